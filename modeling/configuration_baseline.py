@@ -1,0 +1,59 @@
+"""Configuration of the baselines: any image model of transformers behind the E2E head."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+from .configuration_e2e import E2EConfig
+
+__all__ = ["BaselineConfig"]
+
+
+@strict
+class BaselineConfig(E2EConfig):
+    r"""A transformers image model (ViT, Swin, ConvNeXtV2, ResNet, ...) that reads E2E images.
+
+    Args:
+        backbone_config (`PreTrainedConfig` or `dict`):
+            Configuration of the image model; a dictionary needs its `model_type`. Its `num_channels`, and its
+            `image_size` where it has one, must be those of the E2E image.
+    """
+
+    model_type = "e2e_baseline"
+    sub_configs = {"backbone_config": AutoConfig}
+
+    backbone_config: PreTrainedConfig | dict | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.backbone_config is None:
+            height, width = self.image_shape
+            self.backbone_config = {
+                "model_type": "vit",
+                "hidden_size": 96,
+                "num_hidden_layers": 6,
+                "num_attention_heads": 4,
+                "intermediate_size": 384,
+                "patch_size": 5,
+                "image_size": [height, width],
+                "num_channels": self.num_channels,
+            }
+        if isinstance(self.backbone_config, dict):
+            fields = dict(self.backbone_config)
+            if "model_type" not in fields:
+                raise ValueError(f"`backbone_config` needs a `model_type`, got the keys {sorted(fields)}.")
+            self.backbone_config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+        super().__post_init__(**kwargs)
+
+    def validate_backbone(self):
+        backbone = self.backbone_config
+        if backbone.num_channels != self.num_channels:
+            raise ValueError(
+                f"The backbone reads {backbone.num_channels} channels and the images have {self.num_channels}: "
+                "give `backbone_config` and `BaselineConfig` the same `num_channels`."
+            )
+        size = getattr(backbone, "image_size", None)
+        expected = (size, size) if isinstance(size, int) else size and tuple(size)
+        if expected and expected != self.image_shape:
+            raise ValueError(
+                f"The backbone reads images of {expected} pixels and these have {self.image_shape}: "
+                "give `backbone_config` and `BaselineConfig` the same `image_size`."
+            )

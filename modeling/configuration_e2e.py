@@ -1,0 +1,61 @@
+"""What every configuration of this repository shares: the detector image, the mass scale and the two heads."""
+
+from math import prod
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+__all__ = ["E2EConfig"]
+
+
+@strict
+class E2EConfig(PreTrainedConfig):
+    r"""Fields that every E2E model has, whatever its backbone.
+
+    Args:
+        image_size (`int` or `tuple[int, int]`):
+            Height (eta) and width (phi) of the image in pixels; one number for a square. The models accept any other
+            size as well: this is the size they were made for.
+        num_channels (`int`): Detector layers of the image.
+        channel_names (`tuple[str, ...]`, *optional*): Their names in order, e.g. `("trk_pt", "trk_d0", ...)`.
+        num_aux_features (`int`):
+            Scalars beside the image (`aux_values`), e.g. the standardised log pT; they enter both heads.
+        mass_mean (`float`): Mean mass of the training jets [GeV].
+        mass_std (`float`): Standard deviation of the mass of the training jets [GeV].
+        mass_loss_weight (`float`): Weight of the mass loss beside the cross-entropy; 0 makes a pure classifier.
+        initializer_range (`float`): Standard deviation of the normal initialisation.
+        drop_path_rate (`float`): Probability of dropping a residual branch of a sample (stochastic depth).
+    """
+
+    image_size: int | tuple[int, int] | list[int] = 125
+    num_channels: int = 8
+    channel_names: tuple[str, ...] | list[str] | None = None
+    num_aux_features: int = 0
+    mass_mean: float | int = 100.0
+    mass_std: float | int = 50.0
+    mass_loss_weight: float | int = 1.0
+    initializer_range: float | int = 0.02
+    drop_path_rate: float | int = 0.0
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height (eta) and width (phi) in pixels."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else tuple(size)
+
+    def validate_image(self):
+        if len(self.image_shape) != 2 or prod(self.image_shape) <= 0 or min(self.image_shape) <= 0:
+            raise ValueError(f"`image_size` is one positive side or (height, width), got {self.image_size}.")
+        if self.channel_names is not None and len(self.channel_names) != self.num_channels:
+            raise ValueError(
+                f"`channel_names` needs one name for each of the {self.num_channels} channels (`num_channels`), "
+                f"got {len(self.channel_names)}: {', '.join(self.channel_names)}."
+            )
+
+    def validate_mass_scale(self):
+        if self.mass_std <= 0:
+            raise ValueError(f"`mass_std` [GeV] must be positive, got {self.mass_std}.")
+        if self.mass_loss_weight < 0:
+            raise ValueError(f"`mass_loss_weight` must not be negative, got {self.mass_loss_weight}.")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"`drop_path_rate` must lie in [0, 1), got {self.drop_path_rate}.")

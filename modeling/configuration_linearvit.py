@@ -1,0 +1,63 @@
+"""Configuration of LinearViT (L2ViT, https://arxiv.org/abs/2501.16182)."""
+
+from huggingface_hub.dataclasses import strict
+
+from .configuration_e2e import E2EConfig
+
+__all__ = ["LinearViTConfig"]
+
+
+@strict
+class LinearViTConfig(E2EConfig):
+    r"""Shape of a LinearViT: stages of local-window blocks alternating with global linear-attention blocks.
+
+    The defaults are the nano model for 125 x 125 images; the paper's models differ in `patch_size=4`,
+    `window_size=7`, `denominator_floor=100` and `denominator_floor_per_token=False`.
+
+    Args:
+        patch_size (`int`):
+            Side of the pixel block that the stem merges. 5 is one HCAL tower; powers of two are chains of
+            3 x 3 convolutions of stride 2, as in the paper (4).
+        token_stride (`int`): Stride of one more 3 x 3 convolution after the patches; 1 leaves it out.
+        hidden_sizes (`tuple[int, ...]`): Width of each stage; the four per-stage fields have the same length.
+        depths (`tuple[int, ...]`): Blocks of each stage: local, global, local, ...
+        num_attention_heads (`tuple[int, ...]`): Attention heads of each stage.
+        mlp_ratios (`tuple[float, ...]`): Hidden width of the MLP over the width of its stage.
+        window_size (`int`): Side of a local-attention window, in tokens of that stage.
+        local_kernel_size (`int`): Side of the depthwise kernels of the local concentration module (LCM).
+        denominator_floor (`float`): Lower clamp of the linear-attention denominator; 100 in the authors' code.
+        denominator_floor_per_token (`bool`):
+            Multiply the floor by the number of tokens. The authors' 100 acts on a sum over the 196 tokens that a
+            224-pixel image has in stage 3, which is 0.51 a token; on the smaller grids of a 125-pixel image the
+            plain 100 would switch the normalisation off.
+        layer_norm_eps (`float`): As in the authors' code.
+    """
+
+    model_type = "linearvit"
+
+    patch_size: int = 5
+    token_stride: int = 1
+    hidden_sizes: tuple[int, ...] | list[int] = (48, 96)
+    depths: tuple[int, ...] | list[int] = (2, 4)
+    num_attention_heads: tuple[int, ...] | list[int] = (2, 4)
+    mlp_ratios: tuple[float | int, ...] | list[float | int] = (4.0, 4.0)
+    window_size: int = 5
+    local_kernel_size: int = 7
+    denominator_floor: float | int = 0.5
+    denominator_floor_per_token: bool = True
+    layer_norm_eps: float = 1e-5
+
+    def validate_stages(self):
+        fields = ("hidden_sizes", "depths", "num_attention_heads", "mlp_ratios")
+        lengths = [len(getattr(self, name)) for name in fields]
+        if len(set(lengths)) != 1 or lengths[0] == 0:
+            raise ValueError(
+                f"{', '.join(f'`{name}`' for name in fields)} need one entry per stage, got {lengths} entries."
+            )
+        for width, heads in zip(self.hidden_sizes, self.num_attention_heads):
+            if width % heads:
+                raise ValueError(f"A stage of width {width} cannot be split into {heads} attention heads.")
+
+    def validate_local_kernel(self):
+        if self.local_kernel_size % 2 == 0:
+            raise ValueError(f"`local_kernel_size` must be odd to keep the grid, got {self.local_kernel_size}.")

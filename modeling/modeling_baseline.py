@@ -1,0 +1,58 @@
+"""Baselines: any image model of transformers (ViT, Swin, ConvNeXtV2, ResNet, ...) behind the heads of this repository."""
+
+import torch
+from transformers import AutoModel
+from transformers.utils import can_return_tuple
+
+from .configuration_baseline import BaselineConfig
+from .modeling_e2e import E2EForImageClassification, E2EHead, E2EModelOutput, E2EPreTrainedModel
+
+__all__ = ["BaselineForImageClassification", "BaselineModel", "BaselinePreTrainedModel"]
+
+
+class BaselinePreTrainedModel(E2EPreTrainedModel):
+    config: BaselineConfig
+    config_class = BaselineConfig
+    base_model_prefix = "baseline"
+    _supports_sdpa = True
+    # blocks of the wrapped models are torch modules with several kinds of arguments: they are not ours to checkpoint
+    supports_gradient_checkpointing = False
+
+
+class BaselineModel(BaselinePreTrainedModel):
+    """The wrapped model, its tokens or pixels averaged to one vector."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.backbone = AutoModel.from_config(config.backbone_config)
+        pooler = getattr(self.backbone, "pooler", None)
+        if pooler is not None and any(True for _ in pooler.parameters()):
+            self.backbone.pooler = None  # we average tokens: its weights would never learn
+        self.post_init()
+
+    @can_return_tuple
+    def forward(self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None) -> E2EModelOutput:
+        """`pixel_values` `(B, C, H, W)` of the size in the configuration; see [`E2EModelOutput`]."""
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        outputs = self.backbone(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
+        tokens = outputs.last_hidden_state
+        if tokens.ndim == 4:  # convolutional models return an image
+            tokens = tokens.flatten(2).transpose(1, 2)  # [B, N, D]
+        return E2EModelOutput(
+            last_hidden_state=tokens,
+            pooler_output=tokens.mean(dim=1),
+            hidden_states=outputs.hidden_states if output_hidden_states else None,
+        )
+
+
+class BaselineForImageClassification(BaselinePreTrainedModel, E2EForImageClassification):
+    """A transformers image model with class and mass heads."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.baseline = BaselineModel(config)
+        backbone = config.backbone_config
+        sizes = getattr(backbone, "hidden_sizes", None)
+        self.head = E2EHead(config, sizes[-1] if sizes else backbone.hidden_size)
+        self.post_init()

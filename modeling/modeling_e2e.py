@@ -1,0 +1,250 @@
+"""What every model of this repository shares: stem, output, the classification and mass heads, and their loss.
+
+Letters in shape comments, the same in every file: `B` batch, `C` detector channels, `H W` pixels or tokens
+(eta, phi), `N` tokens, `h` heads, `d` width of a head, `D` hidden size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput, can_return_tuple
+
+__all__ = [
+    "ConvStem",
+    "DropPath",
+    "E2EForImageClassification",
+    "E2EHead",
+    "E2EModelOutput",
+    "E2EOutput",
+    "E2EPreTrainedModel",
+    "Mlp",
+    "e2e_loss",
+]
+
+
+@dataclass
+class E2EModelOutput(ModelOutput):
+    r"""What a bare `*Model` returns.
+
+    Args:
+        last_hidden_state (`torch.Tensor` of shape `(batch_size, num_tokens, hidden_size)`):
+            Tokens after the last layer norm, in row-major order of the grid (eta, phi).
+        pooler_output (`torch.Tensor` of shape `(batch_size, hidden_size)`):
+            The one vector per image that the heads read.
+        hidden_states (`tuple[torch.Tensor, ...]`):
+            With `output_hidden_states`: the tokens `(batch_size, num_tokens, hidden_size)` after the stem, then after
+            each stage (LinearViT) or block (XCiT).
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class E2EOutput(ModelOutput):
+    r"""What every `*ForImageClassification` of this repository returns; a field that was not computed is `None`.
+
+    Args:
+        loss (`torch.Tensor` of shape `()`):
+            `classification_loss + config.mass_loss_weight * mass_loss`, over the targets that were passed.
+        logits (`torch.Tensor` of shape `(batch_size, config.num_labels)`):
+            Class scores before the softmax, in the order of `config.id2label`.
+        mass_preds (`torch.Tensor` of shape `(batch_size,)`):
+            Mass in GeV (the network's standardised output, scaled back with `config.mass_mean` and `mass_std`).
+        classification_loss, mass_loss (`torch.Tensor` of shape `()`):
+            The two terms of `loss`, for logging. Both are dimensionless: `mass_loss` is taken on standardised masses.
+        hidden_states (`tuple[torch.Tensor, ...]`):
+            As in [`E2EModelOutput`].
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    mass_preds: torch.Tensor | None = None
+    classification_loss: torch.Tensor | None = None
+    mass_loss: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+
+
+def e2e_loss(config, logits, mass_preds, labels=None, mass_labels=None):
+    """Cross-entropy plus a Huber loss on standardised masses; each over the samples that have that target.
+
+    `logits` `(B, num_labels)`; `mass_preds` and `mass_labels` `(B,)` [GeV]; `labels` `(B,)`. A label of -100 and a
+    mass of NaN are missing targets. Returns `(loss, classification_loss, mass_loss)`, `None` where nothing was passed.
+    """
+    classification_loss = mass_loss = loss = None
+    if labels is not None:
+        total = F.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="sum")
+        classification_loss = loss = total / (labels != -100).sum().clamp(min=1)
+    if mass_labels is not None:
+        known = mass_labels.isfinite()
+        # the missing target is replaced before the difference: NaN times zero would still poison the gradient
+        target = torch.where(known, mass_labels, mass_preds.detach())
+        total = F.smooth_l1_loss(mass_preds.float() / config.mass_std, target / config.mass_std, reduction="sum")
+        mass_loss = total / known.sum().clamp(min=1)
+        weighted = config.mass_loss_weight * mass_loss
+        loss = weighted if loss is None else loss + weighted
+    return loss, classification_loss, mass_loss
+
+
+class E2EHead(nn.Module):
+    """One linear classifier and one small mass regressor on the pooled feature, helped by `aux_values` if there are any."""
+
+    def __init__(self, config, hidden_size: int):
+        super().__init__()
+        self.mass_mean, self.mass_std = config.mass_mean, config.mass_std
+        self.num_aux_features = config.num_aux_features
+        self.classifier = nn.Linear(hidden_size, config.num_labels)
+        self.mass_hidden = nn.Linear(hidden_size, hidden_size)
+        self.mass_output = nn.Linear(hidden_size, 1)
+        if self.num_aux_features:
+            self.aux_hidden = nn.Linear(self.num_aux_features, hidden_size)
+            self.aux_output = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, pooled: torch.Tensor, aux_values: torch.Tensor | None = None):
+        expected = (pooled.shape[0], self.num_aux_features)
+        if self.num_aux_features and (aux_values is None or tuple(aux_values.shape) != expected):
+            got = "none" if aux_values is None else tuple(aux_values.shape)
+            raise ValueError(f"This model needs `aux_values` of shape {expected} (`config.num_aux_features`), got {got}.")
+        if self.num_aux_features:
+            pooled = pooled + self.aux_output(F.gelu(self.aux_hidden(aux_values.to(pooled.dtype))))
+        logits = self.classifier(pooled)
+        standardised = self.mass_output(F.gelu(self.mass_hidden(pooled))).squeeze(-1).float()
+        return logits, self.mass_mean + self.mass_std * standardised  # [B, num_labels], [B] in GeV
+
+
+class ConvStem(nn.Module):
+    """Convolution and BatchNorm until a patch is one token, an activation between, none at the end.
+
+    A patch size that is a power of two is a chain of 3 x 3 convolutions of stride 2, each twice as wide as the one
+    before (XCiT section 3, L2ViT section 3.4); any other is one convolution that sees exactly its patch, so that a
+    patch of 5 is one HCAL tower. `token_stride` adds a 3 x 3 convolution of that stride.
+    Maps `(B, C, H, W)` to `(B, H', W', D)`; sides that the patch does not divide are padded with zeros on the right
+    and bottom if `pad`, as the authors of L2ViT do.
+    """
+
+    def __init__(self, config, hidden_size: int, activation, bias: bool, pad: bool):
+        super().__init__()
+        self.num_channels, self.activation = config.num_channels, activation
+        self.pad_multiple = config.patch_size if pad else 1
+        is_power_of_two = config.patch_size > 0 and config.patch_size & (config.patch_size - 1) == 0
+        strides = [2] * (config.patch_size.bit_length() - 1) if is_power_of_two else [config.patch_size]
+        strides += [config.token_stride] if config.token_stride > 1 or not strides else []
+        widths = [hidden_size >> (len(strides) - 1 - i) for i in range(len(strides))]
+        self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
+        for i, (in_width, width, stride) in enumerate(zip([config.num_channels, *widths], widths, strides)):
+            sees_one_patch = i == 0 and not is_power_of_two
+            kernel_size = stride if sees_one_patch else 3
+            padding = 0 if sees_one_patch else 1
+            self.convs.append(nn.Conv2d(in_width, width, kernel_size, stride, padding, bias=bias))
+            self.norms.append(nn.BatchNorm2d(width))
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != self.num_channels:
+            raise ValueError(
+                f"Expected `pixel_values` of shape (batch, {self.num_channels}, height, width), "
+                f"got {tuple(pixel_values.shape)}."
+            )
+        height, width = pixel_values.shape[-2:]
+        right, bottom = -width % self.pad_multiple, -height % self.pad_multiple
+        hidden_states = F.pad(pixel_values, (0, right, 0, bottom)) if right or bottom else pixel_values
+        # depthwise and small convolutions are 4-5 times faster in this layout, and so the tokens come out contiguous
+        hidden_states = hidden_states.to(self.convs[0].weight.dtype).contiguous(memory_format=torch.channels_last)
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms)):
+            hidden_states = norm(conv(self.activation(hidden_states) if i else hidden_states))
+        return hidden_states.permute(0, 2, 3, 1)  # [B, H', W', D]
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, linear."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int):
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, intermediate_size)
+        self.fc2 = nn.Linear(intermediate_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.gelu(self.fc1(hidden_states)))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (https://arxiv.org/abs/1603.09382): drops a residual branch of a sample, rescales the others."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.rate == 0:
+            return hidden_states
+        keep = hidden_states.new_empty(hidden_states.shape[0], *[1] * (hidden_states.ndim - 1))
+        return hidden_states * keep.bernoulli_(1 - self.rate).div_(1 - self.rate)
+
+
+class E2EPreTrainedModel(PreTrainedModel):
+    """Initialisation and loading of every model here."""
+
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    # false where the paper's code leaves convolutions at PyTorch's default
+    _truncated_normal_convolutions = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and self._truncated_normal_convolutions):
+            init.trunc_normal_(module.weight, std=self.config.initializer_range)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            init.kaiming_uniform_(module.weight, a=5**0.5)
+            if module.bias is not None:
+                bound = module.weight[0].numel() ** -0.5
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):
+            super()._init_weights(module)
+        elif hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+
+
+class E2EForImageClassification(E2EPreTrainedModel):
+    """Classes and mass from one backbone. A subclass sets `self.<base_model_prefix>` and `self.head` and calls `post_init`."""
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        aux_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        mass_labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> E2EOutput:
+        r"""
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`):
+                Images in network units, from [`E2EImageProcessor`].
+            aux_values (`torch.Tensor` of shape `(batch_size, config.num_aux_features)`, *optional*):
+                Standardised scalars.
+            labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*): Class indices; -100 drops out of the loss.
+            mass_labels (`torch.Tensor` of shape `(batch_size,)`, *optional*): Masses in GeV; NaN drops out of the loss.
+            output_hidden_states (`bool`, *optional*): Return the tokens of each stage as well.
+            return_dict (`bool`, *optional*): Return a tuple of the computed fields if false.
+
+        Raises:
+            ValueError: if the number of channels, or the shape of `aux_values`, is not what the configuration says.
+        """
+        outputs = self.base_model(pixel_values, output_hidden_states=output_hidden_states)
+        logits, mass_preds = self.head(outputs.pooler_output, aux_values)
+        loss, classification_loss, mass_loss = e2e_loss(self.config, logits, mass_preds, labels, mass_labels)
+        return E2EOutput(
+            loss=loss,
+            logits=logits,
+            mass_preds=mass_preds,
+            classification_loss=classification_loss,
+            mass_loss=mass_loss,
+            hidden_states=outputs.hidden_states,
+        )

@@ -1,0 +1,253 @@
+"""XCiT (https://arxiv.org/abs/2106.09681): attention between channels instead of tokens, at a cost linear in N.
+
+Tokens stay `(B, N, D)`. Equations and quirks follow the authors' code, whose weights these modules load.
+"""
+
+from math import pi
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import can_return_tuple
+
+from .configuration_xcit import XCiTConfig
+from .modeling_e2e import (
+    ConvStem,
+    DropPath,
+    E2EForImageClassification,
+    E2EHead,
+    E2EModelOutput,
+    E2EPreTrainedModel,
+    Mlp,
+)
+
+__all__ = ["XCiTForImageClassification", "XCiTModel", "XCiTPreTrainedModel", "cross_covariance_attention"]
+
+
+def cross_covariance_attention(query, key, value, temperature):
+    """softmax(q̂ᵀ k̂ · τ) applied to the channels of v; q̂ and k̂ have unit length over the tokens (XCiT equation 1).
+
+    `query`, `key`, `value` and the result have shape `(B, N, h, d)`, `temperature` `(h, 1, 1)`; as in the authors'
+    code, and unlike the paper's equation, it multiplies. The d x d map and its norms are computed in float32.
+    """
+    query, key, value = (x.permute(0, 2, 3, 1) for x in (query, key, value))  # each [B, h, d, N]
+    with torch.autocast(query.device.type, enabled=False):
+        # the lengths divide the d x d map instead of the N x d inputs; 1e-12 is F.normalize's floor
+        query_norm = query.float().square().sum(-1, keepdim=True).sqrt().clamp(min=1e-12)  # [B, h, d, 1]
+        key_norm = key.float().square().sum(-1).sqrt().clamp(min=1e-12).unsqueeze(-2)  # [B, h, 1, d]
+    scores = (query @ key.transpose(-1, -2)).float() / query_norm / key_norm * temperature
+    return (scores.softmax(dim=-1).to(value.dtype) @ value).permute(0, 3, 1, 2)
+
+
+def fourier_positions(height: int, width: int, num_frequencies: int, device) -> torch.Tensor:
+    """Sines and cosines of the row, then of the column, `(1, 4 * num_frequencies, height, width)`, float32.
+
+    Positions count from 1 and are divided by the last one times 2π (XCiT appendix A), so any grid has the same range.
+    """
+    index = torch.arange(2 * num_frequencies, device=device, dtype=torch.float32)
+    periods = 10000 ** (2 * (index // 2) / (2 * num_frequencies))
+
+    def encode(length):
+        position = torch.arange(1, length + 1, device=device, dtype=torch.float32) / (length + 1e-6) * 2 * pi
+        angle = position[:, None] / periods
+        return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], dim=2).flatten(1)  # [length, 2 F]
+
+    rows = encode(height)[:, None].expand(-1, width, -1)
+    columns = encode(width)[None].expand(height, -1, -1)
+    return torch.cat([rows, columns], dim=-1).permute(2, 0, 1)[None]
+
+
+class XCiTPositionEncoding(nn.Module):
+    """A learned projection of `fourier_positions`, made anew for the grid at hand."""
+
+    num_frequencies = 16
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.token_projection = nn.Conv2d(4 * self.num_frequencies, hidden_size, kernel_size=1)
+
+    def forward(self, height: int, width: int) -> torch.Tensor:
+        weight = self.token_projection.weight
+        positions = fourier_positions(height, width, self.num_frequencies, weight.device).to(weight.dtype)
+        return self.token_projection(positions)  # [1, D, H, W]
+
+
+class XCiTCrossCovarianceAttention(nn.Module):
+    """Multi-head `cross_covariance_attention` with one learned temperature per head."""
+
+    def __init__(self, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+        self.temperature = nn.Parameter(torch.empty(num_heads, 1, 1))
+        self.reset_parameters()
+
+    def reset_parameters(self):  # `_init_weights` calls it again: `from_pretrained` discards values set in `__init__`
+        init.ones_(self.temperature)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        batch_size, num_tokens, hidden_size = hidden_states.shape
+        qkv = self.qkv(hidden_states).view(batch_size, num_tokens, 3, self.num_heads, hidden_size // self.num_heads)
+        return self.proj(cross_covariance_attention(*qkv.unbind(2), self.temperature).reshape(hidden_states.shape))
+
+
+class XCiTLocalPatchInteraction(nn.Module):
+    """Local patch interaction (LPI), XCiT section 3.3: depthwise, GELU, BatchNorm, depthwise, each 3 x 3."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(hidden_size, hidden_size, kernel_size=3, padding=1, groups=hidden_size)
+        self.bn = nn.BatchNorm2d(hidden_size)
+        self.conv2 = nn.Conv2d(hidden_size, hidden_size, kernel_size=3, padding=1, groups=hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        # a view: contiguous tokens are an image in channels-last layout
+        image = hidden_states.transpose(1, 2).unflatten(2, (height, width))
+        return self.conv2(self.bn(F.gelu(self.conv1(image)))).flatten(2).transpose(1, 2)
+
+
+class XCiTBlock(GradientCheckpointingLayer):
+    """Cross-covariance attention, local patch interaction and MLP, each with LayerScale and drop-path."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.layer_scale_init_value = config.layer_scale_init_value
+        hidden_size = config.hidden_size
+        self.norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.attn = XCiTCrossCovarianceAttention(hidden_size, config.num_attention_heads)
+        self.norm3 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.local_mp = XCiTLocalPatchInteraction(hidden_size)
+        self.norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.mlp = Mlp(hidden_size, int(hidden_size * config.mlp_ratio))
+        self.drop_path = DropPath(config.drop_path_rate)
+        self.gamma1, self.gamma2, self.gamma3 = (nn.Parameter(torch.empty(hidden_size)) for _ in range(3))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        for gamma in (self.gamma1, self.gamma2, self.gamma3):
+            init.constant_(gamma, self.layer_scale_init_value)
+
+    def forward(self, hidden_states: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        hidden_states = hidden_states + self.drop_path(self.gamma1 * self.attn(self.norm1(hidden_states)))
+        local = self.local_mp(self.norm3(hidden_states), height, width)
+        hidden_states = hidden_states + self.drop_path(self.gamma3 * local)
+        return hidden_states + self.drop_path(self.gamma2 * self.mlp(self.norm2(hidden_states)))
+
+
+class XCiTClassAttention(nn.Module):
+    """Attention whose only query is the class token (CaiT, https://arxiv.org/abs/2103.17239)."""
+
+    def __init__(self, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.q, self.k, self.v = (nn.Linear(hidden_size, hidden_size) for _ in range(3))
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        def heads(x):
+            return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, h, N, d]
+
+        class_token = hidden_states[:, :1]
+        context = F.scaled_dot_product_attention(
+            heads(self.q(class_token)), heads(self.k(hidden_states)), heads(self.v(hidden_states))
+        )
+        return self.proj(context.transpose(1, 2).reshape(class_token.shape))  # [B, 1, D]
+
+
+class XCiTClassAttentionBlock(GradientCheckpointingLayer):
+    """Class attention and MLP of the class token.
+
+    As in the authors' code, patch tokens move too: by their scaled norm here, then by doubling. The doubling
+    matters with three blocks and more, because layer norm hides it from the next one.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.tokens_norm, self.layer_scale_init_value = config.tokens_norm, config.layer_scale_init_value
+        hidden_size = config.hidden_size
+        self.norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.attn = XCiTClassAttention(hidden_size, config.num_attention_heads)
+        self.norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.mlp = Mlp(hidden_size, int(hidden_size * config.mlp_ratio))
+        self.gamma1, self.gamma2 = (nn.Parameter(torch.empty(hidden_size)) for _ in range(2))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        for gamma in (self.gamma1, self.gamma2):
+            init.constant_(gamma, self.layer_scale_init_value)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        normed = self.norm1(hidden_states)
+        hidden_states = hidden_states + self.gamma1 * torch.cat([self.attn(normed), normed[:, 1:]], dim=1)
+        if self.tokens_norm:
+            hidden_states = self.norm2(hidden_states)
+            class_token, patches = hidden_states[:, :1], hidden_states[:, 1:]
+        else:
+            class_token, patches = self.norm2(hidden_states[:, :1]), hidden_states[:, 1:]
+        return torch.cat([class_token + self.gamma2 * self.mlp(class_token), 2 * patches], dim=1)
+
+
+class XCiTPreTrainedModel(E2EPreTrainedModel):
+    config: XCiTConfig
+    config_class = XCiTConfig
+    base_model_prefix = "xcit"
+    _no_split_modules = ["XCiTBlock", "XCiTClassAttentionBlock"]
+    _truncated_normal_convolutions = False
+
+
+class XCiTModel(XCiTPreTrainedModel):
+    """Stem, Fourier positions, cross-covariance blocks, class attention, layer norm."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.initializer_range = config.initializer_range
+        # the stride-2 convolutions of powers of two need no padding; a single patch convolution would drop pixels
+        is_chain = config.patch_size & (config.patch_size - 1) == 0
+        self.patch_embed = ConvStem(config, config.hidden_size, activation=F.gelu, bias=False, pad=not is_chain)
+        self.pos_embed = XCiTPositionEncoding(config.hidden_size)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
+        self.blocks = nn.ModuleList(XCiTBlock(config) for _ in range(config.num_hidden_layers))
+        self.cls_attn_blocks = nn.ModuleList(
+            XCiTClassAttentionBlock(config) for _ in range(config.num_class_attention_layers)
+        )
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def reset_parameters(self):
+        init.trunc_normal_(self.cls_token, std=self.initializer_range)
+
+    @can_return_tuple
+    def forward(self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None) -> E2EModelOutput:
+        """`pixel_values` `(B, C, H, W)` of any size; the first of the returned tokens is the class token."""
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        hidden_states = self.patch_embed(pixel_values)
+        height, width = hidden_states.shape[1:3]
+        positions = self.pos_embed(height, width).permute(0, 2, 3, 1)
+        hidden_states = (hidden_states + positions).flatten(1, 2)  # [B, N, D]
+        collected = [hidden_states]
+        for block in self.blocks:
+            hidden_states = block(hidden_states, height, width)
+            collected.append(hidden_states)
+        hidden_states = torch.cat([self.cls_token.expand(len(hidden_states), -1, -1), hidden_states], dim=1)
+        for block in self.cls_attn_blocks:
+            hidden_states = block(hidden_states)
+        hidden_states = self.norm(hidden_states)
+        return E2EModelOutput(
+            last_hidden_state=hidden_states,
+            pooler_output=hidden_states[:, 0],
+            hidden_states=tuple(collected) if output_hidden_states else None,
+        )
+
+
+class XCiTForImageClassification(XCiTPreTrainedModel, E2EForImageClassification):
+    """XCiT with class and mass heads."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.xcit = XCiTModel(config)
+        self.head = E2EHead(config, config.hidden_size)
+        self.post_init()

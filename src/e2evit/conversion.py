@@ -1,0 +1,160 @@
+"""Weights in the layout of the L2ViT authors, the XCiT authors or timm, to models of this repository."""
+
+import re
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from .modeling import LinearViTConfig, LinearViTForImageClassification, XCiTConfig, XCiTForImageClassification
+
+__all__ = ["convert_reference"]
+
+# (pattern, replacement) from reference keys to ours; the first that matches wins
+_XCIT_KEYS = (
+    (r"head\.(weight|bias)", r"head.classifier.\1"),
+    (r"pos_embeder\.(.*)", r"xcit.pos_embed.\1"),
+    (r"patch_embed\.proj\.(\d+)\.0\.(.*)", lambda m: f"xcit.patch_embed.convs.{int(m[1]) // 2}.{m[2]}"),
+    (r"patch_embed\.proj\.(\d+)\.1\.(.*)", lambda m: f"xcit.patch_embed.norms.{int(m[1]) // 2}.{m[2]}"),
+    (r"(.*)", r"xcit.\1"),
+)
+_LINEARVIT_KEYS = (
+    (r"head\.(weight|bias)", r"head.classifier.\1"),
+    (r"downsample_layers\.0\.proj\.proj\.(0|3)\.(.*)", r"linearvit.downsample_layers.0.proj.convs.\1.\2"),
+    (r"downsample_layers\.0\.proj\.proj\.(1|4)\.(.*)", r"linearvit.downsample_layers.0.proj.norms.\1.\2"),
+    (r"(stages\.\d+\.\d+)\.cpe\.(\d)\.proj\.(.*)", lambda m: f"linearvit.{m[1]}.cpe{int(m[2]) + 1}.proj.{m[3]}"),
+    (r"(.*)", r"linearvit.\1"),
+)
+
+
+def _rename(key: str, patterns: tuple[tuple[str, str | Callable], ...]) -> str:
+    for pattern, replacement in patterns:
+        if re.fullmatch(pattern, key):
+            key = re.sub(f"^{pattern}$", replacement, key)
+            break
+    # position in the authors' nn.Sequential (conv, norm, activation, conv, norm) -> position in our lists
+    return re.sub(r"(0\.proj\.(?:convs|norms))\.([0134])\.", lambda m: f"{m[1]}.{int(m[2]) // 3}.", key)
+
+
+def _split_class_attention(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The XCiT authors fuse query, key and value of class attention; timm, like us, does not."""
+    result = {}
+    for key, tensor in state_dict.items():
+        match = re.fullmatch(r"(cls_attn_blocks\.\d+\.attn)\.qkv\.(weight|bias)", key)
+        if match:
+            for name, part in zip("qkv", tensor.chunk(3)):
+                result[f"{match[1]}.{name}.{match[2]}"] = part.clone()
+        else:
+            result[key] = tensor
+    return result
+
+
+def _count(state_dict: Mapping[str, Tensor], pattern: str) -> int:
+    """One more than the largest number that `pattern` captures in a key."""
+    return 1 + max((int(match[1]) for key in state_dict if (match := re.match(pattern, key))), default=-1)
+
+
+def _need(state_dict: Mapping[str, Tensor], key: str) -> Tensor:
+    if key not in state_dict:
+        raise KeyError(f"The state dict misses `{key}`, without which the configuration cannot be inferred.")
+    return state_dict[key]
+
+
+def _infer_xcit(state_dict: Mapping[str, Tensor]) -> dict:
+    stem = _need(state_dict, "patch_embed.proj.0.0.weight")
+    hidden_size = _need(state_dict, "cls_token").shape[-1]
+    num_convs = (_count(state_dict, r"patch_embed\.proj\.(\d+)\.") + 1) // 2
+    return {
+        "num_channels": stem.shape[1],
+        "patch_size": 2**num_convs,
+        "token_stride": 1,
+        "hidden_size": hidden_size,
+        "num_hidden_layers": _count(state_dict, r"blocks\.(\d+)\."),
+        "num_attention_heads": len(_need(state_dict, "blocks.0.attn.temperature")),
+        "mlp_ratio": len(_need(state_dict, "blocks.0.mlp.fc1.weight")) / hidden_size,
+        "num_class_attention_layers": _count(state_dict, r"cls_attn_blocks\.(\d+)\."),
+    }
+
+
+def _infer_linearvit(state_dict: Mapping[str, Tensor]) -> dict:
+    num_stages = _count(state_dict, r"stages\.(\d+)\.")
+    norms = [_need(state_dict, f"stages.{i}.0.norm1.weight") for i in range(num_stages)]
+    hidden_sizes = [len(norm) for norm in norms]
+    temperatures = [state_dict.get(f"stages.{i}.1.attn.temperature") for i in range(num_stages)]
+    config = {
+        "num_channels": _need(state_dict, "downsample_layers.0.proj.proj.0.weight").shape[1],
+        "patch_size": 4,
+        "token_stride": 1,
+        "hidden_sizes": hidden_sizes,
+        "depths": [_count(state_dict, rf"stages\.{i}\.(\d+)\.") for i in range(num_stages)],
+        "mlp_ratios": [
+            len(_need(state_dict, f"stages.{i}.0.mlp.fc1.weight")) / hidden_sizes[i] for i in range(num_stages)
+        ],
+        "local_kernel_size": next(
+            (t.shape[-1] for key, t in state_dict.items() if key.endswith("local_mp.conv1.weight")), 7
+        ),
+    }
+    # a stage of one block is local attention alone, and no shape of it tells the number of heads
+    if all(temperature is not None for temperature in temperatures):
+        config["num_attention_heads"] = [len(temperature) for temperature in temperatures]
+    return config
+
+
+_FAMILIES = {
+    "xcit": (XCiTConfig, XCiTForImageClassification, _infer_xcit, _XCIT_KEYS),
+    "linearvit": (LinearViTConfig, LinearViTForImageClassification, _infer_linearvit, _LINEARVIT_KEYS),
+}
+# what the papers' models have where our defaults are made for detector images
+_PAPER_DEFAULTS = {
+    "xcit": {"image_size": 224},
+    "linearvit": {
+        "image_size": 224,
+        "window_size": 7,
+        "denominator_floor": 100.0,
+        "denominator_floor_per_token": False,
+    },
+}
+
+
+def convert_reference(state_dict: Mapping[str, Tensor], model_type: str, **config):
+    """Build a model with the weights of the authors' (or timm's) state dict.
+
+    The mass branch, which no reference has, is newly initialised (its parameters carry `mass` in their names).
+
+    Args:
+        state_dict: Tensors under the authors' or timm's keys; a checkpoint's outer `{"model": ...}` must be opened.
+        model_type: `"xcit"` or `"linearvit"`.
+        **config: Fields of our configuration that shapes cannot tell, e.g. `window_size`, `tokens_norm`,
+            `num_attention_heads`, `image_size`. What shapes do tell is inferred, and must agree if it is given.
+
+    Returns:
+        `XCiTForImageClassification` or `LinearViTForImageClassification` in eval mode.
+
+    Raises:
+        ValueError: for an unknown `model_type` or field, or a field that contradicts the shapes.
+        KeyError: for missing or left-over keys; the message names them.
+    """
+    if model_type not in _FAMILIES:
+        raise ValueError(f"`model_type` is one of {sorted(_FAMILIES)}, got {model_type!r}.")
+    config_class, model_class, infer, patterns = _FAMILIES[model_type]
+    unknown = sorted(set(config) - set(config_class.__dataclass_fields__))
+    if unknown:
+        raise ValueError(f"{config_class.__name__} has no field {', '.join(unknown)}.")
+    if model_type == "xcit":
+        state_dict = _split_class_attention(state_dict)
+    inferred = infer(state_dict) | {"num_labels": len(_need(state_dict, "head.weight"))}
+    for name, value in config.items():
+        known = inferred.get(name)
+        if known is not None and (list(value) if isinstance(value, (list, tuple)) else value) != known:
+            raise ValueError(f"`{name}={value}` contradicts the shapes of the state dict, which say {known}.")
+    if model_type == "linearvit" and "num_attention_heads" not in {**inferred, **config}:
+        raise ValueError("A stage has a single block, so its heads cannot be inferred: pass `num_attention_heads`.")
+
+    model = model_class(config_class(**(_PAPER_DEFAULTS[model_type] | inferred | config)))
+    sources = {_rename(key, patterns): key for key in state_dict}
+    renamed = {ours: state_dict[theirs] for ours, theirs in sources.items()}
+    missing, unexpected = model.load_state_dict(renamed, strict=False)
+    missing = [key for key in missing if ".mass_" not in key and ".aux_" not in key]
+    if missing or unexpected:
+        leftover = [sources[key] for key in unexpected]
+        raise KeyError(f"The state dict does not fit: missing (our names) {missing}, left over (its names) {leftover}.")
+    return model.eval()
