@@ -1,0 +1,5 @@
+"""Pythia 8 events through a parametrised CMS-like detector to E2E images; needs the `sim` extra to run."""
+
+from .produce import SimulationSettings, simulate
+
+__all__ = ["SimulationSettings", "simulate"]

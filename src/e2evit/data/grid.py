@@ -1,0 +1,76 @@
+"""The detector grid of CMS E2E images: 280 x 360 crystals, 56 x 72 towers, and the 125 x 125 window around a jet.
+
+Conventions of RecHitAnalyzer (github.com/bhbam/MLAnalyzer@4bf821c): rows are eta, columns phi; 55 rows of
+pseudo-crystals on each side extend the 170 of the barrel to |eta| = 3; every fifth edge is an HCAL tower's.
+"""
+
+import numpy as np
+
+__all__ = [
+    "COLUMNS",
+    "ETA_EDGES",
+    "ROWS",
+    "SEED_ROWS",
+    "TOWER",
+    "WINDOW",
+    "column_of",
+    "eta_centres",
+    "phi_centres",
+    "position_in_grid",
+    "window_centres",
+]
+
+_ENDCAP_EDGES = [
+    *(1.479, 1.4964, 1.5138, 1.5312, 1.5486, 1.566, 1.5834, 1.6008, 1.6182, 1.6356, 1.653, 1.6704, 1.6878, 1.7052),
+    *(1.7226, 1.74, 1.758, 1.776, 1.794, 1.812, 1.83, 1.85, 1.87, 1.89, 1.91, 1.93, 1.9526, 1.9752, 1.9978, 2.0204),
+    *(2.043, 2.0688, 2.0946, 2.1204, 2.1462, 2.172, 2.202, 2.232, 2.262, 2.292, 2.322, 2.3576, 2.3932, 2.4288),
+    *(2.4644, 2.5, 2.53, 2.56, 2.59, 2.62, 2.65, 2.72, 2.79, 2.86, 2.93, 3.0),
+]
+_BARREL_EDGES = np.linspace(-1.479, 1.479, 171)
+
+ETA_EDGES = np.concatenate([-np.array(_ENDCAP_EDGES[:0:-1]), _BARREL_EDGES, _ENDCAP_EDGES[1:]])
+ROWS, COLUMNS = 280, 360
+TOWER = 5  # crystals on a side of an HCAL tower
+WINDOW = 125  # crystals on a side of a jet image
+# rows of towers around which a whole window lies on the grid (jetSeed_ieta)
+SEED_ROWS = (WINDOW // TOWER // 2, ROWS // TOWER - 1 - WINDOW // TOWER // 2)
+
+
+def position_in_grid(eta, phi):
+    """Continuous row and column of a direction; the integer part is the crystal, the fraction the place in it.
+
+    `phi` [radians] may have any range. Directions beyond |eta| = 3 get a row outside [0, 280).
+    """
+    eta, degrees = np.asarray(eta), np.degrees(phi) + 10.0  # column 0 begins at -10 degrees
+    row = np.searchsorted(ETA_EDGES, eta, side="right") - 1
+    inside = np.clip(row, 0, ROWS - 1)
+    fraction = (eta - ETA_EDGES[inside]) / (ETA_EDGES[inside + 1] - ETA_EDGES[inside])
+    fraction = np.where(row == inside, np.clip(fraction, 0, np.nextafter(1.0, 0.0)), 0.5)
+    return row + fraction, np.mod(degrees, COLUMNS)
+
+
+def column_of(phi):
+    """Column of the crystal that `phi` [radians] points to."""
+    return np.floor(np.mod(np.degrees(phi) + 10.0, COLUMNS)).astype(np.int64)
+
+
+def eta_centres(rows):
+    """Pseudorapidity of the centre of rows."""
+    rows = np.asarray(rows)
+    return 0.5 * (ETA_EDGES[rows] + ETA_EDGES[rows + 1])
+
+
+def phi_centres(columns):
+    """Azimuth [radians], in [-pi, pi), of the centre of columns; any integer is wrapped."""
+    return np.mod(np.radians(np.asarray(columns) + 0.5 - 10.0) + np.pi, 2 * np.pi) - np.pi
+
+
+def window_centres(ieta: int, iphi: int):
+    """Eta and phi [radians] of the 125 rows and columns of the window around seed tower `(ieta, iphi)`.
+
+    phi is continuous across the window and so may leave [-pi, pi).
+    """
+    half = WINDOW // 2
+    rows = ieta * TOWER + TOWER // 2 + np.arange(-half, half + 1)
+    columns = iphi * TOWER + TOWER // 2 + np.arange(-half, half + 1)
+    return eta_centres(rows), np.radians(columns + 0.5 - 10.0)

@@ -1,0 +1,159 @@
+"""The one table of data sets: what their files are called inside, what the numbers mean, where it comes from.
+
+A fact that nobody has seen in the files themselves is listed under `inferred`.
+"""
+
+from dataclasses import dataclass
+
+from datasets import ClassLabel, Features, List, Value
+
+from .grid import WINDOW
+
+__all__ = ["CHANNELS", "SCHEMAS", "Channel", "DatasetSchema", "find_schema", "row_features"]
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One detector layer of an image; values of a `signed` one may be negative."""
+
+    unit: str
+    title: str
+    signed: bool = False
+
+
+CHANNELS = {
+    "trk_pt": Channel("GeV", "Track $p_T$"),
+    "trk_d0": Channel("cm", "Track $d_0$", signed=True),
+    "trk_dz": Channel("cm", "Track $d_z$", signed=True),
+    "ecal": Channel("GeV", "ECAL energy"),
+    "hcal": Channel("GeV", "HCAL energy / 25"),
+    "bpix1": Channel("hits", "Pixel layer 1"),
+    "bpix2": Channel("hits", "Pixel layer 2"),
+    "bpix3": Channel("hits", "Pixel layer 3"),
+}
+_TOP8 = tuple(CHANNELS)
+
+
+@dataclass(frozen=True)
+class DatasetSchema:
+    r"""One data set.
+
+    Args:
+        layout: `"rows"` (our sparse Parquet), `"hdf5"` (dense, one array) or `"nested_parquet"` (dense nested lists).
+        pattern: Glob of the files in `data_dir`.
+        channel_names: In the order of the file.
+        image_size: Height (eta) and width (phi) in pixels.
+        channels_last: Whether a dense image ends in its channels.
+        columns: Our column name to the file's, e.g. `{"mass_labels": "m"}`; a column that is absent becomes null.
+        optional: Those of `columns` that a file may lack.
+        label_names: Classes in the order of their index; empty if the files hold no classes.
+        mass_definition: What `mass_labels` [GeV] is.
+        mass_range: Masses [GeV] outside are an error.
+        inferred: Statements of this entry that nobody has verified on the files.
+    """
+
+    name: str
+    description: str
+    layout: str
+    pattern: str
+    channel_names: tuple[str, ...]
+    columns: dict[str, str]
+    label_names: tuple[str, ...]
+    mass_definition: str
+    source: str
+    licence: str
+    image_size: tuple[int, int] = (WINDOW, WINDOW)
+    channels_last: bool = False
+    optional: tuple[str, ...] = ()
+    mass_range: tuple[float, float] = (0.0, 2000.0)
+    inferred: tuple[str, ...] = ()
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return (len(self.channel_names), *self.image_size)
+
+
+SCHEMAS = {
+    schema.name: schema
+    for schema in (
+        DatasetSchema(
+            name="simulated",
+            description="Jets of our own fast simulation (scripts/simulate.py); not CMS simulation, not CMS data.",
+            layout="rows",
+            pattern="*.parquet",
+            channel_names=_TOP8,
+            columns={},
+            label_names=("qcd", "top"),
+            mass_definition="generator mass of the heavy particle; `jet_mass` is the particle-level mass of the jet",
+            source="scripts/simulate.py",
+            licence="Apache-2.0",
+        ),
+        DatasetSchema(
+            name="labelled",
+            description="Labelled jets of the linear-ViT task: contiguous HDF5, pixels max-scaled to 0..255.",
+            layout="hdf5",
+            pattern="*.h5",
+            channel_names=_TOP8,
+            channels_last=True,
+            columns={"image": "jet", "labels": "Y", "mass_labels": "m", "pt": "pT"},
+            optional=("mass_labels", "pt"),
+            label_names=("qcd", "top"),
+            mass_definition="a jet mass (both classes have it), reconstructed or particle-level unknown",
+            source="CERNBox e3pqxcIznqdYyRv, NERSC portal m4392/G25",
+            licence="not stated; CMS Open Data itself is CC0",
+            inferred=(
+                "class 1 is top",
+                "order of trk_d0 and trk_dz",
+                "masses in GeV",
+                "pixels are max-scaled per image and channel, so absolute energies are lost",
+            ),
+        ),
+        DatasetSchema(
+            name="top_mass",
+            description="Boosted top quarks flat in mass and pT ('top gun'): Parquet with one jet a row group.",
+            layout="nested_parquet",
+            pattern="*.parquet",
+            channel_names=("trk_pt", "trk_dz", "trk_d0", "ecal", "hcal", "bpix1", "bpix2", "bpix3"),
+            columns={"image": "X_jet", "mass_labels": "m", "pt": "pt", "ieta": "ieta", "iphi": "iphi"},
+            label_names=(),
+            mass_definition="generator mass of the top quark",
+            mass_range=(0.0, 1000.0),
+            source="CERNBox zUvpkKhXIp0MJ0g",
+            licence="not stated; CMS Open Data itself is CC0",
+            inferred=("order of trk_dz and trk_d0",),
+        ),
+    )
+}
+
+
+def find_schema(name: str) -> DatasetSchema:
+    """The entry called `name`.
+
+    Raises:
+        ValueError: naming the known entries.
+    """
+    if name not in SCHEMAS:
+        raise ValueError(f"There is no data set {name!r}; known ones: {', '.join(SCHEMAS)}.")
+    return SCHEMAS[name]
+
+
+def row_features(schema: DatasetSchema) -> Features:
+    """Columns of a sparse row, the same for every data set; a quantity that a set does not have is null.
+
+    `pixel_index` is the flat index `(channel * height + row) * width + column`, ascending; `pixel_value` is in the
+    channel's unit; `mass_labels` and `jet_mass` [GeV]; `pt` [GeV]; `ieta`, `iphi` number the seed tower.
+    """
+    return Features(
+        {
+            "pixel_index": List(Value("uint32")),
+            "pixel_value": List(Value("float32")),
+            "labels": ClassLabel(names=list(schema.label_names)) if schema.label_names else Value("int64"),
+            "mass_labels": Value("float32"),
+            "jet_mass": Value("float32"),
+            "pt": Value("float32"),
+            "ieta": Value("int32"),
+            "iphi": Value("int32"),
+            "event_id": Value("string"),
+        }
+    )
