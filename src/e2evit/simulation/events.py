@@ -27,7 +27,7 @@ class Process:
 # the power flattens the pT spectrum of the selected jets between 400 and 1 000 GeV; weights are dropped, since
 # the classes are compared at equal pT and not at their cross sections
 PROCESSES = {
-    "qcd": Process(("HardQCD:all = on", "PhaseSpace:bias2SelectionPow = 6.5")),
+    "qcd": Process(("HardQCD:all = on", "PhaseSpace:bias2SelectionPow = 7.0")),
     "top": Process(
         (
             "Top:gg2ttbar = on",

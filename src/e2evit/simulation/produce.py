@@ -87,7 +87,6 @@ def make_shard(process: str, shard: int, num_jets: int, settings: SimulationSett
             )
         if made >= num_jets:
             return pa.concat_tables(tables).slice(0, num_jets).cast(row_features(schema).arrow_schema)
-    raise AssertionError("the generator of events is endless")
 
 
 def _write_shard(path: Path, process: str, shard: int, num_jets: int, settings: SimulationSettings) -> int:

@@ -1,0 +1,22 @@
+"""Training: recipes, the loops, checkpoints."""
+
+from .arguments import DataArguments, ModelArguments, TrainArguments
+from .checkpoint import check_output_dir, load_model, run_info, save_checkpoint
+from .loop import History, predict, train
+from .process import start_accelerator
+from .recipe import parse_recipe
+
+__all__ = [
+    "DataArguments",
+    "History",
+    "ModelArguments",
+    "TrainArguments",
+    "check_output_dir",
+    "load_model",
+    "parse_recipe",
+    "predict",
+    "run_info",
+    "save_checkpoint",
+    "start_accelerator",
+    "train",
+]

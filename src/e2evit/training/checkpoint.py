@@ -1,0 +1,170 @@
+"""Models in, checkpoints out: a folder that `from_pretrained` reads, with the recipe and a record of the run."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from dataclasses import asdict
+from hashlib import blake2b
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate import Accelerator
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+from e2evit.data import DatasetSchema, training_statistics
+from e2evit.modeling import E2EConfig, E2EImageProcessor
+
+from .arguments import DataArguments, ModelArguments
+
+__all__ = ["check_output_dir", "latest_state", "load_model", "run_info", "save_checkpoint", "save_state"]
+
+STATE_PREFIX = "epoch-"
+
+
+def check_output_dir(output_dir: str | None, resume: bool, overwrite: bool) -> Path:
+    """The output folder, if it may be written to.
+
+    Raises:
+        ValueError: if none was given, or it is not empty and neither resuming nor overwriting was asked for.
+    """
+    if output_dir is None:
+        raise ValueError("Where should the checkpoint go? Pass `--output_dir`.")
+    folder = Path(output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; `--output_dir` needs a folder.")
+    if folder.exists() and any(folder.iterdir()) and not (resume or overwrite):
+        raise ValueError(
+            f"{folder} is not empty: pass `--resume_from_checkpoint` to go on with that run, "
+            "`--overwrite_output_dir` to start anew, or choose another folder."
+        )
+    return folder
+
+
+def load_model(
+    model_args: ModelArguments, data_args: DataArguments, schema: DatasetSchema, train_split
+) -> tuple[torch.nn.Module, E2EImageProcessor]:
+    """A new model and processor with the statistics of the training split, or those of a checkpoint.
+
+    Raises:
+        ValueError: if neither or both of `model_config` and `model_name_or_path` are given, for a field that the
+            configuration does not have, or a checkpoint made for other channels.
+    """
+    if (model_args.model_config is None) == (model_args.model_name_or_path is None):
+        raise ValueError("Pass either `model_config` (a new model) or `model_name_or_path` (fine-tuning).")
+    if model_args.model_name_or_path is not None:
+        processor = AutoImageProcessor.from_pretrained(model_args.model_name_or_path)
+        model = AutoModelForImageClassification.from_pretrained(model_args.model_name_or_path)
+        if processor.channel_names != list(schema.channel_names):
+            raise ValueError(
+                f"{model_args.model_name_or_path} reads the channels {', '.join(processor.channel_names)}; "
+                f"{schema.name!r} has {', '.join(schema.channel_names)}."
+            )
+        return model, processor
+    statistics = training_statistics(train_split, schema.image_shape, data_args.mass_column)
+    labels = schema.label_names or ("jet",)
+    config = read_model_config(
+        model_args.model_config,
+        image_size=list(schema.image_size),
+        num_channels=len(schema.channel_names),
+        channel_names=list(schema.channel_names),
+        mass_mean=statistics.mass_mean,
+        mass_std=statistics.mass_std,
+        id2label=dict(enumerate(labels)),
+        label2id={name: number for number, name in enumerate(labels)},
+    )
+    processor = E2EImageProcessor(
+        channel_names=schema.channel_names,
+        image_size=schema.image_size,
+        channel_scale=[round(scale, 6) for scale in statistics.channel_scale],
+    )
+    return AutoModelForImageClassification.from_config(config), processor
+
+
+def read_model_config(path: str | Path, **overrides) -> E2EConfig:
+    """Configuration from a JSON file; a misspelt field, which `AutoConfig` would store silently, is an error."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no model configuration {path}.")
+    fields = json.loads(path.read_text())
+    if "model_type" not in fields:
+        raise ValueError(f"{path}: `model_type` is missing.")
+    config_class = type(AutoConfig.for_model(fields["model_type"]))
+    unknown = sorted(set(fields) - set(config_class.__dataclass_fields__) - {"model_type"})
+    if unknown:
+        raise ValueError(f"{path}: {config_class.__name__} has no field {', '.join(unknown)}.")
+    fields.pop("model_type")
+    return config_class(**(fields | overrides))
+
+
+def save_state(accelerator: Accelerator, folder: Path, epoch: int) -> None:
+    """All that resuming needs, written beside and renamed; the states before it are removed afterwards."""
+    temporary, final = folder / "incomplete", folder / f"{STATE_PREFIX}{epoch:05d}"
+    if accelerator.is_main_process:
+        shutil.rmtree(temporary, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(temporary))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        for old in folder.glob(f"{STATE_PREFIX}*"):
+            if old != final:
+                shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def latest_state(folder: Path) -> Path | None:
+    """The newest complete state."""
+    return max(folder.glob(f"{STATE_PREFIX}*"), default=None)
+
+
+def save_checkpoint(accelerator: Accelerator, model, processor, output_dir: Path, arguments, info: dict) -> None:
+    """Weights, configuration, processor, model code, recipe and record of the run, for `from_pretrained`.
+
+    Files are written to a folder beside and then moved one by one, the weights last.
+    """
+    if not accelerator.is_main_process:
+        return
+    temporary = output_dir / "incomplete"
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    processor.save_pretrained(temporary)
+    resolved = {name: value for group in arguments for name, value in asdict(group).items()}
+    (temporary / "recipe.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
+    (temporary / "run_info.json").write_text(json.dumps(info, indent=2) + "\n")
+    for file in sorted(temporary.iterdir(), key=lambda file: file.suffix == ".safetensors"):
+        file.replace(output_dir / file.name)
+    temporary.rmdir()
+
+
+def run_info(accelerator: Accelerator, dataset, model) -> dict:
+    """Commit, versions, hardware, fingerprint of the data and size of the model."""
+    root = Path(__file__).parent
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    packages = ("e2evit", "torch", "transformers", "datasets", "accelerate", "numpy")
+    return {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": commit.stdout.strip() or None,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "hardware": {
+            "device": str(accelerator.device),
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "num_processes": accelerator.num_processes,
+            "threads": torch.get_num_threads(),
+            "precision": accelerator.mixed_precision,
+        },
+        "data": {part: fingerprint(dataset[part]) for part in dataset},
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
+def fingerprint(dataset) -> dict:
+    """Number of rows and a hash of their event ids in order."""
+    event_ids = dataset.with_format("arrow")["event_id"].to_pylist()
+    return {"rows": len(event_ids), "event_ids": blake2b("\n".join(event_ids).encode(), digest_size=8).hexdigest()}

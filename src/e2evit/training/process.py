@@ -1,0 +1,58 @@
+"""Starting a run: which processes, device and precision Accelerate really gives us."""
+
+import logging
+import os
+import sys
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from transformers.utils import is_torch_bf16_gpu_available
+
+__all__ = ["start_accelerator"]
+
+logger = logging.getLogger(__name__)
+
+
+def start_accelerator(mixed_precision: str = "auto", gradient_accumulation_steps: int = 1) -> Accelerator:
+    """An `Accelerator` that knows all processes that were launched, and says what it found.
+
+    Without an accelerator, Accelerate takes processes started by torchrun for independent ones unless it is told that
+    they run on CPUs: each would train alone on all of the data. Here they are told.
+
+    Raises:
+        ValueError: for an unknown precision.
+        RuntimeError: if launched processes do not find each other.
+    """
+    if mixed_precision not in ("auto", "no", "bf16", "fp16"):
+        raise ValueError(f"`mixed_precision` is auto, no, bf16 or fp16, got {mixed_precision!r}.")
+    on_cpu = not torch.accelerator.is_available()
+    if mixed_precision == "auto":
+        mixed_precision = "bf16" if _computes_in_bf16(on_cpu) else "no"
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        mixed_precision=mixed_precision,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+    )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise RuntimeError(
+            f"{launched} processes were launched, but Accelerate sees {accelerator.num_processes}: they would train "
+            "separately. Launch with `accelerate launch --config_file recipes/accelerate/...`."
+        )
+    is_main = accelerator.is_main_process
+    logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s", stream=sys.stdout)
+    for library in ("httpx", "fsspec", "datasets", "matplotlib"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    logger.info(
+        f"{accelerator.num_processes} process{'es' if accelerator.num_processes > 1 else ''} on {accelerator.device}, "
+        f"{torch.get_num_threads()} threads each, precision {accelerator.mixed_precision}"
+    )
+    return accelerator
+
+
+def _computes_in_bf16(on_cpu: bool) -> bool:
+    """Whether bfloat16 is native; emulated, autocast is slower than float32."""
+    if on_cpu:
+        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return is_torch_bf16_gpu_available()
