@@ -36,11 +36,11 @@ class LinearViTConfig(E2EConfig):
     model_type = "linearvit"
 
     patch_size: int = 5
-    token_stride: int = 1
-    hidden_sizes: tuple[int, ...] | list[int] = (48, 96)
-    depths: tuple[int, ...] | list[int] = (2, 4)
-    num_attention_heads: tuple[int, ...] | list[int] = (2, 4)
-    mlp_ratios: tuple[float | int, ...] | list[float | int] = (4.0, 4.0)
+    token_stride: int = 2
+    hidden_sizes: tuple[int, ...] | list[int] = (96,)
+    depths: tuple[int, ...] | list[int] = (4,)
+    num_attention_heads: tuple[int, ...] | list[int] = (4,)
+    mlp_ratios: tuple[float | int, ...] | list[float | int] = (4.0,)
     window_size: int = 5
     local_kernel_size: int = 7
     denominator_floor: float | int = 0.5

@@ -30,14 +30,14 @@ def cross_covariance_attention(query, key, value, temperature):
     """softmax(q̂ᵀ k̂ · τ) applied to the channels of v; q̂ and k̂ have unit length over the tokens (XCiT equation 1).
 
     `query`, `key`, `value` and the result have shape `(B, N, h, d)`, `temperature` `(h, 1, 1)`; as in the authors'
-    code, and unlike the paper's equation, it multiplies. The d x d map and its norms are computed in float32.
+    code, and unlike the paper's equation, it multiplies. The d x d map and its norms are in float32 at least.
     """
     query, key, value = (x.permute(0, 2, 3, 1) for x in (query, key, value))  # each [B, h, d, N]
-    with torch.autocast(query.device.type, enabled=False):
-        # the lengths divide the d x d map instead of the N x d inputs; 1e-12 is F.normalize's floor
-        query_norm = query.float().square().sum(-1, keepdim=True).sqrt().clamp(min=1e-12)  # [B, h, d, 1]
-        key_norm = key.float().square().sum(-1).sqrt().clamp(min=1e-12).unsqueeze(-2)  # [B, h, 1, d]
-    scores = (query @ key.transpose(-1, -2)).float() / query_norm / key_norm * temperature
+    wide = torch.promote_types(query.dtype, torch.float32)
+    # the lengths divide the d x d map instead of the N x d inputs; 1e-12 is F.normalize's floor
+    query_norm = torch.linalg.vector_norm(query, dim=-1, keepdim=True, dtype=wide).clamp(min=1e-12)  # [B, h, d, 1]
+    key_norm = torch.linalg.vector_norm(key, dim=-1, dtype=wide).clamp(min=1e-12).unsqueeze(-2)  # [B, h, 1, d]
+    scores = (query @ key.transpose(-1, -2)).to(wide) / query_norm / key_norm * temperature
     return (scores.softmax(dim=-1).to(value.dtype) @ value).permute(0, 3, 1, 2)
 
 

@@ -49,6 +49,7 @@ class DatasetSchema:
         label_names: Classes in the order of their index; empty if the files hold no classes.
         mass_definition: What `mass_labels` [GeV] is.
         mass_range: Masses [GeV] outside are an error.
+        normalisation: `"physical"` (units as in `CHANNELS`) or `"max_scaled_255"` (each image and channel to 0..255).
         inferred: Statements of this entry that nobody has verified on the files.
     """
 
@@ -66,7 +67,13 @@ class DatasetSchema:
     channels_last: bool = False
     optional: tuple[str, ...] = ()
     mass_range: tuple[float, float] = (0.0, 2000.0)
+    normalisation: str = "physical"
     inferred: tuple[str, ...] = ()
+
+    @property
+    def has_physical_units(self) -> bool:
+        """Whether pixel values are energies [GeV], lengths [cm] and counts."""
+        return self.normalisation == "physical"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -98,6 +105,7 @@ SCHEMAS = {
             channels_last=True,
             columns={"image": "jet", "labels": "Y", "mass_labels": "m", "pt": "pT"},
             optional=("mass_labels", "pt"),
+            normalisation="max_scaled_255",
             label_names=("qcd", "top"),
             mass_definition="a jet mass (both classes have it), reconstructed or particle-level unknown",
             source="CERNBox e3pqxcIznqdYyRv, NERSC portal m4392/G25",

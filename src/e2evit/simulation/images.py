@@ -13,6 +13,9 @@ from e2evit.data.sparse import list_array
 from .detector import Hits
 from .events import EventBatch
 
+# without this each worker prints FastJet's banner over the progress bar; the README asks for the citation instead
+fastjet._swig.ClusterSequence.set_fastjet_banner_stream(None)
+
 __all__ = ["Jets", "crop_windows", "find_jets", "seed_towers"]
 
 JET_RADIUS = 0.8

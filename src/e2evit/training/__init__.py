@@ -2,7 +2,7 @@
 
 from .arguments import DataArguments, ModelArguments, TrainArguments
 from .checkpoint import check_output_dir, load_model, run_info, save_checkpoint
-from .loop import History, predict, train
+from .loop import History, make_loader, predict, train
 from .process import start_accelerator
 from .recipe import parse_recipe
 
@@ -13,6 +13,7 @@ __all__ = [
     "TrainArguments",
     "check_output_dir",
     "load_model",
+    "make_loader",
     "parse_recipe",
     "predict",
     "run_info",

@@ -18,7 +18,7 @@ from .arguments import DataArguments, TrainArguments
 from .checkpoint import latest_state, save_state
 from .optim import make_optimizer, make_schedule
 
-__all__ = ["History", "predict", "train"]
+__all__ = ["History", "make_loader", "predict", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,9 @@ class _Best:
         self.weights = state
 
 
-def make_loader(dataset: Dataset, collator: E2ECollator, batch_size: int, num_workers: int, shuffle: bool) -> DataLoader:
+def make_loader(
+    dataset: Dataset, collator: E2ECollator, batch_size: int, num_workers: int = 0, shuffle: bool = False
+) -> DataLoader:
     """Batches of `dataset`; numpy rows, so that no pixel becomes a Python object."""
     return DataLoader(
         dataset.with_format("numpy"),
@@ -84,11 +86,12 @@ def train(
         FloatingPointError: if the loss is no longer finite; it names the step.
     """
     collator = E2ECollator(processor, data_args.mass_column, flips=data_args.flips)
-    plain_collator = E2ECollator(processor, data_args.mass_column)
-    loader = make_loader(dataset["train"], collator, train_args.per_device_batch_size, data_args.num_workers, True)
+    batch_size = train_args.per_device_batch_size
+    loader = make_loader(dataset["train"], collator, batch_size, data_args.num_workers, shuffle=True)
+    validation_loader = make_loader(dataset["validation"], E2ECollator(processor, data_args.mass_column), batch_size)
     optimizer = make_optimizer(model, train_args.learning_rate, train_args.weight_decay)
     bare_model, best, history = model, _Best(model), History()
-    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    model, optimizer, loader, validation_loader = accelerator.prepare(model, optimizer, loader, validation_loader)
     steps_per_epoch = -(-len(loader) // train_args.gradient_accumulation_steps)
     schedule = make_schedule(optimizer.optimizer, steps_per_epoch * train_args.num_train_epochs, train_args.warmup_ratio)
     accelerator.register_for_checkpointing(schedule, history, best)
@@ -105,9 +108,7 @@ def train(
         collator.seed((train_args.seed, epoch, accelerator.process_index))
         entry = _train_epoch(accelerator, model, optimizer, schedule, loader, train_args, epoch)
         history.images_seen += len(dataset["train"])
-        predictions = predict(
-            accelerator, model, dataset["validation"], plain_collator, train_args.per_device_batch_size, "Validating"
-        )
+        predictions = predict(accelerator, model, validation_loader, "Validating")
         entry |= {f"validation_{name}": value for name, value in summarise(predictions, bare_model.config).items()}
         history.seconds = seconds_before + time.perf_counter() - start
         entry["seconds"] = history.seconds
@@ -127,8 +128,7 @@ def _train_epoch(accelerator, model, optimizer, schedule, loader, train_args: Tr
     model.train()
     totals, number = torch.zeros(3), 0
     start = time.perf_counter()
-    is_quiet = not accelerator.is_main_process
-    progress = tqdm(loader, desc=f"Epoch {epoch + 1}", unit="batch", disable=is_quiet, mininterval=2, leave=False)
+    progress = _progress(accelerator, loader, f"Epoch {epoch + 1}")
     for step, batch in enumerate(progress):
         with accelerator.accumulate(model):
             outputs = model(**batch)
@@ -148,6 +148,12 @@ def _train_epoch(accelerator, model, optimizer, schedule, loader, train_args: Tr
         number += 1
         if number % train_args.logging_steps == 0:
             progress.set_postfix(loss=f"{totals[0] / number:.3f}")
+            if progress.disable:
+                rate = number * loader.total_batch_size / (time.perf_counter() - start)
+                logger.info(
+                    f"Epoch {epoch + 1}, batch {number}/{len(loader)}: loss {totals[0] / number:.3f}, "
+                    f"{rate:.0f} images/s, {(len(loader) - number) * loader.total_batch_size / rate:.0f} s to its end"
+                )
     totals = accelerator.reduce((totals / number).to(accelerator.device), "mean").cpu()
     names = ("loss", "classification_loss", "mass_loss")
     images_per_second = len(loader.dataset) / (time.perf_counter() - start)
@@ -155,19 +161,16 @@ def _train_epoch(accelerator, model, optimizer, schedule, loader, train_args: Tr
 
 
 @torch.no_grad()
-def predict(
-    accelerator: Accelerator, model, dataset: Dataset, collator: E2ECollator, batch_size: int, title: str = "Predicting"
-) -> dict[str, np.ndarray]:
-    """Predictions and targets of every row, in the order of `dataset`, each row once whatever the number of processes.
+def predict(accelerator: Accelerator, model, loader, title: str = "Predicting") -> dict[str, np.ndarray]:
+    """Predictions and targets of every row of a prepared, unshuffled `loader`, in order, each row once whatever the
+    number of processes.
 
     Returns:
         `logits` `(n, num_labels)`, `mass_preds` and `mass_labels` `(n,)` [GeV], `labels` `(n,)`, float32 and int64.
     """
-    loader = accelerator.prepare_data_loader(make_loader(dataset, collator, batch_size, 0, False))
     model.eval()
     parts: dict[str, list] = {"logits": [], "mass_preds": [], "mass_labels": [], "labels": []}
-    is_quiet = not accelerator.is_main_process
-    for batch in tqdm(loader, desc=title, unit="batch", disable=is_quiet, mininterval=2, leave=False):
+    for batch in _progress(accelerator, loader, title):
         outputs = model(**{name: batch[name] for name in ("pixel_values", "aux_values") if name in batch})
         values = (outputs.logits.float(), outputs.mass_preds.float(), batch["mass_labels"], batch["labels"])
         for name, value in zip(parts, accelerator.gather_for_metrics(values)):
@@ -201,6 +204,12 @@ def constant_baselines(dataset: DatasetDict, mass_column: str) -> dict[str, floa
         "accuracy": float((labels["validation"] == majority).mean()),
         "mass_mae_gev": float(np.nanmean(np.abs(mass["validation"] - np.nanmean(mass["train"])))),
     }
+
+
+def _progress(accelerator: Accelerator, loader, title: str) -> tqdm:
+    """A bar on the main process's terminal, nothing elsewhere."""
+    disable = None if accelerator.is_main_process else True  # None: only if it is no terminal
+    return tqdm(loader, desc=title, unit="batch", disable=disable, mininterval=2, leave=False)
 
 
 def _describe(entry: dict[str, float]) -> str:

@@ -4,7 +4,9 @@ import logging
 import os
 import sys
 
+import datasets
 import torch
+import transformers
 from accelerate import Accelerator, DataLoaderConfiguration
 from transformers.utils import is_torch_bf16_gpu_available
 
@@ -40,9 +42,16 @@ def start_accelerator(mixed_precision: str = "auto", gradient_accumulation_steps
             f"{launched} processes were launched, but Accelerate sees {accelerator.num_processes}: they would train "
             "separately. Launch with `accelerate launch --config_file recipes/accelerate/...`."
         )
+    if on_cpu:
+        # `accelerate launch` sets OMP_NUM_THREADS=1 unless told otherwise, which leaves the other cores idle
+        local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_processes))
     is_main = accelerator.is_main_process
+    if not (is_main and sys.stderr.isatty()):
+        datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
     logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s", stream=sys.stdout)
-    for library in ("httpx", "fsspec", "datasets", "matplotlib"):
+    for library in ("accelerate", "datasets", "fsspec", "httpx", "matplotlib"):
         logging.getLogger(library).setLevel(logging.WARNING)
     logger.info(
         f"{accelerator.num_processes} process{'es' if accelerator.num_processes > 1 else ''} on {accelerator.device}, "

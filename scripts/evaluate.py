@@ -1,0 +1,64 @@
+"""Measure a checkpoint on held-out jets, beside baselines on the same jets.
+
+    accelerate launch scripts/evaluate.py runs/xcit --data_dir data/jets --results results/xcit.json
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# Python puts this folder first, and this file would be found in the place of the library `evaluate`
+sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+
+import numpy as np
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from e2evit.data import E2ECollator, find_schema, load_e2e
+from e2evit.evaluation import baseline_predictions, measure, softmax, write_results
+from e2evit.training import DataArguments, make_loader, parse_recipe, predict, run_info, start_accelerator
+
+
+@dataclass
+class EvaluateArguments:
+    results: str = field(metadata={"help": "JSON file to write; predictions go beside it as Parquet."})
+    split: str = field(default="test", metadata={"help": "train, validation or test."})
+    per_device_batch_size: int = field(default=64, metadata={"help": "Jets in a batch of one process."})
+    mixed_precision: str = field(default="auto", metadata={"help": "no, bf16, fp16 or auto."})
+
+
+def main() -> None:
+    checkpoint, *rest = sys.argv[1:]
+    data_args, arguments = parse_recipe(DataArguments, EvaluateArguments, arguments=rest)
+    accelerator = start_accelerator(arguments.mixed_precision)
+    schema = find_schema(data_args.dataset_name)
+    with accelerator.main_process_first():
+        dataset = load_e2e(data_args.dataset_name, data_args.data_dir, cache_dir=data_args.cache_dir)
+    processor = AutoImageProcessor.from_pretrained(checkpoint)
+    model = AutoModelForImageClassification.from_pretrained(checkpoint)
+
+    collator = E2ECollator(processor, data_args.mass_column)
+    loader = make_loader(dataset[arguments.split], collator, arguments.per_device_batch_size)
+    model, loader = accelerator.prepare(model, loader)
+    found = predict(accelerator, model, loader)
+    if not accelerator.is_main_process:
+        return
+    predictors = baseline_predictions(dataset, arguments.split, schema, data_args.mass_column)
+    predictors["model"] = (softmax(found["logits"])[:, -1], found["mass_preds"])
+    targets = (found["labels"], found["mass_labels"])
+    record = run_info(accelerator, dataset, accelerator.unwrap_model(model)) | {
+        "checkpoint": checkpoint,
+        "dataset": data_args.dataset_name,
+        "split": arguments.split,
+        "mass_column": data_args.mass_column,
+        "metrics": {name: measure(*targets, *prediction) for name, prediction in predictors.items()},
+    }
+    columns = {"event_id": dataset[arguments.split]["event_id"], "labels": targets[0], "mass_labels": targets[1]}
+    for name, (score, mass) in predictors.items():
+        columns |= {f"{name} score": score.astype(np.float32), f"{name} mass": mass.astype(np.float32)}
+    write_results(arguments.results, record, columns)
+    print(f"Wrote {arguments.results}")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""From nothing to two trained checkpoints: simulate, train, evaluate, compare. `make quickstart` runs this.
+
+    python scripts/quickstart.py --output_dir runs/quickstart --seed 0
+"""
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from transformers import HfArgumentParser
+
+from e2evit.data import find_schema, load_e2e
+from e2evit.plots import event_display, mass_response, roc, save_figure
+from e2evit.report import read_results, results_table
+
+MODELS = ("linearvit_nano", "xcit_nano")
+
+
+@dataclass
+class QuickstartArguments:
+    output_dir: str = field(default="runs/quickstart", metadata={"help": "Data, checkpoints and figures."})
+    results_dir: str = field(default="results", metadata={"help": "Metrics and per-jet predictions."})
+    num_jets: int = field(default=4000, metadata={"help": "Jets of each class."})
+    num_proc: int = field(default=2, metadata={"help": "Processes of the simulation."})
+    seed: int = field(default=0, metadata={"help": "Of the simulation and of the training."})
+    train_arguments: str = field(default="", metadata={"help": "More arguments of scripts/train.py, in one string."})
+
+
+def run(*command: str | Path) -> None:
+    print(f"\n$ {' '.join(map(str, command))}", flush=True)
+    if subprocess.run([str(part) for part in command], check=False).returncode:
+        sys.exit(f"This step failed: {' '.join(map(str, command))}")
+
+
+def main() -> None:
+    (arguments,) = HfArgumentParser(QuickstartArguments).parse_args_into_dataclasses()
+    start = time.perf_counter()
+    folder, scripts = Path(arguments.output_dir), Path(__file__).parent
+    data, results = folder / "data", Path(arguments.results_dir)
+    launch = ("accelerate", "launch", "--config_file", "recipes/accelerate/one_process.yaml")
+    run(
+        *(sys.executable, scripts / "simulate.py", "--output_dir", data, "--processes", "qcd", "top"),
+        *("--num_jets", arguments.num_jets, "--num_proc", arguments.num_proc, "--seed", arguments.seed),
+    )
+    files = []
+    for model in MODELS:
+        files.append(results / f"quickstart_{model}_seed{arguments.seed}.json")
+        run(
+            *(*launch, scripts / "train.py", f"recipes/quickstart/{model}.yaml", "--data_dir", data),
+            *("--output_dir", folder / model, "--seed", arguments.seed, "--overwrite_output_dir"),
+            *arguments.train_arguments.split(),
+        )
+        run(
+            *(*launch, scripts / "evaluate.py", folder / model, "--data_dir", data, "--mass_column", "jet_mass"),
+            *("--results", files[-1]),
+        )
+
+    records = read_results(files)
+    dataset, schema = load_e2e("simulated", data, split="test"), find_schema("simulated")
+    predictions = {model: pq.read_table(file.with_suffix(".parquet")) for model, file in zip(MODELS, files)}
+    first = predictions[MODELS[0]]
+    labels, masses = first["labels"].to_numpy(), first["mass_labels"].to_numpy()
+    columns = {model: (table, "model") for model, table in predictions.items()} | {"image mass": (first, "image mass")}
+    shown = dataset[int(np.flatnonzero(labels == 1)[0])]
+    title = f"top jet, $p_T$ = {shown['pt']:.0f} GeV, m = {shown['jet_mass']:.0f} GeV"
+    figures = (
+        save_figure(event_display(shown, schema, title), folder / "figures/event_display"),
+        save_figure(roc(labels, {k: t[f"{c} score"].to_numpy() for k, (t, c) in columns.items()}), folder / "figures/roc"),
+        save_figure(
+            mass_response(masses, {k: t[f"{c} mass"].to_numpy() for k, (t, c) in columns.items()}),
+            folder / "figures/mass_response",
+        ),
+    )
+    print(f"\nTest jets: {len(labels)}, simulated with Pythia 8 and a parametrised detector; 95 % intervals\n")
+    print(results_table(records))
+    print(f"\nFigures: {', '.join(map(str, figures))}")
+    print(f"Took {(time.perf_counter() - start) / 60:.1f} minutes. Load a checkpoint with\n")
+    print(
+        f"""    from transformers import AutoImageProcessor, AutoModelForImageClassification
+    from e2evit import load_e2e
+
+    processor = AutoImageProcessor.from_pretrained("{folder / MODELS[0]}", trust_remote_code=True)
+    model = AutoModelForImageClassification.from_pretrained("{folder / MODELS[0]}", trust_remote_code=True).eval()
+    jets = load_e2e("simulated", "{data}", split="test").with_format("numpy")
+    outputs = model(**processor([jets[0], jets[1]], return_tensors="pt"))
+    outputs.logits.softmax(-1), outputs.mass_preds  # probabilities of {', '.join(schema.label_names)}; mass in GeV"""
+    )
+
+
+if __name__ == "__main__":
+    main()

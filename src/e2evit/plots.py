@@ -1,0 +1,117 @@
+"""Figures in the style of the LHC experiments; everything shown is labelled a simulation."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import mplhep
+import numpy as np
+from matplotlib.colors import LogNorm, SymLogNorm
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from .data import CHANNELS, DatasetSchema
+from .data.grid import window_centres
+from .data.sparse import sparse_to_dense
+
+__all__ = ["event_display", "mass_response", "roc", "save_figure"]
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# the style names fonts that few machines have, and falls back with a line for each
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+STYLE = [mplhep.style.CMS, {"font.size": 16, "axes.labelsize": 16, "legend.fontsize": 13, "axes.titlesize": 15}]
+
+
+def _label(axis, text: str = "Simulation") -> None:
+    axis.set_title(text, loc="left", fontweight="bold")
+
+
+def event_display(row: Mapping, schema: DatasetSchema, title: str = "") -> Figure:
+    """All channels of one jet on axes of eta and phi [radians], colours in the unit of the channel."""
+    image = sparse_to_dense(row["pixel_index"], row["pixel_value"], schema.image_shape)
+    if row["ieta"] is not None and row["iphi"] is not None:
+        eta, phi = window_centres(row["ieta"], row["iphi"])
+        extent, names = (phi[0], phi[-1], eta[0], eta[-1]), (r"$\phi$ [rad]", r"$\eta$")
+    else:
+        _, height, width = schema.image_shape
+        extent, names = (0, width, 0, height), ("column (phi)", "row (eta)")
+    with plt.style.context(STYLE):
+        columns = min(4, len(image))
+        rows = -(-len(image) // columns)
+        figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 4.1 * rows), layout="constrained")
+        for axis, pixels, name in zip(np.ravel(axes), image, schema.channel_names):
+            channel = CHANNELS[name]
+            shown = np.ma.masked_equal(pixels, 0)
+            largest = max(float(np.abs(pixels).max()), 1e-3)
+            if channel.signed:
+                norm, colours = SymLogNorm(1e-3, vmin=-largest, vmax=largest), "RdBu_r"
+            elif channel.unit == "hits":
+                norm, colours = plt.Normalize(0, max(largest, 2)), "viridis_r"
+            else:
+                norm, colours = LogNorm(max(largest * 1e-4, 1e-3), largest), "viridis_r"
+            drawn = axis.imshow(shown, origin="lower", extent=extent, aspect="auto", norm=norm, cmap=colours)
+            bar = figure.colorbar(drawn, ax=axis, pad=0.02)
+            bar.set_label(channel.unit, loc="center")
+            bar.ax.tick_params(labelsize=11)
+            axis.set(xlabel=names[0], ylabel=names[1])
+            axis.set_title(channel.title)
+            axis.tick_params(labelsize=11)
+        for axis in np.ravel(axes)[len(image) :]:
+            axis.remove()
+        figure.suptitle(f"Simulation   {title}" if title else "Simulation", fontweight="bold")
+    return figure
+
+
+def roc(labels: np.ndarray, scores: Mapping[str, np.ndarray]) -> Figure:
+    """Background rejection against signal efficiency, one line per predictor, AUC in the legend."""
+    with plt.style.context(STYLE):
+        figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
+        for colour, (name, score) in zip(COLOURS, scores.items()):
+            false_positive, true_positive, _ = roc_curve(labels, score)
+            passed = false_positive > 0
+            auc = roc_auc_score(labels, score)
+            axis.plot(true_positive[passed], 1 / false_positive[passed], color=colour, label=f"{name} (AUC {auc:.3f})")
+        efficiency = np.linspace(0.02, 1, 200)
+        axis.plot(efficiency, 1 / efficiency, color="grey", linestyle=":", label="random")
+        axis.set(yscale="log", xlim=(0, 1), ylim=(1, None))
+        axis.set(xlabel=r"Signal efficiency $\varepsilon_S$", ylabel=r"Background rejection $1/\varepsilon_B$")
+        axis.legend()
+        _label(axis)
+    return figure
+
+
+def mass_response(masses: np.ndarray, predictions: Mapping[str, np.ndarray], num_bins: int = 8) -> Figure:
+    """Median of predicted over true mass in bins of true mass [GeV] with equal numbers of jets; bars hold 68 %."""
+    edges = np.quantile(masses, np.linspace(0, 1, num_bins + 1))
+    which = np.clip(np.searchsorted(edges, masses, side="right") - 1, 0, num_bins - 1)
+    with plt.style.context(STYLE):
+        figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
+        for number, (colour, (name, prediction)) in enumerate(zip(COLOURS, predictions.items())):
+            response = prediction / masses
+            low, middle, high = np.array(
+                [np.percentile(response[which == i], [16, 50, 84]) for i in range(num_bins)]
+            ).T
+            centres = np.array([np.median(masses[which == i]) for i in range(num_bins)])
+            # side by side, so that bars can be told apart
+            centres = centres * (1 + 0.012 * (number - (len(predictions) - 1) / 2))
+            errors = (middle - low, high - middle)
+            axis.errorbar(centres, middle, errors, fmt="o", color=colour, capsize=3, label=name)
+        axis.axhline(1, color="grey", linestyle=":")
+        axis.set(xlabel="True mass [GeV]", ylabel="Predicted / true mass (median, 68 %)", ylim=(0, 2.5))
+        axis.legend()
+        _label(axis)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """PNG and PDF under `path` without its ending; returns the PNG."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for ending in (".pdf", ".png"):
+        temporary = path.with_suffix(f".tmp{ending}")
+        figure.savefig(temporary, dpi=110)
+        temporary.replace(path.with_suffix(ending))
+    plt.close(figure)
+    return path.with_suffix(".png")
