@@ -14,8 +14,8 @@ class BaselineConfig(E2EConfig):
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`):
-            Configuration of the image model; a dictionary needs its `model_type`. Its `num_channels`, and its
-            `image_size` where it has one, must be those of the E2E image.
+            Configuration of the image model; a dictionary needs its `model_type`. `num_channels` and `image_size`
+            are those of the E2E image unless they are given, and must agree if they are. A small ViT by default.
     """
 
     model_type = "e2e_baseline"
@@ -25,7 +25,6 @@ class BaselineConfig(E2EConfig):
 
     def __post_init__(self, **kwargs):
         if self.backbone_config is None:
-            height, width = self.image_shape
             self.backbone_config = {
                 "model_type": "vit",
                 "hidden_size": 96,
@@ -33,14 +32,17 @@ class BaselineConfig(E2EConfig):
                 "num_attention_heads": 4,
                 "intermediate_size": 384,
                 "patch_size": 5,
-                "image_size": [height, width],
-                "num_channels": self.num_channels,
             }
         if isinstance(self.backbone_config, dict):
             fields = dict(self.backbone_config)
             if "model_type" not in fields:
                 raise ValueError(f"`backbone_config` needs a `model_type`, got the keys {sorted(fields)}.")
-            self.backbone_config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+            model_type = fields.pop("model_type")
+            height, width = self.image_shape
+            ours = {"num_channels": self.num_channels, "image_size": height if height == width else [height, width]}
+            known = type(AutoConfig.for_model(model_type)).__dataclass_fields__
+            ours = {name: value for name, value in ours.items() if name in known}
+            self.backbone_config = AutoConfig.for_model(model_type, **(ours | fields))
         super().__post_init__(**kwargs)
 
     def validate_backbone(self):

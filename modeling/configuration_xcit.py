@@ -24,7 +24,8 @@ class XCiTConfig(E2EConfig):
         num_attention_heads (`int`): Heads of both attentions.
         mlp_ratio (`float`): Hidden width of the MLP over `hidden_size`.
         num_class_attention_layers (`int`): Class-attention blocks at the end.
-        layer_scale_init_value (`float`): Initial LayerScale; 1 in the paper's 12-layer models, 1e-5 in its 24-layer ones.
+        layer_scale_init_value (`float`):
+            Initial LayerScale; 1 in the paper's 12-layer models, 1e-5 in its 24-layer ones.
         tokens_norm (`bool`):
             Whether class-attention blocks normalise all tokens or the class token alone; false in the paper's nano
             models, true in its others.
@@ -36,7 +37,7 @@ class XCiTConfig(E2EConfig):
     patch_size: int = 5
     token_stride: int = 2
     hidden_size: int = 96
-    num_hidden_layers: int = 6
+    num_hidden_layers: int = 4
     num_attention_heads: int = 4
     mlp_ratio: float | int = 4.0
     num_class_attention_layers: int = 2

@@ -21,7 +21,8 @@ class E2EImageProcessor(BaseImageProcessor):
         channel_scale (`Sequence[float]`, *optional*):
             One positive scale a channel, in that channel's unit (GeV, cm, hits); 1 if not given.
         data_format (`str`): Order of dense images: `"channels_first"` or `"channels_last"`.
-        aux_names (`Sequence[str]`): Scalars of a row to return as `aux_values`: `"log_pt"` (pT in GeV), `"ieta"`, `"iphi"`.
+        aux_names (`Sequence[str]`):
+            Scalars of a row to return as `aux_values`: `"log_pt"` (pT in GeV), `"ieta"`, `"iphi"`.
         aux_mean, aux_std (`Sequence[float]`): Their means and standard deviations on the training jets.
     """
 

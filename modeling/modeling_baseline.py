@@ -1,11 +1,11 @@
-"""Baselines: any image model of transformers (ViT, Swin, ConvNeXtV2, ResNet, ...) behind the heads of this repository."""
+"""Baselines: any image model of transformers (ViT, Swin, ConvNeXtV2, ResNet, ...) behind our heads."""
 
 import torch
 from transformers import AutoModel
 from transformers.utils import can_return_tuple
 
 from .configuration_baseline import BaselineConfig
-from .modeling_e2e import E2EForImageClassification, E2EHead, E2EModelOutput, E2EPreTrainedModel
+from .modeling_e2e import E2EForImageClassification, E2EHead, E2EModelOutput, E2EPreTrainedModel, check_pixel_values
 
 __all__ = ["BaselineForImageClassification", "BaselineModel", "BaselinePreTrainedModel"]
 
@@ -27,7 +27,7 @@ class BaselineModel(BaselinePreTrainedModel):
         self.backbone = AutoModel.from_config(config.backbone_config)
         pooler = getattr(self.backbone, "pooler", None)
         if pooler is not None and any(True for _ in pooler.parameters()):
-            self.backbone.pooler = None  # we average tokens: its weights would never learn
+            self.backbone.pooler = None  # a projection of the class token; we average tokens
         self.post_init()
 
     @can_return_tuple
@@ -35,13 +35,15 @@ class BaselineModel(BaselinePreTrainedModel):
         """`pixel_values` `(B, C, H, W)` of the size in the configuration; see [`E2EModelOutput`]."""
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        check_pixel_values(pixel_values, self.config.num_channels)
         outputs = self.backbone(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
         tokens = outputs.last_hidden_state
+        pooled = outputs.pooler_output  # normalised where the model has a norm after its own average
         if tokens.ndim == 4:  # convolutional models return an image
             tokens = tokens.flatten(2).transpose(1, 2)  # [B, N, D]
         return E2EModelOutput(
             last_hidden_state=tokens,
-            pooler_output=tokens.mean(dim=1),
+            pooler_output=tokens.mean(dim=1) if pooled is None else pooled.flatten(1),
             hidden_states=outputs.hidden_states if output_hidden_states else None,
         )
 

@@ -22,6 +22,7 @@ __all__ = [
     "E2EOutput",
     "E2EPreTrainedModel",
     "Mlp",
+    "check_pixel_values",
     "e2e_loss",
 ]
 
@@ -92,7 +93,7 @@ def e2e_loss(config, logits, mass_preds, labels=None, mass_labels=None):
 
 
 class E2EHead(nn.Module):
-    """One linear classifier and one small mass regressor on the pooled feature, helped by `aux_values` if there are any."""
+    """A linear classifier and a small mass regressor on the pooled feature, helped by `aux_values` if any."""
 
     def __init__(self, config, hidden_size: int):
         super().__init__()
@@ -109,12 +110,23 @@ class E2EHead(nn.Module):
         expected = (pooled.shape[0], self.num_aux_features)
         if self.num_aux_features and (aux_values is None or tuple(aux_values.shape) != expected):
             got = "none" if aux_values is None else tuple(aux_values.shape)
-            raise ValueError(f"This model needs `aux_values` of shape {expected} (`config.num_aux_features`), got {got}.")
+            raise ValueError(
+                f"This model needs `aux_values` of shape {expected} (`config.num_aux_features`), got {got}."
+            )
         if self.num_aux_features:
             pooled = pooled + self.aux_output(F.gelu(self.aux_hidden(aux_values.to(pooled.dtype))))
         logits = self.classifier(pooled)
         standardised = self.mass_output(F.gelu(self.mass_hidden(pooled))).squeeze(-1).float()
         return logits, self.mass_mean + self.mass_std * standardised  # [B, num_labels], [B] in GeV
+
+
+def check_pixel_values(pixel_values: torch.Tensor, num_channels: int) -> None:
+    """One clear error for images of another layout."""
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
+        raise ValueError(
+            f"Expected `pixel_values` of shape (batch, {num_channels} channels, height, width), "
+            f"got {tuple(pixel_values.shape)}."
+        )
 
 
 class ConvStem(nn.Module):
@@ -144,11 +156,7 @@ class ConvStem(nn.Module):
             self.norms.append(nn.BatchNorm2d(width))
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != self.num_channels:
-            raise ValueError(
-                f"Expected `pixel_values` of shape (batch, {self.num_channels}, height, width), "
-                f"got {tuple(pixel_values.shape)}."
-            )
+        check_pixel_values(pixel_values, self.num_channels)
         height, width = pixel_values.shape[-2:]
         right, bottom = -width % self.pad_multiple, -height % self.pad_multiple
         hidden_states = F.pad(pixel_values, (0, right, 0, bottom)) if right or bottom else pixel_values
@@ -172,7 +180,7 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (https://arxiv.org/abs/1603.09382): drops a residual branch of a sample, rescales the others."""
+    """Stochastic depth (https://arxiv.org/abs/1603.09382): drops residual branches of samples, rescales the others."""
 
     def __init__(self, rate: float):
         super().__init__()
@@ -194,6 +202,13 @@ class E2EPreTrainedModel(PreTrainedModel):
     # false where the paper's code leaves convolutions at PyTorch's default
     _truncated_normal_convolutions = True
 
+    def save_pretrained(self, save_directory, **kwargs):
+        """As in transformers; the folder also tells `AutoModel` where to find the model without heads."""
+        module = type(self).__module__.rpartition(".")[2]
+        known = getattr(self.config, "auto_map", None) or {}
+        self.config.auto_map = known | {"AutoModel": f"{module}.{type(self.base_model).__name__}"}
+        super().save_pretrained(save_directory, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module):
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and self._truncated_normal_convolutions):
@@ -212,7 +227,7 @@ class E2EPreTrainedModel(PreTrainedModel):
 
 
 class E2EForImageClassification(E2EPreTrainedModel):
-    """Classes and mass from one backbone. A subclass sets `self.<base_model_prefix>` and `self.head` and calls `post_init`."""
+    """Classes and mass from one backbone; a subclass sets `self.<base_model_prefix>` and `self.head`."""
 
     @can_return_tuple
     def forward(
@@ -229,8 +244,10 @@ class E2EForImageClassification(E2EPreTrainedModel):
                 Images in network units, from [`E2EImageProcessor`].
             aux_values (`torch.Tensor` of shape `(batch_size, config.num_aux_features)`, *optional*):
                 Standardised scalars.
-            labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*): Class indices; -100 drops out of the loss.
-            mass_labels (`torch.Tensor` of shape `(batch_size,)`, *optional*): Masses in GeV; NaN drops out of the loss.
+            labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+                Class indices; -100 drops out of the loss.
+            mass_labels (`torch.Tensor` of shape `(batch_size,)`, *optional*):
+                Masses in GeV; NaN drops out of the loss.
             output_hidden_states (`bool`, *optional*): Return the tokens of each stage as well.
             return_dict (`bool`, *optional*): Return a tuple of the computed fields if false.
 

@@ -4,6 +4,8 @@ Tokens stay a grid `(B, H, W, D)` throughout, contiguous in memory, which is als
 depthwise convolutions are fastest in. Equations and quirks follow the authors' code where paper and code differ.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -172,7 +174,7 @@ class LinearViTLocalBlock(GradientCheckpointingLayer):
 
 
 class LinearViTGlobalBlock(GradientCheckpointingLayer):
-    """Conditional position encoding, linear attention, local concentration of the residual stream (equation 8), MLP."""
+    """Position encoding, linear attention, local concentration of the residual stream (equation 8), MLP."""
 
     def __init__(self, config, hidden_size: int, num_heads: int, mlp_ratio: float, drop_path_rate: float):
         super().__init__()
@@ -234,7 +236,7 @@ class LinearViTModel(LinearViTPreTrainedModel):
         super().__init__(config)
         sizes = config.hidden_sizes
         self.downsample_layers = nn.ModuleList([LinearViTStem(config)])
-        self.downsample_layers.extend(LinearViTDownsample(config, *pair) for pair in zip(sizes, sizes[1:]))
+        self.downsample_layers.extend(LinearViTDownsample(config, *pair) for pair in pairwise(sizes))
         num_blocks = sum(config.depths)
         rates = iter([config.drop_path_rate * i / max(num_blocks - 1, 1) for i in range(num_blocks)])
         self.stages = nn.ModuleList()

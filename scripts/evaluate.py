@@ -1,6 +1,6 @@
 """Measure a checkpoint on held-out jets, beside baselines on the same jets.
 
-    accelerate launch scripts/evaluate.py runs/xcit --data_dir data/jets --results results/xcit.json
+accelerate launch scripts/evaluate.py runs/xcit --data_dir data/jets --results results/xcit.json
 """
 
 import sys

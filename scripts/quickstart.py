@@ -1,6 +1,6 @@
 """From nothing to two trained checkpoints: simulate, train, evaluate, compare. `make quickstart` runs this.
 
-    python scripts/quickstart.py --output_dir runs/quickstart --seed 0
+python scripts/quickstart.py --output_dir runs/quickstart --seed 0
 """
 
 import subprocess
@@ -24,7 +24,7 @@ MODELS = ("linearvit_nano", "xcit_nano")
 class QuickstartArguments:
     output_dir: str = field(default="runs/quickstart", metadata={"help": "Data, checkpoints and figures."})
     results_dir: str = field(default="results", metadata={"help": "Metrics and per-jet predictions."})
-    num_jets: int = field(default=4000, metadata={"help": "Jets of each class."})
+    num_jets: int = field(default=3000, metadata={"help": "Jets of each class."})
     num_proc: int = field(default=2, metadata={"help": "Processes of the simulation."})
     seed: int = field(default=0, metadata={"help": "Of the simulation and of the training."})
     train_arguments: str = field(default="", metadata={"help": "More arguments of scripts/train.py, in one string."})
@@ -69,7 +69,9 @@ def main() -> None:
     title = f"top jet, $p_T$ = {shown['pt']:.0f} GeV, m = {shown['jet_mass']:.0f} GeV"
     figures = (
         save_figure(event_display(shown, schema, title), folder / "figures/event_display"),
-        save_figure(roc(labels, {k: t[f"{c} score"].to_numpy() for k, (t, c) in columns.items()}), folder / "figures/roc"),
+        save_figure(
+            roc(labels, {k: t[f"{c} score"].to_numpy() for k, (t, c) in columns.items()}), folder / "figures/roc"
+        ),
         save_figure(
             mass_response(masses, {k: t[f"{c} mass"].to_numpy() for k, (t, c) in columns.items()}),
             folder / "figures/mass_response",
@@ -87,7 +89,7 @@ def main() -> None:
     model = AutoModelForImageClassification.from_pretrained("{folder / MODELS[0]}", trust_remote_code=True).eval()
     jets = load_e2e("simulated", "{data}", split="test").with_format("numpy")
     outputs = model(**processor([jets[0], jets[1]], return_tensors="pt"))
-    outputs.logits.softmax(-1), outputs.mass_preds  # probabilities of {', '.join(schema.label_names)}; mass in GeV"""
+    outputs.logits.softmax(-1), outputs.mass_preds  # probabilities of {", ".join(schema.label_names)}; mass in GeV"""
     )
 
 

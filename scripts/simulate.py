@@ -1,6 +1,6 @@
 """Simulate jets as E2E images with Pythia 8 and a parametrised detector (needs the `sim` extra).
 
-    python scripts/simulate.py --output_dir data/jets --processes qcd top --num_jets 4000 --num_proc 2
+python scripts/simulate.py --output_dir data/jets --processes qcd top --num_jets 4000 --num_proc 2
 """
 
 from dataclasses import dataclass, field

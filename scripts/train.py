@@ -1,6 +1,6 @@
 """Train a jet classifier with mass regression, or fine-tune one from `--model_name_or_path`.
 
-    accelerate launch scripts/train.py recipes/quickstart/xcit_nano.yaml --data_dir data/jets --output_dir runs/xcit
+accelerate launch scripts/train.py recipes/quickstart/xcit_nano.yaml --data_dir data/jets --output_dir runs/xcit
 """
 
 from dataclasses import asdict

@@ -1,46 +1,13 @@
-"""Jets for all tests: random sparse images with the grid of the real ones; no simulation, no network."""
+"""Fixtures of all tests: random sparse jets on disk, no simulation, no network."""
 
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import numpy as np
-import pyarrow as pa
+import datasets
 import pyarrow.parquet as pq
 import pytest
-
-from e2evit.data import find_schema
-from e2evit.data.schema import row_features
-from e2evit.data.sparse import dense_to_sparse
-
-
-def random_images(number: int, seed: int = 0, shape=(8, 125, 125), labels=None) -> np.ndarray:
-    """Mostly empty images; those of label 1 hold five times the energy, so that a model can learn something."""
-    rng = np.random.default_rng(seed)
-    images = rng.exponential(2.0, (number, *shape)).astype(np.float32) * (rng.random((number, *shape)) < 0.015)
-    images[:, 1:3] *= rng.choice([-0.01, 0.01], (number, 2, *shape[1:])).astype(np.float32)
-    if labels is not None:
-        images *= np.where(labels == 1, 5.0, 1.0).astype(np.float32)[:, None, None, None]
-    return images
-
-
-def row_table(number: int, seed: int = 0, **replaced) -> pa.Table:
-    """Rows in the format of the simulation."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 2, number)
-    index, value = dense_to_sparse(random_images(number, seed, labels=labels))
-    columns = {
-        "pixel_index": index,
-        "pixel_value": value,
-        "labels": labels,
-        "mass_labels": pa.array([173.0 if label else None for label in labels], pa.float32()),
-        "jet_mass": (80.0 + 90.0 * labels + rng.normal(0, 10, number)).astype(np.float32),
-        "pt": rng.uniform(400, 1000, number).astype(np.float32),
-        "ieta": rng.integers(12, 44, number).astype(np.int32),
-        "iphi": rng.integers(0, 72, number).astype(np.int32),
-        "event_id": [f"test-{seed}-{row}" for row in range(number)],
-    }
-    return pa.table(columns | replaced).cast(row_features(find_schema("simulated")).arrow_schema)
+from samples import row_table
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +22,5 @@ def jets_dir(tmp_path_factory):
 @pytest.fixture(autouse=True, scope="session")
 def _own_caches(tmp_path_factory):
     """Prepared data goes to a folder of this test run."""
-    import datasets
-
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
     datasets.disable_progress_bars()

@@ -156,5 +156,7 @@ def convert_reference(state_dict: Mapping[str, Tensor], model_type: str, **confi
     missing = [key for key in missing if ".mass_" not in key and ".aux_" not in key]
     if missing or unexpected:
         leftover = [sources[key] for key in unexpected]
-        raise KeyError(f"The state dict does not fit: missing (our names) {missing}, left over (its names) {leftover}.")
+        raise KeyError(
+            f"The state dict does not fit: missing (our names) {missing}, left over (its names) {leftover}."
+        )
     return model.eval()

@@ -41,7 +41,7 @@ def measure(labels: np.ndarray, masses: np.ndarray, scores: np.ndarray, mass_pre
 def baseline_predictions(
     dataset: DatasetDict, split: str, schema: DatasetSchema, mass_column: str
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Score and mass [GeV] of each jet of `split` by the training mean, and by the scaled mass of the calorimeter image.
+    """Score and mass [GeV] of the jets of `split`: the training mean, and the scaled mass of the calorimeter image.
 
     The image mass is left out where images have no physical units or no position.
     """

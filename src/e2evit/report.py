@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["read_results", "results_table"]
+__all__ = ["read_results", "render_readme", "results_table"]
 
 COLUMNS = (
     ("ROC AUC (95 %)", "roc_auc", ".3f"),
@@ -39,12 +39,34 @@ def results_table(records: dict[str, dict]) -> str:
     """One Markdown table: each model, then the baselines, which are the same jets' in every record."""
     rows = {name: record["metrics"]["model"] for name, record in records.items()}
     baselines = next(iter(records.values()))["metrics"]
-    rows |= {name: metrics for name, metrics in baselines.items() if name != "model"}
-    header = ["", *(title for title, _, _ in COLUMNS)]
-    lines = [header, ["---", *["---:"] * len(COLUMNS)]]
-    for name, metrics in rows.items():
-        lines.append([name, *(_cell(metrics, key, form) for _, key, form in COLUMNS)])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return _markdown([(name, metrics) for name, metrics in [*rows.items(), *baselines.items()] if name != "model"])
+
+
+def render_readme(text: str, results: Path) -> str:
+    """`text` with the table between its markers written anew from the quickstart's records in `results`."""
+    seeds = sorted({path.stem.rsplit("_seed", 1)[1] for path in results.glob("quickstart_*_seed*.json")}, key=int)
+    rows = []
+    for seed in seeds:
+        records = read_results(sorted(results.glob(f"quickstart_*_seed{seed}.json")))
+        for name, record in records.items():
+            rows.append(
+                (f"{name.removeprefix('quickstart_').rsplit('_seed', 1)[0]}, seed {seed}", record["metrics"]["model"])
+            )
+        for name, metrics in next(iter(records.values()))["metrics"].items():
+            if name != "model":
+                rows.append((f"{name}, seed {seed}", metrics))
+    start, end = (
+        "<!-- quickstart table: rendered from results/*.json by scripts/render.py -->",
+        "<!-- end of quickstart table -->",
+    )
+    before, rest = text.split(start)
+    return f"{before}{start}\n{_markdown(rows)}\n{end}{rest.split(end)[1]}"
+
+
+def _markdown(rows: Sequence[tuple[str, dict[str, float]]]) -> str:
+    lines = [["", *(title for title, _, _ in COLUMNS)], ["---", *["---:"] * len(COLUMNS)]]
+    lines += [[name, *(_cell(metrics, key, form) for _, key, form in COLUMNS)] for name, metrics in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("| " + " | ".join(f"{cell:<{w}}" for cell, w in zip(line, widths)) + " |" for line in lines)
 
 

@@ -59,7 +59,9 @@ class E2EImages(datasets.ArrowBasedBuilder):
 def _find_files(name: str, data_dir: str | Path | None) -> list[Path]:
     schema = find_schema(name)
     if data_dir is None or not Path(data_dir).is_dir():
-        raise FileNotFoundError(f"Data set {name!r}: {data_dir} is not a folder; pass `data_dir`. Source: {schema.source}.")
+        raise FileNotFoundError(
+            f"Data set {name!r}: {data_dir} is not a folder; pass `data_dir`. Source: {schema.source}."
+        )
     files = sorted(path for path in Path(data_dir).glob(schema.pattern) if path.is_file())
     if not files:
         raise FileNotFoundError(f"Data set {name!r}: no {schema.pattern} in {data_dir}. Source: {schema.source}.")

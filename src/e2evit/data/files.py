@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .schema import CHANNELS, DatasetSchema, row_features
+from .schema import DatasetSchema, row_features
 from .sparse import dense_to_sparse
 
 __all__ = ["check_images", "read_rows"]
@@ -44,8 +44,8 @@ def check_images(images: np.ndarray, schema: DatasetSchema, path: str | Path, fi
     if not finite.all():
         image, channel = np.argwhere(~finite)[0]
         raise ValueError(
-            f"{path}: row {first_row + image} holds NaN or infinite pixels in channel {schema.channel_names[channel]}; "
-            "drop it or fix the producer."
+            f"{path}: row {first_row + image} holds NaN or infinite pixels in channel "
+            f"{schema.channel_names[channel]}; drop it or fix the producer."
         )
 
 
@@ -100,7 +100,9 @@ def _read_hdf5(path: Path, schema: DatasetSchema) -> Iterator[pa.Table]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise ValueError(f"{path}: not a readable HDF5 file ({error}); is it truncated, or an expired link?") from error
+        raise ValueError(
+            f"{path}: not a readable HDF5 file ({error}); is it truncated, or an expired link?"
+        ) from error
     with file:
         keys = _require(set(file), path, schema)
         images = file[keys.pop("image")]
@@ -125,7 +127,9 @@ def _open_parquet(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: not a readable Parquet file ({error}); is it truncated, or an expired link?") from error
+        raise ValueError(
+            f"{path}: not a readable Parquet file ({error}); is it truncated, or an expired link?"
+        ) from error
 
 
 def _read_nested_parquet(path: Path, schema: DatasetSchema) -> Iterator[pa.Table]:
@@ -169,7 +173,6 @@ def _read_sparse(path: Path, schema: DatasetSchema) -> Iterator[pa.Table]:
         raise ValueError(
             f"{path}: missing key {', '.join(map(repr, missing))}; the file has {', '.join(file.schema_arrow.names)}."
         )
-    num_pixels = int(np.prod(schema.image_shape))
     batches, first_row = file.iter_batches(1000, columns=list(names)), 0
     while True:
         try:
@@ -178,22 +181,27 @@ def _read_sparse(path: Path, schema: DatasetSchema) -> Iterator[pa.Table]:
             raise ValueError(f"{path}: rows from {first_row} on cannot be read ({error}).") from error
         if batch is None:
             return
-        index, value = batch["pixel_index"], batch["pixel_value"]
-        row_of = np.repeat(np.arange(batch.num_rows), np.diff(index.offsets.to_numpy()))
-        outside = index.flatten().to_numpy() >= num_pixels
-        if outside.any():
-            raise ValueError(
-                f"{path}: row {first_row + row_of[outside][0]} has a pixel index of {index.flatten().to_numpy().max()}, "
-                f"but an image of shape {schema.image_shape} has {num_pixels} pixels."
-            )
-        if not index.offsets.equals(value.offsets):
-            raise ValueError(f"{path}: pixel_index and pixel_value differ in length from row {first_row} on.")
-        infinite = ~np.isfinite(value.flatten().to_numpy())
-        if infinite.any():
-            channel = CHANNELS[schema.channel_names[int(index.flatten()[infinite.argmax()].as_py() // num_pixels)]]
-            raise ValueError(
-                f"{path}: row {first_row + row_of[infinite][0]} holds NaN or infinite pixels ({channel.title}); "
-                "drop it or fix the producer."
-            )
+        _check_sparse(batch, schema, path, first_row)
         yield pa.Table.from_batches([batch])
         first_row += batch.num_rows
+
+
+def _check_sparse(batch: pa.RecordBatch, schema: DatasetSchema, path: Path, first_row: int) -> None:
+    index, value = batch["pixel_index"], batch["pixel_value"]
+    if not index.offsets.equals(value.offsets):
+        raise ValueError(f"{path}: pixel_index and pixel_value differ in length from row {first_row} on.")
+    row_of = np.repeat(np.arange(batch.num_rows), np.diff(index.offsets.to_numpy()))
+    pixels, num_pixels = index.flatten().to_numpy(), int(np.prod(schema.image_shape))
+    outside = pixels >= num_pixels
+    if outside.any():
+        raise ValueError(
+            f"{path}: row {first_row + row_of[outside][0]} has a pixel index of {pixels[outside][0]}, "
+            f"but an image of shape {schema.image_shape} has {num_pixels} pixels."
+        )
+    infinite = ~np.isfinite(value.flatten().to_numpy())
+    if infinite.any():
+        channel = schema.channel_names[pixels[infinite][0] // (num_pixels // len(schema.channel_names))]
+        raise ValueError(
+            f"{path}: row {first_row + row_of[infinite][0]} holds NaN or infinite pixels in channel {channel}; "
+            "drop it or fix the producer."
+        )

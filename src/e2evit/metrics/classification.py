@@ -11,12 +11,14 @@ __all__ = ["JetTagging", "background_rejection", "tagging_statistics"]
 
 
 def background_rejection(labels: np.ndarray, scores: np.ndarray, signal_efficiency: float) -> float:
-    """1 / ε_B at the threshold where the fraction `signal_efficiency` of label 1 passes, on the interpolated ROC curve.
+    """1 / ε_B where the fraction `signal_efficiency` of label 1 passes, on the interpolated ROC curve.
 
     If no background jet passes, the number of background jets: a lower limit.
     """
     false_positive, true_positive, _ = roc_curve(labels, scores)
-    passed = np.interp(signal_efficiency, true_positive, false_positive)
+    after = int(np.argmax(true_positive >= signal_efficiency))
+    span = slice(max(after - 1, 0), after + 1)
+    passed = np.interp(signal_efficiency, true_positive[span], false_positive[span])
     return float(1 / max(passed, 1 / max(1, np.sum(labels == 0))))
 
 
@@ -37,7 +39,9 @@ class JetTagging(evaluate.Metric):
             description="ROC AUC and background rejection 1/ε_B with 95 % bootstrap intervals over jets.",
             citation="",
             inputs_description=self.__doc__,
-            features=datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("int64")}),
+            features=datasets.Features(
+                {"predictions": datasets.Value("float64"), "references": datasets.Value("int64")}
+            ),
         )
 
     def _compute(self, predictions, references, num_resamples=1000, seed=0):

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import awkward as ak
 import fastjet
 import numpy as np
-import pyarrow as pa
 
 from e2evit.data.grid import COLUMNS, ROWS, SEED_ROWS, TOWER, WINDOW, position_in_grid
 from e2evit.data.sparse import list_array
@@ -26,7 +25,7 @@ SEED_SEARCH = 3  # towers on each side of the axis: 7 x 7
 
 @dataclass
 class Jets:
-    """Particle-level jets, flat: event, `(n, 4)` momentum [GeV], mass [GeV] of the heavy particle (NaN: there is none)."""
+    """Particle-level jets, flat: event, `(n, 4)` momentum [GeV], mass [GeV] of the heavy particle (NaN: none)."""
 
     event: np.ndarray
     momentum: np.ndarray
@@ -87,9 +86,7 @@ def _match(jets: Jets, batch: EventBatch) -> Jets:
     distance = np.where(same, _distances(jets.momentum, batch.resonance_momentum), np.inf)
     nearest = distance.argmin(axis=1)
     jets.heavy_mass = _mass(batch.resonance_momentum)[nearest]
-    decays = (jets.event[:, None] == batch.decay_event) & (
-        batch.resonance_sign[nearest][:, None] == batch.decay_sign
-    )
+    decays = (jets.event[:, None] == batch.decay_event) & (batch.resonance_sign[nearest][:, None] == batch.decay_sign)
     farthest = np.where(decays, _distances(jets.momentum, batch.decay_momentum), 0.0).max(axis=1)
     return jets.select((distance.min(axis=1) < JET_RADIUS) & (farthest < JET_RADIUS))
 

@@ -82,8 +82,8 @@ def make_shard(process: str, shard: int, num_jets: int, settings: SimulationSett
         barren = 0 if len(ieta) else barren + batch.num_events
         if barren >= 20_000:
             raise RuntimeError(
-                f"No {process} jet with pT in {settings.min_pt:g}-{settings.max_pt:g} GeV at {settings.energy:g} GeV in "
-                f"{barren} events: widen the pT range or raise the energy."
+                f"No {process} jet with pT in {settings.min_pt:g}-{settings.max_pt:g} GeV among {barren} events at "
+                f"{settings.energy:g} GeV: widen the pT range or raise the energy."
             )
         if made >= num_jets:
             return pa.concat_tables(tables).slice(0, num_jets).cast(row_features(schema).arrow_schema)

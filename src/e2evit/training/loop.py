@@ -78,9 +78,9 @@ def train(
     data_args: DataArguments,
     train_args: TrainArguments,
 ) -> History:
-    """Train on `dataset["train"]`, choose the epoch by the loss on `dataset["validation"]`, leave its weights in `model`.
+    """Train on `dataset["train"]` and leave in `model` the weights with the smallest loss on `dataset["validation"]`.
 
-    The state is saved in `output_dir/state` after each epoch; with `resume_from_checkpoint` the run goes on from there.
+    The state is saved in `output_dir/state` after each epoch; `resume_from_checkpoint` goes on from there.
 
     Raises:
         FloatingPointError: if the loss is no longer finite; it names the step.
@@ -93,7 +93,9 @@ def train(
     bare_model, best, history = model, _Best(model), History()
     model, optimizer, loader, validation_loader = accelerator.prepare(model, optimizer, loader, validation_loader)
     steps_per_epoch = -(-len(loader) // train_args.gradient_accumulation_steps)
-    schedule = make_schedule(optimizer.optimizer, steps_per_epoch * train_args.num_train_epochs, train_args.warmup_ratio)
+    schedule = make_schedule(
+        optimizer.optimizer, steps_per_epoch * train_args.num_train_epochs, train_args.warmup_ratio
+    )
     accelerator.register_for_checkpointing(schedule, history, best)
     folder = Path(train_args.output_dir) / "state"
     if train_args.resume_from_checkpoint and (state := latest_state(folder)):
@@ -117,7 +119,10 @@ def train(
             history.best_loss = entry["validation_loss"]
             best.update(bare_model)
         logger.info(f"Epoch {epoch + 1}/{train_args.num_train_epochs}: {_describe(entry)}")
-        if entry["validation_accuracy"] <= constant["accuracy"] and entry["validation_mass_mae_gev"] >= constant["mass_mae_gev"]:
+        if (
+            entry["validation_accuracy"] <= constant["accuracy"]
+            and entry["validation_mass_mae_gev"] >= constant["mass_mae_gev"]
+        ):
             logger.warning("Not better than a constant yet, neither in accuracy nor in mass.")
         save_state(accelerator, folder, len(history.epochs))
     bare_model.load_state_dict(best.weights)
@@ -134,7 +139,8 @@ def _train_epoch(accelerator, model, optimizer, schedule, loader, train_args: Tr
             outputs = model(**batch)
             if not torch.isfinite(outputs.loss):
                 raise FloatingPointError(
-                    f"The loss is {outputs.loss.item()} in step {step + 1} of epoch {epoch + 1}; try a lower learning rate."
+                    f"The loss is {outputs.loss.item()} in step {step + 1} of epoch {epoch + 1}; "
+                    "try a lower learning rate."
                 )
             accelerator.backward(outputs.loss)
             if accelerator.sync_gradients:
@@ -186,7 +192,9 @@ def summarise(predictions: dict[str, np.ndarray], config) -> dict[str, float]:
     error = predictions["mass_preds"] - predictions["mass_labels"]
     error = error[np.isfinite(error)]
     standardised = torch.tensor(error / config.mass_std)
-    mass = torch.nn.functional.smooth_l1_loss(standardised, torch.zeros_like(standardised)).item() if error.size else 0.0
+    mass = (
+        torch.nn.functional.smooth_l1_loss(standardised, torch.zeros_like(standardised)).item() if error.size else 0.0
+    )
     return {
         "loss": classification + config.mass_loss_weight * mass,
         "accuracy": (logits.argmax(-1) == labels)[known].float().mean().item() if known.any() else float("nan"),
@@ -196,8 +204,13 @@ def summarise(predictions: dict[str, np.ndarray], config) -> dict[str, float]:
 
 def constant_baselines(dataset: DatasetDict, mass_column: str) -> dict[str, float]:
     """Accuracy of the most frequent class and mass MAE [GeV] of the mean mass, both of the training split."""
-    labels = {part: np.array(dataset[part].with_format("numpy")["labels"], dtype=float) for part in ("train", "validation")}
-    mass = {part: np.array(dataset[part].with_format("numpy")[mass_column], dtype=float) for part in ("train", "validation")}
+    labels = {
+        part: np.array(dataset[part].with_format("numpy")["labels"], dtype=float) for part in ("train", "validation")
+    }
+    mass = {
+        part: np.array(dataset[part].with_format("numpy")[mass_column], dtype=float)
+        for part in ("train", "validation")
+    }
     known = labels["train"][np.isfinite(labels["train"])]
     majority = np.bincount(known.astype(int)).argmax() if known.size else -1
     return {

@@ -1,0 +1,214 @@
+"""What holds for every model of tests/models.py."""
+
+import json
+
+import pytest
+import torch
+from models import BACKBONES, MODELS, batch, make
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+
+from e2evit import BaselineConfig, LinearViTConfig, XCiTConfig
+
+every_model = pytest.mark.parametrize("name", MODELS)
+
+
+@every_model
+def test_outputs(name):
+    outputs = make(name)(**batch(), output_hidden_states=True)
+    assert outputs.logits.shape == (3, 2)
+    assert outputs.mass_preds.shape == (3,)
+    assert outputs.loss.isfinite()
+    assert len(outputs.hidden_states) >= 2
+    torch.testing.assert_close(outputs.loss, outputs.classification_loss + outputs.mass_loss)
+    as_tuple = make(name)(**batch(), return_dict=False)
+    assert torch.equal(as_tuple[1], outputs.logits)
+
+
+@every_model
+def test_every_parameter_gets_a_gradient(name):
+    model = make(name).train()
+    model(**batch()).loss.backward()
+    without = [key for key, parameter in model.named_parameters() if parameter.grad is None]
+    assert not without
+
+
+@every_model
+def test_a_sample_does_not_depend_on_its_batch(name):
+    model, inputs = make(name), batch()
+    with torch.no_grad():
+        together, alone = model(**inputs), model(**{key: value[1:2] for key, value in inputs.items()})
+    # matrix products of other sizes are summed in another order
+    torch.testing.assert_close(together.logits[1:2], alone.logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(together.mass_preds[1:2], alone.mass_preds, rtol=1e-5, atol=1e-4)
+
+
+@every_model
+def test_missing_targets_drop_out_of_the_loss(name):
+    model, inputs = make(name), batch()
+    full = model(**inputs)
+    inputs["labels"], inputs["mass_labels"] = inputs["labels"].clone(), inputs["mass_labels"].clone()
+    inputs["labels"][0], inputs["mass_labels"][1:] = -100, float("nan")
+    partial = model(**inputs)
+    expected = torch.nn.functional.cross_entropy(full.logits[1:], inputs["labels"][1:])
+    torch.testing.assert_close(partial.classification_loss, expected)
+    error = (full.mass_preds[0] - 80.0) / 40.0
+    torch.testing.assert_close(partial.mass_loss, torch.nn.functional.smooth_l1_loss(error, error * 0))
+    inputs["labels"][:], inputs["mass_labels"][:] = -100, float("nan")
+    nothing = model(**inputs)
+    nothing.loss.backward()
+    assert nothing.loss == 0
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@every_model
+def test_mass_is_in_gev(name):
+    """Weights of zero leave the mean of the training jets."""
+    model = make(name)
+    torch.nn.init.zeros_(model.head.mass_output.weight)
+    torch.nn.init.zeros_(model.head.mass_output.bias)
+    assert torch.equal(model(**batch()).mass_preds, torch.full((3,), 120.0))
+
+
+@every_model
+def test_aux_values_enter_both_heads_and_are_checked(name):
+    model, inputs = make(name), batch()
+    changed = inputs | {"aux_values": inputs["aux_values"] + 1}
+    with torch.no_grad():
+        before, after = model(**inputs), model(**changed)
+    assert not torch.equal(before.logits, after.logits)
+    assert not torch.equal(before.mass_preds, after.mass_preds)
+    del inputs["aux_values"]
+    with pytest.raises(ValueError, match=r"aux_values.*\(3, 2\).*none"):
+        model(**inputs)
+
+
+@every_model
+def test_save_and_load_is_exact(name, tmp_path):
+    model, inputs = make(name), batch()
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert type(loaded) is type(model)
+    assert type(AutoModel.from_pretrained(tmp_path)) is type(model.base_model)
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).logits, loaded(**inputs).logits)
+        assert torch.equal(model(**inputs).mass_preds, loaded(**inputs).mass_preds)
+
+
+@every_model
+def test_a_missing_key_is_initialised_as_in_a_fresh_model(name, tmp_path):
+    """`from_pretrained` builds on the meta device: what nobody initialises comes back as uninitialised memory."""
+    from safetensors.torch import load_file, save_file
+
+    model = make(name)
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    # transformers saves some backbones under older names; those weights are its own affair
+    ours = [key for key in weights if key in model.state_dict()]
+    assert len(ours) > 4
+    for key in ours:
+        kept = {other: tensor for other, tensor in weights.items() if other != key}
+        save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        torch.manual_seed(1)
+        parameter = AutoModelForImageClassification.from_pretrained(tmp_path).state_dict()[key]
+        fresh = make(name, seed=2).state_dict()[key]
+        assert parameter.float().isfinite().all(), key
+        # random weights of another seed share their spread, constants are equal
+        spread = max(fresh.float().std().item(), 1e-3) if fresh.numel() > 1 else 1e-3
+        assert abs(parameter.float().mean() - fresh.float().mean()) <= 6 * spread, key
+
+
+@every_model
+def test_bfloat16_is_finite_with_empty_and_hot_images(name):
+    model = make(name).train()
+    inputs = batch()
+    inputs["pixel_values"][0] = 0.0
+    inputs["pixel_values"][1] = 0.0
+    inputs["pixel_values"][1, 3, 20, 20] = 1e4
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(**inputs)
+    outputs.loss.backward()
+    assert outputs.logits.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["linearvit", "xcit"])
+@pytest.mark.parametrize("size", [(50, 50), (125, 125), (64, 96), (37, 53), (5, 5)])
+def test_any_height_and_width(name, size):
+    model = make(name)
+    outputs = model(**batch(2, size))
+    outputs.loss.backward()
+    assert outputs.logits.shape == (2, 2)
+
+
+@pytest.mark.parametrize("name", ["linearvit", "xcit"])
+@pytest.mark.parametrize("patch_size", [1, 2, 4, 5, 8])
+@pytest.mark.parametrize("token_stride", [1, 2])
+def test_stems(name, patch_size, token_stride):
+    model = make(name, patch_size=patch_size, token_stride=token_stride)
+    tokens = model.base_model(batch(1)["pixel_values"], output_hidden_states=True).hidden_states[0]
+    first = -(-50 // patch_size)
+    assert tokens.shape[1] == (-(-first // token_stride)) ** 2
+
+
+@pytest.mark.parametrize("name", ["linearvit", "xcit"])
+def test_gradient_checkpointing_changes_nothing(name):
+    gradients = []
+    for checkpointing in (False, True):
+        model = make(name).train()
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        model(**batch()).loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("name", ["linearvit", "xcit"])
+def test_drop_path_acts_in_training_alone(name):
+    model, plain = make(name, drop_path_rate=0.5), make(name)
+    inputs = batch()
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).logits, plain(**inputs).logits)
+        model.train(), plain.train()
+        torch.manual_seed(0)
+        assert not torch.equal(model(**inputs).logits, plain(**inputs).logits)
+
+
+@every_model
+def test_wrong_number_of_channels(name):
+    with pytest.raises(ValueError, match="channel"):
+        make(name)(**batch() | {"pixel_values": torch.zeros(3, 3, 50, 50)})
+
+
+@every_model
+def test_config_round_trip(name, tmp_path):
+    config = MODELS[name](channel_names=[f"layer{i}" for i in range(8)])
+    config.save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    expected, found = config.to_dict(), loaded.to_dict()
+    for fields in (expected, found):
+        fields.pop("_name_or_path")
+    assert found == expected
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == config.model_type
+
+
+@pytest.mark.parametrize(
+    ("config_class", "fields", "message"),
+    [
+        (LinearViTConfig, {"depths": [2, 2]}, "one entry per stage"),
+        (LinearViTConfig, {"hidden_sizes": [97]}, "attention heads"),
+        (LinearViTConfig, {"local_kernel_size": 6}, "odd"),
+        (XCiTConfig, {"hidden_size": 97}, "attention heads"),
+        (XCiTConfig, {"channel_names": ["a"]}, "8 channels"),
+        (XCiTConfig, {"mass_std": 0.0}, "positive"),
+        (XCiTConfig, {"image_size": [125]}, "height, width"),
+        (XCiTConfig, {"drop_path_rate": 1.0}, "drop_path_rate"),
+        (BaselineConfig, {"backbone_config": {"hidden_size": 3}}, "model_type"),
+        (BaselineConfig, {"backbone_config": BACKBONES["vit"] | {"image_size": 50}}, r"\(50, 50\)"),
+        (BaselineConfig, {"backbone_config": BACKBONES["resnet"] | {"num_channels": 3}}, "3 channels"),
+    ],
+)
+def test_bad_configurations_say_why(config_class, fields, message):
+    from huggingface_hub.errors import StrictDataclassClassValidationError
+
+    with pytest.raises((ValueError, StrictDataclassClassValidationError), match=message):
+        config_class(**fields)

@@ -1,0 +1,266 @@
+"""Files of each layout come back equal; bad ones give one clear error."""
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from samples import random_images, row_table
+
+from e2evit import E2EImageProcessor, load_e2e
+from e2evit.data import SCHEMAS, E2ECollator, training_statistics
+from e2evit.data.augment import eta_flip, phi_flip
+from e2evit.data.grid import ETA_EDGES, column_of, position_in_grid, window_centres
+from e2evit.data.sparse import dense_to_sparse, sparse_to_dense
+from e2evit.data.splits import assign_splits
+
+
+def write_labelled(path, images, **columns):
+    """The public layout: contiguous channels-last float32, labels of shape (N, 1)."""
+    with h5py.File(path, "w") as file:
+        file["jet"] = np.ascontiguousarray(np.moveaxis(images, 1, -1))
+        for name, column in columns.items():
+            file[name] = np.asarray(column, dtype=np.float32)[:, None]
+    return path
+
+
+def write_top_mass(path, images, columns, rows_per_group=1, dtype=np.float64):
+    """The public layout: three-level nested doubles, one jet a row group, snappy."""
+    nested = pa.array(images.astype(dtype).tolist())
+    pq.write_table(pa.table({"X_jet": nested} | columns), path, row_group_size=rows_per_group, compression="snappy")
+    return path
+
+
+def gather(dataset):
+    """All splits of a DatasetDict by event id."""
+    return {row["event_id"]: row for part in dataset.values() for row in part}
+
+
+def dense(row, name):
+    return sparse_to_dense(row["pixel_index"], row["pixel_value"], SCHEMAS[name].image_shape)
+
+
+@pytest.mark.parametrize("chunks", [None, (4, 125, 125, 8)], ids=["contiguous", "gzip"])
+def test_labelled_hdf5(tmp_path, chunks):
+    images, labels = random_images(70), np.arange(70) % 2
+    mass, pt = np.linspace(60, 200, 70), np.linspace(400, 1000, 70)
+    path = write_labelled(tmp_path / "set.h5", images, Y=labels, m=mass, pT=pt)
+    if chunks:
+        with h5py.File(path, "r+") as file:
+            jets = file["jet"][:]
+            del file["jet"]
+            file.create_dataset("jet", data=jets, chunks=chunks, compression="gzip")
+    found = gather(load_e2e("labelled", tmp_path, cache_dir=tmp_path / "cache"))
+    assert len(found) == 70
+    for number in range(70):
+        row = found[f"set.h5:{number}"]
+        assert np.array_equal(dense(row, "labelled"), images[number])
+        assert row["labels"] == labels[number]
+        assert row["mass_labels"] == np.float32(mass[number])
+        assert row["pt"] == np.float32(pt[number])
+        assert row["ieta"] is None
+
+
+def test_labelled_without_mass(tmp_path):
+    write_labelled(tmp_path / "set.h5", random_images(3), Y=[0, 1, 1])
+    rows = gather(load_e2e("labelled", tmp_path, cache_dir=tmp_path / "cache"))
+    assert all(row["mass_labels"] is None and row["pt"] is None for row in rows.values())
+
+
+@pytest.mark.parametrize(("rows_per_group", "dtype"), [(1, np.float64), (50, np.float32)])
+def test_top_mass_parquet(tmp_path, rows_per_group, dtype):
+    images = random_images(20)
+    columns = {"m": np.linspace(85, 500, 20), "pt": np.linspace(400, 1000, 20)}
+    columns |= {"iphi": np.arange(20.0), "ieta": np.arange(12.0, 32.0)}
+    write_top_mass(tmp_path / "top_gun_opendata_0.parquet", images, columns, rows_per_group, dtype)
+    found = gather(load_e2e("top_mass", tmp_path, cache_dir=tmp_path / "cache"))
+    for number in range(20):
+        row = found[f"top_gun_opendata_0.parquet:{number}"]
+        assert np.array_equal(dense(row, "top_mass"), images[number])
+        assert row["mass_labels"] == np.float32(columns["m"][number])
+        assert (row["ieta"], row["iphi"], row["labels"]) == (12 + number, number, None)
+
+
+def test_simulated_rows_and_splits(jets_dir, tmp_path):
+    dataset = load_e2e("simulated", jets_dir, cache_dir=tmp_path / "cache")
+    assert sum(map(len, dataset.values())) == 160
+    assert dataset["train"].features["labels"].names == ["qcd", "top"]
+    original = row_table(80, seed=1).to_pylist()
+    found = gather(dataset)
+    assert all(found[row["event_id"]] == row for row in original)
+    (only,) = [load_e2e("simulated", jets_dir, split="test", cache_dir=tmp_path / "cache")]
+    assert only["event_id"][:] == dataset["test"]["event_id"][:]
+
+
+def test_plain_load_dataset_reads_simulated_rows(jets_dir):
+    import datasets
+
+    plain = datasets.load_dataset(str(jets_dir))["train"]
+    assert len(plain) == 160
+    assert plain.features["labels"].names == ["qcd", "top"]
+
+
+def test_changed_files_are_read_again(tmp_path):
+    write_labelled(tmp_path / "set.h5", random_images(3), Y=[0, 1, 1])
+    assert len(gather(load_e2e("labelled", tmp_path, cache_dir=tmp_path / "cache"))) == 3
+    write_labelled(tmp_path / "set.h5", random_images(5), Y=[0, 1, 1, 0, 1])
+    assert len(gather(load_e2e("labelled", tmp_path, cache_dir=tmp_path / "cache"))) == 5
+
+
+def test_splits_are_stable_and_keep_events_together():
+    ids = [f"event-{i // 2}" for i in range(20000)]
+    splits = assign_splits(ids)
+    assert (splits[::2] == splits[1::2]).all()
+    assert (assign_splits(ids[::-1])[::-1] == splits).all()
+    # 20 000 rows of 10 000 events: a fraction's standard deviation is 0.5 % at most
+    for name, fraction in (("train", 0.7), ("validation", 0.1), ("test", 0.2)):
+        assert abs((splits == name).mean() - fraction) < 0.02
+
+
+BAD_LABELLED = {
+    "wrong shape": (
+        lambda p: write_labelled(p, random_images(3)[:, :7], Y=[0, 1, 1]),
+        r"\(8, 125, 125\).*\(7, 125, 125\)",
+    ),
+    "missing key": (lambda p: write_labelled(p, random_images(3)), "missing key 'Y'.*'jet'"),
+    "label": (lambda p: write_labelled(p, random_images(3), Y=[0, 1, 2]), r"row 2 has the label 2.*1 \(top\)"),
+    "fraction": (lambda p: write_labelled(p, random_images(3), Y=[0, 0.5, 1]), "not whole"),
+    "mass": (
+        lambda p: write_labelled(p, random_images(3), Y=[0, 1, 1], m=[80, 8e4, 90]),
+        "row 1 has a mass of 80000 GeV",
+    ),
+    "lengths": (lambda p: write_labelled(p, random_images(3), Y=[0, 1]), "2 rows and the images have 3"),
+    "html": (lambda p: p.write_text("<html>link expired</html>"), "not a readable HDF5"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_LABELLED)
+def test_bad_hdf5(tmp_path, kind):
+    write, message = BAD_LABELLED[kind]
+    write(tmp_path / "set.h5")
+    with pytest.raises(ValueError, match=f"set.h5.*{message}"):
+        load_e2e("labelled", tmp_path, cache_dir=tmp_path / "cache")
+
+
+def test_nan_pixel_names_row_and_channel(tmp_path):
+    images = random_images(70)
+    images[67, 3, 10, 10] = np.nan
+    write_labelled(tmp_path / "set.h5", images, Y=np.zeros(70))
+    with pytest.raises(ValueError, match=r"row 67 holds NaN.*ecal"):
+        load_e2e("labelled", tmp_path, cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("layout", ["hdf5", "nested_parquet", "rows"])
+def test_truncated_file(tmp_path, jets_dir, layout):
+    if layout == "hdf5":
+        name, path = "labelled", write_labelled(tmp_path / "set.h5", random_images(5), Y=np.zeros(5))
+    elif layout == "nested_parquet":
+        columns = {key: np.full(3, 300.0) for key in ("m", "pt", "iphi", "ieta")}
+        name, path = "top_mass", write_top_mass(tmp_path / "set.parquet", random_images(3), columns)
+    else:
+        name, path = "simulated", tmp_path / "set.parquet"
+        path.write_bytes((jets_dir / "part-0.parquet").read_bytes())
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=rf"{path.name}.*truncated"):
+        load_e2e(name, tmp_path, cache_dir=tmp_path / "cache")
+
+
+def test_bad_rows(tmp_path):
+    index, value = dense_to_sparse(random_images(4))
+    outside = pa.array([row if i != 2 else [125000] * len(row) for i, row in enumerate(index.to_pylist())], index.type)
+    infinite = pa.array(
+        [row if i != 2 else [np.inf] * len(row) for i, row in enumerate(value.to_pylist())], value.type
+    )
+    for replaced, message in (
+        ({"pixel_index": outside}, "row 2 has a pixel index"),
+        ({"pixel_value": infinite}, "row 2 holds NaN"),
+    ):
+        pq.write_table(
+            row_table(4, pixel_index=index, pixel_value=value).drop(list(replaced)), tmp_path / "missing.parquet"
+        )
+        with pytest.raises(ValueError, match="missing key"):
+            load_e2e("simulated", tmp_path, cache_dir=tmp_path / "cache")
+        (tmp_path / "missing.parquet").unlink()
+        pq.write_table(
+            row_table(4, **{"pixel_index": index, "pixel_value": value} | replaced), tmp_path / "set.parquet"
+        )
+        with pytest.raises(ValueError, match=message):
+            load_e2e("simulated", tmp_path, cache_dir=tmp_path / "cache")
+
+
+def test_unknown_names(tmp_path):
+    with pytest.raises(ValueError, match="'jets'; known ones: simulated"):
+        load_e2e("jets", tmp_path)
+    with pytest.raises(ValueError, match="split 'dev'"):
+        load_e2e("simulated", tmp_path, split="dev")
+    with pytest.raises(FileNotFoundError, match=r"no \*\.h5"):
+        load_e2e("labelled", tmp_path)
+    with pytest.raises(FileNotFoundError, match="not a folder"):
+        load_e2e("labelled", tmp_path / "nowhere")
+
+
+@settings(max_examples=50, deadline=None)
+@given(arrays(np.float32, (2, 3, 5, 7), elements=st.floats(-1e6, 1e6, width=32), fill=st.just(np.float32(0))))
+def test_sparse_round_trip(images):
+    index, value = dense_to_sparse(images)
+    for image, i, v in zip(images, index, value):
+        assert np.array_equal(sparse_to_dense(i.as_py(), v.as_py(), (3, 5, 7)), image)
+        assert i.as_py() == sorted(i.as_py())
+
+
+def test_flips_are_mirrors_that_change_the_right_sign():
+    names = list(SCHEMAS["simulated"].channel_names)
+    image = random_images(1)[0]
+    (index,), (value,) = (column.to_numpy(zero_copy_only=False) for column in dense_to_sparse(image[None]))
+    for flip, axis, signed in ((eta_flip, 1, "trk_dz"), (phi_flip, 2, "trk_d0")):
+        expected = np.flip(image, axis).copy()
+        expected[names.index(signed)] *= -1
+        flipped = flip(index, value, names, (125, 125))
+        assert np.array_equal(sparse_to_dense(*flipped, image.shape), expected)
+        assert np.array_equal(sparse_to_dense(*flip(*flipped, names, (125, 125)), image.shape), image)
+
+
+def test_collator(jets_dir, tmp_path):
+    train = load_e2e("simulated", jets_dir, split="train", cache_dir=tmp_path / "cache").with_format("numpy")
+    processor = E2EImageProcessor(SCHEMAS["simulated"].channel_names)
+    rows = train.__getitems__(list(range(8)))
+    batch = E2ECollator(processor)(rows)
+    assert batch["pixel_values"].shape == (8, 8, 125, 125)
+    assert batch["labels"].tolist() == [row["labels"] for row in rows]
+    # QCD has no heavy particle: its mass is unknown, and both ways of saying so agree
+    assert (batch["mass_labels"].isnan() == (batch["labels"] == 0)).all()
+    assert E2ECollator(processor, "jet_mass")(rows)["mass_labels"].isfinite().all()
+    flipping = E2ECollator(processor, flips=True)
+    first = flipping(rows)["pixel_values"]
+    flipping.seed(0)
+    assert first.equal(flipping(rows)["pixel_values"])
+    assert not first.equal(batch["pixel_values"])
+
+
+def test_training_statistics(jets_dir, tmp_path):
+    train = load_e2e("simulated", jets_dir, split="train", cache_dir=tmp_path / "cache")
+    found = training_statistics(train, (8, 125, 125), "jet_mass")
+    masses = np.array(train["jet_mass"])
+    assert found.mass_mean == pytest.approx(masses.mean(), rel=1e-5)
+    assert found.mass_std == pytest.approx(masses.std(), rel=1e-5)
+    values = np.concatenate([dense(row, "simulated")[3].ravel() for row in train])
+    assert found.channel_scale[3] == pytest.approx(np.median(values[values != 0]), rel=1e-5)
+
+
+def test_grid():
+    assert len(ETA_EDGES) == 281
+    assert (np.diff(ETA_EDGES) > 0).all()
+    np.testing.assert_allclose(ETA_EDGES, -ETA_EDGES[::-1], atol=1e-12)
+    # every fifth edge is one of the HCAL's (e.g. 1.83, 2.5), the barrel's are 0.087 apart
+    np.testing.assert_allclose(np.diff(ETA_EDGES[55:226:5]), 0.087, atol=1e-9)
+    assert {1.566, 1.83, 2.5, 3.0} <= set(ETA_EDGES[::5].round(6).tolist())
+    # crystal iphi = 1, column 0, covers [-10, -9) degrees
+    assert column_of(np.radians([-9.9, -9.1, -8.9, 349.1 - 360])).tolist() == [0, 0, 1, 359]
+    eta, phi = window_centres(28, 0)
+    row, column = position_in_grid(eta, phi)
+    assert np.floor(row).astype(int).tolist() == list(range(28 * 5 + 2 - 62, 28 * 5 + 2 + 63))
+    assert np.floor(column)[62] == 2
+    assert phi[1] - phi[0] == pytest.approx(np.radians(1))

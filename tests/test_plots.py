@@ -1,0 +1,44 @@
+"""Figures show what they were given."""
+
+import numpy as np
+import pytest
+from samples import row_table
+
+from e2evit.data import CHANNELS, SCHEMAS
+from e2evit.plots import event_display, mass_response, roc, save_figure
+
+
+@pytest.fixture
+def row():
+    return row_table(1).to_pylist()[0]
+
+
+def test_event_display_has_all_channels_with_axes_and_units(row, tmp_path):
+    figure = event_display(row, SCHEMAS["simulated"], "title")
+    titles = [axis.get_title() for axis in figure.axes]
+    assert [title for title in titles if title] == [channel.title for channel in CHANNELS.values()]
+    labels = {axis.get_ylabel() for axis in figure.axes}
+    assert {"GeV", "cm", "hits", r"$\eta$"} <= labels
+    path = save_figure(figure, tmp_path / "display")
+    assert path.stat().st_size > 10000
+    assert path.with_suffix(".pdf").exists()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_event_display_without_position(row):
+    figure = event_display(row | {"ieta": None, "iphi": None}, SCHEMAS["simulated"])
+    assert figure.axes[0].get_xlabel() == "column (phi)"
+
+
+def test_roc_and_response(tmp_path):
+    rng = np.random.default_rng(0)
+    labels, masses = rng.integers(0, 2, 500), rng.uniform(50, 200, 500)
+    figure = roc(labels, {"good": labels + rng.normal(0, 0.5, 500), "random": rng.random(500)})
+    assert [text.get_text().split(" (")[0] for text in figure.axes[0].get_legend().get_texts()] == [
+        "good",
+        "random",
+    ] * 1 + ["random"]
+    figure = mass_response(masses, {"exact": masses, "twice": 2 * masses})
+    exact, twice = (container[0].get_ydata() for container in figure.axes[0].containers)
+    np.testing.assert_allclose(exact, 1.0)
+    np.testing.assert_allclose(twice, 2.0)

@@ -1,0 +1,106 @@
+"""The house keeps its shape: imports point one way, every package is installed, the public names are these."""
+
+import ast
+import configparser
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import e2evit
+
+ROOT = Path(__file__).parents[1]
+SOURCES = [path for folder in ("src/e2evit", "modeling", "scripts") for path in sorted((ROOT / folder).rglob("*.py"))]
+# what a part may import of ours
+ALLOWED = {
+    "modeling": {"modeling"},
+    "conversion": {"modeling"},
+    "data": {"data"},
+    "metrics": {"metrics"},
+    "baselines": {"data"},
+    "evaluation": {"baselines", "data", "metrics"},
+    "simulation": {"simulation", "data"},
+    "training": {"training", "modeling", "data"},
+    "plots": {"data"},
+    "report": set(),
+}
+REMOTE_CODE_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "numpy", *sys.stdlib_module_names}
+
+
+def part_of(path: Path) -> str:
+    if path.is_relative_to(ROOT / "modeling"):
+        return "modeling"
+    relative = path.relative_to(ROOT / "src/e2evit")
+    return relative.parts[0].removesuffix(".py")
+
+
+def imports(path: Path):
+    """Absolute names of the modules that a file imports."""
+    package = (
+        ["e2evit", "modeling"]
+        if "modeling" in path.parts
+        else ["e2evit", *path.parent.relative_to(ROOT / "src/e2evit").parts]
+    )
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            yield ".".join([*base, *([node.module] if node.module else [])])
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if "scripts" not in p.parts], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_imports_point_down(path):
+    part = part_of(path)
+    if part == "__init__":
+        return
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("e2evit.")}
+    assert ours <= ALLOWED[part], f"{part} must not import {ours - ALLOWED[part]}"
+    if part != "simulation":
+        assert not {"pythia8mc", "fastjet"} & set(imports(path))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "modeling").glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_remote_code_is_self_contained(path):
+    """transformers follows relative imports by a regular expression: siblings by name, nothing else, even in prose."""
+    text = path.read_text()
+    outside = {name.split(".")[0] for name in imports(path) if not name.startswith("e2evit")}
+    assert outside <= REMOTE_CODE_MAY_IMPORT
+    assert not re.findall(r"^\s*(?:from \.+ import|from \.\.|import \.|from \.\w+\.)", text, re.MULTILINE)
+    for sibling in re.findall(r"^from \.(\w+) import", text, re.MULTILINE):
+        assert (ROOT / f"modeling/{sibling}.py").is_file()
+
+
+def test_every_package_is_installed():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    listed = set(setup["options"]["packages"].split())
+    found = {"e2evit"} | {f"e2evit.{path.parent.name}" for path in (ROOT / "src/e2evit").glob("*/__init__.py")}
+    assert listed == found | {"e2evit.modeling"}
+
+
+def test_public_api():
+    assert e2evit.__all__ == sorted(e2evit.__all__, key=lambda name: (name[0].islower(), name))
+    expected = {
+        f"{family}{suffix}"
+        for family in ("LinearViT", "XCiT")
+        for suffix in ("Config", "Model", "ForImageClassification")
+    }
+    expected |= {"BaselineConfig", "BaselineForImageClassification", "E2EImageProcessor", "E2EOutput"}
+    expected |= {"convert_reference", "load_e2e", "simulate", "train", "predict"}
+    assert set(e2evit.__all__) == expected
+    assert all(hasattr(e2evit, name) for name in e2evit.__all__)
+
+
+def test_files_stay_short():
+    long = {str(path.relative_to(ROOT)): n for path in SOURCES if (n := len(path.read_text().splitlines())) > 400}
+    assert not long
+
+
+def test_no_private_paths():
+    pattern = re.compile(r"/(?:root|home|work|tmp)/\w")
+    texts = [*SOURCES, *ROOT.glob("*.md"), *ROOT.glob("recipes/**/*.*"), *ROOT.glob("results/*.json")]
+    assert not [str(path) for path in texts if pattern.search(path.read_text())]
