@@ -51,7 +51,16 @@ def event_display(row: Mapping, schema: DatasetSchema, title: str = "") -> Figur
                 norm, colours = plt.Normalize(0, max(largest, 2)), "viridis_r"
             else:
                 norm, colours = LogNorm(max(largest * 1e-4, 1e-3), largest), "viridis_r"
-            drawn = axis.imshow(shown, origin="lower", extent=extent, aspect="auto", norm=norm, cmap=colours)
+            if np.count_nonzero(pixels) < 0.01 * pixels.size:
+                # single pixels of a 125 x 125 image would be too small to see
+                row_of, column_of = np.nonzero(pixels)
+                along = np.linspace(extent[0], extent[1], pixels.shape[1])[column_of]
+                across = np.linspace(extent[2], extent[3], pixels.shape[0])[row_of]
+                style = {"s": 16, "marker": "s", "edgecolors": "black", "linewidths": 0.3}
+                drawn = axis.scatter(along, across, c=pixels[row_of, column_of], norm=norm, cmap=colours, **style)
+                axis.set(xlim=extent[:2], ylim=extent[2:])
+            else:
+                drawn = axis.imshow(shown, origin="lower", extent=extent, aspect="auto", norm=norm, cmap=colours)
             bar = figure.colorbar(drawn, ax=axis, pad=0.02)
             bar.set_label(channel.unit, loc="center")
             bar.ax.tick_params(labelsize=11)

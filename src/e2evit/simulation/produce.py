@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -146,12 +147,20 @@ def simulate(
             path = output_dir / f"{process}-{shard:05d}-{size}.parquet"
             jobs.append((path, process, shard, size, settings))
     missing = [job for job in jobs if not job[0].exists()]
-    progress = tqdm(desc="Simulating", unit="jet", total=len(processes) * num_jets, smoothing=0, mininterval=1)
-    progress.update(sum(job[3] for job in jobs) - sum(job[3] for job in missing))
+    total = len(processes) * num_jets
+    found = total - sum(size for _, _, _, size, _ in missing)
+    start = time.perf_counter()
+    progress = tqdm(desc="Simulating", unit="jet", total=total, initial=found, smoothing=0, disable=None)
     # spawned, not forked: Pythia and the threads of numpy's libraries do not survive a fork
     with progress, ProcessPoolExecutor(num_proc, mp_context=get_context("spawn")) as pool:
+        made = 0
         for future in as_completed([pool.submit(_write_shard, *job) for job in missing]):
+            made += future.result()
             progress.update(future.result())
+            if progress.disable:  # no terminal: plain lines
+                rate = made / (time.perf_counter() - start)
+                left = (total - found - made) / rate
+                print(f"Simulated {found + made}/{total} jets, {rate:.0f} jets/s, {left:.0f} s left", flush=True)
     return output_dir
 
 
