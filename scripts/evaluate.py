@@ -3,6 +3,7 @@
 accelerate launch scripts/evaluate.py runs/xcit --data_dir data/jets --results results/xcit.json
 """
 
+import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(
 
 import numpy as np
 from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers.utils import cached_file
 
 from e2evit.data import E2ECollator, find_schema, load_e2e
 from e2evit.evaluation import baseline_predictions, measure, softmax, write_results
@@ -45,8 +47,9 @@ def main() -> None:
     predictors = baseline_predictions(dataset, arguments.split, schema, data_args.mass_column)
     predictors["model"] = (softmax(found["logits"])[:, -1], found["mass_preds"])
     targets = (found["labels"], found["mass_labels"])
+    run = cached_file(checkpoint, "run_info.json", _raise_exceptions_for_missing_entries=False)
     record = run_info(accelerator, dataset, accelerator.unwrap_model(model)) | {
-        "checkpoint": checkpoint,
+        "seed": json.loads(Path(run).read_text())["seed"] if run else None,
         "dataset": data_args.dataset_name,
         "split": arguments.split,
         "mass_column": data_args.mass_column,

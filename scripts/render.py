@@ -1,11 +1,12 @@
-"""Write the tables of the README from results/*.json.
+"""Write the README's table and the model cards from results/*.json.
 
 python scripts/render.py
 """
 
 from pathlib import Path
 
-from e2evit.report import render_readme
+from e2evit.hub.card import render_card
+from e2evit.report import read_results, render_readme
 
 ROOT = Path(__file__).parents[1]
 
@@ -13,6 +14,12 @@ ROOT = Path(__file__).parents[1]
 def main() -> None:
     readme = ROOT / "README.md"
     readme.write_text(render_readme(readme.read_text(), ROOT / "results"))
+    for model_type in ("linearvit", "xcit"):
+        results = ROOT / f"results/quickstart_{model_type}_nano_seed0.json"
+        (record,) = read_results([results]).values()
+        recipe, checkpoint = f"recipes/quickstart/{model_type}_nano.yaml", f"runs/quickstart/{model_type}_nano"
+        card = render_card(ROOT / "model_cards/TEMPLATE.md", record, model_type, recipe, checkpoint)
+        card.save(ROOT / f"model_cards/quickstart_{model_type}_nano.md")
 
 
 if __name__ == "__main__":

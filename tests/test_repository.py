@@ -24,6 +24,7 @@ ALLOWED = {
     "training": {"training", "modeling", "data"},
     "plots": {"data"},
     "report": set(),
+    "hub": {"hub", "data", "report"},
 }
 REMOTE_CODE_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "numpy", *sys.stdlib_module_names}
 

@@ -1,0 +1,79 @@
+"""Model cards from a template and a results file; no number of theirs is typed."""
+
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from e2evit.data import CHANNELS, find_schema
+from e2evit.report import results_table
+
+__all__ = ["render_card"]
+
+FAMILIES = {
+    "linearvit": (
+        "LinearViT (L²ViT)",
+        "Zheng, The Linear Attention Resurrection in Vision Transformer, arXiv 2501.16182",
+    ),
+    "xcit": ("XCiT", "El-Nouby et al., XCiT: Cross-Covariance Image Transformers, arXiv 2106.09681"),
+}
+HEADLINES = (
+    ("roc_auc", "ROC AUC", "image-classification"),
+    ("rejection_at_50", "background rejection at 50 % signal efficiency", "image-classification"),
+    ("mae_gev", "mass MAE [GeV]", "tabular-regression"),
+    ("relative_resolution", "relative mass resolution", "tabular-regression"),
+)
+
+
+def render_card(template: str | Path, record: dict, model_type: str, recipe: str, model_id: str) -> ModelCard:
+    """The card of one checkpoint.
+
+    Args:
+        template: Jinja file.
+        record: What `scripts/evaluate.py` wrote.
+        model_type: `"linearvit"` or `"xcit"`.
+        recipe: Path of the recipe within the repository.
+        model_id: Hub id or folder that the card's code loads.
+
+    Raises:
+        ValueError: for a `model_type` without a card.
+    """
+    if model_type not in FAMILIES:
+        raise ValueError(f"There is no card for {model_type!r}; known ones: {', '.join(FAMILIES)}.")
+    family, citation = FAMILIES[model_type]
+    schema, measured = find_schema(record["dataset"]), record["metrics"]["model"]
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        license="apache-2.0",
+        tags=["high-energy-physics", "cms", "jet-tagging", "mass-regression", "linear-attention", model_type],
+        model_name=model_id.rsplit("/", 1)[-1],
+        eval_results=[
+            EvalResult(
+                task_type=task,
+                dataset_type=record["dataset"],
+                dataset_name=f"e2evit {record['dataset']} ({record['split']})",
+                metric_type=key,
+                metric_name=name,
+                metric_value=round(measured[key], 4),
+            )
+            for key, name, task in HEADLINES
+        ],
+    )
+    return ModelCard.from_template(
+        data,
+        template_path=str(template),
+        title=data.model_name,
+        family=family,
+        citation=citation,
+        model_id=model_id,
+        recipe=recipe,
+        table=results_table({data.model_name: record}),
+        channels={name: CHANNELS[name] for name in schema.channel_names},
+        image_size=schema.image_size,
+        label_names=schema.label_names,
+        dataset_description=schema.description.rstrip("."),
+        mass_definition="particle-level mass of the jet"
+        if record["mass_column"] == "jet_mass"
+        else schema.mass_definition,
+        **{key: record[key] for key in ("dataset", "split", "mass_column", "data", "parameters", "seed")},
+    )
