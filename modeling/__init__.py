@@ -6,7 +6,13 @@ if __name__ == "modeling":
         "install the package (`pip install -e .`) and `import e2evit.modeling`."
     )
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
+)
 
 from .configuration_baseline import BaselineConfig
 from .configuration_e2e import E2EConfig
@@ -15,8 +21,9 @@ from .configuration_xcit import XCiTConfig
 from .image_processing_e2e import E2EImageProcessor
 from .modeling_baseline import BaselineForImageClassification, BaselineModel
 from .modeling_e2e import E2EModelOutput, E2EOutput
-from .modeling_linearvit import LinearViTForImageClassification, LinearViTModel
-from .modeling_xcit import XCiTForImageClassification, XCiTModel
+from .modeling_linearvit import LinearViTForImageClassification, LinearViTForMaskedImageModeling, LinearViTModel
+from .modeling_masked import E2EMaskedImageModelingOutput
+from .modeling_xcit import XCiTForImageClassification, XCiTForMaskedImageModeling, XCiTModel
 
 __all__ = [
     "BaselineConfig",
@@ -24,13 +31,16 @@ __all__ = [
     "BaselineModel",
     "E2EConfig",
     "E2EImageProcessor",
+    "E2EMaskedImageModelingOutput",
     "E2EModelOutput",
     "E2EOutput",
     "LinearViTConfig",
     "LinearViTForImageClassification",
+    "LinearViTForMaskedImageModeling",
     "LinearViTModel",
     "XCiTConfig",
     "XCiTForImageClassification",
+    "XCiTForMaskedImageModeling",
     "XCiTModel",
 ]
 
@@ -46,4 +56,10 @@ for _config, _model, _classifier in (
     _config.register_for_auto_class()
     _model.register_for_auto_class("AutoModel")
     _classifier.register_for_auto_class("AutoModelForImageClassification")
+for _config, _masked in (
+    (LinearViTConfig, LinearViTForMaskedImageModeling),
+    (XCiTConfig, XCiTForMaskedImageModeling),
+):
+    AutoModelForMaskedImageModeling.register(_config, _masked)
+    _masked.register_for_auto_class("AutoModelForMaskedImageModeling")
 E2EImageProcessor.register_for_auto_class("AutoImageProcessor")

@@ -5,6 +5,7 @@ Letters in shape comments, the same in every file: `B` batch, `C` detector chann
 """
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import nn
@@ -146,6 +147,7 @@ class ConvStem(nn.Module):
         is_power_of_two = config.patch_size > 0 and config.patch_size & (config.patch_size - 1) == 0
         strides = [2] * (config.patch_size.bit_length() - 1) if is_power_of_two else [config.patch_size]
         strides += [config.token_stride] if config.token_stride > 1 or not strides else []
+        self.total_stride = prod(strides)
         widths = [hidden_size >> (len(strides) - 1 - i) for i in range(len(strides))]
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
         for i, (in_width, width, stride) in enumerate(zip([config.num_channels, *widths], widths, strides)):
@@ -154,6 +156,10 @@ class ConvStem(nn.Module):
             padding = 0 if sees_one_patch else 1
             self.convs.append(nn.Conv2d(in_width, width, kernel_size, stride, padding, bias=bias))
             self.norms.append(nn.BatchNorm2d(width))
+
+    def grid_of(self, side: int) -> int:
+        """Tokens along a side of so many pixels."""
+        return -(-side // self.total_stride)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         check_pixel_values(pixel_values, self.num_channels)

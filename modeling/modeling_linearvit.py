@@ -23,8 +23,15 @@ from .modeling_e2e import (
     E2EPreTrainedModel,
     Mlp,
 )
+from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
 
-__all__ = ["LinearViTForImageClassification", "LinearViTModel", "LinearViTPreTrainedModel", "linear_attention"]
+__all__ = [
+    "LinearViTForImageClassification",
+    "LinearViTForMaskedImageModeling",
+    "LinearViTModel",
+    "LinearViTPreTrainedModel",
+    "linear_attention",
+]
 
 
 def linear_attention(query, key, value, denominator_floor):
@@ -232,8 +239,10 @@ class LinearViTPreTrainedModel(E2EPreTrainedModel):
 class LinearViTModel(LinearViTPreTrainedModel):
     """Stem, stages of alternating local and global blocks, layer norm, mean over tokens."""
 
-    def __init__(self, config):
+    def __init__(self, config, use_mask_token: bool = False):
         super().__init__(config)
+        self.initializer_range = config.initializer_range
+        self.mask_token = nn.Parameter(torch.empty(config.hidden_sizes[0])) if use_mask_token else None
         sizes = config.hidden_sizes
         self.downsample_layers = nn.ModuleList([LinearViTStem(config)])
         self.downsample_layers.extend(LinearViTDownsample(config, *pair) for pair in pairwise(sizes))
@@ -246,18 +255,26 @@ class LinearViTModel(LinearViTPreTrainedModel):
         self.norm = nn.LayerNorm(sizes[-1], eps=config.layer_norm_eps)
         self.post_init()
 
+    def reset_parameters(self):
+        if self.mask_token is not None:
+            init.trunc_normal_(self.mask_token, std=self.initializer_range)
+
     @can_return_tuple
-    def forward(self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None) -> E2EModelOutput:
-        """`pixel_values` `(B, C, H, W)` of any size; see [`E2EModelOutput`]."""
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> E2EModelOutput:
+        """`pixel_values` `(B, C, H, W)` of any size; `bool_masked_pos` `(B, N)` hides tokens of the stem's grid."""
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         collected = []
-        hidden_states = pixel_values
-        for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
-            hidden_states = downsample(hidden_states)
-            if output_hidden_states and i == 0:
-                collected.append(hidden_states.flatten(1, 2))
-            hidden_states = stage(hidden_states)
+        hidden_states = stem_tokens(self.downsample_layers[0], pixel_values, bool_masked_pos, self.mask_token)
+        if output_hidden_states:
+            collected.append(hidden_states.flatten(1, 2))
+        for i, stage in enumerate(self.stages):
+            hidden_states = stage(self.downsample_layers[i](hidden_states) if i else hidden_states)
             if output_hidden_states:
                 collected.append(hidden_states.flatten(1, 2))
         tokens = self.norm(hidden_states).flatten(1, 2)  # [B, N, D]
@@ -276,3 +293,19 @@ class LinearViTForImageClassification(LinearViTPreTrainedModel, E2EForImageClass
         self.linearvit = LinearViTModel(config)
         self.head = E2EHead(config, config.hidden_sizes[-1])
         self.post_init()
+
+
+class LinearViTForMaskedImageModeling(LinearViTPreTrainedModel, E2EForMaskedImageModeling):
+    """LinearViT with a linear decoder from the last stage to the pixels of each token."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.linearvit = LinearViTModel(config, use_mask_token=True)
+        stem = self.linearvit.downsample_layers[0].proj
+        self.stride = stem.total_stride * 2 ** (len(config.hidden_sizes) - 1)
+        self.decoder = nn.Linear(config.hidden_sizes[-1], 2 * config.num_channels * self.stride**2)
+        self.post_init()
+
+    @property
+    def stem(self):
+        return self.linearvit.downsample_layers[0]

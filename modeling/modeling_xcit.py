@@ -22,8 +22,15 @@ from .modeling_e2e import (
     E2EPreTrainedModel,
     Mlp,
 )
+from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
 
-__all__ = ["XCiTForImageClassification", "XCiTModel", "XCiTPreTrainedModel", "cross_covariance_attention"]
+__all__ = [
+    "XCiTForImageClassification",
+    "XCiTForMaskedImageModeling",
+    "XCiTModel",
+    "XCiTPreTrainedModel",
+    "cross_covariance_attention",
+]
 
 
 def cross_covariance_attention(query, key, value, temperature):
@@ -201,8 +208,9 @@ class XCiTPreTrainedModel(E2EPreTrainedModel):
 class XCiTModel(XCiTPreTrainedModel):
     """Stem, Fourier positions, cross-covariance blocks, class attention, layer norm."""
 
-    def __init__(self, config):
+    def __init__(self, config, use_mask_token: bool = False):
         super().__init__(config)
+        self.mask_token = nn.Parameter(torch.empty(config.hidden_size)) if use_mask_token else None
         self.initializer_range = config.initializer_range
         # the stride-2 convolutions of powers of two need no padding; a single patch convolution would drop pixels
         is_chain = config.patch_size & (config.patch_size - 1) == 0
@@ -218,13 +226,23 @@ class XCiTModel(XCiTPreTrainedModel):
 
     def reset_parameters(self):
         init.trunc_normal_(self.cls_token, std=self.initializer_range)
+        if self.mask_token is not None:
+            init.trunc_normal_(self.mask_token, std=self.initializer_range)
 
     @can_return_tuple
-    def forward(self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None) -> E2EModelOutput:
-        """`pixel_values` `(B, C, H, W)` of any size; the first of the returned tokens is the class token."""
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> E2EModelOutput:
+        """`pixel_values` `(B, C, H, W)` of any size; `bool_masked_pos` `(B, N)` hides tokens of the stem's grid.
+
+        The first of the returned tokens is the class token.
+        """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        hidden_states = self.patch_embed(pixel_values)
+        hidden_states = stem_tokens(self.patch_embed, pixel_values, bool_masked_pos, self.mask_token)
         height, width = hidden_states.shape[1:3]
         positions = self.pos_embed(height, width).permute(0, 2, 3, 1)
         hidden_states = (hidden_states + positions).flatten(1, 2)  # [B, N, D]
@@ -251,3 +269,18 @@ class XCiTForImageClassification(XCiTPreTrainedModel, E2EForImageClassification)
         self.xcit = XCiTModel(config)
         self.head = E2EHead(config, config.hidden_size)
         self.post_init()
+
+
+class XCiTForMaskedImageModeling(XCiTPreTrainedModel, E2EForMaskedImageModeling):
+    """XCiT with a linear decoder from the patch tokens to their pixels."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.xcit = XCiTModel(config, use_mask_token=True)
+        self.stride = self.stem.total_stride
+        self.decoder = nn.Linear(config.hidden_size, 2 * config.num_channels * self.stride**2)
+        self.post_init()
+
+    @property
+    def stem(self):
+        return self.xcit.patch_embed

@@ -9,13 +9,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
 from transformers import HfArgumentParser
 
 from e2evit.data import find_schema, load_e2e
-from e2evit.plots import event_display, mass_response, roc, save_figure
-from e2evit.report import read_results, results_table
+from e2evit.plots import event_display, save_figure
 
 MODELS = ("linearvit_nano", "xcit_nano")
 
@@ -59,27 +56,13 @@ def main() -> None:
             *("--results", files[-1]),
         )
 
-    records = read_results(files)
     dataset, schema = load_e2e("simulated", data, split="test"), find_schema("simulated")
-    predictions = {model: pq.read_table(file.with_suffix(".parquet")) for model, file in zip(MODELS, files)}
-    first = predictions[MODELS[0]]
-    labels, masses = first["labels"].to_numpy(), first["mass_labels"].to_numpy()
-    columns = {model: (table, "model") for model, table in predictions.items()} | {"image mass": (first, "image mass")}
-    shown = dataset[int(np.flatnonzero(labels == 1)[0])]
+    shown = dataset[dataset["labels"].index(1)]
     title = f"top jet, $p_T$ = {shown['pt']:.0f} GeV, m = {shown['jet_mass']:.0f} GeV"
-    figures = (
-        save_figure(event_display(shown, schema, title), folder / "figures/event_display"),
-        save_figure(
-            roc(labels, {k: t[f"{c} score"].to_numpy() for k, (t, c) in columns.items()}), folder / "figures/roc"
-        ),
-        save_figure(
-            mass_response(masses, {k: t[f"{c} mass"].to_numpy() for k, (t, c) in columns.items()}),
-            folder / "figures/mass_response",
-        ),
-    )
-    print(f"\nTest jets: {len(labels)}, simulated with Pythia 8 and a parametrised detector; 95 % intervals\n")
-    print(results_table(records))
-    print(f"\nFigures: {', '.join(map(str, figures))}")
+    display = save_figure(event_display(shown, schema, title), folder / "figures/event_display")
+    run(sys.executable, scripts / "compare.py", "--results", *files, "--figures", folder / "figures")
+    print(f"Wrote {display}")
+    print(f"\n{len(dataset)} test jets, simulated with Pythia 8 and a parametrised detector; 95 % intervals.")
     print(f"Took {(time.perf_counter() - start) / 60:.1f} minutes. Load a checkpoint with\n")
     print(
         f"""    from transformers import AutoImageProcessor, AutoModelForImageClassification

@@ -9,9 +9,11 @@ from .modeling import (
     E2EOutput,
     LinearViTConfig,
     LinearViTForImageClassification,
+    LinearViTForMaskedImageModeling,
     LinearViTModel,
     XCiTConfig,
     XCiTForImageClassification,
+    XCiTForMaskedImageModeling,
     XCiTModel,
 )
 from .simulation import simulate
@@ -26,9 +28,11 @@ __all__ = [
     "E2EOutput",
     "LinearViTConfig",
     "LinearViTForImageClassification",
+    "LinearViTForMaskedImageModeling",
     "LinearViTModel",
     "XCiTConfig",
     "XCiTForImageClassification",
+    "XCiTForMaskedImageModeling",
     "XCiTModel",
     "convert_reference",
     "load_e2e",

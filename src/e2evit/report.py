@@ -4,7 +4,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["read_results", "render_readme", "results_table"]
+import pyarrow.parquet as pq
+
+__all__ = ["read_predictions", "read_results", "render_readme", "results_table"]
 
 COLUMNS = (
     ("ROC AUC (95 %)", "roc_auc", ".3f"),
@@ -33,6 +35,25 @@ def read_results(paths: Sequence[str | Path]) -> dict[str, dict]:
                 f"{measured_on(records[first])} against {measured_on(records[name])}."
             )
     return records
+
+
+def read_predictions(paths: Sequence[str | Path]):
+    """Per-jet predictions that lie beside results.
+
+    Returns:
+        labels, masses [GeV], scores and predicted masses [GeV] by the name of the file, `image mass` added where
+        there is one.
+    """
+    tables = {Path(path).stem: pq.read_table(Path(path).with_suffix(".parquet")) for path in paths}
+    first = next(iter(tables.values()))
+    columns = {name: (table, "model") for name, table in tables.items()}
+    if "image mass mass" in first.column_names:
+        columns["image mass"] = (first, "image mass")
+    scores, masses = (
+        {name: table[f"{column} {kind}"].to_numpy() for name, (table, column) in columns.items()}
+        for kind in ("score", "mass")
+    )
+    return first["labels"].to_numpy(), first["mass_labels"].to_numpy(), scores, masses
 
 
 def results_table(records: dict[str, dict]) -> str:
