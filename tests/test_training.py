@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from samples import random_images
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from e2evit.data import find_schema, load_e2e
@@ -77,6 +80,27 @@ def test_learns_and_saves_a_folder_that_loads(run):
     assert info["data"]["train"]["rows"] > info["data"]["test"]["rows"] > 0
     assert info["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert not list(folder.glob("*incomplete*"))
+
+
+def test_trains_on_masses_without_classes(tmp_path):
+    """`top_mass` has no labels: they are null, and the classifier learns nothing, without a NaN."""
+    images = random_images(60)
+    columns = {key: np.linspace(100, 400, 60) for key in ("m", "pt")} | {
+        key: np.full(60, 20.0) for key in ("ieta", "iphi")
+    }
+    (tmp_path / "data").mkdir()
+    table = pa.table({"X_jet": pa.array(images.tolist())} | columns)
+    pq.write_table(table, tmp_path / "data/top.parquet", row_group_size=1)
+    (tmp_path / "model.json").write_text(json.dumps(MODEL))
+    data_args = DataArguments(dataset_name="top_mass", data_dir=str(tmp_path / "data"))
+    train_args = TrainArguments(output_dir=str(tmp_path / "run"), num_train_epochs=1, per_device_batch_size=16)
+    dataset = load_e2e("top_mass", tmp_path / "data", cache_dir=tmp_path / "cache")
+    model_args = ModelArguments(model_config=str(tmp_path / "model.json"))
+    model, processor = load_model(model_args, data_args, find_schema("top_mass"), dataset["train"])
+    history = train(Accelerator(cpu=True), model, dataset, processor, data_args, train_args)
+    assert history.epochs[0]["classification_loss"] == 0
+    assert history.epochs[0]["mass_loss"] > 0
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 def test_resuming_gives_the_same_weights(run, monkeypatch):

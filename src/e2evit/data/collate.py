@@ -29,8 +29,8 @@ class E2ECollator:
         if self.flips:
             rows = [self._flip(row) for row in rows]
         batch = dict(self.processor(rows, return_tensors="pt"))
-        labels = [-100 if row["labels"] is None else row["labels"] for row in rows]
-        masses = [np.nan if row[self.mass_column] is None else row[self.mass_column] for row in rows]
+        labels = [_known(row["labels"], -100) for row in rows]
+        masses = [_known(row[self.mass_column], np.nan) for row in rows]
         batch["labels"] = torch.tensor(np.array(labels, dtype=np.int64))
         batch["mass_labels"] = torch.tensor(np.array(masses, dtype=np.float32))
         return batch
@@ -41,3 +41,8 @@ class E2ECollator:
             if self.rng.random() < 0.5:
                 index, value = flip(index, value, self.processor.channel_names, self.processor.image_size)
         return row | {"pixel_index": index, "pixel_value": value}
+
+
+def _known(value, missing):
+    """`missing` for a null, which the formats of `datasets` give as `None` or as NaN."""
+    return missing if value is None or value != value else value
