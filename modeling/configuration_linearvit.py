@@ -24,6 +24,9 @@ class LinearViTConfig(E2EConfig):
         num_attention_heads (`tuple[int, ...]`): Attention heads of each stage.
         mlp_ratios (`tuple[float, ...]`): Hidden width of the MLP over the width of its stage.
         window_size (`int`): Side of a local-attention window, in tokens of that stage.
+        global_attention (`str`):
+            What the global blocks mix tokens with: `"relu_linear"` (the paper), `"softmax"` (the quadratic control),
+            `"xca"`, `"rala"`, `"mala"`, `"inline"`, `"focused"` or `"polaformer"`.
         local_kernel_size (`int`): Side of the depthwise kernels of the local concentration module (LCM).
         denominator_floor (`float`): Lower clamp of the linear-attention denominator; 100 in the authors' code.
         denominator_floor_per_token (`bool`):
@@ -42,6 +45,7 @@ class LinearViTConfig(E2EConfig):
     num_attention_heads: tuple[int, ...] | list[int] = (4,)
     mlp_ratios: tuple[float | int, ...] | list[float | int] = (4.0,)
     window_size: int = 5
+    global_attention: str = "relu_linear"
     local_kernel_size: int = 7
     denominator_floor: float | int = 0.5
     denominator_floor_per_token: bool = True
@@ -57,6 +61,11 @@ class LinearViTConfig(E2EConfig):
         for width, heads in zip(self.hidden_sizes, self.num_attention_heads):
             if width % heads:
                 raise ValueError(f"A stage of width {width} cannot be split into {heads} attention heads.")
+
+    def validate_global_attention(self):
+        known = ("relu_linear", "softmax", "xca", "rala", "mala", "inline", "focused", "polaformer")
+        if self.global_attention not in known:
+            raise ValueError(f"`global_attention` is one of {', '.join(known)}, got {self.global_attention!r}.")
 
     def validate_local_kernel(self):
         if self.local_kernel_size % 2 == 0:

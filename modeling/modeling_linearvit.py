@@ -14,6 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import can_return_tuple
 
 from .configuration_linearvit import LinearViTConfig
+from .modeling_attention import softmax_attention
 from .modeling_e2e import (
     ConvStem,
     DropPath,
@@ -24,46 +25,14 @@ from .modeling_e2e import (
     Mlp,
 )
 from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
+from .modeling_mixers import GLOBAL_ATTENTIONS, DepthwiseConv, split_heads
 
 __all__ = [
     "LinearViTForImageClassification",
     "LinearViTForMaskedImageModeling",
     "LinearViTModel",
     "LinearViTPreTrainedModel",
-    "linear_attention",
 ]
-
-
-def linear_attention(query, key, value, denominator_floor):
-    """φ(q_i) Σ_j φ(k_j) v_jᵀ / max(φ(q_i) · Σ_j φ(k_j), denominator_floor), φ = ReLU, at a cost linear in N.
-
-    `query`, `key`, `value` and the result have shape `(B, h, N, d)`; L2ViT equations 3 and 4, without the learned
-    scale. The normaliser is computed in float32 at least, whatever the autocast type.
-    """
-    query, key, num_tokens = query.relu(), key.relu(), key.shape[-2]
-    # a mean over tokens, not a sum: N cancels in the ratio, and float16 sums overflow at N = 625
-    key_value = key.transpose(-1, -2) @ (value / num_tokens)  # [B, h, d, d]
-    wide = torch.promote_types(query.dtype, torch.float32)
-    with torch.autocast(query.device.type, enabled=False):
-        key_sum = key.to(wide).sum(dim=-2).unsqueeze(-1)
-        denominator = (query.to(wide) @ key_sum).clamp(min=denominator_floor) / num_tokens  # [B, h, N, 1]
-    return (query @ key_value / denominator).to(value.dtype)
-
-
-def softmax_attention(query, key, value):
-    """softmax(q kᵀ / √d) v for `(B, h, N, d)`.
-
-    Plain matrix products: for the 25 to 49 tokens of a window the backward pass of PyTorch's fused CPU kernel takes
-    several times longer.
-    """
-    scores = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)
-    return scores.softmax(dim=-1).to(value.dtype) @ value
-
-
-def split_heads(qkv, num_heads):
-    """`(B, N, 3 D)` to query, key and value, each `(B, h, N, d)`."""
-    batch_size, num_tokens, width = qkv.shape
-    return qkv.view(batch_size, num_tokens, 3, num_heads, width // (3 * num_heads)).permute(2, 0, 3, 1, 4)
 
 
 def window_partition(hidden_states, side):
@@ -81,16 +50,6 @@ def window_merge(windows, side, height, width):
     rows, columns, hidden_size = -(-height // side), -(-width // side), windows.shape[-1]
     grid = windows.view(-1, rows, columns, side, side, hidden_size).transpose(2, 3)
     return grid.reshape(-1, rows * side, columns * side, hidden_size)[:, :height, :width]
-
-
-class DepthwiseConv(nn.Conv2d):
-    """A depthwise convolution that keeps the grid; `(B, H, W, D)` in and out."""
-
-    def __init__(self, hidden_size: int, kernel_size: int):
-        super().__init__(hidden_size, hidden_size, kernel_size, padding=kernel_size // 2, groups=hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return super().forward(hidden_states.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class ConditionalPositionEncoding(nn.Module):
@@ -117,31 +76,6 @@ class LinearViTWindowAttention(nn.Module):
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         context = softmax_attention(*split_heads(self.qkv(windows), self.num_heads))
         return self.proj(context.transpose(1, 2).reshape(windows.shape))
-
-
-class LinearViTGlobalAttention(nn.Module):
-    """Multi-head `linear_attention` over all tokens, with one learned temperature per head."""
-
-    def __init__(self, config, hidden_size: int, num_heads: int):
-        super().__init__()
-        self.num_heads, self.head_dim = num_heads, hidden_size // num_heads
-        self.denominator_floor = config.denominator_floor
-        self.denominator_floor_per_token = config.denominator_floor_per_token
-        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
-        self.proj = nn.Linear(hidden_size, hidden_size)
-        self.temperature = nn.Parameter(torch.empty(num_heads, 1, 1))
-        self.reset_parameters()
-
-    def reset_parameters(self):  # `_init_weights` calls it again: `from_pretrained` discards values set in `__init__`
-        init.constant_(self.temperature, self.head_dim**-0.5)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        batch_size, height, width, hidden_size = hidden_states.shape
-        num_tokens = height * width
-        floor = self.denominator_floor * (num_tokens if self.denominator_floor_per_token else 1)
-        qkv = self.qkv(hidden_states).view(batch_size, num_tokens, 3 * hidden_size)
-        context = linear_attention(*split_heads(qkv, self.num_heads), floor) * self.temperature
-        return self.proj(context.transpose(1, 2).reshape(hidden_states.shape))
 
 
 class LocalConcentration(nn.Module):
@@ -181,13 +115,13 @@ class LinearViTLocalBlock(GradientCheckpointingLayer):
 
 
 class LinearViTGlobalBlock(GradientCheckpointingLayer):
-    """Position encoding, linear attention, local concentration of the residual stream (equation 8), MLP."""
+    """Position encoding, global attention, local concentration of the residual stream (equation 8), MLP."""
 
     def __init__(self, config, hidden_size: int, num_heads: int, mlp_ratio: float, drop_path_rate: float):
         super().__init__()
         self.cpe1 = ConditionalPositionEncoding(hidden_size)
         self.norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.attn = LinearViTGlobalAttention(config, hidden_size, num_heads)
+        self.attn = GLOBAL_ATTENTIONS[config.global_attention](config, hidden_size, num_heads)
         self.norm3 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.local_mp = LocalConcentration(hidden_size, config.local_kernel_size)
         self.norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)

@@ -13,6 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import can_return_tuple
 
 from .configuration_xcit import XCiTConfig
+from .modeling_attention import cross_covariance_attention
 from .modeling_e2e import (
     ConvStem,
     DropPath,
@@ -29,23 +30,7 @@ __all__ = [
     "XCiTForMaskedImageModeling",
     "XCiTModel",
     "XCiTPreTrainedModel",
-    "cross_covariance_attention",
 ]
-
-
-def cross_covariance_attention(query, key, value, temperature):
-    """softmax(q̂ᵀ k̂ · τ) applied to the channels of v; q̂ and k̂ have unit length over the tokens (XCiT equation 1).
-
-    `query`, `key`, `value` and the result have shape `(B, N, h, d)`, `temperature` `(h, 1, 1)`; as in the authors'
-    code, and unlike the paper's equation, it multiplies. The d x d map and its norms are in float32 at least.
-    """
-    query, key, value = (x.permute(0, 2, 3, 1) for x in (query, key, value))  # each [B, h, d, N]
-    wide = torch.promote_types(query.dtype, torch.float32)
-    # the lengths divide the d x d map instead of the N x d inputs; 1e-12 is F.normalize's floor
-    query_norm = torch.linalg.vector_norm(query, dim=-1, keepdim=True, dtype=wide).clamp(min=1e-12)  # [B, h, d, 1]
-    key_norm = torch.linalg.vector_norm(key, dim=-1, dtype=wide).clamp(min=1e-12).unsqueeze(-2)  # [B, h, 1, d]
-    scores = (query @ key.transpose(-1, -2)).to(wide) / query_norm / key_norm * temperature
-    return (scores.softmax(dim=-1).to(value.dtype) @ value).permute(0, 3, 1, 2)
 
 
 def fourier_positions(height: int, width: int, num_frequencies: int, device) -> torch.Tensor:
@@ -98,7 +83,8 @@ class XCiTCrossCovarianceAttention(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         batch_size, num_tokens, hidden_size = hidden_states.shape
         qkv = self.qkv(hidden_states).view(batch_size, num_tokens, 3, self.num_heads, hidden_size // self.num_heads)
-        return self.proj(cross_covariance_attention(*qkv.unbind(2), self.temperature).reshape(hidden_states.shape))
+        context = cross_covariance_attention(*qkv.permute(2, 0, 3, 1, 4), self.temperature)  # [B, h, N, d]
+        return self.proj(context.transpose(1, 2).reshape(hidden_states.shape))
 
 
 class XCiTLocalPatchInteraction(nn.Module):

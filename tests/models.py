@@ -20,6 +20,17 @@ MODELS = {
     "linearvit": lambda **k: LinearViTConfig(
         hidden_sizes=[16, 32], depths=[2, 2], num_attention_heads=[2, 2], mlp_ratios=[2, 2], **SHARED | k
     ),
+    **{
+        f"linearvit_{mixer}": lambda mixer=mixer, **k: LinearViTConfig(
+            global_attention=mixer,
+            hidden_sizes=[16],
+            depths=[2],
+            num_attention_heads=[2],
+            mlp_ratios=[2],
+            **SHARED | k,
+        )
+        for mixer in ("softmax", "xca", "rala", "mala", "inline", "focused", "polaformer")
+    },
     "xcit": lambda **k: XCiTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, **SHARED | k),
     **{
         name: lambda backbone=backbone, **k: BaselineConfig(backbone_config=dict(backbone), **SHARED | k)

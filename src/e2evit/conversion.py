@@ -2,12 +2,19 @@
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from .modeling import LinearViTConfig, LinearViTForImageClassification, XCiTConfig, XCiTForImageClassification
 
-__all__ = ["convert_reference"]
+__all__ = ["adapt_stem", "convert_reference", "read_state_dict"]
+
+_STEM_KEYS = ("patch_embed.proj.0.0.weight", "downsample_layers.0.proj.proj.0.weight")
 
 # (pattern, replacement) from reference keys to ours; the first that matches wins
 _XCIT_KEYS = (
@@ -113,6 +120,44 @@ _PAPER_DEFAULTS = {
         "denominator_floor_per_token": False,
     },
 }
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a `.safetensors` file, or of a PyTorch file opened with `weights_only=True`.
+
+    Outer layers that training scripts add (`{"model": ...}`, `{"state_dict": ...}`) are opened.
+
+    Raises:
+        ValueError: for a file that is neither, that holds more than tensors, or that asks to run code.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as weights alone: {error}") from error
+    for outer in ("model", "state_dict"):
+        content = content.get(outer, content) if isinstance(content, dict) else content
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path} holds no state dict of tensors.")
+    return content
+
+
+def adapt_stem(state_dict: Mapping[str, Tensor], num_channels: int) -> dict[str, Tensor]:
+    """The state dict with a first convolution for `num_channels` detector layers instead of colours.
+
+    Each layer gets the mean of the colours' kernels times colours / layers, so that an image whose layers are all
+    equal is seen as a grey image was. A warm start, no more: layers differ by nature.
+
+    Raises:
+        KeyError: if there is no first convolution of a known name.
+    """
+    key = next((key for key in _STEM_KEYS if key in state_dict), None)
+    if key is None:
+        raise KeyError(f"The state dict has none of the first convolutions {', '.join(_STEM_KEYS)}.")
+    kernel = state_dict[key].sum(dim=1, keepdim=True) / num_channels
+    return {**state_dict, key: kernel.expand(-1, num_channels, -1, -1).clone()}
 
 
 def convert_reference(state_dict: Mapping[str, Tensor], model_type: str, **config):

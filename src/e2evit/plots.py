@@ -84,7 +84,8 @@ def roc(labels: np.ndarray, scores: Mapping[str, np.ndarray]) -> Figure:
             axis.plot(true_positive[passed], 1 / false_positive[passed], color=colour, label=f"{name} (AUC {auc:.3f})")
         efficiency = np.linspace(0.02, 1, 200)
         axis.plot(efficiency, 1 / efficiency, color="grey", linestyle=":", label="random")
-        axis.set(yscale="log", xlim=(0, 1), ylim=(1, None))
+        # two more decades leave room for the legend
+        axis.set(yscale="log", xlim=(0, 1), ylim=(1, 100 * np.sum(labels == 0)))
         axis.set(xlabel=r"Signal efficiency $\varepsilon_S$", ylabel=r"Background rejection $1/\varepsilon_B$")
         axis.legend()
         _label(axis)

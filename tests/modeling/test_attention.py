@@ -2,8 +2,21 @@
 
 import pytest
 import torch
-from e2evit.modeling.modeling_linearvit import linear_attention, softmax_attention, window_merge, window_partition
-from e2evit.modeling.modeling_xcit import cross_covariance_attention, fourier_positions
+from e2evit.modeling.modeling_attention import (
+    cross_covariance_attention,
+    focused_attention,
+    inline_attention,
+    linear_attention,
+    magnitude_aware_attention,
+    polarity_aware_attention,
+    rank_augmented_attention,
+    softmax_attention,
+)
+from e2evit.modeling.modeling_linearvit import window_merge, window_partition
+from e2evit.modeling.modeling_mixers import GLOBAL_ATTENTIONS
+from e2evit.modeling.modeling_xcit import fourier_positions
+
+from e2evit import LinearViTConfig
 
 
 def quadratic_attention(query, key, value, denominator_floor):
@@ -14,10 +27,10 @@ def quadratic_attention(query, key, value, denominator_floor):
 
 def authors_cross_covariance(query, key, value, temperature):
     """Normalise the inputs over the tokens, then multiply, as the paper's algorithm 1 does."""
-    query, key, value = (x.permute(0, 2, 3, 1) for x in (query, key, value))  # [B, h, d, N]
+    query, key, value = (x.transpose(-1, -2) for x in (query, key, value))  # [B, h, d, N]
     query, key = torch.nn.functional.normalize(query, dim=-1), torch.nn.functional.normalize(key, dim=-1)
     scores = query @ key.transpose(-1, -2) * temperature
-    return (scores.softmax(dim=-1) @ value).permute(0, 3, 1, 2)
+    return (scores.softmax(dim=-1) @ value).transpose(-1, -2)
 
 
 def compare(function, twin, *inputs):
@@ -46,7 +59,7 @@ def test_linear_attention(num_tokens, denominator_floor):
 @pytest.mark.parametrize("num_tokens", [3, 63, 625])
 def test_cross_covariance_attention(num_tokens):
     torch.manual_seed(0)
-    inputs = [draw(2, num_tokens, 3, 16) for _ in range(3)]
+    inputs = [draw(2, 3, num_tokens, 16) for _ in range(3)]
     compare(cross_covariance_attention, authors_cross_covariance, *inputs, draw(3, 1, 1))
 
 
@@ -54,6 +67,106 @@ def test_window_attention_equals_fused_kernel():
     torch.manual_seed(0)
     inputs = [draw(4, 3, 25, 16) for _ in range(3)]
     compare(softmax_attention, torch.nn.functional.scaled_dot_product_attention, *inputs)
+
+
+def quadratic_rala(query, key, value):
+    """Key re-weighting and attention as N x N weights that sum to one."""
+    query, key = torch.where(query > 0, query + 1, query.exp()), torch.where(key > 0, key + 1, key.exp())
+    alike = torch.einsum("bhd,bhjd->bhj", query.mean(2), key) / query.shape[-1] ** 0.5
+    weights = query @ key.transpose(-1, -2) * alike.softmax(-1)[:, :, None, :]
+    # the source's 1e-6 is beside a mean over tokens that is N times smaller than this sum of weights
+    return weights @ value / (weights.sum(-1, keepdim=True) + 1e-6)
+
+
+def quadratic_mala(query, key, value):
+    num_tokens, width = query.shape[-2:]
+    query, key = torch.where(query > 0, query + 1, query.exp()), torch.where(key > 0, key + 1, key.exp())
+    scores = query @ key.transpose(-1, -2) / num_tokens / width**0.5
+    z = scores.sum(-1, keepdim=True)
+    return (scores * (1 + 1 / (z + 1e-6)) - z / num_tokens) @ value
+
+
+def quadratic_inline(query, key, value):
+    num_tokens, width = query.shape[-2:]
+    scores = query @ key.transpose(-1, -2) / width**0.5
+    return ((scores + 1 - scores.mean(-1, keepdim=True)) / num_tokens) @ value
+
+
+def quadratic_focused(query, key, value):
+    def sharpen(x):
+        token = x.transpose(1, 2).flatten(2)  # [B, N, h d]
+        token = token.norm(dim=-1, keepdim=True) * token**3 / (token**3).norm(dim=-1, keepdim=True)
+        return token.unflatten(-1, (x.shape[1], -1)).transpose(1, 2)
+
+    scores = sharpen(query) @ sharpen(key).transpose(-1, -2) / query.shape[-2]
+    return scores @ value / (scores.sum(-1, keepdim=True) + 1e-6)
+
+
+def quadratic_polaformer(query, key, value, power):
+    def part(x):
+        return x.clamp(min=1e-12) ** power
+
+    like = part(query) @ part(key).transpose(-1, -2) + part(-query) @ part(-key).transpose(-1, -2)
+    unlike = part(query) @ part(-key).transpose(-1, -2) + part(-query) @ part(key).transpose(-1, -2)
+    halves = []
+    for scores, half in ((like, value[..., : value.shape[-1] // 2]), (unlike, value[..., value.shape[-1] // 2 :])):
+        scores = scores / query.shape[-2]
+        halves.append(scores @ half / (scores.sum(-1, keepdim=True) + 1e-6))
+    return torch.cat(halves, -1)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 63, 625])
+@pytest.mark.parametrize(
+    ("function", "twin"),
+    [
+        (rank_augmented_attention, quadratic_rala),
+        (magnitude_aware_attention, quadratic_mala),
+        (inline_attention, quadratic_inline),
+    ],
+)
+def test_newer_linear_attentions(function, twin, num_tokens):
+    torch.manual_seed(0)
+    compare(function, twin, *(draw(2, 3, num_tokens, 16) for _ in range(3)))
+
+
+@pytest.mark.parametrize("num_tokens", [1, 63, 625])
+def test_focused_attention(num_tokens):
+    torch.manual_seed(0)
+    positive = [(torch.rand(2, 3, num_tokens, 16, dtype=torch.float64) + 0.01).requires_grad_() for _ in range(2)]
+    compare(focused_attention, quadratic_focused, *positive, draw(2, 3, num_tokens, 16))
+
+
+@pytest.mark.parametrize("num_tokens", [1, 63, 625])
+def test_polarity_aware_attention(num_tokens):
+    torch.manual_seed(0)
+    power = (1 + 4 * torch.rand(3, 1, 16, dtype=torch.float64)).requires_grad_()
+    compare(polarity_aware_attention, quadratic_polaformer, *(draw(2, 3, num_tokens, 16) for _ in range(3)), power)
+
+
+@pytest.mark.parametrize("function", [rank_augmented_attention, magnitude_aware_attention, inline_attention])
+def test_weights_sum_to_one(function):
+    torch.manual_seed(0)
+    query, key = (torch.randn(1, 2, 50, 16, dtype=torch.float64) for _ in range(2))
+    ones = torch.ones(1, 2, 50, 16, dtype=torch.float64)
+    # the guards against a division by zero are 1e-6
+    torch.testing.assert_close(function(query, key, ones), ones, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", GLOBAL_ATTENTIONS)
+@pytest.mark.parametrize("grid", [(5, 5), (3, 7)])
+def test_mixer_modules(name, grid):
+    """Any grid, a gradient for every parameter, finite in bfloat16 with empty tokens."""
+    torch.manual_seed(0)
+    config = LinearViTConfig(global_attention=name)
+    module = GLOBAL_ATTENTIONS[name](config, 16, 2)
+    hidden_states = torch.randn(2, *grid, 16)
+    hidden_states[0] = 0.0
+    with torch.autocast("cpu", torch.bfloat16):
+        result = module(hidden_states)
+    assert result.shape == hidden_states.shape
+    assert result.isfinite().all()
+    result.float().square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in module.parameters())
 
 
 @pytest.mark.parametrize("shape", [(25, 25), (13, 13), (7, 12), (3, 2)])

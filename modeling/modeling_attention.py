@@ -1,0 +1,147 @@
+"""Attention as pure functions, each linear in the number of tokens but the softmax control.
+
+Shapes as everywhere: query, key, value and result `(B, h, N, d)` unless a docstring says otherwise. Feature maps are
+written φ, means are over tokens. Normalisers are in float32 at least, whatever the autocast type, and are means
+over tokens rather than sums: N cancels, and float16 sums overflow at N = 625.
+"""
+
+import torch
+from torch.nn import functional as F
+
+__all__ = [
+    "cross_covariance_attention",
+    "focused_attention",
+    "inline_attention",
+    "linear_attention",
+    "magnitude_aware_attention",
+    "polarity_aware_attention",
+    "rank_augmented_attention",
+    "softmax_attention",
+]
+
+
+def _widen(*tensors):
+    """The tensors in float32 at least."""
+    return tuple(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors)
+
+
+def _key_value(key, value):
+    """Mean over tokens of k vᵀ, `(B, h, d, d)`."""
+    return key.transpose(-1, -2) @ (value / key.shape[-2])
+
+
+def linear_attention(query, key, value, denominator_floor):
+    """φ(q_i) Σ_j φ(k_j) v_jᵀ / max(φ(q_i) · Σ_j φ(k_j), denominator_floor), φ = ReLU.
+
+    L2ViT (arXiv 2501.16182) equations 3 and 4, without the learned scale.
+    """
+    query, key = query.relu(), key.relu()
+    key_value = _key_value(key, value)
+    with torch.autocast(query.device.type, enabled=False):
+        wide_query, wide_key = _widen(query, key)
+        denominator = wide_query @ wide_key.sum(dim=-2).unsqueeze(-1)  # [B, h, N, 1]
+        denominator = denominator.clamp(min=denominator_floor) / key.shape[-2]
+    return (query @ key_value / denominator).to(value.dtype)
+
+
+def softmax_attention(query, key, value):
+    """softmax(q kᵀ / √d) v.
+
+    Plain matrix products: for the 25 to 49 tokens of a window the backward pass of PyTorch's fused CPU kernel takes
+    several times longer.
+    """
+    scores = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)
+    return scores.softmax(dim=-1).to(value.dtype) @ value
+
+
+def cross_covariance_attention(query, key, value, temperature):
+    """softmax(q̂ᵀ k̂ · τ) applied to the channels of v; q̂ and k̂ have unit length over the tokens.
+
+    XCiT (arXiv 2106.09681) equation 1; `temperature` `(h, 1, 1)` multiplies, as in the authors' code and unlike the
+    equation. The d x d map and its norms are in float32 at least.
+    """
+    query, key, value = (x.transpose(-1, -2) for x in (query, key, value))  # each [B, h, d, N]
+    wide = torch.promote_types(query.dtype, torch.float32)
+    # the lengths divide the d x d map instead of the N x d inputs; 1e-12 is F.normalize's floor
+    query_norm = torch.linalg.vector_norm(query, dim=-1, keepdim=True, dtype=wide).clamp(min=1e-12)  # [B, h, d, 1]
+    key_norm = torch.linalg.vector_norm(key, dim=-1, dtype=wide).clamp(min=1e-12).unsqueeze(-2)  # [B, h, 1, d]
+    scores = (query @ key.transpose(-1, -2)).to(wide) / query_norm / key_norm * temperature
+    return (scores.softmax(dim=-1).to(value.dtype) @ value).transpose(-1, -2)
+
+
+def rank_augmented_attention(query, key, value):
+    """Linear attention with keys re-weighted by their likeness to the mean query (RALA, CVPR 2025, arXiv 2411.07635).
+
+    k_j ← N softmax_j(φ(q)-mean · φ(k_j) / √d) φ(k_j); result φ(q) Σ k_j v_jᵀ / φ(q) · Σ k_j, φ = ELU + 1.
+    """
+    num_tokens, width = key.shape[-2:]
+    with torch.autocast(query.device.type, enabled=False):
+        query, key, value_wide = _widen(query, key, value)
+        query, key = F.elu(query) + 1, F.elu(key) + 1
+        scores = query.mean(dim=-2, keepdim=True) @ key.transpose(-1, -2) * width**-0.5  # [B, h, 1, N]
+        key = num_tokens * scores.softmax(dim=-1).transpose(-1, -2) * key
+        denominator = query @ key.mean(dim=-2).unsqueeze(-1) + 1e-6
+        return (query @ _key_value(key, value_wide) / denominator).to(value.dtype)
+
+
+def magnitude_aware_attention(query, key, value):
+    """Linear attention that keeps the length of the query (MALA, ICCV 2025, arXiv 2507.00698).
+
+    φ(q) · φ(k_j) (1 + 1/z) / (N √d) - z / N as weights, z = φ(q) · mean φ(k) / √d, φ = ELU + 1. They sum to one and
+    may be negative.
+    """
+    width = key.shape[-1]
+    with torch.autocast(query.device.type, enabled=False):
+        query, key, value_wide = _widen(query, key, value)
+        query, key = (F.elu(query) + 1) * width**-0.5, F.elu(key) + 1
+        z = query @ key.mean(dim=-2).unsqueeze(-1)  # [B, h, N, 1]
+        mean_value = value_wide.mean(dim=-2, keepdim=True)
+        return (query @ _key_value(key, value_wide) * (1 + 1 / (z + 1e-6)) - z * mean_value).to(value.dtype)
+
+
+def inline_attention(query, key, value):
+    """Injective linear attention, normalised by subtraction (InLine, NeurIPS 2024, arXiv 2412.06590).
+
+    q · k_j / (N √d) + (1 - q · mean k / √d) / N as weights: they sum to one without a division, and may be negative.
+    """
+    query = query * key.shape[-1] ** -0.5
+    mean_key, mean_value = key.mean(dim=-2).unsqueeze(-1), value.mean(dim=-2, keepdim=True)
+    return (query @ _key_value(key, value) + (1 - query @ mean_key) * mean_value).to(value.dtype)
+
+
+def focused_attention(query, key, value, power: int = 3):
+    """Linear attention with a feature map that sharpens directions (FLatten, ICCV 2023, arXiv 2308.00442).
+
+    φ(x) = |x| x^p / |x^p| elementwise in the power; `query` and `key` must be positive. The lengths are those of the
+    whole token, all heads together.
+    """
+
+    def sharpen(x):
+        powered = x**power
+        length, powered_length = (y.square().sum(dim=(1, 3), keepdim=True).sqrt() for y in (x, powered))
+        return powered * length / powered_length.clamp(min=1e-12)
+
+    with torch.autocast(query.device.type, enabled=False):
+        query, key, value_wide = _widen(query, key, value)
+        query, key = sharpen(query), sharpen(key)
+        denominator = query @ key.mean(dim=-2).unsqueeze(-1) + 1e-6
+        return (query @ _key_value(key, value_wide) / denominator).to(value.dtype)
+
+
+def polarity_aware_attention(query, key, value, power):
+    """Positive and negative parts of query and key, paired by sign (PolaFormer, ICLR 2025, arXiv 2501.15061).
+
+    Like signs act on the first half of v, unlike signs on the second; parts are raised to `power` `(h, 1, d)` and each
+    half is normalised by its own sum.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        query, key, value_wide, power = _widen(query, key, value, power)
+        # a zero keeps a finite gradient under powers that are not whole
+        parts = [[(s * x).clamp(min=1e-12) ** power for s in (1, -1)] for x in (query, key)]
+        keys = torch.cat(parts[1], dim=-1)  # [B, h, N, 2 d]
+        halves = []
+        for order, half in zip(((0, 1), (1, 0)), value_wide.chunk(2, dim=-1)):
+            queries = torch.cat([parts[0][i] for i in order], dim=-1)
+            denominator = queries @ keys.mean(dim=-2).unsqueeze(-1) + 1e-6
+            halves.append(queries @ _key_value(keys, half) / denominator)
+        return torch.cat(halves, dim=-1).to(value.dtype)
