@@ -59,15 +59,17 @@ class GlobalAttention(nn.Module):
     def mix(self, query, key, value):
         raise NotImplementedError("A subclass says how tokens are mixed.")
 
+    def enhance(self, context, value, hidden_states):
+        """What the paper adds to the mixed tokens; `value` and `hidden_states` on the grid, `(B, H, W, D)`."""
+        if self.lepe is not None:
+            context = context + self.lepe(value)
+        return context if self.gate is None else context * self.gate(hidden_states)
+
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         qkv = self.qkv(hidden_states)
-        query, key, value = split_heads(qkv.flatten(1, 2), self.num_heads)
-        context = self.mix(query, key, value).transpose(1, 2).reshape(hidden_states.shape)
-        if self.lepe is not None:
-            context = context + self.lepe(qkv.chunk(3, dim=-1)[2])
-        if self.gate is not None:
-            context = context * self.gate(hidden_states)
-        return self.proj(context)
+        mixed = self.mix(*split_heads(qkv.flatten(1, 2), self.num_heads))
+        context = mixed.transpose(1, 2).reshape(hidden_states.shape)
+        return self.proj(self.enhance(context, qkv.chunk(3, dim=-1)[2], hidden_states))
 
 
 class ReluLinearAttention(GlobalAttention):
@@ -140,15 +142,12 @@ class InlineAttention(GlobalAttention):
     def mix(self, query, key, value):
         return inline_attention(query, key, value)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        batch_size, _, _, hidden_size = hidden_states.shape
-        qkv = self.qkv(hidden_states)
-        query, key, value = split_heads(qkv.flatten(1, 2), self.num_heads)
-        context = self.mix(query, key, value).transpose(1, 2).reshape(hidden_states.shape)
+    def enhance(self, context, value, hidden_states):
+        batch_size, height, width, hidden_size = hidden_states.shape
         kernels = self.kernels(hidden_states.mean(dim=(1, 2))).view(batch_size * hidden_size, 1, 3, 3)
-        image = qkv.chunk(3, dim=-1)[2].permute(0, 3, 1, 2).flatten(0, 1)[None]  # [1, B D, H, W]
+        image = value.permute(0, 3, 1, 2).flatten(0, 1)[None]  # [1, B D, H, W]
         local = F.conv2d(image, kernels, padding=1, groups=batch_size * hidden_size)
-        return self.proj(context + local.view(batch_size, hidden_size, *hidden_states.shape[1:3]).permute(0, 2, 3, 1))
+        return context + local.view(batch_size, hidden_size, height, width).permute(0, 2, 3, 1)
 
 
 class FocusedAttention(GlobalAttention):
