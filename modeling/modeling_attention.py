@@ -5,6 +5,8 @@ written φ, means are over tokens. Normalisers are in float32 at least, whatever
 over tokens rather than sums: N cancels, and float16 sums overflow at N = 625.
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch.nn import functional as F
 
@@ -25,6 +27,14 @@ def _widen(*tensors):
     return tuple(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors)
 
 
+def _no_autocast(tensor):
+    """Full precision inside an autocast region; the meta device knows no autocast."""
+    device_type = tensor.device.type
+    return (
+        torch.autocast(device_type, enabled=False) if torch.amp.is_autocast_available(device_type) else nullcontext()
+    )
+
+
 def _key_value(key, value):
     """Mean over tokens of k vᵀ, `(B, h, d, d)`."""
     return key.transpose(-1, -2) @ (value / key.shape[-2])
@@ -37,7 +47,7 @@ def linear_attention(query, key, value, denominator_floor):
     """
     query, key = query.relu(), key.relu()
     key_value = _key_value(key, value)
-    with torch.autocast(query.device.type, enabled=False):
+    with _no_autocast(query):
         wide_query, wide_key = _widen(query, key)
         denominator = wide_query @ wide_key.sum(dim=-2).unsqueeze(-1)  # [B, h, N, 1]
         denominator = denominator.clamp(min=denominator_floor) / key.shape[-2]
@@ -75,7 +85,7 @@ def rank_augmented_attention(query, key, value):
     k_j ← N softmax_j(φ(q)-mean · φ(k_j) / √d) φ(k_j); result φ(q) Σ k_j v_jᵀ / φ(q) · Σ k_j, φ = ELU + 1.
     """
     num_tokens, width = key.shape[-2:]
-    with torch.autocast(query.device.type, enabled=False):
+    with _no_autocast(query):
         query, key, value_wide = _widen(query, key, value)
         query, key = F.elu(query) + 1, F.elu(key) + 1
         scores = query.mean(dim=-2, keepdim=True) @ key.transpose(-1, -2) * width**-0.5  # [B, h, 1, N]
@@ -91,7 +101,7 @@ def magnitude_aware_attention(query, key, value):
     may be negative.
     """
     width = key.shape[-1]
-    with torch.autocast(query.device.type, enabled=False):
+    with _no_autocast(query):
         query, key, value_wide = _widen(query, key, value)
         query, key = (F.elu(query) + 1) * width**-0.5, F.elu(key) + 1
         z = query @ key.mean(dim=-2).unsqueeze(-1)  # [B, h, N, 1]
@@ -121,7 +131,7 @@ def focused_attention(query, key, value, power: int = 3):
         length, powered_length = (y.square().sum(dim=(1, 3), keepdim=True).sqrt() for y in (x, powered))
         return powered * length / powered_length.clamp(min=1e-12)
 
-    with torch.autocast(query.device.type, enabled=False):
+    with _no_autocast(query):
         query, key, value_wide = _widen(query, key, value)
         query, key = sharpen(query), sharpen(key)
         denominator = query @ key.mean(dim=-2).unsqueeze(-1) + 1e-6
@@ -134,7 +144,7 @@ def polarity_aware_attention(query, key, value, power):
     Like signs act on the first half of v, unlike signs on the second; parts are raised to `power` `(h, 1, d)` and each
     half is normalised by its own sum.
     """
-    with torch.autocast(query.device.type, enabled=False):
+    with _no_autocast(query):
         query, key, value_wide, power = _widen(query, key, value, power)
         # a zero keeps a finite gradient under powers that are not whole
         parts = [[(s * x).clamp(min=1e-12) ** power for s in (1, -1)] for x in (query, key)]

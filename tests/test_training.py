@@ -130,6 +130,20 @@ def test_only_the_newest_complete_state_stays(run):
     assert [path.name for path in (folder / "state").iterdir()] == ["epoch-00002"]
 
 
+def test_starting_anew_forgets_the_old_state(run, monkeypatch):
+    from e2evit.training import loop
+
+    _, _, folder = run()
+
+    def killed(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "_train_epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(overwrite_output_dir=True)
+    assert latest_state(folder / "state") is None
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(run, monkeypatch):
     from e2evit.modeling import modeling_e2e
 

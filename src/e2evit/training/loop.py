@@ -1,6 +1,7 @@
 """The two loops: train and predict."""
 
 import logging
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +102,8 @@ def train(
     if train_args.resume_from_checkpoint and (state := latest_state(folder)):
         accelerator.load_state(str(state))
         logger.info(f"Resuming after epoch {len(history.epochs)} from {state}")
+    elif accelerator.is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that this one overwrites: not to be resumed by mistake
 
     constant = constant_baselines(dataset, data_args.mass_column)
     logger.info(f"A constant would reach on validation: {_describe(constant)}")

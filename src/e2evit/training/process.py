@@ -45,7 +45,8 @@ def start_accelerator(mixed_precision: str = "auto", gradient_accumulation_steps
     if on_cpu:
         # `accelerate launch` sets OMP_NUM_THREADS=1 unless told otherwise, which leaves the other cores idle
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_processes))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        torch.set_num_threads(max(1, cores // local_processes))
     is_main = accelerator.is_main_process
     if not (is_main and sys.stderr.isatty()):
         datasets.disable_progress_bars()
@@ -62,6 +63,6 @@ def start_accelerator(mixed_precision: str = "auto", gradient_accumulation_steps
 
 def _computes_in_bf16(on_cpu: bool) -> bool:
     """Whether bfloat16 is native; emulated, autocast is slower than float32."""
-    if on_cpu:
-        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if on_cpu:  # oneDNN also accepts bfloat16 where it has to emulate it
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return is_torch_bf16_gpu_available()
