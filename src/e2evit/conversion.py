@@ -42,6 +42,24 @@ def _rename(key: str, patterns: tuple[tuple[str, str | Callable], ...]) -> str:
     return re.sub(r"(0\.proj\.(?:convs|norms))\.([0134])\.", lambda m: f"{m[1]}.{int(m[2]) // 3}.", key)
 
 
+# from our keys back to those of timm and of the L2ViT authors, for messages
+_REFERENCE_KEYS = (
+    (r"^(xcit|linearvit)\.", ""),
+    (r"^head\.classifier\.", "head."),
+    (r"^patch_embed\.convs\.(\d+)", lambda m: f"patch_embed.proj.{2 * int(m[1])}.0"),
+    (r"^patch_embed\.norms\.(\d+)", lambda m: f"patch_embed.proj.{2 * int(m[1])}.1"),
+    (r"^(downsample_layers\.0\.proj)\.convs\.(\d)", lambda m: f"{m[1]}.proj.{3 * int(m[2])}"),
+    (r"^(downsample_layers\.0\.proj)\.norms\.(\d)", lambda m: f"{m[1]}.proj.{3 * int(m[2]) + 1}"),
+    (r"\.cpe(\d)\.", lambda m: f".cpe.{int(m[1]) - 1}."),
+)
+
+
+def _reference_name(key: str) -> str:
+    for pattern, replacement in _REFERENCE_KEYS:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
 def _split_class_attention(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The XCiT authors fuse query, key and value of class attention; timm, like us, does not."""
     result = {}
@@ -86,13 +104,13 @@ def _infer_linearvit(state_dict: Mapping[str, Tensor]) -> dict:
     num_stages = _count(state_dict, r"stages\.(\d+)\.")
     norms = [_need(state_dict, f"stages.{i}.0.norm1.weight") for i in range(num_stages)]
     hidden_sizes = [len(norm) for norm in norms]
-    temperatures = [state_dict.get(f"stages.{i}.1.attn.temperature") for i in range(num_stages)]
+    depths = [_count(state_dict, rf"stages\.{i}\.(\d+)\.") for i in range(num_stages)]
     config = {
         "num_channels": _need(state_dict, "downsample_layers.0.proj.proj.0.weight").shape[1],
         "patch_size": 4,
         "token_stride": 1,
         "hidden_sizes": hidden_sizes,
-        "depths": [_count(state_dict, rf"stages\.{i}\.(\d+)\.") for i in range(num_stages)],
+        "depths": depths,
         "mlp_ratios": [
             len(_need(state_dict, f"stages.{i}.0.mlp.fc1.weight")) / hidden_sizes[i] for i in range(num_stages)
         ],
@@ -101,8 +119,9 @@ def _infer_linearvit(state_dict: Mapping[str, Tensor]) -> dict:
         ),
     }
     # a stage of one block is local attention alone, and no shape of it tells the number of heads
-    if all(temperature is not None for temperature in temperatures):
-        config["num_attention_heads"] = [len(temperature) for temperature in temperatures]
+    if min(depths) > 1:
+        temperatures = [f"stages.{i}.1.attn.temperature" for i in range(num_stages)]
+        config["num_attention_heads"] = [len(_need(state_dict, key)) for key in temperatures]
     return config
 
 
@@ -197,11 +216,13 @@ def convert_reference(state_dict: Mapping[str, Tensor], model_type: str, **confi
     model = model_class(config_class(**(_PAPER_DEFAULTS[model_type] | inferred | config)))
     sources = {_rename(key, patterns): key for key in state_dict}
     renamed = {ours: state_dict[theirs] for ours, theirs in sources.items()}
-    missing, unexpected = model.load_state_dict(renamed, strict=False)
-    missing = [key for key in missing if ".mass_" not in key and ".aux_" not in key]
-    if missing or unexpected:
-        leftover = [sources[key] for key in unexpected]
+    ours = [key for key in model.state_dict() if ".mass_" not in key and ".aux_" not in key]
+    missing = [_reference_name(key) for key in ours if key not in renamed]
+    left_over = [source for key, source in sources.items() if key not in ours]
+    if missing or left_over:
         raise KeyError(
-            f"The state dict does not fit: missing (our names) {missing}, left over (its names) {leftover}."
+            f"The state dict does not fit the {model_type} that its shapes describe: "
+            f"missing {missing}, left over {left_over}."
         )
+    model.load_state_dict(renamed, strict=False)  # without the mass branch
     return model.eval()
