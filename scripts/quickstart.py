@@ -21,6 +21,7 @@ MODELS = ("linearvit_nano", "xcit_nano")
 class QuickstartArguments:
     output_dir: str = field(default="runs/quickstart", metadata={"help": "Data, checkpoints and figures."})
     results_dir: str = field(default="results", metadata={"help": "Metrics and per-jet predictions."})
+    results_prefix: str = field(default="", metadata={"help": "quickstart_seedN_ for those the README is made of."})
     num_jets: int = field(default=3000, metadata={"help": "Jets of each class."})
     num_proc: int = field(default=2, metadata={"help": "Processes of the simulation."})
     seed: int = field(default=0, metadata={"help": "Of the simulation and of the training."})
@@ -45,7 +46,7 @@ def main() -> None:
     )
     files = []
     for model in MODELS:
-        files.append(results / f"quickstart_{model}_seed{arguments.seed}.json")
+        files.append(results / f"{arguments.results_prefix}{model}.json")
         run(
             *(*launch, scripts / "train.py", f"recipes/quickstart/{model}.yaml", "--data_dir", data),
             *("--output_dir", folder / model, "--seed", arguments.seed, "--overwrite_output_dir"),

@@ -15,7 +15,7 @@ def main() -> None:
     readme = ROOT / "README.md"
     readme.write_text(render_readme(readme.read_text(), ROOT / "results"))
     for model_type in ("linearvit", "xcit"):
-        results = ROOT / f"results/quickstart_{model_type}_nano_seed0.json"
+        results = ROOT / f"results/quickstart_seed0_{model_type}_nano.json"
         (record,) = read_results([results]).values()
         recipe, checkpoint = f"recipes/quickstart/{model_type}_nano.yaml", f"runs/quickstart/{model_type}_nano"
         card = render_card(ROOT / "model_cards/TEMPLATE.md", record, model_type, recipe, checkpoint)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize("model_type", ["linearvit", "xcit"])
 def test_committed_card_is_what_its_results_render_to(model_type):
     name = f"quickstart_{model_type}_nano"
-    record = json.loads((ROOT / f"results/{name}_seed0.json").read_text())
+    record = json.loads((ROOT / f"results/quickstart_seed0_{model_type}_nano.json").read_text())
     recipe, checkpoint = f"recipes/quickstart/{model_type}_nano.yaml", f"runs/quickstart/{model_type}_nano"
     assert (ROOT / recipe).is_file()
     card = render_card(ROOT / "model_cards/TEMPLATE.md", record, model_type, recipe, checkpoint)

@@ -65,17 +65,15 @@ def results_table(records: dict[str, dict]) -> str:
 
 def render_readme(text: str, results: Path) -> str:
     """`text` with the table between its markers written anew from the quickstart's records in `results`."""
-    seeds = sorted({path.stem.rsplit("_seed", 1)[1] for path in results.glob("quickstart_*_seed*.json")}, key=int)
     rows = []
-    for seed in seeds:
-        records = read_results(sorted(results.glob(f"quickstart_*_seed{seed}.json")))
-        for name, record in records.items():
-            rows.append(
-                (f"{name.removeprefix('quickstart_').rsplit('_seed', 1)[0]}, seed {seed}", record["metrics"]["model"])
-            )
-        for name, metrics in next(iter(records.values()))["metrics"].items():
-            if name != "model":
-                rows.append((f"{name}, seed {seed}", metrics))
+    for seed in sorted(
+        {int(path.stem.split("_")[1].removeprefix("seed")) for path in results.glob("quickstart_*.json")}
+    ):
+        prefix = f"quickstart_seed{seed}_"
+        records = read_results(sorted(results.glob(f"{prefix}*.json")))
+        metrics = {name.removeprefix(prefix): record["metrics"]["model"] for name, record in records.items()}
+        metrics |= {k: v for k, v in next(iter(records.values()))["metrics"].items() if k != "model"}
+        rows += [(f"{name}, seed {seed}", values) for name, values in metrics.items()]
     start, end = (
         "<!-- quickstart table: rendered from results/*.json by scripts/render.py -->",
         "<!-- end of quickstart table -->",

@@ -13,9 +13,7 @@ __all__ = [
     "SEED_ROWS",
     "TOWER",
     "WINDOW",
-    "column_of",
     "eta_centres",
-    "phi_centres",
     "position_in_grid",
     "window_centres",
 ]
@@ -49,20 +47,10 @@ def position_in_grid(eta, phi):
     return row + fraction, np.mod(degrees, COLUMNS)
 
 
-def column_of(phi):
-    """Column of the crystal that `phi` [radians] points to."""
-    return np.floor(np.mod(np.degrees(phi) + 10.0, COLUMNS)).astype(np.int64)
-
-
 def eta_centres(rows):
     """Pseudorapidity of the centre of rows."""
     rows = np.asarray(rows)
     return 0.5 * (ETA_EDGES[rows] + ETA_EDGES[rows + 1])
-
-
-def phi_centres(columns):
-    """Azimuth [radians], in [-pi, pi), of the centre of columns; any integer is wrapped."""
-    return np.mod(np.radians(np.asarray(columns) + 0.5 - 10.0) + np.pi, 2 * np.pi) - np.pi
 
 
 def window_centres(ieta: int, iphi: int):
