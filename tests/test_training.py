@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -82,6 +83,29 @@ def test_learns_and_saves_a_folder_that_loads(run):
     assert not list(folder.glob("*incomplete*"))
 
 
+def train_on(name, folder):
+    """One epoch of a small model on the files in `folder / "data"`."""
+    (folder / "model.json").write_text(json.dumps(MODEL))
+    data_args = DataArguments(dataset_name=name, data_dir=str(folder / "data"))
+    train_args = TrainArguments(output_dir=str(folder / "run"), num_train_epochs=1, per_device_batch_size=16)
+    dataset = load_e2e(name, folder / "data", cache_dir=folder / "cache")
+    model_args = ModelArguments(model_config=str(folder / "model.json"))
+    model, processor = load_model(model_args, data_args, find_schema(name), dataset["train"])
+    history = train(Accelerator(cpu=True), model, dataset, processor, data_args, train_args)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    return history.epochs[0]
+
+
+def test_trains_on_classes_without_masses(tmp_path):
+    (tmp_path / "data").mkdir()
+    with h5py.File(tmp_path / "data/set.h5", "w") as file:
+        file["jet"] = np.moveaxis(random_images(60), 1, -1)
+        file["Y"] = (np.arange(60) % 2).astype(np.float32)[:, None]
+    epoch = train_on("labelled", tmp_path)
+    assert epoch["mass_loss"] == 0
+    assert epoch["classification_loss"] > 0
+
+
 def test_trains_on_masses_without_classes(tmp_path):
     """`top_mass` has no labels: they are null, and the classifier learns nothing, without a NaN."""
     images = random_images(60)
@@ -91,16 +115,9 @@ def test_trains_on_masses_without_classes(tmp_path):
     (tmp_path / "data").mkdir()
     table = pa.table({"X_jet": pa.array(images.tolist())} | columns)
     pq.write_table(table, tmp_path / "data/top.parquet", row_group_size=1)
-    (tmp_path / "model.json").write_text(json.dumps(MODEL))
-    data_args = DataArguments(dataset_name="top_mass", data_dir=str(tmp_path / "data"))
-    train_args = TrainArguments(output_dir=str(tmp_path / "run"), num_train_epochs=1, per_device_batch_size=16)
-    dataset = load_e2e("top_mass", tmp_path / "data", cache_dir=tmp_path / "cache")
-    model_args = ModelArguments(model_config=str(tmp_path / "model.json"))
-    model, processor = load_model(model_args, data_args, find_schema("top_mass"), dataset["train"])
-    history = train(Accelerator(cpu=True), model, dataset, processor, data_args, train_args)
-    assert history.epochs[0]["classification_loss"] == 0
-    assert history.epochs[0]["mass_loss"] > 0
-    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    epoch = train_on("top_mass", tmp_path)
+    assert epoch["classification_loss"] == 0
+    assert epoch["mass_loss"] > 0
 
 
 def test_resuming_gives_the_same_weights(run, monkeypatch):

@@ -206,20 +206,24 @@ def summarise(predictions: dict[str, np.ndarray], config) -> dict[str, float]:
 
 
 def constant_baselines(dataset: DatasetDict, mass_column: str) -> dict[str, float]:
-    """Accuracy of the most frequent class and mass MAE [GeV] of the mean mass, both of the training split."""
-    labels = {
-        part: np.array(dataset[part].with_format("numpy")["labels"], dtype=float) for part in ("train", "validation")
-    }
-    mass = {
-        part: np.array(dataset[part].with_format("numpy")[mass_column], dtype=float)
+    """Validation accuracy of the most frequent class and mass MAE [GeV] of the mean mass, both of the training split.
+
+    NaN where the training split has no such target.
+    """
+    columns = {
+        (part, name): np.array(dataset[part].with_format("numpy")[name], dtype=float)
         for part in ("train", "validation")
+        for name in ("labels", mass_column)
     }
-    known = labels["train"][np.isfinite(labels["train"])]
-    majority = np.bincount(known.astype(int)).argmax() if known.size else -1
-    return {
-        "accuracy": float((labels["validation"] == majority).mean()),
-        "mass_mae_gev": float(np.nanmean(np.abs(mass["validation"] - np.nanmean(mass["train"])))),
-    }
+    known = {key: column[np.isfinite(column)] for key, column in columns.items()}
+    result = {"accuracy": float("nan"), "mass_mae_gev": float("nan")}
+    if known["train", "labels"].size:
+        majority = np.bincount(known["train", "labels"].astype(int)).argmax()
+        result["accuracy"] = float((known["validation", "labels"] == majority).mean())
+    if known["train", mass_column].size:
+        error = known["validation", mass_column] - known["train", mass_column].mean()
+        result["mass_mae_gev"] = float(np.abs(error).mean())
+    return result
 
 
 def _progress(accelerator: Accelerator, loader, title: str) -> tqdm:
