@@ -124,7 +124,7 @@ def draw(record: dict):
                     [int(n) for n in points], [scale * y for y in points.values()], "o-", color=colour, label=label
                 )
             axis.set(xscale="log", yscale="log", xlabel="Tokens", ylabel=f"{mode.capitalize()}, {quantity} [{unit}]")
-            axis.legend()
+            axis.legend(loc="upper left" if quantity == "time" else "lower right")
     return figure
 
 
