@@ -24,7 +24,6 @@ class E2EConfig(PreTrainedConfig):
         mass_std (`float`): Standard deviation of the mass of the training jets [GeV].
         mass_loss_weight (`float`): Weight of the mass loss beside the cross-entropy; 0 makes a pure classifier.
         initializer_range (`float`): Standard deviation of the normal initialisation.
-        drop_path_rate (`float`): Probability of dropping a residual branch of a sample (stochastic depth).
     """
 
     image_size: int | tuple[int, int] | list[int] = 125
@@ -35,7 +34,6 @@ class E2EConfig(PreTrainedConfig):
     mass_std: float | int = 50.0
     mass_loss_weight: float | int = 1.0
     initializer_range: float | int = 0.02
-    drop_path_rate: float | int = 0.0
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -57,5 +55,3 @@ class E2EConfig(PreTrainedConfig):
             raise ValueError(f"`mass_std` [GeV] must be positive, got {self.mass_std}.")
         if self.mass_loss_weight < 0:
             raise ValueError(f"`mass_loss_weight` must not be negative, got {self.mass_loss_weight}.")
-        if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"`drop_path_rate` must lie in [0, 1), got {self.drop_path_rate}.")

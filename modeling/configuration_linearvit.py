@@ -33,6 +33,8 @@ class LinearViTConfig(E2EConfig):
             Multiply the floor by the number of tokens. The authors' 100 acts on a sum over the 196 tokens that a
             224-pixel image has in stage 3, which is 0.51 a token; on the smaller grids of a 125-pixel image the
             plain 100 would switch the normalisation off.
+        drop_path_rate (`float`):
+            Probability of dropping a residual branch of a sample, rising linearly from 0 to this at the last block.
         layer_norm_eps (`float`): As in the authors' code.
     """
 
@@ -49,6 +51,7 @@ class LinearViTConfig(E2EConfig):
     local_kernel_size: int = 7
     denominator_floor: float | int = 0.5
     denominator_floor_per_token: bool = True
+    drop_path_rate: float | int = 0.0
     layer_norm_eps: float = 1e-5
 
     def validate_stages(self):
@@ -66,6 +69,10 @@ class LinearViTConfig(E2EConfig):
         known = ("relu_linear", "softmax", "xca", "rala", "mala", "inline", "focused", "polaformer")
         if self.global_attention not in known:
             raise ValueError(f"`global_attention` is one of {', '.join(known)}, got {self.global_attention!r}.")
+
+    def validate_drop_path(self):
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"`drop_path_rate` must lie in [0, 1), got {self.drop_path_rate}.")
 
     def validate_local_kernel(self):
         if self.local_kernel_size % 2 == 0:

@@ -29,6 +29,7 @@ class XCiTConfig(E2EConfig):
         tokens_norm (`bool`):
             Whether class-attention blocks normalise all tokens or the class token alone; false in the paper's nano
             models, true in its others.
+        drop_path_rate (`float`): Probability of dropping a residual branch of a sample, the same in every block.
         layer_norm_eps (`float`): As in the authors' code.
     """
 
@@ -43,6 +44,7 @@ class XCiTConfig(E2EConfig):
     num_class_attention_layers: int = 2
     layer_scale_init_value: float | int = 1.0
     tokens_norm: bool = True
+    drop_path_rate: float | int = 0.0
     layer_norm_eps: float = 1e-6
 
     def validate_heads(self):
@@ -50,3 +52,7 @@ class XCiTConfig(E2EConfig):
             raise ValueError(
                 f"`hidden_size` {self.hidden_size} cannot be split into {self.num_attention_heads} attention heads."
             )
+
+    def validate_drop_path(self):
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"`drop_path_rate` must lie in [0, 1), got {self.drop_path_rate}.")
