@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file
 
 from e2evit.data import E2ECollator, find_schema, load_e2e
-from e2evit.evaluation import baseline_predictions, measure, softmax, write_results
+from e2evit.evaluation import align_labels, baseline_predictions, measure, softmax, write_results
 from e2evit.training import DataArguments, make_loader, parse_recipe, predict, run_info, start_accelerator
 
 
@@ -32,11 +32,12 @@ def main() -> None:
     checkpoint, *rest = sys.argv[1:]
     data_args, arguments = parse_recipe(DataArguments, EvaluateArguments, arguments=rest)
     accelerator = start_accelerator(arguments.mixed_precision)
-    schema = find_schema(data_args.dataset_name)
+    schema = find_schema(data_args.dataset_name, data_args.data_dir)
     with accelerator.main_process_first():
         dataset = load_e2e(data_args.dataset_name, data_args.data_dir, cache_dir=data_args.cache_dir)
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageClassification.from_pretrained(checkpoint)
+    dataset = align_labels(dataset, model.config.label2id)
 
     collator = E2ECollator(processor, data_args.mass_column)
     loader = make_loader(dataset[arguments.split], collator, arguments.per_device_batch_size)
@@ -53,6 +54,9 @@ def main() -> None:
         "dataset": data_args.dataset_name,
         "split": arguments.split,
         "mass_column": data_args.mass_column,
+        "label_names": list(schema.label_names),
+        "channel_names": list(schema.channel_names),
+        "image_size": list(schema.image_size),
         "metrics": {name: measure(*targets, *prediction) for name, prediction in predictors.items()},
     }
     columns = {"event_id": dataset[arguments.split]["event_id"], "labels": targets[0], "mass_labels": targets[1]}

@@ -57,7 +57,7 @@ def main() -> None:
             *("--results", files[-1]),
         )
 
-    dataset, schema = load_e2e("simulated", data, split="test"), find_schema("simulated")
+    dataset, schema = load_e2e("simulated", data, split="test"), find_schema("simulated", data)
     shown = dataset[dataset["labels"].index(1)]
     title = f"top jet, $p_T$ = {shown['pt']:.0f} GeV, m = {shown['jet_mass']:.0f} GeV"
     display = save_figure(event_display(shown, schema, title), folder / "figures/event_display")

@@ -32,7 +32,8 @@ def main() -> None:
     set_seed(train_args.seed)
     with accelerator.main_process_first():  # one process builds the Arrow cache, the others read it
         dataset = load_e2e(data_args.dataset_name, data_args.data_dir, cache_dir=data_args.cache_dir)
-    model, processor = load_model(model_args, data_args, find_schema(data_args.dataset_name), dataset["train"])
+    schema = find_schema(data_args.dataset_name, data_args.data_dir)
+    model, processor = load_model(model_args, data_args, schema, dataset["train"])
 
     history = train(accelerator, model, dataset, processor, data_args, train_args)
     info = run_info(accelerator, dataset, model) | {"seed": train_args.seed} | asdict(history)

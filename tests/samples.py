@@ -1,5 +1,7 @@
 """Random jets in the formats that the tests need."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 
@@ -34,4 +36,9 @@ def row_table(number: int, seed: int = 0, **replaced) -> pa.Table:
         "iphi": rng.integers(0, 72, number).astype(np.int32),
         "event_id": [f"test-{seed}-{row}" for row in range(number)],
     }
-    return pa.table(columns | replaced).cast(row_features(find_schema("simulated")).arrow_schema)
+    columns |= {name: pa.nulls(number) for name in ("eta", "merged", "parton", "num_pileup")}
+    schema = find_schema("simulated")
+    target = row_features(schema).arrow_schema
+    description = json.dumps(schema.description_of_rows(["qcd", "top"])).encode()
+    table = pa.table(columns | replaced).select(target.names).cast(target)
+    return table.replace_schema_metadata(target.metadata | {b"e2evit": description})

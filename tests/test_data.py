@@ -1,5 +1,8 @@
 """Files of each layout come back equal; bad ones give one clear error."""
 
+import json
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pyarrow as pa
@@ -11,9 +14,10 @@ from hypothesis.extra.numpy import arrays
 from samples import random_images, row_table
 
 from e2evit import E2EImageProcessor, load_e2e
-from e2evit.data import SCHEMAS, E2ECollator, training_statistics
+from e2evit.data import SCHEMAS, E2ECollator, find_schema, training_statistics
 from e2evit.data.augment import eta_flip, phi_flip
 from e2evit.data.grid import ETA_EDGES, position_in_grid, window_centres
+from e2evit.data.schema import row_features
 from e2evit.data.sparse import dense_to_sparse, sparse_to_dense
 from e2evit.data.splits import assign_splits
 
@@ -100,7 +104,35 @@ def test_plain_load_dataset_reads_simulated_rows(jets_dir):
 
     plain = datasets.load_dataset(str(jets_dir))["train"]
     assert len(plain) == 160
-    assert plain.features["labels"].names == ["qcd", "top"]
+    assert plain.features["labels"].names == list(SCHEMAS["simulated"].label_names)
+
+
+def test_folders_describe_themselves(tmp_path):
+    """Channels, grid and classes are those of the files; classes that do not occur get no number."""
+    schema = replace(SCHEMAS["simulated"], channel_names=("ecal", "hcal"), image_size=(280, 360))
+    description = json.dumps(schema.description_of_rows(["qcd", "h"])).encode()
+    table = row_table(20).set_column(2, "labels", pa.array([0, 4] * 10))
+    table = table.cast(row_features(schema).arrow_schema)
+    pq.write_table(
+        table.replace_schema_metadata(table.schema.metadata | {b"e2evit": description}), tmp_path / "a.parquet"
+    )
+    found = find_schema("simulated", tmp_path)
+    assert (found.channel_names, found.image_size, found.label_names) == (("ecal", "hcal"), (280, 360), ("qcd", "h"))
+    rows = gather(load_e2e("simulated", tmp_path, cache_dir=tmp_path / "cache"))
+    assert sorted(row["labels"] for row in rows.values()) == [0] * 10 + [1] * 10
+    pq.write_table(row_table(5), tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match=r"b\.parquet has the channel_names.*different folders"):
+        find_schema("simulated", tmp_path)
+
+
+def test_columns_that_rows_lack_are_null(tmp_path):
+    table = row_table(5)
+    pq.write_table(table.drop_columns(["jet_mass", "parton"]), tmp_path / "a.parquet")
+    rows = gather(load_e2e("simulated", tmp_path, cache_dir=tmp_path / "cache"))
+    assert {row["jet_mass"] for row in rows.values()} == {None}
+    pq.write_table(table.drop_columns(["event_id"]), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="missing key 'event_id'"):
+        load_e2e("simulated", tmp_path, cache_dir=tmp_path / "cache")
 
 
 def test_changed_files_are_read_again(tmp_path):

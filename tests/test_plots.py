@@ -16,7 +16,9 @@ def row():
 def test_event_display_has_all_channels_with_axes_and_units(row, tmp_path):
     figure = event_display(row, SCHEMAS["simulated"], "title")
     titles = [axis.get_title() for axis in figure.axes]
-    assert [title for title in titles if title] == [channel.title for channel in CHANNELS.values()]
+    assert [title for title in titles if title] == [
+        CHANNELS[name].title for name in SCHEMAS["simulated"].channel_names
+    ]
     labels = {axis.get_ylabel() for axis in figure.axes}
     assert {"GeV", "cm", "hits", r"$\eta$"} <= labels
     path = save_figure(figure, tmp_path / "display")

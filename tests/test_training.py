@@ -54,7 +54,7 @@ def run(jets_dir, model_json, tmp_path):
         set_seed(train_args.seed)
         dataset = load_e2e("simulated", jets_dir, cache_dir=data_args.cache_dir)
         model_args = ModelArguments(model_config=model_json)
-        model, processor = load_model(model_args, data_args, find_schema("simulated"), dataset["train"])
+        model, processor = load_model(model_args, data_args, find_schema("simulated", jets_dir), dataset["train"])
         history = train(accelerator, model, dataset, processor, data_args, train_args)
         info = run_info(accelerator, dataset, model)
         arguments = (data_args, model_args, train_args)
@@ -173,9 +173,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, monkeypatch):
 def test_fine_tuning_starts_from_the_checkpoint(run, jets_dir, tmp_path):
     model, _, folder = run()
     train_split = load_e2e("simulated", jets_dir, split="train", cache_dir=tmp_path / "cache")
-    model_args, schema = ModelArguments(model_name_or_path=str(folder)), find_schema("simulated")
+    model_args, schema = ModelArguments(model_name_or_path=str(folder)), find_schema("simulated", jets_dir)
     loaded, _ = load_model(model_args, DataArguments(), schema, train_split)
     assert torch.equal(loaded.head.classifier.weight, model.head.classifier.weight)
+    with pytest.raises(ValueError, match=r"tells qcd, top apart; 'simulated' has qcd, top, w"):
+        load_model(model_args, DataArguments(), find_schema("simulated"), train_split)
     with pytest.raises(ValueError, match="trk_dz, trk_d0"):
         load_model(model_args, DataArguments(), find_schema("top_mass"), train_split)
 

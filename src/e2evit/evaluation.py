@@ -6,15 +6,35 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import DatasetDict
+from datasets import ClassLabel, DatasetDict
 
 from .baselines import image_mass, median_scale
 from .data import DatasetSchema
 from .metrics import JetTagging, MassRegression
 
-__all__ = ["baseline_predictions", "measure", "softmax", "write_results"]
+__all__ = ["align_labels", "baseline_predictions", "measure", "softmax", "write_results"]
 
 SIGNAL = 1  # label of the class that a binary score is for
+
+
+def align_labels(dataset: DatasetDict, label2id: dict[str, int]) -> DatasetDict:
+    """The data set with its classes numbered as a model numbers them.
+
+    Raises:
+        ValueError: for a class that the model does not know.
+    """
+    labels = dataset["train"].features["labels"]
+    if not isinstance(labels, ClassLabel) or [label2id.get(name) for name in labels.names] == [
+        *range(len(labels.names))
+    ]:
+        return dataset
+    unknown = [name for name in labels.names if name not in label2id]
+    if unknown:
+        raise ValueError(
+            f"The data has the classes {', '.join(labels.names)}; the model knows {', '.join(label2id)}, "
+            f"not {', '.join(unknown)}."
+        )
+    return dataset.align_labels_with_mapping(label2id, "labels")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from .splits import SPLIT_FRACTIONS, assign_splits
 
 __all__ = ["E2EImages", "E2EImagesConfig", "load_e2e"]
 
-ROW_FORMAT_VERSION = "1.0.0"  # part of the cache's name: raise it when rows change
+ROW_FORMAT_VERSION = "2.0.0"  # part of the cache's name: raise it when rows change
 
 
 @dataclass
@@ -38,7 +38,7 @@ class E2EImages(datasets.ArrowBasedBuilder):
     BUILDER_CONFIGS = [E2EImagesConfig(name=name, version=ROW_FORMAT_VERSION) for name in SCHEMAS]
 
     def _info(self):
-        schema = find_schema(self.config.name)
+        schema = find_schema(self.config.name, self.config.data_dir)
         return datasets.DatasetInfo(
             description=schema.description,
             features=row_features(schema),
@@ -51,8 +51,9 @@ class E2EImages(datasets.ArrowBasedBuilder):
         return [datasets.SplitGenerator(name="full", gen_kwargs={"files": [str(file) for file in files]})]
 
     def _generate_tables(self, files):
+        schema = find_schema(self.config.name, self.config.data_dir)
         for number, file in enumerate(files):
-            for part, table in enumerate(read_rows(file, find_schema(self.config.name))):
+            for part, table in enumerate(read_rows(file, schema)):
                 yield datasets.builder.Key(number, part), table
 
 

@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import ClassLabel, Features
 
 from .schema import DatasetSchema, row_features
 from .sparse import dense_to_sparse
@@ -58,11 +59,14 @@ def _check_scalars(table: pa.Table, schema: DatasetSchema, path, first_row: int)
             f"{path}: row {first_row + bad[0]} has a mass of {mass[bad[0]]:g} GeV, outside {low:g}-{high:g}; "
             "are the masses in GeV?"
         )
+    _check_labels(table, schema.label_names, path, first_row)
+
+
+def _check_labels(table: pa.Table, label_names: tuple[str, ...], path, first_row: int) -> None:
     labels = np.asarray(table["labels"].to_numpy(), dtype=np.float64)
-    allowed = range(len(schema.label_names)) if schema.label_names else ()
-    bad = np.flatnonzero(~np.isnan(labels) & ~np.isin(labels, allowed))
+    bad = np.flatnonzero(~np.isnan(labels) & ~np.isin(labels, range(len(label_names))))
     if bad.size:
-        known = ", ".join(f"{i} ({name})" for i, name in enumerate(schema.label_names))
+        known = ", ".join(f"{i} ({name})" for i, name in enumerate(label_names))
         raise ValueError(f"{path}: row {first_row + bad[0]} has the label {labels[bad[0]]:g}; known ones: {known}.")
 
 
@@ -71,10 +75,10 @@ def _table(path: Path, schema: DatasetSchema, images, columns: dict[str, np.ndar
     check_images(images, schema, path, first_row)
     index, value = dense_to_sparse(images)
     data = {"pixel_index": index, "pixel_value": value}
-    for name in ("labels", "mass_labels", "jet_mass", "pt", "ieta", "iphi"):
+    for name in row_features(schema):
         column = columns.get(name)
         if column is None:
-            data[name] = pa.nulls(len(images))
+            data.setdefault(name, pa.nulls(len(images)))
         elif name in ("labels", "ieta", "iphi"):
             if (column != np.round(column)).any():
                 raise ValueError(f"{path}: `{schema.columns[name]}` ({name}) holds numbers that are not whole.")
@@ -167,13 +171,12 @@ def _unnest(column: pa.Array, schema: DatasetSchema, path: Path, first_row: int)
 
 def _read_sparse(path: Path, schema: DatasetSchema) -> Iterator[pa.Table]:
     file = _open_parquet(path)
-    names = row_features(schema).keys()
-    missing = [name for name in names if name not in file.schema_arrow.names]
+    available, features = file.schema_arrow.names, row_features(schema)
+    missing = [name for name in ("pixel_index", "pixel_value", "event_id") if name not in available]
     if missing:
-        raise ValueError(
-            f"{path}: missing key {', '.join(map(repr, missing))}; the file has {', '.join(file.schema_arrow.names)}."
-        )
-    batches, first_row = file.iter_batches(1000, columns=list(names)), 0
+        raise ValueError(f"{path}: missing key {', '.join(map(repr, missing))}; the file has {', '.join(available)}.")
+    label_names = _label_names(file.schema_arrow, schema)
+    batches, first_row = file.iter_batches(1000, columns=[name for name in features if name in available]), 0
     while True:
         try:
             batch = next(batches, None)
@@ -182,8 +185,27 @@ def _read_sparse(path: Path, schema: DatasetSchema) -> Iterator[pa.Table]:
         if batch is None:
             return
         _check_sparse(batch, schema, path, first_row)
-        yield pa.Table.from_batches([batch])
+        table = pa.Table.from_batches([batch])
+        for name in features:
+            if name not in available:
+                table = table.append_column(name, pa.nulls(len(table)))
+        if label_names != schema.label_names:
+            _check_labels(table, label_names, path, first_row)
+            number = [
+                schema.label_names.index(label) if label in schema.label_names else None for label in label_names
+            ]
+            labels = pa.array(number, pa.int64()).take(table["labels"].combine_chunks())
+            table = table.set_column(table.column_names.index("labels"), "labels", labels)
+        yield table
         first_row += batch.num_rows
+
+
+def _label_names(arrow_schema: pa.Schema, schema: DatasetSchema) -> tuple[str, ...]:
+    """What the file calls its labels 0, 1, ...: classes that do not occur in a folder have no number once loaded."""
+    if b"huggingface" not in (arrow_schema.metadata or {}):
+        return schema.label_names
+    labels = Features.from_arrow_schema(arrow_schema).get("labels")
+    return tuple(labels.names) if isinstance(labels, ClassLabel) else schema.label_names
 
 
 def _check_sparse(batch: pa.RecordBatch, schema: DatasetSchema, path: Path, first_row: int) -> None:

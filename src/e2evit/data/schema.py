@@ -3,8 +3,13 @@
 A fact that nobody has seen in the files themselves is listed under `inferred`.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, List, Value
 
 from .grid import WINDOW
@@ -30,8 +35,15 @@ CHANNELS = {
     "bpix1": Channel("hits", "Pixel layer 1"),
     "bpix2": Channel("hits", "Pixel layer 2"),
     "bpix3": Channel("hits", "Pixel layer 3"),
+    "bpix4": Channel("hits", "Pixel layer 4"),
+    "trk_d0_sig": Channel("σ", r"Track $d_0$ / uncertainty", signed=True),
+    "trk_dz_sig": Channel("σ", r"Track $d_z$ / uncertainty", signed=True),
+    "tib1": Channel("hits", "Inner barrel strip layer 1"),
+    "tib2": Channel("hits", "Inner barrel strip layer 2"),
+    "tob1": Channel("hits", "Outer barrel strip layer 1"),
+    "tob2": Channel("hits", "Outer barrel strip layer 2"),
 }
-_TOP8 = tuple(CHANNELS)
+_TOP8 = ("trk_pt", "trk_d0", "trk_dz", "ecal", "hcal", "bpix1", "bpix2", "bpix3")
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,18 @@ class DatasetSchema:
         """Channels, height, width."""
         return (len(self.channel_names), *self.image_size)
 
+    def description_of_rows(self, label_names: Sequence[str]) -> dict[str, list]:
+        """What a file of rows says of itself under the key `e2evit` of its metadata.
+
+        Args:
+            label_names: The classes that occur in the file.
+        """
+        return {
+            "channel_names": list(self.channel_names),
+            "image_size": list(self.image_size),
+            "label_names": list(label_names),
+        }
+
 
 SCHEMAS = {
     schema.name: schema
@@ -91,7 +115,10 @@ SCHEMAS = {
             pattern="*.parquet",
             channel_names=_TOP8,
             columns={},
-            label_names=("qcd", "top"),
+            label_names=(
+                *("qcd", "top", "w", "z", "h"),
+                *("x_bb", "x_qq", "x_gg", "x_tautau", "x_gammagamma", "x_top"),
+            ),
             mass_definition="generator mass of the heavy particle; `jet_mass` is the particle-level mass of the jet",
             source="scripts/simulate.py",
             licence="Apache-2.0",
@@ -135,22 +162,54 @@ SCHEMAS = {
 }
 
 
-def find_schema(name: str) -> DatasetSchema:
-    """The entry called `name`.
+def find_schema(name: str, data_dir: str | Path | None = None) -> DatasetSchema:
+    """The entry called `name`; with `data_dir`, with the channels, grid and classes of the rows in that folder.
+
+    Files of rows describe themselves, so simulated data sets of eight or thirteen channels, of jets or of the whole
+    detector, of two or of eleven classes are all `"simulated"`.
 
     Raises:
-        ValueError: naming the known entries.
+        ValueError: for an unknown name, naming the known entries, or for files of different kinds in one folder.
     """
     if name not in SCHEMAS:
         raise ValueError(f"There is no data set {name!r}; known ones: {', '.join(SCHEMAS)}.")
-    return SCHEMAS[name]
+    schema = SCHEMAS[name]
+    if data_dir is None or schema.layout != "rows":
+        return schema
+    described = {}
+    for path in sorted(Path(data_dir).glob(schema.pattern)):
+        try:
+            found = (pq.read_schema(path).metadata or {}).get(b"e2evit")
+        except (pa.ArrowInvalid, OSError):
+            continue  # the reader will say what is wrong with it
+        if found:
+            described[path] = json.loads(found)
+    if not described:
+        return schema
+    first, of_first = next(iter(described.items()))
+    for path, description in described.items():
+        for key in ("channel_names", "image_size"):
+            if description[key] != of_first[key]:
+                raise ValueError(
+                    f"{path} has the {key} {description[key]} and {first} {of_first[key]}: they are different data "
+                    "sets, and belong in different folders."
+                )
+    present = {label for description in described.values() for label in description["label_names"]}
+    return replace(
+        schema,
+        channel_names=tuple(of_first["channel_names"]),
+        image_size=tuple(of_first["image_size"]),
+        label_names=tuple(label for label in schema.label_names if label in present),
+    )
 
 
 def row_features(schema: DatasetSchema) -> Features:
     """Columns of a sparse row, the same for every data set; a quantity that a set does not have is null.
 
     `pixel_index` is the flat index `(channel * height + row) * width + column`, ascending; `pixel_value` is in the
-    channel's unit; `mass_labels` and `jet_mass` [GeV]; `pt` [GeV]; `ieta`, `iphi` number the seed tower.
+    channel's unit; `mass_labels` and `jet_mass` [GeV]; `pt` [GeV] and `eta` of the jet; `ieta`, `iphi` number the
+    seed tower; `merged` tells whether the jet holds all that its heavy particle decays to, `parton` is the PDG code
+    of what made it, `num_pileup` the number of collisions besides the hard one.
     """
     return Features(
         {
@@ -160,8 +219,12 @@ def row_features(schema: DatasetSchema) -> Features:
             "mass_labels": Value("float32"),
             "jet_mass": Value("float32"),
             "pt": Value("float32"),
+            "eta": Value("float32"),
             "ieta": Value("int32"),
             "iphi": Value("int32"),
+            "merged": Value("bool"),
+            "parton": Value("int32"),
+            "num_pileup": Value("int32"),
             "event_id": Value("string"),
         }
     )

@@ -68,9 +68,9 @@ def render_card(template: str | Path, record: dict, model_type: str, recipe: str
         model_id=model_id,
         recipe=recipe,
         table=results_table({data.model_name: record}),
-        channels={name: CHANNELS[name] for name in schema.channel_names},
-        image_size=schema.image_size,
-        label_names=schema.label_names,
+        channels={name: CHANNELS[name] for name in record["channel_names"]},
+        image_size=record["image_size"],
+        label_names=record["label_names"],
         dataset_description=schema.description.rstrip("."),
         mass_definition="particle-level mass of the jet"
         if record["mass_column"] == "jet_mass"

@@ -1,5 +1,6 @@
 """Pythia 8 events through a parametrised CMS-like detector to E2E images; needs the `sim` extra to run."""
 
-from .produce import SimulationSettings, simulate
+from .produce import simulate
+from .settings import SimulationSettings
 
 __all__ = ["SimulationSettings", "simulate"]

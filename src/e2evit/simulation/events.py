@@ -3,48 +3,27 @@
 Pythia is GPL software and an optional dependency (`pip install e2evit[sim]`); only this package imports it.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import awkward as ak
 import numpy as np
 import pythia8mc
 
-__all__ = ["PROCESSES", "EventBatch", "Process", "generate"]
+from .gun import MassGun
+from .processes import Process
+
+__all__ = ["EventBatch", "generate", "minimum_bias"]
 
 _NEUTRINOS = (12, 14, 16)
 _MM_TO_CM = 0.1
-
-
-@dataclass(frozen=True)
-class Process:
-    """A hard process; `resonance` is the PDG code of the particle that makes the jet, 0 if there is none."""
-
-    settings: tuple[str, ...]
-    resonance: int = 0
-
-
-# the power flattens the pT spectrum of the selected jets between 400 and 1 000 GeV; weights are dropped, since
-# the classes are compared at equal pT and not at their cross sections
-PROCESSES = {
-    "qcd": Process(("HardQCD:all = on", "PhaseSpace:bias2SelectionPow = 7.0")),
-    "top": Process(
-        (
-            "Top:gg2ttbar = on",
-            "Top:qqbar2ttbar = on",
-            "PhaseSpace:bias2SelectionPow = 6.5",
-            "24:onMode = off",
-            "24:onIfAny = 1 2 3 4 5",
-        ),
-        resonance=6,
-    ),
-}
+_PARTON_MARGIN = 50.0  # GeV beyond the jets' range on both sides, so that its edges are filled by migration
+_GUN_MARGIN = 100.0, 150.0  # radiation moves the gun's particles by 55 to 100 GeV (RMS)
+_MAX_ETA = 3.6  # particles beyond never reach the grid, whose end is at 3 seen from any vertex
 
 _COMMON = (
     "Print:quiet = on",
     "Random:setSeed = on",
-    "PhaseSpace:bias2Selection = on",
-    "PhaseSpace:bias2SelectionRef = 350.",
     # K_S, Lambda and the like decay if they do so inside the ECAL
     "ParticleDecays:limitCylinder = on",
     "ParticleDecays:xyMax = 1290.",
@@ -58,13 +37,13 @@ class EventBatch:
 
     Args:
         num_events: Events in the batch.
-        event, pdg_id, charge: Stable particles other than neutrinos.
+        event, pdg_id, charge: Stable particles within |eta| < 3.6, without neutrinos.
         momentum: `(n, 4)` px, py, pz, E [GeV].
         vertex: `(n, 3)` production point [cm] relative to the primary vertex.
-        resonance_event, resonance_sign, resonance_momentum: Heavy particles after recoil: event, sign of the PDG code,
-            `(m, 4)` four-momentum [GeV].
-        decay_event, decay_sign, decay_momentum: Quarks that the heavy particles decay to, with the sign of the one
-            they come from.
+        heavy_event, heavy_momentum: Heavy particles after the recoil against initial-state radiation, `(m, 4)` [GeV].
+        decay_heavy, decay_momentum: What they decay to (for top b, q, q'): index of the heavy particle, momentum.
+        parton_event, parton_id, parton_momentum: Outgoing quarks and gluons of the hard process, where it has no
+            heavy particle.
     """
 
     num_events: int
@@ -73,47 +52,104 @@ class EventBatch:
     charge: np.ndarray
     momentum: np.ndarray
     vertex: np.ndarray
-    resonance_event: np.ndarray
-    resonance_sign: np.ndarray
-    resonance_momentum: np.ndarray
-    decay_event: np.ndarray
-    decay_sign: np.ndarray
+    heavy_event: np.ndarray
+    heavy_momentum: np.ndarray
+    decay_heavy: np.ndarray
     decay_momentum: np.ndarray
+    parton_event: np.ndarray
+    parton_id: np.ndarray
+    parton_momentum: np.ndarray
+
+    def select(self, events: np.ndarray) -> "EventBatch":
+        """Only some events, ascending, numbered anew; their stable particles without what made them."""
+        number = np.full(self.num_events, -1)
+        number[events] = np.arange(len(events))
+        kept = number[self.event] >= 0
+        particles = {name: getattr(self, name)[kept] for name in ("pdg_id", "charge", "momentum", "vertex")}
+        nothing = {name: getattr(self, name)[:0] for name in _TRUTH}
+        return EventBatch(len(events), number[self.event[kept]], **particles, **nothing)
 
 
-def generate(process: str, seed: int, energy: float, min_pt: float, batch_size: int = 100) -> Iterator[EventBatch]:
-    """Endless batches of `process` at `energy` [GeV] in the centre of mass, with partons above `min_pt` [GeV].
+_TRUTH = [field.name for field in fields(EventBatch) if field.name.startswith(("heavy", "decay", "parton"))]
 
-    The sequence is a function of the arguments and of Pythia's version.
+
+def generate(
+    process: Process,
+    seed: int,
+    energy: float,
+    pt: tuple[float, float],
+    mass: tuple[float, float] | None = None,
+    extra: Sequence[str] = (),
+    batch_size: int = 100,
+) -> Iterator[EventBatch]:
+    """Endless batches of `process`, a function of the arguments and of Pythia's version.
+
+    Args:
+        seed: 1 to 900 000 000, what Pythia takes.
+        energy: Of the proton beams together [GeV].
+        pt: Range of the jets that are wanted [GeV]; partons are made a little beyond it.
+        mass: Range [GeV] of a gun's particles instead of its own.
+        extra: More settings for Pythia, e.g. `"Tune:pp = 18"`.
 
     Raises:
-        ValueError: for a seed that Pythia would not take as it is.
         RuntimeError: if Pythia does not accept a setting or fails to initialise.
     """
-    if not 1 <= seed <= 900_000_000:  # Pythia: 0 is the clock, -1 a fixed default, larger ones fail
-        raise ValueError(f"Pythia's seeds go from 1 to 900 000 000, got {seed}.")
+    gun = None
+    if process.gun:
+        margin = (max(pt[0] - _GUN_MARGIN[0], 1.0), pt[1] + _GUN_MARGIN[1])
+        gun = MassGun(process.gun, process.heavy, energy, margin, mass or process.gun.mass, seed)
+        pythia = _pythia(("Beams:frameType = 5", *process.settings, *extra), seed, gun)
+    else:
+        settings = (
+            f"Beams:eCM = {energy}",
+            f"PhaseSpace:pTHatMin = {max(pt[0] - _PARTON_MARGIN, 1.0)}",
+            f"PhaseSpace:pTHatMax = {pt[1] + _PARTON_MARGIN}",
+            "PhaseSpace:bias2Selection = on",
+            f"PhaseSpace:bias2SelectionPow = {process.bias}",
+            f"PhaseSpace:bias2SelectionRef = {pt[0]}",
+        )
+        pythia = _pythia((*settings, *process.settings, *extra), seed)
+    return _batches(pythia, process.heavy, batch_size, gun)
+
+
+def minimum_bias(seed: int, energy: float, extra: Sequence[str] = (), batch_size: int = 100) -> Iterator[EventBatch]:
+    """Endless batches of inelastic collisions at `energy` [GeV], what pile-up consists of."""
+    return _batches(_pythia(("SoftQCD:inelastic = on", f"Beams:eCM = {energy}", *extra), seed), 0, batch_size)
+
+
+def _pythia(settings: Sequence[str], seed: int, gun: MassGun | None = None) -> pythia8mc.Pythia:
     pythia = pythia8mc.Pythia("", False)
-    settings = (*_COMMON, f"Random:seed = {seed}", f"Beams:eCM = {energy}", f"PhaseSpace:pTHatMin = {min_pt}")
-    for setting in (*settings, *PROCESSES[process].settings):
+    for setting in (*_COMMON, f"Random:seed = {seed}", *settings):
         if not pythia.readString(setting):
             raise RuntimeError(f"Pythia did not accept {setting!r}.")
+    if gun is not None:
+        pythia.setLHAupPtr(gun)
     if not pythia.init():
-        raise RuntimeError(f"Pythia failed to initialise {process!r} at {energy} GeV with pT above {min_pt} GeV.")
+        raise RuntimeError(f"Pythia failed to initialise with {'; '.join(settings)}. Is the energy high enough?")
+    return pythia
+
+
+def _batches(pythia: pythia8mc.Pythia, heavy: int, batch_size: int, _gun=None) -> Iterator[EventBatch]:
+    # `_gun` is here to live as long as Pythia, which does not own it
     charges: dict[int, float] = {}
     while True:
         record = pythia.nextBatch(batch_size).prt
-        if len(record) and record.fields:  # without an accepted event the record has no fields
-            yield _flatten(record, PROCESSES[process].resonance, pythia.particleData, charges)
+        # without one accepted event the record has no fields
+        if not (len(record) and record.fields):
+            raise RuntimeError(f"Pythia made no event in {batch_size} tries; is the energy high enough?")
+        yield _flatten(record, heavy, pythia.particleData, charges)
 
 
-def _flatten(record, resonance: int, particle_data, charges: dict[int, float]) -> EventBatch:
+def _flatten(record, heavy: int, particle_data, charges: dict[int, float]) -> EventBatch:
     counts = ak.to_numpy(ak.num(record.id))
     event = np.repeat(np.arange(len(counts)), counts)
     first = np.repeat(np.cumsum(counts) - counts, counts)
     pdg_id, status, mother = (ak.to_numpy(ak.flatten(record[name])) for name in ("id", "status", "mother1"))
     p = ak.flatten(record.p)
     momentum = np.stack([ak.to_numpy(p[axis]) for axis in ("px", "py", "pz", "e")], axis=1)
-    stable = (status > 0) & ~np.isin(np.abs(pdg_id), _NEUTRINOS)
+    stable = np.flatnonzero((status > 0) & ~np.isin(np.abs(pdg_id), _NEUTRINOS))
+    pz = momentum[stable, 2]
+    stable = stable[np.abs(pz) < np.sinh(_MAX_ETA) * np.hypot(momentum[stable, 0], momentum[stable, 1])]
     production = ak.flatten(record.vProd)[stable]
     vertex = [ak.to_numpy(ak.fill_none(production[axis], 0.0)) * _MM_TO_CM for axis in ("px", "py", "pz")]
     unique, inverse = np.unique(pdg_id[stable], return_inverse=True)
@@ -121,10 +157,11 @@ def _flatten(record, resonance: int, particle_data, charges: dict[int, float]) -
         if code not in charges:
             charges[code] = particle_data.charge(code)
 
-    # status 62 is the copy after the recoil against initial-state radiation, 23 an outgoing quark of its decay
-    is_resonance = (np.abs(pdg_id) == resonance) & (status == -62)
-    parent_id = pdg_id[first + mother]
-    is_decay = (status == -23) & (np.abs(pdg_id) <= 5) & np.isin(np.abs(parent_id), (resonance, 24)) & (resonance > 0)
+    # status 62 is the copy after all recoils, 23 a daughter of a resonance or an outgoing parton
+    is_heavy = (np.abs(pdg_id) == heavy) & (status == -62)
+    outgoing = np.flatnonzero(np.abs(status) == 23)
+    decay, ancestor = _descendants(outgoing, first + mother, is_heavy)
+    parton = outgoing if heavy == 0 else outgoing[:0]
     return EventBatch(
         num_events=len(counts),
         event=event[stable],
@@ -132,10 +169,23 @@ def _flatten(record, resonance: int, particle_data, charges: dict[int, float]) -
         charge=np.array([charges[code] for code in unique.tolist()])[inverse],
         momentum=momentum[stable],
         vertex=np.stack(vertex, axis=1),
-        resonance_event=event[is_resonance],
-        resonance_sign=np.sign(pdg_id[is_resonance]),
-        resonance_momentum=momentum[is_resonance],
-        decay_event=event[is_decay],
-        decay_sign=np.sign(parent_id[is_decay]),
-        decay_momentum=momentum[is_decay],
+        heavy_event=event[is_heavy],
+        heavy_momentum=momentum[is_heavy],
+        decay_heavy=(np.cumsum(is_heavy) - 1)[ancestor],
+        decay_momentum=momentum[decay],
+        parton_event=event[parton],
+        parton_id=pdg_id[parton],
+        parton_momentum=momentum[parton],
     )
+
+
+def _descendants(particles, mother, is_ancestor):
+    """Those of `particles` that come from an ancestor, and its index; `mother` are indices into the same record."""
+    found = mother[particles]
+    for _ in range(100):  # copies of a recoiling W between it and the top
+        step = ~is_ancestor[found] & (mother[found] < found)
+        if not step.any():
+            break
+        found = np.where(step, mother[found], found)
+    belongs = is_ancestor[found]
+    return particles[belongs], found[belongs]

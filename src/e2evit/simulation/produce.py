@@ -1,173 +1,214 @@
-"""Production in shards: each a function of process, seed and settings, written whole or not at all."""
+"""Production of a data set: shards written whole or not at all, by local processes or a Dask cluster."""
 
 import json
 import os
+import socket
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from multiprocessing import get_context
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import lru_cache
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
-from zlib import crc32
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from e2evit.data.schema import find_schema, row_features
-from e2evit.data.sparse import COLUMN_ENCODINGS
+from .settings import SimulationSettings
 
-__all__ = ["SimulationSettings", "make_shard", "simulate"]
+__all__ = ["simulate"]
 
-SETTINGS_FILE = "simulation.json"
-SHARD_SIZE = 500
-PARTON_MARGIN = 50.0  # GeV below the jets' range, so that its edge is filled by migration
-
-
-@dataclass(frozen=True)
-class SimulationSettings:
-    """What a shard depends on beside its process and number.
-
-    Args:
-        seed: Any non-negative integer; another seed makes other events.
-        energy: Centre-of-mass energy [GeV].
-        min_pt, max_pt: Range of the jets' pT [GeV].
-        shard_size: Jets in a shard.
-    """
-
-    seed: int = 0
-    energy: float = 8000.0
-    min_pt: float = 400.0
-    max_pt: float = 1000.0
-    shard_size: int = SHARD_SIZE
-
-
-def make_shard(process: str, shard: int, num_jets: int, settings: SimulationSettings) -> pa.Table:
-    """Rows of one shard, the same whenever and wherever it is made with the same versions.
-
-    Raises:
-        RuntimeError: if 20 000 events in a row give no jet in the range.
-    """
-    # here, not at the top: without the `sim` extra everything but the generation itself must still import
-    from .detector import detect
-    from .events import generate
-    from .images import SEED_ROWS, crop_windows, find_jets, seed_towers
-
-    schema = find_schema("simulated")
-    sequence = np.random.SeedSequence([settings.seed, crc32(process.encode()), shard])
-    pythia_seed = 1 + int(sequence.generate_state(1)[0]) % 900_000_000
-    rng = np.random.default_rng(sequence.spawn(1)[0])
-    tables, made, events, barren = [], 0, 0, 0
-    for batch in generate(process, pythia_seed, settings.energy, settings.min_pt - PARTON_MARGIN):
-        jets = find_jets(batch, settings.min_pt, settings.max_pt)
-        layers = detect(batch, rng)
-        ieta, iphi = seed_towers(layers["hcal"], jets, batch.num_events)
-        keep = (ieta >= SEED_ROWS[0]) & (ieta <= SEED_ROWS[1])
-        jets, ieta, iphi = jets.select(keep), ieta[keep], iphi[keep]
-        index, value = crop_windows(layers, schema.channel_names, jets.event, ieta, iphi, batch.num_events)
-        labels = np.full(len(ieta), schema.label_names.index(process))
-        columns = {
-            "pixel_index": index,
-            "pixel_value": value,
-            "labels": labels,
-            "mass_labels": pa.array(jets.heavy_mass.astype(np.float32), from_pandas=True),
-            "jet_mass": jets.mass.astype(np.float32),
-            "pt": jets.pt.astype(np.float32),
-            "ieta": ieta.astype(np.int32),
-            "iphi": iphi.astype(np.int32),
-            "event_id": [f"{process}-{settings.seed}-{shard}-{events + event}" for event in jets.event],
-        }
-        tables.append(pa.table(columns))
-        made, events = made + len(ieta), events + batch.num_events
-        barren = 0 if len(ieta) else barren + batch.num_events
-        if barren >= 20_000:
-            raise RuntimeError(
-                f"No {process} jet with pT in {settings.min_pt:g}-{settings.max_pt:g} GeV among {barren} events at "
-                f"{settings.energy:g} GeV: widen the pT range or raise the energy."
-            )
-        if made >= num_jets:
-            return pa.concat_tables(tables).slice(0, num_jets).cast(row_features(schema).arrow_schema)
-
-
-def _write_shard(path: Path, process: str, shard: int, num_jets: int, settings: SimulationSettings) -> int:
-    table = make_shard(process, shard, num_jets, settings)
-    temporary = path.with_suffix(f".tmp{os.getpid()}")
-    pq.write_table(table, temporary, **COLUMN_ENCODINGS)
-    temporary.rename(path)
-    return table.num_rows
+SETTINGS_FILE, POOL_FILE = "simulation.json", "minimum_bias.npz"
+SCHEDULER_TIMEOUT = 30  # seconds
 
 
 def simulate(
     output_dir: str | Path,
-    processes: tuple[str, ...] | list[str],
+    processes: Sequence[str],
     num_jets: int,
     settings: SimulationSettings | None = None,
     num_proc: int = 1,
+    scheduler: str | None = None,
 ) -> Path:
     """Write `num_jets` jets of each process into `output_dir`; shards that are already there are kept.
 
     Args:
-        output_dir: Folder of the data set; it may be one that an interrupted call with the same settings left.
-        processes: Names in `e2evit.simulation.events.PROCESSES`.
-        num_jets: Jets of each process.
+        output_dir: Folder of the data set; it may be one that an interrupted call with the same settings left. The
+            workers of a cluster must see it under the same path.
+        processes: Names in [`PROCESSES`].
+        num_jets: Jets, or events with `settings.whole_detector`, of each process.
         settings: See [`SimulationSettings`].
-        num_proc: Worker processes.
+        num_proc: Local worker processes.
+        scheduler: Address of a Dask scheduler (`tcp://...`) whose workers make the shards instead.
 
     Returns:
         The folder, which `load_e2e("simulated", data_dir=...)` and `datasets.load_dataset(...)` read.
 
     Raises:
-        ImportError: without the `sim` extra.
+        ImportError: without the `sim` extra, or without the `cluster` extra and with a scheduler.
         ValueError: for an unknown process, a bad range, or a folder made with other settings.
+        RuntimeError: if Pythia fails, if no jet passes, or if a worker dies; finished shards stay.
+        OSError: if a file cannot be written, or the scheduler does not answer; finished shards stay.
     """
+    settings = settings or SimulationSettings()
+    settings.validate(processes)
+    if num_jets < 1 or num_proc < 1:
+        raise ValueError(f"Need num_jets and num_proc > 0, got {num_jets} and {num_proc}.")
     try:
-        from .events import PROCESSES
+        from .card import render_card
+        from .shards import versions
     except ImportError as error:
         raise ImportError(f"{error}. The simulation needs Pythia 8 and FastJet: pip install 'e2evit[sim]'.") from error
-    settings = settings or SimulationSettings()
-    unknown = [process for process in processes if process not in PROCESSES]
-    if unknown or not processes:
-        raise ValueError(f"Unknown process {', '.join(unknown)}; known ones: {', '.join(PROCESSES)}.")
-    if num_jets < 1 or num_proc < 1 or settings.seed < 0:
-        raise ValueError(f"Need num_jets, num_proc > 0 and seed >= 0, got {num_jets}, {num_proc}, {settings.seed}.")
-    if not PARTON_MARGIN < settings.min_pt < settings.max_pt < settings.energy / 2:
-        raise ValueError(
-            f"Need {PARTON_MARGIN:g} < min_pt < max_pt < energy / 2 [GeV], "
-            f"got {settings.min_pt:g}, {settings.max_pt:g} and {settings.energy:g} / 2."
-        )
-    output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    _claim(output_dir, settings)
+    output_dir = Path(output_dir).absolute()
+    with _workers(num_proc, scheduler) as run:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        _claim(output_dir, settings, versions())
 
-    jobs = []
-    for process in processes:
-        for shard, start in enumerate(range(0, num_jets, settings.shard_size)):
-            size = min(settings.shard_size, num_jets - start)
-            path = output_dir / f"{process}-{shard:05d}-{size}.parquet"
-            jobs.append((path, process, shard, size, settings))
-    missing = [job for job in jobs if not job[0].exists()]
-    total = len(processes) * num_jets
-    found = total - sum(size for _, _, _, size, _ in missing)
-    start = time.perf_counter()
-    progress = tqdm(desc="Simulating", unit="jet", total=total, initial=found, smoothing=0, disable=None)
-    # spawned, not forked: Pythia and the threads of numpy's libraries do not survive a fork
-    with progress, ProcessPoolExecutor(num_proc, mp_context=get_context("spawn")) as pool:
-        made = 0
-        for future in as_completed([pool.submit(_write_shard, *job) for job in missing]):
-            made += future.result()
-            progress.update(future.result())
-            if progress.disable:  # no terminal: plain lines
-                rate = made / (time.perf_counter() - start)
-                left = (total - found - made) / rate
-                print(f"Simulated {found + made}/{total} jets, {rate:.0f} jets/s, {left:.0f} s left", flush=True)
+        preparations = [(_prepare_pool, output_dir, settings)] if settings.pileup else []
+        if settings.match_pt:
+            preparations += [(_prepare_acceptance, output_dir, process, settings) for process in processes]
+        preparations = [job for job in preparations if not _prepared(*job[:-1]).exists()]
+        _follow(run(preparations), "Preparing", "file", len(preparations))
+
+        jobs = [
+            (_write_shard, output_dir, process, shard, min(settings.shard_size, num_jets - start), settings)
+            for process in processes
+            for shard, start in enumerate(range(0, num_jets, settings.shard_size))
+        ]
+        missing = [job for job in jobs if not _shard_path(*job[1:5]).exists()]
+        found = len(processes) * num_jets - sum(job[4] for job in missing)
+        _follow(run(missing), "Simulating", "jet", len(processes) * num_jets, found)
+    _write(output_dir / "README.md", lambda path: path.write_text(render_card(output_dir)))
     return output_dir
 
 
-def _claim(output_dir: Path, settings: SimulationSettings) -> None:
+def _shard_path(output_dir: Path, process: str, shard: int, num_jets: int) -> Path:
+    return output_dir / f"{process}-{shard:05d}-{num_jets}.parquet"
+
+
+def _prepared(prepare: Callable, output_dir: Path, process: str = "") -> Path:
+    return output_dir / (POOL_FILE if prepare is _prepare_pool else f"acceptance_{process}.json")
+
+
+def _prepare_pool(output_dir: Path, settings: SimulationSettings) -> int:
+    from .shards import make_pool
+
+    _write(_prepared(_prepare_pool, output_dir), make_pool(settings).save)
+    return 1
+
+
+def _prepare_acceptance(output_dir: Path, process: str, settings: SimulationSettings) -> int:
+    from .shards import make_acceptance
+
+    record = json.dumps(asdict(make_acceptance(process, settings)), indent=2) + "\n"
+    _write(_prepared(_prepare_acceptance, output_dir, process), lambda path: path.write_text(record))
+    return 1
+
+
+@lru_cache(1)
+def _load_pool(path: Path, _modified: int):
+    """The pool of this worker; `_modified` tells a new file from an old one of the same name."""
+    from .pileup import MinimumBiasPool
+
+    return MinimumBiasPool.load(path)
+
+
+def _write_shard(output_dir: Path, process: str, shard: int, num_jets: int, settings: SimulationSettings) -> int:
+    import pyarrow.parquet as pq
+
+    from e2evit.data.sparse import COLUMN_ENCODINGS
+
+    from .shards import make_shard
+    from .spectra import Acceptance
+
+    pool = acceptance = None
+    if settings.pileup:
+        path = _prepared(_prepare_pool, output_dir)
+        pool = _load_pool(path, path.stat().st_mtime_ns)
+    if settings.match_pt:
+        acceptance = Acceptance(**json.loads(_prepared(_prepare_acceptance, output_dir, process).read_text()))
+    table = make_shard(process, shard, num_jets, settings, pool, acceptance)
+    path = _shard_path(output_dir, process, shard, num_jets)
+    _write(path, lambda temporary: pq.write_table(table, temporary, row_group_size=1000, **COLUMN_ENCODINGS))
+    return table.num_rows
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file beside `path`, then move it there; another worker may be making the same one."""
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        message = f"{path} cannot be written: {error.strerror or error}. Free space or choose another folder, then "
+        raise OSError(f"{message}run the same command again; finished shards are kept.") from error
+
+
+@contextmanager
+def _workers(num_proc: int, scheduler: str | None) -> Iterator[Callable]:
+    """A function that starts jobs (tuples of a function and its arguments) and yields results as they come."""
+    if scheduler is None:
+        pool = ProcessPoolExecutor(num_proc, mp_context=_worker_context())
+        try:
+            yield lambda jobs: (future.result() for future in as_completed([pool.submit(*job) for job in jobs]))
+        except BrokenExecutor as error:
+            raise RuntimeError(
+                "A worker process was killed, perhaps for lack of memory. Run the same command again, with fewer "
+                "processes; finished shards are kept."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return
+    try:
+        import distributed
+    except ImportError as error:
+        raise ImportError(f"{error}. A scheduler needs Dask: pip install 'e2evit[cluster]'.") from error
+    try:
+        client = distributed.Client(scheduler, timeout=SCHEDULER_TIMEOUT, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise OSError(f"No Dask scheduler answers at {scheduler} within {SCHEDULER_TIMEOUT} s ({error}).") from error
+    with client:
+
+        def run(jobs):
+            # a shard is the same wherever it is made: tasks of a worker that dies start again on another
+            futures = [client.submit(*job, pure=False) for job in jobs]
+            for future in distributed.as_completed(futures, loop=client.loop):
+                yield future.result()
+
+        try:
+            yield run
+        except distributed.scheduler.KilledWorker as error:
+            raise RuntimeError(f"{error} Run the same command again; finished shards are kept.") from error
+
+
+def _worker_context():
+    """Workers are forked from a server that only imported: this process has threads, which do not survive a fork."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([f"{__package__}.shards"])
+    return context
+
+
+def _follow(results: Iterator[int], what: str, unit: str, total: int, found: int = 0) -> None:
+    """Progress with a rate and the time left, a bar on a terminal and lines elsewhere."""
+    if found == total:
+        return
+    start, made = time.perf_counter(), 0
+    with tqdm(desc=what, unit=unit, total=total, initial=found, smoothing=0, disable=None) as progress:
+        for number in results:
+            made += number
+            progress.update(number)
+            if progress.disable:
+                rate = made / (time.perf_counter() - start)
+                left = (total - found - made) / rate
+                print(f"{what}: {found + made}/{total} {unit}s, {rate:.3g} a second, {left:.0f} s left", flush=True)
+
+
+def _claim(output_dir: Path, settings: SimulationSettings, versions: dict[str, str]) -> None:
     """Record the settings, or compare them with those of the files that are there."""
-    record = asdict(settings) | {name: version(name) for name in ("pythia8mc", "fastjet", "numpy", "e2evit")}
-    path = output_dir / SETTINGS_FILE
+    record, path = asdict(settings) | versions, output_dir / SETTINGS_FILE
     if path.exists():
         found = json.loads(path.read_text())
         differing = [key for key in record if found.get(key) != record[key]]
@@ -175,6 +216,4 @@ def _claim(output_dir: Path, settings: SimulationSettings) -> None:
             changes = ", ".join(f"{key}: {found.get(key)} there, {record[key]} now" for key in differing)
             raise ValueError(f"{output_dir} was simulated with other settings ({changes}); choose another folder.")
     else:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
-        temporary.rename(path)
+        _write(path, lambda temporary: temporary.write_text(json.dumps(record, indent=2) + "\n"))

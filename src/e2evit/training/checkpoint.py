@@ -52,7 +52,7 @@ def load_model(
 
     Raises:
         ValueError: if neither or both of `model_config` and `model_name_or_path` are given, for a field that the
-            configuration does not have, or a checkpoint made for other channels.
+            configuration does not have, or a checkpoint made for other channels or classes.
     """
     if (model_args.model_config is None) == (model_args.model_name_or_path is None):
         raise ValueError("Pass either `model_config` (a new model) or `model_name_or_path` (fine-tuning).")
@@ -63,6 +63,12 @@ def load_model(
             raise ValueError(
                 f"{model_args.model_name_or_path} reads the channels {', '.join(processor.channel_names)}; "
                 f"{schema.name!r} has {', '.join(schema.channel_names)}."
+            )
+        known = sorted(model.config.label2id, key=model.config.label2id.get)
+        if schema.label_names and known != list(schema.label_names):
+            raise ValueError(
+                f"{model_args.model_name_or_path} tells {', '.join(known)} apart; "
+                f"{schema.name!r} has {', '.join(schema.label_names)}."
             )
         return model, processor
     statistics = training_statistics(train_split, schema.image_shape, data_args.mass_column)

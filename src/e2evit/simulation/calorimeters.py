@@ -1,0 +1,76 @@
+"""How much of a particle's energy the calorimeters see, and in which of them."""
+
+import numpy as np
+
+from .cells import IMPACT, structured
+from .events import EventBatch
+
+__all__ = ["calorimeter_impacts"]
+
+# JINST 2 (2007) P04004: stochastic term; constant term as achieved in situ, JINST 8 (2013) P09009
+ECAL_STOCHASTIC, ECAL_CONSTANT = 0.028, 0.005
+# ECAL and HCAL combined, for pions: JINST 3 (2008) S08004 section 5 and EPJ C 60 (2009) 359, which has e/h too
+HCAL_STOCHASTIC, HCAL_CONSTANT, E_OVER_H = 1.10, 0.09, 1.39
+# interaction lengths at normal incidence, growing with 1 / sin(theta) in the barrel: JINST 3 (2008) S08004 section 5.1
+ECAL_LENGTHS, HCAL_LENGTHS, MAX_LENGTHS = 1.1, 5.82, 10.6
+TAIL_POWER = 0.13  # longitudinal attenuation of a shower's tail: E^0.13 interaction lengths, RMP 75 (2003) 1243
+EM_FRACTION = 0.11  # Wigmans: the electromagnetic part of a hadron shower is 0.11 ln(E / GeV)
+MINIMUM_ECAL, MINIMUM_HCAL = 0.3, 2.0  # what a minimum-ionising particle loses [GeV]
+EM_WIDTH = 0.105  # crystals: 0.94 of a photon's energy in 3 x 3
+HADRON_WIDTH = 0.35  # crystals
+TOWER_WIDTH = 0.10  # towers
+
+
+def calorimeter_impacts(batch: EventBatch, row, column, on_grid, rng) -> tuple[np.ndarray, np.ndarray]:
+    """Showers in ECAL (grid of crystals) and HCAL (grid of towers), as `IMPACT`.
+
+    Electrons and photons end in the ECAL. A hadron starts to shower after a random depth: in the ECAL, where it
+    leaves a share, in the HCAL, or not at all; what the depth behind cannot hold punches through. Its energy is seen
+    with e/h, and with the resolution of both calorimeters together.
+    """
+    event, row, column = batch.event[on_grid], row[on_grid], column[on_grid]
+    momentum = batch.momentum[on_grid]
+    energy, code = momentum[:, 3], np.abs(batch.pdg_id[on_grid])
+    slant = np.minimum(energy / np.maximum(np.hypot(momentum[:, 0], momentum[:, 1]), 1e-9), MAX_LENGTHS / HCAL_LENGTHS)
+    is_em, is_muon = np.isin(code, (11, 22)), code == 13
+    is_hadron = ~is_em & ~is_muon
+
+    em = _gamma(energy, np.hypot(ECAL_STOCHASTIC / np.sqrt(energy), ECAL_CONSTANT), is_em, rng)
+
+    em_fraction = np.clip(EM_FRACTION * np.log(np.maximum(energy, 1.0)), 0.0, 1.0)
+    response = (1 + (E_OVER_H - 1) * em_fraction) / E_OVER_H
+    start = rng.exponential(1.0, energy.size)
+    behind = (ECAL_LENGTHS + HCAL_LENGTHS) * slant - start
+    held = 1 - np.exp(-np.maximum(behind, 0.0) / np.maximum(energy, 1.0) ** TAIL_POWER)
+    width = np.hypot(HCAL_STOCHASTIC / np.sqrt(energy), HCAL_CONSTANT)
+    seen = _gamma(energy * response * held, width, is_hadron, rng)
+    early = start < ECAL_LENGTHS * slant
+    share = np.where(early, rng.beta(1.2, 1.8, energy.size), 0.0)
+    ecal_minimum = np.minimum(MINIMUM_ECAL * rng.gamma(4.0, 0.25, energy.size), energy)
+    hcal_minimum = np.minimum(MINIMUM_HCAL * rng.gamma(4.0, 0.25, energy.size), energy - ecal_minimum)
+    ionises = (batch.charge[on_grid] != 0) & ~is_em
+    in_ecal = np.where(early, share * seen, np.where(ionises, np.minimum(ecal_minimum, seen), 0.0))
+    in_hcal = np.maximum(seen - in_ecal, 0.0)
+    through = is_muon | (is_hadron & (behind < 0))
+    in_ecal = np.where(through, np.where(ionises, ecal_minimum, 0.0), in_ecal)
+    in_hcal = np.where(through, np.where(ionises, hcal_minimum, 0.0), in_hcal)
+
+    deposit = np.where(is_em, em, in_ecal)
+    ecal = structured(
+        IMPACT,
+        event=event,
+        row=row,
+        column=column,
+        energy=deposit,
+        width=np.where(is_em, EM_WIDTH, HADRON_WIDTH),
+    )
+    hcal = structured(IMPACT, event=event, row=row / 5, column=column / 5, energy=in_hcal, width=TOWER_WIDTH)
+    return ecal[ecal["energy"] > 0.01], hcal[~is_em & (hcal["energy"] > 0.01)]
+
+
+def _gamma(energy, relative_width, selected, rng):
+    """Energies of those selected with the given relative spread; a gamma distribution is never negative."""
+    smeared = np.zeros_like(energy)
+    shape = 1.0 / np.maximum(relative_width[selected], 1e-3) ** 2
+    smeared[selected] = energy[selected] * rng.gamma(shape) / shape
+    return smeared

@@ -1,0 +1,41 @@
+"""The data set card of a production."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+import pyarrow.parquet as pq
+
+from e2evit.data.schema import CHANNELS, find_schema, row_features
+
+from .processes import PROCESSES
+
+__all__ = ["render_card"]
+
+
+def render_card(folder: Path) -> str:
+    """Markdown with YAML front matter, from the settings and the shards in `folder`."""
+    settings = json.loads((folder / "simulation.json").read_text())
+    schema = find_schema("simulated", folder)
+    shards = sorted(folder.glob(schema.pattern))
+    rows: dict[str, int] = {}
+    for shard in shards:
+        process = shard.name.split("-")[0]
+        rows[process] = rows.get(process, 0) + pq.read_metadata(shard).num_rows
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(files(__package__).joinpath("CARD.md").read_text()).render(
+        settings=settings,
+        schema=schema,
+        channels={name: CHANNELS[name] for name in schema.channel_names},
+        columns=list(row_features(schema)),
+        rows=rows,
+        titles={name: process.title.replace(r"$\to$", " → ") for name, process in PROCESSES.items()},
+        size_category=_size_category(sum(rows.values())),
+    )
+
+
+def _size_category(number: int) -> str:
+    """The Hub's name for a number of rows."""
+    bounds = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
+    return next((name for bound, name in bounds.items() if number < bound), "10M<n<100M")

@@ -1,0 +1,100 @@
+"""Hits and calorimeter cells as flat structured arrays, and the sums over them that every sub-detector needs."""
+
+import numpy as np
+
+__all__ = ["IMPACT", "Frames", "join", "lateral_shares", "spread", "structured"]
+
+# a shower: where it starts on the grid of its calorimeter (the fraction is the place in the cell), its energy [GeV]
+# and the width of its profile in cells
+IMPACT = np.dtype([("event", "i4"), ("row", "f4"), ("column", "f4"), ("energy", "f4"), ("width", "f4")])
+
+
+def structured(dtype: np.dtype, **columns) -> np.ndarray:
+    """A structured array from its columns, all of one length or scalar."""
+    array = np.empty(len(columns["event"]), dtype)
+    for name in dtype.names:
+        array[name] = columns[name]
+    return array
+
+
+class Frames:
+    """Rectangles of one size cut out of the detector grid, phi wrapping around.
+
+    Args:
+        event: `(n,)` event of each frame.
+        row, column: `(n,)` first crystal; rows beyond the grid stay empty.
+        height, width: Of all frames, in crystals.
+    """
+
+    def __init__(self, event, row, column, height: int, width: int):
+        self.event, self.row, self.column = np.asarray(event), np.asarray(row), np.asarray(column)
+        self.height, self.width = height, width
+
+    def __len__(self) -> int:
+        return len(self.event)
+
+    def grown(self, margin: int) -> "Frames":
+        """The same with `margin` more crystals on every side."""
+        return Frames(
+            self.event, self.row - margin, self.column - margin, self.height + 2 * margin, self.width + 2 * margin
+        )
+
+    def locate(self, event, row, column, period: int, margin: float = 0):
+        """Frame, row and column in it, and index of those hits that lie in a frame of their event.
+
+        `event` ascends; `period` is the number of columns around the detector.
+        """
+        frame, hit = join(self.event, event)
+        row = row[hit] - self.row[frame]
+        column = (column[hit] - self.column[frame] + margin) % period - margin
+        inside = (row >= -margin) & (row < self.height + margin) & (column < self.width + margin)
+        return frame[inside], row[inside], column[inside], hit[inside]
+
+
+def join(left, right):
+    """All pairs of equal entries as two arrays of indices; `right` ascends."""
+    start, stop = np.searchsorted(right, left, side="left"), np.searchsorted(right, left, side="right")
+    counts = stop - start
+    pairs = np.repeat(np.arange(len(left)), counts)
+    return pairs, np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - start, counts)
+
+
+def lateral_shares(row_fraction, column_fraction, half_width: int, shower_width):
+    """Share of a shower in the `(2 half_width + 1)²` cells around the one it hits, `(n, side, side)`.
+
+    Integral of the profile b / (2π (b² + r²)^1.5) over each cell, closed form of Lednev, NIM A 366 (1995) 292.
+    Fractions are the place inside the central cell, `shower_width` is b in cells.
+    """
+    edges = np.arange(-half_width, half_width + 2, dtype=np.float32)
+    u = (edges - np.asarray(row_fraction, np.float32)[:, None])[:, :, None]
+    v = (edges - np.asarray(column_fraction, np.float32)[:, None])[:, None, :]
+    b = np.asarray(shower_width, np.float32).reshape(-1, 1, 1)
+    # terms of the integral in u or v alone cancel in the differences
+    corner = np.arctan(u * v / (b * np.sqrt(b**2 + u**2 + v**2))) / np.float32(2 * np.pi)
+    return corner[:, 1:, 1:] - corner[:, :-1, 1:] - corner[:, 1:, :-1] + corner[:, :-1, :-1]
+
+
+def spread(frames: Frames, impacts, half_width: int, num_rows: int, num_columns: int) -> np.ndarray:
+    """Energy [GeV] of every cell of every frame, `(n, height, width)` float32; frames are in cells here.
+
+    What a shower deposits more than `half_width` cells away, or beyond the rows of the detector, is lost.
+    """
+    frame, row, column, hit = frames.locate(
+        impacts["event"], impacts["row"], impacts["column"], num_columns, margin=half_width
+    )
+    cell_row, cell_column = np.floor(row).astype(np.int32), np.floor(column).astype(np.int32)
+    energy = lateral_shares(row - cell_row, column - cell_column, half_width, impacts["width"][hit])
+    energy *= impacts["energy"][hit][:, None, None]
+    offsets = np.arange(-half_width, half_width + 1, dtype=np.int32)
+    rows, columns = cell_row[:, None] + offsets, cell_column[:, None] + offsets
+    on_grid = rows + frames.row[frame][:, None]
+    row_in = (rows >= 0) & (rows < frames.height) & (on_grid >= 0) & (on_grid < num_rows)
+    if frames.width == num_columns:
+        columns, column_in = columns % num_columns, np.ones_like(columns, bool)
+    else:
+        column_in = (columns >= 0) & (columns < frames.width)
+    energy *= row_in[:, :, None] & column_in[:, None, :]
+    rows, columns = rows.clip(0, frames.height - 1), columns.clip(0, frames.width - 1)
+    index = ((frame[:, None] * frames.height + rows)[:, :, None] * frames.width) + columns[:, None, :]
+    total = np.bincount(index.ravel(), energy.ravel(), minlength=len(frames) * frames.height * frames.width)
+    return total.astype(np.float32).reshape(len(frames), frames.height, frames.width)

@@ -1,0 +1,54 @@
+"""Crystals: noise, threshold, and what CMS's converter does to the endcaps."""
+
+import numpy as np
+
+from e2evit.data.grid import COLUMNS, ROWS
+
+from .cells import Frames, spread
+
+__all__ = ["NOISE", "THRESHOLD", "crystal_energy", "resample_endcap"]
+
+NOISE, THRESHOLD = 0.040, 0.120  # GeV a crystal; 40 MeV: JINST 8 (2013) P09009, cut at three times that
+_ENDCAP_ROWS = 55
+_HALF_WIDTH = 2
+
+
+def crystal_energy(frames: Frames, impacts, rng: np.random.Generator) -> np.ndarray:
+    """Energy E, not E_T, of each crystal above threshold [GeV], `(n, height, width)`, 0 elsewhere."""
+    # one crystal more on each side, for the endcap's 2 x 2 blocks that the border cuts
+    grown = frames.grown(1) if frames.width < COLUMNS else frames
+    energy = spread(grown, impacts, _HALF_WIDTH, ROWS, COLUMNS)
+    energy += rng.standard_normal(energy.shape, dtype=np.float32) * np.float32(NOISE)
+    energy[energy < THRESHOLD] = 0.0
+    rows = grown.row[:, None] + np.arange(grown.height)
+    energy[(rows < 0) | (rows >= ROWS)] = 0.0
+    energy = resample_endcap(energy, grown)
+    return energy if grown is frames else energy[:, 1:-1, 1:-1]
+
+
+def resample_endcap(energy: np.ndarray, frames: Frames) -> np.ndarray:
+    """Pseudo-crystals of the endcaps in blocks of 2 x 2, each with a sixteenth of their sum.
+
+    CMS's converter (resample_EE of MLAnalyzer's convertRootFiles) divides by four twice, so energies in the endcap
+    channel are a quarter of what was measured; networks trained on CMS images know them like that. Blocks start at an
+    even column, and at the row next to the barrel on the positive, one row outside the grid on the negative side.
+    """
+    rows = np.arange(-1, ROWS + 1)
+    # the block of each row of the grid, -1 for the barrel
+    block = np.where(
+        rows < _ENDCAP_ROWS, (rows + 1) // 2, np.where(rows >= ROWS - _ENDCAP_ROWS, (rows - 225) // 2, -1)
+    )
+    touched = (frames.row < _ENDCAP_ROWS) | (frames.row + frames.height > ROWS - _ENDCAP_ROWS)
+    for frame in np.flatnonzero(touched):
+        inside = np.clip(frames.row[frame] + np.arange(frames.height), -1, ROWS)
+        row_block, image = block[inside + 1], energy[frame]
+        odd = int(frames.column[frame]) % 2
+        endcap = np.flatnonzero(row_block >= 0)
+        # sums over pairs of rows, by the change of the block's number, then over pairs of columns
+        starts = np.flatnonzero(np.diff(row_block[endcap] * 2 + (inside[endcap] > ROWS // 2), prepend=-1))
+        pairs = np.add.reduceat(image[endcap], starts, axis=0)
+        padded = np.pad(pairs, ((0, 0), (odd, (frames.width + odd) % 2)))
+        summed = padded[:, ::2] + padded[:, 1::2]
+        wide = np.repeat(summed, 2, axis=1)[:, odd : odd + frames.width] / 16
+        image[endcap] = np.repeat(wide, np.diff(starts, append=len(endcap)), axis=0)
+    return energy

@@ -1,0 +1,58 @@
+"""Towers: noise, threshold, the coarse phi of the endcap, and the seed tower of a jet."""
+
+import numpy as np
+
+from e2evit.data.grid import COLUMNS, ROWS, TOWER, position_in_grid
+
+from .cells import Frames, spread
+
+__all__ = ["NOISE", "TOWER_COLUMNS", "TOWER_ROWS", "seed_towers", "tower_energy"]
+
+TOWER_ROWS, TOWER_COLUMNS = ROWS // TOWER, COLUMNS // TOWER
+NOISE, THRESHOLD = 0.200, 0.600  # GeV a tower: CMS-PAS-JME-10-003 and the zero suppression of its towers
+SEED_SEARCH = 3  # towers on each side of the axis: 7 x 7
+SEED_MIN_ENERGY = 5.0  # GeV; below, noise and pile-up would place the window of a jet of photons
+_COARSE = 20  # beyond |ieta| = 20 a tower covers ten degrees of phi
+
+
+def tower_energy(num_events: int, impacts, rng: np.random.Generator) -> np.ndarray:
+    """Energy of each tower above threshold [GeV], `(num_events, 56, 72)`, 0 elsewhere.
+
+    Beyond |ieta| = 20 CMS's towers are ten degrees wide, and the image gives each half of one half of its energy.
+    """
+    everything = Frames(
+        np.arange(num_events), np.zeros(num_events, int), np.zeros(num_events, int), TOWER_ROWS, TOWER_COLUMNS
+    )
+    energy = spread(everything, impacts, 1, TOWER_ROWS, TOWER_COLUMNS)
+    coarse = np.r_[: TOWER_ROWS // 2 - _COARSE, TOWER_ROWS // 2 + _COARSE : TOWER_ROWS]
+    wide = energy[:, coarse].reshape(num_events, len(coarse), -1, 2).sum(axis=3)
+    wide = _read_out(wide, rng) / 2
+    energy = _read_out(energy, rng)
+    energy[:, coarse] = np.repeat(wide, 2, axis=2)
+    return energy
+
+
+def _read_out(energy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    energy = energy + rng.standard_normal(energy.shape, dtype=np.float32) * np.float32(NOISE)
+    return np.where(energy < THRESHOLD, np.float32(0), energy)
+
+
+def seed_towers(towers: np.ndarray, event, eta, phi) -> tuple[np.ndarray, np.ndarray]:
+    """Row (jetSeed_ieta) and column (jetSeed_iphi) of the hottest tower in the 7 x 7 around each jet axis.
+
+    Where none reaches 5 GeV the tower on the axis is the seed: a jet of two photons leaves nothing in the HCAL.
+
+    Args:
+        towers: `(num_events, 56, 72)` [GeV].
+        event, eta, phi: `(n,)` of the jets; phi in radians.
+    """
+    row, column = (np.floor(x).astype(np.int64) // TOWER for x in position_in_grid(eta, phi))
+    search = np.arange(-SEED_SEARCH, SEED_SEARCH + 1)
+    near_rows = np.clip(row[:, None] + search, 0, TOWER_ROWS - 1)
+    near_columns = (column[:, None] + search) % TOWER_COLUMNS
+    window = towers[np.asarray(event)[:, None, None], near_rows[:, :, None], near_columns[:, None, :]]
+    window = window.reshape(len(window), -1)
+    hottest, index = window.argmax(axis=1), np.arange(len(window))
+    real = window[index, hottest] >= SEED_MIN_ENERGY
+    seed_row, seed_column = near_rows[index, hottest // search.size], near_columns[index, hottest % search.size]
+    return np.where(real, seed_row, row), np.where(real, seed_column, column)

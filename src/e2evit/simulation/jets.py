@@ -1,0 +1,118 @@
+"""Particle-level jets and what made them."""
+
+from dataclasses import dataclass, fields
+
+import awkward as ak
+import fastjet
+import numpy as np
+
+from .events import EventBatch
+
+# without this each worker prints FastJet's banner over the progress bar; the README asks for the citation instead
+fastjet._swig.ClusterSequence.set_fastjet_banner_stream(None)
+
+__all__ = ["JET_RADIUS", "MAX_ETA", "Jets", "find_jets"]
+
+JET_RADIUS = 0.8
+MAX_ETA = 1.37  # of the jet axis, as CMS's JetFrameProducer has it
+_CLUSTER_MAX_ETA = 3.0  # particles beyond are outside the grid
+
+
+@dataclass
+class Jets:
+    """Jets of a batch, flat.
+
+    Args:
+        event: Of each jet, ascending.
+        momentum: `(n, 4)` px, py, pz, E [GeV].
+        heavy_mass: Generator mass [GeV] of the heavy particle in the jet, NaN without one.
+        merged: Whether the jet holds all that the heavy particle decays to; false without one.
+        parton: PDG code of what made the jet: the heavy particle, or the quark or gluon of the hard process nearest
+            to the axis; 0 if none is within the jet.
+    """
+
+    event: np.ndarray
+    momentum: np.ndarray
+    heavy_mass: np.ndarray
+    merged: np.ndarray
+    parton: np.ndarray
+
+    @property
+    def pt(self) -> np.ndarray:
+        return np.hypot(self.momentum[:, 0], self.momentum[:, 1])
+
+    @property
+    def mass(self) -> np.ndarray:
+        """Invariant mass of the jet [GeV]."""
+        return _mass(self.momentum)
+
+    @property
+    def eta_phi(self) -> tuple[np.ndarray, np.ndarray]:
+        return _eta_phi(self.momentum)
+
+    def select(self, keep) -> "Jets":
+        return Jets(**{field.name: getattr(self, field.name)[keep] for field in fields(self)})
+
+
+def find_jets(batch: EventBatch, heavy: int, min_pt: float, max_pt: float) -> Jets:
+    """Those of the two hardest anti-kt R = 0.8 jets of each event that lie in the pT range [GeV] and |eta| < 1.37.
+
+    With heavy particles, of PDG code `heavy`, only jets with one within ΔR < 0.8 of the axis are kept. `merged` is
+    CMS's selection for its boosted-top sample (RHAnalyzer_runEvtSel_jet_dijet_top): all quarks within ΔR < 0.8.
+    """
+    near = np.abs(_eta_phi(batch.momentum)[0]) < _CLUSTER_MAX_ETA
+    px, py, pz, energy = batch.momentum[near].T
+    particles = ak.zip({"px": px, "py": py, "pz": pz, "E": energy}, with_name="Momentum4D")
+    particles = ak.unflatten(particles, np.bincount(batch.event[near], minlength=batch.num_events))
+    definition = fastjet.JetDefinition(fastjet.antikt_algorithm, JET_RADIUS)
+    found = fastjet.ClusterSequence(particles, definition).inclusive_jets(min_pt=min_pt)
+    hardest = ak.argsort(found.px**2 + found.py**2, axis=1, ascending=False)[:, :2]
+    found = found[hardest]
+    event = np.repeat(np.arange(batch.num_events), ak.to_numpy(ak.num(found)))
+    momentum = np.stack([ak.to_numpy(ak.flatten(found[axis])) for axis in ("px", "py", "pz", "E")], axis=1)
+    nothing = np.zeros(len(event), int)
+    jets = Jets(event, momentum, np.full(len(event), np.nan), nothing.astype(bool), nothing)
+    jets = jets.select((jets.pt < max_pt) & (np.abs(_eta_phi(momentum)[0]) < MAX_ETA))
+    return _match_heavy(jets, batch, heavy) if heavy else _match_parton(jets, batch)
+
+
+def _match_heavy(jets: Jets, batch: EventBatch, heavy: int) -> Jets:
+    nearest, distance = _nearest(jets, batch.heavy_event, batch.heavy_momentum)
+    inside = distance < JET_RADIUS
+    jets, nearest = jets.select(inside), nearest[inside]
+    jets.heavy_mass = _mass(batch.heavy_momentum)[nearest]
+    decays = nearest[:, None] == batch.decay_heavy
+    farthest = np.where(decays, _distances(jets.momentum, batch.decay_momentum), 0.0).max(axis=1, initial=0.0)
+    jets.merged = farthest < JET_RADIUS
+    jets.parton = np.full(len(nearest), heavy)
+    return jets
+
+
+def _match_parton(jets: Jets, batch: EventBatch) -> Jets:
+    nearest, distance = _nearest(jets, batch.parton_event, batch.parton_momentum)
+    jets.parton = np.where(distance < JET_RADIUS, batch.parton_id[nearest], 0)
+    return jets
+
+
+def _nearest(jets: Jets, event, momentum):
+    """Index of the particle of the same event nearest to each jet, and ΔR to it (infinite if there is none)."""
+    same = jets.event[:, None] == event
+    distance = np.where(same, _distances(jets.momentum, momentum), np.inf)
+    nearest = distance.argmin(axis=1)
+    return nearest, distance[np.arange(len(nearest)), nearest]
+
+
+def _mass(momentum):
+    return np.sqrt(np.maximum(momentum[:, 3] ** 2 - (momentum[:, :3] ** 2).sum(axis=1), 0.0))
+
+
+def _eta_phi(momentum):
+    pt = np.maximum(np.hypot(momentum[:, 0], momentum[:, 1]), 1e-9)
+    return np.arcsinh(momentum[:, 2] / pt), np.arctan2(momentum[:, 1], momentum[:, 0])
+
+
+def _distances(momentum, others):
+    """ΔR between every pair of rows, `(n, m)`."""
+    (eta, phi), (other_eta, other_phi) = _eta_phi(momentum), _eta_phi(others)
+    delta_phi = np.mod(phi[:, None] - other_phi + np.pi, 2 * np.pi) - np.pi
+    return np.hypot(eta[:, None] - other_eta, delta_phi)

@@ -1,0 +1,76 @@
+"""What a simulated data set depends on."""
+
+from dataclasses import dataclass, field
+
+from .geometry import GEOMETRIES
+from .processes import PROCESSES
+
+__all__ = ["SimulationSettings"]
+
+_MIN_ENERGY = 1000.0  # GeV; below it Pythia's multiparton interactions were never tuned
+
+
+@dataclass(frozen=True)
+class SimulationSettings:
+    """Settings of a simulation; a shard is a function of these, its process, its number and the versions.
+
+    Args:
+        seed: Any non-negative integer; another seed makes other events.
+        energy: Of the proton beams together [GeV].
+        geometry: `run1` (3 pixel layers, 8 channels) or `run3` (4 pixel and 4 strip layers, 13 channels).
+        pileup: Mean number of collisions besides the hard one.
+        min_pt, max_pt: Range of the jets' pT [GeV].
+        min_mass, max_mass: Range of a gun's masses [GeV] instead of its own.
+        match_pt: Give every process the same spectrum in pT and eta, and one jet an event, at random.
+        merged_only: Keep only heavy particles whose decay products are all in the jet.
+        whole_detector: One image of 280 x 360 an event instead of one of 125 x 125 a jet.
+        pool_size: Minimum-bias collisions that pile-up is drawn from.
+        pythia: More settings for Pythia in every process, e.g. `Tune:pp = 18`.
+        shard_size: Jets in a shard.
+    """
+
+    seed: int = field(default=0, metadata={"help": "Another seed makes other events."})
+    energy: float = field(default=8000.0, metadata={"help": "Of the proton beams together [GeV]."})
+    geometry: str = field(default="run1", metadata={"help": "run1 (8 channels) or run3 (13 channels)."})
+    pileup: float = field(default=21.0, metadata={"help": "Mean number of collisions besides the hard one."})
+    min_pt: float = field(default=400.0, metadata={"help": "Of the jets [GeV]."})
+    max_pt: float = field(default=1000.0, metadata={"help": "Of the jets [GeV]."})
+    min_mass: float | None = field(default=None, metadata={"help": "Of the mass guns [GeV]; default: each its own."})
+    max_mass: float | None = field(default=None, metadata={"help": "Of the mass guns [GeV]; default: each its own."})
+    match_pt: bool = field(
+        default=False, metadata={"help": "The same spectrum in pT and eta for every class, one jet an event."}
+    )
+    merged_only: bool = field(default=False, metadata={"help": "Only heavy particles that decay within the jet."})
+    whole_detector: bool = field(default=False, metadata={"help": "One 280 x 360 image an event."})
+    pool_size: int = field(default=2000, metadata={"help": "Minimum-bias collisions that pile-up is drawn from."})
+    pythia: list[str] = field(default_factory=list, metadata={"help": 'More settings for Pythia: "Tune:pp = 18".'})
+    shard_size: int = field(default=1000, metadata={"help": "Jets in a shard."})
+
+    @property
+    def mass_range(self) -> tuple[float, float] | None:
+        """Masses of the guns [GeV] if they are set."""
+        return None if self.min_mass is None or self.max_mass is None else (self.min_mass, self.max_mass)
+
+    def validate(self, processes) -> None:
+        """Raise a ValueError that names the first thing wrong with a request for `processes`."""
+        unknown = [process for process in processes if process not in PROCESSES]
+        if unknown or not processes:
+            raise ValueError(f"Unknown process {', '.join(unknown)}; known ones: {', '.join(PROCESSES)}.")
+        if len(set(processes)) < len(processes):
+            raise ValueError(f"A process is named twice: {', '.join(processes)}.")
+        if self.geometry not in GEOMETRIES:
+            raise ValueError(f"Unknown geometry {self.geometry!r}; known ones: {', '.join(GEOMETRIES)}.")
+        for name, smallest in (("seed", 0), ("pileup", 0), ("pool_size", 10), ("shard_size", 1)):
+            if getattr(self, name) < smallest:
+                raise ValueError(f"Need {name} >= {smallest}, got {getattr(self, name)}.")
+        if self.energy < _MIN_ENERGY or not 0 < self.min_pt < self.max_pt < self.energy / 2:
+            raise ValueError(
+                f"Need an energy of at least {_MIN_ENERGY:g} and 0 < min_pt < max_pt < energy / 2 [GeV], "
+                f"got min_pt {self.min_pt:g}, max_pt {self.max_pt:g} and energy {self.energy:g}."
+            )
+        if (self.min_mass is None) != (self.max_mass is None):
+            raise ValueError("Set both min_mass and max_mass [GeV], or neither.")
+        if self.mass_range and not 0 < self.min_mass < self.max_mass:
+            raise ValueError(f"Need 0 < min_mass < max_mass [GeV], got {self.min_mass:g} and {self.max_mass:g}.")
+        if self.mass_range and not any(PROCESSES[process].gun for process in processes):
+            raise ValueError(f"min_mass and max_mass are of the mass guns (x_...), not of {', '.join(processes)}.")

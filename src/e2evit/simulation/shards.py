@@ -1,0 +1,171 @@
+"""One shard: from events to rows, a function of process, number, settings and versions."""
+
+import json
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from zlib import crc32
+
+import numpy as np
+import pyarrow as pa
+
+from e2evit.data.grid import COLUMNS, ROWS, SEED_ROWS
+from e2evit.data.schema import DatasetSchema, find_schema, row_features
+from e2evit.data.splits import assign_splits
+
+from .detector import detect
+from .events import generate
+from .geometry import GEOMETRIES
+from .hcal import seed_towers, tower_energy
+from .images import jet_windows, render, whole_detector
+from .jets import Jets, find_jets
+from .pileup import MinimumBiasPool
+from .processes import PROCESSES
+from .settings import SimulationSettings
+from .spectra import Acceptance
+
+__all__ = ["make_acceptance", "make_pool", "make_shard", "output_schema", "versions"]
+
+PILOT_JETS = 4000
+BARREN_EVENTS = 5000  # without a jet: the request cannot be met
+_POOL, _PILOT = 1_000_000_001, 1_000_000_002  # where shards have their number in the seed
+
+
+def output_schema(settings: SimulationSettings) -> DatasetSchema:
+    """What the rows hold."""
+    return replace(
+        find_schema("simulated"),
+        channel_names=GEOMETRIES[settings.geometry].channel_names,
+        **({"image_size": (ROWS, COLUMNS)} if settings.whole_detector else {}),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of everything that the numbers in a shard depend on."""
+    return {name: version(name) for name in ("e2evit", "pythia8mc", "fastjet", "numpy", "scikit-learn")}
+
+
+def make_pool(settings: SimulationSettings) -> MinimumBiasPool:
+    """Minimum-bias collisions of a production."""
+    seed = _seeds(settings, "minimum bias", _POOL)[0]
+    return MinimumBiasPool.simulate(
+        settings.pool_size, seed, settings.energy, GEOMETRIES[settings.geometry], settings.pythia
+    )
+
+
+def make_acceptance(process: str, settings: SimulationSettings) -> Acceptance:
+    """What `match_pt` keeps of a process, from the spectrum of a pilot run."""
+    seed, rng = _seeds(settings, process, _PILOT)
+    pt, eta = [], []
+    for _, jets in _events_with_jets(process, seed, settings):
+        pt.append(jets.pt)
+        eta.append(jets.eta_phi[0])
+        if sum(map(len, pt)) >= PILOT_JETS:
+            break
+    return Acceptance.fit(np.concatenate(pt), np.concatenate(eta), (settings.min_pt, settings.max_pt), rng)
+
+
+def make_shard(
+    process: str,
+    shard: int,
+    num_jets: int,
+    settings: SimulationSettings,
+    pool: MinimumBiasPool | None = None,
+    acceptance: Acceptance | None = None,
+) -> pa.Table:
+    """Rows of one shard, the same whenever and wherever it is made with the same versions.
+
+    Args:
+        pool: Of `make_pool(settings)`; not needed without pile-up.
+        acceptance: Of `make_acceptance(process, settings)`; not needed without `match_pt`.
+
+    Raises:
+        RuntimeError: if 5 000 events in a row give no jet that passes.
+    """
+    if (settings.pileup and pool is None) or (settings.match_pt and acceptance is None):
+        raise ValueError("Pile-up needs a pool (make_pool), match_pt an acceptance (make_acceptance).")
+    schema = output_schema(settings)
+    seed, rng = _seeds(settings, process, shard)
+    tables, made, name = [], 0, f"{process}-{settings.seed}-{shard}"
+    for first_event, batch, jets in _numbered(_events_with_jets(process, seed, settings)):
+        if acceptance is not None:
+            jets = jets.select(rng.random(len(jets.pt)) < acceptance.probability(jets.pt, jets.eta_phi[0]))
+            # one jet an event in every class, either of them: some processes never have two
+            shuffled = rng.permutation(len(jets.event))
+            jets = jets.select(np.sort(shuffled[np.unique(jets.event[shuffled], return_index=True)[1]]))
+        if settings.whole_detector:
+            jets = jets.select(np.unique(jets.event, return_index=True)[1])  # the hardest stands for the event
+        if not len(jets.event):
+            continue
+        events, jets.event = np.unique(jets.event, return_inverse=True)
+        event_ids = np.array([f"{name}-{first_event + event}" for event in events.tolist()])
+        table = _images(batch.select(events), jets, event_ids, settings, pool, rng)
+        labels = np.full(table.num_rows, schema.label_names.index(process))
+        tables.append(table.append_column("labels", pa.array(labels)))
+        made += table.num_rows
+        if made >= num_jets:
+            break
+    target = row_features(schema).arrow_schema
+    rows = pa.concat_tables(tables).slice(0, num_jets).select(target.names).cast(target)
+    description = schema.description_of_rows([process]) | {"simulation": asdict(settings) | versions()}
+    return rows.replace_schema_metadata(target.metadata | {b"e2evit": json.dumps(description).encode()})
+
+
+def _images(batch, jets: Jets, event_ids, settings: SimulationSettings, pool, rng) -> pa.Table:
+    """Images and labels of the jets whose window lies on the grid."""
+    geometry = GEOMETRIES[settings.geometry]
+    response, num_pileup = detect(batch, geometry, rng), np.zeros(batch.num_events, int)
+    if settings.pileup:
+        response, num_pileup = pool.overlay(response, assign_splits(event_ids), settings.pileup, rng)
+    towers = tower_energy(batch.num_events, response.hcal, rng)
+    ieta, iphi = seed_towers(towers, jets.event, *jets.eta_phi)
+    keep = (ieta >= SEED_ROWS[0]) & (ieta <= SEED_ROWS[1])
+    jets, ieta, iphi = jets.select(keep), ieta[keep], iphi[keep]
+    frames = whole_detector(jets.event) if settings.whole_detector else jet_windows(jets.event, ieta, iphi)
+    index, value = render(frames, response, towers, geometry, rng)
+    has_heavy = ~np.isnan(jets.heavy_mass)
+    return pa.table(
+        {
+            "pixel_index": index,
+            "pixel_value": value,
+            "mass_labels": pa.array(jets.heavy_mass.astype(np.float32), from_pandas=True),
+            "jet_mass": jets.mass.astype(np.float32),
+            "pt": jets.pt.astype(np.float32),
+            "eta": jets.eta_phi[0].astype(np.float32),
+            "ieta": ieta.astype(np.int32),
+            "iphi": iphi.astype(np.int32),
+            "merged": pa.array(jets.merged, mask=~has_heavy),
+            "parton": pa.array(jets.parton.astype(np.int32), mask=jets.parton == 0),
+            "num_pileup": num_pileup[jets.event].astype(np.int32),
+            "event_id": event_ids[jets.event],
+        }
+    )
+
+
+def _seeds(settings: SimulationSettings, what: str, number: int):
+    """Pythia's seed and numpy's generator of one task."""
+    sequence = np.random.SeedSequence([settings.seed, crc32(what.encode()), number])
+    # Pythia: 0 is the clock, -1 a fixed default, those above 9e8 fail
+    return 1 + int(sequence.generate_state(1)[0]) % 900_000_000, np.random.default_rng(sequence.spawn(1)[0])
+
+
+def _events_with_jets(process: str, seed: int, settings: SimulationSettings):
+    """Endless batches of events and their jets that pass the selection."""
+    made, barren, pt = PROCESSES[process], 0, (settings.min_pt, settings.max_pt)
+    for batch in generate(made, seed, settings.energy, pt, settings.mass_range, settings.pythia):
+        jets = find_jets(batch, made.heavy, *pt)
+        if settings.merged_only and made.heavy:
+            jets = jets.select(jets.merged)
+        barren = 0 if len(jets.event) else barren + batch.num_events
+        if barren >= BARREN_EVENTS:
+            raise RuntimeError(
+                f"No {process} jet with pT in {pt[0]:g}-{pt[1]:g} GeV among {barren} events at "
+                f"{settings.energy:g} GeV: widen the pT or mass range, or raise the energy."
+            )
+        yield batch, jets
+
+
+def _numbered(batches):
+    first = 0
+    for batch, jets in batches:
+        yield first, batch, jets
+        first += batch.num_events

@@ -1,0 +1,56 @@
+"""Hits of the silicon layers, counted at the direction in which they are seen from the primary vertex."""
+
+import numpy as np
+
+from e2evit.data.grid import COLUMNS, ROWS, position_in_grid
+
+from .cells import Frames, structured
+from .events import EventBatch
+from .geometry import Geometry
+from .helix import propagate
+
+__all__ = ["SILICON", "hit_channels", "silicon_hits"]
+
+SILICON = np.dtype([("event", "i4"), ("layer", "i1"), ("z", "f4"), ("phi", "f4")])  # z in cm, phi in radians
+
+EFFICIENCY = 0.99  # JINST 9 (2014) P10009 section 3
+STEREO_ANGLE = 0.100  # radians, JINST 3 (2008) S08004 section 3.2
+
+
+def silicon_hits(batch: EventBatch, start, geometry: Geometry, rng) -> np.ndarray:
+    """Hits of charged particles that start at `start` `(n, 3)` [cm], as `SILICON`, events ascending."""
+    charged = batch.charge != 0
+    momentum, charge, start, event = (x[charged] for x in (batch.momentum, batch.charge, start, batch.event))
+    parts = []
+    for number, layer in enumerate(geometry.layers.values()):
+        point, reaches = propagate(momentum, charge, start, layer.radius, layer.half_length)
+        # those that left through the end planes did not cross the layer
+        reaches &= np.abs(point[:, 2]) < layer.half_length * (1 - 1e-9)
+        crossed, (x, y, z) = event[reaches], point[reaches].T
+        phi = np.arctan2(y, x)
+        if layer.strip_length:
+            middle = (np.floor(z / layer.strip_length) + 0.5) * layer.strip_length
+            tilted = phi + STEREO_ANGLE * (z - middle) / layer.radius
+            sensors = ((middle, phi), (middle, tilted))
+        else:
+            sensors = ((z, phi),)
+        for seen_z, seen_phi in sensors:
+            found = rng.random(len(crossed)) < EFFICIENCY
+            parts.append(structured(SILICON, event=crossed, layer=number, z=seen_z, phi=seen_phi)[found])
+    hits = np.concatenate(parts)
+    return hits[np.argsort(hits["event"], kind="stable")]
+
+
+def hit_channels(frames: Frames, hits, vertex_z, geometry: Geometry) -> dict[str, tuple]:
+    """Number of hits of each layer in each crystal."""
+    radius = np.array([layer.radius for layer in geometry.layers.values()])[hits["layer"]]
+    eta = np.arcsinh((hits["z"] - vertex_z[hits["event"]]) / radius)
+    row, column = (np.floor(x).astype(np.int32) for x in position_in_grid(eta, hits["phi"]))
+    on_grid = (row >= 0) & (row < ROWS)
+    hits, row, column = hits[on_grid], row[on_grid], column[on_grid]
+    frame, row, column, hit = frames.locate(hits["event"], row, column, COLUMNS)
+    pixel, layer = (frame * frames.height + row) * frames.width + column, hits["layer"][hit]
+    return {
+        name: tuple(np.unique(pixel[layer == number], return_counts=True))
+        for number, name in enumerate(geometry.layers)
+    }
