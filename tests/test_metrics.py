@@ -7,10 +7,10 @@ from samples import row_table
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from e2evit.baselines import image_mass, median_scale
 from e2evit.data import SCHEMAS
 from e2evit.data.grid import window_centres
-from e2evit.evaluation import baseline_predictions, measure, softmax
+from e2evit.evaluation import baseline_predictions, measure, median_scale, softmax
+from e2evit.jet_features import image_mass
 from e2evit.metrics import JetTagging, MassRegression
 from e2evit.metrics.classification import background_rejection
 
@@ -70,13 +70,17 @@ def test_image_mass_of_two_crystals():
     """Two massless deposits E at Δη = 0 and Δφ apart around η ≈ 0: m² = 2 E² (1 - cos Δφ)."""
     schema = SCHEMAS["simulated"]
     ecal = schema.channel_names.index("ecal")
-    pixels = [(ecal * 125 + 62) * 125 + column for column in (42, 82)]
-    row = row_table(1, ieta=np.array([28]), iphi=np.array([10]), pixel_index=[pixels], pixel_value=[[50.0, 50.0]])
+    pixels = [(ecal * 125 + 62) * 125 + column for column in (42, 82, 124)]  # the last is more than 0.8 away
+    row = row_table(1, ieta=np.array([28]), iphi=np.array([10]), pixel_index=[pixels], pixel_value=[[50.0, 50.0, 9.0]])
     eta, phi = window_centres(28, 10)
     pt = 50.0 / np.cosh(eta[62])
     expected = np.sqrt(2 * pt**2 * (1 - np.cos(phi[82] - phi[42])))
     assert image_mass(Dataset(row), schema)[0] == pytest.approx(expected, rel=1e-6)
-    assert image_mass(Dataset(row), schema, radius=0.1)[0] == 0
+    # ten rows beyond a seed at the edge of the barrel: the endcap, where images hold a quarter of the energy
+    pixels = [pixel + 10 * 125 for pixel in pixels[:2]]
+    endcap = row_table(1, ieta=np.array([43]), iphi=np.array([10]), pixel_index=[pixels], pixel_value=[[50.0, 50.0]])
+    farther = np.cosh(eta[62]) / np.cosh(window_centres(43, 10)[0][72])
+    assert image_mass(Dataset(endcap), schema)[0] == pytest.approx(4 * expected * farther, rel=1e-6)
     unplaced = row_table(1, ieta=[None])
     with pytest.raises(ValueError, match="ieta"):
         image_mass(Dataset(unplaced), schema)

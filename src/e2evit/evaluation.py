@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, DatasetDict
 
-from .baselines import image_mass, median_scale
 from .data import DatasetSchema
+from .jet_features import image_mass
 from .metrics import JetTagging, MassRegression
 
-__all__ = ["align_labels", "baseline_predictions", "measure", "softmax", "write_results"]
+__all__ = ["align_labels", "baseline_predictions", "measure", "median_scale", "softmax", "write_results"]
 
 SIGNAL = 1  # label of the class that a binary score is for
 
@@ -35,6 +35,12 @@ def align_labels(dataset: DatasetDict, label2id: dict[str, int]) -> DatasetDict:
             f"not {', '.join(unknown)}."
         )
     return dataset.align_labels_with_mapping(label2id, "labels")
+
+
+def median_scale(masses: np.ndarray, predictions: np.ndarray) -> float:
+    """The factor that brings the median of m̂ / m to one; fit it on training jets."""
+    usable = np.isfinite(masses) & (predictions > 0)
+    return float(np.median(masses[usable] / predictions[usable]))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -20,7 +20,6 @@ def particles(pdg_id, charge, momentum, vertex=(0.0, 0.0, 0.0), num_events=1):
     mass = {211: 0.1396, 22: 0.0, 13: 0.1057, 130: 0.4976}[pdg_id]
     four = np.array([*momentum, math.sqrt(np.square(momentum).sum() + mass**2)])
     event = np.arange(num_events)
-    nothing = {name: np.zeros((0, 4) if name.endswith("momentum") else 0, int) for name in TRUTH}
     return EventBatch(
         num_events,
         event,
@@ -28,19 +27,7 @@ def particles(pdg_id, charge, momentum, vertex=(0.0, 0.0, 0.0), num_events=1):
         np.full(num_events, float(charge)),
         np.tile(four, (num_events, 1)),
         np.tile(np.array(vertex, float), (num_events, 1)),
-        **nothing,
     )
-
-
-TRUTH = (
-    "heavy_event",
-    "heavy_momentum",
-    "decay_heavy",
-    "decay_momentum",
-    "parton_event",
-    "parton_id",
-    "parton_momentum",
-)
 
 
 def frame(row=0, column=0, height=280, width=360):
@@ -49,8 +36,10 @@ def frame(row=0, column=0, height=280, width=360):
 
 def test_lateral_shares_are_those_of_a_photon():
     shares = lateral_shares([0.5], [0.5], 2, 0.105)[0]
-    assert shares[2, 2] == pytest.approx(0.81, abs=0.01)
-    assert shares[1:4, 1:4].sum() == pytest.approx(0.94, abs=0.01)
+    # CMS: about 0.8 of E(5 x 5) in the central crystal, 0.97 in 3 x 3
+    assert shares[2, 2] == pytest.approx(0.84, abs=0.01)
+    assert shares[1:4, 1:4].sum() == pytest.approx(0.975, abs=0.01)
+    assert shares.sum() == pytest.approx(1.0)
     np.testing.assert_allclose(shares, shares.T, rtol=1e-5)
     np.testing.assert_allclose(shares, shares[::-1], rtol=1e-5)
     assert lateral_shares([0.01], [0.5], 2, 0.105)[0, 1, 2] > shares[1, 2]
@@ -60,7 +49,9 @@ def test_shares_are_the_integral_of_the_profile():
     fine = (np.arange(400) + 0.5) / 400
     u, v = np.meshgrid(fine - 0.3 + 1, fine - 0.6, indexing="ij")  # the cell one row further
     profile = 0.2 / (2 * np.pi * (0.2**2 + u**2 + v**2) ** 1.5)
-    assert lateral_shares([0.3], [0.6], 1, 0.2)[0, 2, 1] == pytest.approx(profile.mean(), rel=1e-3)
+    middle = 0.2 / (2 * np.pi * (0.2**2 + (u - 1) ** 2 + v**2) ** 1.5)
+    shares = lateral_shares([0.3], [0.6], 1, 0.2)[0]
+    assert shares[2, 1] / shares[1, 1] == pytest.approx(profile.mean() / middle.mean(), rel=1e-3)
 
 
 def test_join_gives_all_pairs():
@@ -76,7 +67,7 @@ def impacts(*entries):
 def test_showers_wrap_in_phi_and_stop_at_the_frame():
     shower = impacts((0, 100.5, 359.9, 10.0, 0.105))
     whole = spread(frame(), shower, 2, 280, 360)[0]
-    assert whole.sum() == pytest.approx(10 * lateral_shares([0.5], [0.9], 2, 0.105).sum(), rel=1e-5)
+    assert whole.sum() == pytest.approx(10, rel=1e-5)
     assert whole[100, 0] > 1
     around = spread(frame(90, 350, 20, 20), shower, 2, 280, 360)[0]
     np.testing.assert_allclose(around, np.roll(whole, -350, axis=1)[90:110, :20], rtol=1e-5)
@@ -91,7 +82,7 @@ def test_crystals_have_noise_and_a_threshold():
     energy = ecal.crystal_energy(frame(60, 0, 125, 125), impacts((0, 100.5, 50.5, 5.0, 0.105)), rng)[0]
     lit = energy > 0
     assert energy[lit].min() >= ecal.THRESHOLD
-    assert energy[40, 50] == pytest.approx(5 * 0.81, abs=0.2)
+    assert energy[40, 50] == pytest.approx(5 * 0.84, abs=0.2)
     # 1.35 per mille of 15 625 crystals: 21 noise hits beside the shower's
     assert 10 < lit.sum() - 9 < 40
 

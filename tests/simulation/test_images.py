@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from e2evit.data.grid import eta_centres
+from e2evit.simulation.candidates import candidate_images
 from e2evit.simulation.cells import Frames, structured
-from e2evit.simulation.detector import Response, detect
-from e2evit.simulation.events import EventBatch
+from e2evit.simulation.detector import Response
 from e2evit.simulation.geometry import GEOMETRIES
-from e2evit.simulation.hcal import seed_towers, tower_energy
 from e2evit.simulation.images import jet_windows, render, whole_detector
 from e2evit.simulation.silicon import SILICON
 from e2evit.simulation.tracker import TRACK
@@ -82,58 +81,13 @@ def test_hits_are_counted_per_layer():
     assert image.sum() == 2.0
 
 
-def real_jets():
-    """The 20 CMS full-simulation jets, one event each: momenta of their candidates, vertices from d0 and dz."""
-    arrays = np.load(DATA / "pfnano/pfnano_ak8_window_pfcands.npz")
-    jets, found = arrays["jets"], arrays["cands"]
-    px, py, pz = (
-        found["pt"] * np.cos(found["phi"]),
-        found["pt"] * np.sin(found["phi"]),
-        found["pt"] * np.sinh(found["eta"]),
-    )
-    energy = np.sqrt(found["pt"] ** 2 * np.cosh(found["eta"]) ** 2 + found["mass"] ** 2)
-    # the point of closest approach; NanoAOD's d0 is dxy
-    vertex = np.stack([-found["d0"] * np.sin(found["phi"]), found["d0"] * np.cos(found["phi"]), found["dz"]], axis=1)
-    vertex[found["charge"] == 0] = 0.0
-    nothing = {
-        name: np.zeros(0, int)
-        for name in (
-            "heavy_event",
-            "heavy_momentum",
-            "decay_heavy",
-            "decay_momentum",
-            "parton_event",
-            "parton_id",
-            "parton_momentum",
-        )
-    }
-    batch = EventBatch(
-        num_events=len(jets),
-        event=found["jet"].astype(int),
-        pdg_id=found["pdgId"].astype(int),
-        charge=found["charge"].astype(float),
-        momentum=np.stack([px, py, pz, energy], axis=1),
-        vertex=vertex.astype(float),
-        **nothing,
-    )
-    return jets, batch
-
-
 def test_real_jets_look_like_the_real_image():
-    jets, batch = real_jets()
-    order = np.argsort(batch.event, kind="stable")
-    batch = EventBatch(
-        **(
-            vars(batch)
-            | {name: getattr(batch, name)[order] for name in ("event", "pdg_id", "charge", "momentum", "vertex")}
-        )
-    )
-    rng = np.random.default_rng(0)
-    response = detect(batch, RUN1, rng)
-    towers = tower_energy(len(jets), response.hcal, rng)
-    ieta, iphi = seed_towers(towers, np.arange(len(jets)), jets["eta"], jets["phi"])
-    frames = jet_windows(np.arange(len(jets)), ieta, iphi)
-    images = dense(render(frames, response, towers, RUN1, rng), frames)
+    """The 20 CMS full-simulation jets against the one image of the CMS Open Data boosted-top sample."""
+    arrays = np.load(DATA / "pfnano/pfnano_ak8_window_pfcands.npz")
+    jets = arrays["jets"]
+    table = candidate_images(jets, arrays["cands"])
+    frames = jet_windows(np.arange(len(jets)), np.array(table["ieta"]), np.array(table["iphi"]))
+    images = dense((table["pixel_index"].combine_chunks(), table["pixel_value"].combine_chunks()), frames)
     # towers are 5 x 5 equal pixels, the seed in the middle, as in the real image
     blocks = images[:, 4].reshape(len(jets), 25, 5, 25, 5)
     assert np.array_equal(blocks, np.broadcast_to(blocks[:, :, :1, :, :1], blocks.shape))

@@ -62,8 +62,9 @@ def join(left, right):
 def lateral_shares(row_fraction, column_fraction, half_width: int, shower_width):
     """Share of a shower in the `(2 half_width + 1)²` cells around the one it hits, `(n, side, side)`.
 
-    Integral of the profile b / (2π (b² + r²)^1.5) over each cell, closed form of Lednev, NIM A 366 (1995) 292.
-    Fractions are the place inside the central cell, `shower_width` is b in cells.
+    Integral of the profile b / (2π (b² + r²)^1.5) over each cell, closed form of Lednev, NIM A 366 (1995) 292, scaled
+    to a sum of one: calibration makes up for what is farther out. Fractions are the place inside the central cell,
+    `shower_width` is b in cells.
     """
     edges = np.arange(-half_width, half_width + 2, dtype=np.float32)
     u = (edges - np.asarray(row_fraction, np.float32)[:, None])[:, :, None]
@@ -71,13 +72,14 @@ def lateral_shares(row_fraction, column_fraction, half_width: int, shower_width)
     b = np.asarray(shower_width, np.float32).reshape(-1, 1, 1)
     # terms of the integral in u or v alone cancel in the differences
     corner = np.arctan(u * v / (b * np.sqrt(b**2 + u**2 + v**2))) / np.float32(2 * np.pi)
-    return corner[:, 1:, 1:] - corner[:, :-1, 1:] - corner[:, 1:, :-1] + corner[:, :-1, :-1]
+    shares = corner[:, 1:, 1:] - corner[:, :-1, 1:] - corner[:, 1:, :-1] + corner[:, :-1, :-1]
+    return shares / shares.sum(axis=(1, 2), keepdims=True)
 
 
 def spread(frames: Frames, impacts, half_width: int, num_rows: int, num_columns: int) -> np.ndarray:
     """Energy [GeV] of every cell of every frame, `(n, height, width)` float32; frames are in cells here.
 
-    What a shower deposits more than `half_width` cells away, or beyond the rows of the detector, is lost.
+    What a shower deposits beyond the rows of the detector is lost.
     """
     frame, row, column, hit = frames.locate(
         impacts["event"], impacts["row"], impacts["column"], num_columns, margin=half_width

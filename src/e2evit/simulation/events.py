@@ -4,7 +4,7 @@ Pythia is GPL software and an optional dependency (`pip install e2evit[sim]`); o
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 
 import awkward as ak
 import numpy as np
@@ -52,13 +52,13 @@ class EventBatch:
     charge: np.ndarray
     momentum: np.ndarray
     vertex: np.ndarray
-    heavy_event: np.ndarray
-    heavy_momentum: np.ndarray
-    decay_heavy: np.ndarray
-    decay_momentum: np.ndarray
-    parton_event: np.ndarray
-    parton_id: np.ndarray
-    parton_momentum: np.ndarray
+    heavy_event: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    heavy_momentum: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+    decay_heavy: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    decay_momentum: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+    parton_event: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    parton_id: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    parton_momentum: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
 
     def select(self, events: np.ndarray) -> "EventBatch":
         """Only some events, ascending, numbered anew; their stable particles without what made them."""
@@ -66,11 +66,7 @@ class EventBatch:
         number[events] = np.arange(len(events))
         kept = number[self.event] >= 0
         particles = {name: getattr(self, name)[kept] for name in ("pdg_id", "charge", "momentum", "vertex")}
-        nothing = {name: getattr(self, name)[:0] for name in _TRUTH}
-        return EventBatch(len(events), number[self.event[kept]], **particles, **nothing)
-
-
-_TRUTH = [field.name for field in fields(EventBatch) if field.name.startswith(("heavy", "decay", "parton"))]
+        return EventBatch(len(events), number[self.event[kept]], **particles)
 
 
 def generate(

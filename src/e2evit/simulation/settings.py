@@ -44,7 +44,7 @@ class SimulationSettings:
     whole_detector: bool = field(default=False, metadata={"help": "One 280 x 360 image an event."})
     pool_size: int = field(default=2000, metadata={"help": "Minimum-bias collisions that pile-up is drawn from."})
     pythia: list[str] = field(default_factory=list, metadata={"help": 'More settings for Pythia: "Tune:pp = 18".'})
-    shard_size: int = field(default=1000, metadata={"help": "Jets in a shard."})
+    shard_size: int = field(default=2000, metadata={"help": "Jets in a shard."})
 
     @property
     def mass_range(self) -> tuple[float, float] | None:

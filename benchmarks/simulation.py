@@ -1,0 +1,99 @@
+"""Where the time of the simulation goes: milliseconds a jet by stage, jets a second and core, memory.
+
+python benchmarks/simulation.py --results results/simulation_speed.json
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from e2evit.simulation import SimulationSettings, shards
+from e2evit.simulation.shards import make_pool, make_shard, versions
+
+STAGES = {
+    "find_jets": "jets",
+    "detect": "detector",
+    "tower_energy": "detector",
+    "seed_towers": "image",
+    "render": "image",
+}
+
+
+class Stopwatch:
+    """Processor time spent in the stages of `make_shard`."""
+
+    def __init__(self):
+        self.seconds = defaultdict(float)
+        for function, stage in STAGES.items():
+            setattr(shards, function, self._timed(getattr(shards, function), stage))
+        shards.MinimumBiasPool.overlay = self._timed(shards.MinimumBiasPool.overlay, "pile-up")
+        generate = shards.generate
+
+        def timed_generate(*arguments):
+            batches = generate(*arguments)
+            while True:
+                start = time.process_time()
+                batch = next(batches)
+                self.seconds["pythia"] += time.process_time() - start
+                yield batch
+
+        shards.generate = timed_generate
+
+    def _timed(self, function, stage):
+        def timed(*arguments, **keywords):
+            start = time.process_time()
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                self.seconds[stage] += time.process_time() - start
+
+        return timed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results/simulation_speed.json"))
+    parser.add_argument("--processes", nargs="+", default=["qcd", "top", "w", "x_qq", "x_top"])
+    parser.add_argument("--pileup", nargs="+", type=float, default=[0.0, 21.0, 60.0])
+    parser.add_argument("--num_jets", type=int, default=1000, help="in a shard")
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    stopwatch, pool = Stopwatch(), make_pool(SimulationSettings())
+    found = defaultdict(list)
+    for repeat in range(arguments.repeats):  # interleaved, so that a busy neighbour hits all alike
+        for pileup in arguments.pileup:
+            for process in arguments.processes:
+                stopwatch.seconds.clear()
+                start = time.process_time()
+                table = make_shard(process, repeat, arguments.num_jets, SimulationSettings(pileup=pileup), pool)
+                seconds = time.process_time() - start
+                stages = {name: 1e3 * spent / table.num_rows for name, spent in stopwatch.seconds.items()}
+                stages["rest"] = 1e3 * seconds / table.num_rows - sum(stages.values())
+                found[process, pileup].append({"jets_per_second": table.num_rows / seconds} | stages)
+    rows = [
+        {"process": process, "pileup": pileup}
+        | {name: statistics.median(run.get(name, 0.0) for run in runs) for name in sorted(set().union(*runs))}
+        for (process, pileup), runs in found.items()
+    ]
+    record = {
+        "rows": rows,
+        "num_jets": arguments.num_jets,
+        "repeats": arguments.repeats,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "versions": {"python": platform.python_version()} | versions(),
+        "hardware": {"processor": platform.machine(), "cores": os.cpu_count()},
+    }
+    arguments.results.write_text(json.dumps(record, indent=2) + "\n")
+    for row in rows:
+        print({name: round(value, 2) if isinstance(value, float) else value for name, value in row.items()})
+    print(f"Peak memory {record['peak_memory_mib']:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""Classical jet variables computed from E2E images, the input of baselines without a network.
+
+Everything is within ΔR < 0.8 of the calorimeter's energy-weighted centre. Images must be in physical units.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+
+from .data import DatasetSchema
+from .data.grid import ROWS, TOWER, eta_centres
+
+__all__ = ["FEATURE_GROUPS", "Pixels", "image_mass", "jet_features", "read_pixels"]
+
+JET_RADIUS = 0.8
+_ENDCAP_ROWS, _ENDCAP_FACTOR = 55, 4.0  # CMS's converter divides the endcap's ECAL energies by four
+_SUBJET_RADIUS = 0.3
+_PRIMARY_DZ, _DISPLACED_DZ = 0.2, 1.0  # cm
+_D0_CUTS = (0.005, 0.01, 0.02, 0.05, 0.1)  # cm
+_RINGS = (0.1, 0.2, 0.4, 0.6, 0.8)
+_CHUNK = 500  # jets whose pairs of towers are held at once
+
+FEATURE_GROUPS = {
+    "mass, multiplicity, width": ("mass", "num_tracks", "width"),
+    "calorimeter": (
+        *("pt", "mass_over_pt", "num_crystals", "num_towers", "ecal_fraction", "pt_dispersion"),
+        *(f"ring_{i}" for i in range(len(_RINGS))),
+        *("major", "minor", "e2", "c2", "d2", "tau1", "tau21", "tau32", "mass_2_subjets", "mass_3_subjets"),
+        *(f"leading_{i}" for i in (1, 2, 3, 5)),
+    ),
+    "tracks": (
+        *("num_all_tracks", "track_pt", "all_track_pt", "track_mass", "track_width", "track_pt_dispersion"),
+        *("track_fraction", "leading_track"),
+        *(f"hits_{i}" for i in (1, 2, 3)),
+        *(f"core_hits_{i}" for i in (1, 2, 3)),
+    ),
+    "impact parameters": (
+        *(f"num_d0_{cut:g}" for cut in _D0_CUTS),
+        *("sum_d0", "mean_d0", "d0_1", "d0_2", "d0_3"),
+    ),
+}
+
+
+@dataclass
+class Pixels:
+    """Some pixels of some jets, flat: jet, value, and place relative to the seed tower (phi) or absolute (eta)."""
+
+    jet: np.ndarray
+    row: np.ndarray
+    value: np.ndarray
+    eta: np.ndarray
+    phi: np.ndarray
+
+    def select(self, keep) -> "Pixels":
+        return Pixels(**{name: column[keep] for name, column in vars(self).items()})
+
+    def sum(self, weight, num_jets: int) -> np.ndarray:
+        return np.bincount(self.jet, weight, minlength=num_jets)
+
+    def mass(self, num_jets: int) -> np.ndarray:
+        """Invariant mass [GeV] of pixels whose value is a pT [GeV], taken as massless."""
+        pt = self.value
+        components = (pt * np.cosh(self.eta), pt * np.cos(self.phi), pt * np.sin(self.phi), pt * np.sinh(self.eta))
+        e, x, y, z = (self.sum(component, num_jets) for component in components)
+        return np.sqrt(np.maximum(e**2 - x**2 - y**2 - z**2, 0.0))
+
+
+def read_pixels(dataset: Dataset, schema: DatasetSchema) -> dict[str, Pixels]:
+    """Pixels by channel. ECAL and HCAL values become E_T [GeV]; the other channels stay as they are.
+
+    Raises:
+        ValueError: if a row does not say where its window lies (`ieta` is null).
+    """
+    table = dataset.with_format("arrow")[:]
+    if table["ieta"].null_count:
+        raise ValueError("Jet variables need `ieta` of the seed tower, which some rows do not have.")
+    index = table["pixel_index"].combine_chunks()
+    pixel = index.flatten().to_numpy().astype(np.int64)
+    value = table["pixel_value"].combine_chunks().flatten().to_numpy().astype(np.float64)
+    jet = np.repeat(np.arange(len(index)), np.diff(index.offsets.to_numpy()))
+    _, height, width = schema.image_shape
+    channel, pixel = np.divmod(pixel, height * width)
+    row, column = np.divmod(pixel, width)
+    seed_row = table["ieta"].to_numpy().astype(np.int64)[jet] * TOWER + TOWER // 2
+    row_on_grid = seed_row - height // 2 + row
+    eta, phi = eta_centres(row_on_grid), np.radians(column - width // 2)  # columns are degrees
+    pixels = {}
+    for number, name in enumerate(schema.channel_names):
+        chosen = channel == number
+        pixels[name] = Pixels(jet[chosen], row_on_grid[chosen], value[chosen], eta[chosen], phi[chosen])
+    endcap = (pixels["ecal"].row < _ENDCAP_ROWS) | (pixels["ecal"].row >= ROWS - _ENDCAP_ROWS)
+    pixels["ecal"].value = pixels["ecal"].value * np.where(endcap, _ENDCAP_FACTOR, 1.0)
+    for name in ("ecal", "hcal"):
+        pixels[name].value = pixels[name].value / np.cosh(pixels[name].eta)
+    return pixels
+
+
+def image_mass(dataset: Dataset, schema: DatasetSchema) -> np.ndarray:
+    """Invariant mass [GeV] of the calorimeter image within ΔR < 0.8 of its centre, cells taken as massless.
+
+    The division of HCAL by 25 needs no undoing: the sum over the 5 x 5 pixels of a tower is its energy.
+    """
+    calorimeter = _calorimeter(read_pixels(dataset, schema))
+    return _near(calorimeter, *_centre(calorimeter, len(dataset)), JET_RADIUS).mass(len(dataset))
+
+
+def jet_features(dataset: Dataset, schema: DatasetSchema) -> dict[str, np.ndarray]:
+    """All variables of [`FEATURE_GROUPS`], `(num_jets,)` each; pT and masses in GeV, d0 in cm."""
+    number, pixels = len(dataset), read_pixels(dataset, schema)
+    calorimeter = _calorimeter(pixels)
+    centre = _centre(calorimeter, number)
+    near = {name: _near(channel, *centre, JET_RADIUS) for name, channel in pixels.items()}
+    calorimeter = _near(calorimeter, *centre, JET_RADIUS)
+    found = _calorimeter_features(calorimeter, near, centre, number)
+    tracks, d0, dz = near["trk_pt"], near["trk_d0"].value, near["trk_dz"].value
+    found |= _track_features(tracks, np.abs(dz) < _PRIMARY_DZ, centre, number)
+    for layer in (1, 2, 3):
+        hits = near[f"bpix{layer}"]
+        found[f"hits_{layer}"] = hits.sum(hits.value, number)
+        core = _near(hits, *centre, _SUBJET_RADIUS)
+        found[f"core_hits_{layer}"] = core.sum(core.value, number)
+    found |= _impact_features(tracks.jet, np.abs(d0), np.abs(dz) < _DISPLACED_DZ, number)
+    return {name: np.nan_to_num(found[name]) for group in FEATURE_GROUPS.values() for name in group}
+
+
+def _calorimeter(pixels: dict[str, Pixels]) -> Pixels:
+    ecal, hcal = pixels["ecal"], pixels["hcal"]
+    return Pixels(*(np.concatenate([getattr(ecal, name), getattr(hcal, name)]) for name in vars(ecal)))
+
+
+def _centre(pixels: Pixels, num_jets: int):
+    """Weighted mean of eta and phi within the radius of the hottest pixel, then twice within that of the mean."""
+    order = np.argsort(pixels.value, kind="stable")
+    eta, phi = np.zeros(num_jets), np.zeros(num_jets)
+    eta[pixels.jet[order]], phi[pixels.jet[order]] = pixels.eta[order], pixels.phi[order]  # the last, hottest, stays
+    for _ in range(3):
+        near = _near(pixels, eta, phi, JET_RADIUS)
+        total = np.maximum(near.sum(near.value, num_jets), 1e-9)
+        eta = near.sum(near.value * near.eta, num_jets) / total
+        phi = near.sum(near.value * near.phi, num_jets) / total
+    return eta, phi
+
+
+def _near(pixels: Pixels, eta, phi, radius: float) -> Pixels:
+    return pixels.select(np.hypot(pixels.eta - eta[pixels.jet], pixels.phi - phi[pixels.jet]) < radius)
+
+
+def _calorimeter_features(cells: Pixels, near: dict[str, Pixels], centre, number: int) -> dict[str, np.ndarray]:
+    pt = np.maximum(cells.sum(cells.value, number), 1e-9)
+    mass = cells.mass(number)
+    d_eta, d_phi = cells.eta - centre[0][cells.jet], cells.phi - centre[1][cells.jet]
+    radius, weight = np.hypot(d_eta, d_phi), cells.value / pt[cells.jet]
+    tensor = [
+        cells.sum(weight * one * other, number) for one, other in ((d_eta, d_eta), (d_eta, d_phi), (d_phi, d_phi))
+    ]
+    root = np.sqrt((tensor[0] - tensor[2]) ** 2 / 4 + tensor[1] ** 2)
+    ecal, hcal = near["ecal"], near["hcal"]
+    found = {
+        "mass": mass,
+        "width": cells.sum(weight * radius, number),
+        "pt": pt,
+        "mass_over_pt": mass / pt,
+        "num_crystals": ecal.sum(None, number),
+        "num_towers": hcal.sum(None, number) / TOWER**2,
+        "ecal_fraction": ecal.sum(ecal.value, number) / pt,
+        "pt_dispersion": np.sqrt(cells.sum(weight**2, number)),
+        "major": (tensor[0] + tensor[2]) / 2 + root,
+        "minor": (tensor[0] + tensor[2]) / 2 - root,
+    }
+    inner = 0.0
+    for i, outer in enumerate(_RINGS):
+        found[f"ring_{i}"] = cells.sum(weight * ((radius >= inner) & (radius < outer)), number)
+        inner = outer
+    parts = []
+    for start in range(0, number, _CHUNK):
+        some = (cells.jet >= start) & (cells.jet < min(start + _CHUNK, number))
+        parts.append(_substructure(cells.select(some), start, min(_CHUNK, number - start)))
+    return found | {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _substructure(cells: Pixels, start: int, number: int) -> dict[str, np.ndarray]:
+    """Energy correlations (JHEP 06 (2013) 108; D2: JHEP 12 (2014) 009) and N-subjettiness (JHEP 03 (2011) 015).
+
+    Of the 40 hottest cells of a grid of towers; the axes of N-subjettiness are the hottest cell and those farthest
+    from the axes before, weighted with pT.
+    """
+    cell = np.round(cells.eta / 0.087).astype(np.int64) * 1000 + np.floor(cells.phi / 0.0872665).astype(np.int64)
+    key, inverse = np.unique(np.stack([cells.jet - start, cell]), axis=1, return_inverse=True)
+    pt = np.bincount(inverse, cells.value)
+    eta, phi = (np.bincount(inverse, cells.value * x) / np.maximum(pt, 1e-12) for x in (cells.eta, cells.phi))
+    order = np.lexsort((-pt, key[0]))
+    jet = key[0][order]
+    rank = np.arange(len(jet)) - np.searchsorted(jet, jet)
+    kept = rank < 40
+    dense = np.zeros((3, number, 40))
+    for plane, column in zip(dense, (pt, eta, phi)):
+        plane[jet[kept], rank[kept]] = column[order][kept]
+    pt, eta, phi = dense
+    z = pt / np.maximum(pt.sum(axis=1, keepdims=True), 1e-9)
+    distance = np.hypot(eta[:, :, None] - eta[:, None], phi[:, :, None] - phi[:, None])
+    pairs = z[:, :, None] * z[:, None] * distance
+    e2 = pairs.sum(axis=(1, 2)) / 2
+    # sum over triples of z z z times the product of their three distances
+    e3 = (
+        np.einsum("jab,jbc,jac->j", pairs * distance / np.maximum(distance, 1e-12), distance * z[:, None], distance)
+        / 6
+    )
+    found = {"e2": e2, "c2": e3 / np.maximum(e2**2, 1e-12), "d2": e3 / np.maximum(e2**3, 1e-12)}
+    found |= {f"leading_{i}": z[:, :i].sum(axis=1) for i in (1, 2, 3, 5)}
+    everyone, closest = np.arange(number), np.full(pt.shape, np.inf)
+    axis = np.zeros(number, dtype=np.int64)
+    tau = {}
+    for n in (1, 2, 3):
+        closest = np.minimum(closest, distance[everyone, axis])
+        tau[n] = (z * closest).sum(axis=1) / JET_RADIUS
+        if n > 1:
+            inside = pt * (closest < _SUBJET_RADIUS)
+            found[f"mass_{n}_subjets"] = _mass(inside, eta, phi)
+        axis = (z * closest**2).argmax(axis=1)
+    ratios = {"tau21": tau[2] / np.maximum(tau[1], 1e-9), "tau32": tau[3] / np.maximum(tau[2], 1e-9)}
+    return found | {"tau1": tau[1]} | ratios
+
+
+def _mass(pt, eta, phi):
+    e, x, y, z = ((pt * factor).sum(axis=1) for factor in (np.cosh(eta), np.cos(phi), np.sin(phi), np.sinh(eta)))
+    return np.sqrt(np.maximum(e**2 - x**2 - y**2 - z**2, 0.0))
+
+
+def _track_features(tracks: Pixels, primary, centre, number: int) -> dict[str, np.ndarray]:
+    chosen = tracks.select(primary)
+    pt = np.maximum(chosen.sum(chosen.value, number), 1e-9)
+    everything = tracks.sum(tracks.value, number)
+    radius = np.hypot(chosen.eta - centre[0][chosen.jet], chosen.phi - centre[1][chosen.jet])
+    leading = np.zeros(number)
+    np.maximum.at(leading, chosen.jet, chosen.value)
+    return {
+        "num_tracks": chosen.sum(None, number),
+        "num_all_tracks": tracks.sum(None, number),
+        "track_pt": pt,
+        "all_track_pt": everything,
+        "track_mass": chosen.mass(number),
+        "track_width": chosen.sum(chosen.value * radius, number) / pt,
+        "track_pt_dispersion": np.sqrt(chosen.sum(chosen.value**2, number)) / pt,
+        "track_fraction": pt / np.maximum(everything, 1e-9),
+        "leading_track": leading / pt,
+    }
+
+
+def _impact_features(jet, d0, near_vertex, number: int) -> dict[str, np.ndarray]:
+    jet, d0 = jet[near_vertex], d0[near_vertex]
+    count = np.bincount(jet, minlength=number)
+    found = {f"num_d0_{cut:g}": np.bincount(jet[d0 > cut], minlength=number) for cut in _D0_CUTS}
+    total = np.bincount(jet, d0, minlength=number)
+    order = np.lexsort((-d0, jet))
+    rank = np.arange(len(jet)) - np.searchsorted(jet[order], jet[order])
+    largest = np.zeros((number, 3))
+    first = rank < 3
+    largest[jet[order][first], rank[first]] = d0[order][first]
+    found |= {"sum_d0": total, "mean_d0": total / np.maximum(count, 1)}
+    return found | {f"d0_{i + 1}": largest[:, i] for i in range(3)}
