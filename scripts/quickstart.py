@@ -25,6 +25,7 @@ class QuickstartArguments:
     num_jets: int = field(default=3000, metadata={"help": "Jets of each class."})
     num_proc: int = field(default=2, metadata={"help": "Processes of the simulation."})
     seed: int = field(default=0, metadata={"help": "Of the simulation and of the training."})
+    simulate_arguments: str = field(default="", metadata={"help": "More arguments of scripts/simulate.py."})
     train_arguments: str = field(default="", metadata={"help": "More arguments of scripts/train.py, in one string."})
 
 
@@ -43,6 +44,7 @@ def main() -> None:
     run(
         *(sys.executable, scripts / "simulate.py", "--output_dir", data, "--processes", "qcd", "top"),
         *("--num_jets", arguments.num_jets, "--num_proc", arguments.num_proc, "--seed", arguments.seed),
+        *("--match_pt", "--merged_only", *arguments.simulate_arguments.split()),
     )
     files = []
     for model in MODELS:

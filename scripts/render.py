@@ -1,4 +1,4 @@
-"""Write the README's table and the model cards from results/*.json.
+"""Write the README's table, those of docs/simulation.md and the model cards from results/*.json.
 
 python scripts/render.py
 """
@@ -6,7 +6,7 @@ python scripts/render.py
 from pathlib import Path
 
 from e2evit.hub.card import render_card
-from e2evit.report import read_results, render_readme
+from e2evit.report import read_results, render_readme, render_simulation
 
 ROOT = Path(__file__).parents[1]
 
@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[1]
 def main() -> None:
     readme = ROOT / "README.md"
     readme.write_text(render_readme(readme.read_text(), ROOT / "results"))
+    simulation = ROOT / "docs/simulation.md"
+    simulation.write_text(render_simulation(simulation.read_text(), ROOT / "results"))
     for model_type in ("linearvit", "xcit"):
         results = ROOT / f"results/quickstart_seed0_{model_type}_nano.json"
         (record,) = read_results([results]).values()

@@ -1,6 +1,7 @@
 """Fixtures of all tests: random sparse jets on disk, no simulation, no network."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -24,3 +25,9 @@ def _own_caches(tmp_path_factory):
     """Prepared data goes to a folder of this test run."""
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
     datasets.disable_progress_bars()
+
+
+@pytest.fixture(scope="session")
+def simulated_jets():
+    """The folder of 220 committed jets of the simulation; tests that use it need no Pythia."""
+    return Path(__file__).parent / "data/jets"

@@ -1,11 +1,20 @@
 """Figures show what they were given."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from samples import row_table
 
 from e2evit.data import CHANNELS, SCHEMAS
-from e2evit.plots import event_display, mass_response, roc, save_figure
+from e2evit.plots import (
+    calorimeter_response,
+    distributions,
+    event_display,
+    mass_response,
+    mean_images,
+    roc,
+    save_figure,
+)
 
 
 @pytest.fixture
@@ -42,3 +51,18 @@ def test_roc_and_response(tmp_path):
     exact, twice = (container[0].get_ydata() for container in figure.axes[0].containers)
     np.testing.assert_allclose(exact, 1.0)
     np.testing.assert_allclose(twice, 2.0)
+
+
+def test_figures_of_the_simulation(row, tmp_path):
+    schema, rng = SCHEMAS["simulated"], np.random.default_rng(0)
+    figure = mean_images({name: rng.random(schema.image_shape) for name in ("qcd", "top")}, schema)
+    assert len([axis for axis in figure.axes if axis.images]) == 16
+    panels = [("Mass [GeV]", {"qcd": rng.normal(50, 9, 99), "top": rng.normal(170, 9, 99)}, np.arange(300), {"W": 80})]
+    (axis,) = distributions(panels).axes
+    assert axis.get_xlabel() == "Mass [GeV]"
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["qcd", "top", "W"]
+    rows = [{"low": 400.0, "high": 500.0, "response": 0.9, "resolution": 0.06}]
+    left, right = calorimeter_response(rows, {100.0: 0.1}).axes
+    assert left.get_ylim() == (0.5, 1.2)
+    assert "CMS" in right.get_legend().get_texts()[0].get_text() + right.get_legend().get_texts()[1].get_text()
+    plt.close("all")

@@ -10,7 +10,7 @@ import torch
 
 from e2evit import E2EImageProcessor, XCiTConfig, XCiTForImageClassification
 from e2evit.data import find_schema
-from e2evit.report import render_readme
+from e2evit.report import render_readme, render_simulation
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -20,6 +20,14 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 def test_tables_are_rendered_from_results():
     assert list((ROOT / "results").glob("quickstart_seed*_*.json"))
     assert render_readme(README, ROOT / "results") == README, "run `python scripts/render.py`"
+
+
+def test_tables_of_the_simulation_are_rendered_from_results():
+    text = (ROOT / "docs/simulation.md").read_text()
+    assert render_simulation(text, ROOT / "results") == text, "run `python scripts/render.py`"
+    figures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
+    assert len(figures) >= 5
+    assert [name for name in figures if not (ROOT / "docs" / name).is_file()] == []
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))

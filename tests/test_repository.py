@@ -19,6 +19,7 @@ ALLOWED = {
     "data": {"data"},
     "metrics": {"metrics"},
     "jet_features": {"data"},
+    "validation": {"data", "jet_features", "simulation"},
     "evaluation": {"data", "jet_features", "metrics"},
     "simulation": {"simulation", "data"},
     "training": {"training", "modeling", "data"},

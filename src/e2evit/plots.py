@@ -1,7 +1,7 @@
 """Figures in the style of the LHC experiments; everything shown is labelled a simulation."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -15,7 +15,15 @@ from .data import CHANNELS, DatasetSchema
 from .data.grid import window_centres
 from .data.sparse import sparse_to_dense
 
-__all__ = ["event_display", "mass_response", "roc", "save_figure"]
+__all__ = [
+    "calorimeter_response",
+    "distributions",
+    "event_display",
+    "mass_response",
+    "mean_images",
+    "roc",
+    "save_figure",
+]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -112,6 +120,97 @@ def mass_response(masses: np.ndarray, predictions: Mapping[str, np.ndarray], num
         axis.set(xlabel="True mass [GeV]", ylabel="Predicted / true mass (median, 68 %)", ylim=(0, 2.5))
         axis.legend()
         _label(axis)
+    return figure
+
+
+def mean_images(means: Mapping[str, np.ndarray], schema: DatasetSchema) -> Figure:
+    """Mean image of each class, `(C, H, W)`, a row for each class and a column for each channel.
+
+    Axes are eta and phi [radians] relative to the seed tower; give means of the absolute value for signed channels.
+    """
+    half = schema.image_size[0] / 2 * np.pi / 180
+    with plt.style.context(STYLE):
+        shape = (len(means), len(schema.channel_names))
+        figure, axes = plt.subplots(
+            *shape, figsize=(2.5 * shape[1] + 1, 2.5 * shape[0] + 0.6), layout="constrained", sharex=True, sharey=True
+        )
+        axes = np.reshape(axes, shape)
+        for column, name in enumerate(schema.channel_names):
+            channel = CHANNELS[name]
+            largest = max(float(image[column].max()) for image in means.values())
+            norm = LogNorm(largest * 1e-4, largest, clip=True)
+            for axis, (title, image) in zip(axes[:, column], means.items()):
+                drawn = axis.imshow(
+                    np.maximum(image[column], largest * 1e-4),
+                    origin="lower",
+                    extent=(-half, half, -half, half),
+                    norm=norm,
+                    cmap="viridis",
+                )
+                axis.tick_params(labelsize=9)
+                if column == 0:
+                    axis.set_ylabel(title, fontsize=15)
+            bars = f"|{channel.title}|" if channel.signed else channel.title
+            axes[0, column].set_title(bars, fontsize=12)
+            bar = figure.colorbar(drawn, ax=axes[:, column], orientation="horizontal", pad=0.01, aspect=12)
+            bar.set_label(f"mean [{channel.unit}]", fontsize=11)
+            bar.ax.tick_params(labelsize=8)
+        figure.suptitle(
+            r"Simulation   rows: $\Delta\eta$, columns: $\Delta\phi$ [rad]", fontweight="bold", fontsize=15
+        )
+    return figure
+
+
+def distributions(
+    panels: Sequence[tuple[str, Mapping[str, np.ndarray], np.ndarray, Mapping[str, float]]],
+    log: bool = False,
+    columns: int = 2,
+) -> Figure:
+    """Normalised histograms, one panel each of `(label of the axis, values by class, bin edges, lines to mark)`."""
+    rows = -(-len(panels) // columns)
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(rows, columns, figsize=(6.2 * columns, 4.8 * rows), layout="constrained")
+        for axis, (label, values, edges, marks) in zip(np.ravel(axes), panels):
+            for colour, (name, sample) in zip(COLOURS, values.items()):
+                heights, _ = np.histogram(np.clip(sample, edges[0], edges[-1]), edges)
+                axis.stairs(heights / len(sample), edges, color=colour, label=name, linewidth=1.6)
+            for name, place in marks.items():
+                axis.axvline(place, color="black", linestyle="--", linewidth=1.2, label=name)
+            axis.set(xlabel=label, ylabel="Fraction of jets", xlim=(edges[0], edges[-1]))
+            if log:
+                axis.set_yscale("log")
+            else:
+                axis.set_ylim(0, 1.45 * axis.get_ylim()[1])  # room for the legend
+            axis.legend(ncols=2, fontsize=11)
+            axis.tick_params(labelsize=12)
+            _label(axis)
+        for axis in np.ravel(axes)[len(panels) :]:
+            axis.remove()
+    return figure
+
+
+def calorimeter_response(rows: Sequence[Mapping[str, float]], published: Mapping[float, float]) -> Figure:
+    """Response and resolution of the calorimeters' jet pT in bins of particle-level pT [GeV].
+
+    Args:
+        rows: With `low`, `high`, `response`, `resolution`.
+        published: CMS's resolution of particle-flow jets by pT.
+    """
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
+        middle = np.array([(row["low"] + row["high"]) / 2 for row in rows])
+        width = np.array([(row["high"] - row["low"]) / 2 for row in rows])
+        for axis, key, label in zip(axes, ("response", "resolution"), ("Median response", "Relative resolution")):
+            values = [row[key] for row in rows]
+            axis.errorbar(middle, values, xerr=width, fmt="o", color=COLOURS[0], label="calorimeter image")
+            axis.set(xlabel=r"Particle-level jet $p_T$ [GeV]", ylabel=label)
+            _label(axis)
+        axes[0].set_ylim(0.5, 1.2)
+        axes[0].axhline(1, color="grey", linestyle=":")
+        axes[1].plot(*zip(*published.items()), "s", color=COLOURS[1], label="CMS, particle flow (arXiv 1607.03663)")
+        axes[1].set(ylim=(0, 0.16), xscale="log", xlim=(80, 1200))
+        for axis in axes:
+            axis.legend()
     return figure
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-__all__ = ["read_predictions", "read_results", "render_readme", "results_table"]
+__all__ = ["read_predictions", "read_results", "render_readme", "render_simulation", "results_table"]
 
 COLUMNS = (
     ("ROC AUC (95 %)", "roc_auc", ".3f"),
@@ -74,17 +74,80 @@ def render_readme(text: str, results: Path) -> str:
         metrics = {name.removeprefix(prefix): record["metrics"]["model"] for name, record in records.items()}
         metrics |= {k: v for k, v in next(iter(records.values()))["metrics"].items() if k != "model"}
         rows += [(f"{name}, seed {seed}", values) for name, values in metrics.items()]
-    start, end = (
-        "<!-- quickstart table: rendered from results/*.json by scripts/render.py -->",
-        "<!-- end of quickstart table -->",
+    return _insert(text, "quickstart table", _markdown(rows))
+
+
+def render_simulation(text: str, results: Path) -> str:
+    """`text` (docs/simulation.md) with its tables written anew from `results`."""
+    found = json.loads((results / "simulation_validation.json").read_text())
+    speed = json.loads((results / "simulation_speed.json").read_text())
+    simulated, real, first = found["occupancy"], found["real_occupancy"], next(iter(found["number"]))
+    rows = [
+        [
+            f"`{channel}`",
+            *(f"{simulated[name][channel]['median']:.0f}" for name in simulated),
+            f"{real['image'][channel]:.0f}",
+            f"{real['jets'][channel]:.0f}",
+        ]
+        for channel in simulated[first]
+    ]
+    text = _insert(
+        text, "occupancy", _table(["channel", *simulated, "one real image", "20 real jets, our detector"], rows)
     )
+    rows = [
+        [name, f"{found['number'][name]}", *(_spread(mass[kind]) for kind in ("jet", "image"))]
+        for name, mass in found["masses"].items()
+    ]
+    text = _insert(text, "masses", _table(["class", "jets", "particle-level [GeV]", "image [GeV]"], rows))
+    rows = [
+        [f"{row['low']:.0f}–{row['high']:.0f}", f"{row['response']:.3f}", f"{row['resolution']:.3f}"]
+        for row in found["response"]
+    ]
+    text = _insert(text, "response", _table(["jet pT [GeV]", "median response", "relative resolution"], rows))
+    titles = list(next(iter(found["tagging"].values())))
+    rows = [
+        [task, *(f"{values[title]['auc']:.3f} ± {values[title]['error']:.3f}" for title in titles)]
+        for task, values in found["tagging"].items()
+    ]
+    text = _insert(text, "tagging", _table(["AUC", *titles], rows))
+    rows = [
+        [name, f"{v['number']}", f"{v['constant']:.1f}", f"{v['mae']:.1f}", f"{v['resolution']:.3f}"]
+        for name, v in found["mass"].items()
+    ]
+    heads = ["sample", "jets", "MAE of the mean [GeV]", "MAE [GeV]", "relative resolution"]
+    text = _insert(text, "mass regression", _table(heads, rows))
+    stages = ["pythia", "jets", "detector", "pile-up", "image", "rest"]
+    rows = [
+        [
+            row["process"],
+            f"{row['pileup']:.0f}",
+            *(f"{row.get(stage, 0.0):.2f}" for stage in stages),
+            f"{row['jets_per_second']:.0f}",
+        ]
+        for row in speed["rows"]
+    ]
+    heads = ["process", "pile-up", *(f"{stage} [ms]" for stage in stages), "jets/s and core"]
+    return _insert(text, "speed", _table(heads, rows))
+
+
+def _spread(values: dict[str, float]) -> str:
+    return f"{values['median']:.0f} ({values['p16']:.0f}–{values['p84']:.0f})"
+
+
+def _insert(text: str, name: str, body: str) -> str:
+    """`text` with what lies between the markers called `name` replaced."""
+    start, end = f"<!-- {name}: rendered from results/*.json by scripts/render.py -->", f"<!-- end of {name} -->"
     before, rest = text.split(start)
-    return f"{before}{start}\n{_markdown(rows)}\n{end}{rest.split(end)[1]}"
+    return f"{before}{start}\n{body}\n{end}{rest.split(end)[1]}"
 
 
 def _markdown(rows: Sequence[tuple[str, dict[str, float]]]) -> str:
-    lines = [["", *(title for title, _, _ in COLUMNS)], ["---", *["---:"] * len(COLUMNS)]]
-    lines += [[name, *(_cell(metrics, key, form) for _, key, form in COLUMNS)] for name, metrics in rows]
+    cells = [[name, *(_cell(metrics, key, form) for _, key, form in COLUMNS)] for name, metrics in rows]
+    return _table(["", *(title for title, _, _ in COLUMNS)], cells)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [list(heads), ["---", *["---:"] * (len(heads) - 1)], *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("| " + " | ".join(f"{cell:<{w}}" for cell, w in zip(line, widths)) + " |" for line in lines)
 

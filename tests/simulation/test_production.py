@@ -142,6 +142,22 @@ def command(folder, *arguments):
     return [str(part) for part in script]
 
 
+def test_workers_end_with_the_process_that_they_work_for(tmp_path):
+    """`kill -9` at the main process alone: nothing is written afterwards."""
+    arguments = ("--processes", "qcd", "--num_jets", "4000", "--shard_size", "10")
+    process = subprocess.Popen(command(tmp_path / "out", *arguments), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "out").glob("*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    time.sleep(0.5)
+    before = bytes_of(tmp_path / "out")
+    assert 1 <= len(before) < 100
+    time.sleep(3)  # two shards' time
+    assert bytes_of(tmp_path / "out") == before
+
+
 def bytes_of(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
 

@@ -9,8 +9,10 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import get_all_start_methods, get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Thread
 
 from tqdm import tqdm
 
@@ -149,7 +151,7 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
 def _workers(num_proc: int, scheduler: str | None) -> Iterator[Callable]:
     """A function that starts jobs (tuples of a function and its arguments) and yields results as they come."""
     if scheduler is None:
-        pool = ProcessPoolExecutor(num_proc, mp_context=_worker_context())
+        pool = ProcessPoolExecutor(num_proc, mp_context=_worker_context(), initializer=_die_with_parent)
         try:
             yield lambda jobs: (future.result() for future in as_completed([pool.submit(*job) for job in jobs]))
         except BrokenExecutor as error:
@@ -180,6 +182,16 @@ def _workers(num_proc: int, scheduler: str | None) -> Iterator[Callable]:
             yield run
         except distributed.scheduler.KilledWorker as error:
             raise RuntimeError(f"{error} Run the same command again; finished shards are kept.") from error
+
+
+def _die_with_parent() -> None:
+    """End this worker when the process that it works for is killed, instead of writing on into its folder."""
+
+    def watch():
+        wait([parent_process().sentinel])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _worker_context():

@@ -1,0 +1,163 @@
+"""What the simulation is checked with: occupancies, masses, calorimeter response, boosted trees on jet variables."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold, cross_val_predict
+
+from .data import DatasetSchema
+from .data.grid import TOWER, WINDOW
+from .jet_features import FEATURE_GROUPS, jet_features
+
+__all__ = [
+    "mass_baseline",
+    "mass_study",
+    "nuisances",
+    "occupancy",
+    "percentiles",
+    "real_occupancy",
+    "response",
+    "tagging_baseline",
+    "tagging_study",
+    "variables",
+]
+
+FOLDS = 5
+VARIABLE_SETS = {
+    "mass, multiplicity, width": ("mass, multiplicity, width",),
+    "and calorimeter": ("mass, multiplicity, width", "calorimeter"),
+    "and tracks, hits": ("mass, multiplicity, width", "calorimeter", "tracks"),
+    "all, with impact parameters": tuple(FEATURE_GROUPS),
+}
+
+
+def occupancy(dataset: Dataset, schema: DatasetSchema) -> dict[str, np.ndarray]:
+    """Number of pixels that are not zero in each channel of each image (of towers for HCAL), `(num_images,)` each."""
+    index = dataset.with_format("arrow")["pixel_index"].combine_chunks()
+    image = np.repeat(np.arange(len(index)), np.diff(index.offsets.to_numpy()))
+    number, (_, height, width) = len(schema.channel_names), schema.image_shape
+    channel = index.flatten().to_numpy().astype(np.int64) // (height * width)
+    counts = np.bincount(image * number + channel, minlength=len(index) * number).reshape(-1, number)
+    return {name: counts[:, i] / (TOWER**2 if name == "hcal" else 1) for i, name in enumerate(schema.channel_names)}
+
+
+def real_occupancy(folder: str | Path, schema: DatasetSchema) -> dict[str, dict[str, float]]:
+    """The same of the real samples in tests/data, by channel.
+
+    Returns:
+        `image`, the one real image, and `jets`, medians of the 20 real jets whose candidates go through our detector.
+    """
+    from .simulation.candidates import candidate_images  # needs the `sim` extra
+
+    image = np.load(Path(folder) / "boostedtop/boostedtop_image_uint8.npz")["X"]
+    pixels = (image != 0).sum(axis=(1, 2)) / np.where(np.array(schema.channel_names) == "hcal", TOWER**2, 1)
+    arrays = np.load(Path(folder) / "pfnano/pfnano_ak8_window_pfcands.npz")
+    counts = occupancy(Dataset(candidate_images(arrays["jets"], arrays["cands"])), schema)
+    medians = {name: float(np.median(values)) for name, values in counts.items()}
+    return {"image": dict(zip(schema.channel_names, pixels.tolist())), "jets": medians}
+
+
+def percentiles(values) -> dict[str, float]:
+    """Median and central 68 %."""
+    low, middle, high = np.percentile(values, [16, 50, 84])
+    return {"p16": float(low), "median": float(middle), "p84": float(high)}
+
+
+def response(true, seen, edges) -> list[dict[str, float]]:
+    """Median of seen / true and half of its central 68 % over the median, in bins of `true` with `edges`."""
+    true, ratio, rows = np.asarray(true), np.asarray(seen) / np.asarray(true), []
+    for low, high in itertools.pairwise(edges):
+        found = percentiles(ratio[(true >= low) & (true < high)])
+        resolution = (found["p84"] - found["p16"]) / 2 / found["median"]
+        rows.append({"low": float(low), "high": float(high), "response": found["median"], "resolution": resolution})
+    return rows
+
+
+def variables(features: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
+    """Columns of some groups of [`FEATURE_GROUPS`], `(num_jets, num_variables)`."""
+    return np.stack([features[name] for group in names for name in FEATURE_GROUPS[group]], axis=1)
+
+
+def tagging_baseline(x: np.ndarray, labels: np.ndarray, event_ids: np.ndarray) -> dict[str, float]:
+    """AUC (one against one, averaged, for more than two classes) of boosted trees, cross-validated by event.
+
+    Returns:
+        `auc` and `error`, the mean over the folds and its standard error; `accuracy`.
+    """
+    groups = np.unique(event_ids, return_inverse=True)[1]
+    folds = GroupKFold(FOLDS, shuffle=True, random_state=0)
+    scores = cross_val_predict(
+        HistGradientBoostingClassifier(random_state=0), x, labels, groups=groups, cv=folds, method="predict_proba"
+    )
+    aucs = []
+    for _, test in folds.split(x, labels, groups):
+        score = scores[test, 1] if scores.shape[1] == 2 else scores[test]
+        aucs.append(roc_auc_score(labels[test], score, multi_class="ovo"))
+    return {
+        "auc": float(np.mean(aucs)),
+        "error": float(np.std(aucs, ddof=1) / FOLDS**0.5),
+        "accuracy": float((scores.argmax(axis=1) == np.searchsorted(np.unique(labels), labels)).mean()),
+    }
+
+
+def mass_baseline(x: np.ndarray, masses: np.ndarray, event_ids) -> dict[str, float]:
+    """Mean absolute error [GeV] and relative resolution of boosted trees, cross-validated by event.
+
+    Resolution is half the central 68 % of predicted over true mass. `constant` is the error of the mean.
+    """
+    groups = np.unique(event_ids, return_inverse=True)[1]
+    folds = GroupKFold(FOLDS, shuffle=True, random_state=0)
+    found = cross_val_predict(HistGradientBoostingRegressor(random_state=0), x, masses, groups=groups, cv=folds)
+    spread = percentiles(found / masses)
+    return {
+        "mae": float(np.abs(found - masses).mean()),
+        "constant": float(np.abs(masses - masses.mean()).mean()),
+        "resolution": (spread["p84"] - spread["p16"]) / 2,
+        "number": len(masses),
+    }
+
+
+def tagging_study(features, nuisances, labels, names: Sequence[str], event_ids) -> dict[str, dict]:
+    """[`tagging_baseline`] of the first class against each other one and of all, for growing sets of variables.
+
+    Args:
+        features: What `jet_features` gives.
+        nuisances: What [`nuisances`] gives, the control.
+    """
+    tasks = {f"{names[0]} / {name}": np.isin(labels, (0, number)) for number, name in enumerate(names) if number}
+    tasks["all classes"] = np.ones(len(labels), bool)
+    inputs = {title: variables(features, groups) for title, groups in VARIABLE_SETS.items()} | {"nuisances": nuisances}
+    found = {}
+    for task, chosen in tasks.items():
+        found[task] = {
+            title: tagging_baseline(x[chosen], labels[chosen], event_ids[chosen]) for title, x in inputs.items()
+        }
+        print(task, {title: round(value["auc"], 3) for title, value in found[task].items()}, flush=True)
+    return found
+
+
+def mass_study(jets: Dataset, schema: DatasetSchema) -> dict[str, dict[str, float]]:
+    """[`mass_baseline`] on all variables, for jets that hold the whole decay and for all, by class."""
+    x = variables(jet_features(jets, schema), FEATURE_GROUPS)
+    labels, masses, merged = (np.array(jets[name]) for name in ("labels", "mass_labels", "merged"))
+    event_ids, found = np.array(jets["event_id"][:]), {}
+    for number, name in enumerate(schema.label_names):
+        for title, chosen in (("contained", merged & (labels == number)), ("all", labels == number)):
+            found[f"{name}, {title}"] = mass_baseline(x[chosen], masses[chosen], event_ids[chosen])
+            print(f"{name}, {title}", found[f"{name}, {title}"], flush=True)
+    return found
+
+
+def nuisances(dataset: Dataset) -> np.ndarray:
+    """What must not tell classes apart: jets in the event, pile-up, seed tower, pT, reach into the endcaps."""
+    rows = dataset.with_format("numpy")
+    _, event, count = np.unique(rows["event_id"][:], return_inverse=True, return_counts=True)
+    first_row = (rows["ieta"][:] - WINDOW // TOWER // 2) * TOWER
+    borders = [np.maximum(55 - first_row, 0), np.maximum(first_row + WINDOW - 225, 0)]
+    scalars = [rows[name][:] for name in ("num_pileup", "ieta", "iphi", "pt")]
+    return np.stack([count[event], *scalars, *borders], axis=1).astype(float)
