@@ -50,7 +50,8 @@ def main() -> None:
         (
             f"Number of {what}",
             {name: counts[channel][chosen] for name, chosen in by_class.items()},
-            np.linspace(0, np.percentile(counts[channel], 99.5), 41),
+            np.arange(0, np.percentile(counts[channel], 99.5), np.ceil(np.percentile(counts[channel], 99.5) / 40))
+            - 0.5,
             {"one real image": real["image"][channel]},
         )
         for channel, what in REAL_CHANNELS.items()

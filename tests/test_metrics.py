@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features
 from samples import row_table
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from e2evit.data import SCHEMAS
 from e2evit.data.grid import window_centres
-from e2evit.evaluation import baseline_predictions, measure, median_scale, softmax
+from e2evit.evaluation import align_labels, baseline_predictions, measure, median_scale, softmax
 from e2evit.jet_features import image_mass
 from e2evit.metrics import JetTagging, MassRegression
 from e2evit.metrics.classification import background_rejection
@@ -95,3 +95,12 @@ def test_baselines_use_the_training_split():
     scale = median_scale(masses, image_mass(dataset["train"], schema))
     np.testing.assert_allclose(found["image mass"][1], scale * image_mass(dataset["test"], schema))
     assert list(baseline_predictions(dataset, "test", SCHEMAS["labelled"], "jet_mass")) == ["constant"]
+
+
+def test_labels_are_numbered_as_the_model_numbers_them():
+    names = ClassLabel(names=["qcd", "h"])
+    data = DatasetDict(train=Dataset.from_dict({"labels": [0, 1, None]}, features=Features({"labels": names})))
+    assert align_labels(data, {"qcd": 0, "h": 1}) is data
+    assert align_labels(data, {"qcd": 0, "top": 1, "h": 2})["train"]["labels"][:] == [0, 2, None]
+    with pytest.raises(ValueError, match="the model knows qcd, top, not h"):
+        align_labels(data, {"qcd": 0, "top": 1})

@@ -106,3 +106,27 @@ def test_errors_come_before_anything_is_written(jets_dir, model_json, tmp_path):
         sys.executable, "scripts/train.py", *arguments, ok=False
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_validation_of_the_simulation(simulated_jets, tmp_path):
+    for folder, processes in (("sm", ("qcd", "top", "h")), ("gun", ("x_qq", "x_bb"))):
+        (tmp_path / folder).mkdir()
+        for process in processes:
+            (tmp_path / folder / f"{process}.parquet").symlink_to(simulated_jets / f"{process}-00000-20.parquet")
+        (tmp_path / folder / "simulation.json").symlink_to(simulated_jets / "simulation.json")
+    outputs = ("--results", tmp_path / "found.json", "--figures", tmp_path / "figures")
+    call(
+        sys.executable,
+        "scripts/validate_simulation.py",
+        "--data_dir",
+        tmp_path / "sm",
+        "--gun_dir",
+        tmp_path / "gun",
+        *outputs,
+    )
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert list(found["tagging"]) == ["qcd / top", "qcd / h", "all classes"]
+    assert list(found["mass"]) == ["x_bb, contained", "x_bb, all", "x_qq, contained", "x_qq, all"]
+    assert found["masses"]["top"]["jet"]["median"] > found["masses"]["qcd"]["jet"]["median"]
+    names = ("mean_images", "occupancy", "masses", "impact_parameters", "response")
+    assert all((tmp_path / f"figures/{name}.png").stat().st_size > 10000 for name in names)

@@ -138,10 +138,11 @@ def mean_images(means: Mapping[str, np.ndarray], schema: DatasetSchema) -> Figur
         for column, name in enumerate(schema.channel_names):
             channel = CHANNELS[name]
             largest = max(float(image[column].max()) for image in means.values())
-            norm = LogNorm(largest * 1e-4, largest, clip=True)
+            smallest = max(largest * 1e-4, min(float(np.quantile(image[column], 0.05)) for image in means.values()))
+            norm = LogNorm(smallest, largest, clip=True)
             for axis, (title, image) in zip(axes[:, column], means.items()):
                 drawn = axis.imshow(
-                    np.maximum(image[column], largest * 1e-4),
+                    np.maximum(image[column], smallest),
                     origin="lower",
                     extent=(-half, half, -half, half),
                     norm=norm,
@@ -166,7 +167,10 @@ def distributions(
     log: bool = False,
     columns: int = 2,
 ) -> Figure:
-    """Normalised histograms, one panel each of `(label of the axis, values by class, bin edges, lines to mark)`."""
+    """Normalised histograms, one panel each of `(label of the axis, values by class, bin edges, lines to mark)`.
+
+    The first and the last bin hold what lies beyond them too.
+    """
     rows = -(-len(panels) // columns)
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(rows, columns, figsize=(6.2 * columns, 4.8 * rows), layout="constrained")
@@ -176,7 +180,7 @@ def distributions(
                 axis.stairs(heights / len(sample), edges, color=colour, label=name, linewidth=1.6)
             for name, place in marks.items():
                 axis.axvline(place, color="black", linestyle="--", linewidth=1.2, label=name)
-            axis.set(xlabel=label, ylabel="Fraction of jets", xlim=(edges[0], edges[-1]))
+            axis.set(xlabel=label, ylabel="Fraction", xlim=(edges[0], edges[-1]))
             if log:
                 axis.set_yscale("log")
             else:

@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import DatasetCard
 
 from e2evit import load_e2e
 from e2evit.data import SCHEMAS, find_schema
@@ -197,6 +198,8 @@ def test_a_production_is_a_data_set(production, tmp_path):
     plain = datasets.load_dataset(str(production), cache_dir=str(tmp_path / "plain"))
     assert list(plain) == ["full"]
     assert len(plain["full"]) == 32
+    loaded = DatasetCard.load(production / "README.md").data.to_dict()
+    assert (loaded["license"], loaded["size_categories"]) == ("apache-2.0", ["n<1K"])
     card = (production / "README.md").read_text()
     assert "| `top` | top | 16 |" in card
     assert "Neither CMS simulation nor CMS data" in card
