@@ -59,10 +59,10 @@ class Stopwatch:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results/simulation_speed.json"))
-    parser.add_argument("--processes", nargs="+", default=["qcd", "top", "w", "x_qq", "x_top"])
+    parser.add_argument("--processes", nargs="+", default=["qcd", "top"])
     parser.add_argument("--pileup", nargs="+", type=float, default=[0.0, 21.0, 60.0])
-    parser.add_argument("--num_jets", type=int, default=1000, help="in a shard")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--num_jets", type=int, default=2000, help="in a shard")
+    parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
     stopwatch, pool = Stopwatch(), make_pool(SimulationSettings())
     found = defaultdict(list)

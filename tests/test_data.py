@@ -243,11 +243,12 @@ def test_sparse_round_trip(images):
         assert i.as_py() == sorted(i.as_py())
 
 
-def test_flips_are_mirrors_that_change_the_right_sign():
-    names = list(SCHEMAS["simulated"].channel_names)
+@pytest.mark.parametrize("suffix", ["", "_sig"], ids=["run1", "run3"])
+def test_flips_are_mirrors_that_change_the_right_sign(suffix):
+    names = [name + suffix * name.startswith("trk_d") for name in SCHEMAS["simulated"].channel_names]
     image = random_images(1)[0]
     (index,), (value,) = (column.to_numpy(zero_copy_only=False) for column in dense_to_sparse(image[None]))
-    for flip, axis, signed in ((eta_flip, 1, "trk_dz"), (phi_flip, 2, "trk_d0")):
+    for flip, axis, signed in ((eta_flip, 1, f"trk_dz{suffix}"), (phi_flip, 2, f"trk_d0{suffix}")):
         expected = np.flip(image, axis).copy()
         expected[names.index(signed)] *= -1
         flipped = flip(index, value, names, (125, 125))

@@ -206,6 +206,17 @@ def test_a_production_is_a_data_set(production, tmp_path):
     assert all(f"| `{name}` |" in card for name in find_schema("simulated", production).channel_names)
 
 
+def test_more_jets_of_the_same_production(tmp_path):
+    settings = SimulationSettings(seed=5, **QUIET)
+    simulate(tmp_path, ["qcd"], 4, settings)
+    before = pq.read_table(tmp_path / "qcd-00000-4.parquet")
+    simulate(tmp_path, ["qcd"], 12, settings)
+    assert sorted(path.name for path in tmp_path.glob("*.parquet")) == ["qcd-00000-8.parquet", "qcd-00001-4.parquet"]
+    assert pq.read_table(tmp_path / "qcd-00000-8.parquet").slice(0, 4).equals(before)
+    with pytest.raises(ValueError, match="holds 12 qcd jets already"):
+        simulate(tmp_path, ["qcd"], 8, settings)
+
+
 def test_other_settings_need_another_folder(production):
     with pytest.raises(ValueError, match="seed: 5 there, 6 now"):
         simulate(production, ["qcd"], 16, SimulationSettings(seed=6, **QUIET))

@@ -9,7 +9,7 @@ def eta_flip(pixel_index, pixel_value, channel_names, image_size):
     """Mirror z -> -z: rows are reversed and dz changes sign."""
     height, width = image_size
     channel, row, column = _unravel(pixel_index, image_size)
-    value = np.where(channel == _position(channel_names, "trk_dz"), -pixel_value, pixel_value)
+    value = np.where(_is(channel, channel_names, ("trk_dz", "trk_dz_sig")), -pixel_value, pixel_value)
     return (channel * height + height - 1 - row) * width + column, value
 
 
@@ -17,7 +17,7 @@ def phi_flip(pixel_index, pixel_value, channel_names, image_size):
     """Mirror y -> -y: columns are reversed and d0 changes sign."""
     height, width = image_size
     channel, row, column = _unravel(pixel_index, image_size)
-    value = np.where(channel == _position(channel_names, "trk_d0"), -pixel_value, pixel_value)
+    value = np.where(_is(channel, channel_names, ("trk_d0", "trk_d0_sig")), -pixel_value, pixel_value)
     return (channel * height + row) * width + width - 1 - column, value
 
 
@@ -27,5 +27,6 @@ def _unravel(pixel_index, image_size):
     return rest // height, rest % height, column
 
 
-def _position(channel_names, name):
-    return channel_names.index(name) if name in channel_names else -1
+def _is(channel, channel_names, names):
+    """Which entries of `channel` number one of `names`."""
+    return np.isin(channel, [number for number, name in enumerate(channel_names) if name in names])

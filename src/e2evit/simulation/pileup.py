@@ -1,7 +1,6 @@
 """Pile-up: a pool of minimum-bias collisions, simulated once, overlaid at random places in phi."""
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +49,9 @@ class MinimumBiasPool:
         return cls(Response(vertex_z, **{name: hits[hits["event"] < size] for name, hits in layers.items()}))
 
     def save(self, path: Path) -> None:
-        """Write the pool to `path` (.npz), whole or not at all."""
-        temporary = path.with_suffix(f".tmp{os.getpid()}")
-        with temporary.open("wb") as file:
+        """Write the pool to `path`, in numpy's npz format whatever the name ends in."""
+        with path.open("wb") as file:
             np.savez(file, vertex_z=self.response.vertex_z, **self.response.layers)
-        temporary.rename(path)
 
     @classmethod
     def load(cls, path: Path) -> "MinimumBiasPool":

@@ -65,6 +65,11 @@ def simulate(
     with _workers(num_proc, scheduler) as run:
         output_dir.mkdir(parents=True, exist_ok=True)
         _claim(output_dir, settings, versions())
+        for process in processes:
+            if (held := sum(_held(output_dir, process).values())) > num_jets:
+                raise ValueError(
+                    f"{output_dir} holds {held} {process} jets already; ask for as many or choose another."
+                )
 
         preparations = [(_prepare_pool, output_dir, settings)] if settings.pileup else []
         if settings.match_pt:
@@ -86,6 +91,15 @@ def simulate(
 
 def _shard_path(output_dir: Path, process: str, shard: int, num_jets: int) -> Path:
     return output_dir / f"{process}-{shard:05d}-{num_jets}.parquet"
+
+
+def _held(output_dir: Path, process: str) -> dict[int, int]:
+    """Jets by number of the shard; of two files of one shard the longer counts."""
+    sizes: dict[int, int] = {}
+    for path in output_dir.glob(f"{process}-*.parquet"):
+        shard, size = map(int, path.stem.rsplit("-", 2)[1:])
+        sizes[shard] = max(size, sizes.get(shard, 0))
+    return sizes
 
 
 def _prepared(prepare: Callable, output_dir: Path, process: str = "") -> Path:
@@ -132,6 +146,9 @@ def _write_shard(output_dir: Path, process: str, shard: int, num_jets: int, sett
     table = make_shard(process, shard, num_jets, settings, pool, acceptance)
     path = _shard_path(output_dir, process, shard, num_jets)
     _write(path, lambda temporary: pq.write_table(table, temporary, row_group_size=1000, **COLUMN_ENCODINGS))
+    for shorter in output_dir.glob(f"{process}-{shard:05d}-*.parquet"):  # of a call for fewer jets: the same rows
+        if shorter != path:
+            shorter.unlink()
     return table.num_rows
 
 
