@@ -1,18 +1,29 @@
 """Metrics against scikit-learn, closed forms and cases computed by hand."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features
 from samples import row_table
-from scipy.stats import norm
-from sklearn.metrics import roc_auc_score
+from scipy.stats import entropy, norm
+from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 
 from e2evit.data import SCHEMAS
 from e2evit.data.grid import window_centres
 from e2evit.evaluation import align_labels, baseline_predictions, measure, median_scale, softmax
 from e2evit.jet_features import image_mass
-from e2evit.metrics import JetTagging, MassRegression
-from e2evit.metrics.classification import background_rejection
+from e2evit.metrics import (
+    JetClassification,
+    JetTagging,
+    MassRegression,
+    MassSculpting,
+    auc_in_bins,
+    response_in_bins,
+)
+from e2evit.metrics.bootstrap import with_intervals
+from e2evit.metrics.classification import background_rejection, calibration_error, delong_interval, tagging_statistics
+from e2evit.metrics.sculpting import sculpting_statistics
 
 
 def test_tagging_of_two_gaussians():
@@ -25,8 +36,50 @@ def test_tagging_of_two_gaussians():
     # 20 000 jets a class: standard deviations of 0.0024 and 2 %
     assert found["roc_auc"] == pytest.approx(norm.cdf(1 / np.sqrt(2)), abs=0.01)
     assert found["rejection_at_50"] == pytest.approx(1 / norm.cdf(-1), rel=0.08)
-    assert found["roc_auc_low"] < found["roc_auc"] < found["roc_auc_high"]
-    assert found["roc_auc_high"] - found["roc_auc_low"] == pytest.approx(4 * 0.0024, rel=0.4)
+    # DeLong's interval is the bootstrap's: 2 x 1.96 standard deviations
+    width = found["roc_auc_high"] - found["roc_auc_low"]
+    draws = with_intervals(tagging_statistics, labels, scores, num_resamples=200)
+    assert width == pytest.approx(draws["roc_auc_high"] - draws["roc_auc_low"], rel=0.15)
+    assert (found["roc_auc_high"] + found["roc_auc_low"]) / 2 == pytest.approx(found["roc_auc"])
+
+
+def test_delong_by_hand():
+    """Two signal and two background jets: shares 1 and 1/2 on both sides, variance 1/8 each, over two jets each."""
+    low, high = delong_interval(np.array([1, 1, 0, 0]), np.array([0.9, 0.4, 0.1, 0.6]))
+    error = np.sqrt(2 * 0.125 / 2)
+    assert (low, high) == (pytest.approx(0.75 - norm.ppf(0.975) * error), 1.0)
+    assert delong_interval(np.array([1, 1, 1, 0, 0]), np.full(5, 0.5)) == (0.5, 0.5)
+    assert np.isnan(delong_interval(np.array([1, 1]), np.array([0.1, 0.2]))).all()
+
+
+def test_classification_of_five_classes():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, 4000)
+    probabilities = softmax(2 * np.eye(5)[labels] + rng.normal(0, 1, (4000, 5)))
+    found = JetClassification().compute(predictions=probabilities, references=labels, num_resamples=20)
+    assert found["accuracy"] == accuracy_score(labels, probabilities.argmax(axis=1))
+    assert found["roc_auc_macro"] == pytest.approx(roc_auc_score(labels, probabilities, multi_class="ovr"))
+    assert found["roc_auc_macro"] == pytest.approx(np.mean([found[f"roc_auc_{i}"] for i in range(5)]))
+    assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
+    assert found["roc_auc_3_low"] < found["roc_auc_3"] < found["roc_auc_3_high"]
+    batched = JetClassification()
+    for part in np.array_split(np.arange(4000), 3):
+        batched.add_batch(predictions=probabilities[part], references=labels[part])
+    assert batched.compute(num_resamples=20) == found
+    absent = JetClassification().compute(predictions=probabilities[:2], references=[0, 1], num_resamples=5)
+    assert np.isnan(absent["roc_auc_4"])
+    assert np.isnan(absent["roc_auc_macro"])
+
+
+def test_calibration_error():
+    """Sure to 0.9 and right in half of the cases: 0.4; drawn from the stated probabilities: none."""
+    probabilities = np.tile([0.9, 0.1], (1000, 1))
+    assert calibration_error(np.repeat([0, 1], 500), probabilities) == pytest.approx(0.4)
+    rng = np.random.default_rng(0)
+    first = rng.uniform(0, 1, 50000)
+    honest = np.stack([first, 1 - first], axis=1)
+    # 15 bins of some 5 000 jets: standard error below 0.007 each
+    assert calibration_error((rng.random(50000) > first).astype(int), honest) < 0.01
 
 
 def test_rejection_by_hand():
@@ -48,10 +101,70 @@ def test_mass_by_hand():
 def test_resolution_of_a_gaussian():
     rng = np.random.default_rng(0)
     masses = rng.uniform(50, 300, 20000)
-    found = MassRegression().compute(
-        predictions=masses * rng.normal(1, 0.1, 20000), references=masses, num_resamples=20
-    )
+    predictions = masses * rng.normal(1, 0.1, 20000)
+    found = MassRegression().compute(predictions=predictions, references=masses, num_resamples=20)
     assert found["relative_resolution"] == pytest.approx(0.0994, rel=0.03)  # half of 16-84 %: 0.9945 σ
+    assert found["slope"] == pytest.approx(1, abs=0.01)
+    assert found["r2"] == pytest.approx(r2_score(masses, predictions), rel=1e-9)
+    assert found["mean_relative_error"] == pytest.approx(0.0798, rel=0.03)  # σ √(2/π)
+    assert found["linearity"] < 0.01
+
+
+def test_regression_to_the_mean_is_found_out():
+    """m̂ = 175 + (m - 175) / 2 looks precise; slope, edges and linearity say what it is."""
+    masses = np.linspace(50, 300, 5001)
+    found = MassRegression().compute(predictions=175 + (masses - 175) / 2, references=masses, num_resamples=5)
+    assert found["slope"] == pytest.approx(0.5)
+    assert found["resolution_over_slope"] == pytest.approx(2 * found["relative_resolution"])
+    assert found["response_low_edge"] == pytest.approx(0.5 + 87.5 / 62.5, rel=1e-3)
+    assert found["response_high_edge"] == pytest.approx(0.5 + 87.5 / 287.5, rel=1e-3)
+    assert found["linearity"] > 0.2
+    rows = response_in_bins(masses, 175 + (masses - 175) / 2, masses, [50, 100, 300, 400], num_resamples=5)
+    assert [row["number"] for row in rows] == [1000, 4000, 1]
+    assert rows[0]["response"] == pytest.approx(0.5 + 87.5 / 75, rel=1e-3)
+    assert rows[0]["response_low"] <= rows[0]["response"] <= rows[0]["response_high"]
+    assert set(rows[2]) == {"low", "high", "number"}
+
+
+def test_uncertainties():
+    rng = np.random.default_rng(0)
+    masses, scales = np.full(20000, 100.0), rng.uniform(5, 20, 20000)
+    predictions = masses + scales * rng.normal(0, 1, 20000)
+    compute = partial(MassRegression().compute, predictions=predictions, references=masses, num_resamples=10)
+    found = compute(scales=scales)
+    # 20 000 jets: standard error of the coverage 0.0033
+    assert found["coverage_68"] == pytest.approx(0.6827, abs=0.012)
+    assert found["pull_width"] == pytest.approx(0.9945, abs=0.02)
+    assert compute(scales=scales / 2)["pull_width"] == pytest.approx(2 * found["pull_width"])
+    with pytest.raises(ValueError, match="one positive scale"):
+        compute(scales=-scales)
+
+
+def test_sculpting():
+    rng = np.random.default_rng(0)
+    labels, masses = np.repeat([0, 1], 20000), rng.uniform(50, 250, 40000)
+    compute = partial(MassSculpting().compute, references=labels, masses=masses, num_resamples=10)
+    blind = compute(predictions=labels + rng.normal(0, 1, 40000))
+    assert blind["mass_divergence_at_50"] < 0.005
+    # a cut on the mass alone: what passes and what fails have nothing in common
+    masses[labels == 1] = rng.uniform(230, 250, 20000)
+    cut = MassSculpting().compute(predictions=masses, references=labels, masses=masses, num_resamples=10)
+    assert cut["mass_divergence_at_50"] == pytest.approx(1, abs=0.02)
+    # two bins, half of those that pass in each, a quarter and three quarters of those that fail
+    labels, masses = np.array([0, 0, 0, 0, 0, 0, 1, 1]), np.array([1, 3, 1, 3, 3, 3, 9, 9.0])
+    found = sculpting_statistics(labels, np.array([1, 1, 0, 0, 0, 0, 0.4, 1.5]), masses, [0, 2, 4])
+    assert np.isnan(found["mass_divergence_at_30"])  # the cut lies above all background
+    middle = np.array([0.375, 0.625])
+    expected = 0.5 * entropy([0.5, 0.5], middle, base=2) + 0.5 * entropy([0.25, 0.75], middle, base=2)
+    assert found["mass_divergence_at_50"] == pytest.approx(expected)
+    with pytest.raises(ValueError, match="one mass"):
+        MassSculpting().compute(predictions=[0.1, 0.2], references=[0, 1], masses=[1.0])
+
+
+def test_auc_in_bins():
+    labels, scores = np.array([0, 1, 0, 1, 1]), np.array([0.1, 0.9, 0.8, 0.2, 0.5])
+    rows = auc_in_bins(labels, scores, np.array([1.0, 1.0, 3.0, 3.0, 5.0]), [0, 2, 4, 6])
+    assert [row.get("roc_auc") for row in rows] == [1.0, 0.0, None]
 
 
 def test_unknown_targets_are_left_out():
