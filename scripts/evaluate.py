@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file
 
 from e2evit.data import E2ECollator, find_schema, load_e2e
-from e2evit.evaluation import align_labels, baseline_predictions, measure, softmax, write_results
+from e2evit.evaluation import BACKGROUND, align_labels, baseline_predictions, measure, softmax, write_results
 from e2evit.training import DataArguments, make_loader, parse_recipe, predict, run_info, start_accelerator
 
 
@@ -38,6 +38,7 @@ def main() -> None:
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageClassification.from_pretrained(checkpoint)
     dataset = align_labels(dataset, model.config.label2id)
+    label_names = [model.config.id2label[number] for number in range(model.config.num_labels)]
 
     collator = E2ECollator(processor, data_args.mass_column)
     loader = make_loader(dataset[arguments.split], collator, arguments.per_device_batch_size)
@@ -46,7 +47,8 @@ def main() -> None:
     if not accelerator.is_main_process:
         return
     predictors = baseline_predictions(dataset, arguments.split, schema, data_args.mass_column)
-    predictors["model"] = (softmax(found["logits"])[:, -1], found["mass_preds"])
+    probabilities = softmax(found["logits"])
+    model_predictions = (1 - probabilities[:, BACKGROUND], found["mass_preds"])
     targets = (found["labels"], found["mass_labels"])
     run = cached_file(checkpoint, "run_info.json", _raise_exceptions_for_missing_entries=False)
     record = run_info(accelerator, dataset, accelerator.unwrap_model(model)) | {
@@ -54,14 +56,19 @@ def main() -> None:
         "dataset": data_args.dataset_name,
         "split": arguments.split,
         "mass_column": data_args.mass_column,
-        "label_names": list(schema.label_names),
+        "label_names": label_names,
         "channel_names": list(schema.channel_names),
         "image_size": list(schema.image_size),
-        "metrics": {name: measure(*targets, *prediction) for name, prediction in predictors.items()},
+        "metrics": {
+            **{name: measure(*targets, *prediction) for name, prediction in predictors.items()},
+            "model": measure(*targets, *model_predictions, probabilities, label_names),
+        },
     }
     columns = {"event_id": dataset[arguments.split]["event_id"], "labels": targets[0], "mass_labels": targets[1]}
-    for name, (score, mass) in predictors.items():
+    for name, (score, mass) in {**predictors, "model": model_predictions}.items():
         columns |= {f"{name} score": score.astype(np.float32), f"{name} mass": mass.astype(np.float32)}
+    for name, probability in zip(label_names, probabilities.T):
+        columns[f"model p_{name}"] = probability.astype(np.float32)
     write_results(arguments.results, record, columns)
     print(f"Wrote {arguments.results}")
     accelerator.end_training()

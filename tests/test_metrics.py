@@ -175,6 +175,22 @@ def test_unknown_targets_are_left_out():
     assert "roc_auc" not in measure(np.full(4, -100), masses, np.zeros(4), masses)
 
 
+def test_measures_of_three_classes():
+    rng = np.random.default_rng(0)
+    labels, masses = rng.integers(0, 3, 600), rng.uniform(50, 200, 600)
+    probabilities = softmax(np.eye(3)[labels] + rng.normal(0, 1, (600, 3)))
+    found = measure(labels, masses, 1 - probabilities[:, 0], masses, probabilities, ["qcd", "w", "h"])
+    # class 0 is the background, the others are signal together
+    assert found["roc_auc"] == pytest.approx(roc_auc_score(labels > 0, 1 - probabilities[:, 0]))
+    assert found["roc_auc_h"] == pytest.approx(roc_auc_score(labels == 2, probabilities[:, 2]))
+    assert found["roc_auc_w_low"] < found["roc_auc_w"] < found["roc_auc_w_high"]
+    assert found["roc_auc_macro"] == pytest.approx(np.mean([found[f"roc_auc_{n}"] for n in ("qcd", "w", "h")]))
+    assert {"accuracy", "calibration_error", "mass_divergence_at_50", "mae_gev"} <= set(found)
+    two = measure(labels % 2, masses, probabilities[:, 1], masses, probabilities[:, :2], ["qcd", "top"])
+    assert {"accuracy", "calibration_error"} <= set(two)
+    assert not {name for name in two if name.startswith("roc_auc_") and name not in ("roc_auc_low", "roc_auc_high")}
+
+
 def test_softmax():
     assert softmax(np.array([[1000.0, 1000.0], [0.0, np.log(3)]])).round(6).tolist() == [[0.5, 0.5], [0.25, 0.75]]
 

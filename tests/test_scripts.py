@@ -108,6 +108,22 @@ def test_errors_come_before_anything_is_written(jets_dir, model_json, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_eleven_classes(simulated_jets, model_json, tmp_path):
+    """Train and measure on all processes; the model and the results know them by name."""
+    data = ("--data_dir", simulated_jets, "--cache_dir", tmp_path / "cache", "--mixed_precision", "no")
+    model = tmp_path / "model"
+    arguments = ("--model_config", model_json, "--output_dir", model, "--num_train_epochs", 1, *data)
+    launch("one_process", "scripts/train.py", *arguments)
+    launch("one_process", "scripts/evaluate.py", model, "--results", tmp_path / "found.json", *data)
+    record = json.loads((tmp_path / "found.json").read_text())
+    assert len(record["label_names"]) == 11
+    assert {"accuracy", "calibration_error", "roc_auc_x_gammagamma"} <= set(record["metrics"]["model"])
+    probabilities = pq.read_table(tmp_path / "found.parquet").select(
+        [f"model p_{name}" for name in record["label_names"]]
+    )
+    assert abs(sum(column.to_numpy() for column in probabilities.columns) - 1).max() < 1e-5
+
+
 def test_validation_of_the_simulation(simulated_jets, tmp_path):
     for folder, processes in (("sm", ("qcd", "top", "h")), ("gun", ("x_qq", "x_bb"))):
         (tmp_path / folder).mkdir()

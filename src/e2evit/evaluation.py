@@ -1,6 +1,7 @@
 """Metrics of a model, and of baselines on the same jets, as one record."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,11 @@ from datasets import ClassLabel, DatasetDict
 
 from .data import DatasetSchema
 from .jet_features import image_mass
-from .metrics import JetTagging, MassRegression
+from .metrics import JetClassification, JetTagging, MassRegression, MassSculpting
 
-__all__ = ["align_labels", "baseline_predictions", "measure", "median_scale", "softmax", "write_results"]
+__all__ = ["BACKGROUND", "align_labels", "baseline_predictions", "measure", "median_scale", "softmax", "write_results"]
 
-SIGNAL = 1  # label of the class that a binary score is for
+BACKGROUND = 0  # label of the class that scores tell all others from
 
 
 def align_labels(dataset: DatasetDict, label2id: dict[str, int]) -> DatasetDict:
@@ -49,19 +50,50 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exponential / exponential.sum(axis=1, keepdims=True)
 
 
-def measure(labels: np.ndarray, masses: np.ndarray, scores: np.ndarray, mass_preds: np.ndarray) -> dict[str, float]:
+def measure(
+    labels: np.ndarray,
+    masses: np.ndarray,
+    scores: np.ndarray,
+    mass_preds: np.ndarray,
+    probabilities: np.ndarray | None = None,
+    label_names: Sequence[str] = (),
+) -> dict[str, float]:
     """Tagging and mass metrics with 95 % intervals, over the jets that have the respective target.
 
-    `labels` (-100: unknown), `masses` [GeV] (NaN: unknown), `scores` of the signal class, `mass_preds` [GeV].
+    Args:
+        labels: -100 where unknown. Class 0 is the background, all others are signal.
+        masses: In GeV, NaN where unknown.
+        scores: Of the signal.
+        mass_preds: In GeV.
+        probabilities: Of all classes `(n, num_classes)`; adds accuracy, calibration error and, for more than two
+            classes, the AUC of each against the rest.
+        label_names: Of the classes, for the names of those AUCs.
+
+    Returns:
+        What is defined: an AUC needs jets of both sides.
     """
     result = {}
     known = labels != -100
-    if len(np.unique(labels[known])) == 2:
-        result |= JetTagging().compute(predictions=scores[known], references=(labels[known] == SIGNAL).astype(int))
-    known = np.isfinite(masses) & (masses > 0)
-    if known.any():
-        result |= MassRegression().compute(predictions=mass_preds[known], references=masses[known])
-    return {name: float(value) for name, value in result.items()}
+    signal = (labels[known] != BACKGROUND).astype(int)
+    if len(np.unique(signal)) == 2:
+        result |= JetTagging().compute(predictions=scores[known], references=signal)
+    if probabilities is not None and known.any():
+        found = JetClassification().compute(predictions=probabilities[known], references=labels[known])
+        per_class = {f"roc_auc_{number}": f"roc_auc_{name}" for number, name in enumerate(label_names)}
+        for name, value in found.items():
+            bare = name.removesuffix("_low").removesuffix("_high")
+            if bare not in per_class and not bare.startswith("roc_auc"):
+                result[name] = value
+            elif probabilities.shape[1] > 2:
+                result[name.replace(bare, per_class.get(bare, bare))] = value
+    has_mass = np.isfinite(masses) & (masses > 0)
+    both = known & has_mass
+    if len(np.unique(labels[both] != BACKGROUND)) == 2:
+        targets = (labels[both] != BACKGROUND).astype(int)
+        result |= MassSculpting().compute(predictions=scores[both], references=targets, masses=masses[both])
+    if has_mass.any():
+        result |= MassRegression().compute(predictions=mass_preds[has_mass], references=masses[has_mass])
+    return {name: float(value) for name, value in result.items() if value == value}
 
 
 def baseline_predictions(

@@ -41,8 +41,8 @@ def read_predictions(paths: Sequence[str | Path]):
     """Per-jet predictions that lie beside results.
 
     Returns:
-        labels, masses [GeV], scores and predicted masses [GeV] by the name of the file, `image mass` added where
-        there is one.
+        labels (1 for signal: all classes but the first), masses [GeV], scores and predicted masses [GeV] by the name
+        of the file, `image mass` added where there is one.
     """
     tables = {Path(path).stem: pq.read_table(Path(path).with_suffix(".parquet")) for path in paths}
     first = next(iter(tables.values()))
@@ -53,7 +53,7 @@ def read_predictions(paths: Sequence[str | Path]):
         {name: table[f"{column} {kind}"].to_numpy() for name, (table, column) in columns.items()}
         for kind in ("score", "mass")
     )
-    return first["labels"].to_numpy(), first["mass_labels"].to_numpy(), scores, masses
+    return (first["labels"].to_numpy() > 0).astype(int), first["mass_labels"].to_numpy(), scores, masses
 
 
 def results_table(records: dict[str, dict]) -> str:
