@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset
 
 from .data import DatasetSchema
-from .data.grid import ROWS, TOWER, eta_centres
+from .data.grid import COLUMNS, ROWS, TOWER, eta_centres
 
 __all__ = ["FEATURE_GROUPS", "Pixels", "image_mass", "jet_features", "read_pixels"]
 
@@ -82,8 +82,13 @@ def read_pixels(dataset: Dataset, schema: DatasetSchema) -> dict[str, Pixels]:
     _, height, width = schema.image_shape
     channel, pixel = np.divmod(pixel, height * width)
     row, column = np.divmod(pixel, width)
-    seed_row = table["ieta"].to_numpy().astype(np.int64)[jet] * TOWER + TOWER // 2
-    row_on_grid = seed_row - height // 2 + row
+    seed_row, seed_column = (
+        table[name].to_numpy().astype(np.int64)[jet] * TOWER + TOWER // 2 for name in ("ieta", "iphi")
+    )
+    if (height, width) == (ROWS, COLUMNS):  # the whole detector
+        row_on_grid, column = row, (column - seed_column + width // 2) % width
+    else:
+        row_on_grid = seed_row - height // 2 + row
     eta, phi = eta_centres(row_on_grid), np.radians(column - width // 2)  # columns are degrees
     pixels = {}
     for number, name in enumerate(schema.channel_names):

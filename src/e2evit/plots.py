@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from .data import CHANNELS, DatasetSchema
-from .data.grid import window_centres
+from .data.grid import WINDOW, window_centres
 from .data.sparse import sparse_to_dense
 
 __all__ = [
@@ -37,9 +37,9 @@ def _label(axis, text: str = "Simulation") -> None:
 
 
 def event_display(row: Mapping, schema: DatasetSchema, title: str = "") -> Figure:
-    """All channels of one jet on axes of eta and phi [radians], colours in the unit of the channel."""
+    """All channels of one image, a jet's on axes of eta and phi [radians], colours in the unit of the channel."""
     image = sparse_to_dense(row["pixel_index"], row["pixel_value"], schema.image_shape)
-    if row["ieta"] is not None and row["iphi"] is not None:
+    if schema.image_size == (WINDOW, WINDOW) and row["ieta"] is not None and row["iphi"] is not None:
         eta, phi = window_centres(row["ieta"], row["iphi"])
         extent, names = (phi[0], phi[-1], eta[0], eta[-1]), (r"$\phi$ [rad]", r"$\eta$")
     else:

@@ -13,6 +13,7 @@ COLUMNS = (
     ("rejection at 50 %", "rejection_at_50", ".1f"),
     ("mass MAE [GeV]", "mae_gev", ".1f"),
     ("rel. mass resolution", "relative_resolution", ".3f"),
+    ("slope", "slope", ".2f"),
 )
 
 

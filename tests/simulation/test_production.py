@@ -16,6 +16,7 @@ from huggingface_hub import DatasetCard
 
 from e2evit import load_e2e
 from e2evit.data import SCHEMAS, find_schema
+from e2evit.jet_features import jet_features
 from e2evit.simulation import SimulationSettings, produce, shards, simulate
 from e2evit.simulation.processes import PROCESSES
 
@@ -128,12 +129,19 @@ def test_run3_has_thirteen_channels():
     assert 0.5 < np.median(np.abs(significance)) < 5
 
 
-def test_whole_detector():
+def test_whole_detector(tmp_path):
     settings = SimulationSettings(seed=3, pileup=0.0, whole_detector=True)
     table = shards.make_shard("qcd", 0, 10, settings)
     images = images_of(table)
     assert images.shape == (10, 8, 280, 360)
     assert len(set(table["event_id"].to_pylist())) == 10
+    pq.write_table(table, tmp_path / "qcd-00000-10.parquet")
+    rows = load_e2e("simulated", tmp_path, cache_dir=tmp_path / "cache")
+    jets, schema = datasets.concatenate_datasets(list(rows.values())), find_schema("simulated", tmp_path)
+    assert schema.image_size == (280, 360)
+    # the seed is where the image says it is, whichever phi it has
+    seen = jet_features(jets, schema)["pt"] / np.array(jets["pt"])
+    assert ((0.6 < seen) & (seen < 1.2)).all()
     # both jets of an event are in the image
     assert ((images[:, 3] + images[:, 4]).sum(axis=(1, 2)) > 1.5 * np.array(table["pt"])).mean() > 0.7
 
