@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset
 
 from .data import DatasetSchema
-from .data.grid import COLUMNS, ROWS, TOWER, eta_centres
+from .data.grid import COLUMNS, ROWS, TOWER, WINDOW, eta_centres
 
 __all__ = ["FEATURE_GROUPS", "Pixels", "image_mass", "jet_features", "read_pixels"]
 
@@ -85,11 +85,14 @@ def read_pixels(dataset: Dataset, schema: DatasetSchema) -> dict[str, Pixels]:
     seed_row, seed_column = (
         table[name].to_numpy().astype(np.int64)[jet] * TOWER + TOWER // 2 for name in ("ieta", "iphi")
     )
-    if (height, width) == (ROWS, COLUMNS):  # the whole detector
-        row_on_grid, column = row, (column - seed_column + width // 2) % width
+    if (height, width) == (ROWS, COLUMNS):  # the whole detector: of it the window around the seed
+        row, column = row - seed_row, (column - seed_column + width // 2) % width - width // 2
+        inside = (np.abs(row) <= WINDOW // 2) & (np.abs(column) <= WINDOW // 2)
+        jet, channel, row, column, value, seed_row = (x[inside] for x in (jet, channel, row, column, value, seed_row))
     else:
-        row_on_grid = seed_row - height // 2 + row
-    eta, phi = eta_centres(row_on_grid), np.radians(column - width // 2)  # columns are degrees
+        row, column = row - height // 2, column - width // 2
+    row_on_grid = seed_row + row
+    eta, phi = eta_centres(row_on_grid), np.radians(column)  # columns are degrees
     pixels = {}
     for number, name in enumerate(schema.channel_names):
         chosen = channel == number
