@@ -156,4 +156,6 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _cell(metrics: dict[str, float], key: str, form: str) -> str:
     if key not in metrics:
         return "–"
-    return f"{metrics[key]:{form}} ({metrics[f'{key}_low']:{form}}–{metrics[f'{key}_high']:{form}})"
+    # adding zero after rounding takes the sign from -0.00
+    value, low, high = (round(metrics[name], 6) + 0.0 for name in (key, f"{key}_low", f"{key}_high"))
+    return f"{value:{form}} ({low:{form}}–{high:{form}})"
