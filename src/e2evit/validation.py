@@ -154,7 +154,10 @@ def mass_study(jets: Dataset, schema: DatasetSchema) -> dict[str, dict[str, floa
 
 
 def nuisances(dataset: Dataset) -> np.ndarray:
-    """What must not tell classes apart: jets in the event, pile-up, seed tower, pT, reach into the endcaps."""
+    """What must not tell classes apart: jets in the event, pile-up, seed tower, pT, reach into the endcaps.
+
+    Not the jet's eta: how far the seed lies from the axis is its own substructure.
+    """
     rows = dataset.with_format("numpy")
     _, event, count = np.unique(rows["event_id"][:], return_inverse=True, return_counts=True)
     first_row = (rows["ieta"][:] - WINDOW // TOWER // 2) * TOWER

@@ -1,36 +1,27 @@
 """The class must not be readable from anything but the jet itself."""
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Dataset
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
-from e2evit.data.grid import WINDOW
 from e2evit.simulation import SimulationSettings, simulate
 from e2evit.simulation.spectra import Acceptance
-
-
-def nuisances(folder, process):
-    """Jets an event, pile-up, position, pT, and how far the window reaches into the endcaps."""
-    shards = [pq.read_table(path) for path in sorted(folder.glob(f"{process}-*.parquet"))]
-    columns = []
-    for rows in shards:
-        ieta = np.array(rows["ieta"])
-        jets_in_event = np.unique(rows["event_id"].to_pylist(), return_inverse=True, return_counts=True)
-        first_row = (ieta - 12) * 5
-        # not eta: how far the seed lies from the axis is the jet's own substructure, not a nuisance
-        scalars = [np.array(rows[name]) for name in ("num_pileup", "iphi", "pt")]
-        borders = [np.maximum(55 - first_row, 0), np.maximum(first_row + WINDOW - 225, 0)]
-        columns.append(np.stack([ieta, jets_in_event[2][jets_in_event[1]], *scalars, *borders], axis=1))
-    return np.concatenate(columns)
+from e2evit.validation import nuisances
 
 
 def test_a_classifier_on_nuisances_guesses(tmp_path):
     """Tops that decay within the jet are rare at low pT: without matching their pT gives them away."""
     settings = SimulationSettings(seed=1, pool_size=60, shard_size=500, match_pt=True, merged_only=True)
     simulate(tmp_path, ["qcd", "top"], 2000, settings, num_proc=2)
-    features = np.concatenate([nuisances(tmp_path, process) for process in ("qcd", "top")])
+    columns = ["event_id", "num_pileup", "ieta", "iphi", "pt"]
+    tables = (
+        [pq.read_table(path, columns=columns) for path in sorted(tmp_path.glob(f"{p}-*"))] for p in ("qcd", "top")
+    )
+    features = np.concatenate([nuisances(Dataset(pa.concat_tables(parts))) for parts in tables])
     labels = np.repeat([0, 1], 2000)
     classifier = HistGradientBoostingClassifier(max_iter=40, max_leaf_nodes=8, learning_rate=0.05)
     order = np.random.default_rng(0).permutation(4000)
