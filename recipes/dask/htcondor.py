@@ -17,7 +17,7 @@ parser.add_argument("--flavour", default="workday", help="CERN's name for a time
 parser.add_argument("--print_job", action="store_true", help="only show what would be submitted")
 arguments = parser.parse_args()
 
-# a worker needs one core and less than 1 GiB; a shard of 1 000 jets takes some 15 seconds
+# a worker needs one core and less than 1 GiB; a shard of 2 000 jets takes some 20 seconds
 cluster = HTCondorCluster(
     cores=1,
     processes=1,

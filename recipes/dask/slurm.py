@@ -18,7 +18,7 @@ parser.add_argument("--account")
 parser.add_argument("--print_job", action="store_true", help="only show what would be submitted")
 arguments = parser.parse_args()
 
-# a worker needs one core and less than 1 GiB; a shard of 1 000 jets takes some 15 seconds
+# a worker needs one core and less than 1 GiB; a shard of 2 000 jets takes some 20 seconds
 cluster = SLURMCluster(
     cores=1, processes=1, memory="4GB", walltime="08:00:00", queue=arguments.queue, account=arguments.account
 )
