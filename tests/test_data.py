@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from samples import random_images, row_table
 
 from e2evit import E2EImageProcessor, load_e2e
-from e2evit.data import SCHEMAS, E2ECollator, find_schema, training_statistics
+from e2evit.data import E2ECollator, find_schema, training_statistics
 from e2evit.data.augment import eta_flip, phi_flip
 from e2evit.data.grid import ETA_EDGES, position_in_grid, window_centres
 from e2evit.data.schema import row_features
@@ -44,7 +44,7 @@ def gather(dataset):
 
 
 def dense(row, name):
-    return sparse_to_dense(row["pixel_index"], row["pixel_value"], SCHEMAS[name].image_shape)
+    return sparse_to_dense(row["pixel_index"], row["pixel_value"], find_schema(name).image_shape)
 
 
 @pytest.mark.parametrize("chunks", [None, (4, 125, 125, 8)], ids=["contiguous", "gzip"])
@@ -104,12 +104,12 @@ def test_plain_load_dataset_reads_simulated_rows(jets_dir):
 
     plain = datasets.load_dataset(str(jets_dir))["train"]
     assert len(plain) == 160
-    assert plain.features["labels"].names == list(SCHEMAS["simulated"].label_names)
+    assert plain.features["labels"].names == list(find_schema("simulated").label_names)
 
 
 def test_folders_describe_themselves(tmp_path):
     """Channels, grid and classes are those of the files; classes that do not occur get no number."""
-    schema = replace(SCHEMAS["simulated"], channel_names=("ecal", "hcal"), image_size=(280, 360))
+    schema = replace(find_schema("simulated"), channel_names=("ecal", "hcal"), image_size=(280, 360))
     description = json.dumps(schema.description_of_rows(["qcd", "h"])).encode()
     table = row_table(20).set_column(2, "labels", pa.array([0, 4] * 10))
     table = table.cast(row_features(schema).arrow_schema)
@@ -155,14 +155,14 @@ def test_splits_are_stable_and_keep_events_together():
 BAD_LABELLED = {
     "wrong shape": (
         lambda p: write_labelled(p, random_images(3)[:, :7], Y=[0, 1, 1]),
-        r"\(8, 125, 125\).*\(7, 125, 125\)",
+        r"\(125, 125, 8\).*\(125, 125, 7\)",
     ),
     "missing key": (lambda p: write_labelled(p, random_images(3)), "missing key 'Y'.*'jet'"),
-    "label": (lambda p: write_labelled(p, random_images(3), Y=[0, 1, 2]), r"row 2 has the label 2.*1 \(top\)"),
-    "fraction": (lambda p: write_labelled(p, random_images(3), Y=[0, 0.5, 1]), "not whole"),
+    "label": (lambda p: write_labelled(p, random_images(3), Y=[0, 1, 2]), r"row 2: the label 2.*1 \(top\)"),
+    "fraction": (lambda p: write_labelled(p, random_images(3), Y=[0, 0.5, 1]), "row 1: 0.5 as `Y`.*no whole"),
     "mass": (
         lambda p: write_labelled(p, random_images(3), Y=[0, 1, 1], m=[80, 8e4, 90]),
-        "row 1 has a mass of 80000 GeV",
+        "row 1: a mass of 80000 GeV",
     ),
     "lengths": (lambda p: write_labelled(p, random_images(3), Y=[0, 1]), "2 rows and the images have 3"),
     "html": (lambda p: p.write_text("<html>link expired</html>"), "not a readable HDF5"),
@@ -181,7 +181,7 @@ def test_nan_pixel_names_row_and_channel(tmp_path):
     images = random_images(70)
     images[67, 3, 10, 10] = np.nan
     write_labelled(tmp_path / "set.h5", images, Y=np.zeros(70))
-    with pytest.raises(ValueError, match=r"row 67 holds NaN.*ecal"):
+    with pytest.raises(ValueError, match=r"row 67: NaN.*ecal"):
         load_e2e("labelled", tmp_path, cache_dir=tmp_path / "cache")
 
 
@@ -207,8 +207,8 @@ def test_bad_rows(tmp_path):
         [row if i != 2 else [np.inf] * len(row) for i, row in enumerate(value.to_pylist())], value.type
     )
     for replaced, message in (
-        ({"pixel_index": outside}, "row 2 has a pixel index"),
-        ({"pixel_value": infinite}, "row 2 holds NaN"),
+        ({"pixel_index": outside}, "row 2: a pixel index"),
+        ({"pixel_value": infinite}, "row 2: NaN"),
     ):
         pq.write_table(
             row_table(4, pixel_index=index, pixel_value=value).drop(list(replaced)), tmp_path / "missing.parquet"
@@ -224,13 +224,13 @@ def test_bad_rows(tmp_path):
 
 
 def test_unknown_names(tmp_path):
-    with pytest.raises(ValueError, match="'jets'; known ones: simulated"):
+    with pytest.raises(ValueError, match="'jets'; known ones: boosted_top"):
         load_e2e("jets", tmp_path)
     with pytest.raises(ValueError, match="split 'dev'"):
         load_e2e("simulated", tmp_path, split="dev")
     with pytest.raises(FileNotFoundError, match=r"no \*\.h5"):
         load_e2e("labelled", tmp_path)
-    with pytest.raises(FileNotFoundError, match="not a folder"):
+    with pytest.raises(FileNotFoundError, match="neither a folder"):
         load_e2e("labelled", tmp_path / "nowhere")
 
 
@@ -245,7 +245,7 @@ def test_sparse_round_trip(images):
 
 @pytest.mark.parametrize("suffix", ["", "_sig"], ids=["run1", "run3"])
 def test_flips_are_mirrors_that_change_the_right_sign(suffix):
-    names = [name + suffix * name.startswith("trk_d") for name in SCHEMAS["simulated"].channel_names]
+    names = [name + suffix * name.startswith("trk_d") for name in find_schema("simulated").channel_names]
     image = random_images(1)[0]
     (index,), (value,) = (column.to_numpy(zero_copy_only=False) for column in dense_to_sparse(image[None]))
     for flip, axis, signed in ((eta_flip, 1, f"trk_dz{suffix}"), (phi_flip, 2, f"trk_d0{suffix}")):
@@ -258,7 +258,7 @@ def test_flips_are_mirrors_that_change_the_right_sign(suffix):
 
 def test_collator(jets_dir, tmp_path):
     train = load_e2e("simulated", jets_dir, split="train", cache_dir=tmp_path / "cache").with_format("numpy")
-    processor = E2EImageProcessor(SCHEMAS["simulated"].channel_names)
+    processor = E2EImageProcessor(find_schema("simulated").channel_names)
     rows = train.__getitems__(list(range(8)))
     batch = E2ECollator(processor)(rows)
     assert batch["pixel_values"].shape == (8, 8, 125, 125)

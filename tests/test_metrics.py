@@ -9,7 +9,7 @@ from samples import row_table
 from scipy.stats import entropy, norm
 from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 
-from e2evit.data import SCHEMAS
+from e2evit.data import find_schema
 from e2evit.data.grid import window_centres
 from e2evit.evaluation import align_labels, baseline_predictions, measure, median_scale, softmax
 from e2evit.jet_features import image_mass
@@ -197,7 +197,7 @@ def test_softmax():
 
 def test_image_mass_of_two_crystals():
     """Two massless deposits E at Δη = 0 and Δφ apart around η ≈ 0: m² = 2 E² (1 - cos Δφ)."""
-    schema = SCHEMAS["simulated"]
+    schema = find_schema("simulated")
     ecal = schema.channel_names.index("ecal")
     pixels = [(ecal * 125 + 62) * 125 + column for column in (42, 82, 124)]  # the last is more than 0.8 away
     row = row_table(1, ieta=np.array([28]), iphi=np.array([10]), pixel_index=[pixels], pixel_value=[[50.0, 50.0, 9.0]])
@@ -216,14 +216,14 @@ def test_image_mass_of_two_crystals():
 
 
 def test_baselines_use_the_training_split():
-    schema = SCHEMAS["simulated"]
+    schema = find_schema("simulated")
     dataset = {"train": Dataset(row_table(30, seed=0)), "test": Dataset(row_table(10, seed=1))}
     found = baseline_predictions(dataset, "test", schema, "jet_mass")
     masses = np.array(dataset["train"]["jet_mass"])
     np.testing.assert_allclose(found["constant"][1], masses.mean(), rtol=1e-6)
     scale = median_scale(masses, image_mass(dataset["train"], schema))
     np.testing.assert_allclose(found["image mass"][1], scale * image_mass(dataset["test"], schema))
-    assert list(baseline_predictions(dataset, "test", SCHEMAS["labelled"], "jet_mass")) == ["constant"]
+    assert list(baseline_predictions(dataset, "test", find_schema("labelled"), "jet_mass")) == ["constant"]
 
 
 def test_labels_are_numbered_as_the_model_numbers_them():

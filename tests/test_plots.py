@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from samples import row_table
 
-from e2evit.data import CHANNELS, SCHEMAS
+from e2evit.data import CHANNELS, find_schema
 from e2evit.plots import (
     calorimeter_response,
     distributions,
@@ -23,10 +23,10 @@ def row():
 
 
 def test_event_display_has_all_channels_with_axes_and_units(row, tmp_path):
-    figure = event_display(row, SCHEMAS["simulated"], "title")
+    figure = event_display(row, find_schema("simulated"), "title")
     titles = [axis.get_title() for axis in figure.axes]
     assert [title for title in titles if title] == [
-        CHANNELS[name].title for name in SCHEMAS["simulated"].channel_names
+        CHANNELS[name].title for name in find_schema("simulated").channel_names
     ]
     labels = {axis.get_ylabel() for axis in figure.axes}
     assert {"GeV", "cm", "hits", r"$\eta$"} <= labels
@@ -37,7 +37,7 @@ def test_event_display_has_all_channels_with_axes_and_units(row, tmp_path):
 
 
 def test_event_display_without_position(row):
-    figure = event_display(row | {"ieta": None, "iphi": None}, SCHEMAS["simulated"])
+    figure = event_display(row | {"ieta": None, "iphi": None}, find_schema("simulated"))
     assert figure.axes[0].get_xlabel() == "column (phi)"
 
 
@@ -54,7 +54,7 @@ def test_roc_and_response(tmp_path):
 
 
 def test_figures_of_the_simulation(row, tmp_path):
-    schema, rng = SCHEMAS["simulated"], np.random.default_rng(0)
+    schema, rng = find_schema("simulated"), np.random.default_rng(0)
     figure = mean_images({name: rng.random(schema.image_shape) for name in ("qcd", "top")}, schema)
     assert len([axis for axis in figure.axes if axis.images]) == 16
     panels = [("Mass [GeV]", {"qcd": rng.normal(50, 9, 99), "top": rng.normal(170, 9, 99)}, np.arange(300), {"W": 80})]

@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm, SymLogNorm
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from .data import CHANNELS, DatasetSchema
+from .data import DatasetSchema
 from .data.grid import WINDOW, window_centres
 from .data.sparse import sparse_to_dense
 
@@ -50,7 +50,7 @@ def event_display(row: Mapping, schema: DatasetSchema, title: str = "") -> Figur
         rows = -(-len(image) // columns)
         figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 4.1 * rows), layout="constrained")
         for axis, pixels, name in zip(np.ravel(axes), image, schema.channel_names):
-            channel = CHANNELS[name]
+            channel = schema.channel(name)
             shown = np.ma.masked_equal(pixels, 0)
             largest = max(float(np.abs(pixels).max()), 1e-3)
             if channel.signed:
@@ -123,7 +123,7 @@ def mass_response(masses: np.ndarray, predictions: Mapping[str, np.ndarray], num
     return figure
 
 
-def mean_images(means: Mapping[str, np.ndarray], schema: DatasetSchema) -> Figure:
+def mean_images(means: Mapping[str, np.ndarray], schema: DatasetSchema, title: str = "Simulation") -> Figure:
     """Mean image of each class, `(C, H, W)`, a row for each class and a column for each channel.
 
     Axes are eta and phi [radians] relative to the seed tower; give means of the absolute value for signed channels.
@@ -136,11 +136,11 @@ def mean_images(means: Mapping[str, np.ndarray], schema: DatasetSchema) -> Figur
         )
         axes = np.reshape(axes, shape)
         for column, name in enumerate(schema.channel_names):
-            channel = CHANNELS[name]
+            channel = schema.channel(name)
             largest = max(float(image[column].max()) for image in means.values())
             smallest = max(largest * 1e-4, min(float(np.quantile(image[column], 0.05)) for image in means.values()))
             norm = LogNorm(smallest, largest, clip=True)
-            for axis, (title, image) in zip(axes[:, column], means.items()):
+            for axis, (class_name, image) in zip(axes[:, column], means.items()):
                 drawn = axis.imshow(
                     np.maximum(image[column], smallest),
                     origin="lower",
@@ -150,15 +150,13 @@ def mean_images(means: Mapping[str, np.ndarray], schema: DatasetSchema) -> Figur
                 )
                 axis.tick_params(labelsize=9)
                 if column == 0:
-                    axis.set_ylabel(title, fontsize=15)
+                    axis.set_ylabel(class_name, fontsize=15)
             bars = f"|{channel.title}|" if channel.signed else channel.title
             axes[0, column].set_title(bars, fontsize=12)
             bar = figure.colorbar(drawn, ax=axes[:, column], orientation="horizontal", pad=0.01, aspect=12)
             bar.set_label(f"mean [{channel.unit}]", fontsize=11)
             bar.ax.tick_params(labelsize=8)
-        figure.suptitle(
-            r"Simulation   rows: $\Delta\eta$, columns: $\Delta\phi$ [rad]", fontweight="bold", fontsize=15
-        )
+        figure.suptitle(rf"{title}   rows: $\Delta\eta$, columns: $\Delta\phi$ [rad]", fontweight="bold", fontsize=15)
     return figure
 
 

@@ -6,10 +6,10 @@ import torch
 from transformers import AutoImageProcessor
 
 from e2evit import E2EImageProcessor
-from e2evit.data import SCHEMAS
+from e2evit.data import find_schema
 from e2evit.data.sparse import dense_to_sparse
 
-CHANNELS = SCHEMAS["simulated"].channel_names
+CHANNELS = find_schema("simulated").channel_names
 SCALE = [4.0, 0.002, 0.004, 0.3, 0.1, 1.0, 1.0, 1.0]
 
 

@@ -8,7 +8,7 @@ import torch
 from models import MODELS, batch, make
 
 from e2evit import E2EImageProcessor
-from e2evit.data import SCHEMAS
+from e2evit.data import find_schema
 
 LOAD = """
 import sys
@@ -36,7 +36,7 @@ torch.save({"logits": result.logits, "mass_preds": result.mass_preds,
 @pytest.mark.parametrize("name", ["linearvit", "xcit", "vit"])
 def test_folder_loads_without_the_package(name, tmp_path, monkeypatch):
     model, inputs = make(name), batch()
-    processor = E2EImageProcessor(SCHEMAS["simulated"].channel_names)
+    processor = E2EImageProcessor(find_schema("simulated").channel_names)
     folder = tmp_path / "checkpoint"
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -12,6 +12,7 @@ from pathlib import Path
 import distributed
 import pytest
 
+from e2evit import jobs
 from e2evit.simulation import SimulationSettings, simulate
 
 ROOT = Path(__file__).parents[2]
@@ -55,9 +56,7 @@ def test_a_worker_dies_and_the_production_ends_with_the_same_bytes(cluster, tmp_
 
 
 def test_nobody_answers(tmp_path, monkeypatch):
-    from e2evit.simulation import produce
-
-    monkeypatch.setattr(produce, "SCHEDULER_TIMEOUT", 1)
+    monkeypatch.setattr(jobs, "SCHEDULER_TIMEOUT", 1)
     with pytest.raises(OSError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:1 within 1 s"):
         simulate(tmp_path / "out", ["qcd"], 10, scheduler="tcp://127.0.0.1:1")
     assert not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from e2evit import load_e2e
-from e2evit.data import SCHEMAS, find_schema
+from e2evit.data import find_schema
 from e2evit.jet_features import jet_features
 from e2evit.simulation import SimulationSettings, produce, shards, simulate
 from e2evit.simulation.processes import PROCESSES
@@ -53,7 +53,7 @@ def test_shards_look_like_jets(tables):
         assert len(rows) == 60
         assert all(400 < row["pt"] < 1000 and abs(row["eta"]) < 1.37 for row in rows)
         assert all(12 <= row["ieta"] <= 43 and 0 <= row["iphi"] < 72 for row in rows)
-        assert {row["labels"] for row in rows} == {SCHEMAS["simulated"].label_names.index(process)}
+        assert {row["labels"] for row in rows} == {find_schema("simulated").label_names.index(process)}
         heavy = process != "qcd"
         assert all((row["mass_labels"] is not None) == (row["merged"] is not None) == heavy for row in rows)
         # Poisson of mean 21: standard error of some 40 events 0.7
@@ -86,7 +86,7 @@ def test_shards_look_like_jets(tables):
 
 
 def test_processes_are_the_classes_of_the_schema():
-    assert tuple(PROCESSES) == SCHEMAS["simulated"].label_names
+    assert tuple(PROCESSES) == find_schema("simulated").label_names
 
 
 @pytest.mark.parametrize("process", ["z", "h", "x_qq", "x_gg", "x_tautau", "x_gammagamma", "x_top"])

@@ -3,20 +3,29 @@
 `datasets` no longer runs scripts (`load_dataset("script.py")`), so the builder class is used directly.
 """
 
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from hashlib import blake2b
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
-from .files import read_rows
-from .schema import SCHEMAS, find_schema, row_features
-from .splits import SPLIT_FRACTIONS, assign_splits
+from .files import Piece, list_pieces, read_rows
+from .resolve import find_files, find_schema
+from .schema import SCHEMAS, DatasetSchema, parse_schema, row_features
+from .splits import SPLIT_FRACTIONS, SplitRule
+from .storage import file_stamp, is_remote, relative_name
+from .survey import survey_folder
 
-__all__ = ["E2EImages", "E2EImagesConfig", "load_e2e"]
+__all__ = ["E2EImages", "E2EImagesConfig", "describe_schema", "list_parts", "load_e2e"]
 
-ROW_FORMAT_VERSION = "2.0.0"  # part of the cache's name: raise it when rows change
+ROW_FORMAT_VERSION = "3.0.0"  # part of the cache's name: raise it when rows change
+PIECE_ROWS = 1000
+PIECES_AT_ONCE = 8  # that a shuffled stream mixes: some 100 MB
 
 
 @dataclass
@@ -24,64 +33,156 @@ class E2EImagesConfig(datasets.BuilderConfig):
     """One data set of the schema in one folder.
 
     Args:
+        schema: The entry as JSON; found by the name and the files if not given.
         fingerprint: Hash of names, sizes and times of the files; part of the cache's name, so that changed files are
             read again.
+        split, salt, fold, num_folds: Yield only this split (streaming); all rows without.
+        shuffle_seed: Yield rows in the random order of this seed (streaming).
     """
 
+    schema: str | None = None
     fingerprint: str = ""
+    split: str | None = None
+    salt: str = SplitRule.salt
+    fold: int | None = None
+    num_folds: int = SplitRule.num_folds
+    shuffle_seed: Sequence[int] | None = None
 
 
 class E2EImages(datasets.ArrowBasedBuilder):
-    """Sparse rows of any data set of the schema, in one split called `full`."""
+    """Sparse rows of any data set of the schema, in one split called `full`, or the data set's own."""
 
     BUILDER_CONFIG_CLASS = E2EImagesConfig
-    BUILDER_CONFIGS = [E2EImagesConfig(name=name, version=ROW_FORMAT_VERSION) for name in SCHEMAS]
+    BUILDER_CONFIGS = [E2EImagesConfig(name=name, version=ROW_FORMAT_VERSION) for name in (*SCHEMAS, "custom")]
+
+    def _schema(self) -> DatasetSchema:
+        if self.config.schema is None:
+            return find_schema(self.config.name, self.config.data_dir)
+        return parse_schema(self.config.name, json.loads(self.config.schema), "schema")[0]
 
     def _info(self):
-        schema = find_schema(self.config.name, self.config.data_dir)
+        schema = self._schema()
         return datasets.DatasetInfo(
-            description=schema.description,
+            description=describe_schema(schema),
             features=row_features(schema),
             homepage=schema.source,
             license=schema.licence,
         )
 
     def _split_generators(self, dl_manager):
-        files = _find_files(self.config.name, self.config.data_dir)
-        return [datasets.SplitGenerator(name="full", gen_kwargs={"files": [str(file) for file in files]})]
+        schema, config = self._schema(), self.config
+        parts = list_parts(schema, config.data_dir, PIECE_ROWS)
+        if config.split is None:
+            return [
+                datasets.SplitGenerator(name=part, gen_kwargs={"blocks": [[piece] for piece in pieces]})
+                for part, pieces in parts.items()
+            ]
+        # an own split is all that is read for it, unless folds mix train and validation
+        mixed = config.split not in parts or (config.fold is not None and config.split != "test")
+        blocks = [
+            [(part, piece)] for part, pieces in parts.items() if mixed or part == config.split for piece in pieces
+        ]
+        if config.shuffle_seed is not None:
+            order = np.random.default_rng(config.shuffle_seed).permutation(len(blocks))
+            pieces = [blocks[number][0] for number in order]
+            blocks = [pieces[i : i + PIECES_AT_ONCE] for i in range(0, len(pieces), PIECES_AT_ONCE)]
+        numbered = list(enumerate(blocks))
+        return [datasets.SplitGenerator(name=config.split, gen_kwargs={"blocks": numbered})]
 
-    def _generate_tables(self, files):
-        schema = find_schema(self.config.name, self.config.data_dir)
-        for number, file in enumerate(files):
-            for part, table in enumerate(read_rows(file, schema)):
+    def _generate_tables(self, blocks):
+        schema, config = self._schema(), self.config
+        for number, block in enumerate(blocks):
+            tables = read_rows(block[0], schema) if config.split is None else self._selected(schema, *block)
+            for part, table in enumerate(tables):
                 yield datasets.builder.Key(number, part), table
 
+    def _selected(self, schema: DatasetSchema, number: int, block) -> Iterator[pa.Table]:
+        """The rows of a block that are in the split, shuffled among each other if that was asked for."""
+        config, tables = self.config, []
+        rule = SplitRule(config.salt, config.fold, config.num_folds)
+        for part, piece in block:
+            for table in read_rows(piece, schema):
+                splits = rule.assign(table["event_id"].to_pylist(), part, schema.own_split)
+                if (chosen := table.filter(pa.array(splits == config.split))).num_rows:
+                    tables.append(chosen)
+                    if config.shuffle_seed is None:
+                        yield tables.pop()
+        if tables:
+            mixed = pa.concat_tables(tables)
+            order = np.random.default_rng([*config.shuffle_seed, number]).permutation(mixed.num_rows)
+            yield mixed.take(pa.array(order)).combine_chunks()
 
-def _find_files(name: str, data_dir: str | Path | None) -> list[Path]:
-    schema = find_schema(name)
-    if data_dir is None or not Path(data_dir).is_dir():
-        raise FileNotFoundError(
-            f"Data set {name!r}: {data_dir} is not a folder; pass `data_dir`. Source: {schema.source}."
-        )
-    files = sorted(path for path in Path(data_dir).glob(schema.pattern) if path.is_file())
-    if not files:
-        raise FileNotFoundError(f"Data set {name!r}: no {schema.pattern} in {data_dir}. Source: {schema.source}.")
-    return files
+
+def describe_schema(schema: DatasetSchema) -> str:
+    """A paragraph on what rows hold, for the information of a data set."""
+    channels = ", ".join(f"{name} [{schema.channel(name).unit}]" for name in schema.channel_names)
+    lines = [
+        schema.description,
+        f"Channels: {channels}. {schema.image_size[0]} x {schema.image_size[1]} pixels, {schema.normalisation}.",
+        f"Classes: {', '.join(schema.labels) or 'none'}. mass_labels [GeV]: {schema.mass_definition}.",
+    ]
+    if schema.inferred:
+        lines.append(f"Inferred, not verified: {'; '.join(schema.inferred)}.")
+    return "\n".join([*lines, *schema.notes])
+
+
+def list_parts(schema: DatasetSchema, data_dir: str | Path | None, rows: int) -> dict[str, list[Piece]]:
+    """The pieces of each split that the data set has of its own, or all of them as `full`.
+
+    Raises:
+        ValueError: for a file that does not fit the schema, or that belongs to no split.
+        FileNotFoundError: if the folder or its files are missing.
+    """
+    parts: dict[str, list[Piece]] = {}
+    for path in find_files(schema, data_dir):
+        name = relative_name(path, data_dir)
+        part = "full"
+        if schema.own_split:
+            found = [split for split, glob in schema.own_split.items() if fnmatch(name, glob)]
+            if len(found) != 1:
+                globs = ", ".join(f"{split}: {glob}" for split, glob in schema.own_split.items())
+                raise ValueError(f"{path} should be in one of the splits of {schema.name!r} ({globs}), not {found}.")
+            (part,) = found
+        parts.setdefault(part, []).extend(list_pieces(path, name, schema, rows))
+    if not any(parts.values()):
+        raise ValueError(f"Data set {schema.name!r}: the files in {data_dir} hold no rows.")
+    return parts
 
 
 def load_e2e(
-    name: str, data_dir: str | Path, split: str | None = None, cache_dir: str | Path | None = None
-) -> datasets.DatasetDict | datasets.Dataset:
-    """Rows of a data set, split by event into train (70 %), validation (10 %) and test (20 %).
+    name: str,
+    data_dir: str | Path,
+    split: str | None = None,
+    *,
+    schema: str | Path | DatasetSchema | None = None,
+    streaming: bool = False,
+    num_proc: int | None = None,
+    salt: str = SplitRule.salt,
+    fold: int | None = None,
+    num_folds: int = SplitRule.num_folds,
+    shuffle_seed: int | Sequence[int] | None = None,
+    cache_dir: str | Path | None = None,
+) -> datasets.DatasetDict | datasets.Dataset | datasets.IterableDatasetDict | datasets.IterableDataset:
+    """Rows of a data set, split by event into train (70 %), validation (10 %) and test (20 %), or as it is itself.
 
     Args:
-        name: An entry of the schema: `"simulated"`, `"labelled"`, `"top_mass"`.
-        data_dir: Folder with its files.
+        name: An entry of the schema, or `"custom"`.
+        data_dir: Folder with its files, public ones or prepared rows; also an address (`hf://datasets/...`).
         split: One split instead of all.
+        schema: YAML file (or [`DatasetSchema`]) of a custom data set.
+        streaming: Read rows when they are asked for instead of preparing a cache. `state_dict` and `load_state_dict`
+            of the result go on at the very next row, `split_dataset_by_node` divides it among nodes.
+        num_proc: Processes that prepare the cache.
+        salt: Another salt is another division into splits.
+        fold, num_folds: Validation is this fold of all rows that are not test, train are the other folds.
+        shuffle_seed: Streaming only: read pieces of 1000 rows in random order and mix eight at a time. The order
+            depends on this seed alone: give `(seed, epoch)` for another in each epoch. Each row comes exactly once,
+            and a stream resumes exactly; `IterableDataset.shuffle` loses the rows in its buffer on resuming.
         cache_dir: Where the prepared Arrow files go; `datasets`' own cache if not given.
 
     Returns:
-        `DatasetDict`, or `Dataset` with `split`; columns as in [`row_features`].
+        `DatasetDict`, or `Dataset` with `split`; their iterable counterparts with `streaming`. Columns as in
+        [`row_features`].
 
     Raises:
         ValueError: for an unknown name or split, or a file that does not fit the schema; it says where.
@@ -89,21 +190,48 @@ def load_e2e(
     """
     if split is not None and split not in SPLIT_FRACTIONS:
         raise ValueError(f"There is no split {split!r}; known ones: {', '.join(SPLIT_FRACTIONS)}.")
-    files = _find_files(name, data_dir)
-    stamp = "".join(f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns};" for file in files)
-    builder = E2EImages(
-        config_name=name,
-        data_dir=str(Path(data_dir).resolve()),
-        fingerprint=blake2b(stamp.encode(), digest_size=8).hexdigest(),
-        cache_dir=None if cache_dir is None else str(cache_dir),
-    )
+    if shuffle_seed is not None and not streaming:
+        raise ValueError("`shuffle_seed` is for streaming; shuffle a `Dataset` with its `shuffle(seed=...)`.")
+    rule = SplitRule(salt, fold, num_folds)
+    found = find_schema(name, data_dir, schema)
+    if len(found.own_split) == len(SPLIT_FRACTIONS) and salt != SplitRule.salt and fold is None:
+        raise ValueError(f"The data in {data_dir} has splits of its own, which `salt` does not change.")
+    stamp = "".join(f"{path}:{file_stamp(path)};" for path in find_files(found, data_dir))
+    common = {
+        "config_name": found.name if found.name in SCHEMAS else "custom",
+        "data_dir": str(data_dir) if is_remote(data_dir) else str(Path(data_dir).resolve()),
+        "schema": json.dumps(found.to_dict()),
+        "fingerprint": blake2b(stamp.encode(), digest_size=8).hexdigest(),
+        "cache_dir": None if cache_dir is None else str(cache_dir),
+    }
+    wanted = list(SPLIT_FRACTIONS) if split is None else [split]
+    if streaming:
+        survey_folder(found, data_dir)
+        if shuffle_seed is not None:
+            shuffle_seed = list(np.atleast_1d(shuffle_seed).tolist())
+        streams = {
+            part: E2EImages(
+                **common, split=part, salt=salt, fold=fold, num_folds=num_folds, shuffle_seed=shuffle_seed
+            ).as_streaming_dataset(split=part)
+            for part in wanted
+        }
+        return datasets.IterableDatasetDict(streams) if split is None else streams[split]
+    builder = E2EImages(**common)
+    if not Path(builder.cache_dir).exists():
+        survey_folder(found, data_dir)
     try:
-        builder.download_and_prepare()
+        builder.download_and_prepare(num_proc=num_proc)
     except datasets.exceptions.DatasetGenerationError as error:
         # the reader's own message says what is wrong; the wrapper only that something is
         raise (error.__cause__ or error) from None
-    full = builder.as_dataset(split="full")
-    splits = assign_splits(full["event_id"])
-    if split is not None:
-        return full.select(np.flatnonzero(splits == split))
-    return datasets.DatasetDict({part: full.select(np.flatnonzero(splits == part)) for part in SPLIT_FRACTIONS})
+    selected: dict[str, list[datasets.Dataset]] = {part: [] for part in wanted}
+    for part in builder.info.splits:
+        rows = builder.as_dataset(split=part)
+        splits = rule.assign(rows.with_format("arrow")["event_id"].to_pylist(), part, found.own_split)
+        for name_of_split, chosen in selected.items():
+            if (numbers := np.flatnonzero(splits == name_of_split)).size or part == "full":
+                chosen.append(rows.select(numbers))
+    divided = {
+        part: datasets.concatenate_datasets(chosen) if chosen else rows.select([]) for part, chosen in selected.items()
+    }
+    return datasets.DatasetDict(divided) if split is None else divided[split]

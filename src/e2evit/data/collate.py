@@ -1,15 +1,37 @@
 """Rows to training batches."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+import pyarrow as pa
 import torch
+from datasets import Dataset
 
 from .augment import eta_flip, phi_flip
 
-__all__ = ["E2ECollator"]
+__all__ = ["E2ECollator", "RowTables"]
+
+AUX_COLUMNS = ("pt", "ieta", "iphi")
+
+
+class RowTables(torch.utils.data.Dataset):
+    """A data set whose batches are Arrow tables, as [`E2ECollator`] takes them: no row becomes a Python object."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset.with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> pa.Table:
+        return self.dataset[[index]]
+
+    def __getitems__(self, indices: list[int]) -> pa.Table:
+        return self.dataset[indices]
 
 
 class E2ECollator:
-    """A list of rows to `pixel_values`, `labels`, `mass_labels` and, if the processor makes them, `aux_values`.
+    """Rows to `pixel_values`, `labels`, `mass_labels` and, if the processor makes them, `aux_values`.
 
     Args:
         processor: An `E2EImageProcessor`.
@@ -25,24 +47,40 @@ class E2ECollator:
         """Start the random numbers of the flips anew."""
         self.rng = np.random.default_rng(seed)
 
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: pa.Table | Sequence[pa.Table] | Sequence[Mapping]) -> dict[str, torch.Tensor]:
+        """An Arrow table (the fastest), a list of tables, or a list of rows."""
+        if not isinstance(rows, pa.Table):
+            rows = pa.concat_tables(rows) if isinstance(rows[0], pa.Table) else _as_table(rows, self.mass_column)
+        index, value = (rows[name].combine_chunks() for name in ("pixel_index", "pixel_value"))
+        offsets = index.offsets.to_numpy()
+        index, value = index.flatten().to_numpy(), value.flatten().to_numpy()
         if self.flips:
-            rows = [self._flip(row) for row in rows]
-        batch = dict(self.processor(rows, return_tensors="pt"))
-        labels = [_known(row["labels"], -100) for row in rows]
-        masses = [_known(row[self.mass_column], np.nan) for row in rows]
-        batch["labels"] = torch.tensor(np.array(labels, dtype=np.int64))
-        batch["mass_labels"] = torch.tensor(np.array(masses, dtype=np.float32))
+            index, value = self._flip(index, value, offsets)
+        pixels = {"pixel_index": index, "pixel_value": value, "row_offsets": offsets}
+        if self.processor.aux_names:
+            pixels |= {name: _numbers(rows, name, np.nan) for name in AUX_COLUMNS if name in rows.column_names}
+        batch = dict(self.processor(pixels, return_tensors="pt"))
+        batch["labels"] = torch.from_numpy(_numbers(rows, "labels", -100).astype(np.int64))
+        batch["mass_labels"] = torch.from_numpy(_numbers(rows, self.mass_column, np.nan).astype(np.float32))
         return batch
 
-    def _flip(self, row: dict) -> dict:
-        index, value = row["pixel_index"], row["pixel_value"]
+    def _flip(self, index: np.ndarray, value: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        lengths = np.diff(offsets)
         for flip in (eta_flip, phi_flip):
-            if self.rng.random() < 0.5:
-                index, value = flip(index, value, self.processor.channel_names, self.processor.image_size)
-        return row | {"pixel_index": index, "pixel_value": value}
+            chosen = np.repeat(self.rng.random(len(lengths)) < 0.5, lengths)
+            mirrored = flip(index, value, self.processor.channel_names, self.processor.image_size)
+            index, value = np.where(chosen, mirrored[0], index), np.where(chosen, mirrored[1], value)
+        return index, value
 
 
-def _known(value, missing):
-    """`missing` for a null, which the formats of `datasets` give as `None` or as NaN."""
-    return missing if value is None or value != value else value
+def _as_table(rows: Sequence[Mapping], mass_column: str) -> pa.Table:
+    columns = {name: pa.array([np.asarray(row[name]) for row in rows]) for name in ("pixel_index", "pixel_value")}
+    for name in {"labels", mass_column, *AUX_COLUMNS}:
+        columns[name] = pa.array([row.get(name) for row in rows], pa.float64(), from_pandas=True)
+    return pa.table(columns)
+
+
+def _numbers(table: pa.Table, name: str, missing: float) -> np.ndarray:
+    """A column as doubles, `missing` for a null, which the formats of `datasets` give as `None` or as NaN."""
+    column = table[name].to_numpy().astype(np.float64)
+    return np.where(np.isnan(column), missing, column)

@@ -1,203 +1,312 @@
-"""Files of each layout to batches of rows; everything wrong with a file is found here, before anything is cached."""
+"""Files of each format to tables of rows; everything wrong with a row is found here, before anything is kept."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
 
-import h5py
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 from datasets import ClassLabel, Features
 
+from .formats import BadRows, Batch, FileError, open_data_file, open_parquet
 from .schema import DatasetSchema, row_features
 from .sparse import dense_to_sparse
 
-__all__ = ["check_images", "read_rows"]
+__all__ = ["Piece", "find_mismatch", "list_pieces", "read_rows"]
 
-BATCH_SIZE = 64
+PIXELS = ("pixel_index", "pixel_value")
+ROWS_AT_ONCE = 1000  # of sparse Parquet
 
 
-def read_rows(path: str | Path, schema: DatasetSchema) -> Iterator[pa.Table]:
-    """Tables with the columns of [`row_features`], a few dozen to some thousand rows each.
+@dataclass(frozen=True)
+class Piece:
+    """Rows `[start, stop)` of a file; `name` is its path within the data set, and the start of its event ids."""
+
+    path: str
+    name: str
+    start: int
+    stop: int
+
+
+def _refuse(bad: BadRows) -> None:
+    raise FileError(f"{bad}. Fix the file, or leave such rows out with `scripts/prepare_data.py --on_bad_rows skip`.")
+
+
+def find_mismatch(path: str, schema: DatasetSchema) -> str | None:
+    """In what a file differs from a schema: its keys, their shapes or types; None if it fits.
 
     Raises:
-        ValueError: for a file that is truncated or of another kind, a missing key, a wrong shape, a NaN or infinite
-            pixel, an index outside the image, an unknown label or a mass out of range; the message names the file,
-            and the row where one is at fault.
+        FileError: if it cannot be opened.
     """
-    reader = {"rows": _read_sparse, "hdf5": _read_hdf5, "nested_parquet": _read_nested_parquet}[schema.layout]
+    if schema.format == "rows":
+        available = set(open_parquet(path).schema_arrow.names)
+        missing = [name for name in ("pixel_index", "pixel_value", "event_id") if name not in available]
+        return f"missing key {_listed(missing)}; the file has {_listed(sorted(available))}" if missing else None
+    facts = open_data_file(path, schema.format).facts
+    missing = []
+    for name, source in schema.sources.items():
+        found = [key for key in source.stack or source.keys if key in facts]
+        if len(found) < (len(source.stack) or 1) and name not in schema.optional:
+            missing.append(" or ".join(map(repr, source.keys)) or _listed(source.stack))
+        if len(found) > 1 and not source.stack:
+            return f"both {_listed(found)} could be {name}"
+    if missing:
+        return f"missing key {', '.join(missing)}; the file has {_listed(sorted(facts)) or 'none'}"
+    image, number = schema.columns["image"], None
+    for name, source in schema.sources.items():
+        for key in source.stack or filter(None, [source.find(facts)]):
+            shape, kind = facts[key]
+            if kind.kind not in "fiub" and name != "event_id":
+                return f"`{key}` ({name}) holds {kind}, not numbers"
+            if not shape:
+                return f"`{key}` ({name}) is a single number, not one a row"
+            if number is not None and shape[0] != number:
+                return f"`{key}` has {shape[0]} rows and the images have {number}"
+            if source is image:
+                number = shape[0]
+                expected = schema.image_size if source.stack else _stored_shape(schema)
+                flat = len(shape) == 2 and shape[1] == int(np.prod(expected))
+                if shape[1:] != tuple(expected) and not flat and number:
+                    return _wrong_shape(shape[1:], expected, schema)
+            elif (wanted := source.one_hot or (source.column,)) != (None,):
+                if len(shape) != 2 or max(wanted) >= shape[1]:
+                    return f"`{key}` ({name}) has shape {shape}: there is no column {max(wanted)}"
+            elif any(side != 1 for side in shape[1:]):
+                return f"`{key}` ({name}) has shape {shape}, expected one number a row"
+    return None
+
+
+def _stored_shape(schema: DatasetSchema) -> tuple[int, ...]:
+    channels, height, width = schema.image_shape
+    return (height, width, channels) if schema.channels_last else (channels, height, width)
+
+
+def _wrong_shape(found, expected, schema: DatasetSchema) -> str:
+    order = "eta; phi; channels" if schema.channels_last else "channels; eta; phi"
+    return (
+        f"expected images of shape {tuple(expected)} ({order}: {', '.join(schema.channel_names)}), got {tuple(found)}"
+    )
+
+
+def list_pieces(path: str, name: str, schema: DatasetSchema, rows: int) -> list[Piece]:
+    """A file in pieces of about `rows` rows, which begin where reading can begin.
+
+    Raises:
+        FileError: if the file cannot be opened or does not fit the schema.
+    """
+    if (mismatch := find_mismatch(path, schema)) is not None:
+        raise FileError(f"{path} is no file of the data set {schema.name!r}: {mismatch}.")
+    if schema.format == "rows":
+        file = open_data_file(path, "parquet")
+        number, borders = file.num_rows(""), file.borders("")
+    else:
+        file = open_data_file(path, schema.format)
+        key = schema.columns["image"].find(file.facts)
+        number, borders = file.num_rows(key), file.borders(key)
+    starts = np.arange(0, number, rows)
+    if borders is not None and number:
+        starts = np.unique(borders[np.searchsorted(borders, starts)])
+        starts = starts[starts < number]
+    stops = [*starts[1:].tolist(), number]
+    return [Piece(path, name, start, stop) for start, stop in zip(starts.tolist(), stops)]
+
+
+def read_rows(
+    piece: Piece, schema: DatasetSchema, on_bad_rows: Callable[[BadRows], None] = _refuse
+) -> Iterator[pa.Table]:
+    """Tables with the columns of [`row_features`], a few dozen to some thousand rows each.
+
+    Args:
+        on_bad_rows: Told of rows that cannot be read, or hold a NaN or infinite pixel, an index outside the image, an
+            unknown label or a mass out of range; they are left out. By default they are an error.
+
+    Raises:
+        FileError: for a row that does not fit, naming file and row.
+    """
     target = row_features(schema).arrow_schema
-    first_row = 0
-    for table in reader(Path(path), schema):
-        _check_scalars(table, schema, path, first_row)
-        first_row += table.num_rows
-        yield table.select(target.names).cast(target)
+    known_bad = [
+        span
+        for glob, spans in schema.bad_rows.items()
+        if fnmatch(piece.name, glob) or fnmatch(piece.path, glob)
+        for span in spans
+    ]
+    reader = _read_sparse if schema.format == "rows" else _read_dense
+    for found in reader(piece, schema):
+        if isinstance(found, BadRows):
+            on_bad_rows(found)
+            continue
+        start, table, problems = found
+        for first, last in known_bad:
+            inside = range(max(first - start, 0), min(last + 1 - start, table.num_rows))
+            problems |= dict.fromkeys(inside, None)  # known and announced: not worth an error
+        _check_scalars(table, schema, problems)
+        for bad in _spans(problems, piece.path, start):
+            on_bad_rows(bad)
+        if problems:
+            table = table.filter(pa.array(~np.isin(np.arange(table.num_rows), list(problems))))
+        if table.num_rows:
+            yield table.select(target.names).cast(target)
 
 
-def check_images(images: np.ndarray, schema: DatasetSchema, path: str | Path, first_row: int) -> None:
-    """Reject dense images `(B, C, H, W)` that do not fit the schema, or hold NaN or infinite pixels."""
-    if images.shape[1:] != schema.image_shape:
-        raise ValueError(
-            f"{path}: expected images of shape {schema.image_shape} (channels {', '.join(schema.channel_names)}; "
-            f"eta; phi) for the data set {schema.name!r}, got {images.shape[1:]}."
-        )
-    finite = np.isfinite(images).all(axis=(2, 3))
-    if not finite.all():
-        image, channel = np.argwhere(~finite)[0]
-        raise ValueError(
-            f"{path}: row {first_row + image} holds NaN or infinite pixels in channel "
-            f"{schema.channel_names[channel]}; drop it or fix the producer."
-        )
+def _spans(problems: dict[int, str | None], path: str, start: int) -> Iterator[BadRows]:
+    """Neighbouring rows with the same problem as one."""
+    first = None
+    for row in sorted(row for row, why in problems.items() if why is not None):
+        if first is None:
+            first = row
+        if problems.get(row + 1) != problems[row]:
+            yield BadRows(path, start + first, start + row, problems[row])
+            first = None
 
 
-def _check_scalars(table: pa.Table, schema: DatasetSchema, path, first_row: int) -> None:
+def _check_scalars(table: pa.Table, schema: DatasetSchema, problems: dict[int, str | None]) -> None:
     mass = np.asarray(table["mass_labels"].to_numpy(), dtype=np.float64)  # null becomes NaN
     low, high = schema.mass_range
-    bad = np.flatnonzero((mass < low) | (mass > high) | np.isinf(mass))
-    if bad.size:
-        raise ValueError(
-            f"{path}: row {first_row + bad[0]} has a mass of {mass[bad[0]]:g} GeV, outside {low:g}-{high:g}; "
-            "are the masses in GeV?"
+    for row in np.flatnonzero((mass < low) | (mass > high)):
+        problems.setdefault(
+            int(row), f"a mass of {mass[row]:g} GeV, outside {low:g}-{high:g} (are the masses in GeV?)"
         )
-    _check_labels(table, schema.label_names, path, first_row)
+    for row in np.flatnonzero(table["event_id"].is_null().to_numpy()):
+        problems.setdefault(int(row), "no event_id")
+    if schema.labels:
+        _check_labels(table, schema.label_names, problems)
 
 
-def _check_labels(table: pa.Table, label_names: tuple[str, ...], path, first_row: int) -> None:
+def _check_labels(table: pa.Table, label_names: tuple[str, ...], problems: dict[int, str | None]) -> None:
     labels = np.asarray(table["labels"].to_numpy(), dtype=np.float64)
-    bad = np.flatnonzero(~np.isnan(labels) & ~np.isin(labels, range(len(label_names))))
-    if bad.size:
-        known = ", ".join(f"{i} ({name})" for i, name in enumerate(label_names))
-        raise ValueError(f"{path}: row {first_row + bad[0]} has the label {labels[bad[0]]:g}; known ones: {known}.")
+    known = ", ".join(f"{number} ({name})" for number, name in enumerate(label_names))
+    for row in np.flatnonzero(~np.isnan(labels) & ~np.isin(labels, range(len(label_names)))):
+        problems.setdefault(int(row), f"the label {labels[row]:g}; known ones: {known}")
 
 
-def _table(path: Path, schema: DatasetSchema, images, columns: dict[str, np.ndarray], first_row: int) -> pa.Table:
-    """Dense images and scalar columns, by our names, as sparse rows."""
-    check_images(images, schema, path, first_row)
-    index, value = dense_to_sparse(images)
-    data = {"pixel_index": index, "pixel_value": value}
-    for name in row_features(schema):
-        column = columns.get(name)
-        if column is None:
-            data.setdefault(name, pa.nulls(len(images)))
-        elif name in ("labels", "ieta", "iphi"):
-            if (column != np.round(column)).any():
-                raise ValueError(f"{path}: `{schema.columns[name]}` ({name}) holds numbers that are not whole.")
-            data[name] = pa.array(column.astype(np.int64))
+def _read_dense(piece: Piece, schema: DatasetSchema):
+    file = open_data_file(piece.path, schema.format)
+    keys = {name: source.find(file.facts) for name, source in schema.sources.items()}
+    wanted = list(dict.fromkeys([*schema.columns["image"].stack, *filter(None, keys.values())]))
+    features = row_features(schema)
+    for batch in file.read(piece.start, piece.stop, wanted):
+        if isinstance(batch, BadRows):
+            yield batch
+            continue
+        problems: dict[int, str | None] = dict(batch.problems)
+        images, channels_last = _images(batch, schema)
+        index, value = dense_to_sparse(images, channels_last)
+        _check_pixels(index, value, schema, problems)
+        data = {"pixel_index": index, "pixel_value": value}
+        for name in features:
+            if name == "event_id":
+                data[name] = _event_ids(piece, batch, keys.get(name), len(images))
+            elif name not in data:
+                data[name] = _column(batch, schema, name, keys.get(name), problems)
+        yield batch.start, pa.table(data), problems
+
+
+def _images(batch: Batch, schema: DatasetSchema) -> tuple[np.ndarray, bool]:
+    """The batch's images, and whether their channels come last."""
+    source = schema.columns["image"]
+    if source.stack:
+        return np.stack([batch[key].reshape(-1, *schema.image_size) for key in source.stack], axis=1), False
+    return batch[source.find(batch)].reshape(-1, *_stored_shape(schema)), schema.channels_last
+
+
+def _event_ids(piece: Piece, batch: Batch, key: str | None, number: int) -> list[str | None]:
+    if key is None:
+        return [f"{piece.name}:{row}" for row in range(batch.start, batch.start + number)]
+    return [
+        entry.decode(errors="replace") if isinstance(entry, bytes) else None if entry is None else str(entry)
+        for entry in batch[key].reshape(-1).tolist()
+    ]
+
+
+def _column(batch: Batch, schema: DatasetSchema, name: str, key: str | None, problems: dict) -> pa.Array:
+    """One column of ours in the type of rows; what is not finite becomes null."""
+    kind, number = row_features(schema).arrow_schema.field(name).type, len(next(iter(batch.values())))
+    if key is None:
+        return pa.nulls(number, kind)
+    source, found = schema.sources[name], batch[key]
+    if source.one_hot:
+        chosen = found[:, list(source.one_hot)]
+        for row in np.flatnonzero((np.sort(chosen, axis=1)[:, :-1] != 0).any(axis=1) | (chosen.max(axis=1) != 1)):
+            problems.setdefault(int(row), f"no class or several: {name} {chosen[row].tolist()}")
+        found = chosen.argmax(axis=1)
+    else:
+        found = found[:, source.column] if source.column is not None else found.reshape(number, -1)[:, 0]
+    found = found.astype(np.float64)
+    if pa.types.is_integer(kind):
+        for row in np.flatnonzero(np.isfinite(found) & ((found != np.round(found)) | (np.abs(found) > 2**31 - 1))):
+            problems.setdefault(int(row), f"{found[row]:g} as `{key}` ({name}), which is no whole number")
+        usable = np.isfinite(found) & (np.abs(found) < 2**31)
+        return pa.array(np.where(usable, found, 0).astype(np.int64), mask=~usable).cast(kind)
+    with np.errstate(over="ignore"):
+        single = found.astype(np.float32)
+    for row in np.flatnonzero(np.isinf(single)):
+        problems.setdefault(int(row), f"{found[row]:g} as `{key}` ({name})")
+    if pa.types.is_boolean(kind):
+        return pa.array(found == 1, mask=np.isnan(found))
+    return pa.array(single, mask=~np.isfinite(single))
+
+
+def _check_pixels(index: pa.ListArray, value: pa.ListArray, schema: DatasetSchema, problems: dict) -> None:
+    counts = np.diff(index.offsets.to_numpy())
+    pixels, values = index.flatten().to_numpy(), value.flatten().to_numpy(zero_copy_only=False)
+    num_pixels = int(np.prod(schema.image_shape))
+    rows = np.repeat(np.arange(len(counts)), counts)
+    falling = np.zeros(len(pixels), bool)
+    falling[1:] = (pixels[1:] <= pixels[:-1]) & (rows[1:] == rows[:-1])
+    bad = np.flatnonzero(~np.isfinite(values) | (pixels >= num_pixels) | falling)
+    for place, row in zip(bad, rows[bad].tolist()):
+        if falling[place]:
+            reason = "pixel_index is not ascending"
+        elif pixels[place] >= num_pixels:
+            reason = (
+                f"a pixel index of {pixels[place]}, but an image of shape {schema.image_shape} has {num_pixels} "
+                "pixels"
+            )
         else:
-            data[name] = pa.array(column.astype(np.float32), from_pandas=True)
-    data["event_id"] = [f"{path.name}:{first_row + row}" for row in range(len(images))]
-    return pa.table(data)
+            channel = schema.channel_names[pixels[place] // (num_pixels // len(schema.channel_names))]
+            reason = f"NaN or infinite pixels in channel {channel}"
+        problems.setdefault(row, reason)
 
 
-def _require(available, path: Path, schema: DatasetSchema) -> dict[str, str]:
-    """The columns of the schema that the file has, or an error if one that it needs is missing."""
-    missing = [key for name, key in schema.columns.items() if key not in available and name not in schema.optional]
-    if missing:
-        raise ValueError(
-            f"{path}: missing key {', '.join(map(repr, missing))} of the data set {schema.name!r}; "
-            f"the file has {', '.join(map(repr, sorted(available))) or 'none'}."
-        )
-    return {name: key for name, key in schema.columns.items() if key in available}
-
-
-def _read_hdf5(path: Path, schema: DatasetSchema) -> Iterator[pa.Table]:
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(
-            f"{path}: not a readable HDF5 file ({error}); is it truncated, or an expired link?"
-        ) from error
-    with file:
-        keys = _require(set(file), path, schema)
-        images = file[keys.pop("image")]
-        if images.ndim != 4:
-            raise ValueError(f"{path}: `{images.name[1:]}` has shape {images.shape}, expected four dimensions.")
-        columns = {name: np.asarray(file[key]).reshape(-1) for name, key in keys.items()}
-        for name, column in columns.items():
-            if len(column) != len(images):
-                raise ValueError(
-                    f"{path}: `{schema.columns[name]}` has {len(column)} rows and the images have {len(images)}."
-                )
-        if images.chunks is None and images.id.get_offset() is not None:
-            # contiguous and uncompressed: the pages of the file are the array, without a copy through the library
-            images = np.memmap(path, images.dtype, "r", images.id.get_offset(), images.shape)
-        for start in range(0, len(images), BATCH_SIZE):
-            rows = slice(start, start + BATCH_SIZE)
-            batch = np.moveaxis(images[rows], -1, 1) if schema.channels_last else images[rows]
-            yield _table(path, schema, batch, {name: column[rows] for name, column in columns.items()}, start)
-
-
-def _open_parquet(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(
-            f"{path}: not a readable Parquet file ({error}); is it truncated, or an expired link?"
-        ) from error
-
-
-def _read_nested_parquet(path: Path, schema: DatasetSchema) -> Iterator[pa.Table]:
-    file = _open_parquet(path)
-    keys = _require(set(file.schema_arrow.names), path, schema)
-    # the public files hold one jet a row group: read as many groups at once as make a batch
-    rows_per_group = max(1, file.metadata.num_rows // max(1, file.num_row_groups))
-    groups_at_once = max(1, BATCH_SIZE // rows_per_group)
-    first_row = 0
-    for start in range(0, file.num_row_groups, groups_at_once):
-        groups = list(range(start, min(start + groups_at_once, file.num_row_groups)))
-        try:
-            table = file.read_row_groups(groups, columns=list(keys.values()))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path}: row groups {groups[0]}-{groups[-1]} cannot be read ({error}).") from error
-        columns = {name: table[key].to_numpy().reshape(-1) for name, key in keys.items() if name != "image"}
-        images = _unnest(table[keys["image"]].combine_chunks(), schema, path, first_row)
-        yield _table(path, schema, images, columns, first_row)
-        first_row += table.num_rows
-
-
-def _unnest(column: pa.Array, schema: DatasetSchema, path: Path, first_row: int) -> np.ndarray:
-    """A nested list column to `(B, C, H, W)`, by its flat values: no Python object per pixel."""
-    shape = [len(column)]
-    if column.null_count:
-        raise ValueError(f"{path}: an image among rows {first_row}-{first_row + len(column) - 1} is null.")
-    while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        lengths = np.diff(column.offsets.to_numpy())
-        if lengths.size and (lengths != lengths[0]).any():
-            raise ValueError(f"{path}: images among rows {first_row}-{first_row + shape[0] - 1} are ragged.")
-        shape.append(int(lengths[0]) if lengths.size else 0)
-        column = column.flatten()
-    return column.to_numpy(zero_copy_only=False).astype(np.float32).reshape(shape)
-
-
-def _read_sparse(path: Path, schema: DatasetSchema) -> Iterator[pa.Table]:
-    file = _open_parquet(path)
-    available, features = file.schema_arrow.names, row_features(schema)
-    missing = [name for name in ("pixel_index", "pixel_value", "event_id") if name not in available]
-    if missing:
-        raise ValueError(f"{path}: missing key {', '.join(map(repr, missing))}; the file has {', '.join(available)}.")
-    label_names = _label_names(file.schema_arrow, schema)
-    batches, first_row = file.iter_batches(1000, columns=[name for name in features if name in available]), 0
-    while True:
-        try:
-            batch = next(batches, None)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path}: rows from {first_row} on cannot be read ({error}).") from error
-        if batch is None:
-            return
-        _check_sparse(batch, schema, path, first_row)
+def _read_sparse(piece: Piece, schema: DatasetSchema):
+    file = open_data_file(piece.path, "parquet")
+    features, available = row_features(schema), file.file.schema_arrow.names
+    target, label_names = features.arrow_schema, _label_names(file.file.schema_arrow, schema)
+    renumber = [schema.label_names.index(name) if name in schema.labels else None for name in label_names]
+    for start, batch in file.tables(
+        piece.start, piece.stop, [name for name in features if name in available], ROWS_AT_ONCE
+    ):
+        if isinstance(batch, BadRows):
+            yield batch
+            continue
+        problems: dict[int, str | None] = {}
         table = pa.Table.from_batches([batch])
         for name in features:
             if name not in available:
-                table = table.append_column(name, pa.nulls(len(table)))
+                table = table.append_column(name, pa.nulls(table.num_rows, target.field(name).type))
+        try:
+            table = table.select(target.names).cast(target)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise FileError(
+                f"{piece.path}: rows from {start} on have another type than rows have ({error})."
+            ) from error
+        _check_lists(table, problems)
         if label_names != schema.label_names:
-            _check_labels(table, label_names, path, first_row)
-            number = [
-                schema.label_names.index(label) if label in schema.label_names else None for label in label_names
-            ]
-            labels = pa.array(number, pa.int64()).take(table["labels"].combine_chunks())
-            table = table.set_column(table.column_names.index("labels"), "labels", labels)
-        yield table
-        first_row += batch.num_rows
+            _check_labels(table, label_names, problems)
+            labels = table["labels"].to_numpy()
+            new = [renumber[int(label)] if label == label and 0 <= label < len(renumber) else None for label in labels]
+            table = table.set_column(table.column_names.index("labels"), "labels", pa.array(new, pa.int64()))
+        found: dict[int, str | None] = {}
+        good = np.setdiff1d(np.arange(table.num_rows), list(problems))
+        _check_pixels(*(table[name].combine_chunks().take(good) for name in PIXELS), schema, found)
+        yield start, table, problems | {int(good[row]): reason for row, reason in found.items()}
+
+
+def _check_lists(table: pa.Table, problems: dict[int, str | None]) -> None:
+    lengths = [pc.list_value_length(table[name]).to_numpy() for name in PIXELS]
+    for row in np.flatnonzero(lengths[0] != lengths[1]):  # null is NaN, and so unequal to itself
+        problems[int(row)] = f"{lengths[0][row]:g} entries in pixel_index and {lengths[1][row]:g} in pixel_value"
 
 
 def _label_names(arrow_schema: pa.Schema, schema: DatasetSchema) -> tuple[str, ...]:
@@ -208,22 +317,5 @@ def _label_names(arrow_schema: pa.Schema, schema: DatasetSchema) -> tuple[str, .
     return tuple(labels.names) if isinstance(labels, ClassLabel) else schema.label_names
 
 
-def _check_sparse(batch: pa.RecordBatch, schema: DatasetSchema, path: Path, first_row: int) -> None:
-    index, value = batch["pixel_index"], batch["pixel_value"]
-    if not index.offsets.equals(value.offsets):
-        raise ValueError(f"{path}: pixel_index and pixel_value differ in length from row {first_row} on.")
-    row_of = np.repeat(np.arange(batch.num_rows), np.diff(index.offsets.to_numpy()))
-    pixels, num_pixels = index.flatten().to_numpy(), int(np.prod(schema.image_shape))
-    outside = pixels >= num_pixels
-    if outside.any():
-        raise ValueError(
-            f"{path}: row {first_row + row_of[outside][0]} has a pixel index of {pixels[outside][0]}, "
-            f"but an image of shape {schema.image_shape} has {num_pixels} pixels."
-        )
-    infinite = ~np.isfinite(value.flatten().to_numpy())
-    if infinite.any():
-        channel = schema.channel_names[pixels[infinite][0] // (num_pixels // len(schema.channel_names))]
-        raise ValueError(
-            f"{path}: row {first_row + row_of[infinite][0]} holds NaN or infinite pixels in channel {channel}; "
-            "drop it or fix the producer."
-        )
+def _listed(names) -> str:
+    return ", ".join(map(repr, names))

@@ -1,20 +1,20 @@
-"""The one table of data sets: what their files are called inside, what the numbers mean, where it comes from.
+"""What a data set's files are called inside, what the numbers mean, where they come from: one YAML file each.
 
-A fact that nobody has seen in the files themselves is listed under `inferred`.
+The files in `schemas/` are the table of the public data sets; a user's own file has the same form. A fact that nobody
+has seen in the files themselves is listed under `inferred`.
 """
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from importlib.resources import files
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import yaml
 from datasets import ClassLabel, Features, List, Value
 
 from .grid import WINDOW
 
-__all__ = ["CHANNELS", "SCHEMAS", "Channel", "DatasetSchema", "find_schema", "row_features"]
+__all__ = ["CHANNELS", "SCHEMAS", "Channel", "DatasetSchema", "Source", "read_schema", "row_features"]
 
 
 @dataclass(frozen=True)
@@ -43,44 +43,109 @@ CHANNELS = {
     "tob1": Channel("hits", "Outer barrel strip layer 1"),
     "tob2": Channel("hits", "Outer barrel strip layer 2"),
 }
-_TOP8 = ("trk_pt", "trk_d0", "trk_dz", "ecal", "hcal", "bpix1", "bpix2", "bpix3")
+ROW_COLUMNS = {
+    "labels": "int64",
+    "mass_labels": "float32",
+    "jet_mass": "float32",
+    "pt": "float32",
+    "eta": "float32",
+    "ieta": "int32",
+    "iphi": "int32",
+    "merged": "bool",
+    "parton": "int32",
+    "num_pileup": "int32",
+    "event_id": "string",
+}
+FORMATS = ("rows", "hdf5", "parquet", "npz")
+NORMALISATIONS = ("physical", "max_scaled_255", "scaled")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a column of ours lies in a file.
+
+    Args:
+        keys: Names that it goes by in different versions of the files; exactly one must be there.
+        column: Which column of a matrix `(N, K)`.
+        one_hot: Columns of a matrix that hold 1 for the class, in the order of the classes.
+        stack: Arrays `(N, H, W)` that are one channel each.
+    """
+
+    keys: tuple[str, ...] = ()
+    column: int | None = None
+    one_hot: tuple[int, ...] = ()
+    stack: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str | Sequence[str] | Mapping) -> "Source":
+        """From YAML: a name, a list of names, or a mapping of this class's fields."""
+        if not isinstance(text, Mapping):
+            text = {"keys": text}
+        known = {name: value if name == "column" else _strings(value) for name, value in text.items()}
+        return cls(**known)
+
+    def find(self, available) -> str | None:
+        """The name that it goes by among `available`, or None."""
+        return next((key for key in self.stack or self.keys if key in available), None)
 
 
 @dataclass(frozen=True)
 class DatasetSchema:
-    r"""One data set.
+    r"""One data set, in one version of its files.
 
     Args:
-        layout: `"rows"` (our sparse Parquet), `"hdf5"` (dense, one array) or `"nested_parquet"` (dense nested lists).
-        pattern: Glob of the files in `data_dir`.
-        channel_names: In the order of the file.
+        name, variant: `variant` tells versions of one data set apart, e.g. "4 channels".
+        description, source, licence: For people.
+        format: `"rows"` (our sparse Parquet), `"hdf5"`, `"npz"` (dense arrays) or `"parquet"` (dense lists).
+        pattern: Glob of the files in a folder.
+        channel_names: In the order of the file, each one of `CHANNELS` or of `new_channels`.
+        new_channels: Units and titles of channels that only this data set has.
         image_size: Height (eta) and width (phi) in pixels.
         channels_last: Whether a dense image ends in its channels.
-        columns: Our column name to the file's, e.g. `{"mass_labels": "m"}`; a column that is absent becomes null.
+        columns: Our column name to where it is in the file; a column that is not listed becomes null.
+        extra: Further numbers that rows keep (float32), by the name that they get.
         optional: Those of `columns` that a file may lack.
-        label_names: Classes in the order of their index; empty if the files hold no classes.
+        labels: Classes in the order of their number, with their meaning; empty if there are none.
         mass_definition: What `mass_labels` [GeV] is.
         mass_range: Masses [GeV] outside are an error.
-        normalisation: `"physical"` (units as in `CHANNELS`) or `"max_scaled_255"` (each image and channel to 0..255).
+        normalisation: `"physical"` (the channels' units), `"max_scaled_255"` (each image and channel to 0..255) or
+            `"scaled"` (another, unknown scale).
+        tower_blocks: Whether the HCAL is constant in blocks of 5 x 5 pixels, its towers.
+        own_split: Globs of the files of `train`, `validation`, `test`, where the data set has splits of its own; one
+            that is missing is carved out of `train`.
+        bad_rows: Glob of files to ranges `[first, last]` of rows known to be corrupt, which are left out.
         inferred: Statements of this entry that nobody has verified on the files.
+        notes: What else a user should know.
     """
 
     name: str
     description: str
-    layout: str
-    pattern: str
-    channel_names: tuple[str, ...]
-    columns: dict[str, str]
-    label_names: tuple[str, ...]
-    mass_definition: str
     source: str
     licence: str
+    format: str
+    pattern: str
+    channel_names: tuple[str, ...]
+    variant: str = ""
+    new_channels: dict[str, Channel] = field(default_factory=dict)
     image_size: tuple[int, int] = (WINDOW, WINDOW)
     channels_last: bool = False
+    columns: dict[str, Source] = field(default_factory=dict)
+    extra: dict[str, Source] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    mass_definition: str = "none"
     mass_range: tuple[float, float] = (0.0, 2000.0)
     normalisation: str = "physical"
+    tower_blocks: bool = False
+    own_split: dict[str, str] = field(default_factory=dict)
+    bad_rows: dict[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     inferred: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Classes in the order of their number."""
+        return tuple(self.labels)
 
     @property
     def has_physical_units(self) -> bool:
@@ -91,6 +156,16 @@ class DatasetSchema:
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
         return (len(self.channel_names), *self.image_size)
+
+    def channel(self, name: str) -> Channel:
+        """Unit, title and sign of a channel; where values were rescaled, the unit is arbitrary."""
+        found = self.new_channels.get(name) or CHANNELS[name]
+        return found if self.has_physical_units else replace(found, unit="a.u.")
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """All columns, extra ones too."""
+        return self.columns | self.extra
 
     def description_of_rows(self, label_names: Sequence[str]) -> dict[str, list]:
         """What a file of rows says of itself under the key `e2evit` of its metadata.
@@ -104,103 +179,98 @@ class DatasetSchema:
             "label_names": list(label_names),
         }
 
-
-SCHEMAS = {
-    schema.name: schema
-    for schema in (
-        DatasetSchema(
-            name="simulated",
-            description="Jets of our own fast simulation (scripts/simulate.py); not CMS simulation, not CMS data.",
-            layout="rows",
-            pattern="*.parquet",
-            channel_names=_TOP8,
-            columns={},
-            label_names=(
-                *("qcd", "top", "w", "z", "h"),
-                *("x_bb", "x_qq", "x_gg", "x_tautau", "x_gammagamma", "x_top"),
-            ),
-            mass_definition="generator mass of the heavy particle; `jet_mass` is the particle-level mass of the jet",
-            source="scripts/simulate.py",
-            licence="Apache-2.0",
-        ),
-        DatasetSchema(
-            name="labelled",
-            description="Labelled jets of the linear-ViT task: contiguous HDF5, pixels max-scaled to 0..255.",
-            layout="hdf5",
-            pattern="*.h5",
-            channel_names=_TOP8,
-            channels_last=True,
-            columns={"image": "jet", "labels": "Y", "mass_labels": "m", "pt": "pT"},
-            optional=("mass_labels", "pt"),
-            normalisation="max_scaled_255",
-            label_names=("qcd", "top"),
-            mass_definition="a jet mass (both classes have it), reconstructed or particle-level unknown",
-            source="CERNBox e3pqxcIznqdYyRv, NERSC portal m4392/G25",
-            licence="not stated; CMS Open Data itself is CC0",
-            inferred=(
-                "class 1 is top",
-                "order of trk_d0 and trk_dz",
-                "masses in GeV",
-                "pixels are max-scaled per image and channel, so absolute energies are lost",
-            ),
-        ),
-        DatasetSchema(
-            name="top_mass",
-            description="Boosted top quarks flat in mass and pT ('top gun'): Parquet with one jet a row group.",
-            layout="nested_parquet",
-            pattern="*.parquet",
-            channel_names=("trk_pt", "trk_dz", "trk_d0", "ecal", "hcal", "bpix1", "bpix2", "bpix3"),
-            columns={"image": "X_jet", "mass_labels": "m", "pt": "pt", "ieta": "ieta", "iphi": "iphi"},
-            label_names=(),
-            mass_definition="generator mass of the top quark",
-            mass_range=(0.0, 1000.0),
-            source="CERNBox zUvpkKhXIp0MJ0g",
-            licence="not stated; CMS Open Data itself is CC0",
-            inferred=("order of trk_dz and trk_d0",),
-        ),
-    )
-}
+    def to_dict(self) -> dict:
+        """What is not a default, as [`parse_schema`] reads it."""
+        record = {}
+        for known in fields(self):
+            value = getattr(self, known.name)
+            default = known.default_factory() if known.default_factory is not MISSING else known.default
+            if value != default:
+                record[known.name] = _plain(value)
+        return record
 
 
-def find_schema(name: str, data_dir: str | Path | None = None) -> DatasetSchema:
-    """The entry called `name`; with `data_dir`, with the channels, grid and classes of the rows in that folder.
-
-    Files of rows describe themselves, so simulated data sets of eight or thirteen channels, of jets or of the whole
-    detector, of two or of eleven classes are all `"simulated"`.
+def parse_schema(name: str, text: Mapping, where: str) -> tuple[DatasetSchema, ...]:
+    """The variants that a mapping describes: its fields, and the `variants` that add to or replace them.
 
     Raises:
-        ValueError: for an unknown name, naming the known entries, or for files of different kinds in one folder.
+        ValueError: for an unknown, missing or ill-typed field; it names `where`.
     """
-    if name not in SCHEMAS:
-        raise ValueError(f"There is no data set {name!r}; known ones: {', '.join(SCHEMAS)}.")
-    schema = SCHEMAS[name]
-    if data_dir is None or schema.layout != "rows":
-        return schema
-    described = {}
-    for path in sorted(Path(data_dir).glob(schema.pattern)):
-        try:
-            found = (pq.read_schema(path).metadata or {}).get(b"e2evit")
-        except (pa.ArrowInvalid, OSError):
-            continue  # the reader will say what is wrong with it
-        if found:
-            described[path] = json.loads(found)
-    if not described:
-        return schema
-    first, of_first = next(iter(described.items()))
-    for path, description in described.items():
-        for key in ("channel_names", "image_size"):
-            if description[key] != of_first[key]:
-                raise ValueError(
-                    f"{path} has the {key} {description[key]} and {first} {of_first[key]}: they are different data "
-                    "sets, and belong in different folders."
-                )
-    present = {label for description in described.values() for label in description["label_names"]}
-    return replace(
-        schema,
-        channel_names=tuple(of_first["channel_names"]),
-        image_size=tuple(of_first["image_size"]),
-        label_names=tuple(label for label in schema.label_names if label in present),
+    if not isinstance(text, Mapping):
+        raise ValueError(f"{where}: a schema is a mapping of fields to values, got {type(text).__name__}.")
+    common = {key: value for key, value in text.items() if key != "variants"}
+    variants = text.get("variants", [{}])
+    if not isinstance(variants, list) or not all(isinstance(variant, Mapping) for variant in variants):
+        raise ValueError(f"{where}: `variants` is a list of mappings.")
+    return tuple(_parse_variant({"name": name} | common | dict(variant), where) for variant in variants)
+
+
+def _parse_variant(text: dict, where: str) -> DatasetSchema:
+    known = {known.name: known for known in fields(DatasetSchema)}
+    if unknown := sorted(set(text) - set(known)):
+        raise ValueError(f"{where}: unknown field {', '.join(unknown)}; known ones: {', '.join(known)}.")
+    needed = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    if text.get("format") == "rows":
+        text = {"pattern": "*.parquet"} | text
+    if missing := [name for name in needed if name not in text]:
+        raise ValueError(f"{where}: the field {', '.join(missing)} is missing.")
+    try:
+        parsed = {name: _PARSE.get(name, str)(value) for name, value in text.items()}
+        schema = DatasetSchema(**parsed)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise ValueError(f"{where}: a field has the wrong form ({error}).") from error
+    _validate(schema, where)
+    return schema
+
+
+def _validate(schema: DatasetSchema, where: str) -> None:
+    def demand(fine: bool, message: str) -> None:
+        if not fine:
+            raise ValueError(f"{where}: {message}")
+
+    demand(schema.format in FORMATS, f"`format` is one of {', '.join(FORMATS)}, got {schema.format!r}.")
+    demand(
+        schema.normalisation in NORMALISATIONS,
+        f"`normalisation` is one of {', '.join(NORMALISATIONS)}, got {schema.normalisation!r}.",
     )
+    strange = [name for name in schema.channel_names if name not in CHANNELS and name not in schema.new_channels]
+    demand(
+        not strange,
+        f"`channel_names` {', '.join(strange)} are neither known ({', '.join(CHANNELS)}) nor in `new_channels`.",
+    )
+    demand(
+        len(set(schema.channel_names)) == len(schema.channel_names) > 0,
+        "`channel_names` are distinct, and at least one.",
+    )
+    demand(len(schema.image_size) == 2 and min(schema.image_size) > 0, "`image_size` is a height and a width.")
+    demand(schema.mass_range[0] < schema.mass_range[1], "`mass_range` is a smaller and a larger number.")
+    strange = [name for name in schema.columns if name not in ("image", *ROW_COLUMNS)]
+    demand(not strange, f"`columns` has {', '.join(strange)}; rows have image, {', '.join(ROW_COLUMNS)}.")
+    demand(schema.format == "rows" or "image" in schema.columns, "`columns` says nothing of the `image`.")
+    strange = [name for name in schema.optional if name not in schema.columns]
+    demand(not strange, f"`optional` has {', '.join(strange)}, which `columns` does not have.")
+    clash = [name for name in schema.extra if name in ROW_COLUMNS]
+    demand(not clash, f"`extra` has {', '.join(clash)}, which rows have anyway.")
+    one_hot = schema.columns.get("labels", Source()).one_hot
+    demand(len(one_hot) in (0, len(schema.labels)), f"{len(one_hot)} columns one-hot for {len(schema.labels)} labels.")
+    strange = [name for name in schema.own_split if name not in ("train", "validation", "test")]
+    demand(not strange, f"`own_split` has {', '.join(strange)}; splits are train, validation, test.")
+
+
+def read_schema(path: str | Path) -> tuple[DatasetSchema, ...]:
+    """The variants of a schema in a YAML file; its name is `custom` unless it says another.
+
+    Raises:
+        ValueError: for a file that is missing, no YAML, or no schema.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no schema {path}.")
+    try:
+        text = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not readable as YAML ({error}).") from error
+    return parse_schema("custom", text, str(path))
 
 
 def row_features(schema: DatasetSchema) -> Features:
@@ -209,22 +279,65 @@ def row_features(schema: DatasetSchema) -> Features:
     `pixel_index` is the flat index `(channel * height + row) * width + column`, ascending; `pixel_value` is in the
     channel's unit; `mass_labels` and `jet_mass` [GeV]; `pt` [GeV] and `eta` of the jet; `ieta`, `iphi` number the
     seed tower; `merged` tells whether the jet holds all that its heavy particle decays to, `parton` is the PDG code
-    of what made it, `num_pileup` the number of collisions besides the hard one.
+    of what made it, `num_pileup` the number of collisions besides the hard one. The schema's `extra` columns follow.
     """
-    return Features(
-        {
-            "pixel_index": List(Value("uint32")),
-            "pixel_value": List(Value("float32")),
-            "labels": ClassLabel(names=list(schema.label_names)) if schema.label_names else Value("int64"),
-            "mass_labels": Value("float32"),
-            "jet_mass": Value("float32"),
-            "pt": Value("float32"),
-            "eta": Value("float32"),
-            "ieta": Value("int32"),
-            "iphi": Value("int32"),
-            "merged": Value("bool"),
-            "parton": Value("int32"),
-            "num_pileup": Value("int32"),
-            "event_id": Value("string"),
-        }
-    )
+    columns = {name: Value(kind) for name, kind in ROW_COLUMNS.items()}
+    if schema.labels:
+        columns["labels"] = ClassLabel(names=list(schema.labels))
+    pixels = {"pixel_index": List(Value("uint32")), "pixel_value": List(Value("float32"))}
+    return Features(pixels | columns | dict.fromkeys(schema.extra, Value("float32")))
+
+
+def _strings(value) -> tuple:
+    return (value,) if isinstance(value, (str, int)) else tuple(value)
+
+
+def _numbers(value) -> tuple[float, ...]:
+    low, high = value
+    return (float(low), float(high))
+
+
+def _flag(value) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"expected true or false, got {value!r}")
+    return value
+
+
+_PARSE = {
+    "channel_names": _strings,
+    "new_channels": lambda value: {name: Channel(**channel) for name, channel in value.items()},
+    "image_size": lambda value: tuple(int(side) for side in value),
+    "channels_last": _flag,
+    "columns": lambda value: {name: Source.parse(source) for name, source in value.items()},
+    "extra": lambda value: {name: Source.parse(source) for name, source in value.items()},
+    "optional": _strings,
+    "labels": lambda value: {str(name): str(meaning) for name, meaning in value.items()},
+    "mass_range": _numbers,
+    "tower_blocks": _flag,
+    "own_split": dict,
+    "bad_rows": lambda value: {
+        glob: tuple((int(first), int(last)) for first, last in ranges) for glob, ranges in value.items()
+    },
+    "inferred": _strings,
+    "notes": _strings,
+}
+
+
+def _plain(value):
+    """Tuples and dataclasses as lists and mappings."""
+    if isinstance(value, (Source, Channel)):
+        return {name: _plain(part) for name, part in asdict(value).items() if part not in ((), None)}
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value
+
+
+def _read_schemas() -> dict[str, tuple[DatasetSchema, ...]]:
+    found = {}
+    for path in sorted(files(__package__).joinpath("schemas").iterdir(), key=lambda path: path.name):
+        name = path.name.removesuffix(".yaml")
+        found[name] = parse_schema(name, yaml.safe_load(path.read_text()), path.name)
+    return found
+
+
+SCHEMAS = _read_schemas()

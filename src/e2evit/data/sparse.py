@@ -5,7 +5,7 @@ import pyarrow as pa
 
 __all__ = ["COLUMN_ENCODINGS", "dense_to_sparse", "list_array", "sparse_to_dense"]
 
-# 8 kB an image instead of 13, and three times as fast to read as Parquet's defaults
+# 8 kB an image instead of 13, and three times as fast to read as Parquet's defaults; a flipped bit is found on reading
 COLUMN_ENCODINGS = {
     "compression": "zstd",
     "use_dictionary": False,
@@ -13,6 +13,7 @@ COLUMN_ENCODINGS = {
         "pixel_index.list.element": "DELTA_BINARY_PACKED",
         "pixel_value.list.element": "BYTE_STREAM_SPLIT",
     },
+    "write_page_checksum": True,
 }
 
 
@@ -22,12 +23,29 @@ def list_array(values: np.ndarray, counts: np.ndarray) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values))
 
 
-def dense_to_sparse(images: np.ndarray) -> tuple[pa.ListArray, pa.ListArray]:
-    """Images `(B, C, H, W)` to the columns `pixel_index` (uint32, ascending) and `pixel_value` (float32)."""
-    flat = np.asarray(images, dtype=np.float32).reshape(len(images), -1)
-    image, index = np.nonzero(flat)
-    counts = np.bincount(image, minlength=len(flat))
-    return list_array(index.astype(np.uint32), counts), list_array(flat[image, index], counts)
+def dense_to_sparse(images: np.ndarray, channels_last: bool = False) -> tuple[pa.ListArray, pa.ListArray]:
+    """Images `(B, C, H, W)` to the columns `pixel_index` (uint32, ascending) and `pixel_value` (float32).
+
+    Args:
+        channels_last: Whether images are `(B, H, W, C)`; the index is that of channels first all the same.
+    """
+    number, num_pixels = len(images), int(np.prod(images.shape[1:]))
+    flat = np.ascontiguousarray(images).reshape(-1)
+    found = np.flatnonzero(flat != 0)
+    with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite, which readers report
+        value = flat[found].astype(np.float32)
+    if value.size and not value.all():  # a double that float32 rounds to zero
+        found, value = found[value != 0], value[value != 0]
+    if channels_last:
+        image, pixel = np.divmod(found, num_pixels)
+        place, channel = np.divmod(pixel, images.shape[-1])
+        found = image * num_pixels + channel * (num_pixels // images.shape[-1]) + place
+        order = np.argsort(found)
+        found, value = found[order], value[order]
+    ends = np.searchsorted(found, np.arange(1, number + 1) * num_pixels)
+    counts = np.diff(ends, prepend=0)
+    index = (found - np.repeat(np.arange(number) * num_pixels, counts)).astype(np.uint32)
+    return list_array(index, counts), list_array(value, counts)
 
 
 def sparse_to_dense(pixel_index, pixel_value, image_shape: tuple[int, int, int]) -> np.ndarray:

@@ -7,7 +7,8 @@ from pathlib import Path
 import jinja2
 import pyarrow.parquet as pq
 
-from e2evit.data.schema import CHANNELS, find_schema, row_features
+from e2evit.data import find_schema, row_features
+from e2evit.data.card import size_category
 
 from .processes import PROCESSES
 
@@ -27,15 +28,9 @@ def render_card(folder: Path) -> str:
     return environment.from_string(files(__package__).joinpath("CARD.md").read_text()).render(
         settings=settings,
         schema=schema,
-        channels={name: CHANNELS[name] for name in schema.channel_names},
+        channels={name: schema.channel(name) for name in schema.channel_names},
         columns=list(row_features(schema)),
         rows=rows,
         titles={name: process.title.replace(r"$\to$", " → ") for name, process in PROCESSES.items()},
-        size_category=_size_category(sum(rows.values())),
+        size_category=size_category(sum(rows.values())),
     )
-
-
-def _size_category(number: int) -> str:
-    """The Hub's name for a number of rows."""
-    bounds = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
-    return next((name for bound, name in bounds.items() if number < bound), "10M<n<100M")

@@ -1,27 +1,18 @@
 """Production of a data set: shards written whole or not at all, by local processes or a Dask cluster."""
 
 import json
-import os
-import socket
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
-from multiprocessing import get_all_start_methods, get_context, parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
-from threading import Thread
 
-from tqdm import tqdm
+from e2evit.jobs import claim, follow, workers, write_whole
 
 from .settings import SimulationSettings
 
 __all__ = ["simulate"]
 
 SETTINGS_FILE, POOL_FILE = "simulation.json", "minimum_bias.npz"
-SCHEDULER_TIMEOUT = 30  # seconds
 
 
 def simulate(
@@ -62,9 +53,9 @@ def simulate(
     except ImportError as error:
         raise ImportError(f"{error}. The simulation needs Pythia 8 and FastJet: pip install 'e2evit[sim]'.") from error
     output_dir = Path(output_dir).absolute()
-    with _workers(num_proc, scheduler) as run:
+    with workers(num_proc, scheduler, f"{__package__}.shards") as run:
         output_dir.mkdir(parents=True, exist_ok=True)
-        _claim(output_dir, settings, versions())
+        claim(output_dir / SETTINGS_FILE, asdict(settings) | versions())
         for process in processes:
             if (held := sum(_held(output_dir, process).values())) > num_jets:
                 raise ValueError(
@@ -75,7 +66,7 @@ def simulate(
         if settings.match_pt:
             preparations += [(_prepare_acceptance, output_dir, process, settings) for process in processes]
         preparations = [job for job in preparations if not _prepared(*job[:-1]).exists()]
-        _follow(run(preparations), "Preparing", "file", len(preparations))
+        follow(run(preparations), "Preparing", "file", len(preparations))
 
         jobs = [
             (_write_shard, output_dir, process, shard, min(settings.shard_size, num_jets - start), settings)
@@ -84,8 +75,8 @@ def simulate(
         ]
         missing = [job for job in jobs if not _shard_path(*job[1:5]).exists()]
         found = len(processes) * num_jets - sum(job[4] for job in missing)
-        _follow(run(missing), "Simulating", "jet", len(processes) * num_jets, found)
-    _write(output_dir / "README.md", lambda path: path.write_text(render_card(output_dir)))
+        follow(run(missing), "Simulating", "jet", len(processes) * num_jets, found)
+    write_whole(output_dir / "README.md", lambda path: path.write_text(render_card(output_dir)))
     return output_dir
 
 
@@ -109,7 +100,7 @@ def _prepared(prepare: Callable, output_dir: Path, process: str = "") -> Path:
 def _prepare_pool(output_dir: Path, settings: SimulationSettings) -> int:
     from .shards import make_pool
 
-    _write(_prepared(_prepare_pool, output_dir), make_pool(settings).save)
+    write_whole(_prepared(_prepare_pool, output_dir), make_pool(settings).save)
     return 1
 
 
@@ -117,7 +108,7 @@ def _prepare_acceptance(output_dir: Path, process: str, settings: SimulationSett
     from .shards import make_acceptance
 
     record = json.dumps(asdict(make_acceptance(process, settings)), indent=2) + "\n"
-    _write(_prepared(_prepare_acceptance, output_dir, process), lambda path: path.write_text(record))
+    write_whole(_prepared(_prepare_acceptance, output_dir, process), lambda path: path.write_text(record))
     return 1
 
 
@@ -145,104 +136,8 @@ def _write_shard(output_dir: Path, process: str, shard: int, num_jets: int, sett
         acceptance = Acceptance(**json.loads(_prepared(_prepare_acceptance, output_dir, process).read_text()))
     table = make_shard(process, shard, num_jets, settings, pool, acceptance)
     path = _shard_path(output_dir, process, shard, num_jets)
-    _write(path, lambda temporary: pq.write_table(table, temporary, row_group_size=1000, **COLUMN_ENCODINGS))
+    write_whole(path, lambda temporary: pq.write_table(table, temporary, row_group_size=1000, **COLUMN_ENCODINGS))
     for shorter in output_dir.glob(f"{process}-{shard:05d}-*.parquet"):  # of a call for fewer jets: the same rows
         if shorter != path:
             shorter.unlink()
     return table.num_rows
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file beside `path`, then move it there; another worker may be making the same one."""
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        message = f"{path} cannot be written: {error.strerror or error}. Free space or choose another folder, then "
-        raise OSError(f"{message}run the same command again; finished shards are kept.") from error
-
-
-@contextmanager
-def _workers(num_proc: int, scheduler: str | None) -> Iterator[Callable]:
-    """A function that starts jobs (tuples of a function and its arguments) and yields results as they come."""
-    if scheduler is None:
-        pool = ProcessPoolExecutor(num_proc, mp_context=_worker_context(), initializer=_die_with_parent)
-        try:
-            yield lambda jobs: (future.result() for future in as_completed([pool.submit(*job) for job in jobs]))
-        except BrokenExecutor as error:
-            raise RuntimeError(
-                "A worker process was killed, perhaps for lack of memory. Run the same command again, with fewer "
-                "processes; finished shards are kept."
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-        return
-    try:
-        import distributed
-    except ImportError as error:
-        raise ImportError(f"{error}. A scheduler needs Dask: pip install 'e2evit[cluster]'.") from error
-    try:
-        client = distributed.Client(scheduler, timeout=SCHEDULER_TIMEOUT, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise OSError(f"No Dask scheduler answers at {scheduler} within {SCHEDULER_TIMEOUT} s ({error}).") from error
-    with client:
-
-        def run(jobs):
-            # a shard is the same wherever it is made: tasks of a worker that dies start again on another
-            futures = [client.submit(*job, pure=False) for job in jobs]
-            for future in distributed.as_completed(futures, loop=client.loop):
-                yield future.result()
-
-        try:
-            yield run
-        except distributed.scheduler.KilledWorker as error:
-            raise RuntimeError(f"{error} Run the same command again; finished shards are kept.") from error
-
-
-def _die_with_parent() -> None:
-    """End this worker when the process that it works for is killed, instead of writing on into its folder."""
-
-    def watch():
-        wait([parent_process().sentinel])
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
-
-
-def _worker_context():
-    """Workers are forked from a server that only imported: this process has threads, which do not survive a fork."""
-    if "forkserver" not in get_all_start_methods():
-        return get_context("spawn")
-    context = get_context("forkserver")
-    context.set_forkserver_preload([f"{__package__}.shards"])
-    return context
-
-
-def _follow(results: Iterator[int], what: str, unit: str, total: int, found: int = 0) -> None:
-    """Progress with a rate and the time left, a bar on a terminal and lines elsewhere."""
-    if found == total:
-        return
-    start, made = time.perf_counter(), 0
-    with tqdm(desc=what, unit=unit, total=total, initial=found, smoothing=0, disable=None) as progress:
-        for number in results:
-            made += number
-            progress.update(number)
-            if progress.disable:
-                rate = made / (time.perf_counter() - start)
-                left = (total - found - made) / rate
-                print(f"{what}: {found + made}/{total} {unit}s, {rate:.3g} a second, {left:.0f} s left", flush=True)
-
-
-def _claim(output_dir: Path, settings: SimulationSettings, versions: dict[str, str]) -> None:
-    """Record the settings, or compare them with those of the files that are there."""
-    record, path = asdict(settings) | versions, output_dir / SETTINGS_FILE
-    if path.exists():
-        found = json.loads(path.read_text())
-        differing = [key for key in record if found.get(key) != record[key]]
-        if differing:
-            changes = ", ".join(f"{key}: {found.get(key)} there, {record[key]} now" for key in differing)
-            raise ValueError(f"{output_dir} was simulated with other settings ({changes}); choose another folder.")
-    else:
-        _write(path, lambda temporary: temporary.write_text(json.dumps(record, indent=2) + "\n"))

@@ -8,8 +8,8 @@ from zlib import crc32
 import numpy as np
 import pyarrow as pa
 
+from e2evit.data import DatasetSchema, find_schema, row_features
 from e2evit.data.grid import COLUMNS, ROWS, SEED_ROWS
-from e2evit.data.schema import DatasetSchema, find_schema, row_features
 from e2evit.data.splits import assign_splits
 
 from .detector import detect

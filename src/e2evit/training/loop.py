@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from e2evit.data import E2ECollator
+from e2evit.data import E2ECollator, RowTables
 
 from .arguments import DataArguments, TrainArguments
 from .checkpoint import latest_state, save_state
@@ -60,9 +60,9 @@ class _Best:
 def make_loader(
     dataset: Dataset, collator: E2ECollator, batch_size: int, num_workers: int = 0, shuffle: bool = False
 ) -> DataLoader:
-    """Batches of `dataset`; numpy rows, so that no pixel becomes a Python object."""
+    """Batches of `dataset`."""
     return DataLoader(
-        dataset.with_format("numpy"),
+        RowTables(dataset),
         batch_size=batch_size,
         shuffle=shuffle,
         collate_fn=collator,

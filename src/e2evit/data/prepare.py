@@ -1,0 +1,251 @@
+"""Any data set to a Parquet repository that plain `datasets.load_dataset(folder)` reads."""
+
+import io
+import json
+import shutil
+from contextlib import suppress
+from dataclasses import asdict, replace
+from hashlib import sha256
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from e2evit.jobs import claim, follow, workers, write_whole
+
+from .builder import list_parts
+from .card import render_card
+from .files import Piece, read_rows
+from .formats import BadRows, FileError
+from .resolve import ROWS_PATTERNS, find_files, find_schema
+from .schema import DatasetSchema, row_features
+from .sparse import COLUMN_ENCODINGS
+from .splits import SPLIT_FRACTIONS, SplitRule
+from .storage import file_size, relative_name
+from .survey import survey_folder
+
+__all__ = ["MANIFEST_FILE", "prepare"]
+
+MANIFEST_FILE, BAD_ROWS_FILE, PROGRESS_FOLDER = "e2evit.json", "bad_rows.json", ".progress"
+GROUP_ROWS = 1000
+SAMPLE_ROWS = 256
+
+
+def prepare(
+    name: str,
+    data_dir: str | Path,
+    output_dir: str | Path,
+    *,
+    schema: str | Path | DatasetSchema | None = None,
+    rule: SplitRule | None = None,
+    shard_megabytes: float = 200.0,
+    on_bad_rows: str = "error",
+    num_proc: int = 1,
+    scheduler: str | None = None,
+) -> Path:
+    """Write the rows of a data set into `output_dir/data/SPLIT-00000-of-00010.parquet` and so on, with a card.
+
+    Row groups of 1000 jets, zstd, sorted pixel indices as deltas, checksums on each page. A call that was interrupted
+    is taken up by the same call: shards that are there are kept, and the result is the same to the byte.
+
+    Args:
+        name, data_dir, schema: As for [`load_e2e`].
+        rule: How rows are divided into splits.
+        shard_megabytes: Size of the shards of the largest split.
+        on_bad_rows: `"error"`, or `"skip"` to leave them out and list them in `bad_rows.json`.
+        num_proc: Local worker processes.
+        scheduler: Address of a Dask scheduler whose workers do it instead.
+
+    Returns:
+        `output_dir`, which `load_e2e(name, data_dir=...)` and `datasets.load_dataset(...)` read.
+
+    Raises:
+        ValueError: for files that do not fit the schema, rows that do not fit it (with `"error"`), or a folder that
+            was prepared from other files or in another way.
+        FileNotFoundError: if the folder or its files are missing.
+        OSError: if a file cannot be written; finished shards stay.
+        RuntimeError: if a worker dies; finished shards stay.
+    """
+    if on_bad_rows not in ("error", "skip"):
+        raise ValueError(f"`on_bad_rows` is 'error' or 'skip', got {on_bad_rows!r}.")
+    if num_proc < 1 or shard_megabytes <= 0:
+        raise ValueError(f"Need num_proc and shard_megabytes > 0, got {num_proc} and {shard_megabytes}.")
+    rule, found = rule or SplitRule(), find_schema(name, data_dir, schema)
+    output_dir = Path(output_dir).absolute()
+    if str(output_dir) == str(Path(data_dir).absolute()):
+        raise ValueError(f"{output_dir} holds the files to read: choose another folder to write to.")
+    warnings = survey_folder(found, data_dir)
+    rows = _rows_per_shard(found, data_dir, rule, shard_megabytes)
+    parts = list_parts(found, data_dir, rows)
+    pieces = [(part, piece) for part in parts for piece in parts[part]]
+    output = replace(
+        found,
+        format="rows",
+        pattern=ROWS_PATTERNS[0],
+        channels_last=False,
+        columns={},
+        optional=(),
+        bad_rows={},
+        own_split={split: f"data/{split}-*" for split in SPLIT_FRACTIONS},
+        extra={extra: replace(source, keys=(extra,), column=None) for extra, source in found.extra.items()},
+    )
+    record = {
+        "schema": output.to_dict(),
+        "split": asdict(rule),
+        "on_bad_rows": on_bad_rows,
+        "rows_per_shard": rows,
+        "files": {relative_name(path, data_dir): file_size(path) for path in find_files(found, data_dir)},
+    }
+    progress = output_dir / PROGRESS_FOLDER
+    if (output_dir / MANIFEST_FILE).exists():
+        claim(output_dir / MANIFEST_FILE, record)
+        shutil.rmtree(progress, ignore_errors=True)  # if the run before was killed in the very last step
+        return output_dir
+    for folder in (progress, output_dir / "data"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for left_over in folder.glob(".*.tmp"):
+            left_over.unlink()
+    claim(progress / "settings.json", record)
+    plan = (found, output, rule, on_bad_rows)
+    jobs = [(_write_piece, output_dir, number, len(pieces), *piece, *plan) for number, piece in enumerate(pieces)]
+    missing = [job for job in jobs if not _record_path(output_dir, job[2]).exists()]
+    total = sum(piece.stop - piece.start for _, piece in pieces)
+    waiting = sum(job[5].stop - job[5].start for job in missing)
+    if missing:
+        with workers(num_proc if num_proc > 1 else 0, scheduler, __name__) as run:
+            follow(run(missing), "Preparing", "row", total, total - waiting)
+    _finish(output_dir, len(pieces), record | {"warnings": warnings}, output)
+    return output_dir
+
+
+def _rows_per_shard(schema: DatasetSchema, data_dir, rule: SplitRule, megabytes: float) -> int:
+    """How many rows make a shard of the wanted size, from the first rows that fit."""
+    kept: list[pa.Table] = []
+    for pieces in list_parts(schema, data_dir, SAMPLE_ROWS).values():
+        for table in (table for piece in pieces for table in read_rows(piece, schema, lambda bad: None)):
+            kept.append(table)
+            if sum(map(len, kept)) >= SAMPLE_ROWS:
+                break
+        if kept:
+            break
+    if not kept:
+        raise FileError(f"{data_dir}: no row fits the data set {schema.name!r}; `--inspect` a file to see why.")
+    buffer = io.BytesIO()
+    table = pa.concat_tables(kept)
+    pq.write_table(table, buffer, **COLUMN_ENCODINGS)
+    largest = 1.0 if schema.own_split else SPLIT_FRACTIONS["train"]
+    rows = megabytes * 1e6 / (buffer.tell() / table.num_rows * largest)
+    return max(GROUP_ROWS, round(rows / GROUP_ROWS) * GROUP_ROWS)
+
+
+def _record_path(output_dir: Path, number: int) -> Path:
+    return output_dir / PROGRESS_FOLDER / f"{number:05d}.json"
+
+
+def _write_piece(
+    output_dir: Path,
+    number: int,
+    total: int,
+    part: str,
+    piece: Piece,
+    schema: DatasetSchema,
+    output: DatasetSchema,
+    rule: SplitRule,
+    on_bad_rows: str,
+) -> int:
+    """One shard of each split, then the record that says that they are complete."""
+    bad: list[BadRows] = []
+    rows = read_rows(piece, schema, bad.append) if on_bad_rows == "skip" else read_rows(piece, schema)
+    target = row_features(output).arrow_schema
+    description = json.dumps(output.description_of_rows(output.label_names) | {"schema": output.to_dict()})
+    target = target.with_metadata((target.metadata or {}) | {b"e2evit": description.encode()})
+    shards = {split: _Shard(output_dir / "data", split, number, total, target) for split in SPLIT_FRACTIONS}
+    try:
+        for table in rows:
+            splits = rule.assign(table["event_id"].to_pylist(), part, schema.own_split)
+            for split, shard in shards.items():
+                shard.add(table.filter(pa.array(splits == split)))
+        written = {split: entry for split, shard in shards.items() if (entry := shard.finish())}
+    finally:
+        for shard in shards.values():
+            shard.discard()
+    record = {
+        "shards": written,
+        "bad_rows": [{"file": piece.name, "first": b.first, "last": b.last, "reason": b.reason} for b in bad],
+    }
+    path = _record_path(output_dir, number)
+    write_whole(path, lambda temporary: temporary.write_text(json.dumps(record, indent=2) + "\n"))
+    return piece.stop - piece.start
+
+
+class _Shard:
+    """A file that gets its rows in groups of 1000, so that few are in memory, and its name when it is complete."""
+
+    def __init__(self, folder: Path, split: str, number: int, total: int, schema: pa.Schema):
+        self.path = folder / f"{split}-{number:05d}-of-{total:05d}.parquet"
+        self.temporary = folder / f".{self.path.name}.tmp"
+        self.schema, self.writer, self.waiting, self.rows = schema, None, [], 0
+
+    def add(self, table: pa.Table) -> None:
+        if table.num_rows:
+            self.waiting.append(table)
+        while sum(map(len, self.waiting)) >= GROUP_ROWS:
+            self._write(GROUP_ROWS)
+
+    def _write(self, number: int) -> None:
+        table = pa.concat_tables(self.waiting)
+        try:
+            if self.writer is None:
+                self.writer = pq.ParquetWriter(self.temporary, self.schema, **COLUMN_ENCODINGS)
+            self.writer.write_table(table.slice(0, number).cast(self.schema), row_group_size=GROUP_ROWS)
+        except OSError as error:
+            raise OSError(
+                f"{self.path} cannot be written: {error.strerror or error}. Free space or choose another folder, then "
+                "run the same command again; finished shards are kept."
+            ) from error
+        self.rows += min(number, table.num_rows)
+        self.waiting = [table.slice(number)] if table.num_rows > number else []
+
+    def finish(self) -> dict | None:
+        """Its entry in the manifest, or None for a shard without rows."""
+        if self.waiting:
+            self._write(GROUP_ROWS)
+        if self.writer is None:
+            return None
+        self.writer.close()
+        with self.temporary.open("rb") as file:
+            digest = sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+        self.temporary.replace(self.path)
+        return {"file": self.path.name, "rows": self.rows, "sha256": digest.hexdigest()}
+
+    def discard(self) -> None:
+        if self.writer is not None:
+            with suppress(OSError):  # of a full disk, which has been reported
+                self.writer.close()
+            self.temporary.unlink(missing_ok=True)
+
+
+def _finish(output_dir: Path, total: int, record: dict, schema: DatasetSchema) -> None:
+    """The manifest, the list of rows left out, and the card; then the traces of the way there go."""
+    found = [json.loads(_record_path(output_dir, number).read_text()) for number in range(total)]
+    shards: dict[str, list[dict]] = {}
+    for split in SPLIT_FRACTIONS:
+        if entries := [entry["shards"][split] for entry in found if split in entry["shards"]]:
+            shards[split] = entries
+    bad = [rows for entry in found for rows in entry["bad_rows"]]
+    number_bad = sum(rows["last"] + 1 - rows["first"] for rows in bad)
+    if not shards:
+        raise FileError(f"None of the {number_bad} rows fits the data set {schema.name!r}: {bad[0]}")
+    if bad:
+        _write_json(output_dir / BAD_ROWS_FILE, {"number": number_bad, "rows": bad})
+    manifest = record | {"num_bad_rows": number_bad, "shards": shards}
+    card = render_card(schema, manifest)
+    write_whole(output_dir / "README.md", lambda temporary: temporary.write_text(card))
+    _write_json(output_dir / MANIFEST_FILE, manifest)
+    shutil.rmtree(output_dir / PROGRESS_FOLDER)
+
+
+def _write_json(path: Path, record: dict) -> None:
+    write_whole(path, lambda temporary: temporary.write_text(json.dumps(record, indent=2) + "\n"))

@@ -1,0 +1,151 @@
+"""Which schema, in which version, a folder's files have: by what they hold, never by a guess."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .files import find_mismatch
+from .schema import SCHEMAS, DatasetSchema, parse_schema, read_schema
+from .storage import list_files, open_file
+
+__all__ = ["ROWS_PATTERNS", "find_files", "find_schema"]
+
+ROWS_PATTERNS = ("data/*.parquet", "*.parquet")  # of prepared data sets, and of the simulation's
+
+
+def find_schema(
+    name: str, data_dir: str | Path | None = None, schema: str | Path | DatasetSchema | None = None
+) -> DatasetSchema:
+    """The entry called `name`; with `data_dir`, in the version that the files in that folder have.
+
+    Rows describe themselves, so prepared data sets need no schema of their own, and simulated ones of eight or
+    thirteen channels, of jets or of the whole detector, of two or of eleven classes are all `"simulated"`.
+
+    Args:
+        name: One of `SCHEMAS`, or `"custom"`.
+        data_dir: Folder (or a file, or an address that fsspec opens).
+        schema: YAML file of a custom data set.
+
+    Raises:
+        ValueError: for an unknown name, naming the known ones; for files of different kinds in one folder, or files
+            that fit no version, saying why not.
+        FileNotFoundError: for a missing folder, or one without such files.
+    """
+    variants = _variants(name, schema)
+    if data_dir is None:
+        if variants is None:
+            raise ValueError("A custom data set needs `schema`, a YAML file.")
+        return variants[0]
+    if (described := _describe_rows(name, data_dir)) is not None:
+        return described
+    if variants is None:
+        raise ValueError(f"{data_dir} holds no prepared rows; a custom data set needs `schema`, a YAML file.")
+    if len(variants) == 1:
+        return variants[0]
+    reasons, fitting = [], []
+    for variant in variants:
+        files = _list(variant, data_dir)
+        mismatch = find_mismatch(files[0], variant) if files else f"no {variant.pattern}"
+        if mismatch is None:
+            fitting.append(variant)
+        else:
+            reasons.append(f"{variant.variant}: {mismatch}")
+    if len(fitting) != 1:
+        found = "; ".join(reasons) or ", ".join(variant.variant for variant in fitting) + " at once"
+        error = ValueError if any(_list(variant, data_dir) for variant in variants) else FileNotFoundError
+        raise error(f"{data_dir} fits no single version of the data set {name!r} ({found}). {_hint(variants[0])}")
+    return fitting[0]
+
+
+def find_files(schema: DatasetSchema, data_dir: str | Path | None) -> list[str]:
+    """The files of a data set.
+
+    Raises:
+        FileNotFoundError: if the folder or its files are missing.
+    """
+    if data_dir is None:
+        raise FileNotFoundError(f"Where is the data set {schema.name!r}? Pass `data_dir`. {_hint(schema)}")
+    files = _list(schema, data_dir)
+    if not files:
+        raise FileNotFoundError(f"Data set {schema.name!r}: no {schema.pattern} in {data_dir}. {_hint(schema)}")
+    return files
+
+
+def _list(schema: DatasetSchema, data_dir: str | Path) -> list[str]:
+    try:
+        return list_files(data_dir, schema.pattern)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"Data set {schema.name!r}: {error} {_hint(schema)}") from None
+
+
+def _hint(schema: DatasetSchema) -> str:
+    return f"Source: {schema.source}."
+
+
+def _variants(name: str, schema: str | Path | DatasetSchema | None) -> tuple[DatasetSchema, ...] | None:
+    if isinstance(schema, DatasetSchema):
+        return (schema,)
+    if name == "custom":
+        return None if schema is None else read_schema(schema)
+    if schema is not None:
+        raise ValueError(f"`schema` is for the data set 'custom'; {name!r} has its own.")
+    if name not in SCHEMAS:
+        raise ValueError(f"There is no data set {name!r}; known ones: {', '.join(SCHEMAS)}, custom.")
+    return SCHEMAS[name]
+
+
+def _describe_rows(name: str, data_dir: str | Path) -> DatasetSchema | None:
+    """The schema of a folder of rows, from what its files say of themselves; None if they are no rows."""
+    base = SCHEMAS[name][0] if name in SCHEMAS else None
+    if base is None and name != "custom":
+        return None
+    for pattern in ROWS_PATTERNS:
+        try:
+            files = list_files(data_dir, pattern)
+        except FileNotFoundError:
+            return None
+        described = {}
+        for number, path in enumerate(files):
+            if (description := _description(path)) is not None:
+                described[path] = description
+            elif number == 0:
+                break  # dense files, whose footers can be large
+        if described:
+            return replace(_common(name, base, described), pattern=pattern)
+    return None
+
+
+def _description(path: str) -> dict | None:
+    if not path.endswith(".parquet"):
+        return None
+    try:
+        found = (pq.read_schema(open_file(path)).metadata or {}).get(b"e2evit")
+    except (pa.ArrowException, OSError):
+        return None  # the reader will say what is wrong with it
+    return json.loads(found) if found else None
+
+
+def _common(name: str, base: DatasetSchema | None, described: dict[str, dict]) -> DatasetSchema:
+    first, of_first = next(iter(described.items()))
+    for path, description in described.items():
+        for key in ("channel_names", "image_size", "schema"):
+            if description.get(key) != of_first.get(key):
+                raise ValueError(
+                    f"{path} has the {key} {description.get(key)} and {first} {of_first.get(key)}: they are different "
+                    "data sets, and belong in different folders."
+                )
+    if "schema" in of_first:
+        (schema,) = parse_schema(of_first["schema"]["name"], of_first["schema"], first)
+        if schema.name != name:
+            raise ValueError(f"{first} holds the data set {schema.name!r}, not {name!r}.")
+        return schema
+    present = {label for description in described.values() for label in description["label_names"]}
+    return replace(
+        base,
+        channel_names=tuple(of_first["channel_names"]),
+        image_size=tuple(of_first["image_size"]),
+        labels={label: meaning for label, meaning in base.labels.items() if label in present},
+    )

@@ -1,0 +1,141 @@
+"""Long work in pieces: on local processes or a Dask cluster, with progress, written whole or not at all."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from multiprocessing import get_all_start_methods, get_context, parent_process
+from multiprocessing.connection import wait
+from pathlib import Path
+from threading import Thread
+
+from tqdm import tqdm
+
+__all__ = ["claim", "follow", "workers", "write_whole"]
+
+SCHEDULER_TIMEOUT = 30  # seconds
+
+
+@contextmanager
+def workers(num_proc: int, scheduler: str | None, preload: str) -> Iterator[Callable]:
+    """A function that starts jobs (tuples of a function and its arguments) and yields results as they come.
+
+    Args:
+        num_proc: Local processes; 0 to run the jobs in this one.
+        scheduler: Address of a Dask scheduler (`tcp://...`) whose workers run the jobs instead.
+        preload: Module that the functions need.
+
+    Raises:
+        ImportError: without the `cluster` extra, and with a scheduler.
+        OSError: if the scheduler does not answer.
+        RuntimeError: if a worker dies.
+    """
+    if scheduler is None and num_proc == 0:
+        yield lambda jobs: (function(*arguments) for function, *arguments in jobs)
+        return
+    if scheduler is None:
+        pool = ProcessPoolExecutor(num_proc, mp_context=_context(preload), initializer=_die_with_parent)
+        try:
+            yield lambda jobs: (future.result() for future in as_completed([pool.submit(*job) for job in jobs]))
+        except BrokenExecutor as error:
+            raise RuntimeError(
+                "A worker process was killed, perhaps for lack of memory. Run the same command again, with fewer "
+                "processes; finished shards are kept."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return
+    try:
+        import distributed
+    except ImportError as error:
+        raise ImportError(f"{error}. A scheduler needs Dask: pip install 'e2evit[cluster]'.") from error
+    try:
+        client = distributed.Client(scheduler, timeout=SCHEDULER_TIMEOUT, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise OSError(f"No Dask scheduler answers at {scheduler} within {SCHEDULER_TIMEOUT} s ({error}).") from error
+    with client:
+
+        def run(jobs):
+            # a shard is the same wherever it is made: tasks of a worker that dies start again on another
+            futures = [client.submit(*job, pure=False) for job in jobs]
+            for future in distributed.as_completed(futures, loop=client.loop):
+                yield future.result()
+
+        try:
+            yield run
+        except distributed.scheduler.KilledWorker as error:
+            raise RuntimeError(f"{error} Run the same command again; finished shards are kept.") from error
+
+
+def _die_with_parent() -> None:
+    """End this worker when the process that it works for is killed, instead of writing on into its folder."""
+
+    def watch():
+        wait([parent_process().sentinel])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def _context(preload: str):
+    """Workers are forked from a server that only imported: this process has threads, which do not survive a fork."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([preload])
+    return context
+
+
+def follow(results: Iterator[int], what: str, unit: str, total: int, found: int = 0) -> None:
+    """Progress with a rate and the time left, a bar on a terminal and lines elsewhere.
+
+    Args:
+        results: How many units each finished job made.
+        found: Units that were there before.
+    """
+    if found == total:
+        return
+    start, made = time.perf_counter(), 0
+    with tqdm(desc=what, unit=unit, total=total, initial=found, smoothing=0, disable=None) as progress:
+        for number in results:
+            made += number
+            progress.update(number)
+            if progress.disable:
+                rate = max(made, 1) / (time.perf_counter() - start)
+                left = (total - found - made) / rate
+                print(f"{what}: {found + made}/{total} {unit}s, {rate:.3g} a second, {left:.0f} s left", flush=True)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file beside `path`, then move it there; another worker may be making the same one.
+
+    Raises:
+        OSError: if that fails, e.g. on a full disk; it says what to do.
+    """
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        message = f"{path} cannot be written: {error.strerror or error}. Free space or choose another folder, then "
+        raise OSError(f"{message}run the same command again; finished shards are kept.") from error
+
+
+def claim(path: Path, record: dict) -> None:
+    """Write the settings of a run to `path`, or compare them with those that a run before left there.
+
+    Raises:
+        ValueError: if they differ, saying in what.
+    """
+    if path.exists():
+        found = json.loads(path.read_text())
+        differing = [key for key in record if found.get(key) != record[key]]
+        if differing:
+            changes = ", ".join(f"{key}: {found.get(key)} there, {record[key]} now" for key in differing)
+            raise ValueError(f"{path.parent} was made with other settings ({changes}); choose another folder.")
+    else:
+        write_whole(path, lambda temporary: temporary.write_text(json.dumps(record, indent=2) + "\n"))
