@@ -260,8 +260,7 @@ def _check_pixels(index: pa.ListArray, value: pa.ListArray, schema: DatasetSchem
             reason = "pixel_index is not ascending"
         elif pixels[place] >= num_pixels:
             reason = (
-                f"a pixel index of {pixels[place]}, but an image of shape {schema.image_shape} has {num_pixels} "
-                "pixels"
+                f"a pixel index of {pixels[place]}, but an image of shape {schema.image_shape} has {num_pixels} pixels"
             )
         else:
             channel = schema.channel_names[pixels[place] // (num_pixels // len(schema.channel_names))]

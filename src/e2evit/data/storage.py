@@ -1,5 +1,6 @@
 """Where files lie: in a local folder, or behind any address that fsspec opens (`hf://`, `https://`, `root://`)."""
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 import fsspec
@@ -13,7 +14,8 @@ def is_remote(path: str | Path) -> bool:
 
 
 def list_files(folder: str | Path, pattern: str) -> list[str]:
-    """Files below `folder` that match a glob, in the order of their names; `folder` itself if it is a file.
+    """Files below `folder` that match a glob, in the order of their names; `folder` itself if it is a file
+    (an address: if it has such a name).
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -28,7 +30,7 @@ def list_files(folder: str | Path, pattern: str) -> list[str]:
         # hidden files are what an interrupted run left
         return sorted(str(path) for path in folder.glob(pattern) if path.is_file() and path.name[0] != ".")
     system, root = fsspec.core.url_to_fs(str(folder))
-    if system.isfile(root):
+    if fnmatch(root.rsplit("/", 1)[-1], pattern.rsplit("/", 1)[-1]):
         return [str(folder)]
     return sorted(system.unstrip_protocol(path) for path in system.glob(f"{root.rstrip('/')}/{pattern}"))
 
