@@ -271,7 +271,7 @@ def _check_pixels(index: pa.ListArray, value: pa.ListArray, schema: DatasetSchem
 def _read_sparse(piece: Piece, schema: DatasetSchema):
     file = open_data_file(piece.path, "parquet")
     features, available = row_features(schema), file.file.schema_arrow.names
-    target, label_names = features.arrow_schema, _label_names(file.file.schema_arrow, schema)
+    target, label_names = features.arrow_schema, _label_names(piece, file.file.schema_arrow, schema)
     renumber = [schema.label_names.index(name) if name in schema.labels else None for name in label_names]
     for start, batch in file.tables(
         piece.start, piece.stop, [name for name in features if name in available], ROWS_AT_ONCE
@@ -308,11 +308,14 @@ def _check_lists(table: pa.Table, problems: dict[int, str | None]) -> None:
         problems[int(row)] = f"{lengths[0][row]:g} entries in pixel_index and {lengths[1][row]:g} in pixel_value"
 
 
-def _label_names(arrow_schema: pa.Schema, schema: DatasetSchema) -> tuple[str, ...]:
+def _label_names(piece: Piece, arrow_schema: pa.Schema, schema: DatasetSchema) -> tuple[str, ...]:
     """What the file calls its labels 0, 1, ...: classes that do not occur in a folder have no number once loaded."""
     if b"huggingface" not in (arrow_schema.metadata or {}):
         return schema.label_names
-    labels = Features.from_arrow_schema(arrow_schema).get("labels")
+    try:
+        labels = Features.from_arrow_schema(arrow_schema).get("labels")
+    except Exception as error:  # whatever the damage does to the JSON in the footer
+        raise FileError(f"{piece.path}: the description of its columns is damaged ({error}).") from error
     return tuple(labels.names) if isinstance(labels, ClassLabel) else schema.label_names
 
 

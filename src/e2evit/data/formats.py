@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
+import fsspec
 import h5py
 import numpy as np
 import pyarrow as pa
@@ -125,7 +126,7 @@ class HDF5File:
 
 def _datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
     for key in file:
-        if isinstance(item := file[key], h5py.Dataset):
+        if isinstance(key, str) and isinstance(item := file[key], h5py.Dataset):  # damaged names are bytes
             yield key, item
 
 
@@ -134,8 +135,10 @@ class NpzFile:
 
     def __init__(self, path: str):
         try:
-            with np.load(open_file(path), allow_pickle=False) as file:
-                self.arrays = {key: file[key] for key in file.files}
+            # opened here, since NumPy leaves a damaged archive open
+            with fsspec.open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+                arrays = {key: file[key] for key in file.files}
+            self.arrays = {key: array for key, array in arrays.items() if isinstance(array, np.ndarray)}
         except Exception as error:  # zipfile, zlib, numpy and struct each have their own
             raise FileError(
                 f"{path}: not a readable npz file ({error}); is it truncated, or an expired link?"
@@ -196,7 +199,7 @@ class ParquetFile:
     def _first_readable_row(self) -> pa.RecordBatch | None:
         for group in np.flatnonzero(np.diff(self.first_rows)):
             try:
-                return next(self.file.iter_batches(1, [int(group)], use_threads=False))
+                return next(self.file.iter_batches(1, [int(group)], use_threads=False), None)
             except ARROW_ERRORS:
                 continue  # reading will say what is wrong with it
         return None
@@ -227,6 +230,7 @@ class ParquetFile:
             for batch in self.file.iter_batches(batch_size, groups, list(keys), use_threads=False):
                 yield first, batch
                 first += batch.num_rows
+            yield from self._lacking(first, stop)
         except ARROW_ERRORS:
             # somewhere in what was read ahead: go on one row group at a time, to say which
             for group in groups:
@@ -244,9 +248,17 @@ class ParquetFile:
                 if new.num_rows:
                     yield begin - new.num_rows, new
                     first = begin
+            yield from self._lacking(begin, stop)
         except ARROW_ERRORS as error:
             first = max(first, begin)
             yield first, BadRows(self.path, first, stop - 1, f"row group {group} is unreadable ({error})")
+
+    def _lacking(self, first: int, stop: int) -> Iterator[tuple[int, BadRows]]:
+        """Rows that the footer promises and the columns do not hold."""
+        if first > stop:
+            raise FileError(f"{self.path}: its columns hold more rows than its footer says; it is damaged.")
+        if first < stop:
+            yield first, BadRows(self.path, first, stop - 1, "the footer promises more rows than the columns hold")
 
     @staticmethod
     def _array(column: pa.Array, shape: tuple[int, ...], problems: dict[int, str], key: str) -> np.ndarray:
