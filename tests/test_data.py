@@ -18,7 +18,7 @@ from e2evit.data import E2ECollator, find_schema, training_statistics
 from e2evit.data.augment import eta_flip, phi_flip
 from e2evit.data.grid import ETA_EDGES, position_in_grid, window_centres
 from e2evit.data.schema import row_features
-from e2evit.data.sparse import dense_to_sparse, sparse_to_dense
+from e2evit.data.sparse import dense_to_sparse, sparse_to_dense, table_to_dense
 from e2evit.data.splits import assign_splits
 
 
@@ -271,6 +271,13 @@ def test_collator(jets_dir, tmp_path):
     flipping.seed(0)
     assert first.equal(flipping(rows)["pixel_values"])
     assert not first.equal(batch["pixel_values"])
+
+
+def test_tables_to_dense_images(jets_dir, tmp_path):
+    train = load_e2e("simulated", jets_dir, split="train", cache_dir=tmp_path / "cache")
+    chosen = [5, 0, 17, 5]
+    images = table_to_dense(train.with_format("arrow")[chosen], (8, 125, 125))
+    assert np.array_equal(images, np.stack([dense(train[number], "simulated") for number in chosen]))
 
 
 def test_training_statistics(jets_dir, tmp_path):

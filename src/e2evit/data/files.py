@@ -132,7 +132,7 @@ def read_rows(
         for span in spans
     ]
     reader = _read_sparse if schema.format == "rows" else _read_dense
-    for found in reader(piece, schema):
+    for found in reader(piece, schema, target):
         if isinstance(found, BadRows):
             on_bad_rows(found)
             continue
@@ -180,11 +180,10 @@ def _check_labels(table: pa.Table, label_names: tuple[str, ...], problems: dict[
         problems.setdefault(int(row), f"the label {labels[row]:g}; known ones: {known}")
 
 
-def _read_dense(piece: Piece, schema: DatasetSchema):
+def _read_dense(piece: Piece, schema: DatasetSchema, target: pa.Schema):
     file = open_data_file(piece.path, schema.format)
     keys = {name: source.find(file.facts) for name, source in schema.sources.items()}
     wanted = list(dict.fromkeys([*schema.columns["image"].stack, *filter(None, keys.values())]))
-    features = row_features(schema)
     for batch in file.read(piece.start, piece.stop, wanted):
         if isinstance(batch, BadRows):
             yield batch
@@ -194,11 +193,11 @@ def _read_dense(piece: Piece, schema: DatasetSchema):
         index, value = dense_to_sparse(images, channels_last)
         _check_pixels(index, value, schema, problems)
         data = {"pixel_index": index, "pixel_value": value}
-        for name in features:
+        for name in target.names:
             if name == "event_id":
                 data[name] = _event_ids(piece, batch, keys.get(name), len(images))
             elif name not in data:
-                data[name] = _column(batch, schema, name, keys.get(name), problems)
+                data[name] = _column(batch, schema, target.field(name), keys.get(name), problems)
         yield batch.start, pa.table(data), problems
 
 
@@ -219,9 +218,9 @@ def _event_ids(piece: Piece, batch: Batch, key: str | None, number: int) -> list
     ]
 
 
-def _column(batch: Batch, schema: DatasetSchema, name: str, key: str | None, problems: dict) -> pa.Array:
+def _column(batch: Batch, schema: DatasetSchema, field: pa.Field, key: str | None, problems: dict) -> pa.Array:
     """One column of ours in the type of rows; what is not finite becomes null."""
-    kind, number = row_features(schema).arrow_schema.field(name).type, len(next(iter(batch.values())))
+    name, kind, number = field.name, field.type, len(next(iter(batch.values())))
     if key is None:
         return pa.nulls(number, kind)
     source, found = schema.sources[name], batch[key]
@@ -268,20 +267,20 @@ def _check_pixels(index: pa.ListArray, value: pa.ListArray, schema: DatasetSchem
         problems.setdefault(row, reason)
 
 
-def _read_sparse(piece: Piece, schema: DatasetSchema):
+def _read_sparse(piece: Piece, schema: DatasetSchema, target: pa.Schema):
     file = open_data_file(piece.path, "parquet")
-    features, available = row_features(schema), file.file.schema_arrow.names
-    target, label_names = features.arrow_schema, _label_names(piece, file.file.schema_arrow, schema)
+    available = file.file.schema_arrow.names
+    label_names = _label_names(piece, file.file.schema_arrow, schema)
     renumber = [schema.label_names.index(name) if name in schema.labels else None for name in label_names]
     for start, batch in file.tables(
-        piece.start, piece.stop, [name for name in features if name in available], ROWS_AT_ONCE
+        piece.start, piece.stop, [name for name in target.names if name in available], ROWS_AT_ONCE
     ):
         if isinstance(batch, BadRows):
             yield batch
             continue
         problems: dict[int, str | None] = {}
         table = pa.Table.from_batches([batch])
-        for name in features:
+        for name in target.names:
             if name not in available:
                 table = table.append_column(name, pa.nulls(table.num_rows, target.field(name).type))
         try:
@@ -297,8 +296,11 @@ def _read_sparse(piece: Piece, schema: DatasetSchema):
             new = [renumber[int(label)] if label == label and 0 <= label < len(renumber) else None for label in labels]
             table = table.set_column(table.column_names.index("labels"), "labels", pa.array(new, pa.int64()))
         found: dict[int, str | None] = {}
-        good = np.setdiff1d(np.arange(table.num_rows), list(problems))
-        _check_pixels(*(table[name].combine_chunks().take(good) for name in PIXELS), schema, found)
+        pixels, good = [table[name].combine_chunks() for name in PIXELS], np.arange(table.num_rows)
+        if problems:
+            good = np.setdiff1d(good, list(problems))
+            pixels = [column.take(pa.array(good)) for column in pixels]
+        _check_pixels(*pixels, schema, found)
         yield start, table, problems | {int(good[row]): reason for row, reason in found.items()}
 
 

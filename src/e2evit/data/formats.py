@@ -6,7 +6,7 @@ Nothing is known here of channels or masses; see `files` for that.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 
 import fsspec
 import h5py
@@ -18,8 +18,9 @@ from .storage import file_stamp, is_remote, open_file
 
 __all__ = ["BATCH_SIZE", "BadRows", "Batch", "FileError", "open_data_file", "open_parquet"]
 
-BATCH_SIZE = 64  # jets; small enough for a processor's cache to help
+BATCH_SIZE = 32  # jets; nested Parquet is read fastest in batches that fit into a processor's cache
 ARROW_ERRORS = (pa.ArrowException, OSError, MemoryError, OverflowError)
+OPEN_FILES, LARGE = 32, 4_000_000  # bytes of a footer
 # HDF5 reports damage to its trees of metadata as any of these
 HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
 
@@ -54,17 +55,24 @@ class Batch(dict[str, np.ndarray]):
 
 
 def open_data_file(path: str, file_format: str):
-    """An `HDF5File`, `ParquetFile` or `NpzFile`; kept open, since rows are read in many pieces.
+    """An `HDF5File`, `ParquetFile` or `NpzFile`; small ones stay open, since rows are read in many pieces.
 
     Raises:
         FileError: for a file that is truncated, empty or of another kind.
     """
-    return _open(path, file_format, file_stamp(path))
+    key = (path, file_format, file_stamp(path))
+    if (found := _open_files.pop(key, None)) is None:
+        # a footer of one row group a jet takes hundreds of megabytes: only one such file at a time
+        for other in [name for name, file in _open_files.items() if file.kept_bytes > LARGE]:
+            del _open_files[other]
+        while len(_open_files) >= OPEN_FILES:
+            del _open_files[next(iter(_open_files))]
+        found = {"hdf5": HDF5File, "parquet": ParquetFile, "npz": NpzFile}[file_format](path)
+    _open_files[key] = found  # the last one used comes last
+    return found
 
 
-@lru_cache(maxsize=1)
-def _open(path: str, file_format: str, _stamp: str):
-    return {"hdf5": HDF5File, "parquet": ParquetFile, "npz": NpzFile}[file_format](path)
+_open_files: dict[tuple[str, str, str], "HDF5File | ParquetFile | NpzFile"] = {}
 
 
 class HDF5File:
@@ -73,6 +81,8 @@ class HDF5File:
     Contiguous and uncompressed ones are mapped into memory: the pages of the file are the array. The file is open only
     while it is read, since HDF5 lets nobody write to an open one.
     """
+
+    kept_bytes = 0
 
     def __init__(self, path: str):
         self.path, self.facts, self.offsets = path, {}, {}
@@ -113,7 +123,7 @@ class HDF5File:
         (shape, dtype), offset = self.facts[key], self.offsets[key]
         if offset is None or dtype.kind not in "fiu" or is_remote(self.path) or 0 in shape:
             return file[key]
-        return np.memmap(self.path, dtype, "r", offset, shape)
+        return _Mapped(self.path, dtype, offset, shape)
 
     def _one_by_one(self, arrays: dict, first: int, last: int) -> Iterator[Batch | BadRows]:
         """To say which rows are damaged, and keep the others."""
@@ -122,6 +132,19 @@ class HDF5File:
                 yield Batch(row, {key: np.asarray(array[row : row + 1]) for key, array in arrays.items()})
             except HDF5_ERRORS as error:
                 yield BadRows(self.path, row, row, f"unreadable ({error})")
+
+
+class _Mapped:
+    """Rows of a contiguous array, mapped slice by slice: what has been read does not stay with the process."""
+
+    def __init__(self, path: str, dtype: np.dtype, offset: int, shape: tuple[int, ...]):
+        self.path, self.dtype, self.offset, self.shape = path, dtype, offset, shape
+        self.row_bytes = dtype.itemsize * int(np.prod(shape[1:]))
+
+    def __getitem__(self, rows: slice) -> np.memmap:
+        start, stop, _ = rows.indices(self.shape[0])
+        shape = (stop - start, *self.shape[1:])
+        return np.memmap(self.path, self.dtype, "r", self.offset + start * self.row_bytes, shape)
 
 
 def _datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
@@ -144,6 +167,7 @@ class NpzFile:
                 f"{path}: not a readable npz file ({error}); is it truncated, or an expired link?"
             ) from error
         self.facts = {key: (array.shape, array.dtype) for key, array in self.arrays.items()}
+        self.kept_bytes = sum(array.nbytes for array in self.arrays.values())
 
     num_rows, borders = HDF5File.num_rows, HDF5File.borders
 
@@ -176,9 +200,10 @@ class ParquetFile:
         metadata = self.file.metadata
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self.first_rows = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        self.facts = self._look()
+        self.kept_bytes = metadata.serialized_size
 
-    def _look(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    @cached_property
+    def facts(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shapes and types of the columns, from the first row that can be read."""
         schema, found = self.file.schema_arrow, {}
         number = int(self.first_rows[-1])

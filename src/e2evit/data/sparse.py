@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-__all__ = ["COLUMN_ENCODINGS", "dense_to_sparse", "list_array", "sparse_to_dense"]
+__all__ = ["COLUMN_ENCODINGS", "dense_to_sparse", "list_array", "sparse_to_dense", "table_to_dense"]
 
 # 8 kB an image instead of 13, and three times as fast to read as Parquet's defaults; a flipped bit is found on reading
 COLUMN_ENCODINGS = {
@@ -46,6 +46,19 @@ def dense_to_sparse(images: np.ndarray, channels_last: bool = False) -> tuple[pa
     counts = np.diff(ends, prepend=0)
     index = (found - np.repeat(np.arange(number) * num_pixels, counts)).astype(np.uint32)
     return list_array(index, counts), list_array(value, counts)
+
+
+def table_to_dense(table: pa.Table, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Many rows, as `Dataset.with_format("arrow")` gives them, to images `(B, C, H, W)`, float32, detector units.
+
+    One scatter for all of them: several times as fast as row by row.
+    """
+    index, value = (table[name].combine_chunks() for name in ("pixel_index", "pixel_value"))
+    num_pixels = int(np.prod(image_shape))
+    images = np.zeros(len(index) * num_pixels, dtype=np.float32)
+    starts = np.repeat(np.arange(len(index)) * num_pixels, np.diff(index.offsets.to_numpy()))
+    images[starts + index.flatten().to_numpy()] = value.flatten().to_numpy()
+    return images.reshape(len(index), *image_shape)
 
 
 def sparse_to_dense(pixel_index, pixel_value, image_shape: tuple[int, int, int]) -> np.ndarray:
