@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from samples import random_images, row_table
 
 from e2evit import E2EImageProcessor, load_e2e
-from e2evit.data import E2ECollator, find_schema, training_statistics
+from e2evit.data import E2ECollator, builder, find_schema, training_statistics
 from e2evit.data.augment import eta_flip, phi_flip
 from e2evit.data.grid import ETA_EDGES, position_in_grid, window_centres
 from e2evit.data.schema import row_features
@@ -305,3 +305,15 @@ def test_grid():
     assert np.floor(row).astype(int).tolist() == list(range(28 * 5 + 2 - 62, 28 * 5 + 2 + 63))
     assert np.floor(column)[62] == 2
     assert phi[1] - phi[0] == pytest.approx(np.radians(1))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_many_processes_prepare_the_same_cache(jets_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(builder, "PIECE_ROWS", 50)
+    alone = load_e2e("simulated", jets_dir, cache_dir=tmp_path / "one")
+    together = load_e2e("simulated", jets_dir, num_proc=2, cache_dir=tmp_path / "two")
+    for split in alone:
+        assert list(alone[split]) == list(together[split])
+    write_labelled(tmp_path / "set.h5", random_images(3), Y=[0, 1, 2])
+    with pytest.raises(ValueError, match=r"set\.h5, row 2: the label 2"):
+        load_e2e("labelled", tmp_path, num_proc=2, cache_dir=tmp_path / "cache")

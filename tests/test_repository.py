@@ -25,7 +25,7 @@ ALLOWED = {
     "simulation": {"simulation", "data", "jobs"},
     "training": {"training", "modeling", "data"},
     "plots": {"data"},
-    "report": set(),
+    "report": {"data"},
     "hub": {"hub", "data", "report"},
 }
 REMOTE_CODE_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "numpy", *sys.stdlib_module_names}

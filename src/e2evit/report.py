@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from .data import SCHEMAS, DatasetSchema
+
 __all__ = ["read_predictions", "read_results", "render_readme", "render_simulation", "results_table"]
 
 COLUMNS = (
@@ -65,7 +67,9 @@ def results_table(records: dict[str, dict]) -> str:
 
 
 def render_readme(text: str, results: Path) -> str:
-    """`text` with the table between its markers written anew from the quickstart's records in `results`."""
+    """`text` with its tables written anew, from the schemas and the records in `results`."""
+    text = _insert(text, "data sets", _table(["data set", *_SCHEMA_HEADS], _schema_rows(), "---"))
+    text = _insert(text, "loading", _loading_table(json.loads((results / "loading.json").read_text())))
     rows = []
     for seed in sorted(
         {int(path.stem.split("_")[1].removeprefix("seed")) for path in results.glob("quickstart_*.json")}
@@ -76,6 +80,55 @@ def render_readme(text: str, results: Path) -> str:
         metrics |= {k: v for k, v in next(iter(records.values()))["metrics"].items() if k != "model"}
         rows += [(f"{name}, seed {seed}", values) for name, values in metrics.items()]
     return _insert(text, "quickstart table", _markdown(rows))
+
+
+_SCHEMA_HEADS = ("files", "image", "classes 0, 1, ...", "`mass_labels` [GeV]", "inferred, not verified")
+
+
+def _schema_rows() -> list[list[str]]:
+    rows = []
+    for name, variants in SCHEMAS.items():
+        common = set.intersection(*(set(schema.inferred) for schema in variants))
+        for number, schema in enumerate(variants):
+            title = f"`{name}`" + (f" ({schema.variant})" if schema.variant else "")
+            inferred = [statement for statement in schema.inferred if number == 0 or statement not in common]
+            rows.append(
+                [
+                    title,
+                    _files(schema),
+                    f"{', '.join(schema.channel_names)}; {schema.image_size[0]} x {schema.image_size[1]}; "
+                    + schema.normalisation.replace("_", " "),
+                    ", ".join(schema.labels) or "–",
+                    schema.mass_definition,
+                    "; ".join(inferred) or ("as above" if number else "–"),
+                ]
+            )
+    return rows
+
+
+def _files(schema: DatasetSchema) -> str:
+    if schema.format == "rows":
+        return "our Parquet rows"
+    keys = []
+    for source in schema.sources.values():
+        keys += source.stack or [" or ".join(f"`{key}`" for key in source.keys)]
+    order = "channels last" if schema.channels_last else "channels first"
+    title = {"hdf5": "HDF5", "parquet": "Parquet", "npz": "npz"}[schema.format]
+    return f"{title}, {order}: {', '.join(dict.fromkeys(keys))}"
+
+
+def _loading_table(found: dict) -> str:
+    """Images a second, and the ratios and memory that go with them."""
+    slowest = found["images_per_second"]["nested Parquet, to_pylist"]
+    rows = [[name, f"{rate:.0f}", f"{rate / slowest:.1f}"] for name, rate in found["images_per_second"].items()]
+    table = _table(["64 images to a dense float32 batch", "images/s, one core", "over to_pylist"], rows)
+    memory = "; ".join(f"{name} {size:.0f} MiB" for name, size in found["peak_memory_mib"].items())
+    return (
+        f"{table}\n\nMedian ratios within a round: rows {found['rows_over_to_pylist']:.0f} x `to_pylist`; converting "
+        f"nested Parquet {found['convert_over_to_pylist']:.1f} x `to_pylist`; contiguous HDF5 through the memory map "
+        f"{found['memory_map_gb_per_second']:.1f} GB/s, {found['memory_map_over_readinto']:.0%} of `readinto`.\n"
+        f"Peak memory of preparing, all libraries included: {memory}."
+    )
 
 
 def render_simulation(text: str, results: Path) -> str:
@@ -137,7 +190,7 @@ def _spread(values: dict[str, float]) -> str:
 
 def _insert(text: str, name: str, body: str) -> str:
     """`text` with what lies between the markers called `name` replaced."""
-    start, end = f"<!-- {name}: rendered from results/*.json by scripts/render.py -->", f"<!-- end of {name} -->"
+    start, end = f"<!-- {name}: rendered by scripts/render.py -->", f"<!-- end of {name} -->"
     before, rest = text.split(start)
     return f"{before}{start}\n{body}\n{end}{rest.split(end)[1]}"
 
@@ -147,8 +200,8 @@ def _markdown(rows: Sequence[tuple[str, dict[str, float]]]) -> str:
     return _table(["", *(title for title, _, _ in COLUMNS)], cells)
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [list(heads), ["---", *["---:"] * (len(heads) - 1)], *rows]
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], alignment: str = "---:") -> str:
+    lines = [list(heads), ["---", *[alignment] * (len(heads) - 1)], *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("| " + " | ".join(f"{cell:<{w}}" for cell, w in zip(line, widths)) + " |" for line in lines)
 
