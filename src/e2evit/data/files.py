@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Features
 
-from .formats import BadRows, Batch, FileError, open_data_file, open_parquet
+from .formats import BadRows, Batch, FileError, open_data_file
 from .schema import DatasetSchema, row_features
 from .sparse import dense_to_sparse
 
@@ -40,7 +40,7 @@ def find_mismatch(path: str, schema: DatasetSchema) -> str | None:
         FileError: if it cannot be opened.
     """
     if schema.format == "rows":
-        available = set(open_parquet(path).schema_arrow.names)
+        available = set(open_data_file(path, "parquet").file.schema_arrow.names)
         missing = [name for name in ("pixel_index", "pixel_value", "event_id") if name not in available]
         return f"missing key {_listed(missing)}; the file has {_listed(sorted(available))}" if missing else None
     facts = open_data_file(path, schema.format).facts
@@ -54,7 +54,7 @@ def find_mismatch(path: str, schema: DatasetSchema) -> str | None:
     if missing:
         return f"missing key {', '.join(missing)}; the file has {_listed(sorted(facts)) or 'none'}"
     image, number = schema.columns["image"], None
-    for name, source in schema.sources.items():
+    for name, source in ({"image": image} | schema.sources).items():  # the others are compared with it
         for key in source.stack or filter(None, [source.find(facts)]):
             shape, kind = facts[key]
             if kind.kind not in "fiub" and name != "event_id":

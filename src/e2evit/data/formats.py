@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 
 from .storage import file_stamp, is_remote, open_file
 
-__all__ = ["BATCH_SIZE", "BadRows", "Batch", "FileError", "open_data_file", "open_parquet"]
+__all__ = ["BATCH_SIZE", "BadRows", "Batch", "FileError", "open_data_file"]
 
 BATCH_SIZE = 32  # jets; nested Parquet is read fastest in batches that fit into a processor's cache
 ARROW_ERRORS = (pa.ArrowException, OSError, MemoryError, OverflowError)
 OPEN_FILES, LARGE = 32, 4_000_000  # bytes of a footer
+CHUNK_CACHE = 64 * 2**20  # bytes: a chunk of 128 jets is then decompressed once, not once a batch
 # HDF5 reports damage to its trees of metadata as any of these
 HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
 
@@ -94,7 +95,7 @@ class HDF5File:
     @contextmanager
     def _open(self):
         try:
-            with h5py.File(open_file(self.path), "r") as file:
+            with h5py.File(open_file(self.path), "r", rdcc_nbytes=CHUNK_CACHE) as file:
                 yield file
         except HDF5_ERRORS as error:
             raise FileError(
@@ -178,7 +179,7 @@ class NpzFile:
             yield Batch(first, {key: self.arrays[key][rows] for key in keys})
 
 
-def open_parquet(path: str) -> pq.ParquetFile:
+def _open_parquet(path: str) -> pq.ParquetFile:
     """A Parquet file that checks the checksums of its pages, where it has them.
 
     Raises:
@@ -196,7 +197,7 @@ class ParquetFile:
     """Columns of a Parquet file, nested lists as arrays: by their flat values, with no Python object a pixel."""
 
     def __init__(self, path: str):
-        self.path, self.file = path, open_parquet(path)
+        self.path, self.file = path, _open_parquet(path)
         metadata = self.file.metadata
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self.first_rows = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
