@@ -352,6 +352,16 @@ def test_the_real_image(tmp_path):
         load_e2e("custom", tmp_path, schema=boosted_top, cache_dir=tmp_path / "cache")
 
 
+def test_rows_know_whose_they_are(simulated_jets):
+    for name in ("custom", "top_mass", "labelled"):
+        with pytest.raises(ValueError, match=f"holds the data set 'simulated', not '{name}'"):
+            find_schema(name, simulated_jets)
+    lines, survey, schema = inspect_file(simulated_jets / "top-00000-20.parquet")
+    assert (schema.name, schema.label_names) == ("simulated", ("top",))
+    assert survey.labels == {"top": 20}
+    assert not [line for line in lines if line.startswith(("ERROR", "WARNING"))]
+
+
 def test_inspect(tmp_path):
     write_public("tau_mass hdf5", tmp_path, 20)
     lines, survey, schema = inspect_file(tmp_path / "aToTauTau.h5")

@@ -137,11 +137,11 @@ def _common(name: str, base: DatasetSchema | None, described: dict[str, dict]) -
                     f"{path} has the {key} {description.get(key)} and {first} {of_first.get(key)}: they are different "
                     "data sets, and belong in different folders."
                 )
+    of = of_first["schema"]["name"] if "schema" in of_first else "simulated"
+    if of != name:
+        raise ValueError(f"{first} holds the data set {of!r}, not {name!r}.")
     if "schema" in of_first:
-        (schema,) = parse_schema(of_first["schema"]["name"], of_first["schema"], first)
-        if schema.name != name:
-            raise ValueError(f"{first} holds the data set {schema.name!r}, not {name!r}.")
-        return schema
+        return parse_schema(name, of_first["schema"], first)[0]
     present = {label for description in described.values() for label in description["label_names"]}
     return replace(
         base,
