@@ -105,8 +105,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _mode(self, repo: str, file: dict) -> dict:
         there = self.hub.files[repo].get(file["path"])
-        oid = None if there is None else hashlib.sha1(b"blob %d\0" % len(there) + there).hexdigest()
         mode = "lfs" if file["path"].endswith(".parquet") else "regular"
+        oid = None
+        if there is not None:  # large files are known by their SHA-256, others as git knows them
+            git = hashlib.sha1(b"blob %d\0" % len(there) + there).hexdigest()
+            oid = hashlib.sha256(there).hexdigest() if mode == "lfs" else git
         return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid}
 
     def do_PUT(self):
