@@ -32,9 +32,11 @@ def main() -> None:
     checkpoint, *rest = sys.argv[1:]
     data_args, arguments = parse_recipe(DataArguments, EvaluateArguments, arguments=rest)
     accelerator = start_accelerator(arguments.mixed_precision)
-    schema = find_schema(data_args.dataset_name, data_args.data_dir)
+    schema = find_schema(data_args.dataset_name, data_args.data_dir, data_args.schema)
     with accelerator.main_process_first():
-        dataset = load_e2e(data_args.dataset_name, data_args.data_dir, cache_dir=data_args.cache_dir)
+        dataset = load_e2e(
+            data_args.dataset_name, data_args.data_dir, schema=data_args.schema, cache_dir=data_args.cache_dir
+        )
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageClassification.from_pretrained(checkpoint)
     dataset = align_labels(dataset, model.config.label2id)

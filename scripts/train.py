@@ -31,8 +31,10 @@ def main() -> None:
     accelerator = start_accelerator(train_args.mixed_precision, train_args.gradient_accumulation_steps)
     set_seed(train_args.seed)
     with accelerator.main_process_first():  # one process builds the Arrow cache, the others read it
-        dataset = load_e2e(data_args.dataset_name, data_args.data_dir, cache_dir=data_args.cache_dir)
-    schema = find_schema(data_args.dataset_name, data_args.data_dir)
+        dataset = load_e2e(
+            data_args.dataset_name, data_args.data_dir, schema=data_args.schema, cache_dir=data_args.cache_dir
+        )
+    schema = find_schema(data_args.dataset_name, data_args.data_dir, data_args.schema)
     model, processor = load_model(model_args, data_args, schema, dataset["train"])
 
     history = train(accelerator, model, dataset, processor, data_args, train_args)

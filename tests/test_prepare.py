@@ -126,7 +126,7 @@ def test_the_card(prepared):
     shards = json.loads((prepared / MANIFEST_FILE).read_text())["shards"]["train"]
     assert f"| `train` | {sum(shard['rows'] for shard in shards)} |" in card.text
     assert "| `ecal` | GeV | ECAL energy |" in card.text
-    assert not re.findall(r"\n\n\n\n|{{|{%", card.text)
+    assert not re.findall(r"\n\n\n|{{|{%", card.text)
 
 
 def test_rows_of_the_simulation_keep_all_columns(simulated_jets, tmp_path):

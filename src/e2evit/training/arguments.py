@@ -11,8 +11,9 @@ def _field(default, text: str):
 
 @dataclass
 class DataArguments:
-    dataset_name: str = _field("simulated", "Entry of the data schema.")
-    data_dir: str | None = _field(None, "Folder with the files of the data set.")
+    dataset_name: str = _field("simulated", "Entry of the data schema, or custom.")
+    data_dir: str | None = _field(None, "Folder with the files of the data set, or with its prepared rows.")
+    schema: str | None = _field(None, "YAML file of a custom data set that is not prepared.")
     cache_dir: str | None = _field(None, "Where prepared Arrow files go; the cache of `datasets` if not given.")
     mass_column: str = _field("mass_labels", "Column that is the regression target [GeV].")
     flips: bool = _field(True, "Mirror training images in eta and in phi at random.")
