@@ -47,6 +47,8 @@ def main() -> None:
     model, loader = accelerator.prepare(model, loader)
     found = predict(accelerator, model, loader)
     if not accelerator.is_main_process:
+        # a process that ends with its communication threads running may be aborted, and takes the others with it
+        accelerator.end_training()
         return
     predictors = baseline_predictions(dataset, arguments.split, schema, data_args.mass_column)
     probabilities = softmax(found["logits"])
