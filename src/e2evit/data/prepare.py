@@ -75,7 +75,7 @@ def prepare(
     if str(output_dir) == str(Path(data_dir).absolute()):
         raise ValueError(f"{output_dir} holds the files to read: choose another folder to write to.")
     warnings = survey_folder(found, data_dir)
-    rows = _rows_per_shard(found, data_dir, rule, shard_megabytes)
+    rows = _rows_per_shard(found, data_dir, shard_megabytes)
     parts = list_parts(found, data_dir, rows)
     pieces = [(part, piece) for part in parts for piece in parts[part]]
     output = replace(
@@ -118,7 +118,7 @@ def prepare(
     return output_dir
 
 
-def _rows_per_shard(schema: DatasetSchema, data_dir, rule: SplitRule, megabytes: float) -> int:
+def _rows_per_shard(schema: DatasetSchema, data_dir, megabytes: float) -> int:
     """How many rows make a shard of the wanted size, from the first rows that fit."""
     kept: list[pa.Table] = []
     for pieces in list_parts(schema, data_dir, SAMPLE_ROWS).values():
