@@ -29,7 +29,8 @@ import yaml
 from datasets import Array3D, Features
 
 from e2evit import E2EImageProcessor, load_e2e
-from e2evit.data import SCHEMAS, E2ECollator, RowTables, find_schema
+from e2evit.data import SCHEMAS, find_schema
+from e2evit.data.collate import E2ECollator, RowTables
 from e2evit.data.files import list_pieces, read_rows
 from e2evit.data.formats import open_data_file
 from e2evit.data.sparse import COLUMN_ENCODINGS, table_to_dense

@@ -15,7 +15,8 @@ import numpy as np
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file
 
-from e2evit.data import E2ECollator, find_schema, load_e2e
+from e2evit.data import find_schema, load_e2e
+from e2evit.data.collate import E2ECollator
 from e2evit.evaluation import BACKGROUND, align_labels, baseline_predictions, measure, softmax, write_results
 from e2evit.training import DataArguments, make_loader, parse_recipe, predict, run_info, start_accelerator
 

@@ -3,6 +3,7 @@
 import ast
 import configparser
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -96,6 +97,17 @@ def test_public_api():
     expected |= {"convert_reference", "load_e2e", "simulate", "train", "predict"}
     assert set(e2evit.__all__) == expected
     assert all(hasattr(e2evit, name) for name in e2evit.__all__)
+
+
+def test_data_need_no_torch():
+    """Preparing data with many processes: each would be three times as large."""
+    code = "import sys, e2evit.data.prepare, e2evit.simulation; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_public_name_registers_the_models():
+    code = "from e2evit import load_e2e; from transformers import AutoConfig; AutoConfig.for_model('linearvit')"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_files_stay_short():

@@ -16,7 +16,8 @@ from samples import row_table
 from torch.utils.data import DataLoader
 
 from e2evit import E2EImageProcessor, load_e2e
-from e2evit.data import E2ECollator, builder, find_schema
+from e2evit.data import builder, find_schema
+from e2evit.data.collate import E2ECollator
 from e2evit.data.sparse import COLUMN_ENCODINGS
 
 

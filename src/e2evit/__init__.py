@@ -1,23 +1,31 @@
-"""Linear-attention vision transformers for CMS end-to-end (E2E) detector images."""
+"""Linear-attention vision transformers for CMS end-to-end (E2E) detector images.
 
-from .conversion import convert_reference
-from .data import load_e2e
-from .modeling import (
-    BaselineConfig,
-    BaselineForImageClassification,
-    E2EImageProcessor,
-    E2EOutput,
-    LinearViTConfig,
-    LinearViTForImageClassification,
-    LinearViTForMaskedImageModeling,
-    LinearViTModel,
-    XCiTConfig,
-    XCiTForImageClassification,
-    XCiTForMaskedImageModeling,
-    XCiTModel,
-)
-from .simulation import simulate
-from .training import predict, train
+Importing any of the public names from here registers the models with the Auto classes of transformers. A submodule
+alone, such as `e2evit.data`, loads neither them nor torch: a process that prepares data is three times as small.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the same names, for editors and type checkers
+    from .conversion import convert_reference
+    from .data import load_e2e
+    from .modeling import (
+        BaselineConfig,
+        BaselineForImageClassification,
+        E2EImageProcessor,
+        E2EOutput,
+        LinearViTConfig,
+        LinearViTForImageClassification,
+        LinearViTForMaskedImageModeling,
+        LinearViTModel,
+        XCiTConfig,
+        XCiTForImageClassification,
+        XCiTForMaskedImageModeling,
+        XCiTModel,
+    )
+    from .simulation import simulate
+    from .training import predict, train
 
 __version__ = "0.1.0"
 
@@ -40,3 +48,24 @@ __all__ = [
     "simulate",
     "train",
 ]
+
+_HOMES = {  # the others are models
+    "convert_reference": "conversion",
+    "load_e2e": "data",
+    "predict": "training",
+    "simulate": "simulation",
+    "train": "training",
+}
+
+
+def __getattr__(name: str):
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    models = import_module(f"{__name__}.modeling")  # registers the Auto classes
+    home = import_module(f"{__name__}.{_HOMES[name]}") if name in _HOMES else models
+    globals()[name] = getattr(home, name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

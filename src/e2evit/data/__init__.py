@@ -1,7 +1,6 @@
-"""Data sets: schema, files, sparse rows, builder, splits, collator."""
+"""Data sets: schema, files, sparse rows, builder, splits. `collate` needs torch, so it is imported by its own name."""
 
 from .builder import E2EImages, load_e2e
-from .collate import E2ECollator, RowTables
 from .resolve import find_schema
 from .schema import CHANNELS, SCHEMAS, DatasetSchema, row_features
 from .splits import SplitRule, assign_splits
@@ -11,9 +10,7 @@ __all__ = [
     "CHANNELS",
     "SCHEMAS",
     "DatasetSchema",
-    "E2ECollator",
     "E2EImages",
-    "RowTables",
     "SplitRule",
     "TrainingStatistics",
     "assign_splits",

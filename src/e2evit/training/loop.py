@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from e2evit.data import E2ECollator, RowTables
+from e2evit.data.collate import E2ECollator, RowTables
 
 from .arguments import DataArguments, TrainArguments
 from .checkpoint import latest_state, save_state
