@@ -80,10 +80,10 @@ class Sources:
 
     def readers(self) -> dict[str, tuple[int, Callable[[], object]]]:
         """By name: how many images, and the function that reads them."""
-        rng, tables = np.random.default_rng(0), RowTables(self.train)
+        rng = np.random.default_rng(0)
         processor = E2EImageProcessor(self.schema.channel_names, channel_scale=[1.0] * len(self.schema.channel_names))
         collators = [E2ECollator(processor, "jet_mass", flips=flips) for flips in (False, True)]
-        shape = self.schema.image_shape
+        tables, shape = RowTables(self.train, collators[0].columns), self.schema.image_shape
 
         def batches(number, length):
             return [rng.integers(0, length, BATCH).tolist() for _ in range(number)]

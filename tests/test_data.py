@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -16,7 +17,7 @@ from samples import random_images, row_table
 from e2evit import E2EImageProcessor, load_e2e
 from e2evit.data import builder, find_schema, training_statistics
 from e2evit.data.augment import eta_flip, phi_flip
-from e2evit.data.collate import E2ECollator
+from e2evit.data.collate import E2ECollator, RowTables
 from e2evit.data.grid import ETA_EDGES, position_in_grid, window_centres
 from e2evit.data.schema import row_features
 from e2evit.data.sparse import dense_to_sparse, sparse_to_dense, table_to_dense
@@ -279,6 +280,18 @@ def test_tables_to_dense_images(jets_dir, tmp_path):
     chosen = [5, 0, 17, 5]
     images = table_to_dense(train.with_format("arrow")[chosen], (8, 125, 125))
     assert np.array_equal(images, np.stack([dense(train[number], "simulated") for number in chosen]))
+
+
+@pytest.mark.parametrize("make", [lambda rows: rows, Dataset.flatten_indices], ids=["selected", "contiguous"])
+def test_row_tables_are_the_rows(jets_dir, tmp_path, make):
+    """They go round the look-up of `datasets`."""
+    train = make(load_e2e("simulated", jets_dir, split="train", cache_dir=tmp_path / "cache").shuffle(seed=1))
+    tables, chosen = RowTables(train, ["event_id", "pt", "absent"]), [5, 0, 17, 5]
+    assert len(tables) == len(train)
+    assert tables.__getitems__(chosen).to_pydict() == train.select_columns(["pt", "event_id"])[chosen]
+    assert tables[3]["event_id"].to_pylist() == [train[3]["event_id"]]
+    with pytest.raises(IndexError):
+        tables[len(train)]
 
 
 def test_training_statistics(jets_dir, tmp_path):

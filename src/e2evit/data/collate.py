@@ -15,19 +15,28 @@ AUX_COLUMNS = ("pt", "ieta", "iphi")
 
 
 class RowTables(torch.utils.data.Dataset):
-    """A data set whose batches are Arrow tables, as [`E2ECollator`] takes them: no row becomes a Python object."""
+    """A data set whose batches are Arrow tables, as [`E2ECollator`] takes them: no row becomes a Python object.
 
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset.with_format("arrow")
+    Args:
+        dataset: Rows of [`load_e2e`].
+        columns: Those to read, where the data set has them; all if not given.
+    """
+
+    def __init__(self, dataset: Dataset, columns: Sequence[str] | None = None):
+        if columns is not None:
+            dataset = dataset.select_columns([name for name in columns if name in dataset.column_names])
+        self.table, mapping = dataset.data, dataset._indices
+        # a split is a selection, which `Dataset` looks up row by row: that would take longer than reading the rows
+        self.rows = np.arange(len(dataset)) if mapping is None else mapping.column(0).to_numpy().astype(np.int64)
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> pa.Table:
-        return self.dataset[[index]]
+        return self.__getitems__([index])
 
-    def __getitems__(self, indices: list[int]) -> pa.Table:
-        return self.dataset[indices]
+    def __getitems__(self, indices: Sequence[int]) -> pa.Table:
+        return self.table.fast_gather(self.rows[indices])
 
 
 class E2ECollator:
@@ -42,6 +51,12 @@ class E2ECollator:
     def __init__(self, processor, mass_column: str = "mass_labels", flips: bool = False):
         self.processor, self.mass_column, self.flips = processor, mass_column, flips
         self.seed(0)
+
+    @property
+    def columns(self) -> list[str]:
+        """What it reads of rows."""
+        aux = AUX_COLUMNS if self.processor.aux_names else ()
+        return ["pixel_index", "pixel_value", "labels", self.mass_column, *aux]
 
     def seed(self, seed: int | tuple[int, ...]) -> None:
         """Start the random numbers of the flips anew."""

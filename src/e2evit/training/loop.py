@@ -62,7 +62,7 @@ def make_loader(
 ) -> DataLoader:
     """Batches of `dataset`."""
     return DataLoader(
-        RowTables(dataset),
+        RowTables(dataset, collator.columns),
         batch_size=batch_size,
         shuffle=shuffle,
         collate_fn=collator,
