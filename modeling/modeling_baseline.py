@@ -5,7 +5,8 @@ from transformers import AutoModel
 from transformers.utils import can_return_tuple
 
 from .configuration_baseline import BaselineConfig
-from .modeling_e2e import E2EForImageClassification, E2EHead, E2EModelOutput, E2EPreTrainedModel, check_pixel_values
+from .modeling_e2e import E2EForImageClassification, E2EModelOutput, E2EPreTrainedModel, check_pixel_values
+from .modeling_head import E2EHead
 
 __all__ = ["BaselineForImageClassification", "BaselineModel", "BaselinePreTrainedModel"]
 

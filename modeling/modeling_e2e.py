@@ -1,4 +1,4 @@
-"""What every model of this repository shares: stem, output, the classification and mass heads, and their loss.
+"""What every model of this repository shares: stem, blocks, outputs, and the pass through backbone and heads.
 
 Letters in shape comments, the same in every file: `B` batch, `C` detector channels, `H W` pixels or tokens
 (eta, phi), `N` tokens, `h` heads, `d` width of a head, `D` hidden size.
@@ -14,17 +14,17 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .modeling_head import e2e_loss, mass_in_gev
+
 __all__ = [
     "ConvStem",
     "DropPath",
     "E2EForImageClassification",
-    "E2EHead",
     "E2EModelOutput",
     "E2EOutput",
     "E2EPreTrainedModel",
     "Mlp",
     "check_pixel_values",
-    "e2e_loss",
 ]
 
 
@@ -53,13 +53,19 @@ class E2EOutput(ModelOutput):
 
     Args:
         loss (`torch.Tensor` of shape `()`):
-            `classification_loss + config.mass_loss_weight * mass_loss`, over the targets that were passed.
+            `classification_loss + config.mass_loss_weight * mass_loss`, over the targets that were passed; or with
+            learned weights (`config.loss_weighting`).
         logits (`torch.Tensor` of shape `(batch_size, config.num_labels)`):
             Class scores before the softmax, in the order of `config.id2label`.
         mass_preds (`torch.Tensor` of shape `(batch_size,)`):
             Mass in GeV (the network's standardised output, scaled back with `config.mass_mean` and `mass_std`).
+        mass_scale_preds (`torch.Tensor` of shape `(batch_size,)`):
+            One standard deviation of that mass in GeV, unless `config.mass_loss` is `"huber"`; `scripts/train.py`
+            calibrates it on validation jets (`config.mass_temperature`).
         classification_loss, mass_loss (`torch.Tensor` of shape `()`):
             The two terms of `loss`, for logging. Both are dimensionless: `mass_loss` is taken on standardised masses.
+        mass_outputs (`torch.Tensor` of shape `(batch_size, 1, 2 or 3)`):
+            What the mass head says on the standardised scale; [`mass_in_gev`] reads it.
         hidden_states (`tuple[torch.Tensor, ...]`):
             As in [`E2EModelOutput`].
     """
@@ -67,58 +73,11 @@ class E2EOutput(ModelOutput):
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     mass_preds: torch.Tensor | None = None
+    mass_scale_preds: torch.Tensor | None = None
     classification_loss: torch.Tensor | None = None
     mass_loss: torch.Tensor | None = None
+    mass_outputs: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
-
-
-def e2e_loss(config, logits, mass_preds, labels=None, mass_labels=None):
-    """Cross-entropy plus a Huber loss on standardised masses; each over the samples that have that target.
-
-    `logits` `(B, num_labels)`; `mass_preds` and `mass_labels` `(B,)` [GeV]; `labels` `(B,)`. A label of -100 and a
-    mass of NaN are missing targets. Returns `(loss, classification_loss, mass_loss)`, `None` where nothing was passed.
-    """
-    classification_loss = mass_loss = loss = None
-    if labels is not None:
-        total = F.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="sum")
-        classification_loss = loss = total / (labels != -100).sum().clamp(min=1)
-    if mass_labels is not None:
-        known = mass_labels.isfinite()
-        # the missing target is replaced before the difference: NaN times zero would still poison the gradient
-        target = torch.where(known, mass_labels, mass_preds.detach())
-        total = F.smooth_l1_loss(mass_preds.float() / config.mass_std, target / config.mass_std, reduction="sum")
-        mass_loss = total / known.sum().clamp(min=1)
-        weighted = config.mass_loss_weight * mass_loss
-        loss = weighted if loss is None else loss + weighted
-    return loss, classification_loss, mass_loss
-
-
-class E2EHead(nn.Module):
-    """A linear classifier and a small mass regressor on the pooled feature, helped by `aux_values` if any."""
-
-    def __init__(self, config, hidden_size: int):
-        super().__init__()
-        self.mass_mean, self.mass_std = config.mass_mean, config.mass_std
-        self.num_aux_features = config.num_aux_features
-        self.classifier = nn.Linear(hidden_size, config.num_labels)
-        self.mass_hidden = nn.Linear(hidden_size, hidden_size)
-        self.mass_output = nn.Linear(hidden_size, 1)
-        if self.num_aux_features:
-            self.aux_hidden = nn.Linear(self.num_aux_features, hidden_size)
-            self.aux_output = nn.Linear(hidden_size, hidden_size)
-
-    def forward(self, pooled: torch.Tensor, aux_values: torch.Tensor | None = None):
-        expected = (pooled.shape[0], self.num_aux_features)
-        if self.num_aux_features and (aux_values is None or tuple(aux_values.shape) != expected):
-            got = "none" if aux_values is None else tuple(aux_values.shape)
-            raise ValueError(
-                f"This model needs `aux_values` of shape {expected} (`config.num_aux_features`), got {got}."
-            )
-        if self.num_aux_features:
-            pooled = pooled + self.aux_output(F.gelu(self.aux_hidden(aux_values.to(pooled.dtype))))
-        logits = self.classifier(pooled)
-        standardised = self.mass_output(F.gelu(self.mass_hidden(pooled))).squeeze(-1).float()
-        return logits, self.mass_mean + self.mass_std * standardised  # [B, num_labels], [B] in GeV
 
 
 def check_pixel_values(pixel_values: torch.Tensor, num_channels: int) -> None:
@@ -242,6 +201,7 @@ class E2EForImageClassification(E2EPreTrainedModel):
         aux_values: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         mass_labels: torch.Tensor | None = None,
+        mass_weights: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
     ) -> E2EOutput:
         r"""
@@ -254,6 +214,8 @@ class E2EForImageClassification(E2EPreTrainedModel):
                 Class indices; -100 drops out of the loss.
             mass_labels (`torch.Tensor` of shape `(batch_size,)`, *optional*):
                 Masses in GeV; NaN drops out of the loss.
+            mass_weights (`torch.Tensor` of shape `(batch_size,)`, *optional*):
+                Weights of the samples in the mass loss.
             output_hidden_states (`bool`, *optional*): Return the tokens of each stage as well.
             return_dict (`bool`, *optional*): Return a tuple of the computed fields if false.
 
@@ -261,13 +223,18 @@ class E2EForImageClassification(E2EPreTrainedModel):
             ValueError: if the number of channels, or the shape of `aux_values`, is not what the configuration says.
         """
         outputs = self.base_model(pixel_values, output_hidden_states=output_hidden_states)
-        logits, mass_preds = self.head(outputs.pooler_output, aux_values)
-        loss, classification_loss, mass_loss = e2e_loss(self.config, logits, mass_preds, labels, mass_labels)
+        logits, mass_outputs = self.head(outputs.pooler_output, aux_values)
+        loss, classification_loss, mass_loss = e2e_loss(
+            self.config, logits, mass_outputs, labels, mass_labels, mass_weights, self.head.loss_log_variances
+        )
+        mass_preds, mass_scale_preds = mass_in_gev(self.config, mass_outputs)
         return E2EOutput(
             loss=loss,
             logits=logits,
             mass_preds=mass_preds,
+            mass_scale_preds=mass_scale_preds,
             classification_loss=classification_loss,
             mass_loss=mass_loss,
+            mass_outputs=mass_outputs,
             hidden_states=outputs.hidden_states,
         )

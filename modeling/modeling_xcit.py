@@ -18,11 +18,11 @@ from .modeling_e2e import (
     ConvStem,
     DropPath,
     E2EForImageClassification,
-    E2EHead,
     E2EModelOutput,
     E2EPreTrainedModel,
     Mlp,
 )
+from .modeling_head import E2EHead
 from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
 
 __all__ = [
