@@ -30,6 +30,7 @@ from datasets import Array3D, Features
 
 from e2evit import E2EImageProcessor, load_e2e
 from e2evit.data import SCHEMAS, find_schema
+from e2evit.data.augment import Augmentation
 from e2evit.data.collate import E2ECollator, RowTables
 from e2evit.data.files import list_pieces, read_rows
 from e2evit.data.formats import open_data_file
@@ -82,7 +83,7 @@ class Sources:
         """By name: how many images, and the function that reads them."""
         rng = np.random.default_rng(0)
         processor = E2EImageProcessor(self.schema.channel_names, channel_scale=[1.0] * len(self.schema.channel_names))
-        collators = [E2ECollator(processor, "jet_mass", flips=flips) for flips in (False, True)]
+        collators = [E2ECollator(processor, "jet_mass", Augmentation(flips=flips)) for flips in (False, True)]
         tables, shape = RowTables(self.train, collators[0].columns), self.schema.image_shape
 
         def batches(number, length):

@@ -14,6 +14,7 @@ from .modeling_e2e import ConvStem, E2EPreTrainedModel
 __all__ = [
     "E2EForMaskedImageModeling",
     "E2EMaskedImageModelingOutput",
+    "grid_of_tokens",
     "masked_image_loss",
     "pixel_mask_of",
     "stem_tokens",
@@ -75,15 +76,24 @@ def stem_tokens(stem, pixel_values, bool_masked_pos=None, mask_token=None):
 
 def pixel_mask_of(stem, pixel_values, bool_masked_pos):
     """`(B, H' W')` tokens to the pixels that they stand for, `(B, 1, H, W)`."""
-    conv_stem = stem if isinstance(stem, ConvStem) else stem.proj
     height, width = pixel_values.shape[-2:]
-    rows, columns = conv_stem.grid_of(height), conv_stem.grid_of(width)
+    rows, columns = grid_of_tokens(stem, (height, width))
     expected = (len(pixel_values), rows * columns)
     if tuple(bool_masked_pos.shape) != expected:
         raise ValueError(f"Expected `bool_masked_pos` of shape {expected}, got {tuple(bool_masked_pos.shape)}.")
     mask = bool_masked_pos.bool().view(-1, 1, rows, columns)
-    stride = conv_stem.total_stride
+    stride = _conv_stem(stem).total_stride
     return mask.repeat_interleave(stride, 2).repeat_interleave(stride, 3)[..., :height, :width]
+
+
+def grid_of_tokens(stem, image_size):
+    """Tokens in eta and in phi of an image of `image_size` pixels."""
+    rows, columns = (_conv_stem(stem).grid_of(side) for side in image_size)
+    return rows, columns
+
+
+def _conv_stem(stem):
+    return stem if isinstance(stem, ConvStem) else stem.proj
 
 
 class E2EForMaskedImageModeling(E2EPreTrainedModel):

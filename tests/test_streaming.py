@@ -109,7 +109,7 @@ def test_workers_share_a_stream(rows_dir):
 
 
 def test_streamed_tables_make_batches(rows_dir):
-    collator = E2ECollator(E2EImageProcessor(find_schema("simulated").channel_names), "jet_mass", flips=True)
+    collator = E2ECollator(E2EImageProcessor(find_schema("simulated").channel_names), "jet_mass")
     loader = DataLoader(stream(rows_dir).with_format("arrow"), batch_size=16, collate_fn=collator)
     batch = next(iter(loader))
     assert batch["pixel_values"].shape == (16, 8, 125, 125)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import datasets
 import h5py
 import numpy as np
 import pyarrow as pa
@@ -12,23 +13,30 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from safetensors.torch import load_file
 from samples import random_images
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification, AutoModelForMaskedImageModeling
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from e2evit.data import find_schema, load_e2e
+from e2evit.data.collate import E2ECollator
 from e2evit.training import (
     DataArguments,
     ModelArguments,
     TrainArguments,
     check_output_dir,
     load_model,
+    make_loader,
     parse_recipe,
+    predict,
     run_info,
+    run_training,
     save_checkpoint,
     train,
 )
-from e2evit.training.checkpoint import latest_state, read_model_config
-from e2evit.training.optim import make_optimizer, make_schedule
+from e2evit.training.checkpoint import read_model_config
+from e2evit.training.guards import check_splits
+from e2evit.training.optim import make_average, make_optimizer, make_schedule
 
 ROOT = Path(__file__).parents[1]
 MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -120,54 +128,25 @@ def test_trains_on_masses_without_classes(tmp_path):
     assert epoch["mass_loss"] > 0
 
 
-def test_resuming_gives_the_same_weights(run, monkeypatch):
-    whole, history, _ = run("whole", num_train_epochs=3)
-
-    from e2evit.training import loop
-
-    def killed(accelerator, folder, epoch, save=loop.save_state):
-        save(accelerator, folder, epoch)
-        if epoch == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "save_state", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run("parts", num_train_epochs=3)
-    monkeypatch.undo()
-    resumed, resumed_history, _ = run("parts", num_train_epochs=3, resume_from_checkpoint=True)
-    assert len(resumed_history.epochs) == 3
-    assert resumed_history.images_seen == history.images_seen
-    for key, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, resumed.state_dict()[key]), key
-
-
-def test_only_the_newest_complete_state_stays(run):
-    _, _, folder = run()
-    assert latest_state(folder / "state").name == "epoch-00002"
-    assert [path.name for path in (folder / "state").iterdir()] == ["epoch-00002"]
-
-
-def test_starting_anew_forgets_the_old_state(run, monkeypatch):
-    from e2evit.training import loop
-
-    _, _, folder = run()
-
-    def killed(*arguments, **keywords):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "_train_epoch", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run(overwrite_output_dir=True)
-    assert latest_state(folder / "state") is None
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(run, monkeypatch):
+def test_a_loss_that_is_not_finite_can_be_replayed(run, monkeypatch, jets_dir, model_json, tmp_path):
     from e2evit.modeling import modeling_e2e
 
     loss = modeling_e2e.e2e_loss
     monkeypatch.setattr(modeling_e2e, "e2e_loss", lambda *a: tuple(x * float("nan") for x in loss(*a)))
     with pytest.raises(FloatingPointError, match="step 1 of epoch 1"):
-        run()
+        run("sick")
+    monkeypatch.undo()
+    folder = tmp_path / "sick/not_finite_process_0"
+    where = json.loads((folder / "step.json").read_text())
+    batch = load_file(folder / "batch.safetensors")
+    events = load_e2e("simulated", jets_dir, split="train", cache_dir=tmp_path / "cache")["event_id"]
+    assert len(where["event_ids"]) == 16
+    assert set(where["event_ids"]) <= set(events)
+    # the step again
+    model = AutoModelForImageClassification.from_config(read_model_config(model_json))
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    torch.set_rng_state(batch.pop("random_state"))
+    assert model.train()(**batch).loss.isfinite()
 
 
 def test_fine_tuning_starts_from_the_checkpoint(run, jets_dir, tmp_path):
@@ -235,10 +214,117 @@ def test_model_arguments(tmp_path, jets_dir):
 
 def test_weight_decay_spares_vectors(model_json):
     model = AutoModelForImageClassification.from_config(read_model_config(model_json))
-    decayed, spared = make_optimizer(model, 1e-3, 0.05).param_groups
-    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
-    assert all(parameter.ndim > 1 for parameter in decayed["params"])
-    assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))
+    groups = make_optimizer(model, 1e-3, 0.05).param_groups
+    for group in groups:
+        assert all((parameter.ndim > 1) == (group["weight_decay"] == 0.05) for parameter in group["params"])
+        assert group["lr"] == 1e-3
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", ["xcit_nano", "linearvit_nano"])
+def test_layer_decay_follows_the_blocks(name):
+    """The head has the full rate, the stem the smallest, and each block lies between its neighbours."""
+    with torch.device("meta"):
+        model = AutoModelForImageClassification.from_config(read_model_config(ROOT / f"recipes/models/{name}.json"))
+    groups = make_optimizer(model, 1.0, 0.05, layer_decay=0.5).param_groups
+    rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    rates = [(parameter_name, rate[id(parameter)]) for parameter_name, parameter in model.named_parameters()]
+    assert all(value == 1.0 for parameter_name, value in rates if parameter_name.startswith("head."))
+    blocks = sum(isinstance(module, GradientCheckpointingLayer) for module in model.modules())
+    assert len({value for _, value in rates}) == blocks + 2
+    assert [value for _, value in rates] == sorted(value for _, value in rates)
+    assert rates[0][1] == 0.5 ** (blocks + 1)
+
+
+def test_head_first_leaves_the_backbone_alone(run):
+    model, _, _ = run(num_train_epochs=2, head_first_epochs=2, weight_decay=0.5)
+    set_seed(0)
+    fresh = AutoModelForImageClassification.from_config(model.config)
+    for (name, trained), initial in zip(model.named_parameters(), fresh.parameters()):
+        assert torch.equal(trained, initial) != name.startswith("head."), name
+
+
+def test_the_average_is_the_mean_of_the_weights():
+    """By hand, with its faster beginning; BatchNorm's statistics are averaged, its counter is not."""
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(1))
+    average, expected = make_average(model, 0.5), None
+    for step in range(12):
+        value = float(step**2)
+        model[0].weight.data.fill_(value)
+        model[0].running_mean.fill_(value)
+        model[0].num_batches_tracked += 1
+        average.update_parameters(model)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = value if expected is None else decay * expected + (1 - decay) * value
+    assert average.module[0].weight.item() == pytest.approx(expected)
+    assert average.module[0].running_mean.item() == pytest.approx(expected)
+    assert average.module[0].num_batches_tracked == 12
+
+
+def test_the_average_is_what_is_saved(run):
+    plain, _, _ = run("plain")
+    averaged, history, _ = run("averaged", ema_decay=0.9)
+    assert history.epochs[0]["loss"] == pytest.approx(run("again")[1].epochs[0]["loss"])
+    assert not torch.equal(plain.head.classifier.weight, averaged.head.classifier.weight)
+
+
+def test_early_stopping(run, monkeypatch):
+    from e2evit.training import tasks
+
+    same = {"loss": 1.0, "accuracy": 0.5, "mass_mae_gev": 1.0}
+    monkeypatch.setattr(tasks, "summarise", lambda *a: same)
+    _, history, _ = run(num_train_epochs=6, early_stopping_epochs=2)
+    assert len(history.epochs) == 3
+
+
+@pytest.mark.parametrize("mass_loss", ["gaussian", "quantile"])
+def test_widths_are_calibrated_on_validation_jets(jets_dir, tmp_path, mass_loss):
+    (tmp_path / "model.json").write_text(json.dumps(MODEL | {"mass_loss": mass_loss, "log_mass": True}))
+    data_args = DataArguments(data_dir=str(jets_dir), mass_column="jet_mass", flat_in="mass_pt", flat_bins=5)
+    train_args = TrainArguments(output_dir=str(tmp_path / "run"), num_train_epochs=2, per_device_batch_size=16)
+    dataset = load_e2e("simulated", jets_dir, cache_dir=tmp_path / "cache")
+    model_args = ModelArguments(model_config=str(tmp_path / "model.json"))
+    model, processor = load_model(model_args, data_args, find_schema("simulated", jets_dir), dataset["train"])
+    assert 2 < model.config.mass_mean < 6
+    accelerator = Accelerator(cpu=True)
+    train(accelerator, model, dataset, processor, data_args, train_args)
+    loader = make_loader(dataset["validation"], E2ECollator(processor, "jet_mass"), 16)
+    found = predict(accelerator, model, loader)
+    assert model.config.mass_temperature != 1.0
+    inside = np.abs(found["mass_preds"] - found["mass_labels"]) < found["mass_scale_preds"]
+    assert inside.mean() == pytest.approx(0.683, abs=2 / len(inside))
+
+
+def test_an_event_in_two_splits_is_refused(jets_dir, tmp_path):
+    dataset = load_e2e("simulated", jets_dir, cache_dir=tmp_path / "cache")
+    leaking = datasets.DatasetDict(
+        dataset | {"test": datasets.concatenate_datasets([dataset["test"], dataset["train"]])}
+    )
+    check_splits(dataset)
+    with pytest.raises(ValueError, match=f"{len(dataset['train'])} rows of test"):
+        check_splits(leaking)
+
+
+def test_pretraining_and_fine_tuning(jets_dir, model_json, tmp_path):
+    """One loop for both; the backbone is taken over, the heads are new."""
+    shared = ["--data_dir", str(jets_dir), "--mass_column", "jet_mass", "--cache_dir", str(tmp_path / "cache")]
+    shared += ["--per_device_batch_size", "32", "--num_train_epochs", "2", "--report_to", "none"]
+    shared += ["--mixed_precision", "no"]
+    output = ["--output_dir", str(tmp_path / "pretrained")]
+    history = run_training(["--model_config", model_json, *output, *shared, "--save_steps", "2"], masked=True)
+    assert history.epochs[1]["loss"] < history.epochs[0]["loss"]
+    assert set(history.epochs[0]) >= {"occupancy_loss", "validation_value_loss"}
+    pretrained = AutoModelForMaskedImageModeling.from_pretrained(tmp_path / "pretrained")
+    schema, train_split = find_schema("simulated", jets_dir), load_e2e("simulated", jets_dir, split="train")
+    model_args = ModelArguments(model_name_or_path=str(tmp_path / "pretrained"))
+    model, _ = load_model(model_args, DataArguments(mass_column="jet_mass"), schema, train_split)
+    backbone = model.base_model.state_dict()
+    assert all(torch.equal(tensor, pretrained.base_model.state_dict()[name]) for name, tensor in backbone.items())
+    assert model.config.id2label == {0: "qcd", 1: "top"}
+    assert model.config.mass_mean > 20
+    output = ["--output_dir", str(tmp_path / "tuned"), "--model_name_or_path", str(tmp_path / "pretrained")]
+    assert len(run_training([*output, *shared]).epochs) == 2
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "tuned").config.mass_mean > 20
 
 
 def test_schedule_warms_up_and_ends_at_zero():

@@ -1,13 +1,15 @@
 """Rows to training batches."""
 
 from collections.abc import Mapping, Sequence
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
 
-from .augment import eta_flip, phi_flip
+from .augment import Augmentation
+from .statistics import MassWeights
 
 __all__ = ["E2ECollator", "RowTables"]
 
@@ -19,12 +21,14 @@ class RowTables(torch.utils.data.Dataset):
 
     Args:
         dataset: Rows of [`load_e2e`].
-        columns: Those to read, where the data set has them; all if not given.
+        columns: Those to read, where the data set has them, and `"row"` for the numbers of the rows; all of the
+            data set's columns if not given.
     """
 
     def __init__(self, dataset: Dataset, columns: Sequence[str] | None = None):
         if columns is not None:
             dataset = dataset.select_columns([name for name in columns if name in dataset.column_names])
+        self.numbered = columns is not None and "row" in columns
         self.table, mapping = dataset.data, dataset._indices
         # a split is a selection, which `Dataset` looks up row by row: that would take longer than reading the rows
         self.rows = np.arange(len(dataset)) if mapping is None else mapping.column(0).to_numpy().astype(np.int64)
@@ -36,31 +40,48 @@ class RowTables(torch.utils.data.Dataset):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> pa.Table:
-        return self.table.fast_gather(self.rows[indices])
+        table = self.table.fast_gather(self.rows[indices])
+        return table.append_column("row", pa.array(indices)) if self.numbered else table
 
 
 class E2ECollator:
     """Rows to `pixel_values`, `labels`, `mass_labels` and, if the processor makes them, `aux_values`.
 
+    Batches of [`RowTables`] also have `rows`, the numbers of their rows; pop them before the model sees the batch.
+
     Args:
         processor: An `E2EImageProcessor`.
         mass_column: Column that is the regression target [GeV]; null becomes NaN, which drops out of the loss.
-        flips: Mirror each image in eta and in phi with probability 1/2 (training only).
+        augmentation: What happens to images at random (training only).
+        mass_weights: Weights of jets in the mass loss; adds `mass_weights` to batches.
     """
 
-    def __init__(self, processor, mass_column: str = "mass_labels", flips: bool = False):
-        self.processor, self.mass_column, self.flips = processor, mass_column, flips
-        self.seed(0)
+    def __init__(
+        self,
+        processor,
+        mass_column: str = "mass_labels",
+        augmentation: Augmentation | None = None,
+        mass_weights: MassWeights | None = None,
+    ):
+        self.processor, self.mass_column = processor, mass_column
+        self.augmentation, self.mass_weights = augmentation, mass_weights
+        # shared with the processes that load batches, which live as long as the run
+        self._seed = torch.zeros(2, dtype=torch.int64).share_memory_()
 
     @property
     def columns(self) -> list[str]:
         """What it reads of rows."""
-        aux = AUX_COLUMNS if self.processor.aux_names else ()
-        return ["pixel_index", "pixel_value", "labels", self.mass_column, *aux]
+        aux = AUX_COLUMNS if self.processor.aux_names else ("pt",) if self.mass_weights else ()
+        return ["row", "pixel_index", "pixel_value", "labels", self.mass_column, *aux]
 
-    def seed(self, seed: int | tuple[int, ...]) -> None:
-        """Start the random numbers of the flips anew."""
-        self.rng = np.random.default_rng(seed)
+    def seed(self, seed: int, epoch: int) -> None:
+        """Other random numbers for each epoch of a run; they depend on the batch, not on who makes it and when."""
+        self._seed.copy_(torch.tensor([seed, epoch]))
+
+    def random_numbers(self, pixel_index: np.ndarray, row_offsets: np.ndarray) -> np.random.Generator:
+        """The generator of one batch."""
+        batch = crc32(pixel_index[:64].tobytes(), crc32(np.asarray(row_offsets).tobytes()))
+        return np.random.default_rng([*self._seed.tolist(), batch])
 
     def __call__(self, rows: pa.Table | Sequence[pa.Table] | Sequence[Mapping]) -> dict[str, torch.Tensor]:
         """An Arrow table (the fastest), a list of tables, or a list of rows."""
@@ -69,23 +90,24 @@ class E2ECollator:
         index, value = (rows[name].combine_chunks() for name in ("pixel_index", "pixel_value"))
         offsets = index.offsets.to_numpy()
         index, value = index.flatten().to_numpy(), value.flatten().to_numpy()
-        if self.flips:
-            index, value = self._flip(index, value, offsets)
+        if self.augmentation:
+            processor, rng = self.processor, self.random_numbers(index, offsets)
+            index, value, offsets = self.augmentation(
+                index, value, offsets, processor.channel_names, processor.image_size, rng
+            )
         pixels = {"pixel_index": index, "pixel_value": value, "row_offsets": offsets}
         if self.processor.aux_names:
             pixels |= {name: _numbers(rows, name, np.nan) for name in AUX_COLUMNS if name in rows.column_names}
         batch = dict(self.processor(pixels, return_tensors="pt"))
         batch["labels"] = torch.from_numpy(_numbers(rows, "labels", -100).astype(np.int64))
-        batch["mass_labels"] = torch.from_numpy(_numbers(rows, self.mass_column, np.nan).astype(np.float32))
+        masses = _numbers(rows, self.mass_column, np.nan)
+        batch["mass_labels"] = torch.from_numpy(masses.astype(np.float32))
+        if "row" in rows.column_names:
+            batch["rows"] = torch.tensor(rows["row"].to_numpy())
+        if self.mass_weights is not None:
+            weights = self.mass_weights(masses, _numbers(rows, "pt", np.nan))
+            batch["mass_weights"] = torch.from_numpy(weights.astype(np.float32))
         return batch
-
-    def _flip(self, index: np.ndarray, value: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        lengths = np.diff(offsets)
-        for flip in (eta_flip, phi_flip):
-            chosen = np.repeat(self.rng.random(len(lengths)) < 0.5, lengths)
-            mirrored = flip(index, value, self.processor.channel_names, self.processor.image_size)
-            index, value = np.where(chosen, mirrored[0], index), np.where(chosen, mirrored[1], value)
-        return index, value
 
 
 def _as_table(rows: Sequence[Mapping], mass_column: str) -> pa.Table:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
-__all__ = ["TrainingStatistics", "training_statistics"]
+__all__ = ["MassWeights", "TrainingStatistics", "training_statistics"]
 
 
 @dataclass(frozen=True)
 class TrainingStatistics:
-    """Median absolute non-zero pixel of each channel [its unit]; mean and standard deviation of the mass [GeV]."""
+    """Median absolute non-zero pixel of each channel [its unit]; mean and standard deviation of the mass [GeV], or of
+    its logarithm."""
 
     channel_scale: tuple[float, ...]
     mass_mean: float
@@ -18,9 +19,15 @@ class TrainingStatistics:
 
 
 def training_statistics(
-    train: Dataset, image_shape: tuple[int, int, int], mass_column: str = "mass_labels", max_rows: int = 2000
+    train: Dataset,
+    image_shape: tuple[int, int, int],
+    mass_column: str = "mass_labels",
+    log_mass: bool = False,
+    max_rows: int = 2000,
 ) -> TrainingStatistics:
     """Statistics of the training rows; pixels from at most `max_rows` of them, evenly spaced.
+
+    With `log_mass` the mean and the standard deviation are those of ln(mass / GeV).
 
     Medians, because a single mismeasured track moves a standard deviation by orders of magnitude.
     """
@@ -33,8 +40,69 @@ def training_statistics(
     for number in range(image_shape[0]):
         found = value[channel == number]
         scales.append(float(np.median(found)) if found.size else 1.0)
-    mass = train.with_format("arrow")[mass_column].to_numpy(zero_copy_only=False)
-    mass = mass[np.isfinite(mass)]
+    mass = _column(train, mass_column)
+    mass = np.log(mass[mass > 0]) if log_mass else mass[np.isfinite(mass)]
     if mass.size < 2:
         return TrainingStatistics(tuple(scales), 0.0, 1.0)
     return TrainingStatistics(tuple(scales), float(mass.mean()), float(mass.std()))
+
+
+@dataclass(frozen=True)
+class MassWeights:
+    """Weights that make the training jets flat in mass, or in mass and pT; one on average over them.
+
+    Attributes:
+        mass_edges, pt_edges: Of the bins [GeV]; jets outside count as in the nearest bin.
+        weights: Of the bins `(mass, pT)`.
+    """
+
+    mass_edges: tuple[float, ...]
+    pt_edges: tuple[float, ...]
+    weights: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def of(
+        cls, train: Dataset, mass_column: str, flat_in: str, num_bins: int = 20, max_weight: float = 10.0
+    ) -> "MassWeights":
+        """From the training split.
+
+        Args:
+            flat_in: `"mass"` or `"mass_pt"`.
+            num_bins: Along each axis, between the 0.5 % and the 99.5 % quantile.
+            max_weight: Largest ratio to the mean weight: a bin with two jets must not rule the loss.
+
+        Raises:
+            ValueError: for another `flat_in`, or if no jet has a mass (and a pT).
+        """
+        if flat_in not in ("mass", "mass_pt"):
+            raise ValueError(f"Weights are flat in mass or in mass_pt, not in {flat_in!r}.")
+        mass, pt = _column(train, mass_column), _column(train, "pt")
+        if flat_in == "mass":
+            pt = np.ones_like(mass)
+        known = np.isfinite(mass) & np.isfinite(pt)
+        if not known.any():
+            raise ValueError(f"No training jet has a {mass_column} and a pT: there is nothing to make flat.")
+        edges = [np.linspace(*np.quantile(values[known], (0.005, 0.995)), num_bins + 1) for values in (mass, pt)]
+        if flat_in == "mass":
+            edges[1] = np.array([0.0, np.inf])
+        found = cls(tuple(edges[0]), tuple(edges[1]), ((1.0,) * (len(edges[1]) - 1),) * num_bins)
+        bins = found._bins(mass[known], pt[known])
+        counts = np.zeros((num_bins, len(edges[1]) - 1))
+        np.add.at(counts, bins, 1)
+        weights = np.minimum(1 / np.maximum(counts, 1), max_weight * (counts > 0).sum() / counts.sum())
+        weights *= counts.sum() / (weights * counts).sum()
+        return cls(tuple(edges[0].tolist()), tuple(edges[1].tolist()), tuple(map(tuple, weights.tolist())))
+
+    def __call__(self, mass: np.ndarray, pt: np.ndarray) -> np.ndarray:
+        """Weights `(B,)` of jets with `mass` and `pt` [GeV]; of any finite value where those are unknown."""
+        return np.array(self.weights)[self._bins(mass, pt)]
+
+    def _bins(self, mass, pt):
+        def bins(values, edges):
+            return np.clip(np.searchsorted(edges, values, "right") - 1, 0, len(edges) - 2)
+
+        return bins(mass, self.mass_edges), bins(pt, self.pt_edges)
+
+
+def _column(rows: Dataset, name: str) -> np.ndarray:
+    return np.asarray(rows.with_format("arrow")[name].to_numpy(zero_copy_only=False), dtype=np.float64)

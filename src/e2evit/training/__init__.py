@@ -2,14 +2,19 @@
 
 from .arguments import DataArguments, ModelArguments, TrainArguments
 from .checkpoint import check_output_dir, load_model, run_info, save_checkpoint
-from .loop import History, make_loader, predict, train
+from .loop import make_loader, train
+from .prediction import predict
 from .process import start_accelerator
 from .recipe import parse_recipe
+from .run import run_training
+from .state import PREEMPTED_EXIT_CODE, History, Preempted
 
 __all__ = [
+    "PREEMPTED_EXIT_CODE",
     "DataArguments",
     "History",
     "ModelArguments",
+    "Preempted",
     "TrainArguments",
     "check_output_dir",
     "load_model",
@@ -17,6 +22,7 @@ __all__ = [
     "parse_recipe",
     "predict",
     "run_info",
+    "run_training",
     "save_checkpoint",
     "start_accelerator",
     "train",

@@ -1,6 +1,8 @@
 """Settings of a run: defaults < recipe < command line."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+
+from e2evit.data.augment import Augmentation
 
 __all__ = ["DataArguments", "ModelArguments", "TrainArguments"]
 
@@ -17,7 +19,21 @@ class DataArguments:
     cache_dir: str | None = _field(None, "Where prepared Arrow files go; the cache of `datasets` if not given.")
     mass_column: str = _field("mass_labels", "Column that is the regression target [GeV].")
     flips: bool = _field(True, "Mirror training images in eta and in phi at random.")
+    tower_shift: int = _field(0, "Shift training images by up to so many towers.")
+    energy_smearing: float = _field(0.0, "Relative spread of each calorimeter's energy scale in training images.")
+    dead_towers: float = _field(0.0, "Share of HCAL towers that are dead in a training image.")
+    dead_crystals: float = _field(0.0, "Share of ECAL crystals that are dead in a training image.")
+    noise_hits: float = _field(0.0, "Mean number of extra hits in each tracker layer of a training image.")
+    layer_drop: float = _field(0.0, "Probability that a tracker layer is dead in a training image.")
+    mask_ratio: float = _field(0.6, "Share of the tokens that pre-training hides.")
+    flat_in: str | None = _field(None, "Weigh jets flat in `mass` or in `mass_pt` in the mass loss.")
+    flat_bins: int = _field(20, "Bins of those weights along each axis.")
+    flat_max_weight: float = _field(10.0, "Largest weight, as a multiple of the mean.")
     num_workers: int = _field(0, "Processes that load batches beside the training process.")
+
+    def augmentation(self) -> Augmentation:
+        """What happens to training images."""
+        return Augmentation(**{field.name: getattr(self, field.name) for field in fields(Augmentation)})
 
 
 @dataclass
@@ -31,13 +47,21 @@ class TrainArguments:
     output_dir: str | None = _field(None, "Folder of the checkpoint.")
     resume_from_checkpoint: bool = _field(False, "Go on with the run that `output_dir` holds.")
     overwrite_output_dir: bool = _field(False, "Start anew in an `output_dir` that is not empty.")
+    save_steps: int = _field(0, "Optimiser steps between two states to resume from, beside one after each epoch.")
+    keep_states: int = _field(1, "States that are kept.")
     num_train_epochs: int = _field(10, "Passes over the training split.")
     per_device_batch_size: int = _field(64, "Jets in a batch of one process.")
     gradient_accumulation_steps: int = _field(1, "Batches per optimiser step.")
     learning_rate: float = _field(1e-3, "Peak of the schedule.")
     weight_decay: float = _field(0.05, "AdamW's, on matrices and kernels; vectors and biases are exempt.")
+    layer_decay: float = _field(1.0, "Factor on the rate for each block that is further from the head.")
+    head_first_epochs: int = _field(0, "Epochs in which the heads alone are trained.")
+    ema_decay: float = _field(0.0, "Of the running mean of the weights that is evaluated and saved; 0: no mean.")
+    early_stopping_epochs: int = _field(0, "Stop after so many epochs without a better validation loss; 0: never.")
     warmup_ratio: float = _field(0.1, "Share of the steps in which the rate rises linearly; a cosine follows.")
     max_grad_norm: float = _field(1.0, "Length to which the gradient is clipped.")
     mixed_precision: str = _field("auto", "no, bf16, fp16, or auto: bf16 where the hardware computes in it.")
+    torch_compile: bool = _field(False, "Compile the model: slow to start.")
+    report_to: str = _field("auto", "tensorboard, wandb, trackio, none, or auto: TensorBoard where it is installed.")
     seed: int = _field(0, "Of initial weights, order of the data and augmentation.")
     logging_steps: int = _field(20, "Optimiser steps between two lines of a log that is no terminal.")

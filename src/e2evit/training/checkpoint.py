@@ -14,16 +14,19 @@ from pathlib import Path
 import torch
 import yaml
 from accelerate import Accelerator
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
+)
 
-from e2evit.data import DatasetSchema, training_statistics
+from e2evit.data import DatasetSchema, TrainingStatistics, training_statistics
 from e2evit.modeling import E2EConfig, E2EImageProcessor
 
 from .arguments import DataArguments, ModelArguments
 
-__all__ = ["check_output_dir", "latest_state", "load_model", "run_info", "save_checkpoint", "save_state"]
-
-STATE_PREFIX = "epoch-"
+__all__ = ["check_output_dir", "load_model", "run_info", "save_checkpoint"]
 
 
 def check_output_dir(output_dir: str | None, resume: bool, overwrite: bool) -> Path:
@@ -46,87 +49,90 @@ def check_output_dir(output_dir: str | None, resume: bool, overwrite: bool) -> P
 
 
 def load_model(
-    model_args: ModelArguments, data_args: DataArguments, schema: DatasetSchema, train_split
+    model_args: ModelArguments, data_args: DataArguments, schema: DatasetSchema, train_split, masked: bool = False
 ) -> tuple[torch.nn.Module, E2EImageProcessor]:
     """A new model and processor with the statistics of the training split, or those of a checkpoint.
+
+    A checkpoint of `scripts/pretrain.py` gets new heads, for the classes and the masses of the training split.
+
+    Args:
+        masked: A model for masked images instead of one for classes and masses.
 
     Raises:
         ValueError: if neither or both of `model_config` and `model_name_or_path` are given, for a field that the
             configuration does not have, or a checkpoint made for other channels or classes.
     """
-    if (model_args.model_config is None) == (model_args.model_name_or_path is None):
+    path = model_args.model_name_or_path
+    if (model_args.model_config is None) == (path is None):
         raise ValueError("Pass either `model_config` (a new model) or `model_name_or_path` (fine-tuning).")
-    if model_args.model_name_or_path is not None:
-        processor = AutoImageProcessor.from_pretrained(model_args.model_name_or_path)
-        model = AutoModelForImageClassification.from_pretrained(model_args.model_name_or_path)
-        if processor.channel_names != list(schema.channel_names):
-            raise ValueError(
-                f"{model_args.model_name_or_path} reads the channels {', '.join(processor.channel_names)}; "
-                f"{schema.name!r} has {', '.join(schema.channel_names)}."
-            )
-        known = sorted(model.config.label2id, key=model.config.label2id.get)
-        if schema.label_names and known != list(schema.label_names):
-            raise ValueError(
-                f"{model_args.model_name_or_path} tells {', '.join(known)} apart; "
-                f"{schema.name!r} has {', '.join(schema.label_names)}."
-            )
-        return model, processor
-    statistics = training_statistics(train_split, schema.image_shape, data_args.mass_column)
+    auto_class = AutoModelForMaskedImageModeling if masked else AutoModelForImageClassification
+    if path is None:
+        log_mass = _model_fields(model_args.model_config)[1].get("log_mass", False)
+        statistics = training_statistics(train_split, schema.image_shape, data_args.mass_column, log_mass)
+        config = read_model_config(
+            model_args.model_config,
+            image_size=list(schema.image_size),
+            num_channels=len(schema.channel_names),
+            channel_names=list(schema.channel_names),
+            **_targets(schema, statistics),
+        )
+        processor = E2EImageProcessor(
+            channel_names=schema.channel_names,
+            image_size=schema.image_size,
+            channel_scale=[round(scale, 6) for scale in statistics.channel_scale],
+        )
+        return auto_class.from_config(config), processor
+    processor, config = AutoImageProcessor.from_pretrained(path), AutoConfig.from_pretrained(path)
+    if processor.channel_names != list(schema.channel_names):
+        raise ValueError(
+            f"{path} reads the channels {', '.join(processor.channel_names)}; "
+            f"{schema.name!r} has {', '.join(schema.channel_names)}."
+        )
+    if not masked and _is_masked(config):
+        statistics = training_statistics(train_split, schema.image_shape, data_args.mass_column, config.log_mass)
+        for name, value in _targets(schema, statistics).items():
+            setattr(config, name, value)
+    known = sorted(config.label2id, key=config.label2id.get)
+    if not masked and schema.label_names and known != list(schema.label_names):
+        raise ValueError(
+            f"{path} tells {', '.join(known)} apart; {schema.name!r} has {', '.join(schema.label_names)}."
+        )
+    return auto_class.from_pretrained(path, config=config), processor
+
+
+def _targets(schema: DatasetSchema, statistics: TrainingStatistics) -> dict:
+    """The fields of a configuration that say what the heads predict."""
     labels = schema.label_names or ("jet",)
-    config = read_model_config(
-        model_args.model_config,
-        image_size=list(schema.image_size),
-        num_channels=len(schema.channel_names),
-        channel_names=list(schema.channel_names),
-        mass_mean=statistics.mass_mean,
-        mass_std=statistics.mass_std,
-        id2label=dict(enumerate(labels)),
-        label2id={name: number for number, name in enumerate(labels)},
-    )
-    processor = E2EImageProcessor(
-        channel_names=schema.channel_names,
-        image_size=schema.image_size,
-        channel_scale=[round(scale, 6) for scale in statistics.channel_scale],
-    )
-    return AutoModelForImageClassification.from_config(config), processor
+    return {
+        "mass_mean": statistics.mass_mean,
+        "mass_std": statistics.mass_std,
+        "id2label": dict(enumerate(labels)),
+        "label2id": {name: number for number, name in enumerate(labels)},
+    }
+
+
+def _is_masked(config) -> bool:
+    return any(name.endswith("ForMaskedImageModeling") for name in config.architectures or ())
 
 
 def read_model_config(path: str | Path, **overrides) -> E2EConfig:
     """Configuration from a JSON file; a misspelt field, which `AutoConfig` would store silently, is an error."""
+    config_class, fields = _model_fields(path)
+    return config_class(**(fields | overrides))
+
+
+def _model_fields(path: str | Path) -> tuple[type[E2EConfig], dict]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no model configuration {path}.")
     fields = json.loads(path.read_text())
     if "model_type" not in fields:
         raise ValueError(f"{path}: `model_type` is missing.")
-    config_class = type(AutoConfig.for_model(fields["model_type"]))
-    unknown = sorted(set(fields) - set(config_class.__dataclass_fields__) - {"model_type"})
+    config_class = type(AutoConfig.for_model(fields.pop("model_type")))
+    unknown = sorted(set(fields) - set(config_class.__dataclass_fields__))
     if unknown:
         raise ValueError(f"{path}: {config_class.__name__} has no field {', '.join(unknown)}.")
-    fields.pop("model_type")
-    return config_class(**(fields | overrides))
-
-
-def save_state(accelerator: Accelerator, folder: Path, epoch: int) -> None:
-    """All that resuming needs, written beside and renamed; the states before it are removed afterwards."""
-    temporary, final = folder / "incomplete", folder / f"{STATE_PREFIX}{epoch:05d}"
-    if accelerator.is_main_process:
-        shutil.rmtree(temporary, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        for old in folder.glob(f"{STATE_PREFIX}*"):
-            if old != final:
-                shutil.rmtree(old)
-    accelerator.wait_for_everyone()
-
-
-def latest_state(folder: Path) -> Path | None:
-    """The newest complete state."""
-    return max(folder.glob(f"{STATE_PREFIX}*"), default=None)
+    return config_class, fields
 
 
 def save_checkpoint(accelerator: Accelerator, model, processor, output_dir: Path, arguments, info: dict) -> None:

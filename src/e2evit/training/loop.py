@@ -1,64 +1,38 @@
-"""The two loops: train and predict."""
+"""The training loop, of supervised and masked models alike."""
 
 import logging
-import shutil
+import resource
+import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from e2evit.data.collate import E2ECollator, RowTables
 
 from .arguments import DataArguments, TrainArguments
-from .checkpoint import latest_state, save_state
-from .optim import make_optimizer, make_schedule
+from .guards import check_splits, save_replay, warn_if_constant
+from .optim import make_average, make_optimizer, make_schedule
+from .prediction import progress_bar
+from .state import History, Preempted, RunState, StopRequest, latest_state
+from .tasks import MaskedCollator, task_of
 
-__all__ = ["History", "make_loader", "predict", "train"]
+__all__ = ["make_loader", "train"]
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class History:
-    """What a run leaves beside weights: one entry an epoch, and the best weights by validation loss."""
-
-    epochs: list[dict] = field(default_factory=list)
-    images_seen: int = 0
-    seconds: float = 0.0
-    best_loss: float = float("inf")
-
-    def state_dict(self) -> dict:
-        return vars(self).copy()
-
-    def load_state_dict(self, state: dict) -> None:
-        vars(self).update(state)
-
-
-class _Best:
-    """A copy of the best weights, part of the checkpointed state."""
-
-    def __init__(self, model):
-        self.weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-
-    def update(self, model) -> None:
-        for name, tensor in model.state_dict().items():
-            self.weights[name].copy_(tensor)
-
-    def state_dict(self) -> dict:
-        return self.weights
-
-    def load_state_dict(self, state: dict) -> None:
-        self.weights = state
-
-
 def make_loader(
-    dataset: Dataset, collator: E2ECollator, batch_size: int, num_workers: int = 0, shuffle: bool = False
+    dataset: Dataset,
+    collator: E2ECollator | MaskedCollator,
+    batch_size: int,
+    num_workers: int = 0,
+    shuffle: bool = False,
 ) -> DataLoader:
     """Batches of `dataset`."""
     return DataLoader(
@@ -68,6 +42,7 @@ def make_loader(
         collate_fn=collator,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
+        generator=torch.Generator(),  # its own: the random numbers of the model go on where a state left them
     )
 
 
@@ -78,159 +53,223 @@ def train(
     processor,
     data_args: DataArguments,
     train_args: TrainArguments,
+    on_epoch_end: Callable[[dict], None] | None = None,
 ) -> History:
-    """Train on `dataset["train"]` and leave in `model` the weights with the smallest loss on `dataset["validation"]`.
+    """Train on `dataset["train"]` and leave in `model` the weights with the smallest loss on `dataset["validation"]`:
+    those of the running mean if there is one.
 
-    The state is saved in `output_dir/state` after each epoch; `resume_from_checkpoint` goes on from there.
+    States are saved in `output_dir/state` after each epoch and every `save_steps`; `resume_from_checkpoint` goes on
+    from the newest, with the next batch.
+
+    Args:
+        on_epoch_end: Called with the entry of each finished epoch; what it raises ends the run.
 
     Raises:
-        FloatingPointError: if the loss is no longer finite; it names the step.
+        ValueError: if an event is in two splits.
+        FloatingPointError: if the loss is no longer finite; it names the step, the events and the folder that holds
+            what is needed to do it again.
+        Preempted: after SIGTERM; the state is saved.
+        OSError: if a state cannot be written; the one before it stays.
     """
-    collator = E2ECollator(processor, data_args.mass_column, flips=data_args.flips)
-    batch_size = train_args.per_device_batch_size
-    loader = make_loader(dataset["train"], collator, batch_size, data_args.num_workers, shuffle=True)
-    validation_loader = make_loader(dataset["validation"], E2ECollator(processor, data_args.mass_column), batch_size)
-    optimizer = make_optimizer(model, train_args.learning_rate, train_args.weight_decay)
-    bare_model, best, history = model, _Best(model), History()
-    model, optimizer, loader, validation_loader = accelerator.prepare(model, optimizer, loader, validation_loader)
-    steps_per_epoch = -(-len(loader) // train_args.gradient_accumulation_steps)
-    schedule = make_schedule(
-        optimizer.optimizer, steps_per_epoch * train_args.num_train_epochs, train_args.warmup_ratio
-    )
-    accelerator.register_for_checkpointing(schedule, history, best)
-    folder = Path(train_args.output_dir) / "state"
-    if train_args.resume_from_checkpoint and (state := latest_state(folder)):
-        accelerator.load_state(str(state))
-        logger.info(f"Resuming after epoch {len(history.epochs)} from {state}")
-    elif accelerator.is_main_process:
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that this one overwrites: not to be resumed by mistake
+    check_splits(dataset)
+    with StopRequest() as stop:
+        run = _Run(accelerator, model, dataset, processor, data_args, train_args, stop)
+        for epoch in range(len(run.history.epochs), train_args.num_train_epochs):
+            if run.has_stopped_improving():
+                break
+            run.epoch(epoch)
+            if on_epoch_end is not None:
+                on_epoch_end(run.history.epochs[-1])
+        run.finish()
+    return run.history
 
-    constant = constant_baselines(dataset, data_args.mass_column)
-    logger.info(f"A constant would reach on validation: {_describe(constant)}")
-    start, seconds_before = time.perf_counter(), history.seconds
-    for epoch in range(len(history.epochs), train_args.num_train_epochs):
-        loader.set_epoch(epoch)
-        collator.seed((train_args.seed, epoch, accelerator.process_index))
-        entry = _train_epoch(accelerator, model, optimizer, schedule, loader, train_args, epoch)
-        history.images_seen += len(dataset["train"])
-        predictions = predict(accelerator, model, validation_loader, "Validating")
-        entry |= {f"validation_{name}": value for name, value in summarise(predictions, bare_model.config).items()}
-        history.seconds = seconds_before + time.perf_counter() - start
+
+class _Run:
+    """One model, its data and its state."""
+
+    def __init__(self, accelerator, model, dataset, processor, data_args, train_args, stop: StopRequest):
+        self.accelerator, self.bare_model, self.args, self.stop = accelerator, model, train_args, stop
+        self.dataset = dataset["train"]
+        self.task = task_of(model, processor, dataset, data_args)
+        loaders = (
+            make_loader(
+                dataset["train"], self.task.collator, train_args.per_device_batch_size, data_args.num_workers, True
+            ),
+            make_loader(dataset["validation"], self.task.validation_collator, train_args.per_device_batch_size),
+        )
+        optimizer = make_optimizer(model, train_args.learning_rate, train_args.weight_decay, train_args.layer_decay)
+        if train_args.torch_compile:
+            model.compile()
+        self.model, self.optimizer, self.loader, self.validation_loader = accelerator.prepare(
+            model, optimizer, *loaders
+        )
+        self.average = make_average(model, train_args.ema_decay) if train_args.ema_decay else None
+        steps_per_epoch = -(-len(self.loader) // train_args.gradient_accumulation_steps)
+        self.schedule = make_schedule(
+            self.optimizer.optimizer,
+            steps_per_epoch * train_args.num_train_epochs,
+            train_args.warmup_ratio,
+            steps_per_epoch * train_args.head_first_epochs,
+        )
+        self.history, folder = History(), Path(train_args.output_dir) / "state"
+        self.best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        self.state = RunState(accelerator, folder, self.history, self.schedule, train_args.keep_states)
+        self.state.tensors["best"] = self.best
+        if self.average is not None:
+            self.state.tensors["average"] = self.average
+        if train_args.resume_from_checkpoint and (newest := latest_state(folder)):
+            self.state.load(newest)
+            logger.info(
+                f"Resuming after {len(self.history.epochs)} epochs and {self.history.batches} batches, from {newest}"
+            )
+        else:
+            self.state.forget()
+        self.constant = self.task.constants(dataset)
+        if self.constant:
+            logger.info(f"A constant would reach on validation: {describe(self.constant)}")
+        self.clock = time.perf_counter()
+
+    @property
+    def evaluated(self):
+        """The model that is validated and saved."""
+        return self.model if self.average is None else self.average.module
+
+    def has_stopped_improving(self) -> bool:
+        patience, history = self.args.early_stopping_epochs, self.history
+        stopped = bool(patience) and len(history.epochs) - history.best_epoch >= patience
+        if stopped:
+            logger.info(f"No better validation loss in {patience} epochs: stopping early.")
+        return stopped
+
+    def epoch(self, epoch: int) -> None:
+        """Train, validate, remember the best weights, save the state."""
+        history = self.history
+        entry = self._train(epoch)
+        if self.average is not None and self.accelerator.num_processes > 1:
+            for buffer in self.average.module.buffers():  # each process normalised with its own batches
+                buffer.copy_(broadcast(buffer))
+        validated = self.task.validate(self.accelerator, self.evaluated, self.validation_loader)
+        entry |= {f"validation_{name}": value for name, value in validated.items()}
+        self._tick()
         entry["seconds"] = history.seconds
         history.epochs.append(entry)
+        history.batches, history.totals = 0, {}
         if entry["validation_loss"] < history.best_loss:
-            history.best_loss = entry["validation_loss"]
-            best.update(bare_model)
-        logger.info(f"Epoch {epoch + 1}/{train_args.num_train_epochs}: {_describe(entry)}")
-        if (
-            entry["validation_accuracy"] <= constant["accuracy"]
-            and entry["validation_mass_mae_gev"] >= constant["mass_mae_gev"]
-        ):
-            logger.warning("Not better than a constant yet, neither in accuracy nor in mass.")
-        save_state(accelerator, folder, len(history.epochs))
-    bare_model.load_state_dict(best.weights)
-    return history
+            history.best_loss, history.best_epoch = entry["validation_loss"], epoch + 1
+            source = self.bare_model if self.average is None else self.average.module
+            for name, tensor in source.state_dict().items():
+                self.best[name].copy_(tensor)
+        logger.info(f"Epoch {epoch + 1}/{self.args.num_train_epochs}: {describe(entry)}")
+        self.accelerator.log(entry, step=self.schedule.last_epoch)
+        warn_if_constant(entry, self.constant)
+        self.state.save()
+        self._end_if_asked()
 
+    def _train(self, epoch: int) -> dict[str, float]:
+        """The batches of an epoch that are not done yet; returns means over all of its batches."""
+        history, accelerator, args = self.history, self.accelerator, self.args
+        self.model.train()
+        self.loader.set_epoch(epoch)
+        self.task.collator.seed(args.seed, epoch)
+        loader = self.loader
+        if history.batches:
+            loader = accelerator.skip_first_batches(loader, history.batches)
+        start, done_before = time.perf_counter(), history.batches
+        progress = progress_bar(accelerator, loader, f"Epoch {epoch + 1}", initial=done_before, total=len(self.loader))
+        for batch in progress:
+            terms = self._step(epoch, batch)
+            for name, value in zip(self.task.terms, terms):
+                history.totals[name] = history.totals.get(name, 0.0) + value
+            history.batches += 1
+            if not accelerator.sync_gradients:
+                continue
+            step = self.schedule.last_epoch
+            if step % args.logging_steps == 0:
+                rate = (history.batches - done_before) * loader.total_batch_size / (time.perf_counter() - start)
+                self._log(progress, epoch, step, rate)
+            if self.stop.agreed(accelerator):
+                self.stop.received = True
+                self._tick()
+                self.state.save()
+                self._end_if_asked()
+            if args.save_steps and step % args.save_steps == 0:
+                self._tick()
+                self.state.save()
+        seconds = time.perf_counter() - start
+        means = torch.tensor([history.totals[name] / history.batches for name in self.task.terms])
+        means = accelerator.reduce(means.to(accelerator.device), "mean").tolist()
+        history.images_seen += len(self.dataset)
+        images = (history.batches - done_before) * loader.total_batch_size
+        return dict(zip(self.task.terms, means)) | {"images_per_second": images / seconds}
 
-def _train_epoch(accelerator, model, optimizer, schedule, loader, train_args: TrainArguments, epoch: int) -> dict:
-    model.train()
-    totals, number = torch.zeros(3), 0
-    start = time.perf_counter()
-    progress = _progress(accelerator, loader, f"Epoch {epoch + 1}")
-    for step, batch in enumerate(progress):
-        with accelerator.accumulate(model):
-            outputs = model(**batch)
-            if not torch.isfinite(outputs.loss):
-                raise FloatingPointError(
-                    f"The loss is {outputs.loss.item()} in step {step + 1} of epoch {epoch + 1}; "
-                    "try a lower learning rate."
-                )
+    def _step(self, epoch: int, batch: dict) -> list[float]:
+        accelerator = self.accelerator
+        rows, random_state = batch.pop("rows", None), torch.get_rng_state()
+        with accelerator.accumulate(self.model):
+            outputs = self.model(**batch)
+            terms = torch.stack([outputs[name].detach().float() for name in self.task.terms]).tolist()
+            if not all(abs(term) < float("inf") for term in terms):
+                self._stop_at(epoch, batch, rows, random_state, terms)
             accelerator.backward(outputs.loss)
             if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(model.parameters(), train_args.max_grad_norm)
-            optimizer.step()
+                accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
+            self.optimizer.step()
             if accelerator.sync_gradients:
-                schedule.step()
-            optimizer.zero_grad()
-        terms = (outputs.loss, outputs.classification_loss, outputs.mass_loss)
-        totals += torch.stack([term.detach().float().cpu() for term in terms])
-        number += 1
-        if number % train_args.logging_steps == 0:
-            progress.set_postfix(loss=f"{totals[0] / number:.3f}")
-            if progress.disable:
-                rate = number * loader.total_batch_size / (time.perf_counter() - start)
-                logger.info(
-                    f"Epoch {epoch + 1}, batch {number}/{len(loader)}: loss {totals[0] / number:.3f}, "
-                    f"{rate:.0f} images/s, {(len(loader) - number) * loader.total_batch_size / rate:.0f} s to its end"
-                )
-    totals = accelerator.reduce((totals / number).to(accelerator.device), "mean").cpu()
-    names = ("loss", "classification_loss", "mass_loss")
-    images_per_second = len(loader.dataset) / (time.perf_counter() - start)
-    return dict(zip(names, totals.tolist())) | {"images_per_second": images_per_second}
+                self.schedule.step()
+                if self.average is not None:
+                    self.average.update_parameters(self.bare_model)
+            self.optimizer.zero_grad()
+        return terms
+
+    def _stop_at(self, epoch: int, batch: dict, rows, random_state, terms: list[float]) -> None:
+        folder = Path(self.args.output_dir) / f"not_finite_process_{self.accelerator.process_index}"
+        number = self.history.batches + 1
+        where = {"epoch": epoch + 1, "step": number, "terms": dict(zip(self.task.terms, map(str, terms)))}
+        batch = batch | {"random_state": random_state}
+        events = save_replay(folder, self.bare_model, batch, rows, self.dataset, **where)
+        raise FloatingPointError(
+            f"The loss is {terms[0]} in step {number} of epoch {epoch + 1}, with the events {', '.join(events[:3])}"
+            f"{', ...' if len(events) > 3 else ''}. {folder} holds the weights, the batch and the random numbers of "
+            "this step; try a lower learning rate."
+        )
+
+    def _log(self, progress, epoch: int, step: int, rate: float) -> None:
+        history = self.history
+        means = {name: total / history.batches for name, total in history.totals.items()}
+        memory = _memory_gib(self.accelerator.device)
+        self.accelerator.log(
+            means | {"learning_rate": max(self.schedule.get_last_lr()), "images_per_second": rate}, step=step
+        )
+        short = {name.removesuffix("_loss"): f"{value:.3f}" for name, value in means.items()}
+        progress.set_postfix(short | {"images/s": f"{rate:.0f}", "GiB": f"{memory:.1f}"})
+        if progress.disable:
+            left = (len(self.loader) - history.batches) * self.loader.total_batch_size / rate
+            logger.info(
+                f"Epoch {epoch + 1}, batch {history.batches}/{len(self.loader)}: {describe(means)}, "
+                f"{rate:.0f} images/s, {memory:.1f} GiB, {left:.0f} s to its end"
+            )
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        self.history.seconds += now - self.clock
+        self.clock = now
+
+    def _end_if_asked(self) -> None:
+        if self.stop.agreed(self.accelerator):
+            raise Preempted(f"Stopped by SIGTERM; {latest_state(self.state.folder)} is complete.")
+
+    def finish(self) -> None:
+        self.bare_model.load_state_dict(self.best)
+        self.task.finish(self.accelerator, self.model, self.validation_loader)
 
 
-@torch.no_grad()
-def predict(accelerator: Accelerator, model, loader, title: str = "Predicting") -> dict[str, np.ndarray]:
-    """Predictions and targets of every row of a prepared, unshuffled `loader`, in order, each row once whatever the
-    number of processes.
-
-    Returns:
-        `logits` `(n, num_labels)`, `mass_preds` and `mass_labels` `(n,)` [GeV], `labels` `(n,)`, float32 and int64.
-    """
-    model.eval()
-    parts: dict[str, list] = {"logits": [], "mass_preds": [], "mass_labels": [], "labels": []}
-    for batch in _progress(accelerator, loader, title):
-        outputs = model(**{name: batch[name] for name in ("pixel_values", "aux_values") if name in batch})
-        values = (outputs.logits.float(), outputs.mass_preds.float(), batch["mass_labels"], batch["labels"])
-        for name, value in zip(parts, accelerator.gather_for_metrics(values)):
-            parts[name].append(value.cpu())
-    return {name: torch.cat(values).numpy() for name, values in parts.items()}
+def _memory_gib(device: torch.device) -> float:
+    """Most memory so far: of the accelerator, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def summarise(predictions: dict[str, np.ndarray], config) -> dict[str, float]:
-    """Loss, accuracy and mass MAE [GeV] of a validation pass."""
-    logits, labels = torch.tensor(predictions["logits"]), torch.tensor(predictions["labels"])
-    known = labels != -100
-    classification = torch.nn.functional.cross_entropy(logits[known], labels[known]).item() if known.any() else 0.0
-    error = predictions["mass_preds"] - predictions["mass_labels"]
-    error = error[np.isfinite(error)]
-    standardised = torch.tensor(error / config.mass_std)
-    mass = (
-        torch.nn.functional.smooth_l1_loss(standardised, torch.zeros_like(standardised)).item() if error.size else 0.0
-    )
-    return {
-        "loss": classification + config.mass_loss_weight * mass,
-        "accuracy": (logits.argmax(-1) == labels)[known].float().mean().item() if known.any() else float("nan"),
-        "mass_mae_gev": float(np.abs(error).mean()) if error.size else float("nan"),
-    }
-
-
-def constant_baselines(dataset: DatasetDict, mass_column: str) -> dict[str, float]:
-    """Validation accuracy of the most frequent class and mass MAE [GeV] of the mean mass, both of the training split.
-
-    NaN where the training split has no such target.
-    """
-    columns = {
-        (part, name): np.array(dataset[part].with_format("numpy")[name], dtype=float)
-        for part in ("train", "validation")
-        for name in ("labels", mass_column)
-    }
-    known = {key: column[np.isfinite(column)] for key, column in columns.items()}
-    result = {"accuracy": float("nan"), "mass_mae_gev": float("nan")}
-    if known["train", "labels"].size:
-        majority = np.bincount(known["train", "labels"].astype(int)).argmax()
-        result["accuracy"] = float((known["validation", "labels"] == majority).mean())
-    if known["train", mass_column].size:
-        error = known["validation", mass_column] - known["train", mass_column].mean()
-        result["mass_mae_gev"] = float(np.abs(error).mean())
-    return result
-
-
-def _progress(accelerator: Accelerator, loader, title: str) -> tqdm:
-    """A bar on the main process's terminal, nothing elsewhere."""
-    disable = None if accelerator.is_main_process else True  # None: only if it is no terminal
-    return tqdm(loader, desc=title, unit="batch", disable=disable, mininterval=2, leave=False)
-
-
-def _describe(entry: dict[str, float]) -> str:
+def describe(entry: dict[str, float]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in entry.items())

@@ -3,6 +3,8 @@
 import logging
 import os
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import datasets
 import torch
@@ -15,18 +17,35 @@ __all__ = ["start_accelerator"]
 logger = logging.getLogger(__name__)
 
 
-def start_accelerator(mixed_precision: str = "auto", gradient_accumulation_steps: int = 1) -> Accelerator:
+TRACKERS = ("tensorboard", "wandb", "trackio")
+
+
+def start_accelerator(
+    mixed_precision: str = "auto",
+    gradient_accumulation_steps: int = 1,
+    report_to: str = "none",
+    logging_dir: str | Path | None = None,
+) -> Accelerator:
     """An `Accelerator` that knows all processes that were launched, and says what it found.
+
+    `report_to` is where metrics go: tensorboard (files in `logging_dir`), wandb, trackio, none, or auto: TensorBoard
+    where it is installed.
 
     Without an accelerator, Accelerate takes processes started by torchrun for independent ones unless it is told that
     they run on CPUs: each would train alone on all of the data. Here they are told.
 
     Raises:
-        ValueError: for an unknown precision.
+        ValueError: for an unknown precision or tracker, or one that is not installed.
         RuntimeError: if launched processes do not find each other.
     """
     if mixed_precision not in ("auto", "no", "bf16", "fp16"):
         raise ValueError(f"`mixed_precision` is auto, no, bf16 or fp16, got {mixed_precision!r}.")
+    if report_to not in ("auto", "none", *TRACKERS):
+        raise ValueError(f"`report_to` is auto, none, {' or '.join(TRACKERS)}, got {report_to!r}.")
+    if report_to == "auto":
+        report_to = "tensorboard" if find_spec("tensorboard") else "none"
+    elif report_to != "none" and not find_spec(report_to):
+        raise ValueError(f"`report_to: {report_to}` needs that package: pip install {report_to}.")
     on_cpu = not torch.accelerator.is_available()
     if mixed_precision == "auto":
         mixed_precision = "bf16" if _computes_in_bf16(on_cpu) else "no"
@@ -34,6 +53,8 @@ def start_accelerator(mixed_precision: str = "auto", gradient_accumulation_steps
         cpu=on_cpu,
         mixed_precision=mixed_precision,
         gradient_accumulation_steps=gradient_accumulation_steps,
+        log_with=None if report_to == "none" else report_to,
+        project_dir=None if logging_dir is None else str(logging_dir),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
     )
     launched = int(os.environ.get("WORLD_SIZE", "1"))

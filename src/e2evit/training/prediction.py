@@ -1,0 +1,99 @@
+"""Predictions of a data set, and what they are worth while a model trains."""
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import DatasetDict
+from tqdm import tqdm
+
+from e2evit.modeling import E2EConfig
+from e2evit.modeling.modeling_head import e2e_loss
+
+__all__ = ["constant_baselines", "coverage_temperature", "predict", "progress_bar", "summarise"]
+
+
+@torch.no_grad()
+def predict(accelerator: Accelerator, model, loader, title: str = "Predicting") -> dict[str, np.ndarray]:
+    """Predictions and targets of every row of a prepared, unshuffled `loader`, in order, each row once whatever the
+    number of processes.
+
+    Returns:
+        `logits` `(n, num_labels)`, `mass_preds` and `mass_labels` `(n,)` [GeV], `labels` `(n,)`, `mass_outputs`
+        `(n, k)`, and `mass_scale_preds` `(n,)` [GeV] of a model that predicts it; float32 and int64.
+    """
+    model.eval()
+    names = ("logits", "mass_preds", "mass_outputs", "mass_scale_preds")
+    parts: dict[str, list] = {}
+    for batch in progress_bar(accelerator, loader, title):
+        with accelerator.autocast():
+            outputs = model(**{name: batch[name] for name in ("pixel_values", "aux_values") if name in batch})
+        values = {name: outputs[name].float() for name in names if outputs.get(name) is not None}
+        values |= {name: batch[name] for name in ("mass_labels", "labels")}
+        for name, value in accelerator.gather_for_metrics(values).items():
+            parts.setdefault(name, []).append(value.cpu())
+    return {name: torch.cat(values).numpy() for name, values in parts.items()}
+
+
+def summarise(predictions: dict[str, np.ndarray], config: E2EConfig) -> dict[str, float]:
+    """Loss and physics of a validation pass; NaN where there is no such target.
+
+    `mass_response_low` and `mass_response_high` are the median m̂ / m of the tenth of the jets with the smallest and
+    with the largest mass: a regression to the mean shows there first.
+    """
+    tensors = {name: torch.tensor(value) for name, value in predictions.items()}
+    loss, *_ = e2e_loss(config, *(tensors[name] for name in ("logits", "mass_outputs", "labels", "mass_labels")))
+    known = tensors["labels"] != -100
+    correct = (tensors["logits"].argmax(-1) == tensors["labels"])[known].float()
+    mass, predicted = predictions["mass_labels"].astype(float), predictions["mass_preds"].astype(float)
+    usable = np.isfinite(mass) & (mass > 0)
+    mass, predicted = mass[usable], predicted[usable]
+    found = {
+        "loss": loss.item(),
+        "accuracy": correct.mean().item() if known.any() else float("nan"),
+        "mass_mae_gev": float(np.abs(predicted - mass).mean()) if mass.size else float("nan"),
+    }
+    if not mass.size:
+        return found
+    response = predicted / mass
+    edges = np.quantile(mass, (0.1, 0.9))
+    found["mass_resolution"] = float(np.diff(np.quantile(response, (0.16, 0.84)))[0] / 2)
+    found["mass_response_low"] = float(np.median(response[mass <= edges[0]]))
+    found["mass_response_high"] = float(np.median(response[mass >= edges[1]]))
+    if "mass_scale_preds" in predictions:
+        pull = np.abs(predicted - mass) / predictions["mass_scale_preds"][usable]
+        found["mass_coverage"] = float((pull < 1).mean())
+    return found
+
+
+def coverage_temperature(predictions: dict[str, np.ndarray]) -> float:
+    """The factor on `mass_scale_preds` with which 68.3 % of the true masses are within one of them."""
+    error = np.abs(predictions["mass_preds"] - predictions["mass_labels"])
+    pull = (error / predictions["mass_scale_preds"])[np.isfinite(error)]
+    return float(np.quantile(pull, 0.6827)) if pull.size else 1.0
+
+
+def constant_baselines(dataset: DatasetDict, mass_column: str) -> dict[str, float]:
+    """Validation accuracy of the most frequent class and mass MAE [GeV] of the mean mass, both of the training split.
+
+    NaN where the training split has no such target.
+    """
+    columns = {
+        (part, name): np.array(dataset[part].with_format("numpy")[name], dtype=float)
+        for part in ("train", "validation")
+        for name in ("labels", mass_column)
+    }
+    known = {key: column[np.isfinite(column)] for key, column in columns.items()}
+    result = {"accuracy": float("nan"), "mass_mae_gev": float("nan")}
+    if known["train", "labels"].size:
+        majority = np.bincount(known["train", "labels"].astype(int)).argmax()
+        result["accuracy"] = float((known["validation", "labels"] == majority).mean())
+    if known["train", mass_column].size:
+        error = known["validation", mass_column] - known["train", mass_column].mean()
+        result["mass_mae_gev"] = float(np.abs(error).mean())
+    return result
+
+
+def progress_bar(accelerator: Accelerator, loader, title: str, **more) -> tqdm:
+    """A bar on the main process's terminal, nothing elsewhere."""
+    disable = None if accelerator.is_main_process else True  # None: only if it is no terminal
+    return tqdm(loader, desc=title, unit="batch", disable=disable, mininterval=2, leave=False, **more)

@@ -1,0 +1,52 @@
+"""One run from its recipe to its checkpoint: what `scripts/train.py` and `scripts/pretrain.py` do."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from accelerate.utils import set_seed
+
+from e2evit.data import find_schema, load_e2e
+
+from .arguments import DataArguments, ModelArguments, TrainArguments
+from .checkpoint import check_output_dir, load_model, run_info, save_checkpoint
+from .loop import train
+from .process import start_accelerator
+from .recipe import parse_recipe
+from .state import History
+
+__all__ = ["run_training"]
+
+
+def run_training(arguments: Sequence[str] | None = None, masked: bool = False) -> History:
+    """Train as the recipe and the command line say, and save the checkpoint.
+
+    Args:
+        arguments: `[RECIPE.yaml] [--field value ...]`; those of the command line if not given.
+        masked: Reconstruct hidden pixels instead of learning classes and masses.
+
+    Raises:
+        As [`parse_recipe`], [`check_output_dir`], [`load_e2e`], [`load_model`] and [`train`].
+    """
+    groups = parse_recipe(DataArguments, ModelArguments, TrainArguments, arguments=arguments)
+    data_args, model_args, train_args = groups
+    output_dir = check_output_dir(
+        train_args.output_dir, train_args.resume_from_checkpoint, train_args.overwrite_output_dir
+    )
+    accelerator = start_accelerator(
+        train_args.mixed_precision, train_args.gradient_accumulation_steps, train_args.report_to, output_dir / "logs"
+    )
+    set_seed(train_args.seed)
+    with accelerator.main_process_first():  # one process builds the Arrow cache, the others read it
+        dataset = load_e2e(
+            data_args.dataset_name, data_args.data_dir, schema=data_args.schema, cache_dir=data_args.cache_dir
+        )
+    schema = find_schema(data_args.dataset_name, data_args.data_dir, data_args.schema)
+    model, processor = load_model(model_args, data_args, schema, dataset["train"], masked)
+    settings = {name: value for group in groups for name, value in asdict(group).items() if value is not None}
+    accelerator.init_trackers("e2evit", config=settings)
+
+    history = train(accelerator, model, dataset, processor, data_args, train_args)
+    info = run_info(accelerator, dataset, model) | {"seed": train_args.seed} | asdict(history)
+    save_checkpoint(accelerator, model, processor, output_dir, groups, info)
+    accelerator.end_training()
+    return history

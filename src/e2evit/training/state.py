@@ -1,0 +1,158 @@
+"""States to resume from, and the signal that asks for one."""
+
+import json
+import logging
+import shutil
+import signal
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+__all__ = ["PREEMPTED_EXIT_CODE", "History", "Preempted", "RunState", "StopRequest", "latest_state"]
+
+logger = logging.getLogger(__name__)
+
+PREEMPTED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
+INCOMPLETE = "incomplete"
+
+
+class Preempted(Exception):
+    """The run was asked to end; its state is saved, and it goes on with `resume_from_checkpoint`."""
+
+
+@dataclass
+class History:
+    """What a run knows of itself: finished epochs, and where it is in the one under way."""
+
+    epochs: list[dict] = field(default_factory=list)
+    batches: int = 0  # done in the epoch under way, by each process
+    totals: dict[str, float] = field(default_factory=dict)  # of this process in that epoch
+    images_seen: int = 0
+    seconds: float = 0.0
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+
+
+class StopRequest:
+    """Notes SIGTERM, which schedulers send before they kill, until the loop is where it can save its state."""
+
+    def __init__(self):
+        self.received = False
+
+    def __enter__(self):
+        self.previous = None
+        if threading.current_thread() is threading.main_thread():
+            self.previous = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *error):
+        if self.previous is not None:
+            signal.signal(signal.SIGTERM, self.previous)
+
+    def _note(self, number, frame):
+        self.received = True
+
+    def agreed(self, accelerator: Accelerator) -> bool:
+        """Whether any process received it; all of them must ask."""
+        if accelerator.num_processes == 1:
+            return self.received
+        if self.received:
+            accelerator.set_trigger()
+        return accelerator.check_trigger()
+
+
+class RunState:
+    """Everything that resuming needs, as folders `epoch-EEEEE-batch-BBBBBB`, of which the newest `keep` are kept.
+
+    Accelerate writes weights, optimiser and random numbers; the history and the schedule are JSON, the best weights
+    and the running mean safetensors: nothing of ours is loaded by pickle.
+    """
+
+    def __init__(self, accelerator: Accelerator, folder: Path, history: History, schedule, keep: int = 1):
+        self.accelerator, self.folder, self.history, self.schedule = accelerator, folder, history, schedule
+        self.keep = max(1, keep)
+        self.tensors: dict[str, torch.nn.Module | dict[str, torch.Tensor]] = {}
+
+    def save(self) -> None:
+        """Written beside and renamed.
+
+        Raises:
+            OSError: if it cannot be written; the state before it stays.
+        """
+        history, main = self.history, self.accelerator.is_main_process
+        temporary = self.folder / INCOMPLETE
+        final = self.folder / f"epoch-{len(history.epochs):05d}-batch-{history.batches:06d}"
+        try:
+            if main:
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+            self.accelerator.wait_for_everyone()
+            self.accelerator.save_state(str(temporary))
+            (temporary / f"totals_{self.accelerator.process_index}.json").write_text(json.dumps(history.totals))
+            if main:
+                for name, tensors in self.tensors.items():
+                    tensors = tensors.state_dict() if isinstance(tensors, torch.nn.Module) else tensors
+                    save_file(
+                        {key: value.contiguous() for key, value in tensors.items()}, temporary / f"{name}.safetensors"
+                    )
+                schedule = {key: value for key, value in self.schedule.state_dict().items() if key != "lr_lambdas"}
+                record = {"history": vars(history), "schedule": schedule}
+                (temporary / "state.json").write_text(json.dumps(record, indent=1))
+            self.accelerator.wait_for_everyone()
+            if main:
+                shutil.rmtree(final, ignore_errors=True)
+                temporary.rename(final)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            kept = latest_state(self.folder)
+            raise OSError(
+                f"The state could not be written to {final}: {error}. "
+                + (f"{kept} is complete" if kept else "There is none before it")
+                + ": make room, then go on with `--resume_from_checkpoint`."
+            ) from error
+        if main:
+            for old in _complete(self.folder)[: -self.keep]:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+    def load(self, path: Path) -> None:
+        """Go on from a state.
+
+        Raises:
+            ValueError: if it was written by another number of processes, which had other random numbers.
+        """
+        processes = len(list(path.glob("totals_*.json")))
+        if processes != self.accelerator.num_processes:
+            raise ValueError(
+                f"{path} was written by {processes} processes, not {self.accelerator.num_processes}: go on with as "
+                "many, or start a new run from its weights with `--model_name_or_path`."
+            )
+        self.accelerator.load_state(str(path))
+        record = json.loads((path / "state.json").read_text())
+        vars(self.history).update(record["history"])
+        self.history.totals = json.loads((path / f"totals_{self.accelerator.process_index}.json").read_text())
+        self.schedule.load_state_dict(record["schedule"] | {"lr_lambdas": [None] * len(self.schedule.lr_lambdas)})
+        for name, tensors in self.tensors.items():
+            loaded = load_file(path / f"{name}.safetensors")
+            if isinstance(tensors, torch.nn.Module):
+                tensors.load_state_dict(loaded)
+            else:
+                tensors.update(loaded)
+
+    def forget(self) -> None:
+        """Remove the states of a run that this one overwrites: not to be resumed by mistake."""
+        if self.accelerator.is_main_process:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _complete(folder: Path) -> list[Path]:
+    return sorted(folder.glob("epoch-*-batch-*"))
+
+
+def latest_state(folder: Path) -> Path | None:
+    """The newest complete state."""
+    return max(_complete(folder), default=None)

@@ -1,0 +1,197 @@
+"""Nothing is lost: states, signals, kills, full disks, dead processes. The long version is benchmarks/chaos.py."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from safetensors.torch import load_file
+
+from e2evit.data import find_schema, load_e2e
+from e2evit.training import DataArguments, ModelArguments, Preempted, TrainArguments, load_model, train
+from e2evit.training.state import RunState, StopRequest, latest_state
+
+ROOT = Path(__file__).parents[1]
+MODEL = {
+    "model_type": "xcit",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "drop_path_rate": 0.3,
+}
+
+
+@pytest.fixture
+def model_json(tmp_path):
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(MODEL))
+    return path
+
+
+@pytest.fixture
+def run(jets_dir, model_json, tmp_path):
+    """A function that trains in this process, with everything that has a state, and returns model and history."""
+
+    def start(name, **overrides):
+        data_args = DataArguments(data_dir=str(jets_dir), mass_column="jet_mass", dead_crystals=0.1)
+        settings = {"num_train_epochs": 2, "per_device_batch_size": 16, "ema_decay": 0.9, "save_steps": 1}
+        train_args = TrainArguments(output_dir=str(tmp_path / name), **(settings | overrides))
+        set_seed(train_args.seed)
+        dataset = load_e2e("simulated", jets_dir, cache_dir=tmp_path / "cache")
+        model_args = ModelArguments(model_config=str(model_json))
+        model, processor = load_model(model_args, data_args, find_schema("simulated", jets_dir), dataset["train"])
+        accelerator = Accelerator(cpu=True, gradient_accumulation_steps=train_args.gradient_accumulation_steps)
+        return model, train(accelerator, model, dataset, processor, data_args, train_args)
+
+    return start
+
+
+def equal_weights(first, second):
+    return all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_resuming_after_any_step_gives_the_same_weights(run, monkeypatch, accumulation):
+    whole, history = run("whole", gradient_accumulation_steps=accumulation)
+    saved, save = 0, RunState.save
+
+    def killed(self):
+        nonlocal saved
+        save(self)
+        saved += 1
+        if saved % 3 == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunState, "save", killed)
+    for _ in range(20):
+        try:
+            resumed, again = run("parts", gradient_accumulation_steps=accumulation, resume_from_checkpoint=True)
+            break
+        except KeyboardInterrupt:
+            torch.rand(7)  # whatever else happens to the random numbers
+    assert saved > 4
+    assert equal_weights(whole, resumed)
+    for first, second in zip(history.epochs, again.epochs, strict=True):
+        assert [first[key] for key in first if "second" not in key] == [
+            second[key] for key in second if "second" not in key
+        ]
+    assert again.images_seen == history.images_seen
+
+
+def test_states_that_are_kept(run, tmp_path):
+    run("run", keep_states=2, save_steps=3)
+    states = sorted(path.name for path in (tmp_path / "run/state").iterdir())
+    assert states[-1] == "epoch-00002-batch-000000"
+    assert len(states) == 2
+    assert not (latest_state(tmp_path / "run/state") / "custom_checkpoint_0.pkl").exists()
+    run("run", num_train_epochs=1, keep_states=2, save_steps=0)
+    assert [path.name for path in (tmp_path / "run/state").iterdir()] == ["epoch-00001-batch-000000"]
+
+
+def test_sigterm_saves_and_ends(run, monkeypatch, tmp_path):
+    whole, _ = run("whole")
+    agreed = StopRequest.agreed
+
+    def terminated(self, accelerator):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return agreed(self, accelerator)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(StopRequest, "agreed", terminated)
+    with pytest.raises(Preempted, match="epoch-00000-batch-000001 is complete"):
+        run("parts", save_steps=0)
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.undo()
+    resumed, _ = run("parts", save_steps=0, resume_from_checkpoint=True)
+    assert equal_weights(whole, resumed)
+
+
+def test_a_full_disk_leaves_the_state_before(run, monkeypatch, tmp_path):
+    """The limit on the size of files stands for the disk."""
+    whole, _ = run("whole")
+    save, limits = RunState.save, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def full(self):
+        if self.history.batches == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        try:
+            save(self)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(RunState, "save", full)
+    with pytest.raises(OSError, match=r"batch-000002: .*batch-000001 is complete: make room"):
+        run("parts")
+    monkeypatch.undo()
+    assert load_file(tmp_path / "parts/state/epoch-00000-batch-000001/average.safetensors")
+    resumed, _ = run("parts", resume_from_checkpoint=True)
+    assert equal_weights(whole, resumed)
+
+
+def test_another_number_of_processes_is_refused(run, tmp_path):
+    run("run", num_train_epochs=1)
+    (latest_state(tmp_path / "run/state") / "totals_1.json").write_text("{}")
+    with pytest.raises(ValueError, match="2 processes, not 1"):
+        run("run", resume_from_checkpoint=True)
+
+
+def start(script, *arguments, processes=1):
+    """A run in the background, in its own process group."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    config = "two_cpu_processes" if processes == 2 else "one_process"
+    command = [sys.executable, script]
+    if processes == 2:
+        command = ["accelerate", "launch", "--config_file", f"recipes/accelerate/{config}.yaml", script]
+    return subprocess.Popen(
+        [str(part) for part in (*command, *arguments)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(process, condition, seconds=100):
+    for _ in range(20 * seconds):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        time.sleep(0.05)
+    raise TimeoutError
+
+
+def test_signals_to_scripts_and_a_dead_process(jets_dir, model_json, tmp_path):
+    """SIGTERM ends a script with code 75; a process that is killed takes the other with it, and the state stays."""
+    arguments = ("--model_config", model_json, "--data_dir", jets_dir, "--mass_column", "jet_mass", "--save_steps", 1)
+    arguments += ("--cache_dir", tmp_path / "cache", "--num_train_epochs", 500, "--mixed_precision", "no")
+    arguments += ("--per_device_batch_size", 16, "--resume_from_checkpoint", "--output_dir")
+    single = start("scripts/train.py", *arguments, tmp_path / "single")
+    wait_for(single, lambda: latest_state(tmp_path / "single/state"))
+    single.send_signal(signal.SIGTERM)
+    output = single.communicate(timeout=30)[0]
+    assert single.returncode == 75, output[-3000:]
+    assert "Stopped by SIGTERM" in output
+
+    pair = start("scripts/train.py", *arguments, tmp_path / "pair", processes=2)
+    wait_for(pair, lambda: latest_state(tmp_path / "pair/state"))
+    children = Path(f"/proc/{pair.pid}/task/{pair.pid}/children")
+    if not children.exists():
+        pytest.skip("needs Linux to find the processes of a launcher")
+    ranks = children.read_text().split()
+    os.kill(int(ranks[-1]), signal.SIGKILL)
+    killed_at = time.monotonic()
+    output = pair.communicate(timeout=60)[0]
+    assert pair.returncode != 0
+    assert time.monotonic() - killed_at < 60
+    assert "SIGKILL" in output or "Signal 9" in output
+    assert load_file(latest_state(tmp_path / "pair/state") / "best.safetensors")
