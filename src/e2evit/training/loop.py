@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import SeedableRandomSampler
 from accelerate.utils import broadcast
 from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
@@ -32,13 +33,14 @@ def make_loader(
     collator: E2ECollator | MaskedCollator,
     batch_size: int,
     num_workers: int = 0,
-    shuffle: bool = False,
+    shuffle_seed: int | None = None,
 ) -> DataLoader:
-    """Batches of `dataset`."""
+    """Batches of `dataset`, in its order, or in one that depends on this seed and the epoch (`set_epoch`) alone."""
+    rows = RowTables(dataset, collator.columns)
     return DataLoader(
-        RowTables(dataset, collator.columns),
+        rows,
         batch_size=batch_size,
-        shuffle=shuffle,
+        sampler=None if shuffle_seed is None else SeedableRandomSampler(rows, data_seed=shuffle_seed),
         collate_fn=collator,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
@@ -93,7 +95,11 @@ class _Run:
         self.task = task_of(model, processor, dataset, data_args)
         loaders = (
             make_loader(
-                dataset["train"], self.task.collator, train_args.per_device_batch_size, data_args.num_workers, True
+                dataset["train"],
+                self.task.collator,
+                train_args.per_device_batch_size,
+                data_args.num_workers,
+                train_args.seed,
             ),
             make_loader(dataset["validation"], self.task.validation_collator, train_args.per_device_batch_size),
         )
@@ -185,7 +191,7 @@ class _Run:
                 continue
             step = self.schedule.last_epoch
             if step % args.logging_steps == 0:
-                rate = (history.batches - done_before) * loader.total_batch_size / (time.perf_counter() - start)
+                rate = (history.batches - done_before) * self.loader.total_batch_size / (time.perf_counter() - start)
                 self._log(progress, epoch, step, rate)
             if self.stop.agreed(accelerator):
                 self.stop.received = True
@@ -199,7 +205,7 @@ class _Run:
         means = torch.tensor([history.totals[name] / history.batches for name in self.task.terms])
         means = accelerator.reduce(means.to(accelerator.device), "mean").tolist()
         history.images_seen += len(self.dataset)
-        images = (history.batches - done_before) * loader.total_batch_size
+        images = (history.batches - done_before) * self.loader.total_batch_size
         return dict(zip(self.task.terms, means)) | {"images_per_second": images / seconds}
 
     def _step(self, epoch: int, batch: dict) -> list[float]:
