@@ -1,0 +1,101 @@
+"""Two processes do what one does with twice the batch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from e2evit.data import load_e2e
+
+ROOT = Path(__file__).parents[1]
+NUMBER = 96  # jets: whole batches for one and for two processes
+
+# BatchNorm sees the batch of its own process; with a norm that sees one image, all else must agree
+CODE = f"""
+import json, sys
+from pathlib import Path
+from accelerate.utils import set_seed
+from torch import nn
+from e2evit.data import find_schema, load_e2e
+from e2evit.training import DataArguments, ModelArguments, TrainArguments, load_model, start_accelerator, train
+from e2evit.training import loop
+
+jets, folder = sys.argv[1], Path(sys.argv[2])
+accelerator = start_accelerator("no")
+batch_size = 16 // accelerator.num_processes
+set_seed(0)
+with accelerator.main_process_first():
+    dataset = load_e2e("simulated", jets, cache_dir=folder / "cache")
+dataset["train"] = dataset["train"].select(range({NUMBER}))
+data_args = DataArguments(data_dir=jets, mass_column="jet_mass", flips=False)
+train_args = TrainArguments(output_dir=str(folder / f"run{{accelerator.num_processes}}"), num_train_epochs=3,
+                            per_device_batch_size=batch_size, ema_decay=0.9, report_to="none")
+model_args = ModelArguments(model_config=str(folder / "model.json"))
+model, processor = load_model(model_args, data_args, find_schema("simulated", jets), dataset["train"])
+for module in list(model.modules()):
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, nn.GroupNorm(1, child.num_features))
+    if isinstance(module, nn.ModuleList):
+        for number, child in enumerate(module):
+            if isinstance(child, nn.BatchNorm2d):
+                module[number] = nn.GroupNorm(1, child.num_features)
+seen, step = [], loop._Run._step
+def record(self, epoch, batch):
+    seen.append([epoch, *batch["rows"].tolist()])
+    return step(self, epoch, batch)
+loop._Run._step = record
+history = train(accelerator, model, dataset, processor, data_args, train_args)
+name = f"{{accelerator.num_processes}}_{{accelerator.process_index}}.json"
+(folder / name).write_text(json.dumps({{"epochs": history.epochs, "seen": seen}}))
+accelerator.end_training()
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(jets_dir, tmp_path_factory):
+    """What each process of one and of two wrote."""
+    folder = tmp_path_factory.mktemp("runs")
+    model = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    (folder / "model.json").write_text(json.dumps(model))
+    (folder / "script.py").write_text(CODE)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for config in ("one_process", "two_cpu_processes"):
+        command = ["accelerate", "launch", "--config_file", ROOT / f"recipes/accelerate/{config}.yaml"]
+        command += [folder / "script.py", jets_dir, folder]
+        done = subprocess.run(
+            list(map(str, command)), env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert not done.returncode, done.stderr[-3000:]
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob("[12]_*.json")}
+
+
+def test_the_losses_agree(runs):
+    """To one part in a thousand: sums are taken in another order, and Adam magnifies that where gradients vanish."""
+    for one, two in zip(runs["1_0"]["epochs"], runs["2_0"]["epochs"], strict=True):
+        for name in ("loss", "classification_loss", "mass_loss", "validation_loss", "validation_mass_mae_gev"):
+            assert one[name] == pytest.approx(two[name], rel=1e-3), name
+        assert one["validation_accuracy"] == two["validation_accuracy"]
+
+
+def test_no_jet_is_lost_or_seen_twice(runs):
+    for epoch in range(3):
+        seen = [
+            [row for number, *rows in runs[name]["seen"] if number == epoch for row in rows]
+            for name in ("1_0", "2_0", "2_1")
+        ]
+        assert sorted(seen[0]) == sorted(seen[1] + seen[2]) == list(range(NUMBER))
+    orders = [rows for number, *rows in runs["1_0"]["seen"]]
+    assert orders[0] != orders[NUMBER // 16]
+
+
+def test_validation_counts_each_jet_once(runs, jets_dir, tmp_path):
+    """Twelve jets in two processes' batches of eight are padded to sixteen, and the padding is not measured."""
+    masses = np.array(load_e2e("simulated", jets_dir, split="validation", cache_dir=tmp_path / "cache")["jet_mass"])
+    assert len(masses) % 16
+    one, two = (runs[name]["epochs"][0]["validation_mass_response_low"] for name in ("1_0", "2_0"))
+    assert one == pytest.approx(two, rel=1e-3)
