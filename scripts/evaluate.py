@@ -54,6 +54,7 @@ def main() -> None:
     predictors = baseline_predictions(dataset, arguments.split, schema, data_args.mass_column)
     probabilities = softmax(found["logits"])
     model_predictions = (1 - probabilities[:, BACKGROUND], found["mass_preds"])
+    mass_scales = found.get("mass_scale_preds")
     targets = (found["labels"], found["mass_labels"])
     run = cached_file(checkpoint, "run_info.json", _raise_exceptions_for_missing_entries=False)
     record = run_info(accelerator, dataset, accelerator.unwrap_model(model)) | {
@@ -66,12 +67,14 @@ def main() -> None:
         "image_size": list(schema.image_size),
         "metrics": {
             **{name: measure(*targets, *prediction) for name, prediction in predictors.items()},
-            "model": measure(*targets, *model_predictions, probabilities, label_names),
+            "model": measure(*targets, *model_predictions, probabilities, label_names, mass_scales),
         },
     }
     columns = {"event_id": dataset[arguments.split]["event_id"], "labels": targets[0], "mass_labels": targets[1]}
     for name, (score, mass) in {**predictors, "model": model_predictions}.items():
         columns |= {f"{name} score": score.astype(np.float32), f"{name} mass": mass.astype(np.float32)}
+    if mass_scales is not None:
+        columns["model mass scale"] = mass_scales.astype(np.float32)
     for name, probability in zip(label_names, probabilities.T):
         columns[f"model p_{name}"] = probability.astype(np.float32)
     write_results(arguments.results, record, columns)

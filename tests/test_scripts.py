@@ -82,7 +82,9 @@ def test_one_and_two_processes_predict_the_same(runs):
 
 def test_torchrun_is_refused_or_joined_never_alone():
     """Plain torchrun on CPUs makes processes that Accelerate takes for loners; ours find each other."""
-    code = "from e2evit.training import start_accelerator; print('ranks', start_accelerator().num_processes)"
+    code = (
+        "from e2evit.training import start_accelerator; print(f'ranks {start_accelerator().num_processes}\\n', end='')"
+    )
     script = ROOT / ".pytest_cache/torchrun_check.py"
     script.parent.mkdir(exist_ok=True)
     script.write_text(code)

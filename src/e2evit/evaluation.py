@@ -57,6 +57,7 @@ def measure(
     mass_preds: np.ndarray,
     probabilities: np.ndarray | None = None,
     label_names: Sequence[str] = (),
+    mass_scales: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Tagging and mass metrics with 95 % intervals, over the jets that have the respective target.
 
@@ -68,6 +69,7 @@ def measure(
         probabilities: Of all classes `(n, num_classes)`; adds accuracy, calibration error and, for more than two
             classes, the AUC of each against the rest.
         label_names: Of the classes, for the names of those AUCs.
+        mass_scales: Predicted one-sigma of `mass_preds` [GeV]; adds coverage and pull width.
 
     Returns:
         What is defined: an AUC needs jets of both sides.
@@ -92,7 +94,10 @@ def measure(
         targets = (labels[both] != BACKGROUND).astype(int)
         result |= MassSculpting().compute(predictions=scores[both], references=targets, masses=masses[both])
     if has_mass.any():
-        result |= MassRegression().compute(predictions=mass_preds[has_mass], references=masses[has_mass])
+        scales = None if mass_scales is None else mass_scales[has_mass]
+        result |= MassRegression().compute(
+            predictions=mass_preds[has_mass], references=masses[has_mass], scales=scales
+        )
     return {name: float(value) for name, value in result.items() if value == value}
 
 
