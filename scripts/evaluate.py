@@ -18,7 +18,15 @@ from transformers.utils import cached_file
 from e2evit.data import find_schema, load_e2e
 from e2evit.data.collate import E2ECollator
 from e2evit.evaluation import BACKGROUND, align_labels, baseline_predictions, measure, softmax, write_results
-from e2evit.training import DataArguments, make_loader, parse_recipe, predict, run_info, start_accelerator
+from e2evit.training import (
+    DataArguments,
+    end_processes,
+    make_loader,
+    parse_recipe,
+    predict,
+    run_info,
+    start_accelerator,
+)
 
 
 @dataclass
@@ -48,8 +56,7 @@ def main() -> None:
     model, loader = accelerator.prepare(model, loader)
     found = predict(accelerator, model, loader)
     if not accelerator.is_main_process:
-        # a process that ends with its communication threads running may be aborted, and takes the others with it
-        accelerator.end_training()
+        end_processes(accelerator)
         return
     predictors = baseline_predictions(dataset, arguments.split, schema, data_args.mass_column)
     probabilities = softmax(found["logits"])
@@ -79,7 +86,7 @@ def main() -> None:
         columns[f"model p_{name}"] = probability.astype(np.float32)
     write_results(arguments.results, record, columns)
     print(f"Wrote {arguments.results}")
-    accelerator.end_training()
+    end_processes(accelerator)
 
 
 if __name__ == "__main__":

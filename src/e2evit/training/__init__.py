@@ -4,7 +4,7 @@ from .arguments import DataArguments, ModelArguments, TrainArguments
 from .checkpoint import check_output_dir, load_model, run_info, save_checkpoint
 from .loop import make_loader, train
 from .prediction import predict
-from .process import start_accelerator
+from .process import end_processes, start_accelerator
 from .recipe import parse_recipe
 from .run import run_training
 from .state import PREEMPTED_EXIT_CODE, History, Preempted
@@ -17,6 +17,7 @@ __all__ = [
     "Preempted",
     "TrainArguments",
     "check_output_dir",
+    "end_processes",
     "load_model",
     "make_loader",
     "parse_recipe",

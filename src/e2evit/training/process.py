@@ -12,7 +12,7 @@ import transformers
 from accelerate import Accelerator, DataLoaderConfiguration
 from transformers.utils import is_torch_bf16_gpu_available
 
-__all__ = ["start_accelerator"]
+__all__ = ["end_processes", "start_accelerator"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,17 @@ def start_accelerator(
         f"{torch.get_num_threads()} threads each, precision {accelerator.mixed_precision}"
     )
     return accelerator
+
+
+def end_processes(accelerator: Accelerator) -> None:
+    """Leave the process group when all others are here as well.
+
+    Gloo's thread frees the tensors of the last `gather`, for which it needs Python's lock. A process that leaves at
+    once holds that lock while it waits for this very thread: it hangs for ever, or is aborted. Here it first waits for
+    the others, without the lock.
+    """
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
 
 
 def _computes_in_bf16(on_cpu: bool) -> bool:

@@ -10,7 +10,7 @@ from e2evit.data import find_schema, load_e2e
 from .arguments import DataArguments, ModelArguments, TrainArguments
 from .checkpoint import check_output_dir, load_model, run_info, save_checkpoint
 from .loop import train
-from .process import start_accelerator
+from .process import end_processes, start_accelerator
 from .recipe import parse_recipe
 from .state import History
 
@@ -48,5 +48,5 @@ def run_training(arguments: Sequence[str] | None = None, masked: bool = False) -
     history = train(accelerator, model, dataset, processor, data_args, train_args)
     info = run_info(accelerator, dataset, model) | {"seed": train_args.seed} | asdict(history)
     save_checkpoint(accelerator, model, processor, output_dir, groups, info)
-    accelerator.end_training()
+    end_processes(accelerator)
     return history
