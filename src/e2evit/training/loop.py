@@ -169,7 +169,8 @@ class _Run:
         self.accelerator.log(entry, step=self.schedule.last_epoch)
         warn_if_constant(entry, self.constant)
         self.state.save()
-        self._end_if_asked()
+        if self.stop.agreed(self.accelerator):
+            raise self._preempted()
 
     def _train(self, epoch: int) -> dict[str, float]:
         """The batches of an epoch that are not done yet; returns means over all of its batches."""
@@ -194,10 +195,9 @@ class _Run:
                 rate = (history.batches - done_before) * self.loader.total_batch_size / (time.perf_counter() - start)
                 self._log(progress, epoch, step, rate)
             if self.stop.agreed(accelerator):
-                self.stop.received = True
                 self._tick()
                 self.state.save()
-                self._end_if_asked()
+                raise self._preempted()
             if args.save_steps and step % args.save_steps == 0:
                 self._tick()
                 self.state.save()
@@ -260,9 +260,8 @@ class _Run:
         self.history.seconds += now - self.clock
         self.clock = now
 
-    def _end_if_asked(self) -> None:
-        if self.stop.agreed(self.accelerator):
-            raise Preempted(f"Stopped by SIGTERM; {latest_state(self.state.folder)} is complete.")
+    def _preempted(self) -> Preempted:
+        return Preempted(f"Stopped by SIGTERM; {latest_state(self.state.folder)} is complete.")
 
     def finish(self) -> None:
         self.bare_model.load_state_dict(self.best)

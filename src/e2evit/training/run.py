@@ -12,7 +12,7 @@ from .checkpoint import check_output_dir, load_model, run_info, save_checkpoint
 from .loop import train
 from .process import end_processes, start_accelerator
 from .recipe import parse_recipe
-from .state import History
+from .state import History, Preempted
 
 __all__ = ["run_training"]
 
@@ -45,7 +45,11 @@ def run_training(arguments: Sequence[str] | None = None, masked: bool = False) -
     settings = {name: value for group in groups for name, value in asdict(group).items() if value is not None}
     accelerator.init_trackers("e2evit", config=settings)
 
-    history = train(accelerator, model, dataset, processor, data_args, train_args)
+    try:
+        history = train(accelerator, model, dataset, processor, data_args, train_args)
+    except Preempted:
+        end_processes(accelerator)
+        raise
     info = run_info(accelerator, dataset, model) | {"seed": train_args.seed} | asdict(history)
     save_checkpoint(accelerator, model, processor, output_dir, groups, info)
     end_processes(accelerator)
