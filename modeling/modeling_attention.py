@@ -12,9 +12,11 @@ from torch.nn import functional as F
 
 __all__ = [
     "cross_covariance_attention",
+    "cross_covariance_attention_in_blocks",
     "focused_attention",
     "inline_attention",
     "linear_attention",
+    "linear_attention_in_blocks",
     "magnitude_aware_attention",
     "polarity_aware_attention",
     "rank_augmented_attention",
@@ -54,6 +56,51 @@ def linear_attention(query, key, value, denominator_floor):
     return (query @ key_value / denominator).to(value.dtype)
 
 
+class _Relu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        result = x.clamp(min=0)
+        ctx.save_for_backward(result)
+        return result
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.saved_tensors[0].sign()
+
+
+def _relu(x):
+    return _Relu.apply(x) if torch.compiler.is_compiling() else x.relu()
+
+
+def _heads_as_blocks(width, num_heads, device):
+    """`(D, D)`, true on the diagonal blocks that belong to one head each."""
+    head = torch.arange(width, device=device) // (width // num_heads)
+    return head.unsqueeze(1) == head
+
+
+def linear_attention_in_blocks(query, key, value, temperature, denominator_floor):
+    """`temperature * linear_attention(...)` of tokens `(B, N, D)`, `temperature` `(h, 1, 1)`.
+
+    The heads' key-value products are the diagonal blocks of one D x D matrix: h times the multiplications, but no
+    token is copied into another order, and copies are what costs at small widths.
+    """
+    num_heads, width = len(temperature), query.shape[-1]
+    query, key, num_tokens = _relu(query), _relu(key), key.shape[1]
+    scale = temperature.flatten().repeat_interleave(width // num_heads)  # [D]
+    scale = scale.where(_heads_as_blocks(width, num_heads, query.device), 0.0)
+    if key.dtype == torch.float16:
+        key_value = torch.bmm(key.transpose(1, 2), value / num_tokens) * scale
+    else:
+        key_value = torch.bmm(key.transpose(1, 2), value) * (scale / num_tokens)
+    with _no_autocast(query):
+        wide = torch.promote_types(query.dtype, torch.float32)
+        parts = query * key.sum(dim=1, keepdim=True, dtype=wide)  # [B, N, D]
+        denominator = parts.unflatten(-1, (num_heads, -1)).sum(dim=-1, keepdim=True)  # [B, N, h, 1]
+        denominator = denominator.clamp(min=denominator_floor) / num_tokens
+    context = torch.bmm(query, key_value.to(query.dtype)).unflatten(-1, (num_heads, -1))
+    return (context / denominator).flatten(-2).to(value.dtype)
+
+
 def softmax_attention(query, key, value):
     """softmax(q kᵀ / √d) v.
 
@@ -77,6 +124,18 @@ def cross_covariance_attention(query, key, value, temperature):
     key_norm = torch.linalg.vector_norm(key, dim=-1, dtype=wide).clamp(min=1e-12).unsqueeze(-2)  # [B, h, 1, d]
     scores = (query @ key.transpose(-1, -2)).to(wide) / query_norm / key_norm * temperature
     return (scores.softmax(dim=-1).to(value.dtype) @ value).transpose(-1, -2)
+
+
+def cross_covariance_attention_in_blocks(query, key, value, temperature):
+    """`cross_covariance_attention` of tokens `(B, N, D)`: the heads' maps are diagonal blocks of one D x D matrix."""
+    num_heads, width = len(temperature), query.shape[-1]
+    wide = torch.promote_types(query.dtype, torch.float32)
+    query_norm = torch.linalg.vector_norm(query, dim=1, dtype=wide).clamp(min=1e-12).unsqueeze(-1)  # [B, D, 1]
+    key_norm = torch.linalg.vector_norm(key, dim=1, dtype=wide).clamp(min=1e-12).unsqueeze(-2)  # [B, 1, D]
+    scores = torch.bmm(query.transpose(1, 2), key).to(wide) / query_norm / key_norm
+    scores = scores * temperature.flatten().repeat_interleave(width // num_heads).unsqueeze(-1)
+    scores = scores.where(_heads_as_blocks(width, num_heads, query.device), float("-inf"))
+    return torch.bmm(value, scores.softmax(dim=-1).to(value.dtype).transpose(1, 2))
 
 
 def rank_augmented_attention(query, key, value):

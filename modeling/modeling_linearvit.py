@@ -15,6 +15,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_linearvit import LinearViTConfig
 from .modeling_attention import softmax_attention
+from .modeling_depthwise import DepthwiseConv
 from .modeling_e2e import (
     ConvStem,
     DropPath,
@@ -22,10 +23,12 @@ from .modeling_e2e import (
     E2EModelOutput,
     E2EPreTrainedModel,
     Mlp,
+    gelu,
+    linear,
 )
 from .modeling_head import E2EHead
 from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
-from .modeling_mixers import GLOBAL_ATTENTIONS, DepthwiseConv, split_heads
+from .modeling_mixers import GLOBAL_ATTENTIONS, split_heads
 
 __all__ = [
     "LinearViTForImageClassification",
@@ -75,7 +78,7 @@ class LinearViTWindowAttention(nn.Module):
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         context = softmax_attention(*split_heads(self.qkv(windows), self.num_heads))
-        return self.proj(context.transpose(1, 2).reshape(windows.shape))
+        return linear(self.proj, context.transpose(1, 2).reshape(windows.shape))
 
 
 class LocalConcentration(nn.Module):
@@ -88,7 +91,7 @@ class LocalConcentration(nn.Module):
         self.conv2 = DepthwiseConv(hidden_size, kernel_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        hidden_states = F.gelu(self.conv1(hidden_states))
+        hidden_states = gelu(self.conv1(hidden_states))
         return self.conv2(self.bn(hidden_states.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 

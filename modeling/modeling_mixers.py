@@ -14,28 +14,21 @@ from .modeling_attention import (
     focused_attention,
     inline_attention,
     linear_attention,
+    linear_attention_in_blocks,
     magnitude_aware_attention,
     polarity_aware_attention,
     rank_augmented_attention,
 )
+from .modeling_depthwise import DepthwiseConv
+from .modeling_e2e import linear
 
-__all__ = ["GLOBAL_ATTENTIONS", "DepthwiseConv", "GlobalAttention", "split_heads"]
+__all__ = ["GLOBAL_ATTENTIONS", "GlobalAttention", "split_heads"]
 
 
 def split_heads(qkv, num_heads):
     """`(B, N, 3 D)` to query, key and value, each `(B, h, N, d)`."""
     batch_size, num_tokens, width = qkv.shape
     return qkv.view(batch_size, num_tokens, 3, num_heads, width // (3 * num_heads)).permute(2, 0, 3, 1, 4)
-
-
-class DepthwiseConv(nn.Conv2d):
-    """A depthwise convolution that keeps the grid; `(B, H, W, D)` in and out."""
-
-    def __init__(self, hidden_size: int, kernel_size: int):
-        super().__init__(hidden_size, hidden_size, kernel_size, padding=kernel_size // 2, groups=hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return super().forward(hidden_states.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class GlobalAttention(nn.Module):
@@ -59,6 +52,10 @@ class GlobalAttention(nn.Module):
     def mix(self, query, key, value):
         raise NotImplementedError("A subclass says how tokens are mixed.")
 
+    def mix_tokens(self, qkv):
+        """`(B, N, 3 D)` to `(B, N, D)`."""
+        return self.mix(*split_heads(qkv, self.num_heads)).transpose(1, 2).flatten(2)
+
     def enhance(self, context, value, hidden_states):
         """What the paper adds to the mixed tokens; `value` and `hidden_states` on the grid, `(B, H, W, D)`."""
         if self.lepe is not None:
@@ -67,9 +64,8 @@ class GlobalAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         qkv = self.qkv(hidden_states)
-        mixed = self.mix(*split_heads(qkv.flatten(1, 2), self.num_heads))
-        context = mixed.transpose(1, 2).reshape(hidden_states.shape)
-        return self.proj(self.enhance(context, qkv.chunk(3, dim=-1)[2], hidden_states))
+        context = self.mix_tokens(qkv.flatten(1, 2)).view(hidden_states.shape)
+        return linear(self.proj, self.enhance(context, qkv.chunk(3, dim=-1)[2], hidden_states))
 
 
 class ReluLinearAttention(GlobalAttention):
@@ -88,6 +84,10 @@ class ReluLinearAttention(GlobalAttention):
     def mix(self, query, key, value):
         floor = self.denominator_floor * (key.shape[-2] if self.denominator_floor_per_token else 1)
         return linear_attention(query, key, value, floor) * self.temperature
+
+    def mix_tokens(self, qkv):
+        floor = self.denominator_floor * (qkv.shape[1] if self.denominator_floor_per_token else 1)
+        return linear_attention_in_blocks(*qkv.chunk(3, dim=-1), self.temperature, floor)
 
 
 class SoftmaxAttention(GlobalAttention):
@@ -141,6 +141,10 @@ class InlineAttention(GlobalAttention):
 
     def mix(self, query, key, value):
         return inline_attention(query, key, value)
+
+    def mix_tokens(self, qkv):
+        """`(B, N, 3 D)` to `(B, N, D)`."""
+        return self.mix(*split_heads(qkv, self.num_heads)).transpose(1, 2).flatten(2)
 
     def enhance(self, context, value, hidden_states):
         batch_size, height, width, hidden_size = hidden_states.shape

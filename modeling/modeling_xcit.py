@@ -13,7 +13,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import can_return_tuple
 
 from .configuration_xcit import XCiTConfig
-from .modeling_attention import cross_covariance_attention
+from .modeling_attention import cross_covariance_attention_in_blocks
+from .modeling_depthwise import DepthwiseConv
 from .modeling_e2e import (
     ConvStem,
     DropPath,
@@ -21,6 +22,8 @@ from .modeling_e2e import (
     E2EModelOutput,
     E2EPreTrainedModel,
     Mlp,
+    gelu,
+    linear,
 )
 from .modeling_head import E2EHead
 from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
@@ -82,9 +85,7 @@ class XCiTCrossCovarianceAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         batch_size, num_tokens, hidden_size = hidden_states.shape
-        qkv = self.qkv(hidden_states).view(batch_size, num_tokens, 3, self.num_heads, hidden_size // self.num_heads)
-        context = cross_covariance_attention(*qkv.permute(2, 0, 3, 1, 4), self.temperature)  # [B, h, N, d]
-        return self.proj(context.transpose(1, 2).reshape(hidden_states.shape))
+        return linear(self.proj, cross_covariance_attention_in_blocks(*self.qkv(hidden_states).chunk(3, dim=-1), self.temperature))
 
 
 class XCiTLocalPatchInteraction(nn.Module):
@@ -92,14 +93,13 @@ class XCiTLocalPatchInteraction(nn.Module):
 
     def __init__(self, hidden_size: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(hidden_size, hidden_size, kernel_size=3, padding=1, groups=hidden_size)
+        self.conv1 = DepthwiseConv(hidden_size, 3)
         self.bn = nn.BatchNorm2d(hidden_size)
-        self.conv2 = nn.Conv2d(hidden_size, hidden_size, kernel_size=3, padding=1, groups=hidden_size)
+        self.conv2 = DepthwiseConv(hidden_size, 3)
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        # a view: contiguous tokens are an image in channels-last layout
-        image = hidden_states.transpose(1, 2).unflatten(2, (height, width))
-        return self.conv2(self.bn(F.gelu(self.conv1(image)))).flatten(2).transpose(1, 2)
+        grid = gelu(self.conv1(hidden_states.unflatten(1, (height, width))))
+        return self.conv2(self.bn(grid.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).flatten(1, 2)
 
 
 class XCiTBlock(GradientCheckpointingLayer):
@@ -147,7 +147,7 @@ class XCiTClassAttention(nn.Module):
         context = F.scaled_dot_product_attention(
             heads(self.q(class_token)), heads(self.k(hidden_states)), heads(self.v(hidden_states))
         )
-        return self.proj(context.transpose(1, 2).reshape(class_token.shape))  # [B, 1, D]
+        return linear(self.proj, context.transpose(1, 2).reshape(class_token.shape))  # [B, 1, D]
 
 
 class XCiTClassAttentionBlock(GradientCheckpointingLayer):

@@ -84,13 +84,18 @@ def _need(state_dict: Mapping[str, Tensor], key: str) -> Tensor:
     return state_dict[key]
 
 
+def _patch_size(stem: Tensor, num_convs: int) -> int:
+    """A chain of 3 x 3 convolutions of stride 2, or one that sees exactly its patch."""
+    return 2**num_convs if stem.shape[-1] == 3 else stem.shape[-1]
+
+
 def _infer_xcit(state_dict: Mapping[str, Tensor]) -> dict:
     stem = _need(state_dict, "patch_embed.proj.0.0.weight")
     hidden_size = _need(state_dict, "cls_token").shape[-1]
     num_convs = (_count(state_dict, r"patch_embed\.proj\.(\d+)\.") + 1) // 2
     return {
         "num_channels": stem.shape[1],
-        "patch_size": 2**num_convs,
+        "patch_size": _patch_size(stem, num_convs),
         "token_stride": 1,
         "hidden_size": hidden_size,
         "num_hidden_layers": _count(state_dict, r"blocks\.(\d+)\."),
@@ -105,9 +110,10 @@ def _infer_linearvit(state_dict: Mapping[str, Tensor]) -> dict:
     norms = [_need(state_dict, f"stages.{i}.0.norm1.weight") for i in range(num_stages)]
     hidden_sizes = [len(norm) for norm in norms]
     depths = [_count(state_dict, rf"stages\.{i}\.(\d+)\.") for i in range(num_stages)]
+    stem = _need(state_dict, "downsample_layers.0.proj.proj.0.weight")
     config = {
-        "num_channels": _need(state_dict, "downsample_layers.0.proj.proj.0.weight").shape[1],
-        "patch_size": 4,
+        "num_channels": stem.shape[1],
+        "patch_size": _patch_size(stem, num_convs=2),
         "token_stride": 1,
         "hidden_sizes": hidden_sizes,
         "depths": depths,
