@@ -10,6 +10,8 @@ from contextlib import nullcontext
 import torch
 from torch.nn import functional as F
 
+from .modeling_activations import relu
+
 __all__ = [
     "cross_covariance_attention",
     "cross_covariance_attention_in_blocks",
@@ -56,22 +58,6 @@ def linear_attention(query, key, value, denominator_floor):
     return (query @ key_value / denominator).to(value.dtype)
 
 
-class _Relu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        result = x.clamp(min=0)
-        ctx.save_for_backward(result)
-        return result
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * ctx.saved_tensors[0].sign()
-
-
-def _relu(x):
-    return _Relu.apply(x) if torch.compiler.is_compiling() else x.relu()
-
-
 def _heads_as_blocks(width, num_heads, device):
     """`(D, D)`, true on the diagonal blocks that belong to one head each."""
     head = torch.arange(width, device=device) // (width // num_heads)
@@ -85,7 +71,7 @@ def linear_attention_in_blocks(query, key, value, temperature, denominator_floor
     token is copied into another order, and copies are what costs at small widths.
     """
     num_heads, width = len(temperature), query.shape[-1]
-    query, key, num_tokens = _relu(query), _relu(key), key.shape[1]
+    query, key, num_tokens = relu(query), relu(key), key.shape[1]
     scale = temperature.flatten().repeat_interleave(width // num_heads)  # [D]
     scale = scale.where(_heads_as_blocks(width, num_heads, query.device), 0.0)
     if key.dtype == torch.float16:

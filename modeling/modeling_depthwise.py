@@ -62,8 +62,10 @@ def _kernel_gradient_in_columns(gradient: torch.Tensor, image: torch.Tensor, ker
     into what was cut off is left to its neighbour.
     """
     width, half = image.shape[-1], kernel.shape[-1] // 2
-    three_columns, result = kernel[..., :3].contiguous(), torch.empty_like(kernel)
+    three_columns, result = kernel[..., :3].contiguous(), torch.zeros_like(kernel)
     for shift in range(-(half // 2 * 2), half + 1, 2):  # input column minus output column
+        if abs(shift) >= width:  # these columns see padding alone
+            continue
         from_left, from_right = max(0, shift), max(0, -shift)
         moved = image[..., from_left : width - from_right].contiguous(memory_format=torch.channels_last)
         seen = gradient[..., from_right : width - from_left].contiguous(memory_format=torch.channels_last)

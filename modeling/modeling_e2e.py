@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .modeling_activations import gelu
 from .modeling_head import e2e_loss, mass_in_gev
 
 __all__ = [
@@ -130,41 +131,6 @@ class ConvStem(nn.Module):
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms)):
             hidden_states = norm(conv(self.activation(hidden_states) if i else hidden_states))
         return hidden_states.permute(0, 2, 3, 1)  # [B, H', W', D]
-
-
-class _Gelu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, bias):
-        ctx.save_for_backward(x, bias)
-        wide = x.float() + bias
-        return (wide * _normal_distribution(wide)[0]).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        x, bias = ctx.saved_tensors
-        wide = x.float() + bias
-        cumulative, density = _normal_distribution(wide)
-        gradient = gradient.float() * (cumulative + wide * density)
-        return gradient.to(x.dtype), gradient.flatten(0, -2).sum(0) if bias.ndim else None
-
-
-def _normal_distribution(x: torch.Tensor):
-    exponential = (-0.5 * x * x).exp()
-    t = 1 / (1 + 0.2316419 * x.abs())
-    polynomial = t * (0.319381530 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429))))
-    density = 0.3989422804014327 * exponential
-    tail = density * polynomial
-    return torch.where(x > 0, 1 - tail, tail), density
-
-
-def gelu(x):
-    return _Gelu.apply(x, x.new_zeros((), dtype=torch.float32)) if torch.compiler.is_compiling() else F.gelu(x)
-
-
-def linear(module, x):
-    if False:
-        return F.linear(x, module.weight).float() + module.bias
-    return module(x)
 
 
 class Mlp(nn.Module):

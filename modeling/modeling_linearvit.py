@@ -14,6 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import can_return_tuple
 
 from .configuration_linearvit import LinearViTConfig
+from .modeling_activations import gelu
 from .modeling_attention import softmax_attention
 from .modeling_depthwise import DepthwiseConv
 from .modeling_e2e import (
@@ -23,8 +24,6 @@ from .modeling_e2e import (
     E2EModelOutput,
     E2EPreTrainedModel,
     Mlp,
-    gelu,
-    linear,
 )
 from .modeling_head import E2EHead
 from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
@@ -78,7 +77,7 @@ class LinearViTWindowAttention(nn.Module):
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         context = softmax_attention(*split_heads(self.qkv(windows), self.num_heads))
-        return linear(self.proj, context.transpose(1, 2).reshape(windows.shape))
+        return self.proj(context.transpose(1, 2).reshape(windows.shape))
 
 
 class LocalConcentration(nn.Module):

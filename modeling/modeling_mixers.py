@@ -20,7 +20,6 @@ from .modeling_attention import (
     rank_augmented_attention,
 )
 from .modeling_depthwise import DepthwiseConv
-from .modeling_e2e import linear
 
 __all__ = ["GLOBAL_ATTENTIONS", "GlobalAttention", "split_heads"]
 
@@ -65,7 +64,7 @@ class GlobalAttention(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         qkv = self.qkv(hidden_states)
         context = self.mix_tokens(qkv.flatten(1, 2)).view(hidden_states.shape)
-        return linear(self.proj, self.enhance(context, qkv.chunk(3, dim=-1)[2], hidden_states))
+        return self.proj(self.enhance(context, qkv.chunk(3, dim=-1)[2], hidden_states))
 
 
 class ReluLinearAttention(GlobalAttention):

@@ -13,6 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import can_return_tuple
 
 from .configuration_xcit import XCiTConfig
+from .modeling_activations import gelu
 from .modeling_attention import cross_covariance_attention_in_blocks
 from .modeling_depthwise import DepthwiseConv
 from .modeling_e2e import (
@@ -22,8 +23,6 @@ from .modeling_e2e import (
     E2EModelOutput,
     E2EPreTrainedModel,
     Mlp,
-    gelu,
-    linear,
 )
 from .modeling_head import E2EHead
 from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
@@ -85,7 +84,7 @@ class XCiTCrossCovarianceAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         batch_size, num_tokens, hidden_size = hidden_states.shape
-        return linear(self.proj, cross_covariance_attention_in_blocks(*self.qkv(hidden_states).chunk(3, dim=-1), self.temperature))
+        return self.proj(cross_covariance_attention_in_blocks(*self.qkv(hidden_states).chunk(3, dim=-1), self.temperature))
 
 
 class XCiTLocalPatchInteraction(nn.Module):
@@ -147,7 +146,7 @@ class XCiTClassAttention(nn.Module):
         context = F.scaled_dot_product_attention(
             heads(self.q(class_token)), heads(self.k(hidden_states)), heads(self.v(hidden_states))
         )
-        return linear(self.proj, context.transpose(1, 2).reshape(class_token.shape))  # [B, 1, D]
+        return self.proj(context.transpose(1, 2).reshape(class_token.shape))  # [B, 1, D]
 
 
 class XCiTClassAttentionBlock(GradientCheckpointingLayer):

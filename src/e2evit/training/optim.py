@@ -28,7 +28,7 @@ def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float, 
         rate = learning_rate * layer_decay ** (deepest - depths[name])
         group = {"params": [], "lr": rate, "weight_decay": weight_decay if key[0] else 0.0, "is_head": key[2]}
         groups.setdefault(key, group)["params"].append(parameter)
-    return AdamW(groups.values(), lr=learning_rate)
+    return AdamW(groups.values(), lr=learning_rate, fused=True)
 
 
 def _depths(model: nn.Module) -> dict[str, int]:

@@ -1,0 +1,161 @@
+"""Speed of the models against a plain transcription of the authors' code, with the same weights.
+
+    python benchmarks/models.py --results results/model_speed.json
+
+Batch 32, 8 channels, 125 x 125 pixels, patch 5: 25 x 25 tokens. Every variant is measured in turn, round by round, in
+one process, and a ratio is the median of the ratios within a round. A training step is forward, backward and AdamW.
+"""
+
+import json
+import platform
+import time
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import reference
+import torch
+from torch.nn import functional as F
+from torch.optim import AdamW
+from tqdm import tqdm
+from transformers import HfArgumentParser
+
+from e2evit import convert_reference
+
+BATCH_SIZE, NUM_CHANNELS, SIDE = 32, 8, 125
+AUTHORS = {  # the sizes of recipes/models, at one token a patch of 5
+    "linearvit nano": lambda: reference.L2ViT(NUM_CHANNELS, [96], [4], [4], [4], window=5, patch_size=5),
+    "linearvit tiny": lambda: reference.L2ViT(
+        NUM_CHANNELS, [64, 128, 256], [2, 4, 2], [2, 4, 8], [4] * 3, window=5, patch_size=5
+    ),
+    "xcit nano": lambda: reference.XCiT(NUM_CHANNELS, 96, 4, 4, patch_size=5),
+    "xcit tiny": lambda: reference.XCiT(NUM_CHANNELS, 128, 12, 4, patch_size=5),
+}
+
+
+@dataclass
+class SpeedArguments:
+    results: str = field(default="results/model_speed.json", metadata={"help": "JSON file to write."})
+    rounds: int = field(default=12, metadata={"help": "Measurements of each variant; three more warm up."})
+
+
+def make_models(name: str) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The authors' model and ours with the same random weights."""
+    torch.manual_seed(0)
+    authors = AUTHORS[name]()
+    fields = {"window_size": 5} if name.startswith("linearvit") else {}
+    return authors, convert_reference(authors.state_dict(), name.split()[0], **fields)
+
+
+def logits_of(model, pixel_values):
+    outputs = model(pixel_values)
+    return outputs if torch.is_tensor(outputs) else outputs.logits
+
+
+def check_equal(authors, ours, pixel_values, labels) -> dict[str, float]:
+    """Largest differences of logits, and of gradients relative to the largest entry of a gradient; float32."""
+    expected, actual = logits_of(authors.train(), pixel_values), logits_of(ours.train(), pixel_values)
+    F.cross_entropy(expected, labels).backward()
+    F.cross_entropy(actual, labels).backward()
+    gradient = authors.patch_embed.proj[0][0] if hasattr(authors, "patch_embed") else authors.downsample_layers[0].proj.proj[0]
+    first = next(p for key, p in ours.named_parameters() if key.endswith("convs.0.weight"))
+    expected_gradient = gradient.weight.grad
+    found = {
+        "logits": (actual - expected).abs().max().item(),
+        "gradient": ((first.grad - expected_gradient).abs().max() / expected_gradient.abs().max()).item(),
+    }
+    if found["logits"] > 1e-5 or found["gradient"] > 1e-3:
+        raise AssertionError(f"The two models differ: {found}")
+    return found
+
+
+def training_step(model, pixel_values, labels, precision: str, **optimizer):
+    optimizer = AdamW(model.parameters(), **optimizer)
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            logits = logits_of(model, pixel_values)
+        F.cross_entropy(logits.float(), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def inference(model, pixel_values):
+    def step():
+        with torch.no_grad():
+            logits_of(model, pixel_values)
+
+    return step
+
+
+def measure(variants: dict, rounds: int, description: str) -> dict[str, np.ndarray]:
+    """Seconds of each variant in each round."""
+    times = {name: [] for name in variants}
+    for _ in tqdm(range(rounds + 3), desc=description, disable=None):
+        for name, step in variants.items():
+            start = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - start)
+    return {name: np.array(found[3:]) for name, found in times.items()}
+
+
+def summarize(times: dict[str, np.ndarray], baseline_of: dict[str, str]) -> dict:
+    return {
+        "milliseconds": {name: round(1e3 * float(np.median(found)), 1) for name, found in times.items()},
+        "speedup": {
+            name: round(float(np.median(times[baseline] / times[name])), 3) for name, baseline in baseline_of.items()
+        },
+    }
+
+
+def compare(name: str, rounds: int) -> dict:
+    authors, ours = make_models(name)
+    torch.manual_seed(1)
+    pixel_values = torch.randn(BATCH_SIZE, NUM_CHANNELS, SIDE, SIDE)
+    pixel_values *= torch.rand(BATCH_SIZE, NUM_CHANNELS, SIDE, SIDE) < 0.015
+    labels = torch.arange(BATCH_SIZE) % 2
+    differences = check_equal(deepcopy(authors), deepcopy(ours), pixel_values, labels)
+
+    steps, baseline_of = {}, {}
+    for precision in ("fp32", "bf16"):
+        steps[f"reference {precision}"] = training_step(deepcopy(authors).train(), pixel_values, labels, precision)
+        for mode in ("eager", "compiled"):
+            model = deepcopy(ours).train()
+            model = torch.compile(model) if mode == "compiled" else model
+            steps[f"{mode} {precision}"] = training_step(model, pixel_values, labels, precision, fused=True)
+            baseline_of[f"{mode} {precision}"] = f"reference {precision}"
+    training = summarize(measure(steps, rounds, f"{name}, training"), baseline_of)
+
+    half, half_values = deepcopy(ours).eval().bfloat16(), pixel_values.bfloat16()
+    frozen = torch.compile(deepcopy(half), options={"freezing": True})
+    steps = {
+        "reference fp32": inference(authors.eval(), pixel_values),
+        "eager fp32": inference(ours.eval(), pixel_values),
+        "eager bf16": inference(half, half_values),
+        "compiled bf16": inference(frozen, half_values),
+    }
+    found = measure(steps, rounds, f"{name}, inference")
+    inferred = summarize(found, dict.fromkeys(list(steps)[1:], "reference fp32"))
+    return {"differences": differences, "training": training, "inference": inferred}
+
+
+def main() -> None:
+    (arguments,) = HfArgumentParser(SpeedArguments).parse_args_into_dataclasses()
+    record = {name: compare(name, arguments.rounds) for name in AUTHORS}
+    record |= {
+        "batch_size": BATCH_SIZE,
+        "rounds": arguments.rounds,
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+    }
+    path = Path(arguments.results)
+    path.with_suffix(".tmp").write_text(json.dumps(record, indent=2) + "\n")
+    path.with_suffix(".tmp").replace(path)
+    print(json.dumps({name: {k: record[name][k]["speedup"] for k in ("training", "inference")} for name in AUTHORS}))
+
+
+if __name__ == "__main__":
+    main()

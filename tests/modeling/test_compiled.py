@@ -1,0 +1,137 @@
+"""Faster formulations against the plain ones, in outputs and gradients: depthwise convolutions, blocks, activations."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from e2evit.modeling import modeling_activations, modeling_attention
+from e2evit.modeling.modeling_depthwise import depthwise_conv, plain_depthwise_conv
+from models import batch, make
+
+# Dynamo itself makes an instance of each autograd function that it traces
+pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+
+
+def draw(*shape, dtype=torch.float64):
+    return torch.randn(*shape, dtype=dtype, requires_grad=True)
+
+
+def compare(fast, plain, inputs, **tolerance):
+    torch.manual_seed(1)
+    actual, expected = fast(*inputs), plain(*inputs)
+    cotangent = torch.randn_like(expected)
+    torch.testing.assert_close(actual, expected, **tolerance)
+    actual, expected = (torch.autograd.grad(result, inputs, cotangent) for result in (actual, expected))
+    torch.testing.assert_close(actual, expected, **tolerance)
+
+
+@pytest.mark.parametrize("grid", [(25, 25), (4, 9), (6, 1), (3, 2)])
+@pytest.mark.parametrize("kernel_size", [1, 3, 5, 7, 9])
+def test_depthwise_convolution(kernel_size, grid):
+    torch.manual_seed(0)
+    inputs = [draw(2, *grid, 6), draw(6, 1, kernel_size, kernel_size), draw(6)]
+    # the same sums in another order: 1e-13 in float64 (measured)
+    compare(depthwise_conv, plain_depthwise_conv, inputs, rtol=1e-10, atol=1e-10)
+
+
+def test_depthwise_convolution_of_mixed_types():
+    """Under autocast the kernel stays in float32 and gets a float32 gradient."""
+    torch.manual_seed(0)
+    inputs = [draw(2, 9, 9, 8, dtype=torch.float32), draw(8, 1, 7, 7, dtype=torch.float32), draw(8)]
+    with torch.autocast("cpu", torch.bfloat16):
+        result = depthwise_conv(*inputs)
+    result.float().square().sum().backward()
+    assert result.dtype == torch.bfloat16
+    assert [tensor.grad.dtype for tensor in inputs] == [tensor.dtype for tensor in inputs]
+    expected = plain_depthwise_conv(*(tensor.detach().float() for tensor in inputs))
+    # 49 products of bfloat16 numbers, whose rounding is 2^-9 each
+    torch.testing.assert_close(result.float(), expected, rtol=0.02, atol=0.1)
+
+
+def in_heads(function, *rest):
+    """A function of heads `(B, h, N, d)` as one of tokens `(B, N, D)`."""
+
+    def of_tokens(query, key, value, temperature):
+        heads = (x.unflatten(-1, (len(temperature), -1)).transpose(1, 2) for x in (query, key, value))
+        return function(*heads, temperature, *rest).transpose(1, 2).flatten(2)
+
+    return of_tokens
+
+
+@pytest.mark.parametrize("num_tokens", [1, 63, 625])
+@pytest.mark.parametrize("denominator_floor", [1e-6, 1e3])
+def test_linear_attention_in_blocks(num_tokens, denominator_floor):
+    torch.manual_seed(0)
+    inputs = [*(draw(2, num_tokens, 24) for _ in range(3)), draw(3, 1, 1)]
+
+    def plain(query, key, value, temperature):
+        return modeling_attention.linear_attention(query, key, value, denominator_floor) * temperature
+
+    compare(
+        lambda *x: modeling_attention.linear_attention_in_blocks(*x, denominator_floor),
+        in_heads(plain),
+        inputs,
+        rtol=1e-10,
+        atol=1e-10,
+    )
+
+
+@pytest.mark.parametrize("num_tokens", [1, 63, 625])
+def test_cross_covariance_attention_in_blocks(num_tokens):
+    torch.manual_seed(0)
+    inputs = [*(draw(2, num_tokens, 24) for _ in range(3)), draw(3, 1, 1)]
+    fast, plain = modeling_attention.cross_covariance_attention_in_blocks, modeling_attention.cross_covariance_attention
+    compare(fast, in_heads(plain), inputs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["gelu", "relu"])
+def test_activations(name):
+    function, plain = getattr(modeling_activations, name), getattr(torch.nn.functional, name)
+    compiled = torch.compile(function, backend="aot_eager")
+    inputs = [torch.linspace(-9, 9, 2000).requires_grad_()]
+    # the error of float32's erf, 1.2e-6 at 9, is the larger part
+    compare(compiled, plain, inputs, rtol=0, atol=2e-6)
+    zeros = [torch.zeros(5, requires_grad=True)]
+    compare(compiled, plain, zeros, rtol=0, atol=1e-6)  # a derivative of 0, or of 1 / 2
+
+
+@pytest.mark.parametrize("name", ["linearvit", "xcit"])
+def test_a_compiled_model_equals_an_eager_one(name):
+    model, inputs = make(name), batch()
+    compiled = torch.compile(make(name), backend="aot_eager")
+    expected, actual = model(**inputs), compiled(**inputs)
+    torch.testing.assert_close(actual.logits, expected.logits, rtol=0, atol=1e-5)
+    expected.loss.backward()
+    actual.loss.backward()
+    for (key, parameter), other in zip(model.named_parameters(), compiled.parameters(), strict=True):
+        # gradients of this loss reach 10; sums over tokens are taken in another order
+        torch.testing.assert_close(other.grad, parameter.grad, rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+
+
+def test_the_operator_may_be_defined_twice(tmp_path):
+    """A checkpoint's own code and the installed package, in one process."""
+    make("linearvit").save_pretrained(tmp_path / "model")
+    script = f"""
+import torch, e2evit.modeling
+from transformers import AutoModelForImageClassification as Auto
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+folder = {str(tmp_path / "model")!r}
+ours = Auto.from_pretrained(folder)
+other = get_class_from_dynamic_module("modeling_linearvit.LinearViTForImageClassification", folder)
+theirs = other.from_pretrained(folder)
+assert type(theirs) is not type(ours)
+inputs = {{"pixel_values": torch.ones(1, 8, 50, 50), "aux_values": torch.zeros(1, 2)}}
+for model in (ours, theirs, ours):
+    model(**inputs).logits.sum().backward()
+assert torch.equal(ours(**inputs).logits, theirs(**inputs).logits)
+"""
+    command = [sys.executable, "-W", "error", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment(tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def _environment(folder):
+    import os
+
+    return os.environ | {"HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
