@@ -29,7 +29,7 @@ class TokenConv(nn.Module):
         self.proj = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
 
     def forward(self, x, size):
-        batch, tokens, dim = x.shape
+        batch, _, dim = x.shape
         image = self.proj(x.transpose(1, 2).contiguous().view(batch, dim, *size))
         return x + image.flatten(2).transpose(1, 2)
 

@@ -26,7 +26,8 @@ class LinearViTConfig(E2EConfig):
         window_size (`int`): Side of a local-attention window, in tokens of that stage.
         global_attention (`str`):
             What the global blocks mix tokens with: `"relu_linear"` (the paper), `"softmax"` (the quadratic control),
-            `"xca"`, `"rala"`, `"mala"`, `"inline"`, `"focused"` or `"polaformer"`.
+            `"xca"`, `"rala"`, `"mala"`, `"inline"`, `"focused"`, `"polaformer"`, `"mila"` or `"ttt"` (ViT³).
+        rotary_positions (`bool`): Rotary positions for `"rala"` and `"mala"`; `"mila"` always has them.
         local_kernel_size (`int`): Side of the depthwise kernels of the local concentration module (LCM).
         denominator_floor (`float`): Lower clamp of the linear-attention denominator; 100 in the authors' code.
         denominator_floor_per_token (`bool`):
@@ -48,6 +49,7 @@ class LinearViTConfig(E2EConfig):
     mlp_ratios: tuple[float | int, ...] | list[float | int] = (4.0,)
     window_size: int = 5
     global_attention: str = "relu_linear"
+    rotary_positions: bool = False
     local_kernel_size: int = 7
     denominator_floor: float | int = 0.5
     denominator_floor_per_token: bool = True
@@ -66,9 +68,16 @@ class LinearViTConfig(E2EConfig):
                 raise ValueError(f"A stage of width {width} cannot be split into {heads} attention heads.")
 
     def validate_global_attention(self):
-        known = ("relu_linear", "softmax", "xca", "rala", "mala", "inline", "focused", "polaformer")
+        known = ["relu_linear", "softmax", "xca", "rala", "mala", "inline", "focused", "polaformer", "mila", "ttt"]
         if self.global_attention not in known:
             raise ValueError(f"`global_attention` is one of {', '.join(known)}, got {self.global_attention!r}.")
+
+    def validate_rotary_positions(self):
+        if self.rotary_positions and self.global_attention not in ("rala", "mala"):
+            raise ValueError(f'`rotary_positions` are for "rala" and "mala", got {self.global_attention!r}.')
+        for width, heads in zip(self.hidden_sizes, self.num_attention_heads):
+            if (self.rotary_positions or self.global_attention == "mila") and width // heads % 4:
+                raise ValueError(f"Rotary positions need heads of a multiple of 4 channels, got {width // heads}.")
 
     def validate_drop_path(self):
         if not 0 <= self.drop_path_rate < 1:

@@ -1,4 +1,4 @@
-"""GELU and ReLU in the form that `torch.compile` turns into the faster code; PyTorch's own wherever nothing compiles."""
+"""GELU and ReLU in forms that `torch.compile` turns into faster code; PyTorch's own where nothing is compiled."""
 
 import torch
 from torch.nn import functional as F

@@ -13,13 +13,18 @@ from torch.nn import functional as F
 from .modeling_activations import relu
 
 __all__ = [
+    "axial_angles",
+    "convolve_each",
     "cross_covariance_attention",
     "cross_covariance_attention_in_blocks",
     "focused_attention",
     "inline_attention",
+    "inner_convolution",
+    "inner_swiglu",
     "linear_attention",
     "linear_attention_in_blocks",
     "magnitude_aware_attention",
+    "mamba_like_attention",
     "polarity_aware_attention",
     "rank_augmented_attention",
     "softmax_attention",
@@ -124,10 +129,32 @@ def cross_covariance_attention_in_blocks(query, key, value, temperature):
     return torch.bmm(value, scores.softmax(dim=-1).to(value.dtype).transpose(1, 2))
 
 
-def rank_augmented_attention(query, key, value):
+def axial_angles(height: int, width: int, num_pairs: int, device=None) -> torch.Tensor:
+    """Rotary angles `(height * width, num_pairs)` of a grid, float32: the first half from the row, the rest from the
+    column, each position times 10000^(-i / half)."""
+    half = num_pairs // 2
+    frequencies = 10000.0 ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
+    rows, columns = (torch.arange(side, device=device, dtype=torch.float32) for side in (height, width))
+    angles = torch.broadcast_tensors(
+        (rows.unsqueeze(1) * frequencies).unsqueeze(1), (columns.unsqueeze(1) * frequencies).unsqueeze(0)
+    )
+    return torch.cat(angles, dim=-1).flatten(0, 1)
+
+
+def _rotate(tokens, angles):
+    """Neighbouring channels, turned in pairs by `angles` `(N, d / 2)` or `(h, N, d / 2)` (arXiv 2104.09864)."""
+    if angles is None:
+        return tokens
+    one, other = tokens.unflatten(-1, (-1, 2)).unbind(-1)
+    cosine, sine = angles.cos().to(tokens.dtype), angles.sin().to(tokens.dtype)
+    return torch.stack([one * cosine - other * sine, one * sine + other * cosine], dim=-1).flatten(-2)
+
+
+def rank_augmented_attention(query, key, value, angles=None):
     """Linear attention with keys re-weighted by their likeness to the mean query (RALA, CVPR 2025, arXiv 2411.07635).
 
-    k_j ← N softmax_j(φ(q)-mean · φ(k_j) / √d) φ(k_j); result φ(q) Σ k_j v_jᵀ / φ(q) · Σ k_j, φ = ELU + 1.
+    k_j ← N softmax_j(φ(q)-mean · φ(k_j) / √d) φ(k_j); result φ(q) Σ k_j v_jᵀ / φ(q) · Σ k_j, φ = ELU + 1. `angles`
+    turn query and key in the numerator alone, so that the denominator stays positive.
     """
     num_tokens, width = key.shape[-2:]
     with _no_autocast(query):
@@ -136,14 +163,15 @@ def rank_augmented_attention(query, key, value):
         scores = query.mean(dim=-2, keepdim=True) @ key.transpose(-1, -2) * width**-0.5  # [B, h, 1, N]
         key = num_tokens * scores.softmax(dim=-1).transpose(-1, -2) * key
         denominator = query @ key.mean(dim=-2).unsqueeze(-1) + 1e-6
-        return (query @ _key_value(key, value_wide) / denominator).to(value.dtype)
+        numerator = _rotate(query, angles) @ _key_value(_rotate(key, angles), value_wide)
+        return (numerator / denominator).to(value.dtype)
 
 
-def magnitude_aware_attention(query, key, value):
+def magnitude_aware_attention(query, key, value, angles=None):
     """Linear attention that keeps the length of the query (MALA, ICCV 2025, arXiv 2507.00698).
 
     φ(q) · φ(k_j) (1 + 1/z) / (N √d) - z / N as weights, z = φ(q) · mean φ(k) / √d, φ = ELU + 1. They sum to one and
-    may be negative.
+    may be negative. `angles` turn query and key in the first product.
     """
     width = key.shape[-1]
     with _no_autocast(query):
@@ -151,7 +179,73 @@ def magnitude_aware_attention(query, key, value):
         query, key = (F.elu(query) + 1) * width**-0.5, F.elu(key) + 1
         z = query @ key.mean(dim=-2).unsqueeze(-1)  # [B, h, N, 1]
         mean_value = value_wide.mean(dim=-2, keepdim=True)
-        return (query @ _key_value(key, value_wide) * (1 + 1 / (z + 1e-6)) - z * mean_value).to(value.dtype)
+        product = _rotate(query, angles) @ _key_value(_rotate(key, angles), value_wide)
+        return (product * (1 + 1 / (z + 1e-6)) - z * mean_value).to(value.dtype)
+
+
+def mamba_like_attention(query, key, value, angles):
+    """Linear attention with rotary positions, inside MILA's block (NeurIPS 2024, arXiv 2405.16605).
+
+    rot(φ(q)) · Σ_j rot(φ(k_j)) v_jᵀ / (φ(q) · Σ_j φ(k_j)), φ = ELU + 1; `angles` `(h, N, d / 2)`.
+    """
+    with _no_autocast(query):
+        query, key, value_wide = _widen(query, key, value)
+        query, key = F.elu(query) + 1, F.elu(key) + 1
+        denominator = query @ key.mean(dim=-2).unsqueeze(-1) + 1e-6
+        numerator = _rotate(query, angles) @ _key_value(_rotate(key, angles), value_wide)
+        return (numerator / denominator).to(value.dtype)
+
+
+def inner_swiglu(query, key, value, weight, gate_weight):
+    """f(q) after one gradient step of f on the pairs (k, v), f(x) = x W ⊙ SiLU(x W_gate) (ViT³, arXiv 2512.01643).
+
+    The step descends -Σ_n f(k_n) · v_n / (3 N) from the learned `weight`, `gate_weight` `(h, d, d)`, at a rate of one;
+    the gradient g of each column counts g / (|g| + 1). It is written out, so that training can differentiate it again.
+    """
+    with _no_autocast(query):
+        query, key, value_wide, weight, gate_weight = _widen(query, key, value, weight, gate_weight)
+        output_gradient = -value_wide / (3 * key.shape[-2])
+        linear, gate = key @ weight, key @ gate_weight
+        sigmoid = gate.sigmoid()
+        gradients = (
+            key.transpose(-1, -2) @ (output_gradient * gate * sigmoid),
+            key.transpose(-1, -2) @ (output_gradient * linear * sigmoid * (1 + gate * (1 - sigmoid))),
+        )
+        weight, gate_weight = (
+            start - step / (torch.linalg.vector_norm(step, dim=-2, keepdim=True) + 1)
+            for start, step in zip((weight, gate_weight), gradients)
+        )
+        return (query @ weight * F.silu(query @ gate_weight)).to(value.dtype)
+
+
+def inner_convolution(query, key, value, kernel):
+    """As [`inner_swiglu`] on grids `(B, H, W, d)`, f a depthwise 3 x 3 convolution with `kernel` `(d, 1, 3, 3)`.
+
+    The gradient of a channel's nine numbers counts g / (|g| + 1).
+    """
+    height, width = key.shape[1:3]
+    with _no_autocast(query):
+        query, key, value_wide, kernel = _widen(query, key, value, kernel)
+        output_gradient = -value_wide / (3 * height * width)
+        padded = F.pad(key, (0, 0, 1, 1, 1, 1))
+        step = torch.stack(
+            [
+                (padded[:, row : row + height, column : column + width] * output_gradient).sum(dim=(1, 2))
+                for row in range(3)
+                for column in range(3)
+            ],
+            dim=-1,
+        )  # [B, d, 9]
+        step = step / (torch.linalg.vector_norm(step, dim=-1, keepdim=True) + 1)
+        kernels = (kernel.flatten(1) - step).view(-1, 1, 3, 3)
+        return convolve_each(query, kernels).to(value.dtype)
+
+
+def convolve_each(grids, kernels):
+    """Each channel of each sample `(B, H, W, D)` with a 3 x 3 kernel of its own, `(B * D, 1, 3, 3)`."""
+    image = grids.permute(0, 3, 1, 2)
+    result = F.conv2d(image.flatten(0, 1)[None], kernels, padding=1, groups=len(kernels))
+    return result.view(image.shape).permute(0, 2, 3, 1)
 
 
 def inline_attention(query, key, value):

@@ -20,7 +20,7 @@ def plain_depthwise_conv(hidden_states: torch.Tensor, weight: torch.Tensor, bias
 
 
 def depthwise_conv(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """As [`plain_depthwise_conv`], by the faster operator on CPUs; it has no second derivatives and is not exported."""
+    """As [`plain_depthwise_conv`], by an operator for CPUs that has no second derivatives and is not exported."""
     is_exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
     if hidden_states.device.type != "cpu" or is_exporting:
         return plain_depthwise_conv(hidden_states, weight, bias)
@@ -44,15 +44,15 @@ def _backward(
     to_hidden_states = plain_depthwise_conv(gradient, kernel.flip(2, 3), None).contiguous()
     images = gradient.permute(0, 3, 1, 2), hidden_states.permute(0, 3, 1, 2)
     is_narrow = kernel.shape[-1] <= 3
-    to_kernel, to_bias = _kernel_gradient(*images, kernel) if is_narrow else _kernel_gradient_in_columns(*images, kernel)
+    to_kernel, to_bias = (_kernel_gradient if is_narrow else _kernel_gradient_in_columns)(*images, kernel)
     return to_hidden_states, to_kernel.to(weight.dtype), to_bias.to(weight.dtype)
 
 
 def _kernel_gradient(gradient, image, kernel, with_bias: bool = True):
     padding, bias_sizes = [side // 2 for side in kernel.shape[2:]], [len(kernel)] if with_bias else None
-    return torch.ops.aten.convolution_backward(
-        gradient, image, kernel, bias_sizes, [1, 1], padding, [1, 1], False, [0, 0], len(kernel), [False, True, with_bias]
-    )[1:]
+    geometry = ([1, 1], padding, [1, 1], False, [0, 0], len(kernel))  # stride, padding, dilation, ..., groups
+    wanted = [False, True, with_bias]
+    return torch.ops.aten.convolution_backward(gradient, image, kernel, bias_sizes, *geometry, wanted)[1:]
 
 
 def _kernel_gradient_in_columns(gradient: torch.Tensor, image: torch.Tensor, kernel: torch.Tensor):

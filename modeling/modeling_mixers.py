@@ -10,18 +10,26 @@ from torch.nn import functional as F
 from transformers import initialization as init
 
 from .modeling_attention import (
+    axial_angles,
+    convolve_each,
     cross_covariance_attention,
+    cross_covariance_attention_in_blocks,
     focused_attention,
     inline_attention,
+    inner_convolution,
+    inner_swiglu,
     linear_attention,
     linear_attention_in_blocks,
     magnitude_aware_attention,
+    mamba_like_attention,
     polarity_aware_attention,
     rank_augmented_attention,
 )
 from .modeling_depthwise import DepthwiseConv
 
-__all__ = ["GLOBAL_ATTENTIONS", "GlobalAttention", "split_heads"]
+MOST_IN_BLOCKS = 256  # width up to which copying heads costs more than multiplying blocks of zeros
+
+__all__ = ["GLOBAL_ATTENTIONS", "MOST_IN_BLOCKS", "GlobalAttention", "split_heads"]
 
 
 def split_heads(qkv, num_heads):
@@ -34,26 +42,31 @@ class GlobalAttention(nn.Module):
     """Projections around a mixer.
 
     `lepe_size` adds a depthwise convolution of v, `has_gate` multiplies by a linear map of the input, as the mixer's
-    paper has it.
+    paper has it; `can_rotate` says that it may have rotary positions (`config.rotary_positions`).
     """
 
     lepe_size = 0
     has_gate = False
+    can_rotate = False
 
     def __init__(self, config, hidden_size: int, num_heads: int):
         super().__init__()
         self.num_heads, self.head_dim = num_heads, hidden_size // num_heads
+        self.rotates = self.can_rotate and config.rotary_positions
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
         self.proj = nn.Linear(hidden_size, hidden_size)
         self.lepe = DepthwiseConv(hidden_size, self.lepe_size) if self.lepe_size else None
         self.gate = nn.Linear(hidden_size, hidden_size) if self.has_gate else None
 
-    def mix(self, query, key, value):
+    def mix(self, query, key, value, **angles):
         raise NotImplementedError("A subclass says how tokens are mixed.")
 
     def mix_tokens(self, qkv):
-        """`(B, N, 3 D)` to `(B, N, D)`."""
-        return self.mix(*split_heads(qkv, self.num_heads)).transpose(1, 2).flatten(2)
+        """The grid `(B, H, W, 3 D)` to `(B, N, D)`."""
+        height, width = qkv.shape[1:3]
+        heads = split_heads(qkv.flatten(1, 2), self.num_heads)
+        rotary = {"angles": axial_angles(height, width, self.head_dim // 2, qkv.device)} if self.rotates else {}
+        return self.mix(*heads, **rotary).transpose(1, 2).flatten(2)
 
     def enhance(self, context, value, hidden_states):
         """What the paper adds to the mixed tokens; `value` and `hidden_states` on the grid, `(B, H, W, D)`."""
@@ -63,7 +76,7 @@ class GlobalAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         qkv = self.qkv(hidden_states)
-        context = self.mix_tokens(qkv.flatten(1, 2)).view(hidden_states.shape)
+        context = self.mix_tokens(qkv).view(hidden_states.shape)
         return self.proj(self.enhance(context, qkv.chunk(3, dim=-1)[2], hidden_states))
 
 
@@ -81,12 +94,16 @@ class ReluLinearAttention(GlobalAttention):
         init.constant_(self.temperature, self.head_dim**-0.5)
 
     def mix(self, query, key, value):
-        floor = self.denominator_floor * (key.shape[-2] if self.denominator_floor_per_token else 1)
-        return linear_attention(query, key, value, floor) * self.temperature
+        return linear_attention(query, key, value, self.floor_of(key.shape[-2])) * self.temperature
 
     def mix_tokens(self, qkv):
-        floor = self.denominator_floor * (qkv.shape[1] if self.denominator_floor_per_token else 1)
-        return linear_attention_in_blocks(*qkv.chunk(3, dim=-1), self.temperature, floor)
+        if qkv.shape[-1] > 3 * MOST_IN_BLOCKS:
+            return super().mix_tokens(qkv)
+        tokens = qkv.flatten(1, 2)
+        return linear_attention_in_blocks(*tokens.chunk(3, dim=-1), self.temperature, self.floor_of(tokens.shape[1]))
+
+    def floor_of(self, num_tokens: int) -> float:
+        return self.denominator_floor * (num_tokens if self.denominator_floor_per_token else 1)
 
 
 class SoftmaxAttention(GlobalAttention):
@@ -110,23 +127,28 @@ class CrossCovarianceAttention(GlobalAttention):
     def mix(self, query, key, value):
         return cross_covariance_attention(query, key, value, self.temperature)
 
+    def mix_tokens(self, qkv):
+        if qkv.shape[-1] > 3 * MOST_IN_BLOCKS:
+            return super().mix_tokens(qkv)
+        return cross_covariance_attention_in_blocks(*qkv.flatten(1, 2).chunk(3, dim=-1), self.temperature)
+
 
 class RankAugmentedAttention(GlobalAttention):
-    """RALA, without its rotary positions."""
+    """RALA."""
 
-    lepe_size, has_gate = 5, True
+    lepe_size, has_gate, can_rotate = 5, True, True
 
-    def mix(self, query, key, value):
-        return rank_augmented_attention(query, key, value)
+    def mix(self, query, key, value, angles=None):
+        return rank_augmented_attention(query, key, value, angles)
 
 
 class MagnitudeAwareAttention(GlobalAttention):
-    """MALA, without its rotary positions."""
+    """MALA."""
 
-    lepe_size, has_gate = 5, True
+    lepe_size, has_gate, can_rotate = 5, True, True
 
-    def mix(self, query, key, value):
-        return magnitude_aware_attention(query, key, value)
+    def mix(self, query, key, value, angles=None):
+        return magnitude_aware_attention(query, key, value, angles)
 
 
 class InlineAttention(GlobalAttention):
@@ -141,16 +163,9 @@ class InlineAttention(GlobalAttention):
     def mix(self, query, key, value):
         return inline_attention(query, key, value)
 
-    def mix_tokens(self, qkv):
-        """`(B, N, 3 D)` to `(B, N, D)`."""
-        return self.mix(*split_heads(qkv, self.num_heads)).transpose(1, 2).flatten(2)
-
     def enhance(self, context, value, hidden_states):
-        batch_size, height, width, hidden_size = hidden_states.shape
-        kernels = self.kernels(hidden_states.mean(dim=(1, 2))).view(batch_size * hidden_size, 1, 3, 3)
-        image = value.permute(0, 3, 1, 2).flatten(0, 1)[None]  # [1, B D, H, W]
-        local = F.conv2d(image, kernels, padding=1, groups=batch_size * hidden_size)
-        return context + local.view(batch_size, hidden_size, height, width).permute(0, 2, 3, 1)
+        kernels = self.kernels(hidden_states.mean(dim=(1, 2))).view(-1, 1, 3, 3)
+        return context + convolve_each(value, kernels.to(value.dtype))
 
 
 class FocusedAttention(GlobalAttention):
@@ -191,6 +206,64 @@ class PolarityAwareAttention(GlobalAttention):
         return polarity_aware_attention(query, key, value, 1 + 4 * self.power.sigmoid())
 
 
+class MambaLikeAttention(nn.Module):
+    """MILA's token mixer: attention between a depthwise convolution and a gate, as a Mamba block is built.
+
+    W_o [attention(SiLU(DW(W_in x))) ⊙ SiLU(W_gate x)]; the value is the input of the attention itself, and its rotary
+    positions have frequencies of their own in every channel.
+    """
+
+    def __init__(self, config, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.input, self.gate = nn.Linear(hidden_size, hidden_size), nn.Linear(hidden_size, hidden_size)
+        self.conv = DepthwiseConv(hidden_size, 3)
+        self.qk = nn.Linear(hidden_size, 2 * hidden_size)
+        self.lepe = DepthwiseConv(hidden_size, 3)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        height, width, hidden_size = hidden_states.shape[1:]
+        value = F.silu(self.conv(self.input(hidden_states)))
+        query, key, heads = (
+            x.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for x in (*self.qk(value).chunk(2, dim=-1), value)
+        )
+        angles = axial_angles(height, width, hidden_size // 2, value.device)  # [N, D / 2]
+        angles = angles.unflatten(-1, (self.num_heads, -1)).transpose(0, 1)
+        context = mamba_like_attention(query, key, heads, angles)
+        context = context.transpose(1, 2).reshape(hidden_states.shape) + self.lepe(value)
+        return self.proj(context * F.silu(self.gate(hidden_states)))
+
+
+class InnerTrainingAttention(nn.Module):
+    """ViT³'s: heads whose inner model is a small gated map, and one more whose inner model is a convolution."""
+
+    def __init__(self, config, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.num_heads, self.head_dim = num_heads, hidden_size // num_heads
+        self.initializer_range = config.initializer_range
+        self.qkv = nn.Linear(hidden_size, 3 * (hidden_size + self.head_dim))
+        self.weight = nn.Parameter(torch.empty(num_heads, self.head_dim, self.head_dim))
+        self.gate_weight = nn.Parameter(torch.empty(num_heads, self.head_dim, self.head_dim))
+        self.kernel = nn.Parameter(torch.empty(self.head_dim, 1, 3, 3))
+        self.proj = nn.Linear(hidden_size + self.head_dim, hidden_size)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        for parameter in (self.weight, self.gate_weight, self.kernel):
+            init.trunc_normal_(parameter, std=self.initializer_range)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_size = hidden_states.shape[-1]
+        of_heads, of_convolution = self.qkv(hidden_states).split([3 * hidden_size, 3 * self.head_dim], dim=-1)
+        heads = split_heads(of_heads.flatten(1, 2), self.num_heads)
+        context = inner_swiglu(*heads, self.weight, self.gate_weight)
+        context = context.transpose(1, 2).reshape(hidden_states.shape)
+        local = inner_convolution(*of_convolution.chunk(3, dim=-1), self.kernel)
+        return self.proj(torch.cat([context, local], dim=-1))
+
+
 GLOBAL_ATTENTIONS = {
     "relu_linear": ReluLinearAttention,
     "softmax": SoftmaxAttention,
@@ -200,4 +273,6 @@ GLOBAL_ATTENTIONS = {
     "inline": InlineAttention,
     "focused": FocusedAttention,
     "polaformer": PolarityAwareAttention,
+    "mila": MambaLikeAttention,
+    "ttt": InnerTrainingAttention,
 }

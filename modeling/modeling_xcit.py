@@ -14,7 +14,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_xcit import XCiTConfig
 from .modeling_activations import gelu
-from .modeling_attention import cross_covariance_attention_in_blocks
+from .modeling_attention import cross_covariance_attention, cross_covariance_attention_in_blocks
 from .modeling_depthwise import DepthwiseConv
 from .modeling_e2e import (
     ConvStem,
@@ -26,6 +26,7 @@ from .modeling_e2e import (
 )
 from .modeling_head import E2EHead
 from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
+from .modeling_mixers import MOST_IN_BLOCKS, split_heads
 
 __all__ = [
     "XCiTForImageClassification",
@@ -83,8 +84,11 @@ class XCiTCrossCovarianceAttention(nn.Module):
         init.ones_(self.temperature)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        batch_size, num_tokens, hidden_size = hidden_states.shape
-        return self.proj(cross_covariance_attention_in_blocks(*self.qkv(hidden_states).chunk(3, dim=-1), self.temperature))
+        qkv = self.qkv(hidden_states)
+        if hidden_states.shape[-1] <= MOST_IN_BLOCKS:
+            return self.proj(cross_covariance_attention_in_blocks(*qkv.chunk(3, dim=-1), self.temperature))
+        context = cross_covariance_attention(*split_heads(qkv, self.num_heads), self.temperature)  # [B, h, N, d]
+        return self.proj(context.transpose(1, 2).reshape(hidden_states.shape))
 
 
 class XCiTLocalPatchInteraction(nn.Module):

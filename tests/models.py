@@ -29,7 +29,7 @@ MODELS = {
             mlp_ratios=[2],
             **SHARED | k,
         )
-        for mixer in ("softmax", "xca", "rala", "mala", "inline", "focused", "polaformer")
+        for mixer in ("softmax", "xca", "rala", "mala", "inline", "focused", "polaformer", "mila", "ttt")
     },
     "xcit": lambda **k: XCiTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, **SHARED | k),
     **{

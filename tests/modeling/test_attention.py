@@ -3,11 +3,15 @@
 import pytest
 import torch
 from e2evit.modeling.modeling_attention import (
+    axial_angles,
     cross_covariance_attention,
     focused_attention,
     inline_attention,
+    inner_convolution,
+    inner_swiglu,
     linear_attention,
     magnitude_aware_attention,
+    mamba_like_attention,
     polarity_aware_attention,
     rank_augmented_attention,
     softmax_attention,
@@ -69,21 +73,70 @@ def test_window_attention_equals_fused_kernel():
     compare(softmax_attention, torch.nn.functional.scaled_dot_product_attention, *inputs)
 
 
-def quadratic_rala(query, key, value):
+def positive(*tensors):
+    return (torch.where(x > 0, x + 1, x.exp()) for x in tensors)
+
+
+def rotated_scores(query, key, angles=None):
+    """q_i · k_j with both turned: as complex numbers, a product with a phase for the angle between them."""
+    if angles is None:
+        return query @ key.transpose(-1, -2)
+    query, key = (torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) for x in (query, key))
+    between = angles.unsqueeze(-2) - angles.unsqueeze(-3)  # [..., N, N, d / 2]
+    phase = torch.polar(torch.ones_like(between), between)
+    return (query.unsqueeze(-2) * key.conj().unsqueeze(-3) * phase).sum(-1).real
+
+
+def quadratic_rala(query, key, value, angles=None):
     """Key re-weighting and attention as N x N weights that sum to one."""
-    query, key = torch.where(query > 0, query + 1, query.exp()), torch.where(key > 0, key + 1, key.exp())
+    query, key = positive(query, key)
     alike = torch.einsum("bhd,bhjd->bhj", query.mean(2), key) / query.shape[-1] ** 0.5
-    weights = query @ key.transpose(-1, -2) * alike.softmax(-1)[:, :, None, :]
+    alike = alike.softmax(-1)[:, :, None, :]
     # the source's 1e-6 is beside a mean over tokens that is N times smaller than this sum of weights
-    return weights @ value / (weights.sum(-1, keepdim=True) + 1e-6)
+    total = (query @ key.transpose(-1, -2) * alike).sum(-1, keepdim=True) + 1e-6
+    return rotated_scores(query, key, angles) * alike @ value / total
 
 
-def quadratic_mala(query, key, value):
+def quadratic_mala(query, key, value, angles=None):
     num_tokens, width = query.shape[-2:]
-    query, key = torch.where(query > 0, query + 1, query.exp()), torch.where(key > 0, key + 1, key.exp())
-    scores = query @ key.transpose(-1, -2) / num_tokens / width**0.5
-    z = scores.sum(-1, keepdim=True)
+    query, key = positive(query, key)
+    z = (query @ key.transpose(-1, -2)).sum(-1, keepdim=True) / num_tokens / width**0.5
+    scores = rotated_scores(query, key, angles) / num_tokens / width**0.5
     return (scores * (1 + 1 / (z + 1e-6)) - z / num_tokens) @ value
+
+
+def quadratic_mila(query, key, value, angles):
+    query, key = positive(query, key)
+    total = (query @ key.transpose(-1, -2)).sum(-1, keepdim=True) + 1e-6 * query.shape[-2]
+    return rotated_scores(query, key, angles) @ value / total
+
+
+def inner_step(model, weights, value, scale, dims):
+    """`weights` after a clipped step on the inner loss, its gradient by autograd instead of a closed formula."""
+    loss = -(model(*weights) * value).sum() * scale
+    steps = torch.autograd.grad(loss, weights, create_graph=True)
+    return [start - step / (step.norm(dim=dims, keepdim=True) + 1) for start, step in zip(weights, steps)]
+
+
+def stepwise_swiglu(query, key, value, weight, gate_weight):
+    def model(x):
+        return lambda w, g: (x @ w) * torch.nn.functional.silu(x @ g)
+
+    samples = [w.expand(len(key), *w.shape) for w in (weight, gate_weight)]  # each sample trains its own
+    trained = inner_step(model(key), samples, value, 1 / (3 * key.shape[-2]), -2)
+    return model(query)(*trained)
+
+
+def stepwise_convolution(query, key, value, kernel):
+    results = []
+    for q, k, v in zip(*(x.permute(0, 3, 1, 2) for x in (query, key, value))):
+
+        def convolve(kernel, image=k):
+            return torch.nn.functional.conv2d(image[None], kernel, padding=1, groups=len(kernel))[0]
+
+        (trained,) = inner_step(convolve, [kernel], v, 1 / (3 * k[0].numel()), (-2, -1))
+        results.append(convolve(trained, q).permute(1, 2, 0))
+    return torch.stack(results)
 
 
 def quadratic_inline(query, key, value):
@@ -129,11 +182,47 @@ def test_newer_linear_attentions(function, twin, num_tokens):
     compare(function, twin, *(draw(2, 3, num_tokens, 16) for _ in range(3)))
 
 
+@pytest.mark.parametrize("grid", [(1, 1), (5, 9)])
+@pytest.mark.parametrize(
+    ("function", "twin"),
+    [
+        (rank_augmented_attention, quadratic_rala),
+        (magnitude_aware_attention, quadratic_mala),
+        (mamba_like_attention, quadratic_mila),
+    ],
+)
+def test_rotary_positions(function, twin, grid):
+    torch.manual_seed(0)
+    angles = axial_angles(*grid, 8).double()
+    inputs = [draw(2, 3, len(angles), 16) for _ in range(3)]
+    compare(lambda *x: function(*x, angles), lambda *x: twin(*x, angles), *inputs)
+
+
+def test_rotary_angles_count_rows_and_columns():
+    angles = axial_angles(3, 4, 4).view(3, 4, 4)
+    assert torch.equal(angles[:, :, 0], torch.arange(3.0)[:, None].expand(3, 4))
+    assert torch.equal(angles[:, :, 2], torch.arange(4.0)[None].expand(3, 4))
+    torch.testing.assert_close(angles[2, 3], torch.tensor([2.0, 0.02, 3.0, 0.03]))
+
+
+@pytest.mark.parametrize("num_tokens", [1, 63])
+def test_inner_swiglu(num_tokens):
+    torch.manual_seed(0)
+    tokens, weights = [draw(2, 3, num_tokens, 8) for _ in range(3)], [draw(3, 8, 8) for _ in range(2)]
+    compare(inner_swiglu, stepwise_swiglu, *tokens, *weights)
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (5, 9)])
+def test_inner_convolution(grid):
+    torch.manual_seed(0)
+    compare(inner_convolution, stepwise_convolution, *(draw(2, *grid, 6) for _ in range(3)), draw(6, 1, 3, 3))
+
+
 @pytest.mark.parametrize("num_tokens", [1, 63, 625])
 def test_focused_attention(num_tokens):
     torch.manual_seed(0)
-    positive = [(torch.rand(2, 3, num_tokens, 16, dtype=torch.float64) + 0.01).requires_grad_() for _ in range(2)]
-    compare(focused_attention, quadratic_focused, *positive, draw(2, 3, num_tokens, 16))
+    given = [(torch.rand(2, 3, num_tokens, 16, dtype=torch.float64) + 0.01).requires_grad_() for _ in range(2)]
+    compare(focused_attention, quadratic_focused, *given, draw(2, 3, num_tokens, 16))
 
 
 @pytest.mark.parametrize("num_tokens", [1, 63, 625])

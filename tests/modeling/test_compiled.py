@@ -1,4 +1,4 @@
-"""Faster formulations against the plain ones, in outputs and gradients: depthwise convolutions, blocks, activations."""
+"""Faster formulations against plain ones, in outputs and gradients: depthwise convolutions, blocks, activations."""
 
 import subprocess
 import sys
@@ -81,7 +81,10 @@ def test_linear_attention_in_blocks(num_tokens, denominator_floor):
 def test_cross_covariance_attention_in_blocks(num_tokens):
     torch.manual_seed(0)
     inputs = [*(draw(2, num_tokens, 24) for _ in range(3)), draw(3, 1, 1)]
-    fast, plain = modeling_attention.cross_covariance_attention_in_blocks, modeling_attention.cross_covariance_attention
+    fast, plain = (
+        modeling_attention.cross_covariance_attention_in_blocks,
+        modeling_attention.cross_covariance_attention,
+    )
     compare(fast, in_heads(plain), inputs, rtol=1e-10, atol=1e-10)
 
 
