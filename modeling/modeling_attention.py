@@ -17,6 +17,7 @@ __all__ = [
     "convolve_each",
     "cross_covariance_attention",
     "cross_covariance_attention_in_blocks",
+    "cross_covariance_map",
     "focused_attention",
     "inline_attention",
     "inner_convolution",
@@ -103,18 +104,24 @@ def softmax_attention(query, key, value):
 
 
 def cross_covariance_attention(query, key, value, temperature):
-    """softmax(q̂ᵀ k̂ · τ) applied to the channels of v; q̂ and k̂ have unit length over the tokens.
+    """[`cross_covariance_map`] applied to the channels of v."""
+    weights = cross_covariance_map(query, key, temperature).to(value.dtype)
+    return (weights @ value.transpose(-1, -2)).transpose(-1, -2)
+
+
+def cross_covariance_map(query, key, temperature):
+    """softmax(q̂ᵀ k̂ · τ), `(B, h, d, d)`; q̂ and k̂ have unit length over the tokens.
 
     XCiT (arXiv 2106.09681) equation 1; `temperature` `(h, 1, 1)` multiplies, as in the authors' code and unlike the
     equation. The d x d map and its norms are in float32 at least.
     """
-    query, key, value = (x.transpose(-1, -2) for x in (query, key, value))  # each [B, h, d, N]
+    query, key = query.transpose(-1, -2), key.transpose(-1, -2)  # [B, h, d, N]
     wide = torch.promote_types(query.dtype, torch.float32)
     # the lengths divide the d x d map instead of the N x d inputs; 1e-12 is F.normalize's floor
     query_norm = torch.linalg.vector_norm(query, dim=-1, keepdim=True, dtype=wide).clamp(min=1e-12)  # [B, h, d, 1]
     key_norm = torch.linalg.vector_norm(key, dim=-1, dtype=wide).clamp(min=1e-12).unsqueeze(-2)  # [B, h, 1, d]
     scores = (query @ key.transpose(-1, -2)).to(wide) / query_norm / key_norm * temperature
-    return (scores.softmax(dim=-1).to(value.dtype) @ value).transpose(-1, -2)
+    return scores.softmax(dim=-1)
 
 
 def cross_covariance_attention_in_blocks(query, key, value, temperature):

@@ -5,6 +5,7 @@ Letters in shape comments, the same in every file: `B` batch, `C` detector chann
 """
 
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import torch
@@ -26,6 +27,7 @@ __all__ = [
     "E2EPreTrainedModel",
     "Mlp",
     "check_pixel_values",
+    "residual_stream",
 ]
 
 
@@ -41,11 +43,15 @@ class E2EModelOutput(ModelOutput):
         hidden_states (`tuple[torch.Tensor, ...]`):
             With `output_hidden_states`: the tokens `(batch_size, num_tokens, hidden_size)` after the stem, then after
             each stage (LinearViT) or block (XCiT).
+        feature_maps (`tuple[torch.Tensor, ...]`):
+            With `output_hidden_states`: the same tokens as images `(batch_size, hidden_size, height, width)` in the
+            form of transformers' backbones, views without a copy.
     """
 
     last_hidden_state: torch.Tensor | None = None
     pooler_output: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
+    feature_maps: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -159,6 +165,16 @@ class DropPath(nn.Module):
         return hidden_states * keep.bernoulli_(1 - self.rate).div_(1 - self.rate)
 
 
+def residual_stream(hidden_states: torch.Tensor) -> torch.Tensor:
+    """Tokens in float32 if autocast made them float16: the gradient of a sum of many branches soon exceeds 65504."""
+    is_half = hidden_states.dtype == torch.float16
+    return hidden_states.float() if is_half and torch.is_autocast_enabled(hidden_states.device.type) else hidden_states
+
+
+def _keep_inputs(found: dict, name: str, module, inputs: tuple) -> None:
+    found[name] = (module, *inputs)
+
+
 class E2EPreTrainedModel(PreTrainedModel):
     """Initialisation and loading of every model here."""
 
@@ -174,6 +190,43 @@ class E2EPreTrainedModel(PreTrainedModel):
         known = getattr(self.config, "auto_map", None) or {}
         self.config.auto_map = known | {"AutoModel": f"{module}.{type(self.base_model).__name__}"}
         super().save_pretrained(save_directory, **kwargs)
+
+    def attention_maps(
+        self, pixel_values: torch.Tensor, token: tuple[int, int] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """What each attention module looks at, by the module's name.
+
+        * class attention (XCiT): `(B, h, H, W)`, the weights of the patches; the rest is the class token's;
+        * cross-covariance attention: `(B, h, d, d)`, the weights between channels;
+        * attention over the whole grid (LinearViT): `(B, h, H, W)`, the row of the N x N matrix that `token` (row,
+          column; the centre by default) would have. No such matrix is made: the row is the derivative of the token's
+          result with respect to the values.
+
+        Args:
+            pixel_values: `(B, C, H, W)` in network units.
+            token: Row (eta) and column (phi) on the grid of the first stage; deeper stages take what lies there.
+
+        Raises:
+            ValueError: if `token` is outside the grid, or there is no attention of this kind in the model.
+        """
+        inputs, handles = {}, []
+        for name, module in self.named_modules():
+            if hasattr(module, "attention_map"):
+                handles.append(module.register_forward_pre_hook(partial(_keep_inputs, inputs, name)))
+        if not handles:
+            raise ValueError(f"{type(self).__name__} has no attention whose maps are known.")
+        try:
+            with torch.no_grad():
+                stem = self.base_model(pixel_values, output_hidden_states=True).feature_maps[0]
+        finally:
+            for handle in handles:
+                handle.remove()
+        grid = stem.shape[2:]
+        row, column = (side // 2 for side in grid) if token is None else token
+        if not (0 <= row < grid[0] and 0 <= column < grid[1]):
+            raise ValueError(f"`token` is a row and a column of a grid of {grid[0]} x {grid[1]}, got {token}.")
+        place = (row / grid[0], column / grid[1])
+        return {name: module.attention_map(*args, grid=grid, place=place) for name, (module, *args) in inputs.items()}
 
     @torch.no_grad()
     def _init_weights(self, module):

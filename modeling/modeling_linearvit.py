@@ -24,6 +24,7 @@ from .modeling_e2e import (
     E2EModelOutput,
     E2EPreTrainedModel,
     Mlp,
+    residual_stream,
 )
 from .modeling_head import E2EHead
 from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
@@ -208,16 +209,17 @@ class LinearViTModel(LinearViTPreTrainedModel):
         collected = []
         hidden_states = stem_tokens(self.downsample_layers[0], pixel_values, bool_masked_pos, self.mask_token)
         if output_hidden_states:
-            collected.append(hidden_states.flatten(1, 2))
+            collected.append(hidden_states)
         for i, stage in enumerate(self.stages):
-            hidden_states = stage(self.downsample_layers[i](hidden_states) if i else hidden_states)
+            hidden_states = stage(residual_stream(self.downsample_layers[i](hidden_states) if i else hidden_states))
             if output_hidden_states:
-                collected.append(hidden_states.flatten(1, 2))
+                collected.append(hidden_states)
         tokens = self.norm(hidden_states).flatten(1, 2)  # [B, N, D]
         return E2EModelOutput(
             last_hidden_state=tokens,
             pooler_output=tokens.mean(dim=1),
-            hidden_states=tuple(collected) if output_hidden_states else None,
+            hidden_states=tuple(grid.flatten(1, 2) for grid in collected) if output_hidden_states else None,
+            feature_maps=tuple(grid.permute(0, 3, 1, 2) for grid in collected) if output_hidden_states else None,
         )
 
 

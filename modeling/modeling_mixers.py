@@ -14,6 +14,7 @@ from .modeling_attention import (
     convolve_each,
     cross_covariance_attention,
     cross_covariance_attention_in_blocks,
+    cross_covariance_map,
     focused_attention,
     inline_attention,
     inner_convolution,
@@ -67,6 +68,19 @@ class GlobalAttention(nn.Module):
         heads = split_heads(qkv.flatten(1, 2), self.num_heads)
         rotary = {"angles": axial_angles(height, width, self.head_dim // 2, qkv.device)} if self.rotates else {}
         return self.mix(*heads, **rotary).transpose(1, 2).flatten(2)
+
+    def attention_map(self, hidden_states, grid, place):
+        """The row of weights of the token at `place` (shares of height and width), `(B, h, H, W)`.
+
+        Every mixer here is linear in the values, so the derivative with respect to them is the weights.
+        """
+        height, width = hidden_states.shape[1:3]
+        qkv = self.qkv(hidden_states).detach().requires_grad_()
+        number = int(place[0] * height) * width + int(place[1] * width)
+        mixed = GlobalAttention.mix_tokens(self, qkv)[:, number].sum()
+        (gradient,) = torch.autograd.grad(mixed, qkv)
+        to_values = gradient.chunk(3, dim=-1)[2].unflatten(-1, (self.num_heads, -1))  # [B, H, W, h, d]
+        return to_values.mean(dim=-1).permute(0, 3, 1, 2)
 
     def enhance(self, context, value, hidden_states):
         """What the paper adds to the mixed tokens; `value` and `hidden_states` on the grid, `(B, H, W, D)`."""
@@ -126,6 +140,11 @@ class CrossCovarianceAttention(GlobalAttention):
 
     def mix(self, query, key, value):
         return cross_covariance_attention(query, key, value, self.temperature)
+
+    def attention_map(self, hidden_states, grid, place):
+        """The weights between channels, `(B, h, d, d)`."""
+        query, key, _ = split_heads(self.qkv(hidden_states).flatten(1, 2), self.num_heads)
+        return cross_covariance_map(query, key, self.temperature).detach()
 
     def mix_tokens(self, qkv):
         if qkv.shape[-1] > 3 * MOST_IN_BLOCKS:

@@ -14,7 +14,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_xcit import XCiTConfig
 from .modeling_activations import gelu
-from .modeling_attention import cross_covariance_attention, cross_covariance_attention_in_blocks
+from .modeling_attention import cross_covariance_attention, cross_covariance_attention_in_blocks, cross_covariance_map
 from .modeling_depthwise import DepthwiseConv
 from .modeling_e2e import (
     ConvStem,
@@ -90,6 +90,11 @@ class XCiTCrossCovarianceAttention(nn.Module):
         context = cross_covariance_attention(*split_heads(qkv, self.num_heads), self.temperature)  # [B, h, N, d]
         return self.proj(context.transpose(1, 2).reshape(hidden_states.shape))
 
+    def attention_map(self, hidden_states, grid, place):
+        """The weights between channels, `(B, h, d, d)`."""
+        query, key, _ = split_heads(self.qkv(hidden_states), self.num_heads)
+        return cross_covariance_map(query, key, self.temperature).detach()
+
 
 class XCiTLocalPatchInteraction(nn.Module):
     """Local patch interaction (LPI), XCiT section 3.3: depthwise, GELU, BatchNorm, depthwise, each 3 x 3."""
@@ -142,14 +147,19 @@ class XCiTClassAttention(nn.Module):
         self.q, self.k, self.v = (nn.Linear(hidden_size, hidden_size) for _ in range(3))
         self.proj = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        def heads(x):
-            return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, h, N, d]
+    def heads(self, tokens):
+        return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, h, N, d]
 
+    def attention_map(self, hidden_states, grid, place):
+        """The class token's weights of the patches, `(B, h, H, W)`."""
+        query, key = self.heads(self.q(hidden_states[:, :1])), self.heads(self.k(hidden_states))
+        weights = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(dim=-1)  # [B, h, 1, 1 + N]
+        return weights[:, :, 0, 1:].unflatten(-1, grid).detach()
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         class_token = hidden_states[:, :1]
-        context = F.scaled_dot_product_attention(
-            heads(self.q(class_token)), heads(self.k(hidden_states)), heads(self.v(hidden_states))
-        )
+        query, key, value = self.q(class_token), self.k(hidden_states), self.v(hidden_states)
+        context = F.scaled_dot_product_attention(self.heads(query), self.heads(key), self.heads(value))
         return self.proj(context.transpose(1, 2).reshape(class_token.shape))  # [B, 1, D]
 
 
@@ -247,6 +257,9 @@ class XCiTModel(XCiTPreTrainedModel):
             last_hidden_state=hidden_states,
             pooler_output=hidden_states[:, 0],
             hidden_states=tuple(collected) if output_hidden_states else None,
+            feature_maps=tuple(tokens.transpose(1, 2).unflatten(2, (height, width)) for tokens in collected)
+            if output_hidden_states
+            else None,
         )
 
 

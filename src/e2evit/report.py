@@ -69,6 +69,7 @@ def results_table(records: dict[str, dict]) -> str:
 def render_readme(text: str, results: Path) -> str:
     """`text` with its tables written anew, from the schemas and the records in `results`."""
     text = _insert(text, "data sets", _table(["data set", *_SCHEMA_HEADS], _schema_rows(), "---"))
+    text = _insert(text, "model speed", _speed_table(json.loads((results / "model_speed.json").read_text())))
     text = _insert(text, "loading", _loading_table(json.loads((results / "loading.json").read_text())))
     rows = []
     for seed in sorted(
@@ -129,6 +130,24 @@ def _loading_table(found: dict) -> str:
         f"{found['memory_map_gb_per_second']:.1f} GB/s, {found['memory_map_over_readinto']:.0%} of `readinto`.\n"
         f"Peak memory of preparing, all libraries included: {memory}."
     )
+
+
+def _speed_table(found: dict) -> str:
+    """Times of the reference in ms and how many times faster ours are, training and inference."""
+    columns = {
+        "training": ("eager fp32", "compiled fp32", "eager bf16", "compiled bf16"),
+        "inference": ("eager fp32", "eager bf16", "compiled bf16"),
+    }
+    rows = []
+    for name, parts in found.items():
+        if not isinstance(parts, dict):
+            continue
+        for use, variants in columns.items():
+            speedup, times = parts[use]["speedup"], parts[use]["milliseconds"]
+            reference = " / ".join(f"{times[key]:.0f}" for key in times if key.startswith("reference"))
+            ours = dict.fromkeys(columns["training"], "–") | {key: f"{speedup[key]:.2f}" for key in variants}
+            rows.append([f"{name}, {use}", reference, *ours.values()])
+    return _table(["", "reference [ms]", *(f"{key}" for key in columns["training"])], rows)
 
 
 def render_simulation(text: str, results: Path) -> str:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import reference
 import torch
 from safetensors import safe_open
 
@@ -15,13 +16,18 @@ FILES = sorted(path.stem for path in GOLDEN.glob("*.safetensors"))
 SIDES = {"l2vit_c3_64_clamp_both_sides": (1, -1, 1, 1), "l2vit_c8_125_clamp_both_sides": (1, -1, 1, -1)}
 
 
-def load(name):
+def read(name):
+    """The source's arguments, all tensors, and the state dict among them."""
     with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         config = json.loads(file.metadata()["config"])
-    config = config.get("config", config)
-    model_type = "xcit" if name.startswith("xcit") else "linearvit"
     weights = {key.split("/", 1)[1]: value for key, value in tensors.items() if key.startswith(("weight/", "state/"))}
+    return config.get("config", config), tensors, weights
+
+
+def load(name):
+    config, tensors, weights = read(name)
+    model_type = "xcit" if name.startswith("xcit") else "linearvit"
     told = {"tokens_norm": config["tokens_norm"]} if model_type == "xcit" else {"window_size": config["window_size"]}
     model = convert_reference(weights, model_type, num_attention_heads=config["num_heads"], **told)
     return model, tensors
@@ -193,3 +199,21 @@ def test_missing_and_leftover_keys_are_named():
         convert_reference(weights, "xcit", windowsize=2)
     with pytest.raises(ValueError, match="vit"):
         convert_reference(weights, "vit")
+
+
+# the reference has the authors' keys; timm's differ in class attention
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("l2vit") or "authors" in name])
+def test_the_reference_of_the_benchmarks(name):
+    """What speeds are compared with gives the authors' logits."""
+    config, tensors, weights = read(name)
+    classes, channels = config["num_classes"], config["in_chans"]
+    if name.startswith("xcit"):
+        sizes = (config["embed_dim"], config["depth"], config["num_heads"], config["patch_size"])
+        model = reference.XCiT(channels, *sizes, config["eta"], config["tokens_norm"], classes)
+    else:
+        sizes = (config["dims"], config["depths"], config["num_heads"], config["mlp_ratio"], config["window_size"])
+        model = reference.L2ViT(channels, *sizes, num_classes=classes)
+    model.load_state_dict(weights)
+    with torch.no_grad():
+        logits = model.eval()(tensors.get("pixel_values", tensors.get("input/x")))
+    torch.testing.assert_close(logits, tensors.get("logits", tensors.get("out/logits")), rtol=0, atol=2e-5)

@@ -1,0 +1,98 @@
+"""Whether a new model of every configuration learns: training AUC of top against QCD after 100 steps on 512 jets.
+
+    python scripts/simulate.py --output_dir data/learning --processes qcd top --num_jets 256 --merged_only
+    python benchmarks/learning.py --data_dir data/learning --results results/learning.json
+
+AdamW, one-cycle rate, batch 16, bfloat16; the configurations of recipes/models for 125 x 125 detector images, and the
+nano LinearViT with every mixer. What is measured is that gradients reach the weights, not how good a model becomes.
+"""
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+import torch
+from e2evit.modeling.modeling_mixers import GLOBAL_ATTENTIONS
+from sklearn.metrics import roc_auc_score
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import AutoModelForImageClassification, HfArgumentParser
+
+from e2evit import E2EImageProcessor, load_e2e
+from e2evit.data import find_schema
+from e2evit.training.checkpoint import read_model_config
+
+MODELS = Path(__file__).parents[1] / "recipes/models"
+SIZES = ("nano", "tiny", "small")
+
+
+@dataclass
+class LearningArguments:
+    data_dir: str = field(metadata={"help": "Folder of scripts/simulate.py with QCD and top jets."})
+    results: str = field(default="results/learning.json", metadata={"help": "JSON file to write."})
+    num_steps: int = field(default=100, metadata={"help": "Steps of each model."})
+
+
+def read_jets(folder: str | Path, signal: tuple[str, ...] = ("top",)) -> tuple[torch.Tensor, torch.Tensor]:
+    """All images of a folder in network units `(N, C, H, W)`, and whether each is of a `signal` class."""
+    splits = load_e2e("simulated", folder)
+    jets = datasets.concatenate_datasets(list(splits.values())).with_format("numpy")
+    schema = find_schema("simulated")
+    processor = E2EImageProcessor(schema.channel_names)
+    names = jets.features["labels"].names
+    images = processor([jets[i] for i in range(len(jets))], return_tensors="pt")["pixel_values"]
+    return images, torch.tensor([names[label] in signal for label in jets["labels"]]).long()
+
+
+def learn(config, images, labels, num_steps: int = 100, batch_size: int = 16, seed: int = 0) -> float:
+    """Training AUC of a new model after so many steps."""
+    torch.manual_seed(seed)
+    model = AutoModelForImageClassification.from_config(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=num_steps)
+    rows = torch.cat([torch.randperm(len(images)) for _ in range(-(-num_steps * batch_size // len(images)))])
+    for batch in rows[: num_steps * batch_size].split(batch_size):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(images[batch]).logits
+        F.cross_entropy(logits.float(), labels[batch]).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    model.eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        scores = torch.cat([model(part).logits.float() for part in images.split(64)])
+    return float(roc_auc_score(labels, (scores[:, 1] - scores[:, 0]).numpy()))
+
+
+def main() -> None:
+    (arguments,) = HfArgumentParser(LearningArguments).parse_args_into_dataclasses()
+    images, labels = read_jets(arguments.data_dir)
+    configs = {
+        f"{family}_{size}": read_model_config(MODELS / f"{family}_{size}.json", num_labels=2)
+        for size in SIZES
+        for family in ("linearvit", "xcit")
+    }
+    nano = MODELS / "linearvit_nano.json"
+    configs |= {
+        f"linearvit_nano, {mixer}": read_model_config(nano, num_labels=2, global_attention=mixer)
+        for mixer in GLOBAL_ATTENTIONS
+        if mixer != "relu_linear"
+    }
+    record = {"num_jets": len(images), "num_steps": arguments.num_steps, "training_auc": {}, "seconds": {}}
+    for name, config in tqdm(configs.items(), disable=None):
+        start = time.perf_counter()
+        record["training_auc"][name] = learn(config, images, labels, arguments.num_steps)
+        record["seconds"][name] = round(time.perf_counter() - start, 1)
+        print(
+            f"{name}: training AUC {record['training_auc'][name]:.3f} in {record['seconds'][name]:.0f} s", flush=True
+        )
+    path = Path(arguments.results)
+    path.with_suffix(".tmp").write_text(json.dumps(record, indent=2) + "\n")
+    path.with_suffix(".tmp").replace(path)
+
+
+if __name__ == "__main__":
+    main()

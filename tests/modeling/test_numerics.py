@@ -1,0 +1,73 @@
+"""Finite numbers whatever comes in, and models that learn from the first steps."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from learning import MODELS, learn, read_jets
+from models import BACKBONES, make
+from models import MODELS as KINDS
+
+from e2evit.training.checkpoint import read_model_config
+
+OURS = [name for name in KINDS if name not in BACKBONES]
+models = {}
+
+
+def model_of(name):
+    """Small enough for a thousand passes: 5 x 5 tokens."""
+    if name not in models:
+        models[name] = make(name, image_size=25, token_stride=1, num_aux_features=0).train()
+    return models[name]
+
+
+@pytest.fixture(scope="module")
+def _one_thread():
+    """Tensors this small are slower in two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_one_thread")
+@settings(max_examples=1000, deadline=None)
+@given(
+    name=st.sampled_from(OURS),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    log_spread=st.floats(-4, 4),
+    occupancy=st.sampled_from([0.0, 0.015, 1.0, "one hot pixel"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_finite(name, dtype, log_spread, occupancy, seed):
+    """Forward and backward, for inputs of spread 1e-4 to 1e4, empty images and single hot pixels.
+
+    In float16 one image of an empty pair gets its pixels back: in a batch of nothing but empty images every norm
+    divides by the root of its epsilon, and the product of these exceeds 65504. A gradient scaler skips such a step.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    pixel_values = torch.randn(2, 8, 25, 25, generator=generator) * 10**log_spread
+    if occupancy == "one hot pixel":
+        one = torch.zeros_like(pixel_values)
+        one[:, seed % 8, seed % 25, seed // 25 % 25] = 10**log_spread
+        pixel_values = one
+    else:
+        kept = torch.rand(pixel_values.shape, generator=generator) < occupancy
+        kept[0] |= occupancy == 0 and dtype == torch.float16
+        pixel_values *= kept
+    model = model_of(name)
+    model.zero_grad()
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        outputs = model(pixel_values, labels=torch.tensor([0, 1]), mass_labels=torch.tensor([80.0, 170.0]))
+    outputs.loss.backward()
+    assert outputs.logits.isfinite().all()
+    assert outputs.mass_preds.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("family", ["linearvit", "xcit"])
+def test_a_new_model_learns(family, simulated_jets):
+    """On the committed jets of all processes; `benchmarks/learning.py` has every configuration on 512 jets."""
+    images, labels = read_jets(simulated_jets, signal=("top", "x_top"))
+    config = read_model_config(MODELS / f"{family}_nano.json", num_labels=2)
+    assert learn(config, images, labels) >= 0.8
