@@ -106,7 +106,7 @@ def test_a_missing_key_is_initialised_as_in_a_fresh_model(name, tmp_path):
     ours = [key for key in weights if key in model.state_dict()]
     if name.startswith("linearvit_"):  # another mixer in the blocks of linearvit
         ours = [key for key in ours if ".1.attn." in key]
-    assert len(ours) > 4
+    assert len(ours) >= 4
     for key in ours:
         kept = {other: tensor for other, tensor in weights.items() if other != key}
         save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
