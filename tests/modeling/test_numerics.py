@@ -31,7 +31,7 @@ def _one_thread():
 
 
 @pytest.mark.usefixtures("_one_thread")
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000, deadline=None, derandomize=True)
 @given(
     name=st.sampled_from(OURS),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
@@ -42,7 +42,7 @@ def _one_thread():
 def test_finite(name, dtype, log_spread, occupancy, seed):
     """Forward and backward, for inputs of spread 1e-4 to 1e4, empty images and single hot pixels.
 
-    In float16 one image of an empty pair gets its pixels back: in a batch of nothing but empty images every norm
+    In float16 the first image of the pair is a full one: in a batch of nothing but (nearly) empty images every norm
     divides by the root of its epsilon, and the product of these exceeds 65504. A gradient scaler skips such a step.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -50,11 +50,9 @@ def test_finite(name, dtype, log_spread, occupancy, seed):
     if occupancy == "one hot pixel":
         one = torch.zeros_like(pixel_values)
         one[:, seed % 8, seed % 25, seed // 25 % 25] = 10**log_spread
-        pixel_values = one
     else:
-        kept = torch.rand(pixel_values.shape, generator=generator) < occupancy
-        kept[0] |= occupancy == 0 and dtype == torch.float16
-        pixel_values *= kept
+        one = pixel_values * (torch.rand(pixel_values.shape, generator=generator) < occupancy)
+    pixel_values = torch.stack([pixel_values[0] if dtype == torch.float16 else one[0], one[1]])
     model = model_of(name)
     model.zero_grad()
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
