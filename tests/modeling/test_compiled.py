@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from e2evit.modeling import modeling_activations, modeling_attention
+from e2evit.modeling import modeling_activations, modeling_attention, modeling_depthwise
 from e2evit.modeling.modeling_depthwise import depthwise_conv, plain_depthwise_conv
 from models import batch, make
 
@@ -47,6 +47,13 @@ def test_depthwise_convolution_of_mixed_types():
     expected = plain_depthwise_conv(*(tensor.detach().float() for tensor in inputs))
     # 49 products of bfloat16 numbers, whose rounding is 2^-9 each
     torch.testing.assert_close(result.float(), expected, rtol=0.02, atol=0.1)
+
+
+def test_the_switch_for_the_plain_convolution(monkeypatch):
+    inputs = [torch.randn(1, 5, 5, 4), torch.randn(4, 1, 3, 3, requires_grad=True), torch.randn(4)]
+    assert "depthwise_conv" in depthwise_conv(*inputs).grad_fn.name()
+    monkeypatch.setattr(modeling_depthwise, "USE_OPERATOR", False)
+    assert "Permute" in depthwise_conv(*inputs).grad_fn.name()
 
 
 def in_heads(function, *rest):
