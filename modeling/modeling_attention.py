@@ -80,7 +80,7 @@ def linear_attention_in_blocks(query, key, value, temperature, denominator_floor
     query, key, num_tokens = relu(query), relu(key), key.shape[1]
     scale = temperature.flatten().repeat_interleave(width // num_heads)  # [D]
     scale = scale.where(_heads_as_blocks(width, num_heads, query.device), 0.0)
-    if key.dtype == torch.float16:
+    if key.dtype == torch.float16:  # a sum over tokens would overflow; elsewhere dividing the small matrix is cheaper
         key_value = torch.bmm(key.transpose(1, 2), value / num_tokens) * scale
     else:
         key_value = torch.bmm(key.transpose(1, 2), value) * (scale / num_tokens)

@@ -202,6 +202,8 @@ class E2EPreTrainedModel(PreTrainedModel):
           column; the centre by default) would have. No such matrix is made: the row is the derivative of the token's
           result with respect to the values.
 
+        Call it in evaluation mode: one forward pass is made.
+
         Args:
             pixel_values: `(B, C, H, W)` in network units.
             token: Row (eta) and column (phi) on the grid of the first stage; deeper stages take what lies there.

@@ -72,13 +72,16 @@ class GlobalAttention(nn.Module):
     def attention_map(self, hidden_states, grid, place):
         """The row of weights of the token at `place` (shares of height and width), `(B, h, H, W)`.
 
-        Every mixer here is linear in the values, so the derivative with respect to them is the weights.
+        Every mixer here is linear in the values, so the derivative with respect to them is the weights; PolaFormer has
+        two sets, one for each half of a head, and gives their mean.
         """
         height, width = hidden_states.shape[1:3]
-        qkv = self.qkv(hidden_states).detach().requires_grad_()
         number = int(place[0] * height) * width + int(place[1] * width)
-        mixed = GlobalAttention.mix_tokens(self, qkv)[:, number].sum()
-        (gradient,) = torch.autograd.grad(mixed, qkv)
+        with torch.no_grad():
+            qkv = self.qkv(hidden_states)
+        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
+            qkv = qkv.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.mix_tokens(qkv)[:, number].sum(), qkv)
         to_values = gradient.chunk(3, dim=-1)[2].unflatten(-1, (self.num_heads, -1))  # [B, H, W, h, d]
         return to_values.mean(dim=-1).permute(0, 3, 1, 2)
 

@@ -147,7 +147,7 @@ def _speed_table(found: dict) -> str:
             reference = " / ".join(f"{times[key]:.0f}" for key in times if key.startswith("reference"))
             ours = dict.fromkeys(columns["training"], "–") | {key: f"{speedup[key]:.2f}" for key in variants}
             rows.append([f"{name}, {use}", reference, *ours.values()])
-    return _table(["", "reference [ms]", *(f"{key}" for key in columns["training"])], rows)
+    return _table(["", "reference [ms]", *columns["training"]], rows)
 
 
 def render_simulation(text: str, results: Path) -> str:

@@ -33,6 +33,10 @@ def test_maps_of_a_model(name):
         weights.shape[0] == 3 and weights.isfinite().all() and not weights.requires_grad for weights in maps.values()
     )
     assert torch.equal(model(**inputs).logits, before)  # no hook is left
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            again = model.attention_maps(inputs["pixel_values"], token=(1, 2))
+        assert all(torch.equal(again[key], weights) for key, weights in maps.items())
     channels = [weights for key, weights in maps.items() if name in ("xcit", "linearvit_xca") and "cls" not in key]
     for weights in channels:
         torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
