@@ -4,10 +4,13 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 STAMP := $(VENV)/installed
 
-.PHONY: quickstart test lint
+.PHONY: quickstart study test lint
 
 quickstart: $(STAMP)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python scripts/quickstart.py
+
+study: $(STAMP)
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python scripts/study.py
 
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest -q

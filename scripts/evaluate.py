@@ -11,18 +11,25 @@ from pathlib import Path
 # Python puts this folder first, and this file would be found in the place of the library `evaluate`
 sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-import numpy as np
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file
 
-from e2evit.data import find_schema, load_e2e
 from e2evit.data.collate import E2ECollator
-from e2evit.evaluation import BACKGROUND, align_labels, baseline_predictions, measure, softmax, write_results
+from e2evit.evaluation import (
+    Predictions,
+    align_labels,
+    baseline_predictions,
+    evaluate_predictions,
+    softmax,
+    write_results,
+)
 from e2evit.training import (
     DataArguments,
     end_processes,
     make_loader,
+    model_cost,
     parse_recipe,
+    peak_memory_gib,
     predict,
     run_info,
     start_accelerator,
@@ -41,18 +48,17 @@ def main() -> None:
     checkpoint, *rest = sys.argv[1:]
     data_args, arguments = parse_recipe(DataArguments, EvaluateArguments, arguments=rest)
     accelerator = start_accelerator(arguments.mixed_precision)
-    schema = find_schema(data_args.dataset_name, data_args.data_dir, data_args.schema)
     with accelerator.main_process_first():
-        dataset = load_e2e(
-            data_args.dataset_name, data_args.data_dir, schema=data_args.schema, cache_dir=data_args.cache_dir
-        )
+        dataset, schema = data_args.load()
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageClassification.from_pretrained(checkpoint)
     dataset = align_labels(dataset, model.config.label2id)
     label_names = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    rows = dataset[arguments.split]
 
     collator = E2ECollator(processor, data_args.mass_column)
-    loader = make_loader(dataset[arguments.split], collator, arguments.per_device_batch_size)
+    loader = make_loader(rows, collator, arguments.per_device_batch_size)
+    cost = model_cost(model, accelerator, arguments.per_device_batch_size)
     model, loader = accelerator.prepare(model, loader)
     found = predict(accelerator, model, loader)
     if not accelerator.is_main_process:
@@ -60,33 +66,26 @@ def main() -> None:
         return
     predictors = baseline_predictions(dataset, arguments.split, schema, data_args.mass_column)
     probabilities = softmax(found["logits"])
-    model_predictions = (1 - probabilities[:, BACKGROUND], found["mass_preds"])
-    mass_scales = found.get("mass_scale_preds")
-    targets = (found["labels"], found["mass_labels"])
-    run = cached_file(checkpoint, "run_info.json", _raise_exceptions_for_missing_entries=False)
-    record = run_info(accelerator, dataset, accelerator.unwrap_model(model)) | {
-        "seed": json.loads(Path(run).read_text())["seed"] if run else None,
-        "dataset": data_args.dataset_name,
-        "split": arguments.split,
-        "mass_column": data_args.mass_column,
-        "label_names": label_names,
-        "channel_names": list(schema.channel_names),
-        "image_size": list(schema.image_size),
-        "metrics": {
-            **{name: measure(*targets, *prediction) for name, prediction in predictors.items()},
-            "model": measure(*targets, *model_predictions, probabilities, label_names, mass_scales),
-        },
+    predictors["model"] = Predictions.of_classes(probabilities, found["mass_preds"], found.get("mass_scale_preds"))
+    metrics, columns = evaluate_predictions(rows, data_args.mass_column, label_names, predictors)
+    trained = read_run_info(checkpoint)
+    record = run_info(dataset, accelerator, accelerator.unwrap_model(model))
+    record |= data_args.record(schema, arguments.split) | {"label_names": label_names}
+    record |= {
+        "seed": trained.get("seed"),
+        "training": {name: trained[name] for name in ("images_seen", "seconds", "best_epoch") if name in trained},
+        "cost": cost | {"peak_memory_gib": peak_memory_gib(accelerator.device)},
+        "metrics": metrics,
     }
-    columns = {"event_id": dataset[arguments.split]["event_id"], "labels": targets[0], "mass_labels": targets[1]}
-    for name, (score, mass) in {**predictors, "model": model_predictions}.items():
-        columns |= {f"{name} score": score.astype(np.float32), f"{name} mass": mass.astype(np.float32)}
-    if mass_scales is not None:
-        columns["model mass scale"] = mass_scales.astype(np.float32)
-    for name, probability in zip(label_names, probabilities.T):
-        columns[f"model p_{name}"] = probability.astype(np.float32)
     write_results(arguments.results, record, columns)
     print(f"Wrote {arguments.results}")
     end_processes(accelerator)
+
+
+def read_run_info(checkpoint: str) -> dict:
+    """What the checkpoint tells of its training, if anything."""
+    path = cached_file(checkpoint, "run_info.json", _raise_exceptions_for_missing_entries=False)
+    return json.loads(Path(path).read_text()) if path else {}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,15 @@ from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 
 from e2evit.data import find_schema
 from e2evit.data.grid import window_centres
-from e2evit.evaluation import align_labels, baseline_predictions, measure, median_scale, softmax
+from e2evit.evaluation import (
+    Predictions,
+    align_labels,
+    baseline_predictions,
+    evaluate_predictions,
+    measure,
+    median_scale,
+    softmax,
+)
 from e2evit.jet_features import image_mass
 from e2evit.metrics import (
     JetClassification,
@@ -169,24 +177,24 @@ def test_auc_in_bins():
 
 def test_unknown_targets_are_left_out():
     labels, masses = np.array([0, 1, -100, 1]), np.array([np.nan, 100.0, 50.0, 200.0])
-    found = measure(labels, masses, np.array([0.1, 0.9, 0.0, 0.8]), np.array([1.0, 110.0, 50.0, 200.0]))
+    found = measure(labels, masses, Predictions(np.array([0.1, 0.9, 0.0, 0.8]), np.array([1.0, 110.0, 50.0, 200.0])))
     assert found["roc_auc"] == 1.0
     assert found["mae_gev"] == pytest.approx(10 / 3)
-    assert "roc_auc" not in measure(np.full(4, -100), masses, np.zeros(4), masses)
+    assert "roc_auc" not in measure(np.full(4, -100), masses, Predictions(np.zeros(4), masses))
 
 
 def test_measures_of_three_classes():
     rng = np.random.default_rng(0)
     labels, masses = rng.integers(0, 3, 600), rng.uniform(50, 200, 600)
     probabilities = softmax(np.eye(3)[labels] + rng.normal(0, 1, (600, 3)))
-    found = measure(labels, masses, 1 - probabilities[:, 0], masses, probabilities, ["qcd", "w", "h"])
+    found = measure(labels, masses, Predictions.of_classes(probabilities, masses), ["qcd", "w", "h"])
     # class 0 is the background, the others are signal together
     assert found["roc_auc"] == pytest.approx(roc_auc_score(labels > 0, 1 - probabilities[:, 0]))
     assert found["roc_auc_h"] == pytest.approx(roc_auc_score(labels == 2, probabilities[:, 2]))
     assert found["roc_auc_w_low"] < found["roc_auc_w"] < found["roc_auc_w_high"]
     assert found["roc_auc_macro"] == pytest.approx(np.mean([found[f"roc_auc_{n}"] for n in ("qcd", "w", "h")]))
     assert {"accuracy", "calibration_error", "mass_divergence_at_50", "mae_gev"} <= set(found)
-    two = measure(labels % 2, masses, probabilities[:, 1], masses, probabilities[:, :2], ["qcd", "top"])
+    two = measure(labels % 2, masses, Predictions.of_classes(probabilities[:, :2], masses), ["qcd", "top"])
     assert {"accuracy", "calibration_error"} <= set(two)
     assert not {name for name in two if name.startswith("roc_auc_") and name not in ("roc_auc_low", "roc_auc_high")}
 
@@ -220,9 +228,9 @@ def test_baselines_use_the_training_split():
     dataset = {"train": Dataset(row_table(30, seed=0)), "test": Dataset(row_table(10, seed=1))}
     found = baseline_predictions(dataset, "test", schema, "jet_mass")
     masses = np.array(dataset["train"]["jet_mass"])
-    np.testing.assert_allclose(found["constant"][1], masses.mean(), rtol=1e-6)
+    np.testing.assert_allclose(found["constant"].mass, masses.mean(), rtol=1e-6)
     scale = median_scale(masses, image_mass(dataset["train"], schema))
-    np.testing.assert_allclose(found["image mass"][1], scale * image_mass(dataset["test"], schema))
+    np.testing.assert_allclose(found["image mass"].mass, scale * image_mass(dataset["test"], schema))
     assert list(baseline_predictions(dataset, "test", find_schema("labelled"), "jet_mass")) == ["constant"]
 
 
@@ -233,3 +241,21 @@ def test_labels_are_numbered_as_the_model_numbers_them():
     assert align_labels(data, {"qcd": 0, "top": 1, "h": 2})["train"]["labels"][:] == [0, 2, None]
     with pytest.raises(ValueError, match="the model knows qcd, top, not h"):
         align_labels(data, {"qcd": 0, "top": 1})
+
+
+def test_evaluation_tells_unlabelled_jets_and_the_sculpted_mass_apart():
+    """Jets of a gun have a mass and no label; a background jet has a label, a jet mass and no mass to predict."""
+    rng = np.random.default_rng(0)
+    labels = np.array([0, 1, None] * 40)
+    jet_mass = rng.uniform(50, 200, 120).astype(np.float32)
+    masses = [None if label is not None else float(mass) for label, mass in zip(labels, jet_mass)]
+    rows = Dataset(row_table(120, labels=list(labels), jet_mass=jet_mass, mass_labels=masses))
+    scores = np.where(labels == 1, 1.0, 0.0) + rng.normal(0, 1.0, 120)
+    found, columns = evaluate_predictions(
+        rows, "mass_labels", ["qcd", "top"], {"model": Predictions(scores, jet_mass)}
+    )
+    assert found["model"]["mae_gev"] == 0
+    assert found["model"]["roc_auc"] == roc_auc_score((labels == 1)[labels != None], scores[labels != None])  # noqa: E711
+    assert "mass_divergence_at_50" in found["model"]
+    assert (columns["labels"] == -100).sum() == 40
+    assert np.isnan(columns["mass_labels"]).sum() == 80

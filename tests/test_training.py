@@ -64,7 +64,7 @@ def run(jets_dir, model_json, tmp_path):
         model_args = ModelArguments(model_config=model_json)
         model, processor = load_model(model_args, data_args, find_schema("simulated", jets_dir), dataset["train"])
         history = train(accelerator, model, dataset, processor, data_args, train_args)
-        info = run_info(accelerator, dataset, model)
+        info = run_info(dataset, accelerator, model)
         arguments = (data_args, model_args, train_args)
         save_checkpoint(accelerator, model, processor, Path(train_args.output_dir), arguments, info)
         return model, history, Path(train_args.output_dir)

@@ -1,21 +1,55 @@
 """Metrics of a model, and of baselines on the same jets, as one record."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ClassLabel, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict
 
 from .data import DatasetSchema
 from .jet_features import image_mass
 from .metrics import JetClassification, JetTagging, MassRegression, MassSculpting
 
-__all__ = ["BACKGROUND", "align_labels", "baseline_predictions", "measure", "median_scale", "softmax", "write_results"]
+__all__ = [
+    "BACKGROUND",
+    "Predictions",
+    "align_labels",
+    "baseline_predictions",
+    "column",
+    "evaluate_predictions",
+    "measure",
+    "median_scale",
+    "softmax",
+    "write_results",
+]
 
 BACKGROUND = 0  # label of the class that scores tell all others from
+
+
+@dataclass
+class Predictions:
+    """What one predictor says of each jet.
+
+    Attributes:
+        score: Of the signal: all classes but the first.
+        mass: In GeV.
+        probabilities: Of all classes `(n, num_classes)`.
+        mass_scale: One-sigma of `mass` [GeV].
+    """
+
+    score: np.ndarray
+    mass: np.ndarray
+    probabilities: np.ndarray | None = None
+    mass_scale: np.ndarray | None = None
+
+    @classmethod
+    def of_classes(cls, probabilities: np.ndarray, mass: np.ndarray, mass_scale: np.ndarray | None = None):
+        """The score is the probability that the jet is not of the background's class."""
+        return cls(1 - probabilities[:, BACKGROUND], mass, probabilities, mass_scale)
 
 
 def align_labels(dataset: DatasetDict, label2id: dict[str, int]) -> DatasetDict:
@@ -50,31 +84,35 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exponential / exponential.sum(axis=1, keepdims=True)
 
 
+def column(rows: Dataset, name: str, missing: float = np.nan) -> np.ndarray:
+    """A column as doubles, `missing` for a null."""
+    found = rows.with_format("arrow")[name].to_numpy(zero_copy_only=False).astype(np.float64)
+    return np.where(np.isnan(found), missing, found)
+
+
 def measure(
     labels: np.ndarray,
     masses: np.ndarray,
-    scores: np.ndarray,
-    mass_preds: np.ndarray,
-    probabilities: np.ndarray | None = None,
+    predictions: Predictions,
     label_names: Sequence[str] = (),
-    mass_scales: np.ndarray | None = None,
+    jet_masses: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Tagging and mass metrics with 95 % intervals, over the jets that have the respective target.
+
+    Probabilities add accuracy, calibration error and, for more than two classes, the AUC of each against the rest;
+    predicted widths of the mass add coverage and pull width.
 
     Args:
         labels: -100 where unknown. Class 0 is the background, all others are signal.
         masses: In GeV, NaN where unknown.
-        scores: Of the signal.
-        mass_preds: In GeV.
-        probabilities: Of all classes `(n, num_classes)`; adds accuracy, calibration error and, for more than two
-            classes, the AUC of each against the rest.
+        predictions: Of the same jets.
         label_names: Of the classes, for the names of those AUCs.
-        mass_scales: Predicted one-sigma of `mass_preds` [GeV]; adds coverage and pull width.
+        jet_masses: Masses [GeV] that a cut on the score could sculpt, NaN where unknown; `masses` if not given.
 
     Returns:
         What is defined: an AUC needs jets of both sides.
     """
-    result = {}
+    result, scores, probabilities = {}, predictions.score, predictions.probabilities
     known = labels != -100
     signal = (labels[known] != BACKGROUND).astype(int)
     if len(np.unique(signal)) == 2:
@@ -89,38 +127,55 @@ def measure(
             elif probabilities.shape[1] > 2:
                 result[name.replace(bare, per_class.get(bare, bare))] = value
     has_mass = np.isfinite(masses) & (masses > 0)
-    both = known & has_mass
+    if jet_masses is None:
+        jet_masses = masses
+    both = known & np.isfinite(jet_masses)
     if len(np.unique(labels[both] != BACKGROUND)) == 2:
         targets = (labels[both] != BACKGROUND).astype(int)
-        result |= MassSculpting().compute(predictions=scores[both], references=targets, masses=masses[both])
+        result |= MassSculpting().compute(predictions=scores[both], references=targets, masses=jet_masses[both])
     if has_mass.any():
-        scales = None if mass_scales is None else mass_scales[has_mass]
+        scales = None if predictions.mass_scale is None else predictions.mass_scale[has_mass]
         result |= MassRegression().compute(
-            predictions=mass_preds[has_mass], references=masses[has_mass], scales=scales
+            predictions=predictions.mass[has_mass], references=masses[has_mass], scales=scales
         )
     return {name: float(value) for name, value in result.items() if value == value}
 
 
 def baseline_predictions(
     dataset: DatasetDict, split: str, schema: DatasetSchema, mass_column: str
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Score and mass [GeV] of the jets of `split`: the training mean, and the scaled mass of the calorimeter image.
+) -> dict[str, Predictions]:
+    """Of the jets of `split`: the training mean, and the scaled mass of the calorimeter image as mass and as score.
 
     The image mass is left out where images have no physical units or no position.
     """
-
-    def masses(part):
-        column = dataset[part].with_format("arrow")[mass_column]
-        return np.asarray(column.to_numpy(), dtype=np.float64)
-
+    train_masses = column(dataset["train"], mass_column)
     number = len(dataset[split])
-    constant = np.full(number, np.nanmean(masses("train")))
-    predictions = {"constant": (np.zeros(number), constant)}
+    predictions = {"constant": Predictions(np.zeros(number), np.full(number, np.nanmean(train_masses)))}
     if schema.has_physical_units and not dataset["train"].with_format("arrow")["ieta"].null_count:
-        scale = median_scale(masses("train"), image_mass(dataset["train"], schema))
+        scale = median_scale(train_masses, image_mass(dataset["train"], schema))
         mass = scale * image_mass(dataset[split], schema)
-        predictions["image mass"] = (mass, mass)
+        predictions["image mass"] = Predictions(mass, mass)
     return predictions
+
+
+def evaluate_predictions(
+    rows: Dataset, mass_column: str, label_names: Sequence[str], predictors: Mapping[str, Predictions]
+) -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
+    """Metrics by predictor, and the columns of per-jet predictions, of the same `rows`."""
+    labels, masses = column(rows, "labels", -100).astype(np.int64), column(rows, mass_column)
+    jet_masses = column(rows, "jet_mass")
+    jet_masses = np.where(np.isfinite(jet_masses), jet_masses, masses)
+    metrics = {}
+    columns = {"event_id": rows["event_id"][:], "labels": labels}
+    kinematics = {"mass_labels": masses, "jet_mass": jet_masses, "pt": column(rows, "pt")}
+    columns |= {name: values.astype(np.float32) for name, values in kinematics.items()}
+    for name, found in predictors.items():
+        metrics[name] = measure(labels, masses, found, label_names, jet_masses)
+        values = {"score": found.score, "mass": found.mass, "mass scale": found.mass_scale}
+        if found.probabilities is not None:
+            values |= {f"p_{label}": of_class for label, of_class in zip(label_names, found.probabilities.T)}
+        columns |= {f"{name} {key}": value.astype(np.float32) for key, value in values.items() if value is not None}
+    return metrics, columns
 
 
 def write_results(path: str | Path, record: dict, predictions: dict[str, np.ndarray]) -> None:
@@ -128,7 +183,10 @@ def write_results(path: str | Path, record: dict, predictions: dict[str, np.ndar
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    pq.write_table(pa.table(predictions), temporary, compression="zstd")
+    table = pa.table(predictions)
+    floats = [name for name in table.column_names if pa.types.is_floating(table[name].type)]
+    encoding = {"use_dictionary": False, "use_byte_stream_split": floats}  # two thirds of the size
+    pq.write_table(table, temporary, compression="zstd", compression_level=9, **encoding)
     temporary.replace(path.with_suffix(".parquet"))
     temporary.write_text(json.dumps(record, indent=2) + "\n")
     temporary.replace(path)

@@ -3,6 +3,7 @@
 Everything is within ΔR < 0.8 of the calorimeter's energy-weighted centre. Images must be in physical units.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,15 @@ from datasets import Dataset
 from .data import DatasetSchema
 from .data.grid import COLUMNS, ROWS, TOWER, WINDOW, eta_centres
 
-__all__ = ["FEATURE_GROUPS", "Pixels", "image_mass", "jet_features", "read_pixels"]
+__all__ = [
+    "FEATURE_GROUPS",
+    "VARIABLE_SETS",
+    "Pixels",
+    "image_mass",
+    "jet_features",
+    "read_pixels",
+    "variables",
+]
 
 JET_RADIUS = 0.8
 _ENDCAP_ROWS, _ENDCAP_FACTOR = 55, 4.0  # CMS's converter divides the endcap's ECAL energies by four
@@ -39,6 +48,13 @@ FEATURE_GROUPS = {
         *(f"num_d0_{cut:g}" for cut in _D0_CUTS),
         *("sum_d0", "mean_d0", "d0_1", "d0_2", "d0_3"),
     ),
+}
+
+VARIABLE_SETS = {
+    "mass, multiplicity, width": ("mass, multiplicity, width",),
+    "and calorimeter": ("mass, multiplicity, width", "calorimeter"),
+    "and tracks, hits": ("mass, multiplicity, width", "calorimeter", "tracks"),
+    "all, with impact parameters": tuple(FEATURE_GROUPS),
 }
 
 
@@ -130,6 +146,11 @@ def jet_features(dataset: Dataset, schema: DatasetSchema) -> dict[str, np.ndarra
         found[f"core_hits_{layer}"] = core.sum(core.value, number)
     found |= _impact_features(tracks.jet, np.abs(d0), np.abs(dz) < _DISPLACED_DZ, number)
     return {name: np.nan_to_num(found[name]) for group in FEATURE_GROUPS.values() for name in group}
+
+
+def variables(features: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
+    """Columns of some groups of [`FEATURE_GROUPS`], `(num_jets, num_variables)`."""
+    return np.stack([features[name] for group in names for name in FEATURE_GROUPS[group]], axis=1)
 
 
 def _calorimeter(pixels: dict[str, Pixels]) -> Pixels:

@@ -12,7 +12,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from .data import DatasetSchema
 from .data.grid import TOWER, WINDOW
-from .jet_features import FEATURE_GROUPS, jet_features
+from .jet_features import VARIABLE_SETS, jet_features, variables
 
 __all__ = [
     "mass_baseline",
@@ -24,16 +24,9 @@ __all__ = [
     "response",
     "tagging_baseline",
     "tagging_study",
-    "variables",
 ]
 
 FOLDS = 5
-VARIABLE_SETS = {
-    "mass, multiplicity, width": ("mass, multiplicity, width",),
-    "and calorimeter": ("mass, multiplicity, width", "calorimeter"),
-    "and tracks, hits": ("mass, multiplicity, width", "calorimeter", "tracks"),
-    "all, with impact parameters": tuple(FEATURE_GROUPS),
-}
 
 
 def occupancy(dataset: Dataset, schema: DatasetSchema) -> dict[str, np.ndarray]:
@@ -76,11 +69,6 @@ def response(true, seen, edges) -> list[dict[str, float]]:
         resolution = (found["p84"] - found["p16"]) / 2 / found["median"]
         rows.append({"low": float(low), "high": float(high), "response": found["median"], "resolution": resolution})
     return rows
-
-
-def variables(features: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
-    """Columns of some groups of [`FEATURE_GROUPS`], `(num_jets, num_variables)`."""
-    return np.stack([features[name] for group in names for name in FEATURE_GROUPS[group]], axis=1)
 
 
 def tagging_baseline(x: np.ndarray, labels: np.ndarray, event_ids: np.ndarray) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from .arguments import DataArguments, ModelArguments, TrainArguments
 from .checkpoint import check_output_dir, load_model, run_info, save_checkpoint
+from .cost import model_cost, peak_memory_gib
 from .loop import make_loader, train
 from .prediction import predict
 from .process import end_processes, start_accelerator
@@ -20,7 +21,9 @@ __all__ = [
     "end_processes",
     "load_model",
     "make_loader",
+    "model_cost",
     "parse_recipe",
+    "peak_memory_gib",
     "predict",
     "run_info",
     "run_training",

@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass, field, fields
 
+from datasets import DatasetDict
+
+from e2evit.data import DatasetSchema, find_schema, load_e2e
 from e2evit.data.augment import Augmentation
+from e2evit.data.targets import select_targets
 
 __all__ = ["DataArguments", "ModelArguments", "TrainArguments"]
 
@@ -18,6 +22,12 @@ class DataArguments:
     schema: str | None = _field(None, "YAML file of a custom data set that is not prepared.")
     cache_dir: str | None = _field(None, "Where prepared Arrow files go; the cache of `datasets` if not given.")
     mass_column: str = _field("mass_labels", "Column that is the regression target [GeV].")
+    classes: list[str] | None = field(
+        default=None, metadata={"help": "Classes to tell apart; jets of others have no label. Default: all."}
+    )
+    mass_classes: list[str] | None = field(
+        default=None, metadata={"help": "Classes whose jets have a mass to learn. Default: all."}
+    )
     flips: bool = _field(True, "Mirror training images in eta and in phi at random.")
     tower_shift: int = _field(0, "Shift training images by up to so many towers.")
     energy_smearing: float = _field(0.0, "Relative spread of each calorimeter's energy scale in training images.")
@@ -30,6 +40,28 @@ class DataArguments:
     flat_bins: int = _field(20, "Bins of those weights along each axis.")
     flat_max_weight: float = _field(10.0, "Largest weight, as a multiple of the mean.")
     num_workers: int = _field(0, "Processes that load batches beside the training process.")
+
+    def load(self) -> tuple[DatasetDict, DatasetSchema]:
+        """The rows in three splits with the targets that were asked for, and their schema.
+
+        Raises:
+            As [`load_e2e`] and [`select_targets`].
+        """
+        dataset = load_e2e(self.dataset_name, self.data_dir, schema=self.schema, cache_dir=self.cache_dir)
+        schema = find_schema(self.dataset_name, self.data_dir, self.schema)
+        return select_targets(dataset, schema, self.mass_column, self.classes, self.mass_classes)
+
+    def record(self, schema: DatasetSchema, split: str) -> dict:
+        """What results say of the jets that they were measured on."""
+        return {
+            "dataset": self.dataset_name,
+            "split": split,
+            "mass_column": self.mass_column,
+            "mass_classes": self.mass_classes,
+            "label_names": list(schema.label_names),
+            "channel_names": list(schema.channel_names),
+            "image_size": list(schema.image_size),
+        }
 
     def augmentation(self) -> Augmentation:
         """What happens to training images."""

@@ -154,26 +154,28 @@ def save_checkpoint(accelerator: Accelerator, model, processor, output_dir: Path
     temporary.rmdir()
 
 
-def run_info(accelerator: Accelerator, dataset, model) -> dict:
-    """Commit, versions, hardware, fingerprint of the data and size of the model."""
+def run_info(dataset, accelerator: Accelerator | None = None, model: torch.nn.Module | None = None) -> dict:
+    """Commit, versions, hardware, fingerprint of the data and, where there is one, size of the model."""
     root = Path(__file__).parent
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    packages = ("e2evit", "torch", "transformers", "datasets", "accelerate", "numpy")
-    return {
+    packages = ("e2evit", "torch", "transformers", "datasets", "accelerate", "numpy", "scikit-learn")
+    hardware = {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    if accelerator is not None:
+        hardware |= {
+            "device": str(accelerator.device),
+            "num_processes": accelerator.num_processes,
+            "precision": accelerator.mixed_precision,
+        }
+    info = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": commit.stdout.strip() or None,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "hardware": {
-            "device": str(accelerator.device),
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "num_processes": accelerator.num_processes,
-            "threads": torch.get_num_threads(),
-            "precision": accelerator.mixed_precision,
-        },
+        "hardware": hardware,
         "data": {part: fingerprint(dataset[part]) for part in dataset},
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
+    if model is not None:
+        info["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    return info
 
 
 def fingerprint(dataset) -> dict:

@@ -1,8 +1,6 @@
 """The training loop, of supervised and masked models alike."""
 
 import logging
-import resource
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch.utils.data import DataLoader
 from e2evit.data.collate import E2ECollator, RowTables
 
 from .arguments import DataArguments, TrainArguments
+from .cost import peak_memory_gib
 from .guards import check_splits, save_replay, warn_if_constant
 from .optim import make_average, make_optimizer, make_schedule
 from .prediction import progress_bar
@@ -242,7 +241,7 @@ class _Run:
     def _log(self, progress, epoch: int, step: int, rate: float) -> None:
         history = self.history
         means = {name: total / history.batches for name, total in history.totals.items()}
-        memory = _memory_gib(self.accelerator.device)
+        memory = peak_memory_gib(self.accelerator.device)
         self.accelerator.log(
             means | {"learning_rate": max(self.schedule.get_last_lr()), "images_per_second": rate}, step=step
         )
@@ -266,14 +265,6 @@ class _Run:
     def finish(self) -> None:
         self.bare_model.load_state_dict(self.best)
         self.task.finish(self.accelerator, self.model, self.validation_loader)
-
-
-def _memory_gib(device: torch.device) -> float:
-    """Most memory so far: of the accelerator, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def describe(entry: dict[str, float]) -> str:

@@ -23,7 +23,12 @@ def parse_recipe(*argument_classes, arguments: Sequence[str] | None = None):
         settings = _read(Path(arguments.pop(0)), argument_classes)
     parser = HfArgumentParser(argument_classes)
     # as strings through the parser, so that the recipe obeys the types and choices of the command line
-    given = [f"--{key}={value}" for key, value in settings.items() if value is not None]
+    given = []
+    for key, value in settings.items():
+        if isinstance(value, list):
+            given += [f"--{key}", *map(str, value)]
+        elif value is not None:
+            given.append(f"--{key}={value}")
     return parser.parse_args_into_dataclasses([*given, *arguments])
 
 

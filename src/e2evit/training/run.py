@@ -5,8 +5,6 @@ from dataclasses import asdict
 
 from accelerate.utils import set_seed
 
-from e2evit.data import find_schema, load_e2e
-
 from .arguments import DataArguments, ModelArguments, TrainArguments
 from .checkpoint import check_output_dir, load_model, run_info, save_checkpoint
 from .loop import train
@@ -25,7 +23,7 @@ def run_training(arguments: Sequence[str] | None = None, masked: bool = False) -
         masked: Reconstruct hidden pixels instead of learning classes and masses.
 
     Raises:
-        As [`parse_recipe`], [`check_output_dir`], [`load_e2e`], [`load_model`] and [`train`].
+        As [`parse_recipe`], [`check_output_dir`], [`DataArguments.load`], [`load_model`] and [`train`].
     """
     groups = parse_recipe(DataArguments, ModelArguments, TrainArguments, arguments=arguments)
     data_args, model_args, train_args = groups
@@ -37,10 +35,7 @@ def run_training(arguments: Sequence[str] | None = None, masked: bool = False) -
     )
     set_seed(train_args.seed)
     with accelerator.main_process_first():  # one process builds the Arrow cache, the others read it
-        dataset = load_e2e(
-            data_args.dataset_name, data_args.data_dir, schema=data_args.schema, cache_dir=data_args.cache_dir
-        )
-    schema = find_schema(data_args.dataset_name, data_args.data_dir, data_args.schema)
+        dataset, schema = data_args.load()
     model, processor = load_model(model_args, data_args, schema, dataset["train"], masked)
     settings = {name: value for group in groups for name, value in asdict(group).items() if value is not None}
     accelerator.init_trackers("e2evit", config=settings)
@@ -50,7 +45,7 @@ def run_training(arguments: Sequence[str] | None = None, masked: bool = False) -
     except Preempted:
         end_processes(accelerator)
         raise
-    info = run_info(accelerator, dataset, model) | {"seed": train_args.seed} | asdict(history)
+    info = run_info(dataset, accelerator, model) | {"seed": train_args.seed} | asdict(history)
     save_checkpoint(accelerator, model, processor, output_dir, groups, info)
     end_processes(accelerator)
     return history

@@ -1,0 +1,83 @@
+"""The comparison in docs/study.md: simulate, train, measure, compare. `make study` runs this.
+
+python scripts/study.py
+
+What is finished is not done again: results by their files in `results_dir`, a run that was interrupted from its state.
+"""
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+SCRIPTS = Path(__file__).parent
+RECIPES = SCRIPTS.parent / "recipes"
+LAUNCH = ("accelerate", "launch", "--config_file", RECIPES / "accelerate/one_process.yaml")
+
+
+@dataclass
+class StudyArguments:
+    study: str = field(default="recipes/study/study.yaml", metadata={"help": "Samples and runs."})
+    recipe: str = field(default="recipes/study/train.yaml", metadata={"help": "Settings of every run."})
+    output_dir: str = field(default="runs/study", metadata={"help": "Data and checkpoints."})
+    results_dir: str = field(default="results/study", metadata={"help": "Metrics and per-jet predictions."})
+    num_proc: int = field(default=2, metadata={"help": "Processes of the simulation."})
+    max_runs: int | None = field(default=None, metadata={"help": "Train no more than so many networks in this call."})
+
+
+def run(*command) -> float:
+    """Seconds that a step took; the study ends with the first that fails."""
+    print(f"\n$ {' '.join(map(str, command))}", flush=True)
+    start = time.perf_counter()
+    if subprocess.run([str(part) for part in command], check=False).returncode:
+        sys.exit(f"This step failed: {' '.join(map(str, command))}")
+    return time.perf_counter() - start
+
+
+def ordered(seeds_of: dict[str, list[int]]) -> list[tuple[str, int]]:
+    """Models and seeds: the first seed of every model, then the second ones."""
+    columns = zip_longest(*([(name, seed) for seed in seeds] for name, seeds in seeds_of.items()))
+    return [pair for column in columns for pair in column if pair is not None]
+
+
+def main() -> None:
+    (arguments,) = HfArgumentParser(StudyArguments).parse_args_into_dataclasses()
+    study, recipe = (yaml.safe_load(Path(path).read_text()) for path in (arguments.study, arguments.recipe))
+    folder, results = Path(arguments.output_dir), Path(arguments.results_dir)
+    data = folder / "data"
+    targets = ["--data_dir", data, "--mass_column", recipe["mass_column"]]
+    targets += ["--classes", *recipe["classes"], "--mass_classes", *recipe["mass_classes"]]
+
+    for sample in study["simulation"]:
+        run(
+            *(sys.executable, SCRIPTS / "simulate.py", "--output_dir", data, "--processes", *sample["processes"]),
+            *("--num_jets", sample["num_jets"], "--num_proc", arguments.num_proc),
+            *("--seed", study["simulation_seed"], "--match_pt", "--merged_only"),
+        )
+    seeds = [seed for seed in study["tree_seeds"] if not (results / f"trees_all_seed{seed}.json").exists()]
+    if seeds:
+        run(
+            *(sys.executable, SCRIPTS / "boosted_trees.py", *targets),
+            *("--results_dir", results, "--seed", *seeds),
+        )
+    missing = [
+        (name, seed) for name, seed in ordered(study["runs"]) if not (results / f"{name}_seed{seed}.json").exists()
+    ]
+    for number, (name, seed) in enumerate(missing[: arguments.max_runs], 1):
+        checkpoint = folder / f"{name}_seed{seed}"
+        print(f"\nNetwork {number} of {len(missing)} that are left: {name}, seed {seed}", flush=True)
+        config = Path(arguments.recipe).parent / f"{name}.json"
+        run(
+            *(*LAUNCH, SCRIPTS / "train.py", arguments.recipe, "--data_dir", data, "--model_config", config),
+            *("--output_dir", checkpoint, "--seed", seed, "--save_steps", 200, "--resume_from_checkpoint"),
+        )
+        run(*LAUNCH, SCRIPTS / "evaluate.py", checkpoint, *targets, "--results", results / f"{name}_seed{seed}.json")
+
+
+if __name__ == "__main__":
+    main()

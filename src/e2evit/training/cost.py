@@ -1,0 +1,69 @@
+"""What a model costs to run."""
+
+import resource
+import sys
+import time
+
+import torch
+from accelerate import Accelerator
+from torch.utils.flop_counter import FlopCounterMode
+
+from e2evit.modeling import modeling_depthwise
+
+__all__ = ["count_macs", "model_cost", "peak_memory_gib"]
+
+REPEATS, LONGEST = 20, 10.0  # seconds
+
+
+def model_cost(model, accelerator: Accelerator, batch_size: int) -> dict[str, float]:
+    """`macs` of one image, and images a second of `model` in batches of `batch_size`, as the accelerator runs it.
+
+    The inputs are random and lie on the device: neither reading nor preprocessing is in these numbers. The rate is the
+    median of up to 20 batches, or of what ten seconds allow.
+    """
+    macs = count_macs(model)
+    model = model.to(accelerator.device).eval()
+    pixel_values, aux_values = _inputs(model, batch_size, accelerator.device)
+    seconds, start = [], time.perf_counter()
+    with torch.no_grad(), accelerator.autocast():
+        while len(seconds) < REPEATS and (len(seconds) < 3 or time.perf_counter() - start < LONGEST):
+            before = time.perf_counter()
+            model(pixel_values=pixel_values, aux_values=aux_values)
+            if accelerator.device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - before)
+    return {
+        "macs": macs,
+        "images_per_second": batch_size / sorted(seconds)[len(seconds) // 2],
+        "batch_size": batch_size,
+    }
+
+
+@torch.no_grad()
+def count_macs(model) -> int:
+    """Multiplications with addition of one image's forward pass, in matrix products and convolutions."""
+    operator, modeling_depthwise.USE_OPERATOR = modeling_depthwise.USE_OPERATOR, False  # the counter knows PyTorch's
+    was_training = model.training
+    try:
+        pixel_values, aux_values = _inputs(model.eval(), 1, model.device)
+        with FlopCounterMode(display=False) as counter:
+            model(pixel_values=pixel_values, aux_values=aux_values)
+    finally:
+        modeling_depthwise.USE_OPERATOR = operator
+        model.train(was_training)
+    return counter.get_total_flops() // 2
+
+
+def _inputs(model, batch_size: int, device) -> tuple[torch.Tensor, torch.Tensor | None]:
+    config = model.config
+    pixel_values = torch.rand(batch_size, config.num_channels, *config.image_shape, device=device)
+    aux_values = torch.zeros(batch_size, config.num_aux_features, device=device) if config.num_aux_features else None
+    return pixel_values, aux_values
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory so far: of the accelerator, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
