@@ -23,6 +23,7 @@ ALLOWED = {
     "jet_features": {"data"},
     "validation": {"data", "jet_features", "simulation"},
     "evaluation": {"data", "jet_features", "metrics"},
+    "boosted_trees": {"evaluation"},
     "simulation": {"simulation", "data", "jobs"},
     "training": {"training", "modeling", "data"},
     "plots": {"data"},

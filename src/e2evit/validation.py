@@ -1,7 +1,7 @@
 """What the simulation is checked with: occupancies, masses, calorimeter response, boosted trees on jet variables."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from .data import DatasetSchema
 from .data.grid import TOWER, WINDOW
-from .jet_features import VARIABLE_SETS, jet_features, variables
+from .jet_features import FEATURE_GROUPS, VARIABLE_SETS, jet_features, variables
 
 __all__ = [
     "mass_baseline",
