@@ -250,6 +250,15 @@ class E2EPreTrainedModel(PreTrainedModel):
 class E2EForImageClassification(E2EPreTrainedModel):
     """Classes and mass from one backbone; a subclass sets `self.<base_model_prefix>` and `self.head`."""
 
+    def save_pretrained(self, save_directory, **kwargs):
+        """As in transformers; the folder also holds `pipeline("e2e-jets")`."""
+        from .pipeline_e2e import E2EJetsPipeline  # importing transformers' pipelines takes a second
+
+        module = E2EJetsPipeline.__module__.rpartition(".")[2]
+        implementation = {"impl": f"{module}.E2EJetsPipeline", "pt": ["AutoModelForImageClassification"]}
+        self.config.custom_pipelines = {"e2e-jets": implementation}
+        super().save_pretrained(save_directory, **kwargs)
+
     @can_return_tuple
     def forward(
         self,

@@ -249,7 +249,7 @@ class XCiTModel(XCiTPreTrainedModel):
         for block in self.blocks:
             hidden_states = block(hidden_states, height, width)
             collected.append(hidden_states)
-        hidden_states = torch.cat([self.cls_token.expand(len(hidden_states), -1, -1), hidden_states], dim=1)
+        hidden_states = torch.cat([self.cls_token.expand(hidden_states.shape[0], -1, -1), hidden_states], dim=1)
         for block in self.cls_attn_blocks:
             hidden_states = block(hidden_states)
         hidden_states = self.norm(hidden_states)

@@ -26,11 +26,13 @@ ALLOWED = {
     "boosted_trees": {"evaluation"},
     "simulation": {"simulation", "data", "jobs"},
     "training": {"training", "modeling", "data"},
+    "export": {"data", "modeling"},
     "plots": {"data"},
     "report": {"data"},
     "hub": {"hub", "data", "report"},
 }
 REMOTE_CODE_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "numpy", *sys.stdlib_module_names}
+IF_INSTALLED = {"h5py", "pyarrow"}  # inside `try`, for the files that only they read
 
 
 def part_of(path: Path) -> str:
@@ -73,7 +75,7 @@ def test_remote_code_is_self_contained(path):
     """transformers follows relative imports by a regular expression: siblings by name, nothing else, even in prose."""
     text = path.read_text()
     outside = {name.split(".")[0] for name in imports(path) if not name.startswith("e2evit")}
-    assert outside <= REMOTE_CODE_MAY_IMPORT
+    assert outside <= REMOTE_CODE_MAY_IMPORT | (IF_INSTALLED if path.stem == "pipeline_e2e" else set())
     assert not re.findall(r"^\s*(?:from \.+ import|from \.\.|import \.|from \.\w+\.)", text, re.MULTILINE)
     for sibling in re.findall(r"^from \.(\w+) import", text, re.MULTILINE):
         assert (ROOT / f"modeling/{sibling}.py").is_file()

@@ -1,0 +1,209 @@
+"""Checkpoints as ONNX files that CMSSW runs: detector units go in, a probability and GeV come out."""
+
+import json
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from .data import CHANNELS
+
+__all__ = ["LAYOUTS", "ExportModule", "check_parity", "export_onnx", "export_variants", "metadata", "parity_images"]
+
+LAYOUTS = ("nhwc", "nchw")
+OPSET = 18  # the exporter's own; onnxruntime reads it from 1.14 on
+TOLERANCE = 1e-4  # absolute of probabilities, relative of masses
+OUTPUTS = ("signal", "probabilities", "mass", "mass_uncertainty")
+FIRST = ("signal", "mass")
+
+
+class ExportModule(nn.Module):
+    """`inputs`, images in the detector's units, to what an analysis reads.
+
+    Outputs are float32: `signal` `(N, 1)`, the probability that the jet is not of class 0; `probabilities` `(N, n)`;
+    `mass` `(N, 1)` [GeV] and, of models that predict it, `mass_uncertainty` `(N, 1)` [GeV].
+
+    Args:
+        model: An `...ForImageClassification` of this repository.
+        processor: Its image processor; the signed logarithm becomes part of the graph.
+        layout: `"nhwc"`, in which RecoE2E's producers flatten images, or `"nchw"`.
+
+    Raises:
+        ValueError: for another layout, or a model that needs `aux_values`.
+    """
+
+    def __init__(self, model, processor, layout: str = "nhwc"):
+        super().__init__()
+        if layout not in LAYOUTS:
+            raise ValueError(f"`layout` is {' or '.join(LAYOUTS)}, got {layout!r}.")
+        if model.config.num_aux_features:
+            raise ValueError(
+                f"This model reads {model.config.num_aux_features} scalars beside the image, and CMSSW's producers "
+                "pass one input alone: export a model without `num_aux_features`."
+            )
+        self.model, self.layout = model, layout
+        self.register_buffer("channel_scale", torch.tensor(processor.channel_scale).reshape(1, -1, 1, 1))
+
+    def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """`inputs` `(N, H, W, C)` or `(N, C, H, W)` [GeV, cm, hits]."""
+        images = inputs.permute(0, 3, 1, 2).contiguous() if self.layout == "nhwc" else inputs
+        outputs = self.model(pixel_values=images.sign() * torch.log1p(images.abs() / self.channel_scale))
+        probabilities = outputs.logits.float().softmax(-1)
+        found = (1 - probabilities[:, :1], probabilities, outputs.mass_preds.unsqueeze(1))
+        return found if outputs.mass_scale_preds is None else (*found, outputs.mass_scale_preds.unsqueeze(1))
+
+
+def metadata(model, processor, layout: str) -> dict[str, str]:
+    """What an ONNX file says of itself: all that is needed to fill its input and to read its outputs."""
+    names = processor.channel_names
+    classes = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    return {
+        "model_type": model.config.model_type,
+        "layout": layout,
+        "image_size": json.dumps(processor.image_size),
+        "channel_names": json.dumps(names),
+        "channel_units": json.dumps([CHANNELS[name].unit if name in CHANNELS else "a.u." for name in names]),
+        "channel_scale": json.dumps(processor.channel_scale),
+        "class_names": json.dumps(classes),
+        "signal": f"one minus the probability of {classes[0]}",
+        "mass_unit": "GeV",
+        "versions": json.dumps({name: version(name) for name in ("e2evit", "torch", "transformers", "onnx")}),
+    }
+
+
+def export_onnx(model, processor, path: str | Path, layout: str = "nhwc", first: str = "signal") -> Path:
+    """Write one ONNX file, beside and then renamed; its batch is dynamic, its size that of the processor.
+
+    Args:
+        first: Output 0, `"signal"` or `"mass"`; RecoE2E reads no other.
+
+    Raises:
+        ValueError: as [`ExportModule`], or for another `first`.
+        ImportError: without the `export` extra.
+    """
+    if first not in FIRST:
+        raise ValueError(f"Output 0 is {' or '.join(FIRST)}, got {first!r}.")
+    return _save(_translate(model, processor, layout), Path(path), first)
+
+
+def _translate(model, processor, layout: str):
+    """The graph of a model as an ONNX message."""
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  (torch's exporter needs it and would say so less clearly)
+    except ImportError as error:
+        raise ImportError("Exporting needs onnx and onnxscript: pip install 'e2evit[export]'.") from error
+    module = ExportModule(model, processor, layout).eval()
+    channels, height, width = processor.image_shape
+    example = torch.zeros((2, height, width, channels) if layout == "nhwc" else (2, channels, height, width))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec")  # torch's own
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            input_names=["inputs"],
+            output_names=list(OUTPUTS[: len(module(example))]),
+            dynamic_shapes={"inputs": {0: torch.export.Dim("batch", min=1)}},
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, metadata(model, processor, layout))
+    return proto
+
+
+def _save(proto, path: Path, first: str) -> Path:
+    """The graph with the output `first` in front."""
+    import onnx
+
+    ordered = sorted(proto.graph.output, key=lambda output: output.name != first)
+    del proto.graph.output[:]
+    proto.graph.output.extend(ordered)
+    onnx.checker.check_model(proto)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    onnx.save(proto, temporary)
+    temporary.replace(path)
+    return path
+
+
+def parity_images(images: np.ndarray) -> np.ndarray:
+    """`images` `(N, C, H, W)` and two more: an empty one, and one with a hot pixel of both signs in each channel."""
+    extreme = np.zeros((2, *images.shape[1:]), np.float32)
+    middle = images.shape[-1] // 2
+    extreme[1, :, middle, middle], extreme[1, :, 0, 0] = 1e4, -1e4
+    return np.concatenate([images, extreme])
+
+
+def check_parity(model, processor, path: str | Path, images: np.ndarray, batch_size: int = 64) -> dict[str, float]:
+    """Largest differences between an ONNX file in onnxruntime and the model in PyTorch, in float32.
+
+    Args:
+        images: `(N, C, H, W)`, in the detector's units, as from [`parity_images`].
+
+    Returns:
+        By output: absolute for probabilities, relative for masses.
+
+    Raises:
+        ValueError: if one is above 1e-4, or not a number.
+    """
+    session = open_session(path)
+    layout = session.get_modelmeta().custom_metadata_map["layout"]
+    names = [output.name for output in session.get_outputs()]
+    module = ExportModule(model, processor, "nchw").eval()
+    largest = dict.fromkeys(names, 0.0)
+    for start in tqdm(range(0, len(images), batch_size), desc="Comparing", unit="batch", disable=None, leave=False):
+        batch = np.ascontiguousarray(images[start : start + batch_size], dtype=np.float32)
+        with torch.no_grad():
+            expected = dict(zip(OUTPUTS, (tensor.numpy() for tensor in module(torch.from_numpy(batch)))))
+        fed = np.ascontiguousarray(batch.transpose(0, 2, 3, 1)) if layout == "nhwc" else batch
+        for name, found in zip(names, session.run(names, {"inputs": fed})):
+            error = np.abs(found - expected[name])
+            if name.startswith("mass"):
+                error = error / np.maximum(np.abs(expected["mass"]), 1.0)
+            largest[name] = float(np.maximum(largest[name], error.max()))  # keeps a NaN
+    if not all(value <= TOLERANCE for value in largest.values()):
+        raise ValueError(f"{path} differs from PyTorch by more than {TOLERANCE:g}: {largest}.")
+    return largest
+
+
+def open_session(path: str | Path, num_threads: int = 0):
+    """An onnxruntime session on the CPU; 0 threads: all cores, 1: as in CMSSW."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError("Running ONNX files needs onnxruntime: pip install 'e2evit[export]'.") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = num_threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def export_variants(
+    model, processor, folder: str | Path, name: str, images: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """`NAME_nhwc.onnx`, `NAME_nchw.onnx`, and the same with the mass as output 0: `NAME_mass_nhwc.onnx`, ...
+
+    A file stays only if it agrees with PyTorch on `images` (see [`check_parity`]).
+
+    Returns:
+        The largest differences by file name.
+    """
+    found = {}
+    for layout in LAYOUTS:
+        proto = _translate(model, processor, layout)
+        for first in FIRST:
+            path = Path(folder) / f"{name}_{'mass_' if first == 'mass' else ''}{layout}.onnx"
+            unchecked = _save(proto, path.with_suffix(".unchecked"), first)
+            try:
+                found[path.name] = check_parity(model, processor, unchecked, images)
+                unchecked.replace(path)
+            finally:
+                unchecked.unlink(missing_ok=True)
+    return found

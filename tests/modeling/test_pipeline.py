@@ -1,0 +1,153 @@
+"""`pipeline("e2e-jets")` from a checkpoint folder: every kind of input, and the same numbers as the model."""
+
+import re
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from e2evit.modeling.pipeline_e2e import E2EJetsPipeline, read_images
+from models import make
+from samples import random_images, row_table
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+from e2evit import E2EImageProcessor, load_e2e
+from e2evit.data import find_schema
+
+JETS = {"image_size": 125, "num_channels": 8, "num_aux_features": 0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint")
+    model = make("linearvit", mass_loss="quantile", id2label={0: "qcd", 1: "top"}, **JETS)
+    model.save_pretrained(path)
+    E2EImageProcessor(find_schema("simulated").channel_names, channel_scale=[0.5] * 8).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def jets(folder):
+    return pipeline("e2e-jets", model=str(folder), trust_remote_code=True)
+
+
+@pytest.fixture(scope="module")
+def expected(folder):
+    """Of three random images."""
+    processor = AutoImageProcessor.from_pretrained(folder)
+    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    images = random_images(3, labels=np.array([0, 1, 1]))
+    with torch.no_grad():
+        outputs = model(**processor(images, return_tensors="pt"))
+    return images, outputs
+
+
+def check(found, outputs):
+    assert len(found) == len(outputs.logits)
+    for number, one in enumerate(found):
+        assert list(one) == ["label", "score", "scores", "mass", "mass_uncertainty"]
+        probabilities = outputs.logits[number].softmax(-1).tolist()
+        # a batch of one and a batch of three need not round alike
+        assert list(one["scores"].values()) == pytest.approx(probabilities, abs=1e-5)
+        assert one["label"] == ["qcd", "top"][int(np.argmax(probabilities))]
+        assert one["score"] == max(one["scores"].values())
+        assert one["mass"] == pytest.approx(outputs.mass_preds[number].item(), rel=1e-5)
+        assert one["mass_uncertainty"] == pytest.approx(outputs.mass_scale_preds[number].item(), rel=1e-4)
+
+
+def test_arrays(jets, expected):
+    images, outputs = expected
+    check([jets(image) for image in images], outputs)
+    check(jets(images, batch_size=2), outputs)
+    check(jets(list(images)), outputs)
+    check(jets(list(np.moveaxis(images, 1, -1))), outputs)
+    check(jets(torch.from_numpy(images)), outputs)
+    check(list(jets(image for image in images)), outputs)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_files_of_dense_images(jets, expected, tmp_path, channels_last):
+    images, outputs = expected
+    images = np.moveaxis(images, 1, -1) if channels_last else images
+    np.save(tmp_path / "jets.npy", images)
+    np.save(tmp_path / "jet.npy", images[0])
+    with h5py.File(tmp_path / "jets.h5", "w") as file:
+        file["labels"] = np.zeros(3)
+        file["group/X_jet"] = images
+    check(jets(tmp_path / "jets.npy", batch_size=3), outputs)
+    check(jets(str(tmp_path / "jets.h5"), batch_size=3), outputs)
+    assert len(jets(tmp_path / "jet.npy")) == 1
+
+
+def test_rows_and_data_sets(jets, folder, tmp_path):
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data/jets.parquet"
+    pq.write_table(row_table(30), path)
+    dataset = load_e2e("simulated", tmp_path / "data", split="train", cache_dir=tmp_path / "cache")
+    processor = AutoImageProcessor.from_pretrained(folder)
+    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        outputs = model(**processor(list(dataset.with_format("numpy")), return_tensors="pt"))
+    check([jets(dataset[0])], type(outputs)(**{name: value[:1] for name, value in outputs.items()}))
+    check(list(jets(dataset, batch_size=8)), outputs)
+    stream = jets(load_e2e("simulated", tmp_path / "data", split="train", streaming=True))
+    assert not isinstance(stream, list)
+    assert next(iter(stream))["scores"] == pytest.approx(jets(dataset[0])["scores"], abs=1e-5)
+    assert len(jets(path, batch_size=16)) == 30
+
+
+def test_a_model_without_uncertainty(tmp_path):
+    make("xcit", **JETS).save_pretrained(tmp_path)
+    processor = E2EImageProcessor(find_schema("simulated").channel_names)
+    processor.save_pretrained(tmp_path)
+    found = pipeline("e2e-jets", model=str(tmp_path), pipeline_class=E2EJetsPipeline)(random_images(1)[0])
+    assert found["mass_uncertainty"] is None
+
+
+def test_bad_inputs(jets, tmp_path):
+    np.save(tmp_path / "small.npy", np.zeros((8, 64, 64)))
+    np.save(tmp_path / "pickled.npy", np.array([{}]), allow_pickle=True)
+    (tmp_path / "broken.h5").write_bytes(b"\x89HDF")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    pq.write_table(row_table(2).drop(["pixel_value"]), tmp_path / "columns.parquet")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["X"] = np.zeros((2, 5, 5))
+    messages = {
+        "nothing.npy": "There is no file",
+        "small.npy": "got float64 of shape (8, 64, 64)",
+        "pickled.npy": "not a readable array",
+        "broken.h5": "not a readable HDF5 file",
+        "broken.parquet": "not a readable Parquet file",
+        "columns.parquet": "the column pixel_value is missing",
+        "other.h5": "got /X (2, 5, 5)",
+    }
+    for name, message in messages.items():
+        with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+            jets(tmp_path / name)
+    (tmp_path / "image.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"ends with \.npy, \.h5, \.hdf5, \.parquet, got \.png"):
+        read_images(tmp_path / "image.png", (8, 125, 125))
+    with pytest.raises(ValueError, match="Unknown arguments of E2EJetsPipeline: top_k"):
+        jets(random_images(1)[0], top_k=2)
+
+
+def test_it_travels(folder, tmp_path):
+    """A process without e2evit runs it, and a pipeline that was loaded so can be saved again."""
+    np.save(tmp_path / "jets.npy", random_images(2))
+    code = """
+import sys
+sys.modules["e2evit"] = None
+from transformers import pipeline
+folder, file, other = sys.argv[1:]
+jets = pipeline("e2e-jets", model=folder, trust_remote_code=True)
+print(len(jets(file)))
+jets.save_pretrained(other)
+print(len(pipeline("e2e-jets", model=other, trust_remote_code=True)(file)))
+"""
+    command = [sys.executable, "-c", code, folder, tmp_path / "jets.npy", tmp_path / "again"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["2", "2"]

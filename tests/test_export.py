@@ -1,0 +1,167 @@
+"""ONNX files say what PyTorch says, in onnxruntime and in the C++ program."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from models import make
+
+from e2evit import E2EImageProcessor, export, load_e2e
+from e2evit.data import find_schema
+from e2evit.data.sparse import sparse_to_dense
+from e2evit.export import check_parity, export_onnx, export_variants, open_session, parity_images
+
+ROOT = Path(__file__).parents[1]
+JETS = {"image_size": 125, "num_channels": 8, "num_aux_features": 0, "log_mass": True, "mass_mean": 4.8}
+JETS |= {"mass_std": 0.5, "mass_loss": "quantile", "id2label": {0: "qcd", 1: "top", 2: "h"}}
+
+
+@pytest.fixture(scope="module")
+def rows(simulated_jets, tmp_path_factory):
+    return load_e2e("simulated", simulated_jets, split="train", cache_dir=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def images(rows):
+    shape = find_schema("simulated").image_shape
+    return parity_images(np.stack([sparse_to_dense(row["pixel_index"], row["pixel_value"], shape) for row in rows]))
+
+
+@pytest.fixture(scope="module")
+def processor():
+    names = find_schema("simulated").channel_names
+    return E2EImageProcessor(names, channel_scale=[0.5, 0.01, 1.0, 0.1, 0.1, 1.0, 1.0, 1.0])
+
+
+@pytest.fixture(scope="module")
+def exported(processor, images, tmp_path_factory):
+    folder, model = tmp_path_factory.mktemp("onnx"), make("linearvit", **JETS)
+    return folder, model, export_variants(model, processor, folder, "model", images)
+
+
+def test_four_files_that_agree(exported, processor, images):
+    folder, _, found = exported
+    assert sorted(path.name for path in folder.iterdir()) == sorted(found)
+    assert set(found) == {f"model_{kind}.onnx" for kind in ("nhwc", "nchw", "mass_nhwc", "mass_nchw")}
+    assert max(max(errors.values()) for errors in found.values()) <= 1e-4
+    pixels = {}
+    for name in found:
+        session = open_session(folder / name, num_threads=1)
+        outputs = [output.name for output in session.get_outputs()]
+        first = "mass" if "mass" in name else "signal"
+        assert outputs[0] == first
+        assert sorted(outputs) == ["mass", "mass_uncertainty", "probabilities", "signal"]
+        assert [part.name for part in session.get_inputs()] == ["inputs"]
+        fed = images[:3].transpose(0, 2, 3, 1) if "nhwc" in name else images[:3]
+        pixels[name] = dict(zip(outputs, session.run(None, {"inputs": np.ascontiguousarray(fed)})))
+        assert {key: value.shape for key, value in pixels[name].items()} == {
+            "signal": (3, 1),
+            "probabilities": (3, 3),
+            "mass": (3, 1),
+            "mass_uncertainty": (3, 1),
+        }
+    for name in found:
+        for key, value in pixels[name].items():
+            np.testing.assert_allclose(value, pixels["model_nchw.onnx"][key], rtol=1e-5)
+
+
+def test_files_describe_themselves(exported, processor):
+    folder, _, _ = exported
+    properties = {p.key: p.value for p in onnx.load(folder / "model_nhwc.onnx").metadata_props}
+    assert properties["layout"] == "nhwc"
+    assert json.loads(properties["channel_names"]) == processor.channel_names
+    assert json.loads(properties["channel_units"])[:5] == ["GeV", "cm", "cm", "GeV", "GeV"]
+    assert json.loads(properties["channel_scale"]) == processor.channel_scale
+    assert json.loads(properties["class_names"]) == ["qcd", "top", "h"]
+    assert {"e2evit", "torch", "transformers", "onnx"} == set(json.loads(properties["versions"]))
+
+
+@pytest.mark.parametrize("name", ["xcit", "vit", "linearvit_mila", "linearvit_rala", "convnextv2"])
+def test_other_models(name, processor, images, tmp_path):
+    model = make(name, **JETS)
+    path = export_onnx(model, processor, tmp_path / "model.onnx", "nchw")
+    assert max(check_parity(model, processor, path, images[-20:], batch_size=7).values()) <= 1e-4
+
+
+def test_a_file_that_differs_is_not_kept(exported, processor, images, tmp_path, monkeypatch):
+    _, model, _ = exported
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    with pytest.raises(ValueError, match="differs from PyTorch by more than"):
+        export_variants(model, processor, tmp_path, "model", images[:4])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_exported(processor, tmp_path):
+    with pytest.raises(ValueError, match="2 scalars beside the image"):
+        export_onnx(make("linearvit", **JETS | {"num_aux_features": 2}), processor, tmp_path / "a.onnx")
+    with pytest.raises(ValueError, match="`layout` is nhwc or nchw, got 'nchw8'"):
+        export_onnx(make("linearvit", **JETS), processor, tmp_path / "a.onnx", layout="nchw8")
+    with pytest.raises(ValueError, match="Output 0 is signal or mass"):
+        export_onnx(make("linearvit", **JETS), processor, tmp_path / "a.onnx", first="top")
+    assert not list(tmp_path.iterdir())
+
+
+def test_script(processor, simulated_jets, tmp_path):
+    make("xcit", **JETS).save_pretrained(tmp_path / "run")
+    processor.save_pretrained(tmp_path / "run")
+    command = [sys.executable, "scripts/export_onnx.py", tmp_path / "run", "--output_dir", tmp_path / "onnx"]
+    command += ["--data_dir", simulated_jets, "--num_jets", "60"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    record = json.loads((tmp_path / "onnx/parity.json").read_text())
+    assert record["jets"] == 60
+    assert len(list((tmp_path / "onnx").glob("run_*.onnx"))) == len(record["largest difference"]) == 4
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """The C++ program; it needs cmake, a compiler, and headers that cmake gets from Debian's package."""
+    build = tmp_path_factory.mktemp("build")
+    configure = ["cmake", "-S", ROOT / "deploy/cpp", "-B", build, f"-DPython3_EXECUTABLE={sys.executable}"]
+    for command in (configure, ["cmake", "--build", build]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return build / "e2e_predict"
+
+
+def test_cpp_agrees_with_pytorch(program, exported, images, tmp_path):
+    folder, files = exported[0], []
+    for number, image in enumerate(images[-12:]):  # the last two are an empty and a hot one
+        index = np.flatnonzero(image)
+        files.append(tmp_path / f"{number}.txt")
+        lines = zip(index.tolist(), image.ravel()[index].tolist())
+        files[-1].write_text("".join(f"{pixel} {value!r}\n" for pixel, value in lines))
+    for name in ("model_nhwc.onnx", "model_mass_nhwc.onnx"):
+        done = subprocess.run([program, folder / name, *files], capture_output=True, text=True, check=True)
+        lines = [dict(part.split("=") for part in line.split()) for line in done.stdout.splitlines()]
+        assert next(iter(lines[0])) == ("mass" if "mass" in name else "signal")
+        session = open_session(folder / "model_nchw.onnx")
+        names = [output.name for output in session.get_outputs()]
+        expected = dict(zip(names, session.run(None, {"inputs": images[-12:]})))
+        for key, values in expected.items():
+            found = np.array([[float(value) for value in line[key].split(",")] for line in lines])
+            np.testing.assert_allclose(found, values, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("12 1.0 3\n", "line 1: expected `pixel_index pixel_value`, got `12 1.0 3`"),
+        ("5 1.0\nten 1.0\n", "line 2: expected"),
+        ("125000 1.0\n", "pixel_index 125000 is outside an image of 125000 pixels"),
+        ("7 nan\n", "line 1: expected"),
+    ],
+)
+def test_cpp_says_what_is_wrong(program, exported, tmp_path, text, message):
+    (tmp_path / "row.txt").write_text(text)
+    command = [program, exported[0] / "model_nhwc.onnx", tmp_path / "row.txt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.search(re.escape(message), done.stderr)
+    command[1] = exported[0] / "model_nchw.onnx"
+    assert "got nchw" in subprocess.run(command, capture_output=True, text=True, check=False).stderr
