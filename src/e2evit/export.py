@@ -11,6 +11,8 @@ from torch import nn
 from tqdm import tqdm
 
 from .data import CHANNELS
+from .modeling import E2EImageProcessor
+from .modeling.modeling_e2e import E2EForImageClassification
 
 __all__ = ["LAYOUTS", "ExportModule", "check_parity", "export_onnx", "export_variants", "metadata", "parity_images"]
 
@@ -36,7 +38,7 @@ class ExportModule(nn.Module):
         ValueError: for another layout, or a model that needs `aux_values`.
     """
 
-    def __init__(self, model, processor, layout: str = "nhwc"):
+    def __init__(self, model: E2EForImageClassification, processor: E2EImageProcessor, layout: str = "nhwc"):
         super().__init__()
         if layout not in LAYOUTS:
             raise ValueError(f"`layout` is {' or '.join(LAYOUTS)}, got {layout!r}.")
@@ -186,7 +188,7 @@ def open_session(path: str | Path, num_threads: int = 0):
 
 
 def export_variants(
-    model, processor, folder: str | Path, name: str, images: np.ndarray
+    model: E2EForImageClassification, processor: E2EImageProcessor, folder: str | Path, name: str, images: np.ndarray
 ) -> dict[str, dict[str, float]]:
     """`NAME_nhwc.onnx`, `NAME_nchw.onnx`, and the same with the mass as output 0: `NAME_mass_nhwc.onnx`, ...
 
