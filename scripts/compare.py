@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from e2evit.plots import mass_response, roc, save_figure
+from e2evit.plots import comparison_figures, save_figure
 from e2evit.report import read_predictions, read_results, results_table
 
 
@@ -23,8 +23,7 @@ def main() -> None:
     records = read_results(arguments.results)
     print(results_table(records))
     if arguments.figures:
-        labels, masses, scores, mass_preds = read_predictions(arguments.results)
-        for name, figure in (("roc", roc(labels, scores)), ("mass_response", mass_response(masses, mass_preds))):
+        for name, figure in comparison_figures(read_predictions(arguments.results)).items():
             print(f"Wrote {save_figure(figure, Path(arguments.figures) / name)}")
 
 

@@ -1,6 +1,7 @@
-"""A small Hub over HTTP: stores the bytes that the real client sends, checks its token, serves them back.
+"""A small Hub over HTTP: stores the bytes that the real client sends, checks its token, serves them back, and fails.
 
-It knows data set repositories with one branch, as far as `upload_folder` and `load_dataset` ask.
+It knows models and data sets with branches and tags, as far as `upload_folder`, `from_pretrained` and `load_dataset`
+ask.
 """
 
 import base64
@@ -9,31 +10,78 @@ import json
 import re
 import threading
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-__all__ = ["Hub", "run_hub"]
+__all__ = ["TOKEN", "Fault", "Hub", "run_hub"]
 
 TOKEN = "hf_test_token"
+READ_TOKEN = "hf_read_only_token"
+
+
+@dataclass
+class Fault:
+    """What the server does with the next `times` requests whose method and path match `request`.
+
+    Args:
+        request: Regular expression of `METHOD path`.
+        status: Of the answer; None: close the connection when half of the body has come.
+        headers: Of the answer.
+    """
+
+    request: str
+    status: int | None
+    times: int = 1
+    headers: dict[str, str] = field(default_factory=dict)
+    seen: int = 0
+
+
+@dataclass
+class Repository:
+    """Branches and tags are names of commits, a commit is files by their path."""
+
+    kind: str
+    private: bool
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def commit(self, branch: str, files: dict[str, bytes]) -> str:
+        content = b"".join(name.encode() + data for name, data in sorted(files.items()))
+        oid = hashlib.sha1(content).hexdigest()
+        self.commits[oid] = files
+        self.branches[branch] = oid
+        return oid
+
+    def find(self, revision: str) -> str | None:
+        oid = self.branches.get(revision) or self.tags.get(revision) or revision
+        return oid if oid in self.commits else None
 
 
 class Hub:
-    """The state of the server: files by repository, large ones by their hash, and what was sent."""
+    """The state of the server: repositories, large files by their hash, what was sent, and what is to fail."""
 
     def __init__(self):
-        self.files: dict[str, dict[str, bytes]] = {}
-        self.private: dict[str, bool] = {}
+        self.repositories: dict[str, Repository] = {}
         self.large: dict[str, bytes] = {}
         self.commits: list[str] = []
         self.uploaded: list[str] = []
-        self.can_write = True
+        self.faults: list[Fault] = []
 
-    def revision(self, repo: str) -> str:
-        content = b"".join(name.encode() + data for name, data in sorted(self.files[repo].items()))
-        return hashlib.sha1(content).hexdigest()
+    def files(self, repo: str, revision: str = "main") -> dict[str, bytes]:
+        repository = self.repositories[repo]
+        return repository.commits[repository.find(revision)]
 
-    def commit(self, repo: str, lines: list[dict]) -> None:
-        files = dict(self.files[repo])
+    def fault(self, request: str) -> Fault | None:
+        for fault in self.faults:
+            if fault.seen < fault.times and re.search(fault.request, request):
+                fault.seen += 1
+                return fault
+        return None
+
+    def commit(self, repo: str, branch: str, lines: list[dict]) -> str:
+        repository, files = self.repositories[repo], dict(self.files(repo, branch))
         for line in lines:
             value = line["value"]
             match line["key"]:
@@ -43,8 +91,8 @@ class Hub:
                     files[value["path"]] = self.large[value["oid"]]
                 case "deletedFile":
                     del files[value["path"]]
-        self.files[repo] = files
         self.commits.append(repo)
+        return repository.commit(branch, files)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -66,46 +114,76 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(data)
 
-    def _body(self) -> bytes:
-        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+    @property
+    def _path(self) -> str:
+        return unquote(urlsplit(self.path).path)
 
     @property
-    def _known(self) -> bool:
-        return self.headers.get("Authorization") == f"Bearer {TOKEN}"
+    def _token(self) -> str:
+        return self.headers.get("Authorization", "").removeprefix("Bearer ")
+
+    def _fails(self) -> bool:
+        fault = self.hub.fault(f"{self.command} {self._path}")
+        length = int(self.headers.get("Content-Length", 0))
+        if fault is None:
+            return False
+        if fault.status is None:
+            self.rfile.read(length // 2)
+            self.close_connection = True
+            self.connection.close()
+        else:
+            self.rfile.read(length)
+            self._answer(fault.status, {"error": f"fault {fault.status}"}, **fault.headers)
+        return True
 
     def do_POST(self):
-        path, body = unquote(urlsplit(self.path).path), self._body()
-        if not self._known:
+        if self._fails():
+            return None
+        path, body = self._path, self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self._token not in (TOKEN, READ_TOKEN):
             return self._answer(401, {"error": "Invalid username or password."})
         if path == "/api/validate-yaml":
             return self._answer(200, {"errors": [], "warnings": []})
-        if not self.hub.can_write:
+        if self._token != TOKEN:
             return self._answer(403, {"error": "You don't have the rights to create or change this repository"})
         if path == "/api/repos/create":
             asked = json.loads(body)
             repo = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
-            if repo in self.hub.files:
-                return self._answer(409, {"error": "You already created this dataset repo", "url": self._url(repo)})
-            self.hub.files[repo] = {".gitattributes": b""}
-            self.hub.private[repo] = asked.get("private") or asked.get("visibility") == "private"
+            kind = asked.get("type", "model")
+            if repo in self.hub.repositories:
+                return self._answer(409, {"error": f"You already created this {kind} repo", "url": self._url(repo)})
+            private = asked.get("private", False) or asked.get("visibility") == "private"
+            repository = self.hub.repositories[repo] = Repository(kind, private)
+            repository.commit("main", {".gitattributes": b"*.parquet filter=lfs\n*.safetensors filter=lfs\n"})
             return self._answer(200, {"url": self._url(repo), "name": repo, "id": repo})
-        if found := re.fullmatch(r"/api/datasets/(.+)/preupload/main", path):
-            return self._answer(200, {"files": [self._mode(found[1], f) for f in json.loads(body)["files"]]})
         if path.endswith(".git/info/lfs/objects/batch"):
             objects = [{"oid": asked["oid"], "size": asked["size"]} for asked in json.loads(body)["objects"]]
             for wanted in objects:
                 if wanted["oid"] not in self.hub.large:
-                    wanted["actions"] = {"upload": {"href": self._lfs(wanted["oid"])}}
+                    href = f"http://{self.headers['Host']}/lfs/{wanted['oid']}"
+                    wanted["actions"] = {"upload": {"href": href}}
             return self._answer(200, {"objects": objects}, Content_Type="application/vnd.git-lfs+json")
-        if found := re.fullmatch(r"/api/datasets/(.+)/commit/main", path):
-            self.hub.commit(found[1], [json.loads(line) for line in body.splitlines()])
-            revision = self.hub.revision(found[1])
-            return self._answer(200, {"commitUrl": f"{self._url(found[1])}/commit/{revision}", "commitOid": revision})
-        return self._answer(404, {"error": path})
+        found = re.fullmatch(r"/api/(?:model|dataset)s/([^/]+/[^/]+)/(preupload|commit|branch|tag)/(.+)", path)
+        if not found or found[1] not in self.hub.repositories:
+            return self._answer(404, {"error": path}, X_Error_Code="RepoNotFound")
+        repo, what, name = found.groups()
+        repository = self.hub.repositories[repo]
+        if what == "branch":
+            repository.branches.setdefault(name, repository.branches["main"])
+            return self._answer(200, {})
+        if repository.find(name) is None:
+            return self._answer(404, {"error": "no such revision"}, X_Error_Code="RevisionNotFound")
+        if what == "tag":
+            repository.tags[json.loads(body)["tag"]] = repository.find(name)
+            return self._answer(200, {})
+        if what == "preupload":
+            return self._answer(200, {"files": [self._mode(repo, name, f) for f in json.loads(body)["files"]]})
+        oid = self.hub.commit(repo, name, [json.loads(line) for line in body.splitlines()])
+        return self._answer(200, {"commitUrl": f"{self._url(repo)}/commit/{oid}", "commitOid": oid})
 
-    def _mode(self, repo: str, file: dict) -> dict:
-        there = self.hub.files[repo].get(file["path"])
-        mode = "lfs" if file["path"].endswith(".parquet") else "regular"
+    def _mode(self, repo: str, revision: str, file: dict) -> dict:
+        there = self.hub.files(repo, revision).get(file["path"])
+        mode = "lfs" if file["path"].endswith((".parquet", ".safetensors")) else "regular"
         oid = None
         if there is not None:  # large files are known by their SHA-256, others as git knows them
             git = hashlib.sha1(b"blob %d\0" % len(there) + there).hexdigest()
@@ -113,35 +191,68 @@ class _Handler(BaseHTTPRequestHandler):
         return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid}
 
     def do_PUT(self):
-        oid, data = self.path.rsplit("/", 1)[-1], self._body()
+        if self._fails():
+            return
+        oid, data = self.path.rsplit("/", 1)[-1], self.rfile.read(int(self.headers.get("Content-Length", 0)))
         assert hashlib.sha256(data).hexdigest() == oid
         self.hub.large[oid] = data
         self.hub.uploaded.append(oid)
         self._answer(200)
 
     def do_GET(self):
-        path = unquote(urlsplit(self.path).path)
+        if self._fails():
+            return None
+        path = self._path
         if path == "/api/whoami-v2":
-            return self._answer(200 if self._known else 401, {"name": "tester", "type": "user", "orgs": []})
-        if found := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+)(?:/(.*))?)?", path):
-            return self._describe(*found.groups())
-        if found := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            data = self.hub.files.get(found[1], {}).get(found[3])
-            if data is None or (self.hub.private[found[1]] and not self._known):
-                return self._answer(404, {"error": "missing"}, X_Error_Code="EntryNotFound")
-            return self._answer(
-                200, data, ETag=f'"{hashlib.sha256(data).hexdigest()}"', X_Repo_Commit=self.hub.revision(found[1])
-            )
+            known = self._token in (TOKEN, READ_TOKEN)
+            return self._answer(200 if known else 401, {"name": "tester", "type": "user", "orgs": []})
+        if found := re.fullmatch(
+            r"/api/(?:model|dataset)s/([^/]+/[^/]+)(?:/(refs)|/(revision|tree)/([^/]+)(?:/(.*))?)?", path
+        ):
+            repo, refs, what, revision, folder = found.groups()
+            return self._describe(repo, refs or what, revision or "main", folder)
+        if found := re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            repo, revision, name = found.groups()
+            repository = self._readable(repo)
+            if repository is None:
+                return self._answer(401, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
+            oid = repository.find(revision)
+            if oid is None:
+                return self._answer(404, {"error": "no such revision"}, X_Error_Code="RevisionNotFound")
+            data = repository.commits[oid].get(name)
+            if data is None:
+                return self._answer(404, {"error": "missing"}, X_Error_Code="EntryNotFound", X_Repo_Commit=oid)
+            return self._answer(200, data, ETag=f'"{hashlib.sha256(data).hexdigest()}"', X_Repo_Commit=oid)
         return self._answer(404, {"error": path})
 
     do_HEAD = do_GET
 
-    def _describe(self, repo: str, what: str | None, revision: str | None, folder: str | None):
-        if repo not in self.hub.files or (self.hub.private[repo] and not self._known):
+    def _readable(self, repo: str) -> Repository | None:
+        repository = self.hub.repositories.get(repo)
+        hidden = repository is not None and repository.private and self._token not in (TOKEN, READ_TOKEN)
+        return None if hidden else repository
+
+    def _describe(self, repo: str, what: str | None, revision: str, folder: str | None):
+        repository = self._readable(repo)
+        if repository is None:
             return self._answer(401, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
-        files = self.hub.files[repo]
+        if what == "refs":
+            refs = {"branches": repository.branches, "tags": repository.tags}
+            described = {
+                kind: [
+                    {"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": oid} for name, oid in names.items()
+                ]
+                for kind, names in refs.items()
+            }
+            return self._answer(200, described | {"converts": []})
+        oid = repository.find(revision)
+        if oid is None:
+            return self._answer(404, {"error": "no such revision"}, X_Error_Code="RevisionNotFound")
+        files = repository.commits[oid]
         if what == "tree":
             inside = {name: data for name, data in files.items() if not folder or name.startswith(f"{folder}/")}
+            if folder and not inside:
+                return self._answer(404, {"error": "missing"}, X_Error_Code="EntryNotFound")
             entries = [
                 {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
                 for name, data in inside.items()
@@ -152,14 +263,13 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             return self._answer(200, entries)
         siblings = [{"rfilename": name, "size": len(data)} for name, data in files.items()]
-        info = {"id": repo, "sha": self.hub.revision(repo), "private": self.hub.private[repo], "siblings": siblings}
+        info = {"id": repo, "sha": oid, "private": repository.private, "siblings": siblings}
         return self._answer(200, info | {"tags": [], "cardData": {}, "downloads": 0, "likes": 0})
 
     def _url(self, repo: str) -> str:
-        return f"http://{self.headers['Host']}/datasets/{repo}"
-
-    def _lfs(self, oid: str) -> str:
-        return f"http://{self.headers['Host']}/lfs/{oid}"
+        repository = self.hub.repositories.get(repo)
+        prefix = "datasets/" if repository is not None and repository.kind == "dataset" else ""
+        return f"http://{self.headers['Host']}/{prefix}{repo}"
 
 
 @contextmanager

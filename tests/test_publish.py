@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hub_server import TOKEN, run_hub
+from hub_server import READ_TOKEN, TOKEN, run_hub
 from public_files import write_public
 
 from e2evit.data.prepare import prepare
@@ -51,9 +51,9 @@ def test_publish_and_read_back(folder, tmp_path):
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.startswith(f"{endpoint}/datasets/physics/jets/commit/")
         expected = {"README.md", "e2evit.json", *(f"data/{path.name}" for path in (folder / "data").iterdir())}
-        assert set(hub.files["physics/jets"]) - {".gitattributes"} == expected
-        assert all(hub.files["physics/jets"][name] == (folder / name).read_bytes() for name in expected)
-        assert hub.private["physics/jets"]
+        assert set(hub.files("physics/jets")) - {".gitattributes"} == expected
+        assert all(hub.files("physics/jets")[name] == (folder / name).read_bytes() for name in expected)
+        assert hub.repositories["physics/jets"].private
         assert hub.commits == ["physics/jets"], "everything in one commit, and nothing new in another"
         assert len(hub.uploaded) == len(set(hub.uploaded)), "what is there does not travel again"
         assert TOKEN not in done.stdout + done.stderr
@@ -67,12 +67,11 @@ def test_publish_and_read_back(folder, tmp_path):
 
 def test_a_hub_that_refuses(folder, tmp_path):
     with run_hub() as (hub, endpoint):
-        hub.can_write = False
-        done = run(PUBLISH, endpoint, tmp_path, folder, 1)
+        done = run(PUBLISH, endpoint, tmp_path, folder, 1, token=READ_TOKEN)
         assert done.returncode == 1
         assert "403" in done.stderr.splitlines()[-1] or "Forbidden" in done.stderr
-        assert not hub.files
-        assert TOKEN not in done.stderr
+        assert not hub.repositories
+        assert READ_TOKEN not in done.stderr
 
 
 def test_folders_that_are_not_complete(tmp_path):

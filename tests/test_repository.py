@@ -27,9 +27,9 @@ ALLOWED = {
     "simulation": {"simulation", "data", "jobs"},
     "training": {"training", "modeling", "data"},
     "export": {"data", "modeling"},
-    "plots": {"data"},
+    "plots": {"data", "report"},
     "report": {"data"},
-    "hub": {"hub", "data", "report"},
+    "hub": {"hub", "modeling", "data", "plots", "report"},
 }
 REMOTE_CODE_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "numpy", *sys.stdlib_module_names}
 IF_INSTALLED = {"h5py", "pyarrow"}  # inside `try`, for the files that only they read

@@ -14,15 +14,18 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from .data import DatasetSchema
 from .data.grid import WINDOW, window_centres
 from .data.sparse import sparse_to_dense
+from .report import JetPredictions
 
 __all__ = [
     "calorimeter_response",
+    "comparison_figures",
     "distributions",
     "event_display",
     "mass_response",
     "mean_images",
     "roc",
     "save_figure",
+    "sculpting",
 ]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
@@ -121,6 +124,44 @@ def mass_response(masses: np.ndarray, predictions: Mapping[str, np.ndarray], num
         axis.legend()
         _label(axis)
     return figure
+
+
+def sculpting(labels: np.ndarray, scores: np.ndarray, jet_masses: np.ndarray, num_bins: int = 40) -> Figure:
+    """Masses [GeV] of the background: of all of it, and of what passes the tagger at ε_S = 50 and 30 %.
+
+    `labels` are 1 for signal and 0 for background. A tagger that ignores the mass leaves the shape as it is.
+    """
+    background = jet_masses[labels == 0]
+    edges = np.linspace(0, np.quantile(background, 0.995), num_bins + 1)
+    with plt.style.context(STYLE):
+        figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
+        chosen = {"all": np.ones(len(background), bool)}
+        for percent in (50, 30):
+            threshold = np.quantile(scores[labels == 1], 1 - percent / 100)
+            chosen[rf"pass at $\varepsilon_S$ = {percent} %"] = scores[labels == 0] > threshold
+        for colour, (name, which) in zip(COLOURS, chosen.items()):
+            heights, _ = np.histogram(background[which], edges)
+            label = f"{name} ({which.sum()} jets)"
+            axis.stairs(heights / max(which.sum(), 1), edges, color=colour, label=label, linewidth=1.8)
+        axis.set(xlabel="Mass of background jets [GeV]", ylabel="Fraction", xlim=(edges[0], edges[-1]))
+        axis.set_ylim(0, 1.3 * axis.get_ylim()[1])  # room for the legend
+        axis.legend()
+        _label(axis)
+    return figure
+
+
+def comparison_figures(found: JetPredictions) -> dict[str, Figure]:
+    """ROC curves, mass response, and sculpting by the first model, as far as there are targets for them."""
+    known, has_mass, figures = found.labels != -100, np.isfinite(found.masses), {}
+    signal = (found.labels[known] > 0).astype(int)
+    if len(np.unique(signal)) == 2:
+        scores = {name: score[known] for name, score in found.scores.items()}
+        figures["roc"] = roc(signal, scores)
+        figures["sculpting"] = sculpting(signal, next(iter(scores.values())), found.jet_masses[known])
+    if has_mass.any():
+        mass_preds = {name: mass[has_mass] for name, mass in found.mass_preds.items()}
+        figures["mass_response"] = mass_response(found.masses[has_mass], mass_preds)
+    return figures
 
 
 def mean_images(means: Mapping[str, np.ndarray], schema: DatasetSchema, title: str = "Simulation") -> Figure:

@@ -2,15 +2,25 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from .data import SCHEMAS, DatasetSchema
 
-__all__ = ["read_predictions", "read_results", "render_readme", "render_simulation", "results_table"]
+__all__ = [
+    "JetPredictions",
+    "read_predictions",
+    "read_results",
+    "render_readme",
+    "render_simulation",
+    "results_table",
+]
 
 COLUMNS = (
+    ("mean AUC of classes", "roc_auc_macro", ".4f"),
     ("ROC AUC (95 %)", "roc_auc", ".3f"),
     ("rejection at 50 %", "rejection_at_50", ".1f"),
     ("mass MAE [GeV]", "mae_gev", ".1f"),
@@ -40,13 +50,26 @@ def read_results(paths: Sequence[str | Path]) -> dict[str, dict]:
     return records
 
 
-def read_predictions(paths: Sequence[str | Path]):
-    """Per-jet predictions that lie beside results.
+@dataclass
+class JetPredictions:
+    """Per-jet predictions of some models on the same jets.
 
-    Returns:
-        labels (1 for signal: all classes but the first), masses [GeV], scores and predicted masses [GeV] by the name
-        of the file, `image mass` added where there is one.
+    Attributes:
+        labels: -100 where unknown; class 0 is the background, all others are signal.
+        masses: In GeV, NaN where unknown.
+        jet_masses: Masses of the jets themselves [GeV], which a cut on the score could sculpt.
+        scores, mass_preds: By model; masses in GeV.
     """
+
+    labels: np.ndarray
+    masses: np.ndarray
+    jet_masses: np.ndarray
+    scores: dict[str, np.ndarray]
+    mass_preds: dict[str, np.ndarray]
+
+
+def read_predictions(paths: Sequence[str | Path]) -> JetPredictions:
+    """Per-jet predictions that lie beside results, by the name of the file; `image mass` added where there is one."""
     tables = {Path(path).stem: pq.read_table(Path(path).with_suffix(".parquet")) for path in paths}
     first = next(iter(tables.values()))
     columns = {name: (table, "model") for name, table in tables.items()}
@@ -56,7 +79,8 @@ def read_predictions(paths: Sequence[str | Path]):
         {name: table[f"{column} {kind}"].to_numpy() for name, (table, column) in columns.items()}
         for kind in ("score", "mass")
     )
-    return (first["labels"].to_numpy() > 0).astype(int), first["mass_labels"].to_numpy(), scores, masses
+    jet_masses = first["jet_mass" if "jet_mass" in first.column_names else "mass_labels"].to_numpy()
+    return JetPredictions(first["labels"].to_numpy(), first["mass_labels"].to_numpy(), jet_masses, scores, masses)
 
 
 def results_table(records: dict[str, dict]) -> str:
@@ -215,8 +239,9 @@ def _insert(text: str, name: str, body: str) -> str:
 
 
 def _markdown(rows: Sequence[tuple[str, dict[str, float]]]) -> str:
-    cells = [[name, *(_cell(metrics, key, form) for _, key, form in COLUMNS)] for name, metrics in rows]
-    return _table(["", *(title for title, _, _ in COLUMNS)], cells)
+    columns = [column for column in COLUMNS if any(column[1] in metrics for _, metrics in rows)]
+    cells = [[name, *(_cell(metrics, key, form) for _, key, form in columns)] for name, metrics in rows]
+    return _table(["", *(title for title, _, _ in columns)], cells)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], alignment: str = "---:") -> str:

@@ -1,5 +1,6 @@
 """Model cards from a template and a results file; no number of theirs is typed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -16,15 +17,24 @@ FAMILIES = {
     ),
     "xcit": ("XCiT", "El-Nouby et al., XCiT: Cross-Covariance Image Transformers, arXiv 2106.09681"),
 }
+CAPTIONS = {
+    "roc": "Background rejection against signal efficiency: all classes but the first against the first.",
+    "mass_response": "Predicted over true mass in bins of true mass; bars hold 68 % of the jets.",
+    "sculpting": "Masses of background jets that pass the tagger: a tagger that knows the mass shapes them.",
+}
 HEADLINES = (
     ("roc_auc", "ROC AUC", "image-classification"),
+    ("roc_auc_macro", "mean ROC AUC of each class against the rest", "image-classification"),
+    ("accuracy", "accuracy", "image-classification"),
     ("rejection_at_50", "background rejection at 50 % signal efficiency", "image-classification"),
     ("mae_gev", "mass MAE [GeV]", "tabular-regression"),
     ("relative_resolution", "relative mass resolution", "tabular-regression"),
 )
 
 
-def render_card(template: str | Path, record: dict, model_type: str, recipe: str, model_id: str) -> ModelCard:
+def render_card(
+    template: str | Path, record: dict, model_type: str, recipe: str, model_id: str, figures: Sequence[str] = ()
+) -> ModelCard:
     """The card of one checkpoint.
 
     Args:
@@ -33,6 +43,7 @@ def render_card(template: str | Path, record: dict, model_type: str, recipe: str
         model_type: `"linearvit"` or `"xcit"`.
         recipe: Path of the recipe within the repository.
         model_id: Hub id or folder that the card's code loads.
+        figures: Names of pictures `figures/NAME.png` beside the card, of those that have a caption here.
 
     Raises:
         ValueError: for a `model_type` without a card.
@@ -57,6 +68,7 @@ def render_card(template: str | Path, record: dict, model_type: str, recipe: str
                 metric_value=round(measured[key], 4),
             )
             for key, name, task in HEADLINES
+            if key in measured
         ],
     )
     return ModelCard.from_template(
@@ -67,6 +79,10 @@ def render_card(template: str | Path, record: dict, model_type: str, recipe: str
         citation=citation,
         model_id=model_id,
         recipe=recipe,
+        figures={name: CAPTIONS[name] for name in figures},
+        training=record.get("training", {}),
+        mass_classes=record.get("mass_classes"),
+        hardware=record["hardware"],
         table=results_table({data.model_name: record}),
         channels={name: CHANNELS[name] for name in record["channel_names"]},
         image_size=record["image_size"],

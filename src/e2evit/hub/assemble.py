@@ -1,0 +1,159 @@
+"""A folder that can be published: weights, code, card, figures, and the proof that it loads without e2evit."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from e2evit.modeling import E2EConfig
+from e2evit.plots import comparison_figures, save_figure
+from e2evit.report import read_predictions
+
+from .card import render_card
+from .safety import check_checkpoint
+
+__all__ = ["assemble_model", "check_loads", "find_template"]
+
+TOLERANCE = 1e-5  # of logits and, relative, of masses, between two processes on one machine
+_LOAD = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "e2evit":
+            raise ImportError("e2evit is not there")
+sys.meta_path.insert(0, Block())
+import torch
+from safetensors.numpy import load_file, save_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+folder, inputs, outputs = sys.argv[1:]
+images = load_file(inputs)["images"]
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True).eval()
+aux = {"aux_values": torch.zeros(len(images), model.config.num_aux_features)} if model.config.num_aux_features else {}
+with torch.no_grad():
+    found = model(**processor(images, return_tensors="pt"), **aux)
+if not aux:
+    assert len(pipeline("e2e-jets", model=folder, trust_remote_code=True)(images)) == len(images)
+save_file({"logits": found.logits.numpy(), "mass_preds": found.mass_preds.numpy()}, outputs)
+"""
+
+
+def find_template() -> Path:
+    """The template of model cards in the repository.
+
+    Raises:
+        FileNotFoundError: if e2evit is not installed from its repository.
+    """
+    path = Path(__file__).parents[3] / "model_cards/TEMPLATE.md"
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}: cards are made in a clone of the repository of e2evit.")
+    return path
+
+
+def assemble_model(
+    checkpoint: str | Path, folder: str | Path, model_id: str, results: str | Path, recipe: str = "recipe.yaml"
+) -> Path:
+    """Write all that a model's repository holds; a folder that was there is replaced, when all is written.
+
+    Args:
+        checkpoint: Folder of `scripts/train.py`.
+        folder: Where to.
+        model_id: Hub id, or the path that users will load it from; the card shows it.
+        results: What `scripts/evaluate.py` wrote of this checkpoint, with its Parquet file beside it.
+        recipe: What the card calls the recipe.
+
+    Raises:
+        ValueError: if the checkpoint is not safe to load (see [`check_checkpoint`]) or no model of ours, if the
+            results are not of this model, or the finished folder does not load in a process without e2evit.
+        FileNotFoundError: if something is missing.
+    """
+    checkpoint, folder, results = Path(checkpoint), Path(folder), Path(results)
+    check_checkpoint(checkpoint)
+    for path in (results, results.with_suffix(".parquet")):
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no {path}: measure the checkpoint with scripts/evaluate.py first.")
+    record = json.loads(results.read_text())
+    processor = AutoImageProcessor.from_pretrained(checkpoint)
+    model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
+    if not isinstance(model.config, E2EConfig):
+        raise ValueError(f"{checkpoint} holds a {model.config.model_type}, which is no model of e2evit.")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if record["parameters"] != parameters or record["channel_names"] != processor.channel_names:
+        raise ValueError(
+            f"{results} is of a model with {record['parameters']} parameters and the channels "
+            f"{', '.join(record['channel_names'])}; {checkpoint} has {parameters} and "
+            f"{', '.join(processor.channel_names)}."
+        )
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        model.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        for name in ("recipe.yaml", "run_info.json"):
+            if (checkpoint / name).is_file():
+                shutil.copyfile(checkpoint / name, temporary / name)
+        shutil.copyfile(results, temporary / "results.json")
+        figures = comparison_figures(read_predictions([results]))
+        for name, figure in figures.items():
+            save_figure(figure, temporary / "figures" / name).with_suffix(".pdf").unlink()
+        card = render_card(find_template(), record, model.config.model_type, recipe, model_id, list(figures))
+        card.save(temporary / "README.md")
+        check_checkpoint(temporary)
+        check_loads(temporary, model, processor)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def check_loads(folder: str | Path, model, processor) -> None:
+    """Load the folder in a new process that cannot import e2evit, with an empty cache, and compare what it says.
+
+    Raises:
+        ValueError: if it does not load, or says something else than `model` of this process.
+    """
+    images = np.zeros((3, *processor.image_shape), np.float32)  # an empty one, and two random ones
+    rng = np.random.default_rng(0)
+    chosen = rng.random(images[1:].shape) < 0.015
+    images[1:][chosen] = rng.exponential(2.0, chosen.sum())
+    auxiliary = model.config.num_aux_features
+    with torch.no_grad():
+        inputs = processor(images, return_tensors="pt")
+        if auxiliary:
+            inputs["aux_values"] = torch.zeros(len(images), auxiliary)
+        expected = model(**inputs)
+    with tempfile.TemporaryDirectory() as base:
+        save_file({"images": images}, f"{base}/inputs.safetensors")
+        command = [sys.executable, "-c", _LOAD, str(Path(folder).resolve())]
+        command += [f"{base}/inputs.safetensors", f"{base}/outputs.safetensors"]
+        environment = {"HF_HOME": f"{base}/home", "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(
+            command, cwd=base, env=clean_environment() | environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise ValueError(f"{folder} does not load without e2evit:\n{done.stderr[-2000:]}")
+        found = load_file(f"{base}/outputs.safetensors")
+    errors = {
+        "logits": np.abs(found["logits"] - expected.logits.numpy()).max(),
+        "mass_preds": np.abs(found["mass_preds"] / expected.mass_preds.numpy() - 1).max(),
+    }
+    if not max(errors.values()) <= TOLERANCE:
+        raise ValueError(f"{folder} says something else in another process: differences of {errors}.")
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without a token, and without what a launcher of processes left there."""
+
+    left = ("HF_", "HUGGING", "ACCELERATE_", "MASTER_", "TORCHELASTIC_")
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK")
+    return {key: value for key, value in os.environ.items() if not key.startswith(left) and key not in names}

@@ -1,0 +1,332 @@
+"""A model goes to a Hub over HTTP with the real client, comes back in a clean process, and survives a bad Hub."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_server import READ_TOKEN, TOKEN, Fault, run_hub
+from huggingface_hub import ModelCard
+from models import make
+
+from e2evit import E2EImageProcessor
+from e2evit.data import find_schema
+from e2evit.hub.assemble import assemble_model
+from e2evit.hub.safety import check_checkpoint
+
+ROOT = Path(__file__).parents[1]
+REPO = "physics/top-tagger"
+JETS = {"image_size": 125, "num_channels": 8, "num_aux_features": 0, "mass_loss": "quantile"}
+LOAD = """
+import json, sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "e2evit":
+            raise ImportError("blocked")
+sys.meta_path.insert(0, Block())
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+repo, revision = sys.argv[1:]
+where = {"revision": revision, "trust_remote_code": True}
+processor = AutoImageProcessor.from_pretrained(repo, **where)
+model = AutoModelForImageClassification.from_pretrained(repo, **where).eval()
+row = {"pixel_index": [46937, 70000], "pixel_value": [25.0, 3.0]}
+print(json.dumps(model(**processor(row, return_tensors="pt")).logits[0].tolist()))
+print(json.dumps(pipeline("e2e-jets", model=repo, **where)(row)["mass"]))
+"""
+
+
+def environment(home, endpoint=None, token=None):
+    """That of a user with an empty cache, and nothing of this test run's settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    kept |= {"HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    kept |= {"HF_ENDPOINT": endpoint} if endpoint else {"HF_HUB_OFFLINE": "1"}
+    return kept | ({"HF_TOKEN": token} if token else {})
+
+
+def call(*command, cwd=ROOT, **env):
+    command = [sys.executable, *map(str, command)]
+    return subprocess.run(command, cwd=cwd, env=environment(**env), capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, jets_dir):
+    """A checkpoint as `scripts/train.py` leaves it, and its results."""
+    base = tmp_path_factory.mktemp("model")
+    model = make("linearvit", id2label={0: "qcd", 1: "top"}, label2id={"qcd": 0, "top": 1}, **JETS)
+    model.save_pretrained(base / "run")
+    E2EImageProcessor(find_schema("simulated").channel_names).save_pretrained(base / "run")
+    (base / "run/recipe.yaml").write_text("seed: 0\n")
+    (base / "run/run_info.json").write_text(json.dumps({"seed": 0, "images_seen": 1000, "seconds": 10.0}))
+    arguments = ("--data_dir", jets_dir, "--cache_dir", base / "cache", "--mass_column", "jet_mass")
+    results = base / "results.json"
+    done = call("scripts/evaluate.py", base / "run", *arguments, "--results", results, home=base / "home")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return base / "run", results
+
+
+@pytest.fixture(scope="module")
+def assembled(checkpoint, tmp_path_factory):
+    return assemble_model(checkpoint[0], tmp_path_factory.mktemp("assembled") / "model", REPO, checkpoint[1])
+
+
+@pytest.fixture
+def folder(assembled, tmp_path):
+    """A copy to spoil."""
+    return Path(shutil.copytree(assembled, tmp_path / "copy"))
+
+
+def push(checkpoint, endpoint, home, *more, token=TOKEN):
+    run, results = checkpoint
+    command = ("scripts/push_to_hub.py", run, "--results", results, "--repo_id", REPO, *more)
+    return call(*command, home=home, endpoint=endpoint, token=token)
+
+
+def publish(folder, endpoint, home, token=TOKEN, **arguments):
+    """Without assembling anew."""
+    code = f"""
+import sys
+from e2evit.hub.publish import publish_model
+try:
+    print(publish_model(sys.argv[1], {REPO!r}, **{arguments!r}))
+except (OSError, ValueError) as error:
+    sys.exit(f"{{type(error).__name__}}: {{error}}")
+"""
+    return call("-c", code, folder, home=home, endpoint=endpoint, token=token)
+
+
+def load(endpoint, home, revision="main", token=None):
+    return call("-c", LOAD, REPO, revision, home=home, endpoint=endpoint, token=token, cwd=home.parent)
+
+
+def test_an_assembled_folder_is_complete(assembled):
+    names = {str(path.relative_to(assembled)) for path in assembled.rglob("*") if path.is_file()}
+    assert {"README.md", "config.json", "model.safetensors", "recipe.yaml", "run_info.json", "results.json"} <= names
+    assert {"pipeline_e2e.py", "modeling_linearvit.py", "image_processing_e2e.py"} <= names
+    assert {f"figures/{name}.png" for name in ("roc", "sculpting", "mass_response")} <= names
+    card = ModelCard.load(assembled / "README.md")
+    assert card.data.pipeline_tag == "image-classification"
+    assert {result.metric_type for result in card.data.eval_results} >= {"roc_auc", "mae_gev"}
+    for picture in re.findall(r"\]\((figures/[^)]+)\)", card.content):
+        assert picture in names
+
+
+def test_the_code_of_the_card_runs(checkpoint, tmp_path):
+    folder = assemble_model(checkpoint[0], tmp_path / "model", str(tmp_path / "model"), checkpoint[1])
+    blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        done = call("-c", block, home=tmp_path / "home", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_push_load_and_push_again(checkpoint, tmp_path):
+    with run_hub() as (hub, endpoint):
+        done = push(checkpoint, endpoint, tmp_path / "a", "--private", "--tag", "v1")
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert f"Published {endpoint}/{REPO}/commit/" in done.stdout
+        repository = hub.repositories[REPO]
+        assert repository.private
+        assert repository.tags["v1"] == repository.branches["main"]
+        assert hub.commits == [REPO], "all files in one commit"
+        assert len(hub.uploaded) == 1, "only the weights are large"
+
+        refused = load(endpoint, tmp_path / "b")
+        assert refused.returncode != 0, "private"
+        found = load(endpoint, tmp_path / "b", revision="v1", token=READ_TOKEN)
+        assert found.returncode == 0, found.stderr[-3000:]
+        logits, _mass = map(json.loads, found.stdout.splitlines())
+        assert len(logits) == 2
+
+        # nothing is new: no commit, nothing travels
+        done = push(checkpoint, endpoint, tmp_path / "a")
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert hub.commits == [REPO]
+        assert len(hub.uploaded) == 1
+        # the tag exists: refused before anything is sent
+        done = push(checkpoint, endpoint, tmp_path / "a", "--tag", "v1")
+        assert done.returncode == 1
+        assert done.stderr.strip().endswith("choose another name, or delete that tag first.")
+        # a branch of its own
+        done = push(checkpoint, endpoint, tmp_path / "a", "--revision", "experiment")
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert set(repository.branches) == {"main", "experiment"}
+        for stored in (data for files in repository.commits.values() for data in files.values()):
+            assert TOKEN.encode() not in stored
+        assert TOKEN not in done.stdout + done.stderr
+
+
+def test_dry_run_sends_nothing(checkpoint, tmp_path):
+    with run_hub() as (hub, endpoint):
+        done = push(checkpoint, endpoint, tmp_path / "home", "--dry_run", "--output_dir", tmp_path / "kept")
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "model.safetensors" in done.stdout
+        assert (tmp_path / "kept/README.md").is_file()
+        assert not hub.repositories
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(r"POST /api/repos/create", 500),
+        Fault(r"POST /api/models/.*/preupload", 503),
+        Fault(r"POST .*/objects/batch", 500, times=2),
+        Fault(r"PUT /lfs/", None, times=2),
+        Fault(r"PUT /lfs/", 502),
+        Fault(r"POST /api/models/.*/commit", 429, headers={"Retry-After": "1"}),
+        Fault(r"POST /api/models/.*/commit", 500),
+    ],
+    ids=["create-500", "preupload-503", "batch-500", "dropped-upload", "upload-502", "commit-429", "commit-500"],
+)
+def test_a_hub_that_stumbles(assembled, tmp_path, fault):
+    """It is asked again, and in the end everything is there, once."""
+    with run_hub() as (hub, endpoint):
+        hub.faults.append(fault)
+        done = publish(assembled, endpoint, tmp_path)
+        assert fault.seen == fault.times, "the fault was met"
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert hub.commits == [REPO]
+        assert hub.files(REPO)["model.safetensors"] == (assembled / "model.safetensors").read_bytes()
+        assert TOKEN not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault(r"PUT /lfs/", 403, times=99), "403"),
+        (Fault(r"POST /api/models/.*/commit", 400, times=99), "400"),
+        (Fault(r"POST /api/repos/create", 400, times=99), "400"),
+    ],
+    ids=["upload-403", "commit-400", "create-400"],
+)
+def test_a_hub_that_fails(assembled, tmp_path, fault, message):
+    """One clear error, and no revision with a part of the files."""
+    with run_hub() as (hub, endpoint):
+        hub.faults.append(fault)
+        done = publish(assembled, endpoint, tmp_path, private=True, tag="v1")
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not hub.commits
+        for repository in hub.repositories.values():
+            assert [set(files) for files in repository.commits.values()] == [{".gitattributes"}]
+            assert not repository.tags
+        assert TOKEN not in done.stdout + done.stderr
+
+
+def test_a_token_that_may_not_write(assembled, tmp_path):
+    with run_hub() as (hub, endpoint):
+        done = publish(assembled, endpoint, tmp_path, token=READ_TOKEN)
+        assert done.returncode == 1
+        assert "403" in done.stderr
+        assert not hub.repositories
+        # of somebody else's repository
+        assert publish(assembled, endpoint, tmp_path).returncode == 0
+        done = publish(assembled, endpoint, tmp_path, token=READ_TOKEN)
+        assert done.returncode == 1
+        assert hub.commits == [REPO]
+
+
+def test_results_of_another_model_are_refused(checkpoint, tmp_path):
+    run, results = checkpoint
+    record = json.loads(results.read_text()) | {"parameters": 7}
+    (tmp_path / "other.json").write_text(json.dumps(record))
+    with pytest.raises(FileNotFoundError, match=r"other\.parquet: measure the checkpoint"):
+        assemble_model(run, tmp_path / "model", REPO, tmp_path / "other.json")
+    shutil.copyfile(results.with_suffix(".parquet"), tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="is of a model with 7 parameters"):
+        assemble_model(run, tmp_path / "model", REPO, tmp_path / "other.json")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_that_loads_only_with_e2evit_is_refused(checkpoint, tmp_path, monkeypatch):
+    """Code that imports e2evit would load here and nowhere else."""
+    from e2evit.modeling import LinearViTForImageClassification
+
+    original = LinearViTForImageClassification.save_pretrained
+
+    def save(self, folder, **kwargs):
+        original(self, folder, **kwargs)
+        path = Path(folder) / "modeling_linearvit.py"
+        path.write_text(path.read_text().replace("import torch\n", "import e2evit\nimport torch\n", 1))
+
+    monkeypatch.setattr(LinearViTForImageClassification, "save_pretrained", save)
+    with pytest.raises(ValueError, match="does not load without e2evit"):
+        assemble_model(checkpoint[0], tmp_path / "model", REPO, checkpoint[1])
+    assert not list(tmp_path.iterdir())
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_hostile_folders(folder):
+    """Each is refused by its name, before anything of it is loaded."""
+    check_checkpoint(folder)
+    weights = (folder / "model.safetensors").read_bytes()
+
+    def refused(message):
+        with pytest.raises(ValueError, match=message):
+            check_checkpoint(folder)
+
+    for name in ("pytorch_model.bin", "extra/optimizer.pt", "scaler.pkl"):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"\x80\x04N.")
+        refused(f"{name} can hold a pickle")
+        path.unlink()
+    for header, message in (
+        ((1 << 40).to_bytes(8, "little") + weights[8:], "its header claims 1099511627776 bytes"),
+        (weights[:8] + b"x" + weights[9:], "its header is not that of a safetensors file"),
+        (weights[:-100], "the tensors end at byte"),
+    ):
+        (folder / "model.safetensors").write_bytes(header)
+        refused(message)
+    (folder / "model.safetensors").write_bytes(weights)
+    good = (folder / "config.json").read_text()
+    for reference in ("/etc/evil.Class", "../evil.Class", "other/repo--evil.Class", "os.path.join", "evil", 7):
+        edit_config(folder, auto_map={"AutoModel": reference})
+        refused("a code reference is `module.Class`")
+        edit_config(folder, auto_map=None, custom_pipelines={"e2e-jets": {"impl": reference}})
+        refused("a code reference is `module.Class`")
+    edit_config(folder, auto_map={"AutoModel": "missing.Class"}, custom_pipelines=None)
+    refused(r"there is no missing\.py")
+    (folder / "config.json").write_text("{")
+    refused("is not JSON")
+    (folder / "config.json").write_text(good)
+    card = (folder / "README.md").read_text()
+    for active in ("<script>alert(1)</script>", '<img src=x onerror="alert(1)">', "[a](javascript:alert(1))"):
+        (folder / "README.md").write_text(card + active)
+        refused("holds active HTML")
+    (folder / "README.md").write_text(card)
+    (folder / "recipe.yaml").write_text("token: hf_abcdefghijklmnop\n")
+    refused("looks like a Hub token")
+    (folder / "recipe.yaml").unlink()
+    (folder / "link.json").symlink_to("/etc/passwd")
+    refused("is a symbolic link")
+    (folder / "link.json").unlink()
+    check_checkpoint(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no model\.safetensors"):
+        check_checkpoint(folder)
+
+
+def test_wrong_shapes_are_refused(folder):
+    """Weights of another width than the configuration says."""
+    from transformers import AutoModelForImageClassification
+
+    edit_config(folder, hidden_sizes=[32, 64])
+    with pytest.raises((RuntimeError, ValueError), match=r"(?i)mismatch|size"):
+        AutoModelForImageClassification.from_pretrained(folder)
+
+
+def test_code_of_strangers_does_not_run_unasked(assembled, tmp_path):
+    """Without `trust_remote_code` a process without e2evit runs none of the folder's code."""
+    code = "import sys; sys.modules['e2evit'] = None; from transformers import AutoConfig; "
+    done = call("-c", f"{code} AutoConfig.from_pretrained({str(assembled)!r})", home=tmp_path, cwd=tmp_path)
+    assert done.returncode != 0
+    assert "trust_remote_code" in done.stderr
