@@ -21,6 +21,9 @@ class E2EConfig(PreTrainedConfig):
         channel_names (`tuple[str, ...]`, *optional*): Their names in order, e.g. `("trk_pt", "trk_d0", ...)`.
         num_aux_features (`int`):
             Scalars beside the image (`aux_values`), e.g. the standardised log pT; they enter both heads.
+        linear_inputs (`bool`):
+            Show the stem every channel twice: compressed by the processor's logarithm, and linear, so that a sum over
+            pixels is an energy. LinearViT and XCiT.
         log_mass (`bool`): Whether the network predicts the logarithm of the mass, so that relative errors count.
         mass_mean (`float`): Mean mass of the training jets [GeV]; of ln(mass / GeV) with `log_mass`.
         mass_std (`float`): Standard deviation of the same.
@@ -40,6 +43,7 @@ class E2EConfig(PreTrainedConfig):
     num_channels: int = 8
     channel_names: tuple[str, ...] | list[str] | None = None
     num_aux_features: int = 0
+    linear_inputs: bool = False
     mass_mean: float | int = 100.0
     mass_std: float | int = 50.0
     log_mass: bool = False

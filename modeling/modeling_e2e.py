@@ -31,6 +31,9 @@ __all__ = [
 ]
 
 
+LINEAR_SCALE = 16.0  # of `linear_inputs`, in units of the median pixel: both copies are then about as large
+
+
 @dataclass
 class E2EModelOutput(ModelOutput):
     r"""What a bare `*Model` returns.
@@ -109,6 +112,8 @@ class ConvStem(nn.Module):
     def __init__(self, config, hidden_size: int, activation, bias: bool, pad: bool):
         super().__init__()
         self.num_channels, self.activation = config.num_channels, activation
+        self.linear_inputs = config.linear_inputs
+        in_channels = config.num_channels * (2 if config.linear_inputs else 1)
         self.pad_multiple = config.patch_size if pad else 1
         is_power_of_two = config.patch_size > 0 and config.patch_size & (config.patch_size - 1) == 0
         strides = [2] * (config.patch_size.bit_length() - 1) if is_power_of_two else [config.patch_size]
@@ -116,7 +121,7 @@ class ConvStem(nn.Module):
         self.total_stride = prod(strides)
         widths = [hidden_size >> (len(strides) - 1 - i) for i in range(len(strides))]
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
-        for i, (in_width, width, stride) in enumerate(zip([config.num_channels, *widths], widths, strides)):
+        for i, (in_width, width, stride) in enumerate(zip([in_channels, *widths], widths, strides)):
             sees_one_patch = i == 0 and not is_power_of_two
             kernel_size = stride if sees_one_patch else 3
             padding = 0 if sees_one_patch else 1
@@ -129,6 +134,9 @@ class ConvStem(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         check_pixel_values(pixel_values, self.num_channels)
+        if self.linear_inputs:
+            linear = pixel_values.sign() * pixel_values.abs().expm1() / LINEAR_SCALE
+            pixel_values = torch.cat([pixel_values, linear], dim=1)
         height, width = pixel_values.shape[-2:]
         right, bottom = -width % self.pad_multiple, -height % self.pad_multiple
         hidden_states = F.pad(pixel_values, (0, right, 0, bottom)) if right or bottom else pixel_values

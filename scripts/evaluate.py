@@ -61,6 +61,7 @@ def main() -> None:
     cost = model_cost(model, accelerator, arguments.per_device_batch_size)
     model, loader = accelerator.prepare(model, loader)
     found = predict(accelerator, model, loader)
+    cost["peak_memory_gib"] = peak_memory_gib(accelerator.device)  # before the baselines, which take more
     if not accelerator.is_main_process:
         end_processes(accelerator)
         return
@@ -74,7 +75,7 @@ def main() -> None:
     record |= {
         "seed": trained.get("seed"),
         "training": {name: trained[name] for name in ("images_seen", "seconds", "best_epoch") if name in trained},
-        "cost": cost | {"peak_memory_gib": peak_memory_gib(accelerator.device)},
+        "cost": cost,
         "metrics": metrics,
     }
     write_results(arguments.results, record, columns)

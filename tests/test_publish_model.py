@@ -330,3 +330,22 @@ def test_code_of_strangers_does_not_run_unasked(assembled, tmp_path):
     done = call("-c", f"{code} AutoConfig.from_pretrained({str(assembled)!r})", home=tmp_path, cwd=tmp_path)
     assert done.returncode != 0
     assert "trust_remote_code" in done.stderr
+
+
+def test_training_publishes_at_its_end(jets_dir, tmp_path):
+    """`accelerate launch scripts/train.py --push_to_hub` measures, assembles and pushes by the same code."""
+    config = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    (tmp_path / "model.json").write_text(json.dumps(config | {"mass_loss": "quantile"}))
+    with run_hub() as (hub, endpoint):
+        command = ["-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/one_process.yaml"]
+        command += ["scripts/train.py", "--model_config", tmp_path / "model.json", "--data_dir", jets_dir]
+        command += ["--output_dir", tmp_path / "run", "--num_train_epochs", 1, "--mass_column", "jet_mass"]
+        command += ["--cache_dir", tmp_path / "cache", "--push_to_hub", REPO, "--hub_private"]
+        done = call(*command, home=tmp_path / "home", endpoint=endpoint, token=TOKEN)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert f"Published {endpoint}/{REPO}/commit/" in done.stdout
+        files = hub.files(REPO)
+        assert {"model.safetensors", "README.md", "results.json", "run_info.json", "recipe.yaml"} <= set(files)
+        assert hub.repositories[REPO].private
+        stored = b"".join(files.values()) + (done.stdout + done.stderr).encode()
+        assert TOKEN.encode() not in stored

@@ -21,15 +21,18 @@ __all__ = [
     "comparison_figures",
     "distributions",
     "event_display",
+    "mass_axis",
     "mass_response",
     "mean_images",
     "roc",
+    "saliency_display",
     "save_figure",
     "sculpting",
 ]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+PARTICLES = {"W": 80.4, "Z": 91.2, "H": 125.2, "t": 172.6}  # GeV, Particle Data Group 2024
 # the style names fonts that few machines have, and falls back with a line for each
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 STYLE = [mplhep.style.CMS, {"font.size": 16, "axes.labelsize": 16, "legend.fontsize": 13, "axes.titlesize": 15}]
@@ -81,6 +84,58 @@ def event_display(row: Mapping, schema: DatasetSchema, title: str = "") -> Figur
         for axis in np.ravel(axes)[len(image) :]:
             axis.remove()
         figure.suptitle(f"Simulation   {title}" if title else "Simulation", fontweight="bold")
+    return figure
+
+
+def saliency_display(saliency: np.ndarray, schema: DatasetSchema, title: str = "") -> Figure:
+    """Gradient times input `(C, H, W)` of one image, a panel for each channel, one colour scale for all of them.
+
+    Red pixels raise the output, blue ones lower it; the share of a channel is its part of the sum of absolute values.
+    """
+    shares = np.abs(saliency).sum(axis=(1, 2))
+    shares = shares / max(shares.sum(), 1e-30)
+    largest = max(float(np.quantile(np.abs(saliency[saliency != 0]), 0.99)) if saliency.any() else 0.0, 1e-30)
+    with plt.style.context(STYLE):
+        columns = min(4, len(saliency))
+        rows = -(-len(saliency) // columns)
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(4.2 * columns + 0.8, 4.1 * rows), layout="constrained", sharex=True, sharey=True
+        )
+        for axis, pixels, name, share in zip(np.ravel(axes), saliency, schema.channel_names, shares):
+            row, column = np.nonzero(pixels)
+            order = np.argsort(np.abs(pixels[row, column]))
+            values = pixels[row, column][order]
+            style = {"s": 14, "marker": "s", "edgecolors": "black", "linewidths": 0.2}
+            drawn = axis.scatter(
+                column[order], row[order], c=values, vmin=-largest, vmax=largest, cmap="RdBu_r", **style
+            )
+            axis.set(xlim=(0, pixels.shape[1]), ylim=(0, pixels.shape[0]), xlabel="column (phi)", ylabel="row (eta)")
+            axis.set_title(f"{schema.channel(name).title}: {share:.0%}")
+            axis.tick_params(labelsize=11)
+        for axis in np.ravel(axes)[len(saliency) :]:
+            axis.remove()
+        bar = figure.colorbar(drawn, ax=axes, pad=0.01, aspect=40)
+        bar.set_label("gradient x input", loc="center")
+        figure.suptitle(f"Simulation   {title}" if title else "Simulation", fontweight="bold")
+    return figure
+
+
+def mass_axis(mass: float, uncertainty: float | None = None, true_mass: float | None = None) -> Figure:
+    """A predicted mass with its uncertainty [GeV] on an axis with those of W, Z, H and top."""
+    with plt.style.context(STYLE):
+        figure, axis = plt.subplots(figsize=(8, 2.6), layout="constrained")
+        for number, (name, value) in enumerate(PARTICLES.items()):
+            axis.axvline(value, color="grey", linestyle=":")
+            # W and Z are too close for labels at one height
+            axis.text(value, 1.03 + 0.12 * (number % 2), name, ha="center", transform=axis.get_xaxis_transform())
+        error = None if uncertainty is None else [[uncertainty], [uncertainty]]
+        axis.errorbar([mass], [0], xerr=error, fmt="o", color=COLOURS[0], capsize=6, markersize=10, label="predicted")
+        if true_mass is not None:
+            axis.plot([true_mass], [0], "D", color=COLOURS[1], markersize=9, label="true")
+        upper = max(250.0, 1.15 * (mass + (uncertainty or 0.0)))
+        axis.set(xlim=(0, upper), ylim=(-1, 1), yticks=[], xlabel="Mass [GeV]")
+        axis.legend(loc="lower right", fontsize=12)
+        axis.minorticks_off()
     return figure
 
 

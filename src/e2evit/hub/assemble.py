@@ -76,7 +76,7 @@ def assemble_model(
         FileNotFoundError: if something is missing.
     """
     checkpoint, folder, results = Path(checkpoint), Path(folder), Path(results)
-    check_checkpoint(checkpoint)
+    check_checkpoint(checkpoint, subfolders=False)
     for path in (results, results.with_suffix(".parquet")):
         if not path.is_file():
             raise FileNotFoundError(f"There is no {path}: measure the checkpoint with scripts/evaluate.py first.")

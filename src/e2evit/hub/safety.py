@@ -14,7 +14,7 @@ ACTIVE_HTML = re.compile(r"<\s*(script|iframe|object|embed|form|link|meta|base)\
 TEXT = (".json", ".yaml", ".yml", ".md", ".py", ".txt")
 
 
-def check_checkpoint(folder: str | Path) -> None:
+def check_checkpoint(folder: str | Path, subfolders: bool = True) -> None:
     """Nothing in the folder can run by being loaded, and nothing in it points out of it.
 
     Refused are pickles and other files that hold Python objects, symbolic links, a safetensors header that is broken
@@ -22,6 +22,10 @@ def check_checkpoint(folder: str | Path) -> None:
     are not `module.Class` of a file in the folder, cards with active HTML, and files that hold a Hub token.
 
     Shapes that do not fit the configuration are refused by transformers when it loads the weights.
+
+    Args:
+        subfolders: Look into subfolders too, which are published but not loaded; those of a training run hold states
+            to resume from.
 
     Raises:
         ValueError: for the first of these; it names the file.
@@ -31,7 +35,7 @@ def check_checkpoint(folder: str | Path) -> None:
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds no {name}: it is no checkpoint.")
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(folder.rglob("*") if subfolders else folder.glob("*")):
         name = path.relative_to(folder)
         if path.is_symlink():
             raise ValueError(f"{folder}: {name} is a symbolic link; put the file itself there.")

@@ -6,7 +6,7 @@ from .cost import model_cost, peak_memory_gib
 from .loop import make_loader, train
 from .prediction import predict
 from .process import end_processes, start_accelerator
-from .recipe import parse_recipe
+from .recipe import as_flags, parse_recipe
 from .run import run_training
 from .state import PREEMPTED_EXIT_CODE, History, Preempted
 
@@ -17,6 +17,7 @@ __all__ = [
     "ModelArguments",
     "Preempted",
     "TrainArguments",
+    "as_flags",
     "check_output_dir",
     "end_processes",
     "load_model",

@@ -94,6 +94,8 @@ class TrainArguments:
     max_grad_norm: float = _field(1.0, "Length to which the gradient is clipped.")
     mixed_precision: str = _field("auto", "no, bf16, fp16, or auto: bf16 where the hardware computes in it.")
     torch_compile: bool = _field(False, "Compile the model: slow to start.")
+    push_to_hub: str | None = _field(None, "ORG/NAME: measure the checkpoint on test and publish it at the end.")
+    hub_private: bool = _field(False, "Whether a new repository of `push_to_hub` is private.")
     report_to: str = _field("auto", "tensorboard, wandb, trackio, none, or auto: TensorBoard where it is installed.")
     seed: int = _field(0, "Of initial weights, order of the data and augmentation.")
     logging_steps: int = _field(20, "Optimiser steps between two lines of a log that is no terminal.")

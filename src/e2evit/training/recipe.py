@@ -2,13 +2,13 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 from transformers import HfArgumentParser
 
-__all__ = ["parse_recipe"]
+__all__ = ["as_flags", "parse_recipe"]
 
 
 def parse_recipe(*argument_classes, arguments: Sequence[str] | None = None):
@@ -23,13 +23,18 @@ def parse_recipe(*argument_classes, arguments: Sequence[str] | None = None):
         settings = _read(Path(arguments.pop(0)), argument_classes)
     parser = HfArgumentParser(argument_classes)
     # as strings through the parser, so that the recipe obeys the types and choices of the command line
-    given = []
+    return parser.parse_args_into_dataclasses([*as_flags(settings), *arguments])
+
+
+def as_flags(settings: Mapping) -> list[str]:
+    """Settings as arguments of a command line; `None` is left out."""
+    flags = []
     for key, value in settings.items():
         if isinstance(value, list):
-            given += [f"--{key}", *map(str, value)]
+            flags += [f"--{key}", *map(str, value)]
         elif value is not None:
-            given.append(f"--{key}={value}")
-    return parser.parse_args_into_dataclasses([*given, *arguments])
+            flags.append(f"--{key}={value}")
+    return flags
 
 
 def _read(path: Path, argument_classes) -> dict:

@@ -1,0 +1,88 @@
+"""Configuration of LinearViT (L2ViT, https://arxiv.org/abs/2501.16182)."""
+
+from huggingface_hub.dataclasses import strict
+
+from .configuration_e2e import E2EConfig
+
+__all__ = ["LinearViTConfig"]
+
+
+@strict
+class LinearViTConfig(E2EConfig):
+    r"""Shape of a LinearViT: stages of local-window blocks alternating with global linear-attention blocks.
+
+    The defaults are the nano model for 125 x 125 images; the paper's models differ in `patch_size=4`,
+    `window_size=7`, `denominator_floor=100` and `denominator_floor_per_token=False`.
+
+    Args:
+        patch_size (`int`):
+            Side of the pixel block that the stem merges. 5 is one HCAL tower; powers of two are chains of
+            3 x 3 convolutions of stride 2, as in the paper (4).
+        token_stride (`int`): Stride of one more 3 x 3 convolution after the patches; 1 leaves it out.
+        hidden_sizes (`tuple[int, ...]`): Width of each stage; the four per-stage fields have the same length.
+        depths (`tuple[int, ...]`): Blocks of each stage: local, global, local, ...
+        num_attention_heads (`tuple[int, ...]`): Attention heads of each stage.
+        mlp_ratios (`tuple[float, ...]`): Hidden width of the MLP over the width of its stage.
+        window_size (`int`): Side of a local-attention window, in tokens of that stage.
+        global_attention (`str`):
+            What the global blocks mix tokens with: `"relu_linear"` (the paper), `"softmax"` (the quadratic control),
+            `"xca"`, `"rala"`, `"mala"`, `"inline"`, `"focused"`, `"polaformer"`, `"mila"` or `"ttt"` (ViT³).
+        rotary_positions (`bool`): Rotary positions for `"rala"` and `"mala"`; `"mila"` always has them.
+        local_kernel_size (`int`): Side of the depthwise kernels of the local concentration module (LCM).
+        denominator_floor (`float`): Lower clamp of the linear-attention denominator; 100 in the authors' code.
+        denominator_floor_per_token (`bool`):
+            Multiply the floor by the number of tokens. The authors' 100 acts on a sum over the 196 tokens that a
+            224-pixel image has in stage 3, which is 0.51 a token; on the smaller grids of a 125-pixel image the
+            plain 100 would switch the normalisation off.
+        drop_path_rate (`float`):
+            Probability of dropping a residual branch of a sample, rising linearly from 0 to this at the last block.
+        layer_norm_eps (`float`): As in the authors' code.
+    """
+
+    model_type = "linearvit"
+
+    patch_size: int = 5
+    token_stride: int = 2
+    hidden_sizes: tuple[int, ...] | list[int] = (96,)
+    depths: tuple[int, ...] | list[int] = (4,)
+    num_attention_heads: tuple[int, ...] | list[int] = (4,)
+    mlp_ratios: tuple[float | int, ...] | list[float | int] = (4.0,)
+    window_size: int = 5
+    global_attention: str = "relu_linear"
+    rotary_positions: bool = False
+    local_kernel_size: int = 7
+    denominator_floor: float | int = 0.5
+    denominator_floor_per_token: bool = True
+    drop_path_rate: float | int = 0.0
+    layer_norm_eps: float = 1e-5
+
+    def validate_stages(self):
+        fields = ("hidden_sizes", "depths", "num_attention_heads", "mlp_ratios")
+        lengths = [len(getattr(self, name)) for name in fields]
+        if len(set(lengths)) != 1 or lengths[0] == 0:
+            raise ValueError(
+                f"{', '.join(f'`{name}`' for name in fields)} need one entry per stage, got {lengths} entries."
+            )
+        for width, heads in zip(self.hidden_sizes, self.num_attention_heads):
+            if width % heads:
+                raise ValueError(f"A stage of width {width} cannot be split into {heads} attention heads.")
+
+    def validate_global_attention(self):
+        known = ["relu_linear", "softmax", "xca", "rala", "mala", "inline", "focused", "polaformer", "mila", "ttt"]
+        if self.global_attention not in known:
+            raise ValueError(f"`global_attention` is one of {', '.join(known)}, got {self.global_attention!r}.")
+
+    def validate_rotary_positions(self):
+        if self.rotary_positions and self.global_attention not in ("rala", "mala"):
+            raise ValueError(f'`rotary_positions` are for "rala" and "mala", got {self.global_attention!r}.')
+        for width, heads in zip(self.hidden_sizes, self.num_attention_heads):
+            if (self.rotary_positions or self.global_attention == "mila") and width // heads % 4:
+                raise ValueError(f"Rotary positions need heads of a multiple of 4 channels, got {width // heads}.")
+
+    def validate_drop_path(self):
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"`drop_path_rate` must lie in [0, 1), got {self.drop_path_rate}.")
+
+    def validate_local_kernel(self):
+        if self.local_kernel_size % 2 == 0:
+            raise ValueError(f"`local_kernel_size` must be odd to keep the grid, got {self.local_kernel_size}.")

@@ -1,0 +1,249 @@
+"""LinearViT (L2ViT, https://arxiv.org/abs/2501.16182): local-window attention alternating with linear attention.
+
+Tokens stay a grid `(B, H, W, D)` throughout, contiguous in memory, which is also the channels-last layout that the
+depthwise convolutions are fastest in. Equations and quirks follow the authors' code where paper and code differ.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import can_return_tuple
+
+from .configuration_linearvit import LinearViTConfig
+from .modeling_activations import gelu
+from .modeling_attention import softmax_attention
+from .modeling_depthwise import DepthwiseConv
+from .modeling_e2e import (
+    ConvStem,
+    DropPath,
+    E2EForImageClassification,
+    E2EModelOutput,
+    E2EPreTrainedModel,
+    Mlp,
+    residual_stream,
+)
+from .modeling_head import E2EHead
+from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
+from .modeling_mixers import GLOBAL_ATTENTIONS, split_heads
+
+__all__ = [
+    "LinearViTForImageClassification",
+    "LinearViTForMaskedImageModeling",
+    "LinearViTModel",
+    "LinearViTPreTrainedModel",
+]
+
+
+def window_partition(hidden_states, side):
+    """`(B, H, W, D)` to windows `(B * windows, side * side, D)`, padded with zeros on the right and bottom."""
+    batch_size, height, width, hidden_size = hidden_states.shape
+    right, bottom = -width % side, -height % side
+    if right or bottom:
+        hidden_states = F.pad(hidden_states, (0, 0, 0, right, 0, bottom))
+    windows = hidden_states.view(batch_size, (height + bottom) // side, side, -1, side, hidden_size)
+    return windows.transpose(2, 3).reshape(-1, side * side, hidden_size)
+
+
+def window_merge(windows, side, height, width):
+    """Windows `(B * windows, side * side, D)` back to `(B, height, width, D)`, without the padding."""
+    rows, columns, hidden_size = -(-height // side), -(-width // side), windows.shape[-1]
+    grid = windows.view(-1, rows, columns, side, side, hidden_size).transpose(2, 3)
+    return grid.reshape(-1, rows * side, columns * side, hidden_size)[:, :height, :width]
+
+
+class ConditionalPositionEncoding(nn.Module):
+    """x + depthwise 3 x 3 (CPE, https://arxiv.org/abs/2102.10882)."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.proj = DepthwiseConv(hidden_size, 3)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states + self.proj(hidden_states)
+
+
+class LinearViTWindowAttention(nn.Module):
+    """Softmax attention inside each window `(B * windows, side * side, D)`; padded tokens take part, as in the
+    authors' code."""
+
+    def __init__(self, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        context = softmax_attention(*split_heads(self.qkv(windows), self.num_heads))
+        return self.proj(context.transpose(1, 2).reshape(windows.shape))
+
+
+class LocalConcentration(nn.Module):
+    """The local concentration module (LCM), L2ViT equation 7: depthwise, GELU, BatchNorm, depthwise."""
+
+    def __init__(self, hidden_size: int, kernel_size: int):
+        super().__init__()
+        self.conv1 = DepthwiseConv(hidden_size, kernel_size)
+        self.bn = nn.BatchNorm2d(hidden_size)
+        self.conv2 = DepthwiseConv(hidden_size, kernel_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = gelu(self.conv1(hidden_states))
+        return self.conv2(self.bn(hidden_states.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+class LinearViTLocalBlock(GradientCheckpointingLayer):
+    """Window attention and MLP, each behind a conditional position encoding."""
+
+    def __init__(self, config, hidden_size: int, num_heads: int, mlp_ratio: float, drop_path_rate: float):
+        super().__init__()
+        self.window_size = config.window_size
+        self.cpe1 = ConditionalPositionEncoding(hidden_size)
+        self.norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.attn = LinearViTWindowAttention(hidden_size, num_heads)
+        self.cpe2 = ConditionalPositionEncoding(hidden_size)
+        self.norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.mlp = Mlp(hidden_size, int(hidden_size * mlp_ratio))
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.cpe1(hidden_states)
+        context = self.attn(window_partition(self.norm1(hidden_states), self.window_size))
+        context = window_merge(context, self.window_size, *hidden_states.shape[1:3])
+        hidden_states = self.cpe2(hidden_states + self.drop_path(context))
+        return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+
+
+class LinearViTGlobalBlock(GradientCheckpointingLayer):
+    """Position encoding, global attention, local concentration of the residual stream (equation 8), MLP."""
+
+    def __init__(self, config, hidden_size: int, num_heads: int, mlp_ratio: float, drop_path_rate: float):
+        super().__init__()
+        self.cpe1 = ConditionalPositionEncoding(hidden_size)
+        self.norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.attn = GLOBAL_ATTENTIONS[config.global_attention](config, hidden_size, num_heads)
+        self.norm3 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.local_mp = LocalConcentration(hidden_size, config.local_kernel_size)
+        self.norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.mlp = Mlp(hidden_size, int(hidden_size * mlp_ratio))
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.cpe1(hidden_states)
+        hidden_states = hidden_states + self.drop_path(self.attn(self.norm1(hidden_states)))
+        hidden_states = hidden_states + self.drop_path(self.local_mp(self.norm3(hidden_states)))
+        return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+
+
+class LinearViTStem(nn.Module):
+    """Convolutional stem and layer norm."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.proj = ConvStem(config, config.hidden_sizes[0], activation=F.relu, bias=True, pad=True)
+        self.norm = nn.LayerNorm(config.hidden_sizes[0], eps=config.layer_norm_eps)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.proj(pixel_values))
+
+
+class LinearViTDownsample(nn.Module):
+    """Layer norm, then a 2 x 2 convolution of stride 2; odd sides are padded with zeros after the norm."""
+
+    def __init__(self, config, in_size: int, out_size: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(in_size, eps=config.layer_norm_eps)
+        self.proj = nn.Conv2d(in_size, out_size, kernel_size=2, stride=2)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.norm(hidden_states)
+        height, width = hidden_states.shape[1:3]
+        if height % 2 or width % 2:
+            hidden_states = F.pad(hidden_states, (0, 0, 0, width % 2, 0, height % 2))
+        return self.proj(hidden_states.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class LinearViTPreTrainedModel(E2EPreTrainedModel):
+    config: LinearViTConfig
+    config_class = LinearViTConfig
+    base_model_prefix = "linearvit"
+    _no_split_modules = ["LinearViTLocalBlock", "LinearViTGlobalBlock"]
+
+
+class LinearViTModel(LinearViTPreTrainedModel):
+    """Stem, stages of alternating local and global blocks, layer norm, mean over tokens."""
+
+    def __init__(self, config, use_mask_token: bool = False):
+        super().__init__(config)
+        self.initializer_range = config.initializer_range
+        self.mask_token = nn.Parameter(torch.empty(config.hidden_sizes[0])) if use_mask_token else None
+        sizes = config.hidden_sizes
+        self.downsample_layers = nn.ModuleList([LinearViTStem(config)])
+        self.downsample_layers.extend(LinearViTDownsample(config, *pair) for pair in pairwise(sizes))
+        num_blocks = sum(config.depths)
+        rates = iter([config.drop_path_rate * i / max(num_blocks - 1, 1) for i in range(num_blocks)])
+        self.stages = nn.ModuleList()
+        for depth, *shape in zip(config.depths, sizes, config.num_attention_heads, config.mlp_ratios):
+            kinds = [LinearViTGlobalBlock if i % 2 else LinearViTLocalBlock for i in range(depth)]
+            self.stages.append(nn.Sequential(*[block(config, *shape, next(rates)) for block in kinds]))
+        self.norm = nn.LayerNorm(sizes[-1], eps=config.layer_norm_eps)
+        self.post_init()
+
+    def reset_parameters(self):
+        if self.mask_token is not None:
+            init.trunc_normal_(self.mask_token, std=self.initializer_range)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> E2EModelOutput:
+        """`pixel_values` `(B, C, H, W)` of any size; `bool_masked_pos` `(B, N)` hides tokens of the stem's grid."""
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        collected = []
+        hidden_states = stem_tokens(self.downsample_layers[0], pixel_values, bool_masked_pos, self.mask_token)
+        if output_hidden_states:
+            collected.append(hidden_states)
+        for i, stage in enumerate(self.stages):
+            hidden_states = stage(residual_stream(self.downsample_layers[i](hidden_states) if i else hidden_states))
+            if output_hidden_states:
+                collected.append(hidden_states)
+        tokens = self.norm(hidden_states).flatten(1, 2)  # [B, N, D]
+        return E2EModelOutput(
+            last_hidden_state=tokens,
+            pooler_output=tokens.mean(dim=1),
+            hidden_states=tuple(grid.flatten(1, 2) for grid in collected) if output_hidden_states else None,
+            feature_maps=tuple(grid.permute(0, 3, 1, 2) for grid in collected) if output_hidden_states else None,
+        )
+
+
+class LinearViTForImageClassification(LinearViTPreTrainedModel, E2EForImageClassification):
+    """LinearViT with class and mass heads."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.linearvit = LinearViTModel(config)
+        self.head = E2EHead(config, config.hidden_sizes[-1])
+        self.post_init()
+
+
+class LinearViTForMaskedImageModeling(LinearViTPreTrainedModel, E2EForMaskedImageModeling):
+    """LinearViT with a linear decoder from the last stage to the pixels of each token."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.linearvit = LinearViTModel(config, use_mask_token=True)
+        stem = self.linearvit.downsample_layers[0].proj
+        self.stride = stem.total_stride * 2 ** (len(config.hidden_sizes) - 1)
+        self.decoder = nn.Linear(config.hidden_sizes[-1], 2 * config.num_channels * self.stride**2)
+        self.post_init()
+
+    @property
+    def stem(self):
+        return self.linearvit.downsample_layers[0]

@@ -1,0 +1,68 @@
+"""Files of strangers: read in a process of their own with bounds on size, memory and time.
+
+A small file can unpack to a huge one, and a broken one can crash the library that reads it.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+MAX_UPLOAD = "20mb"
+READ_SECONDS, READ_BYTES = 60, 8 * 2**30  # of the process that reads an upload; libraries map 4 GiB of addresses
+_READ = """
+import sys
+import numpy as np
+from e2evit.modeling.pipeline_e2e import read_images
+path, output, *shape = sys.argv[1:]
+shape = tuple(map(int, shape))
+try:
+    image = next(iter(read_images(path, shape)), None)
+    if image is None:
+        raise ValueError(f"{path}: there is no image in it.")
+    if isinstance(image, dict):
+        from e2evit import E2EImageProcessor
+        E2EImageProcessor([str(i) for i in range(shape[0])], shape[1:])(image)  # checks it
+        from e2evit.data.sparse import sparse_to_dense
+        image = sparse_to_dense(image["pixel_index"], image["pixel_value"], shape)
+    image = np.asarray(image, dtype=np.float32)
+    image = image if image.shape == shape else np.moveaxis(image, -1, 0)
+    if not np.isfinite(image).all():
+        raise ValueError(f"{path}: the image holds NaN or infinite pixels.")
+    np.save(output, image)
+except (ImportError, OSError, ValueError) as error:
+    sys.exit(str(error))
+"""
+
+
+def read_upload(path: str, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """The first image of a file, `image_shape`: channels, height, width.
+
+    Raises:
+        ValueError: with one line that says what is wrong with it.
+    """
+    size = os.path.getsize(path) / 2**20
+    if size > float(MAX_UPLOAD.removesuffix("mb")):
+        raise ValueError(f"The file has {size:.0f} MB; at most {MAX_UPLOAD} are read.")
+    name = os.path.basename(path)
+    with tempfile.TemporaryDirectory() as folder:
+        output = f"{folder}/image.npy"
+        command = [sys.executable, "-c", _READ, path, output, *map(str, image_shape)]
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=READ_SECONDS,
+                check=False,
+                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (READ_BYTES, READ_BYTES)),
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ValueError(f"{name} could not be read within {READ_SECONDS} seconds.") from error
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["the process that read it died"])[-1]
+            raise ValueError(last.replace(path, name))
+        return np.load(output, allow_pickle=False)
