@@ -95,6 +95,7 @@ def render_readme(text: str, results: Path) -> str:
     text = _insert(text, "data sets", _table(["data set", *_SCHEMA_HEADS], _schema_rows(), "---"))
     text = _insert(text, "model speed", _speed_table(json.loads((results / "model_speed.json").read_text())))
     text = _insert(text, "loading", _loading_table(json.loads((results / "loading.json").read_text())))
+    text = _insert(text, "export", _export_table(json.loads((results / "export.json").read_text())))
     rows = []
     for seed in sorted(
         {int(path.stem.split("_")[1].removeprefix("seed")) for path in results.glob("quickstart_*.json")}
@@ -172,6 +173,25 @@ def _speed_table(found: dict) -> str:
             ours = dict.fromkeys(columns["training"], "–") | {key: f"{speedup[key]:.2f}" for key in variants}
             rows.append([f"{name}, {use}", reference, *ours.values()])
     return _table(["", "reference [ms]", *columns["training"]], rows)
+
+
+def _export_table(found: dict) -> str:
+    """Size, quality and speed of exported variants."""
+    variants = found["variants"]
+    cases = list(variants["PyTorch eager"]["speed"])
+    rows = []
+    for name, entry in variants.items():
+        quality = entry["quality"]
+        cells = [f"{entry['mebibytes']:.1f}", f"{quality['roc_auc']:.4f}", f"{quality['relative_resolution']:.3f}"]
+        for case in cases:
+            speed = entry["speed"][case]
+            cells.append(f"{speed['milliseconds']:.1f} ({speed['over_pytorch']:.2f})")
+        rows.append([name, *cells])
+    heads = ["", "MiB", "ROC AUC", "rel. mass resolution", *(f"{case} [ms]" for case in cases)]
+    return (
+        f"{_table(heads, rows)}\n\n{found['jets']} test jets; in brackets how many times as fast as eager PyTorch on "
+        "as many threads\n(`python benchmarks/export.py`). onnxruntime computes in float32 where weights are bfloat16."
+    )
 
 
 def render_simulation(text: str, results: Path) -> str:
