@@ -39,7 +39,7 @@ class BaselineConfig(E2EConfig):
                 raise ValueError(f"`backbone_config` needs a `model_type`, got the keys {sorted(fields)}.")
             model_type = fields.pop("model_type")
             height, width = self.image_shape
-            ours = {"num_channels": self.num_channels, "image_size": height if height == width else [height, width]}
+            ours = {"num_channels": self.num_inputs, "image_size": height if height == width else [height, width]}
             known = type(AutoConfig.for_model(model_type)).__dataclass_fields__
             ours = {name: value for name, value in ours.items() if name in known}
             self.backbone_config = AutoConfig.for_model(model_type, **(ours | fields))
@@ -47,9 +47,9 @@ class BaselineConfig(E2EConfig):
 
     def validate_backbone(self):
         backbone = self.backbone_config
-        if backbone.num_channels != self.num_channels:
+        if backbone.num_channels != self.num_inputs:
             raise ValueError(
-                f"The backbone reads {backbone.num_channels} channels and the images have {self.num_channels}: "
+                f"The backbone reads {backbone.num_channels} channels and the images have {self.num_inputs}: "
                 "give `backbone_config` and `BaselineConfig` the same `num_channels`."
             )
         size = getattr(backbone, "image_size", None)

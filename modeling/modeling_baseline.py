@@ -5,7 +5,13 @@ from transformers import AutoModel
 from transformers.utils import can_return_tuple
 
 from .configuration_baseline import BaselineConfig
-from .modeling_e2e import E2EForImageClassification, E2EModelOutput, E2EPreTrainedModel, check_pixel_values
+from .modeling_e2e import (
+    E2EForImageClassification,
+    E2EModelOutput,
+    E2EPreTrainedModel,
+    check_pixel_values,
+    pixel_features,
+)
 from .modeling_head import E2EHead
 
 __all__ = ["BaselineForImageClassification", "BaselineModel", "BaselinePreTrainedModel"]
@@ -37,6 +43,8 @@ class BaselineModel(BaselinePreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         check_pixel_values(pixel_values, self.config.num_channels)
+        if self.config.pixel_features:
+            pixel_values = pixel_features(pixel_values)
         outputs = self.backbone(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
         tokens = outputs.last_hidden_state
         pooled = outputs.pooler_output  # normalised where the model has a norm after its own average

@@ -32,6 +32,12 @@ MODELS = {
         for mixer in ("softmax", "xca", "rala", "mala", "inline", "focused", "polaformer", "mila", "ttt")
     },
     "xcit": lambda **k: XCiTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, **SHARED | k),
+    "linearvit_pixel_features": lambda **k: LinearViTConfig(
+        hidden_sizes=[16], depths=[2], num_attention_heads=[2], mlp_ratios=[2], pixel_features=True, **SHARED | k
+    ),
+    "resnet_pixel_features": lambda **k: BaselineConfig(
+        backbone_config=dict(BACKBONES["resnet"]), pixel_features=True, **SHARED | k
+    ),
     **{
         name: lambda backbone=backbone, **k: BaselineConfig(backbone_config=dict(backbone), **SHARED | k)
         for name, backbone in BACKBONES.items()

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from e2evit.hub.assemble import check_loads
 from e2evit.hub.card import render_card
+from e2evit.hub.safety import check_checkpoint
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,3 +39,20 @@ def test_committed_card_is_what_its_results_render_to(model_type):
 def test_unknown_family():
     with pytest.raises(ValueError, match="no card for 'vit'"):
         render_card("", {}, "vit", "", "")
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "checkpoints").iterdir()), ids=lambda folder: folder.name)
+def test_bundled_checkpoints(folder, tmp_path):
+    """Each is safe, small, has the card that its results render to, and loads and predicts where e2evit is not."""
+    check_checkpoint(folder)
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 6 * 2**20
+    record = json.loads((folder / "results.json").read_text())
+    assert record == json.loads((ROOT / f"results/checkpoints/{folder.name}.json").read_text())
+    figures = ["roc", "sculpting", "mass_response"]
+    assert sorted(path.stem for path in (folder / "figures").iterdir()) == sorted(figures)
+    template, model_id = ROOT / "model_cards/TEMPLATE.md", f"checkpoints/{folder.name}"
+    model_type = json.loads((folder / "config.json").read_text())["model_type"]
+    card = render_card(template, record, model_type, "recipe.yaml", model_id, figures)
+    assert (folder / "README.md").read_text().strip() == str(card).strip()
+    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    check_loads(folder, model, AutoImageProcessor.from_pretrained(folder))

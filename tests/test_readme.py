@@ -37,7 +37,7 @@ def test_python_blocks_run(number, jets_dir, tmp_path):
     XCiTForImageClassification(XCiTConfig(hidden_size=16, num_hidden_layers=1)).save_pretrained(tmp_path)
     E2EImageProcessor(schema.channel_names).save_pretrained(tmp_path)
     code = PYTHON[number].replace("runs/quickstart/xcit_nano", str(tmp_path))
-    code = code.replace("runs/quickstart/data", str(jets_dir))
+    code = code.replace("runs/quickstart/data", str(jets_dir)).replace("checkpoints/", f"{ROOT}/checkpoints/")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 

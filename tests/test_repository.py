@@ -27,6 +27,7 @@ ALLOWED = {
     "simulation": {"simulation", "data", "jobs"},
     "training": {"training", "modeling", "data"},
     "export": {"data", "modeling"},
+    "saliency": set(),
     "plots": {"data", "report"},
     "report": {"data"},
     "hub": {"hub", "modeling", "data", "plots", "report"},

@@ -95,6 +95,9 @@ def render_readme(text: str, results: Path) -> str:
     text = _insert(text, "data sets", _table(["data set", *_SCHEMA_HEADS], _schema_rows(), "---"))
     text = _insert(text, "model speed", _speed_table(json.loads((results / "model_speed.json").read_text())))
     text = _insert(text, "loading", _loading_table(json.loads((results / "loading.json").read_text())))
+    bundled = [results / "checkpoints/linearvit.json", *sorted((results / "study").glob("trees_*_seed0.json"))]
+    metrics = [(name, record["metrics"]["model"]) for name, record in read_results(bundled).items()]
+    text = _insert(text, "bundled checkpoint", _markdown(metrics))
     text = _insert(text, "export", _export_table(json.loads((results / "export.json").read_text())))
     rows = []
     for seed in sorted(
