@@ -57,7 +57,7 @@ def main() -> None:
         run(
             *(sys.executable, SCRIPTS / "simulate.py", "--output_dir", data, "--processes", *sample["processes"]),
             *("--num_jets", sample["num_jets"], "--num_proc", arguments.num_proc),
-            *("--seed", study["simulation_seed"], "--match_pt", "--merged_only"),
+            *study["simulation_arguments"].split(),
         )
     seeds = [seed for seed in study["tree_seeds"] if not (results / f"trees_all_seed{seed}.json").exists()]
     if seeds:

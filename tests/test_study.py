@@ -1,0 +1,89 @@
+"""The study from its data to its results, on a few jets, and the pieces that only it uses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from e2evit.modeling import modeling_depthwise
+from models import make
+from torch import nn
+
+from e2evit.boosted_trees import tree_predictions
+from e2evit.training.cost import count_macs
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_trees_learn_each_target_from_the_jets_that_have_it():
+    rng = np.random.default_rng(0)
+    labels, masses = rng.integers(0, 3, 900), rng.uniform(50, 200, 900)
+    x = np.stack([labels + rng.normal(0, 0.1, 900), masses + rng.normal(0, 3, 900)], axis=1)
+    hidden = np.arange(900) % 3 == 0
+    found = tree_predictions(x, np.where(hidden, -100, labels), np.where(hidden, masses, np.nan), x, num_classes=3)
+    assert found.probabilities.shape == (900, 3)
+    np.testing.assert_allclose(found.probabilities.sum(1), 1)
+    assert (found.probabilities.argmax(1) == labels).mean() > 0.98
+    assert np.abs(found.mass - masses).mean() < 5
+    np.testing.assert_allclose(found.score, 1 - found.probabilities[:, 0])
+    again = tree_predictions(x, np.where(hidden, -100, labels), np.where(hidden, masses, np.nan), x, num_classes=3)
+    assert np.array_equal(again.probabilities, found.probabilities)
+    with pytest.raises(ValueError, match="3 of 4 classes"):
+        tree_predictions(x, labels, masses, x, num_classes=4)
+
+
+def test_macs_of_a_convolution():
+    class Convolution(nn.Module):
+        config, device = SimpleNamespace(num_channels=3, image_shape=(8, 8), num_aux_features=0), torch.device("cpu")
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, pixel_values, aux_values=None):
+            return self.conv(pixel_values)
+
+    assert count_macs(Convolution()) == 8 * 8 * 4 * 3 * 3 * 3
+
+
+def test_macs_grow_with_the_grid():
+    """Those of a linear attention in proportion, the depthwise convolutions of our operator among them."""
+    small, large = (count_macs(make("linearvit", image_size=side, num_aux_features=0)) for side in (100, 200))
+    assert 3.8 < large / small < 4.2
+    assert modeling_depthwise.USE_OPERATOR
+
+
+def test_a_small_study(tmp_path):
+    """One network and the trees; a second call finds everything done."""
+    model = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    (tmp_path / "tiny.json").write_text(json.dumps(model | {"log_mass": True, "mass_loss": "quantile"}))
+    recipe = yaml.safe_load((ROOT / "recipes/study/train.yaml").read_text())
+    recipe |= {"classes": ["qcd", "w"], "num_train_epochs": 1, "cache_dir": str(tmp_path / "cache")}
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(recipe))
+    study = {
+        "simulation": [{"processes": ["qcd", "w", "x_qq"], "num_jets": 60}],
+        "simulation_arguments": "--pileup 0 --seed 1",
+        "tree_seeds": [0],
+        "runs": {"tiny": [0]},
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    command = [sys.executable, "scripts/study.py", "--study", tmp_path / "study.yaml"]
+    command += ["--recipe", tmp_path / "train.yaml", "--output_dir", tmp_path / "runs"]
+    command += ["--results_dir", tmp_path / "results"]
+    for _ in range(2):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    assert "train.py" not in done.stdout
+    assert "boosted_trees.py" not in done.stdout
+    names = {path.stem for path in (tmp_path / "results").glob("*.json")}
+    assert names == {"tiny_seed0", "trees_3_seed0", "trees_all_seed0"}
+    record = json.loads((tmp_path / "results/tiny_seed0.json").read_text())
+    assert record["label_names"] == ["qcd", "w"]
+    assert record["cost"]["macs"] > 0
+    assert record["training"]["images_seen"] == record["data"]["train"]["rows"]
+    assert {"accuracy", "roc_auc", "relative_resolution", "coverage_68"} <= set(record["metrics"]["model"])
