@@ -1,30 +1,86 @@
-"""Compare models that were measured on the same jets: a table, ROC curves and the mass response.
+"""Compare models that were measured on the same jets: tables, paired tests, figures.
 
-python scripts/compare.py --results results/linearvit.json results/xcit.json --figures figures
+python scripts/compare.py --results results/linearvit_seed0.json results/xcit_seed0.json --output_dir comparison
+
+Names that differ in `_seedN` alone are trainings of one model. Paired tests are between the first training of the best
+model, by mean AUC of the classes, and those of the others.
 """
 
+import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# Python puts this folder first, and evaluate.py would be found in the place of the library `evaluate`
+sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+
 from transformers import HfArgumentParser
 
-from e2evit.plots import comparison_figures, save_figure
-from e2evit.report import read_predictions, read_results, results_table
+from e2evit.comparison import compare_pairs, seed_groups, spread_over_seeds
+from e2evit.plots import comparison_figures, quality_against_cost, save_figure
+from e2evit.report import comparison_table, read_predictions, read_results, results_table
+
+QUANTITIES = ("roc_auc", "roc_auc_macro", "accuracy", "rejection_at_50", "mae_gev", "relative_resolution", "slope")
 
 
 @dataclass
 class CompareArguments:
-    results: list[str] = field(metadata={"help": "Files that scripts/evaluate.py wrote."})
+    results: list[str] = field(metadata={"help": "Files that scripts/evaluate.py or boosted_trees.py wrote."})
     figures: str | None = field(default=None, metadata={"help": "Folder for PNG and PDF figures."})
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for tables in Markdown, LaTeX and JSON."})
+    reference: str | None = field(default=None, metadata={"help": "Result to compare the others with; the best one."})
 
 
 def main() -> None:
     (arguments,) = HfArgumentParser(CompareArguments).parse_args_into_dataclasses()
-    records = read_results(arguments.results)
+    try:
+        records = read_results(arguments.results)
+    except (OSError, ValueError) as error:
+        sys.exit(f"compare.py: {error}")
     print(results_table(records))
+    found = read_predictions(arguments.results)
+    if arguments.output_dir:
+        folder = Path(arguments.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, text in tables(records, arguments).items():
+            temporary = folder / f"{path}.tmp"
+            temporary.write_text(text + "\n")
+            temporary.replace(folder / path)
+            print(f"Wrote {folder / path}")
     if arguments.figures:
-        for name, figure in comparison_figures(read_predictions(arguments.results)).items():
+        figures = comparison_figures(found)
+        if any(record.get("cost") for record in records.values()):
+            figures["cost"] = quality_against_cost(records, *best_quantity(records))
+        for name, figure in figures.items():
             print(f"Wrote {save_figure(figure, Path(arguments.figures) / name)}")
+
+
+def best_quantity(records: dict[str, dict]) -> tuple[str, str, bool]:
+    """What models are ranked by, with its title and whether more is better."""
+    metrics = [record["metrics"]["model"] for record in records.values()]
+    if all("roc_auc_macro" in found for found in metrics):
+        return "roc_auc_macro", "Mean AUC of the classes", True
+    if all("roc_auc" in found for found in metrics):
+        return "roc_auc", "ROC AUC", True
+    return "relative_resolution", "Relative mass resolution", False
+
+
+def tables(records: dict[str, dict], arguments: CompareArguments) -> dict[str, str]:
+    """Contents of the files by name."""
+    quantity, _, is_better_high = best_quantity(records)
+    firsts = [names[0] for names in seed_groups(list(records)).values()]
+    ranked = sorted(firsts, key=lambda name: records[name]["metrics"]["model"][quantity], reverse=is_better_high)
+    reference = arguments.reference or ranked[0]
+    chosen = [path for path in arguments.results if Path(path).stem in {*firsts, reference}]
+    pairs = compare_pairs(read_predictions(chosen), reference)
+    pairs.pop("image mass", None)
+    spreads = spread_over_seeds(records, QUANTITIES)
+    summary = {"reference": reference, "models": spreads, "paired": pairs}
+    return {
+        "comparison.json": json.dumps(summary, indent=1),
+        "comparison.md": comparison_table(spreads, pairs, reference),
+        "comparison.tex": comparison_table(spreads, pairs, reference, "latex"),
+    }
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ ALLOWED = {
     "boosted_trees": {"evaluation"},
     "simulation": {"simulation", "data", "jobs"},
     "training": {"training", "modeling", "data"},
+    "comparison": {"metrics", "report"},
     "export": {"data", "modeling"},
     "saliency": set(),
     "plots": {"data", "report"},

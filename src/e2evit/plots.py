@@ -24,6 +24,7 @@ __all__ = [
     "mass_axis",
     "mass_response",
     "mean_images",
+    "quality_against_cost",
     "roc",
     "saliency_display",
     "save_figure",
@@ -176,6 +177,45 @@ def mass_response(masses: np.ndarray, predictions: Mapping[str, np.ndarray], num
             axis.errorbar(centres, middle, errors, fmt="o", color=colour, capsize=3, label=name)
         axis.axhline(1, color="grey", linestyle=":")
         axis.set(xlabel="True mass [GeV]", ylabel="Predicted / true mass (median, 68 %)", ylim=(0, 2.5))
+        axis.legend()
+        _label(axis)
+    return figure
+
+
+def quality_against_cost(records: Mapping[str, Mapping], quantity: str, label: str, is_better_high: bool) -> Figure:
+    """A quantity with its interval against the multiplications of one image, a point for each record that knows them.
+
+    The line joins the records that no other beats in both.
+    """
+    points = {
+        name: (
+            record["cost"]["macs"],
+            *(record["metrics"]["model"][f"{quantity}{end}"] for end in ("", "_low", "_high")),
+        )
+        for name, record in records.items()
+        if record.get("cost") and quantity in record["metrics"]["model"]
+    }
+    sign = 1 if is_better_high else -1
+    front = [
+        name
+        for name, (macs, value, *_) in points.items()
+        if not any(
+            other[0] <= macs and sign * other[1] >= sign * value and other[:2] != (macs, value)
+            for other in points.values()
+        )
+    ]
+    with plt.style.context(STYLE):
+        figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
+        for number, (name, (macs, value, low, high)) in enumerate(points.items()):
+            colour = COLOURS[number % len(COLOURS)]
+            error = [[max(value - low, 0)], [max(high - value, 0)]]
+            marker = "os^Dv"[number // len(COLOURS) % 5]
+            axis.errorbar([macs / 1e6], [value], yerr=error, fmt=marker, color=colour, capsize=3, label=name)
+        line = sorted(points[name][:2] for name in front)
+        axis.plot(
+            [macs / 1e6 for macs, _ in line], [value for _, value in line], color="grey", linestyle=":", zorder=0
+        )
+        axis.set(xscale="log", xlabel="Multiplications of one image [million]", ylabel=label)
         axis.legend()
         _label(axis)
     return figure

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from .data import SCHEMAS, DatasetSchema
 
 __all__ = [
     "JetPredictions",
+    "comparison_table",
     "read_predictions",
     "read_results",
     "render_readme",
@@ -59,6 +60,7 @@ class JetPredictions:
         masses: In GeV, NaN where unknown.
         jet_masses: Masses of the jets themselves [GeV], which a cut on the score could sculpt.
         scores, mass_preds: By model; masses in GeV.
+        probabilities: By model, of all classes `(n, num_classes)`, where it has them.
     """
 
     labels: np.ndarray
@@ -66,6 +68,7 @@ class JetPredictions:
     jet_masses: np.ndarray
     scores: dict[str, np.ndarray]
     mass_preds: dict[str, np.ndarray]
+    probabilities: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def read_predictions(paths: Sequence[str | Path]) -> JetPredictions:
@@ -80,7 +83,13 @@ def read_predictions(paths: Sequence[str | Path]) -> JetPredictions:
         for kind in ("score", "mass")
     )
     jet_masses = first["jet_mass" if "jet_mass" in first.column_names else "mass_labels"].to_numpy()
-    return JetPredictions(first["labels"].to_numpy(), first["mass_labels"].to_numpy(), jet_masses, scores, masses)
+    probabilities = {}
+    for name, table in tables.items():
+        of_classes = [column for column in table.column_names if column.startswith("model p_")]
+        if of_classes:
+            probabilities[name] = np.stack([table[column].to_numpy() for column in of_classes], axis=1)
+    targets = first["labels"].to_numpy(), first["mass_labels"].to_numpy(), jet_masses
+    return JetPredictions(*targets, scores, masses, probabilities)
 
 
 def results_table(records: dict[str, dict]) -> str:
@@ -88,6 +97,57 @@ def results_table(records: dict[str, dict]) -> str:
     rows = {name: record["metrics"]["model"] for name, record in records.items()}
     baselines = next(iter(records.values()))["metrics"]
     return _markdown([(name, metrics) for name, metrics in [*rows.items(), *baselines.items()] if name != "model"])
+
+
+def comparison_table(spreads: dict[str, dict], pairs: dict[str, dict], reference: str, style: str = "markdown") -> str:
+    """Mean ± deviation over the trainings of each model, and paired differences of `reference` from the others.
+
+    Args:
+        style: `"markdown"` or `"latex"`.
+    """
+    heads = ["", "trainings", *(title for title, key, _ in _COMPARED)]
+    rows = []
+    for model, entry in spreads.items():
+        cells = []
+        for _, key, form in _COMPARED:
+            value = entry.get(key)
+            spread = "" if value is None or value["deviation"] is None else f" ± {value['deviation']:{form}}"
+            cells.append("–" if value is None else f"{value['mean']:{form}}{spread}")
+        rows.append([model, str(entry["trainings"]), *cells])
+    tables = [_styled(heads, rows, style)]
+    rows = []
+    for other, entry in pairs.items():
+        cells = []
+        for _, key, form in _COMPARED:
+            value = entry.get(key)
+            if value is None:
+                cells.append("–")
+                continue
+            interval = f" ({value['low']:+{form}} to {value['high']:+{form}})" if "low" in value else ""
+            cells.append(f"{value['difference']:+{form}}{interval}, p = {value['p_holm']:.2g}")
+        rows.append([f"{reference} − {other}", *cells])
+    if rows:
+        tables.append(_styled(["paired, same jets", *(title for title, _, _ in _COMPARED)], rows, style))
+    return "\n\n".join(tables)
+
+
+_COMPARED = (
+    ("mean AUC of classes", "roc_auc_macro", ".4f"),
+    ("accuracy", "accuracy", ".4f"),
+    ("rel. mass resolution", "relative_resolution", ".4f"),
+)
+
+
+def _styled(heads: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> str:
+    if style == "markdown":
+        return _table(heads, rows)
+    marks = {"±": r"$\pm$", "−": r"$-$", "–": "--", "_": r"\_", "%": r"\%"}
+
+    def line(cells):
+        return " & ".join("".join(marks.get(letter, letter) for letter in cell) for cell in cells) + r" \\"
+
+    body = "\n".join(line(row) for row in rows)
+    return f"\\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}\n{line(heads)}\n\\hline\n{body}\n\\end{{tabular}}"
 
 
 def render_readme(text: str, results: Path) -> str:

@@ -1,0 +1,149 @@
+"""Which of several models is better on the same jets, and whether that could be chance."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
+
+from .metrics.mass import mass_statistics
+from .report import JetPredictions
+
+__all__ = ["compare_pairs", "holm", "mcnemar", "paired_bootstrap", "seed_groups", "spread_over_seeds"]
+
+RESAMPLES = 400
+
+
+def paired_bootstrap(
+    statistic: Callable[..., float],
+    shared: Sequence[np.ndarray],
+    first: np.ndarray,
+    second: np.ndarray,
+    num_resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Difference of a statistic between two models, both resampled with the same jets each time.
+
+    Args:
+        statistic: Of `(*shared, predictions)`.
+        shared: Targets of the jets.
+        first, second: Predictions of the two models, one row a jet.
+
+    Returns:
+        `difference` (first minus second), its 95 % percentile interval `low`, `high`, and `p_value`, two-sided: twice
+        the share of resamples on the other side of zero, no less than one resample's.
+    """
+    rng, draws = np.random.default_rng(seed), []
+    for _ in range(num_resamples):
+        chosen = rng.integers(0, len(first), len(first))
+        targets = [column[chosen] for column in shared]
+        draws.append(statistic(*targets, first[chosen]) - statistic(*targets, second[chosen]))
+    draws = np.array(draws)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    other_side = min((draws <= 0).mean(), (draws >= 0).mean())
+    return {
+        "difference": float(statistic(*shared, first) - statistic(*shared, second)),
+        "low": float(low),
+        "high": float(high),
+        "p_value": float(min(1.0, 2 * max(other_side, 1 / num_resamples))),
+    }
+
+
+def mcnemar(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """McNemar's exact test of two classifiers' accuracies on the same jets (Psychometrika 12 (1947) 153).
+
+    Args:
+        first, second: The classes that they choose.
+
+    Returns:
+        `only_first` and `only_second`: jets that one alone gets right; `difference` of the accuracies; `p_value`.
+    """
+    only_first = int(((first == labels) & (second != labels)).sum())
+    only_second = int(((second == labels) & (first != labels)).sum())
+    both = only_first + only_second
+    return {
+        "only_first": only_first,
+        "only_second": only_second,
+        "difference": (only_first - only_second) / len(labels),
+        "p_value": float(binomtest(only_first, both).pvalue) if both else 1.0,
+    }
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm, Scand. J. Stat. 6 (1979) 65), in the same order."""
+    order, corrected, largest = np.argsort(p_values), [0.0] * len(p_values), 0.0
+    for rank, number in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
+        corrected[number] = largest
+    return corrected
+
+
+def compare_pairs(found: JetPredictions, reference: str, num_resamples: int = RESAMPLES) -> dict[str, dict]:
+    """`reference` against each other model: mean AUC of the classes, accuracy, and relative mass resolution.
+
+    Returns:
+        By the other model's name, then by quantity: difference (reference minus other), interval and p-values;
+        `p_holm` is corrected for the number of models.
+
+    Raises:
+        ValueError: if `reference` is not among the models.
+    """
+    if reference not in found.mass_preds:
+        raise ValueError(f"There is no model {reference!r}; known ones: {', '.join(found.mass_preds)}.")
+    known, has_mass = found.labels != -100, np.isfinite(found.masses)
+    labels, masses = found.labels[known], found.masses[has_mass]
+    result = {}
+    for other in found.mass_preds:
+        if other == reference:
+            continue
+        entry = {}
+        if reference in found.probabilities and other in found.probabilities:
+            first, second = (found.probabilities[name][known] for name in (reference, other))
+            entry["roc_auc_macro"] = paired_bootstrap(_macro_auc, [labels], first, second, num_resamples)
+            entry["accuracy"] = mcnemar(labels, first.argmax(1), second.argmax(1))
+        if len(masses):
+            first, second = (found.mass_preds[name][has_mass].astype(float) for name in (reference, other))
+            entry["relative_resolution"] = paired_bootstrap(_resolution, [masses], first, second, num_resamples)
+        result[other] = entry
+    for quantity in ("roc_auc_macro", "accuracy", "relative_resolution"):
+        entries = [entry[quantity] for entry in result.values() if quantity in entry]
+        for entry, corrected in zip(entries, holm([entry["p_value"] for entry in entries])):
+            entry["p_holm"] = corrected
+    return result
+
+
+def _macro_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    if probabilities.shape[1] == 2:
+        return float(roc_auc_score(labels, probabilities[:, 1]))
+    return float(roc_auc_score(labels[:, None] == np.arange(probabilities.shape[1]), probabilities))
+
+
+def _resolution(masses: np.ndarray, mass_preds: np.ndarray) -> float:
+    return mass_statistics(masses, mass_preds)["relative_resolution"]
+
+
+def seed_groups(names: Sequence[str]) -> dict[str, list[str]]:
+    """Names that differ in their `_seedN` ending alone, by what they share."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"_seed\d+$", "", name), []).append(name)
+    return groups
+
+
+def spread_over_seeds(records: Mapping[str, dict], quantities: Sequence[str]) -> dict[str, dict]:
+    """Mean and standard deviation of a quantity over the trainings of a model, and how many there are.
+
+    The deviation is `None` for a single training: one run says nothing of its spread.
+    """
+    result = {}
+    for model, names in seed_groups(list(records)).items():
+        metrics = [records[name]["metrics"]["model"] for name in names]
+        entry = {"trainings": len(names)}
+        for quantity in quantities:
+            values = [found[quantity] for found in metrics if quantity in found]
+            if values:
+                deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+                entry[quantity] = {"mean": float(np.mean(values)), "deviation": deviation}
+        result[model] = entry
+    return result
