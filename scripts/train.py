@@ -13,7 +13,6 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from e2evit.hub.assemble import clean_environment
 from e2evit.training import (
     PREEMPTED_EXIT_CODE,
     DataArguments,
@@ -39,6 +38,8 @@ def main() -> None:
 
 def publish(data_args: DataArguments, train_args: TrainArguments) -> None:
     """Measure on test and push, by the same scripts as by hand, one process each."""
+    from e2evit.hub.assemble import clean_environment  # loads matplotlib, which training does not need
+
     scripts, checkpoint = Path(__file__).parent, train_args.output_dir
     results = Path(checkpoint) / "results.json"
     push = [scripts / "push_to_hub.py", checkpoint, "--results", results, "--repo_id", train_args.push_to_hub]

@@ -142,16 +142,20 @@ def test_push_load_and_push_again(checkpoint, tmp_path):
         assert len(logits) == 2
 
         # nothing is new: no commit, nothing travels
-        done = push(checkpoint, endpoint, tmp_path / "a")
+        for name, data in hub.files(REPO).items():
+            if name != ".gitattributes":
+                (tmp_path / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / "model" / name).write_bytes(data)
+        done = publish(tmp_path / "model", endpoint, tmp_path / "a")
         assert done.returncode == 0, done.stderr[-3000:]
         assert hub.commits == [REPO]
         assert len(hub.uploaded) == 1
         # the tag exists: refused before anything is sent
-        done = push(checkpoint, endpoint, tmp_path / "a", "--tag", "v1")
+        done = publish(tmp_path / "model", endpoint, tmp_path / "a", tag="v1")
         assert done.returncode == 1
         assert done.stderr.strip().endswith("choose another name, or delete that tag first.")
         # a branch of its own
-        done = push(checkpoint, endpoint, tmp_path / "a", "--revision", "experiment")
+        done = publish(tmp_path / "model", endpoint, tmp_path / "a", revision="experiment")
         assert done.returncode == 0, done.stderr[-3000:]
         assert set(repository.branches) == {"main", "experiment"}
         for stored in (data for files in repository.commits.values() for data in files.values()):
