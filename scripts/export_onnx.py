@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from datasets import concatenate_datasets
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser
 
 from e2evit.data import load_e2e
@@ -31,11 +32,8 @@ def main() -> None:
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
     dataset = load_e2e(arguments.dataset_name, arguments.data_dir)
-    rows = [
-        row
-        for part in ("test", "validation", "train")
-        for row in dataset[part].select(range(min(arguments.num_jets, len(dataset[part]))))
-    ][: arguments.num_jets]
+    jets = concatenate_datasets([dataset[part].shuffle(seed=0) for part in ("test", "validation", "train")])
+    rows = jets.select(range(min(arguments.num_jets, len(jets))))
     images = np.stack([sparse_to_dense(row["pixel_index"], row["pixel_value"], processor.image_shape) for row in rows])
     name = arguments.name or Path(checkpoint).name
     found = export_variants(model, processor, arguments.output_dir, name, parity_images(images))

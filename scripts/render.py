@@ -3,9 +3,10 @@
 python scripts/render.py
 """
 
+import json
 from pathlib import Path
 
-from e2evit.hub.card import render_card
+from e2evit.hub.card import CAPTIONS, render_card
 from e2evit.report import read_results, render_readme, render_simulation
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +23,14 @@ def main() -> None:
         recipe, checkpoint = f"recipes/quickstart/{model_type}_nano.yaml", f"runs/quickstart/{model_type}_nano"
         card = render_card(ROOT / "model_cards/TEMPLATE.md", record, model_type, recipe, checkpoint)
         card.save(ROOT / f"model_cards/quickstart_{model_type}_nano.md")
+    for folder in sorted((ROOT / "checkpoints").iterdir()):
+        record, config = (json.loads((folder / name).read_text()) for name in ("results.json", "config.json"))
+        figures = [name for name in CAPTIONS if (folder / f"figures/{name}.png").is_file()]
+        model_id = f"checkpoints/{folder.name}"
+        card = render_card(
+            ROOT / "model_cards/TEMPLATE.md", record, config["model_type"], "recipe.yaml", model_id, figures
+        )
+        card.save(folder / "README.md")
 
 
 if __name__ == "__main__":

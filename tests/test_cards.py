@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from e2evit.hub.assemble import check_loads
-from e2evit.hub.card import render_card
+from e2evit.hub.card import CAPTIONS, render_card
 from e2evit.hub.safety import check_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +48,7 @@ def test_bundled_checkpoints(folder, tmp_path):
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 6 * 2**20
     record = json.loads((folder / "results.json").read_text())
     assert record == json.loads((ROOT / f"results/checkpoints/{folder.name}.json").read_text())
-    figures = ["roc", "sculpting", "mass_response"]
+    figures = list(CAPTIONS)
     assert sorted(path.stem for path in (folder / "figures").iterdir()) == sorted(figures)
     template, model_id = ROOT / "model_cards/TEMPLATE.md", f"checkpoints/{folder.name}"
     model_type = json.loads((folder / "config.json").read_text())["model_type"]

@@ -17,7 +17,7 @@ from e2evit.modeling import E2EConfig
 from e2evit.plots import comparison_figures, save_figure
 from e2evit.report import read_predictions
 
-from .card import render_card
+from .card import CAPTIONS, render_card
 from .safety import check_checkpoint
 
 __all__ = ["assemble_model", "check_loads", "find_template"]
@@ -104,7 +104,8 @@ def assemble_model(
         figures = comparison_figures(read_predictions([results]))
         for name, figure in figures.items():
             save_figure(figure, temporary / "figures" / name).with_suffix(".pdf").unlink()
-        card = render_card(find_template(), record, model.config.model_type, recipe, model_id, list(figures))
+        shown = [name for name in CAPTIONS if name in figures]
+        card = render_card(find_template(), record, model.config.model_type, recipe, model_id, shown)
         card.save(temporary / "README.md")
         check_checkpoint(temporary)
         check_loads(temporary, model, processor)

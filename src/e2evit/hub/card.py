@@ -57,6 +57,8 @@ def render_card(
         pipeline_tag="image-classification",
         license="apache-2.0",
         tags=["high-energy-physics", "cms", "jet-tagging", "mass-regression", "linear-attention", model_type],
+        datasets=[record["dataset"]],
+        metrics=[key for key, *_ in HEADLINES if key in measured],
         model_name=model_id.rsplit("/", 1)[-1],
         eval_results=[
             EvalResult(
