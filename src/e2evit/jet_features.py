@@ -3,7 +3,7 @@
 Everything is within ΔR < 0.8 of the calorimeter's energy-weighted centre. Images must be in physical units.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,7 @@ _SUBJET_RADIUS = 0.3
 _PRIMARY_DZ, _DISPLACED_DZ = 0.2, 1.0  # cm
 _D0_CUTS = (0.005, 0.01, 0.02, 0.05, 0.1)  # cm
 _RINGS = (0.1, 0.2, 0.4, 0.6, 0.8)
+_PIECE = 2000  # jets whose pixels are held at once
 _CHUNK = 500  # jets whose pairs of towers are held at once
 
 FEATURE_GROUPS = {
@@ -125,12 +126,27 @@ def image_mass(dataset: Dataset, schema: DatasetSchema) -> np.ndarray:
 
     The division of HCAL by 25 needs no undoing: the sum over the 5 x 5 pixels of a tower is its energy.
     """
-    calorimeter = _calorimeter(read_pixels(dataset, schema))
-    return _near(calorimeter, *_centre(calorimeter, len(dataset)), JET_RADIUS).mass(len(dataset))
+    masses = [np.zeros(0)]
+    for rows in _pieces(dataset):
+        calorimeter = _calorimeter(read_pixels(rows, schema))
+        masses.append(_near(calorimeter, *_centre(calorimeter, len(rows)), JET_RADIUS).mass(len(rows)))
+    return np.concatenate(masses)
+
+
+def _pieces(dataset: Dataset) -> Iterator[Dataset]:
+    """Rows whose pixels are held at once: those of 45 000 jets would take 13 GiB."""
+    for start in range(0, len(dataset), _PIECE):
+        yield dataset.select(range(start, min(start + _PIECE, len(dataset))))
 
 
 def jet_features(dataset: Dataset, schema: DatasetSchema) -> dict[str, np.ndarray]:
     """All variables of [`FEATURE_GROUPS`], `(num_jets,)` each; pT and masses in GeV, d0 in cm."""
+    parts = [_jet_features(rows, schema) for rows in _pieces(dataset)]
+    names = [name for group in FEATURE_GROUPS.values() for name in group]
+    return {name: np.concatenate([np.zeros(0), *(part[name] for part in parts)]) for name in names}
+
+
+def _jet_features(dataset: Dataset, schema: DatasetSchema) -> dict[str, np.ndarray]:
     number, pixels = len(dataset), read_pixels(dataset, schema)
     calorimeter = _calorimeter(pixels)
     centre = _centre(calorimeter, number)
