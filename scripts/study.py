@@ -17,7 +17,9 @@ from transformers import HfArgumentParser
 
 SCRIPTS = Path(__file__).parent
 RECIPES = SCRIPTS.parent / "recipes"
-LAUNCH = ("accelerate", "launch", "--config_file", RECIPES / "accelerate/one_process.yaml")
+# of this interpreter, whatever the shell would find
+LAUNCH = (sys.executable, "-m", "accelerate.commands.launch")
+LAUNCH += ("--config_file", RECIPES / "accelerate/one_process.yaml")
 
 
 @dataclass
