@@ -38,7 +38,6 @@ def main() -> None:
     except (OSError, ValueError) as error:
         sys.exit(f"compare.py: {error}")
     print(results_table(records))
-    found = read_predictions(arguments.results)
     if arguments.output_dir:
         folder = Path(arguments.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +47,7 @@ def main() -> None:
             temporary.replace(folder / path)
             print(f"Wrote {folder / path}")
     if arguments.figures:
-        figures = comparison_figures(found)
+        figures = comparison_figures(read_predictions(arguments.results))
         if any(record.get("cost") for record in records.values()):
             figures["cost"] = quality_against_cost(records, *best_quantity(records))
         for name, figure in figures.items():
@@ -72,8 +71,9 @@ def tables(records: dict[str, dict], arguments: CompareArguments) -> dict[str, s
     ranked = sorted(firsts, key=lambda name: records[name]["metrics"]["model"][quantity], reverse=is_better_high)
     reference = arguments.reference or ranked[0]
     chosen = [path for path in arguments.results if Path(path).stem in {*firsts, reference}]
-    pairs = compare_pairs(read_predictions(chosen), reference)
-    pairs.pop("image mass", None)
+    found = read_predictions(chosen)
+    found.mass_preds.pop("image mass", None)  # no model, and each test more makes the others weaker
+    pairs = compare_pairs(found, reference)
     spreads = spread_over_seeds(records, QUANTITIES)
     summary = {"reference": reference, "models": spreads, "paired": pairs}
     return {

@@ -1,4 +1,4 @@
-"""The comparison in docs/study.md: simulate, train, measure, compare. `make study` runs this.
+"""The comparison of all models: simulate, train, measure, compare. `make study` runs this.
 
 python scripts/study.py
 
@@ -79,6 +79,10 @@ def main() -> None:
             *("--output_dir", checkpoint, "--seed", seed, "--save_steps", 200, "--resume_from_checkpoint"),
         )
         run(*LAUNCH, SCRIPTS / "evaluate.py", checkpoint, *targets, "--results", results / f"{name}_seed{seed}.json")
+    run(
+        *(sys.executable, SCRIPTS / "compare.py", "--results", *sorted(results.glob("*_seed*.json"))),
+        *("--output_dir", folder / "comparison", "--figures", folder / "comparison"),
+    )
 
 
 if __name__ == "__main__":

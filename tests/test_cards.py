@@ -46,6 +46,8 @@ def test_bundled_checkpoints(folder, tmp_path):
     """Each is safe, small, has the card that its results render to, and loads and predicts where e2evit is not."""
     check_checkpoint(folder)
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 6 * 2**20
+    for code in folder.glob("*.py"):  # copies for remote code: scripts/push_to_hub.py makes them anew
+        assert code.read_text() == (ROOT / "modeling" / code.name).read_text(), f"{code.name} is an old copy"
     record = json.loads((folder / "results.json").read_text())
     assert record == json.loads((ROOT / f"results/checkpoints/{folder.name}.json").read_text())
     figures = list(CAPTIONS)

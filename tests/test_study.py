@@ -80,6 +80,7 @@ def test_a_small_study(tmp_path):
         assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     assert "train.py" not in done.stdout
     assert "boosted_trees.py" not in done.stdout
+    assert (tmp_path / "runs/comparison/comparison.md").is_file()
     names = {path.stem for path in (tmp_path / "results").glob("*.json")}
     assert names == {"tiny_seed0", "trees_3_seed0", "trees_all_seed0"}
     record = json.loads((tmp_path / "results/tiny_seed0.json").read_text())

@@ -21,9 +21,10 @@ class E2EConfig(PreTrainedConfig):
         channel_names (`tuple[str, ...]`, *optional*): Their names in order, e.g. `("trk_pt", "trk_d0", ...)`.
         num_aux_features (`int`):
             Scalars beside the image (`aux_values`), e.g. the standardised log pT; they enter both heads.
-        linear_inputs (`bool`):
-            Show the stem every channel twice: compressed by the processor's logarithm, and linear, so that a sum over
-            pixels is an energy. LinearViT and XCiT.
+        pixel_features (`bool`):
+            Show the network every channel three times: compressed, as the processor gives it; its absolute value,
+            since signed impact parameters of a patch cancel in a sum; and linear, so that a sum over pixels is an
+            energy. The first convolution is a sum over a patch and sees neither in the first copy alone.
         log_mass (`bool`): Whether the network predicts the logarithm of the mass, so that relative errors count.
         mass_mean (`float`): Mean mass of the training jets [GeV]; of ln(mass / GeV) with `log_mass`.
         mass_std (`float`): Standard deviation of the same.
@@ -43,7 +44,7 @@ class E2EConfig(PreTrainedConfig):
     num_channels: int = 8
     channel_names: tuple[str, ...] | list[str] | None = None
     num_aux_features: int = 0
-    linear_inputs: bool = False
+    pixel_features: bool = False
     mass_mean: float | int = 100.0
     mass_std: float | int = 50.0
     log_mass: bool = False
@@ -54,6 +55,11 @@ class E2EConfig(PreTrainedConfig):
     label_smoothing: float | int = 0.0
     class_weights: tuple[float, ...] | list[float] | None = None
     initializer_range: float | int = 0.02
+
+    @property
+    def num_inputs(self) -> int:
+        """Channels that the first layer sees."""
+        return self.num_channels * (3 if self.pixel_features else 1)
 
     @property
     def image_shape(self) -> tuple[int, int]:

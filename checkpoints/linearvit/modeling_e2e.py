@@ -27,11 +27,13 @@ __all__ = [
     "E2EPreTrainedModel",
     "Mlp",
     "check_pixel_values",
+    "pixel_features",
     "residual_stream",
 ]
 
 
-LINEAR_SCALE = 16.0  # of `linear_inputs`, in units of the median pixel: both copies are then about as large
+LARGEST = 12.0  # 160 000 times the median pixel of a channel, more than the LHC can give; within float16
+LINEAR_SCALE = 16.0  # of `pixel_features`, in units of the median pixel: all copies are then about as large
 
 
 @dataclass
@@ -99,6 +101,13 @@ def check_pixel_values(pixel_values: torch.Tensor, num_channels: int) -> None:
         )
 
 
+def pixel_features(pixel_values: torch.Tensor) -> torch.Tensor:
+    """`(B, C, H, W)` to `(B, 3 C, H, W)`: as it is, its absolute value, and without the processor's logarithm."""
+    size = pixel_values.abs()
+    linear = size.clamp(max=LARGEST).expm1() / LINEAR_SCALE
+    return torch.cat([pixel_values, size, pixel_values.sign() * linear], dim=1)
+
+
 class ConvStem(nn.Module):
     """Convolution and BatchNorm until a patch is one token, an activation between, none at the end.
 
@@ -112,8 +121,7 @@ class ConvStem(nn.Module):
     def __init__(self, config, hidden_size: int, activation, bias: bool, pad: bool):
         super().__init__()
         self.num_channels, self.activation = config.num_channels, activation
-        self.linear_inputs = config.linear_inputs
-        in_channels = config.num_channels * (2 if config.linear_inputs else 1)
+        self.has_pixel_features = config.pixel_features
         self.pad_multiple = config.patch_size if pad else 1
         is_power_of_two = config.patch_size > 0 and config.patch_size & (config.patch_size - 1) == 0
         strides = [2] * (config.patch_size.bit_length() - 1) if is_power_of_two else [config.patch_size]
@@ -121,7 +129,7 @@ class ConvStem(nn.Module):
         self.total_stride = prod(strides)
         widths = [hidden_size >> (len(strides) - 1 - i) for i in range(len(strides))]
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
-        for i, (in_width, width, stride) in enumerate(zip([in_channels, *widths], widths, strides)):
+        for i, (in_width, width, stride) in enumerate(zip([config.num_inputs, *widths], widths, strides)):
             sees_one_patch = i == 0 and not is_power_of_two
             kernel_size = stride if sees_one_patch else 3
             padding = 0 if sees_one_patch else 1
@@ -134,9 +142,8 @@ class ConvStem(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         check_pixel_values(pixel_values, self.num_channels)
-        if self.linear_inputs:
-            linear = pixel_values.sign() * pixel_values.abs().expm1() / LINEAR_SCALE
-            pixel_values = torch.cat([pixel_values, linear], dim=1)
+        if self.has_pixel_features:
+            pixel_values = pixel_features(pixel_values)
         height, width = pixel_values.shape[-2:]
         right, bottom = -width % self.pad_multiple, -height % self.pad_multiple
         hidden_states = F.pad(pixel_values, (0, right, 0, bottom)) if right or bottom else pixel_values

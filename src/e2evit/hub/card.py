@@ -15,6 +15,7 @@ FAMILIES = {
         "LinearViT (L²ViT)",
         "Zheng, The Linear Attention Resurrection in Vision Transformer, arXiv 2501.16182",
     ),
+    "e2e_baseline": ("An image model of transformers behind the head of e2evit", "the paper of the wrapped model"),
     "xcit": ("XCiT", "El-Nouby et al., XCiT: Cross-Covariance Image Transformers, arXiv 2106.09681"),
 }
 CAPTIONS = {
@@ -40,7 +41,7 @@ def render_card(
     Args:
         template: Jinja file.
         record: What `scripts/evaluate.py` wrote.
-        model_type: `"linearvit"` or `"xcit"`.
+        model_type: `"linearvit"`, `"xcit"` or `"e2e_baseline"`.
         recipe: Path of the recipe within the repository.
         model_id: Hub id or folder that the card's code loads.
         figures: Names of pictures `figures/NAME.png` beside the card, of those that have a caption here.
@@ -56,7 +57,11 @@ def render_card(
         library_name="transformers",
         pipeline_tag="image-classification",
         license="apache-2.0",
-        tags=["high-energy-physics", "cms", "jet-tagging", "mass-regression", "linear-attention", model_type],
+        tags=[
+            *("high-energy-physics", "cms", "jet-tagging", "mass-regression"),
+            *(("linear-attention",) if model_type in ("linearvit", "xcit") else ()),
+            model_type,
+        ],
         datasets=[record["dataset"]],
         metrics=[key for key, *_ in HEADLINES if key in measured],
         model_name=model_id.rsplit("/", 1)[-1],

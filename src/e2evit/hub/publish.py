@@ -1,5 +1,6 @@
 """Folders of ours to repositories on the Hub."""
 
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -106,7 +107,7 @@ def _persist(request: Callable):
 
     The client itself asks again for uploads and commits; this is for what it asks once, and after it has given up.
     """
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in itertools.count(1):
         try:
             return request()
         except RuntimeError as error:  # of an upload; the client says what happened in its cause
@@ -117,4 +118,3 @@ def _persist(request: Callable):
                 raise
             asked = error.response.headers.get("Retry-After", "")
             time.sleep(min(float(asked) if asked.isdigit() else 2.0**attempt, LONGEST_WAIT))
-    raise AssertionError("unreachable")
