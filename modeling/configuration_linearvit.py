@@ -18,6 +18,9 @@ class LinearViTConfig(E2EConfig):
         patch_size (`int`):
             Side of the pixel block that the stem merges. 5 is one HCAL tower; powers of two are chains of
             3 x 3 convolutions of stride 2, as in the paper (4).
+        fourier_positions (`bool`):
+            Add XCiT's position encoding to the tokens of the stem. The paper has none: windows and convolutions tell
+            relative places alone. But a jet image has its jet in the middle.
         token_stride (`int`): Stride of one more 3 x 3 convolution after the patches; 1 leaves it out.
         hidden_sizes (`tuple[int, ...]`): Width of each stage; the four per-stage fields have the same length.
         depths (`tuple[int, ...]`): Blocks of each stage: local, global, local, ...
@@ -42,6 +45,7 @@ class LinearViTConfig(E2EConfig):
     model_type = "linearvit"
 
     patch_size: int = 5
+    fourier_positions: bool = False
     token_stride: int = 2
     hidden_sizes: tuple[int, ...] | list[int] = (96,)
     depths: tuple[int, ...] | list[int] = (4,)

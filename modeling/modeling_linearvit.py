@@ -23,6 +23,7 @@ from .modeling_e2e import (
     E2EForImageClassification,
     E2EModelOutput,
     E2EPreTrainedModel,
+    FourierPositionEncoding,
     Mlp,
     residual_stream,
 )
@@ -181,6 +182,7 @@ class LinearViTModel(LinearViTPreTrainedModel):
         self.initializer_range = config.initializer_range
         self.mask_token = nn.Parameter(torch.empty(config.hidden_sizes[0])) if use_mask_token else None
         sizes = config.hidden_sizes
+        self.pos_embed = FourierPositionEncoding(sizes[0]) if config.fourier_positions else None
         self.downsample_layers = nn.ModuleList([LinearViTStem(config)])
         self.downsample_layers.extend(LinearViTDownsample(config, *pair) for pair in pairwise(sizes))
         num_blocks = sum(config.depths)
@@ -208,6 +210,8 @@ class LinearViTModel(LinearViTPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         collected = []
         hidden_states = stem_tokens(self.downsample_layers[0], pixel_values, bool_masked_pos, self.mask_token)
+        if self.pos_embed is not None:
+            hidden_states = hidden_states + self.pos_embed(*hidden_states.shape[1:3])
         if output_hidden_states:
             collected.append(hidden_states)
         for i, stage in enumerate(self.stages):

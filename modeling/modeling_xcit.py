@@ -3,8 +3,6 @@
 Tokens stay `(B, N, D)`. Equations and quirks follow the authors' code, whose weights these modules load.
 """
 
-from math import pi
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -22,6 +20,7 @@ from .modeling_e2e import (
     E2EForImageClassification,
     E2EModelOutput,
     E2EPreTrainedModel,
+    FourierPositionEncoding,
     Mlp,
 )
 from .modeling_head import E2EHead
@@ -34,39 +33,6 @@ __all__ = [
     "XCiTModel",
     "XCiTPreTrainedModel",
 ]
-
-
-def fourier_positions(height: int, width: int, num_frequencies: int, device) -> torch.Tensor:
-    """Sines and cosines of the row, then of the column, `(1, 4 * num_frequencies, height, width)`, float32.
-
-    Positions count from 1 and are divided by the last one times 2π (XCiT appendix A), so any grid has the same range.
-    """
-    index = torch.arange(2 * num_frequencies, device=device, dtype=torch.float32)
-    periods = 10000 ** (2 * (index // 2) / (2 * num_frequencies))
-
-    def encode(length):
-        position = torch.arange(1, length + 1, device=device, dtype=torch.float32) / (length + 1e-6) * 2 * pi
-        angle = position[:, None] / periods
-        return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], dim=2).flatten(1)  # [length, 2 F]
-
-    rows = encode(height)[:, None].expand(-1, width, -1)
-    columns = encode(width)[None].expand(height, -1, -1)
-    return torch.cat([rows, columns], dim=-1).permute(2, 0, 1)[None]
-
-
-class XCiTPositionEncoding(nn.Module):
-    """A learned projection of `fourier_positions`, made anew for the grid at hand."""
-
-    num_frequencies = 16
-
-    def __init__(self, hidden_size: int):
-        super().__init__()
-        self.token_projection = nn.Conv2d(4 * self.num_frequencies, hidden_size, kernel_size=1)
-
-    def forward(self, height: int, width: int) -> torch.Tensor:
-        weight = self.token_projection.weight
-        positions = fourier_positions(height, width, self.num_frequencies, weight.device).to(weight.dtype)
-        return self.token_projection(positions)  # [1, D, H, W]
 
 
 class XCiTCrossCovarianceAttention(nn.Module):
@@ -214,7 +180,7 @@ class XCiTModel(XCiTPreTrainedModel):
         # the stride-2 convolutions of powers of two need no padding; a single patch convolution would drop pixels
         is_chain = config.patch_size & (config.patch_size - 1) == 0
         self.patch_embed = ConvStem(config, config.hidden_size, activation=F.gelu, bias=False, pad=not is_chain)
-        self.pos_embed = XCiTPositionEncoding(config.hidden_size)
+        self.pos_embed = FourierPositionEncoding(config.hidden_size)
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
         self.blocks = nn.ModuleList(XCiTBlock(config) for _ in range(config.num_hidden_layers))
         self.cls_attn_blocks = nn.ModuleList(
@@ -243,7 +209,7 @@ class XCiTModel(XCiTPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         hidden_states = stem_tokens(self.patch_embed, pixel_values, bool_masked_pos, self.mask_token)
         height, width = hidden_states.shape[1:3]
-        positions = self.pos_embed(height, width).permute(0, 2, 3, 1)
+        positions = self.pos_embed(height, width)
         hidden_states = (hidden_states + positions).flatten(1, 2)  # [B, N, D]
         collected = [hidden_states]
         for block in self.blocks:

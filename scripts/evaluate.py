@@ -51,6 +51,11 @@ def main() -> None:
     with accelerator.main_process_first():
         dataset, schema = data_args.load()
     processor = AutoImageProcessor.from_pretrained(checkpoint)
+    if processor.channel_names != list(schema.channel_names):
+        sys.exit(
+            f"evaluate.py: {checkpoint} reads the channels {', '.join(processor.channel_names)}; the data has "
+            f"{', '.join(schema.channel_names)}. A model of transverse energies (ecal_et) needs `--transverse true`."
+        )
     model = AutoModelForImageClassification.from_pretrained(checkpoint)
     dataset = align_labels(dataset, model.config.label2id)
     label_names = [model.config.id2label[number] for number in range(model.config.num_labels)]

@@ -53,6 +53,7 @@ def main() -> None:
     folder, results = Path(arguments.output_dir), Path(arguments.results_dir)
     data = folder / "data"
     targets = ["--data_dir", data, "--mass_column", recipe["mass_column"]]
+    trained_on = ["--transverse", recipe.get("transverse", False)]
     targets += ["--classes", *recipe["classes"], "--mass_classes", *recipe["mass_classes"]]
 
     for sample in study["simulation"]:
@@ -78,7 +79,15 @@ def main() -> None:
             *(*LAUNCH, SCRIPTS / "train.py", arguments.recipe, "--data_dir", data, "--model_config", config),
             *("--output_dir", checkpoint, "--seed", seed, "--save_steps", 200, "--resume_from_checkpoint"),
         )
-        run(*LAUNCH, SCRIPTS / "evaluate.py", checkpoint, *targets, "--results", results / f"{name}_seed{seed}.json")
+        run(
+            *LAUNCH,
+            SCRIPTS / "evaluate.py",
+            checkpoint,
+            *targets,
+            *trained_on,
+            "--results",
+            results / f"{name}_seed{seed}.json",
+        )
     run(
         *(sys.executable, SCRIPTS / "compare.py", "--results", *sorted(results.glob("*_seed*.json"))),
         *("--output_dir", folder / "comparison", "--figures", folder / "comparison"),

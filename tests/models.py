@@ -16,6 +16,7 @@ BACKBONES = {
     | {"layer_type": "basic"},
 }
 SHARED = {"image_size": 50, "num_aux_features": 2, "mass_mean": 120.0, "mass_std": 40.0}
+STUDY = {"pixel_features": True, "energy_pooling": True}
 MODELS = {
     "linearvit": lambda **k: LinearViTConfig(
         hidden_sizes=[16, 32], depths=[2, 2], num_attention_heads=[2, 2], mlp_ratios=[2, 2], **SHARED | k
@@ -32,12 +33,24 @@ MODELS = {
         for mixer in ("softmax", "xca", "rala", "mala", "inline", "focused", "polaformer", "mila", "ttt")
     },
     "xcit": lambda **k: XCiTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, **SHARED | k),
-    "linearvit_pixel_features": lambda **k: LinearViTConfig(
-        hidden_sizes=[16], depths=[2], num_attention_heads=[2], mlp_ratios=[2], pixel_features=True, **SHARED | k
+    # with all that the study's models have beside their papers
+    "linearvit_study": lambda **k: LinearViTConfig(
+        hidden_sizes=[16],
+        depths=[2],
+        num_attention_heads=[2],
+        mlp_ratios=[2],
+        fourier_positions=True,
+        **STUDY | SHARED | k,
     ),
-    "resnet_pixel_features": lambda **k: BaselineConfig(
-        backbone_config=dict(BACKBONES["resnet"]), pixel_features=True, **SHARED | k
+    "xcit_study": lambda **k: XCiTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, **STUDY | SHARED | k
     ),
+    **{
+        f"{name}_study": lambda name=name, **k: BaselineConfig(
+            backbone_config=dict(BACKBONES[name]), **STUDY | SHARED | k
+        )
+        for name in ("resnet", "vit")
+    },
     **{
         name: lambda backbone=backbone, **k: BaselineConfig(backbone_config=dict(backbone), **SHARED | k)
         for name, backbone in BACKBONES.items()

@@ -7,12 +7,24 @@ import numpy as np
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
+from .evaluation import Predictions
 from .metrics.mass import mass_statistics
 from .report import JetPredictions
 
-__all__ = ["compare_pairs", "holm", "mcnemar", "paired_bootstrap", "seed_groups", "spread_over_seeds"]
+__all__ = [
+    "QUANTITIES",
+    "compare_pairs",
+    "holm",
+    "mcnemar",
+    "paired_bootstrap",
+    "quantities_with_intervals",
+    "seed_groups",
+    "spread_over_seeds",
+]
 
 RESAMPLES = 400
+# what models are compared by under changes of the detector
+QUANTITIES = ("roc_auc_macro", "accuracy", "relative_resolution", "median_response")
 
 
 def paired_bootstrap(
@@ -70,6 +82,27 @@ def mcnemar(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[s
     }
 
 
+def quantities_with_intervals(
+    labels: np.ndarray, masses: np.ndarray, found: Predictions, num_resamples: int = 200, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Each of [`QUANTITIES`] that has targets: its `value` and 95 % bootstrap interval, `low` and `high`."""
+    known, has_mass = labels != -100, np.isfinite(masses)
+    targets = {
+        "roc_auc_macro": (_macro_auc, labels[known], found.probabilities[known]),
+        "accuracy": (_accuracy, labels[known], found.probabilities[known]),
+        "relative_resolution": (_resolution, masses[has_mass], found.mass[has_mass]),
+        "median_response": (_median_response, masses[has_mass], found.mass[has_mass]),
+    }
+    rng, result = np.random.default_rng(seed), {}
+    for name, (statistic, truth, predicted) in targets.items():
+        if not len(truth):
+            continue
+        chosen = (rng.integers(0, len(truth), len(truth)) for _ in range(num_resamples))
+        low, high = np.percentile([statistic(truth[rows], predicted[rows]) for rows in chosen], [2.5, 97.5])
+        result[name] = {"value": float(statistic(truth, predicted)), "low": float(low), "high": float(high)}
+    return result
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values corrected for their number (Holm, Scand. J. Stat. 6 (1979) 65), in the same order."""
     order, corrected, largest = np.argsort(p_values), [0.0] * len(p_values), 0.0
@@ -117,6 +150,14 @@ def _macro_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
     if probabilities.shape[1] == 2:
         return float(roc_auc_score(labels, probabilities[:, 1]))
     return float(roc_auc_score(labels[:, None] == np.arange(probabilities.shape[1]), probabilities))
+
+
+def _accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    return float((probabilities.argmax(1) == labels).mean())
+
+
+def _median_response(masses: np.ndarray, mass_preds: np.ndarray) -> float:
+    return float(np.median(mass_preds / masses))
 
 
 def _resolution(masses: np.ndarray, mass_preds: np.ndarray) -> float:

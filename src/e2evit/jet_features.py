@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from .data import DatasetSchema
 from .data.grid import COLUMNS, ROWS, TOWER, WINDOW, eta_centres
+from .data.transverse import TRANSVERSE, transverse_factor
 
 __all__ = [
     "FEATURE_GROUPS",
@@ -114,10 +115,11 @@ def read_pixels(dataset: Dataset, schema: DatasetSchema) -> dict[str, Pixels]:
     for number, name in enumerate(schema.channel_names):
         chosen = channel == number
         pixels[name] = Pixels(jet[chosen], row_on_grid[chosen], value[chosen], eta[chosen], phi[chosen])
-    endcap = (pixels["ecal"].row < _ENDCAP_ROWS) | (pixels["ecal"].row >= ROWS - _ENDCAP_ROWS)
-    pixels["ecal"].value = pixels["ecal"].value * np.where(endcap, _ENDCAP_FACTOR, 1.0)
-    for name in ("ecal", "hcal"):
-        pixels[name].value = pixels[name].value / np.cosh(pixels[name].eta)
+    for name, transverse in TRANSVERSE.items():
+        if name in pixels:
+            pixels[name].value = pixels[name].value * transverse_factor(pixels[name].row, name == "ecal")
+        else:  # they are transverse already
+            pixels[name] = pixels.pop(transverse)
     return pixels
 
 

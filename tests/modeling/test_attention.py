@@ -16,9 +16,9 @@ from e2evit.modeling.modeling_attention import (
     rank_augmented_attention,
     softmax_attention,
 )
+from e2evit.modeling.modeling_e2e import fourier_positions
 from e2evit.modeling.modeling_linearvit import window_merge, window_partition
 from e2evit.modeling.modeling_mixers import GLOBAL_ATTENTIONS
-from e2evit.modeling.modeling_xcit import fourier_positions
 
 from e2evit import LinearViTConfig
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from e2evit.modeling import XCiTConfig, XCiTForImageClassification
-from e2evit.modeling.modeling_head import e2e_loss, mass_in_gev
+from e2evit.modeling.modeling_e2e import pixel_features
+from e2evit.modeling.modeling_head import LINEAR_SCALE, EnergyPooling, e2e_loss, linear_pixels, mass_in_gev
 from sklearn.metrics import mean_pinball_loss
 from torch.nn import functional as F
 from transformers import AutoModelForImageClassification
@@ -117,8 +118,6 @@ def test_every_field_survives_a_checkpoint(tmp_path):
 
 def test_pixel_features_undo_the_processor():
     """Values, their sizes, and what was there before the processor's logarithm, zero where there was nothing."""
-    from e2evit.modeling.modeling_e2e import LINEAR_SCALE, pixel_features
-
     from e2evit import E2EImageProcessor
 
     processor = E2EImageProcessor(["trk_pt", "trk_d0"], image_size=4, channel_scale=[0.5, 0.01])
@@ -130,3 +129,22 @@ def test_pixel_features_undo_the_processor():
     assert torch.equal(found[:, 2:4], pixel_values.abs())
     scale = torch.tensor([0.5, 0.01]).reshape(1, 2, 1, 1)
     torch.testing.assert_close(found[:, 4:] * LINEAR_SCALE * scale, image)
+
+
+@pytest.mark.parametrize(("height", "width", "class_token"), [(10, 20, False), (9, 18, True)])
+def test_energy_pooling_weighs_each_token_with_what_its_patch_holds(height, width, class_token):
+    pooling = EnergyPooling(config(num_channels=2), hidden_size=4)
+    rows, columns = 2, 4  # patches of 5 x 5, the last ones partly outside of the smaller image
+    tokens = torch.randn(3, rows * columns + class_token, 4)
+    pixel_values = torch.zeros(3, 2, height, width)
+    pixel_values[0, 0, 1, 2], pixel_values[0, 0, 7, 16] = 1.0, 2.0  # in the first and in the last patch
+    pixel_values[1, 1, 6, 1] = -0.5  # in patch (1, 0), of a signed channel
+    found = pooling(tokens, pixel_values)
+
+    patches = pooling.values(tokens[:, class_token:])  # [B, N, C d]
+    linear = linear_pixels(torch.tensor([1.0, 2.0, 0.5]))
+    expected, totals = torch.zeros(3, 4), torch.zeros(3, 2)
+    expected[0, :2] = (linear[0] * patches[0, 0, :2] + linear[1] * patches[0, 7, :2]) / (linear[0] + linear[1])
+    expected[1, 2:] = patches[1, 4, 2:]
+    totals[0, 0], totals[1, 1] = linear[0] + linear[1], linear[2]
+    torch.testing.assert_close(found, pooling.output(torch.cat([expected, totals.log1p()], dim=1)))

@@ -148,9 +148,8 @@ def scale_energy(image, index, value, channel_names, image_size, factors):
     """Values with another energy scale in each calorimeter: `factors` `(B, 2)`, of ECAL and HCAL."""
     channel = _channel(index, image_size)
     for calorimeter, name in enumerate(CALORIMETERS):
-        if name in channel_names:
-            factor = factors[image, calorimeter].astype(value.dtype)
-            value = np.where(channel == channel_names.index(name), factor * value, value)
+        factor = factors[image, calorimeter].astype(value.dtype)
+        value = np.where(_is_in(channel, channel_names, (name,)), factor * value, value)
     return value
 
 

@@ -32,6 +32,8 @@ CHANNELS = {
     "trk_dz": Channel("cm", "Track $d_z$", signed=True),
     "ecal": Channel("GeV", "ECAL energy"),
     "hcal": Channel("GeV", "HCAL energy / 25"),
+    "ecal_et": Channel("GeV", "ECAL transverse energy"),
+    "hcal_et": Channel("GeV", "HCAL transverse energy / 25"),
     "bpix1": Channel("hits", "Pixel layer 1"),
     "bpix2": Channel("hits", "Pixel layer 2"),
     "bpix3": Channel("hits", "Pixel layer 3"),

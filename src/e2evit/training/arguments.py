@@ -7,6 +7,7 @@ from datasets import DatasetDict
 from e2evit.data import DatasetSchema, find_schema, load_e2e
 from e2evit.data.augment import Augmentation
 from e2evit.data.targets import select_targets
+from e2evit.data.transverse import to_transverse
 
 __all__ = ["DataArguments", "ModelArguments", "TrainArguments"]
 
@@ -28,6 +29,9 @@ class DataArguments:
     mass_classes: list[str] | None = field(
         default=None, metadata={"help": "Classes whose jets have a mass to learn. Default: all."}
     )
+    transverse: bool = _field(
+        False, "Make calorimeter energies transverse ones; images do not say where on the detector they lie."
+    )
     flips: bool = _field(True, "Mirror training images in eta and in phi at random.")
     tower_shift: int = _field(0, "Shift training images by up to so many towers.")
     energy_smearing: float = _field(0.0, "Relative spread of each calorimeter's energy scale in training images.")
@@ -45,10 +49,12 @@ class DataArguments:
         """The rows in three splits with the targets that were asked for, and their schema.
 
         Raises:
-            As [`load_e2e`] and [`select_targets`].
+            As [`load_e2e`], [`to_transverse`] and [`select_targets`].
         """
         dataset = load_e2e(self.dataset_name, self.data_dir, schema=self.schema, cache_dir=self.cache_dir)
         schema = find_schema(self.dataset_name, self.data_dir, self.schema)
+        if self.transverse:
+            dataset, schema = to_transverse(dataset, schema)
         return select_targets(dataset, schema, self.mass_column, self.classes, self.mass_classes)
 
     def record(self, schema: DatasetSchema, split: str) -> dict:
@@ -92,7 +98,7 @@ class TrainArguments:
     early_stopping_epochs: int = _field(0, "Stop after so many epochs without a better validation loss; 0: never.")
     warmup_ratio: float = _field(0.1, "Share of the steps in which the rate rises linearly; a cosine follows.")
     max_grad_norm: float = _field(1.0, "Length to which the gradient is clipped.")
-    mixed_precision: str = _field("auto", "no, bf16, fp16, or auto: bf16 where the hardware computes in it.")
+    mixed_precision: str = _field("auto", "no, bf16, fp16, or auto: bf16 where it is faster than float32.")
     torch_compile: bool = _field(False, "Compile the model: slow to start.")
     push_to_hub: str | None = _field(None, "ORG/NAME: measure the checkpoint on test and publish it at the end.")
     hub_private: bool = _field(False, "Whether a new repository of `push_to_hub` is private.")

@@ -94,7 +94,7 @@ def end_processes(accelerator: Accelerator) -> None:
 
 
 def _computes_in_bf16(on_cpu: bool) -> bool:
-    """Whether bfloat16 is native; emulated, autocast is slower than float32."""
-    if on_cpu:  # oneDNN also accepts bfloat16 where it has to emulate it
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    """Whether bfloat16 is faster than float32."""
+    if on_cpu:  # with AVX-512's bfloat16 alone, without tiles, training was measured to be 1.2 to 1.8 times slower
+        return torch.cpu._is_amx_tile_supported()
     return is_torch_bf16_gpu_available()

@@ -1,0 +1,119 @@
+"""Measure how far models fall when the detector or the physics is not that of their training jets.
+
+python scripts/robustness.py --checkpoints runs/study/linearvit_seed0 --data_dir runs/study/data \
+    --samples "pile-up 60=runs/study/pileup_60" --results_dir results/robustness
+
+writes one JSON for each model, and `trees_all.json` for boosted trees that are trained on the same jets. Of `data_dir`
+the test jets are measured, as they are and with each change of `e2evit.data.variations`; of other samples all jets.
+What a file holds already is not measured again.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+# Python puts this folder first, and evaluate.py would be found in the place of the library `evaluate`
+sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+
+from datasets import Dataset, concatenate_datasets
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from e2evit.boosted_trees import tree_predictions
+from e2evit.comparison import QUANTITIES, quantities_with_intervals
+from e2evit.data import DatasetSchema
+from e2evit.data.collate import E2ECollator
+from e2evit.data.variations import VARIATIONS, vary
+from e2evit.evaluation import Predictions, column, softmax
+from e2evit.jet_features import VARIABLE_SETS, jet_features, variables
+from e2evit.training import DataArguments, make_loader, parse_recipe, predict, start_accelerator
+
+
+@dataclass
+class RobustnessArguments:
+    results_dir: str = field(metadata={"help": "Folder of the results."})
+    checkpoints: list[str] = field(default_factory=list, metadata={"help": "Folders or Hub ids of networks."})
+    samples: list[str] = field(default_factory=list, metadata={"help": "Other simulated jets, each TITLE=FOLDER."})
+    trees: bool = field(default=True, metadata={"help": "Whether to measure boosted trees as well."})
+
+
+def main() -> None:
+    data_args, arguments = parse_recipe(DataArguments, RobustnessArguments)
+    accelerator = start_accelerator()
+    dataset, schema = data_args.load()
+    nominal = dataset["test"]
+    conditions: dict[str, Callable[[], Dataset]] = {"nominal": lambda: nominal}
+    for name in VARIATIONS:
+        conditions[name] = lambda name=name: vary(nominal, schema, name)
+    for sample in arguments.samples:
+        title, _, folder = sample.partition("=")
+        if not folder:
+            sys.exit(f"robustness.py: samples are TITLE=FOLDER, got {sample!r}.")
+        conditions[title] = lambda folder=folder: all_jets(replace(data_args, data_dir=folder))
+
+    predictors: dict[str, Callable[[Dataset], Predictions]] = {
+        Path(checkpoint).name: Network(checkpoint, accelerator, data_args) for checkpoint in arguments.checkpoints
+    }
+    if arguments.trees:
+        predictors["trees_all"] = Trees(dataset["train"], schema, data_args.mass_column)
+    folder = Path(arguments.results_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    for title, rows_of in conditions.items():
+        rows = None
+        for name, predictor in predictors.items():
+            path = folder / f"{name}.json"
+            found = json.loads(path.read_text()) if path.exists() else {}
+            if title in found:
+                continue
+            rows = rows_of() if rows is None else rows
+            labels, masses = column(rows, "labels", -100).astype(int), column(rows, data_args.mass_column)
+            found[title] = {"jets": len(rows)} | quantities_with_intervals(labels, masses, predictor(rows))
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+            temporary.replace(path)
+            values = ", ".join(f"{key} {found[title][key]['value']:.4f}" for key in QUANTITIES if key in found[title])
+            print(f"{name}, {title}: {values}", flush=True)
+
+
+def all_jets(data_args: DataArguments) -> Dataset:
+    """Of all splits: nothing was trained on these."""
+    dataset, _ = data_args.load()
+    return concatenate_datasets(list(dataset.values()))
+
+
+class Network:
+    """Predictions of a checkpoint, loaded when they are first needed."""
+
+    def __init__(self, checkpoint: str, accelerator, data_args: DataArguments):
+        self.checkpoint, self.accelerator, self.mass_column = checkpoint, accelerator, data_args.mass_column
+        self.model = None
+
+    def __call__(self, rows: Dataset) -> Predictions:
+        if self.model is None:
+            self.processor = AutoImageProcessor.from_pretrained(self.checkpoint)
+            self.model = AutoModelForImageClassification.from_pretrained(self.checkpoint)
+        loader = make_loader(rows, E2ECollator(self.processor, self.mass_column), batch_size=64)
+        found = predict(self.accelerator, *self.accelerator.prepare(self.model, loader))
+        return Predictions.of_classes(softmax(found["logits"]), found["mass_preds"])
+
+
+class Trees:
+    """Predictions of boosted trees on all jet variables."""
+
+    def __init__(self, train: Dataset, schema: DatasetSchema, mass_column: str):
+        self.train, self.schema, self.mass_column = train, schema, mass_column
+        self.targets = None
+
+    def variables(self, rows: Dataset):
+        return variables(jet_features(rows, self.schema), VARIABLE_SETS["all, with impact parameters"])
+
+    def __call__(self, rows: Dataset) -> Predictions:
+        if self.targets is None:
+            labels = column(self.train, "labels", -100).astype(int)
+            self.targets = self.variables(self.train), labels, column(self.train, self.mass_column)
+        return tree_predictions(*self.targets, self.variables(rows), len(self.schema.label_names))
+
+
+if __name__ == "__main__":
+    main()
