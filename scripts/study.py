@@ -79,15 +79,8 @@ def main() -> None:
             *(*LAUNCH, SCRIPTS / "train.py", arguments.recipe, "--data_dir", data, "--model_config", config),
             *("--output_dir", checkpoint, "--seed", seed, "--save_steps", 200, "--resume_from_checkpoint"),
         )
-        run(
-            *LAUNCH,
-            SCRIPTS / "evaluate.py",
-            checkpoint,
-            *targets,
-            *trained_on,
-            "--results",
-            results / f"{name}_seed{seed}.json",
-        )
+        result = results / f"{name}_seed{seed}.json"
+        run(*LAUNCH, SCRIPTS / "evaluate.py", checkpoint, *targets, *trained_on, "--results", result)
     run(
         *(sys.executable, SCRIPTS / "compare.py", "--results", *sorted(results.glob("*_seed*.json"))),
         *("--output_dir", folder / "comparison", "--figures", folder / "comparison"),

@@ -96,6 +96,15 @@ def test_states_that_are_kept(run, tmp_path):
     assert [path.name for path in (tmp_path / "run/state").iterdir()] == ["epoch-00001-batch-000000"]
 
 
+def test_a_run_with_other_settings_is_not_gone_on_with(run, model_json, tmp_path):
+    run("run", save_steps=3)
+    with pytest.raises(ValueError, match=r"other settings: learning_rate \(was 0.001, is 0.1\)\. Go on with the same"):
+        run("run", learning_rate=0.1, resume_from_checkpoint=True)
+    model_json.write_text(json.dumps(MODEL | {"hidden_size": 32}))
+    with pytest.raises(ValueError, match=r"hidden_size \(was 16, is 32\)"):
+        run("run", save_steps=2, resume_from_checkpoint=True)
+
+
 def test_sigterm_saves_and_ends(run, monkeypatch, tmp_path):
     whole, _ = run("whole")
     agreed = StopRequest.agreed

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from accelerate.data_loader import SeedableRandomSampler
 from accelerate.utils import broadcast
 from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
+from transformers import PreTrainedConfig
 
 from e2evit.data.collate import E2ECollator, RowTables
 
@@ -118,7 +120,8 @@ class _Run:
         )
         self.history, folder = History(), Path(train_args.output_dir) / "state"
         self.best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        self.state = RunState(accelerator, folder, self.history, self.schedule, train_args.keep_states)
+        settings = fixed_settings(model.config, data_args, train_args)
+        self.state = RunState(accelerator, folder, self.history, self.schedule, settings, train_args.keep_states)
         self.state.tensors["best"] = self.best
         if self.average is not None:
             self.state.tensors["average"] = self.average
@@ -265,6 +268,32 @@ class _Run:
     def finish(self) -> None:
         self.bare_model.load_state_dict(self.best)
         self.task.finish(self.accelerator, self.model, self.validation_loader)
+
+
+# what may differ when a run goes on: none of it changes a number
+_MAY_CHANGE = {
+    *("data_dir", "cache_dir", "num_workers", "output_dir", "resume_from_checkpoint", "overwrite_output_dir"),
+    *(
+        "save_steps",
+        "keep_states",
+        "early_stopping_epochs",
+        "push_to_hub",
+        "hub_private",
+        "report_to",
+        "logging_steps",
+    ),
+}
+
+
+def fixed_settings(config, data_args: DataArguments, train_args: TrainArguments) -> dict:
+    """What a run and the one that it goes on from must have in common."""
+    own = {name: getattr(config, name) for name in type(config).__dataclass_fields__ if name not in _FROM_LIBRARY}
+    settings = own | {"model_type": config.model_type} | asdict(data_args) | asdict(train_args)
+    return {name: value for name, value in settings.items() if name not in _MAY_CHANGE}
+
+
+# fields of every configuration of transformers, which say nothing of the network
+_FROM_LIBRARY = set(PreTrainedConfig.__dataclass_fields__)
 
 
 def describe(entry: dict[str, float]) -> str:

@@ -70,11 +70,15 @@ class RunState:
     """Everything that resuming needs, as folders `epoch-EEEEE-batch-BBBBBB`, of which the newest `keep` are kept.
 
     Accelerate writes weights, optimiser and random numbers; the history and the schedule are JSON, the best weights
-    and the running mean safetensors: nothing of ours is loaded by pickle.
+    and the running mean safetensors: nothing of ours is loaded by pickle. `settings` are what a run that goes on from
+    a state must share with the one that wrote it.
     """
 
-    def __init__(self, accelerator: Accelerator, folder: Path, history: History, schedule, keep: int = 1):
+    def __init__(
+        self, accelerator: Accelerator, folder: Path, history: History, schedule, settings: dict, keep: int = 1
+    ):
         self.accelerator, self.folder, self.history, self.schedule = accelerator, folder, history, schedule
+        self.settings = json.loads(json.dumps(settings, default=str))  # as they will be read again
         self.keep = max(1, keep)
         self.tensors: dict[str, torch.nn.Module | dict[str, torch.Tensor]] = {}
 
@@ -101,7 +105,7 @@ class RunState:
                         {key: value.contiguous() for key, value in tensors.items()}, temporary / f"{name}.safetensors"
                     )
                 schedule = {key: value for key, value in self.schedule.state_dict().items() if key != "lr_lambdas"}
-                record = {"history": vars(history), "schedule": schedule}
+                record = {"settings": self.settings, "history": vars(history), "schedule": schedule}
                 (temporary / "state.json").write_text(json.dumps(record, indent=1))
             self.accelerator.wait_for_everyone()
             if main:
@@ -123,7 +127,8 @@ class RunState:
         """Go on from a state.
 
         Raises:
-            ValueError: if it was written by another number of processes, which had other random numbers.
+            ValueError: if it was written by another number of processes, which had other random numbers, or with
+                other settings.
         """
         processes = len(list(path.glob("totals_*.json")))
         if processes != self.accelerator.num_processes:
@@ -131,8 +136,19 @@ class RunState:
                 f"{path} was written by {processes} processes, not {self.accelerator.num_processes}: go on with as "
                 "many, or start a new run from its weights with `--model_name_or_path`."
             )
-        self.accelerator.load_state(str(path))
         record = json.loads((path / "state.json").read_text())
+        before = record["settings"]
+        changed = [
+            f"{name} (was {before.get(name)!r}, is {self.settings.get(name)!r})"
+            for name in sorted({*before, *self.settings})
+            if before.get(name) != self.settings.get(name)
+        ]
+        if changed:
+            raise ValueError(
+                f"{path} is of a run with other settings: {', '.join(changed)}. Go on with the same, start anew with "
+                "`--overwrite_output_dir`, or choose another folder."
+            )
+        self.accelerator.load_state(str(path))
         vars(self.history).update(record["history"])
         self.history.totals = json.loads((path / f"totals_{self.accelerator.process_index}.json").read_text())
         self.schedule.load_state_dict(record["schedule"] | {"lr_lambdas": [None] * len(self.schedule.lr_lambdas)})
