@@ -1,4 +1,4 @@
-"""Write the README's table, those of docs/simulation.md and the model cards from results/*.json.
+"""Write the tables of README, docs/simulation.md and docs/study.md and the model cards from results.
 
 python scripts/render.py
 """
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from e2evit.hub.card import CAPTIONS, render_card
 from e2evit.report import read_results, render_readme, render_simulation
+from e2evit.study_report import render_study
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,6 +18,8 @@ def main() -> None:
     readme.write_text(render_readme(readme.read_text(), ROOT / "results"))
     simulation = ROOT / "docs/simulation.md"
     simulation.write_text(render_simulation(simulation.read_text(), ROOT / "results"))
+    study = ROOT / "docs/study.md"
+    study.write_text(render_study(study.read_text(), ROOT / "results/study"))
     for model_type in ("linearvit", "xcit"):
         results = ROOT / f"results/quickstart_seed0_{model_type}_nano.json"
         (record,) = read_results([results]).values()

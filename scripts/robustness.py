@@ -35,6 +35,7 @@ class RobustnessArguments:
     results_dir: str = field(metadata={"help": "Folder of the results."})
     checkpoints: list[str] = field(default_factory=list, metadata={"help": "Folders or Hub ids of networks."})
     samples: list[str] = field(default_factory=list, metadata={"help": "Other simulated jets, each TITLE=FOLDER."})
+    max_jets: int | None = field(default=None, metadata={"help": "Of the test jets, evenly chosen; default: all."})
     trees: bool = field(default=True, metadata={"help": "Whether to measure boosted trees as well."})
 
 
@@ -43,6 +44,8 @@ def main() -> None:
     accelerator = start_accelerator()
     dataset, schema = data_args.load()
     nominal = dataset["test"]
+    if arguments.max_jets and arguments.max_jets < len(nominal):
+        nominal = nominal.select(range(0, len(nominal), -(-len(nominal) // arguments.max_jets)))
     conditions: dict[str, Callable[[], Dataset]] = {"nominal": lambda: nominal}
     for name in VARIATIONS:
         conditions[name] = lambda name=name: vary(nominal, schema, name)

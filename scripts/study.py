@@ -3,6 +3,7 @@
 python scripts/study.py
 
 What is finished is not done again: results by their files in `results_dir`, a run that was interrupted from its state.
+`scripts/render.py` then writes docs/study.md from the results.
 """
 
 import subprocess
@@ -28,6 +29,7 @@ class StudyArguments:
     recipe: str = field(default="recipes/study/train.yaml", metadata={"help": "Settings of every run."})
     output_dir: str = field(default="runs/study", metadata={"help": "Data and checkpoints."})
     results_dir: str = field(default="results/study", metadata={"help": "Metrics and per-jet predictions."})
+    figures_dir: str = field(default="docs/study", metadata={"help": "Figures of the comparison."})
     num_proc: int = field(default=2, metadata={"help": "Processes of the simulation."})
     max_runs: int | None = field(default=None, metadata={"help": "Train no more than so many networks in this call."})
 
@@ -83,7 +85,31 @@ def main() -> None:
         run(*LAUNCH, SCRIPTS / "evaluate.py", checkpoint, *targets, *trained_on, "--results", result)
     run(
         *(sys.executable, SCRIPTS / "compare.py", "--results", *sorted(results.glob("*_seed*.json"))),
-        *("--output_dir", folder / "comparison", "--figures", folder / "comparison"),
+        *("--output_dir", results / "comparison", "--figures", arguments.figures_dir),
+    )
+    if "robustness" in study:
+        robustness(study, [*targets, *trained_on], arguments)
+
+
+def robustness(study: dict, targets: list, arguments: StudyArguments) -> None:
+    """Simulate other jets and measure on them the networks whose checkpoints are there."""
+    settings, folder = study["robustness"], Path(arguments.output_dir)
+    samples = []
+    for title, changes in settings["samples"].items():
+        sample = folder / f"robustness/{title.replace(' ', '_').replace('-', '_').lower()}"
+        processes = [process for part in study["simulation"] for process in part["processes"]]
+        run(
+            *(sys.executable, SCRIPTS / "simulate.py", "--output_dir", sample, "--processes", *processes),
+            *("--num_jets", settings["num_jets"], "--num_proc", arguments.num_proc),
+            *study["simulation_arguments"].split(),
+            *("--seed", settings["seed"], *changes),
+        )
+        samples.append(f"{title}={sample}")
+    checkpoints = [folder / f"{name}_seed0" for name in settings["models"]]
+    run(
+        *(sys.executable, SCRIPTS / "robustness.py", *targets, "--max_jets", settings["max_jets"]),
+        *("--checkpoints", *(path for path in checkpoints if (path / "config.json").exists())),
+        *("--samples", *samples, "--results_dir", Path(arguments.results_dir) / "robustness"),
     )
 
 

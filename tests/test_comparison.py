@@ -69,7 +69,7 @@ def predictions(number=1500):
     truth = np.where(np.isnan(masses), 100.0, masses)
     mass_preds = {"good_seed0": truth * rng.normal(1, 0.05, number), "bad_seed0": truth * rng.normal(1, 0.3, number)}
     scores = {name: 1 - found[:, 0] for name, found in sharp.items()}
-    return JetPredictions(labels, masses, truth, scores, mass_preds, sharp)
+    return JetPredictions(labels, masses, truth, truth, scores, mass_preds, sharp)
 
 
 def test_the_better_model_is_found():

@@ -7,19 +7,29 @@ from samples import row_table
 
 from e2evit.data import CHANNELS, find_schema
 from e2evit.plots import (
+    calibration,
     calorimeter_response,
     comparison_figures,
     distributions,
     event_display,
+    jet_displays,
     mass_axis,
     mass_response,
     mean_images,
+    resolution,
     roc,
     saliency_display,
     save_figure,
     sculpting,
+    true_against_predicted,
 )
 from e2evit.report import JetPredictions
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
 
 
 @pytest.fixture
@@ -70,7 +80,6 @@ def test_figures_of_the_simulation(row, tmp_path):
     left, right = calorimeter_response(rows, {100.0: 0.1}).axes
     assert left.get_ylim() == (0.5, 1.2)
     assert "CMS" in right.get_legend().get_texts()[0].get_text() + right.get_legend().get_texts()[1].get_text()
-    plt.close("all")
 
 
 def test_sculpting_shows_what_passes():
@@ -90,15 +99,59 @@ def test_sculpting_shows_what_passes():
 def test_comparisons_have_the_figures_that_their_targets_allow():
     rng = np.random.default_rng(0)
     labels, masses = rng.integers(0, 3, 300), rng.uniform(50, 200, 300)
-    predictions = {"scores": {"a": rng.random(300)}, "mass_preds": {"a": masses}}
-    unknown = np.full(300, -100), np.full(300, np.nan)
-    assert list(comparison_figures(JetPredictions(labels, masses, masses, **predictions))) == [
-        "roc",
-        "sculpting",
-        "mass_response",
+    probabilities = {"a": rng.dirichlet(np.ones(3), 300)}
+    predictions = {"scores": {"a": rng.random(300)}, "mass_preds": {"a": masses}, "probabilities": probabilities}
+    no_labels, no_masses = np.full(300, -100), np.full(300, np.nan)
+
+    def figures(labels, true_masses, pts):
+        return list(comparison_figures(JetPredictions(labels, true_masses, masses, pts, **predictions)))
+
+    of_classes = ["roc", "sculpting", "calibration"]
+    of_masses = ["mass_response", "resolution_mass", "resolution_pt", "true_against_predicted"]
+    assert figures(labels, masses, masses) == of_classes + of_masses
+    assert figures(no_labels, masses, masses) == of_masses
+    assert figures(labels, no_masses, masses) == of_classes
+    assert "resolution_pt" not in figures(labels, masses, no_masses)
+
+
+def test_every_model_has_a_line_of_its_own():
+    """Also where there are more models than colours."""
+    rng = np.random.default_rng(0)
+    labels, masses = rng.integers(0, 2, 400), rng.uniform(50, 200, 400)
+    names = [f"model {number}" for number in range(9)]
+    scores, mass_preds = {name: rng.random(400) for name in names}, dict.fromkeys(names, 1.1 * masses)
+    for figure, random in ((roc(labels, scores), 1), (calibration(labels, {n: np.eye(2)[labels] for n in names}), 1)):
+        lines = figure.axes[0].get_lines()
+        assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(names) + random
+    left, right = resolution(masses, masses, mass_preds, "True mass [GeV]").axes
+    np.testing.assert_allclose([line.get_ydata() for line in left.get_lines()[:-1]], 1.1)
+    np.testing.assert_allclose([line.get_ydata() for line in right.get_lines()], 0, atol=1e-12)
+    assert len(mass_response(masses, mass_preds).axes[0].containers) == 9
+
+
+def test_true_against_predicted_and_calibration():
+    rng = np.random.default_rng(0)
+    masses = rng.uniform(50, 200, 900)
+    axis = true_against_predicted(masses, 2 * masses).axes[0]
+    median = axis.get_lines()[0]
+    np.testing.assert_allclose(median.get_ydata(), 2 * median.get_xdata())
+    labels = (rng.random(6000) < 0.7).astype(int)  # a model that says 70 % of each is calibrated
+    line = calibration(labels, {"a": np.tile([0.3, 0.7], (6000, 1))}, num_bins=2).axes[0].get_lines()[0]
+    np.testing.assert_allclose(line.get_xdata(), 0.7)
+    np.testing.assert_allclose(line.get_ydata(), 0.7, atol=0.03)
+
+
+def test_jet_displays_show_what_they_are_given():
+    schema, rng = find_schema("simulated"), np.random.default_rng(0)
+    image = rng.random(schema.image_shape) * (rng.random(schema.image_shape) < 0.01)
+    jets = [
+        {"title": "one", "image": image, "saliency": image, "attention": {"class attention": rng.random((13, 13))}},
+        {"title": "empty", "image": 0 * image, "saliency": 0 * image, "attention": {}},
     ]
-    assert list(comparison_figures(JetPredictions(unknown[0], masses, masses, **predictions))) == ["mass_response"]
-    assert list(comparison_figures(JetPredictions(labels, unknown[1], masses, **predictions))) == ["roc", "sculpting"]
+    figure = jet_displays(jets, schema)
+    titles = [axis.get_title() for axis in figure.axes]
+    assert "one\ntracks and calorimeters" in titles
+    assert "class attention" in titles
 
 
 def test_saliency_and_mass_axis(tmp_path):

@@ -11,6 +11,7 @@ import torch
 from e2evit import E2EImageProcessor, XCiTConfig, XCiTForImageClassification
 from e2evit.data import find_schema
 from e2evit.report import render_readme, render_simulation
+from e2evit.study_report import render_study
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -20,6 +21,11 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 def test_tables_are_rendered_from_results():
     assert list((ROOT / "results").glob("quickstart_seed*_*.json"))
     assert render_readme(README, ROOT / "results") == README, "run `python scripts/render.py`"
+
+
+def test_the_study_is_rendered_from_its_results():
+    text = (ROOT / "docs/study.md").read_text()
+    assert render_study(text, ROOT / "results/study") == text, "run `python scripts/render.py`"
 
 
 def test_tables_of_the_simulation_are_rendered_from_results():

@@ -15,6 +15,8 @@ from models import make
 from torch import nn
 
 from e2evit.boosted_trees import tree_predictions
+from e2evit.comparison import QUANTITIES
+from e2evit.data.variations import VARIATIONS
 from e2evit.training.cost import count_macs
 
 ROOT = Path(__file__).parents[1]
@@ -70,17 +72,32 @@ def test_a_small_study(tmp_path):
         "simulation_arguments": "--pileup 0 --seed 1",
         "tree_seeds": [0],
         "runs": {"tiny": [0]},
+        "robustness": {
+            "models": ["tiny", "not_trained"],
+            "max_jets": 20,
+            "seed": 2,
+            "num_jets": 20,
+            "samples": {"tune 4C": ["--pythia", "Tune:pp = 5"]},
+        },
     }
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     command = [sys.executable, "scripts/study.py", "--study", tmp_path / "study.yaml"]
     command += ["--recipe", tmp_path / "train.yaml", "--output_dir", tmp_path / "runs"]
-    command += ["--results_dir", tmp_path / "results"]
+    command += ["--results_dir", tmp_path / "results", "--figures_dir", tmp_path / "figures"]
     for _ in range(2):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     assert "train.py" not in done.stdout
     assert "boosted_trees.py" not in done.stdout
-    assert (tmp_path / "runs/comparison/comparison.md").is_file()
+    assert (tmp_path / "results/comparison/comparison.md").is_file()
+    assert (tmp_path / "figures/roc.png").is_file()
+    robust = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results/robustness").iterdir()}
+    assert set(robust) == {"tiny_seed0", "trees_all"}
+    for found in robust.values():
+        assert list(found) == ["nominal", *VARIATIONS, "tune 4C"]
+        assert found["tune 4C"]["jets"] == 60
+        assert all({"value", "low", "high"} == set(found["nominal"][name]) for name in QUANTITIES)
+    assert "trees_all, nominal" not in done.stdout
     names = {path.stem for path in (tmp_path / "results").glob("*.json")}
     assert names == {"tiny_seed0", "trees_3_seed0", "trees_all_seed0"}
     record = json.loads((tmp_path / "results/tiny_seed0.json").read_text())

@@ -1,7 +1,7 @@
 """Figures in the style of the LHC experiments; everything shown is labelled a simulation."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,18 +17,22 @@ from .data.sparse import sparse_to_dense
 from .report import JetPredictions
 
 __all__ = [
+    "calibration",
     "calorimeter_response",
     "comparison_figures",
     "distributions",
     "event_display",
+    "jet_displays",
     "mass_axis",
     "mass_response",
     "mean_images",
     "quality_against_cost",
+    "resolution",
     "roc",
     "saliency_display",
     "save_figure",
     "sculpting",
+    "true_against_predicted",
 ]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
@@ -37,6 +41,13 @@ PARTICLES = {"W": 80.4, "Z": 91.2, "H": 125.2, "t": 172.6}  # GeV, Particle Data
 # the style names fonts that few machines have, and falls back with a line for each
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 STYLE = [mplhep.style.CMS, {"font.size": 16, "axes.labelsize": 16, "legend.fontsize": 13, "axes.titlesize": 15}]
+
+
+def _styles(names: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    """Each name with a colour and a line of its own: six colours, then the same dashed, then dotted."""
+    for number, name in enumerate(names):
+        line = ("-", "--", ":")[number // len(COLOURS) % 3]
+        yield name, {"color": COLOURS[number % len(COLOURS)], "linestyle": line}
 
 
 def _label(axis, text: str = "Simulation") -> None:
@@ -144,17 +155,17 @@ def roc(labels: np.ndarray, scores: Mapping[str, np.ndarray]) -> Figure:
     """Background rejection against signal efficiency, one line per predictor, AUC in the legend."""
     with plt.style.context(STYLE):
         figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
-        for colour, (name, score) in zip(COLOURS, scores.items()):
-            false_positive, true_positive, _ = roc_curve(labels, score)
+        for name, style in _styles(scores):
+            false_positive, true_positive, _ = roc_curve(labels, scores[name])
             passed = false_positive > 0
-            auc = roc_auc_score(labels, score)
-            axis.plot(true_positive[passed], 1 / false_positive[passed], color=colour, label=f"{name} (AUC {auc:.3f})")
+            auc = roc_auc_score(labels, scores[name])
+            axis.plot(true_positive[passed], 1 / false_positive[passed], **style, label=f"{name} (AUC {auc:.3f})")
         efficiency = np.linspace(0.02, 1, 200)
         axis.plot(efficiency, 1 / efficiency, color="grey", linestyle=":", label="random")
         # two more decades leave room for the legend
         axis.set(yscale="log", xlim=(0, 1), ylim=(1, 100 * np.sum(labels == 0)))
         axis.set(xlabel=r"Signal efficiency $\varepsilon_S$", ylabel=r"Background rejection $1/\varepsilon_B$")
-        axis.legend()
+        axis.legend(fontsize=13 if len(scores) < 6 else 10)
         _label(axis)
     return figure
 
@@ -165,8 +176,8 @@ def mass_response(masses: np.ndarray, predictions: Mapping[str, np.ndarray], num
     which = np.clip(np.searchsorted(edges, masses, side="right") - 1, 0, num_bins - 1)
     with plt.style.context(STYLE):
         figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
-        for number, (colour, (name, prediction)) in enumerate(zip(COLOURS, predictions.items())):
-            response = prediction / masses
+        for number, (name, style) in enumerate(_styles(predictions)):
+            response = predictions[name] / masses
             low, middle, high = np.array(
                 [np.percentile(response[which == i], [16, 50, 84]) for i in range(num_bins)]
             ).T
@@ -174,11 +185,122 @@ def mass_response(masses: np.ndarray, predictions: Mapping[str, np.ndarray], num
             # side by side, so that bars can be told apart
             centres = centres * (1 + 0.012 * (number - (len(predictions) - 1) / 2))
             errors = (middle - low, high - middle)
-            axis.errorbar(centres, middle, errors, fmt="o", color=colour, capsize=3, label=name)
+            axis.errorbar(centres, middle, errors, fmt="o", color=style["color"], capsize=3, label=name)
         axis.axhline(1, color="grey", linestyle=":")
         axis.set(xlabel="True mass [GeV]", ylabel="Predicted / true mass (median, 68 %)", ylim=(0, 2.5))
         axis.legend()
         _label(axis)
+    return figure
+
+
+def resolution(
+    by: np.ndarray, masses: np.ndarray, predictions: Mapping[str, np.ndarray], label: str, num_bins: int = 8
+) -> Figure:
+    """Median response m̂ / m and relative resolution in bins of `by` with equal numbers of jets, a line for each model.
+
+    Args:
+        by: Of each jet what the bins are in, e.g. its mass or its pT [GeV].
+        masses, predictions: In GeV.
+        label: Of the horizontal axis.
+    """
+    parts = np.array_split(np.argsort(by, kind="stable"), num_bins)
+    centres = [np.median(by[part]) for part in parts]
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(14, 6), layout="constrained")
+        for name, style in _styles(predictions):
+            response = predictions[name] / masses
+            low, middle, high = np.array([np.percentile(response[part], [16, 50, 84]) for part in parts]).T
+            axes[0].plot(centres, middle, marker="o", markersize=4, **style, label=name)
+            axes[1].plot(centres, (high - low) / 2, marker="o", markersize=4, **style, label=name)
+        axes[0].axhline(1, color="grey", linestyle=":")
+        axes[0].set(xlabel=label, ylabel="Median of predicted / true mass")
+        axes[1].set(xlabel=label, ylabel="Relative mass resolution")
+        axes[1].set_ylim(0, 1.4 * axes[1].get_ylim()[1])  # room for the legend
+        axes[1].legend(ncols=2, fontsize=11)
+        for axis in axes:
+            _label(axis)
+    return figure
+
+
+def true_against_predicted(masses: np.ndarray, predictions: np.ndarray, num_bins: int = 60) -> Figure:
+    """Jets in the plane of true and predicted mass [GeV], and the median prediction in slices of true mass."""
+    with plt.style.context(STYLE):
+        figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
+        upper = 1.02 * max(np.quantile(masses, 0.999), np.quantile(predictions, 0.99))
+        edges = np.linspace(0, upper, num_bins + 1)
+        counts, *_ = np.histogram2d(masses, predictions, (edges, edges))
+        mesh = axis.pcolormesh(edges, edges, np.ma.masked_equal(counts.T, 0), cmap="viridis_r", norm=LogNorm(1))
+        parts = np.array_split(np.argsort(masses, kind="stable"), 15)
+        middle = [(np.median(masses[part]), np.median(predictions[part])) for part in parts]
+        axis.plot(*zip(*middle), "o-", color=COLOURS[1], label="median prediction")
+        axis.plot([0, upper], [0, upper], color="grey", linestyle=":", label="true mass")
+        axis.set(xlabel="True mass [GeV]", ylabel="Predicted mass [GeV]", xlim=(0, upper), ylim=(0, upper))
+        figure.colorbar(mesh, ax=axis, pad=0.02).set_label("Jets", loc="center")
+        axis.legend(loc="upper left")
+        _label(axis)
+    return figure
+
+
+def calibration(labels: np.ndarray, probabilities: Mapping[str, np.ndarray], num_bins: int = 12) -> Figure:
+    """Share of right answers against the probability of the most probable class, in bins with equal numbers of jets.
+
+    Above the diagonal a model is more often right than it says.
+    """
+    with plt.style.context(STYLE):
+        figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
+        for name, style in _styles(probabilities):
+            confidence, right = probabilities[name].max(axis=1), probabilities[name].argmax(axis=1) == labels
+            parts = np.array_split(np.argsort(confidence, kind="stable"), num_bins)
+            points = [(confidence[part].mean(), right[part].mean()) for part in parts]
+            axis.plot(*zip(*points), marker="o", markersize=4, **style, label=name)
+        axis.plot([0, 1], [0, 1], color="grey", linestyle=":", label="calibrated")
+        axis.set(xlabel="Probability of the most probable class", ylabel="Accuracy", xlim=(0, 1), ylim=(0, 1))
+        axis.legend(fontsize=13 if len(probabilities) < 6 else 10)
+        _label(axis)
+    return figure
+
+
+def jet_displays(jets: Sequence[Mapping], schema: DatasetSchema) -> Figure:
+    """A row for each jet: its energies and tracks, what a model's mass hangs on, and where its attention is.
+
+    Args:
+        jets: Each with `title`, `image` `(C, H, W)` in detector units, `saliency` `(C, H, W)` (gradient times input),
+            and `attention` by title, each `(H', W')` on a grid of tokens over the whole image.
+    """
+    columns = 2 + max(len(jet["attention"]) for jet in jets)
+    energies = [n for n, name in enumerate(schema.channel_names) if name.startswith(("ecal", "hcal", "trk_pt"))]
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(
+            len(jets), columns, figsize=(4.9 * columns, 4.4 * len(jets)), layout="constrained", squeeze=False
+        )
+        for line, jet in zip(axes, jets):
+            _, height, width = jet["image"].shape
+            extent = (0, width, 0, height)
+            total = jet["image"][energies].sum(axis=0)
+            drawn = line[0].imshow(
+                np.ma.masked_equal(total, 0), origin="lower", extent=extent, norm=LogNorm(0.05, 100), cmap="viridis_r"
+            )
+            figure.colorbar(drawn, ax=line[0], pad=0.02).set_label("GeV", loc="center")
+            line[0].set_title(f"{jet['title']}\ntracks and calorimeters", fontsize=13)
+            saliency = jet["saliency"].sum(axis=0)
+            row, column = np.nonzero(saliency)
+            values = saliency[row, column]
+            order = np.argsort(np.abs(values))
+            largest = max(float(np.quantile(np.abs(values), 0.99)) if len(values) else 0.0, 1e-30)
+            style = {"s": 9, "marker": "s", "cmap": "RdBu_r", "vmin": -largest, "vmax": largest}
+            drawn = line[1].scatter(
+                column[order] + 0.5, row[order] + 0.5, c=values[order], edgecolors="black", linewidths=0.1, **style
+            )
+            figure.colorbar(drawn, ax=line[1], pad=0.02).set_label("GeV", loc="center")
+            line[1].set_title("gradient of the mass x input", fontsize=13)
+            for axis, (title, weights) in zip(line[2:], jet["attention"].items()):
+                drawn = axis.imshow(weights, origin="lower", extent=extent, cmap="viridis")
+                figure.colorbar(drawn, ax=axis, pad=0.02)
+                axis.set_title(title, fontsize=13)
+            for axis in line:
+                axis.set(xlim=(0, width), ylim=(0, height), xlabel="column (phi)", ylabel="row (eta)", aspect="equal")
+                axis.tick_params(labelsize=10)
+        figure.suptitle("Simulation", fontweight="bold")
     return figure
 
 
@@ -206,8 +328,8 @@ def quality_against_cost(records: Mapping[str, Mapping], quantity: str, label: s
     ]
     with plt.style.context(STYLE):
         figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
-        for number, (name, (macs, value, low, high)) in enumerate(points.items()):
-            colour = COLOURS[number % len(COLOURS)]
+        for number, (name, style) in enumerate(_styles(points)):
+            (macs, value, low, high), colour = points[name], style["color"]
             error = [[max(value - low, 0)], [max(high - value, 0)]]
             marker = "os^Dv"[number // len(COLOURS) % 5]
             axis.errorbar([macs / 1e6], [value], yerr=error, fmt=marker, color=colour, capsize=3, label=name)
@@ -246,16 +368,25 @@ def sculpting(labels: np.ndarray, scores: np.ndarray, jet_masses: np.ndarray, nu
 
 
 def comparison_figures(found: JetPredictions) -> dict[str, Figure]:
-    """ROC curves, mass response, and sculpting by the first model, as far as there are targets for them."""
+    """As far as there are targets for them: ROC curves, calibration, mass response and resolution of all models;
+    sculpting, and true against predicted masses, of the first."""
     known, has_mass, figures = found.labels != -100, np.isfinite(found.masses), {}
     signal = (found.labels[known] > 0).astype(int)
     if len(np.unique(signal)) == 2:
         scores = {name: score[known] for name, score in found.scores.items()}
         figures["roc"] = roc(signal, scores)
         figures["sculpting"] = sculpting(signal, next(iter(scores.values())), found.jet_masses[known])
+    if found.probabilities and known.any():
+        probabilities = {name: of_classes[known] for name, of_classes in found.probabilities.items()}
+        figures["calibration"] = calibration(found.labels[known], probabilities)
     if has_mass.any():
         mass_preds = {name: mass[has_mass] for name, mass in found.mass_preds.items()}
-        figures["mass_response"] = mass_response(found.masses[has_mass], mass_preds)
+        masses = found.masses[has_mass]
+        figures["mass_response"] = mass_response(masses, mass_preds)
+        figures["resolution_mass"] = resolution(masses, masses, mass_preds, "True mass [GeV]")
+        if np.isfinite(found.pts[has_mass]).all():
+            figures["resolution_pt"] = resolution(found.pts[has_mass], masses, mass_preds, r"Jet $p_T$ [GeV]")
+        figures["true_against_predicted"] = true_against_predicted(masses, next(iter(mass_preds.values())))
     return figures
 
 

@@ -13,6 +13,9 @@ from .data import SCHEMAS, DatasetSchema
 __all__ = [
     "JetPredictions",
     "comparison_table",
+    "insert",
+    "interval_cell",
+    "markdown_table",
     "read_predictions",
     "read_results",
     "render_readme",
@@ -59,6 +62,7 @@ class JetPredictions:
         labels: -100 where unknown; class 0 is the background, all others are signal.
         masses: In GeV, NaN where unknown.
         jet_masses: Masses of the jets themselves [GeV], which a cut on the score could sculpt.
+        pts: Of the jets [GeV], NaN where unknown.
         scores, mass_preds: By model; masses in GeV.
         probabilities: By model, of all classes `(n, num_classes)`, where it has them.
     """
@@ -66,6 +70,7 @@ class JetPredictions:
     labels: np.ndarray
     masses: np.ndarray
     jet_masses: np.ndarray
+    pts: np.ndarray
     scores: dict[str, np.ndarray]
     mass_preds: dict[str, np.ndarray]
     probabilities: dict[str, np.ndarray] = field(default_factory=dict)
@@ -88,7 +93,8 @@ def read_predictions(paths: Sequence[str | Path]) -> JetPredictions:
         of_classes = [column for column in table.column_names if column.startswith("model p_")]
         if of_classes:
             probabilities[name] = np.stack([table[column].to_numpy() for column in of_classes], axis=1)
-    targets = first["labels"].to_numpy(), first["mass_labels"].to_numpy(), jet_masses
+    pts = first["pt"].to_numpy() if "pt" in first.column_names else np.full(len(first), np.nan)
+    targets = first["labels"].to_numpy(), first["mass_labels"].to_numpy(), jet_masses, pts
     return JetPredictions(*targets, scores, masses, probabilities)
 
 
@@ -140,7 +146,7 @@ _COMPARED = (
 
 def _styled(heads: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> str:
     if style == "markdown":
-        return _table(heads, rows)
+        return markdown_table(heads, rows)
     marks = {"±": r"$\pm$", "−": r"$-$", "–": "--", "_": r"\_", "%": r"\%"}
 
     def line(cells):
@@ -152,13 +158,13 @@ def _styled(heads: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> 
 
 def render_readme(text: str, results: Path) -> str:
     """`text` with its tables written anew, from the schemas and the records in `results`."""
-    text = _insert(text, "data sets", _table(["data set", *_SCHEMA_HEADS], _schema_rows(), "---"))
-    text = _insert(text, "model speed", _speed_table(json.loads((results / "model_speed.json").read_text())))
-    text = _insert(text, "loading", _loading_table(json.loads((results / "loading.json").read_text())))
+    text = insert(text, "data sets", markdown_table(["data set", *_SCHEMA_HEADS], _schema_rows(), "---"))
+    text = insert(text, "model speed", _speed_table(json.loads((results / "model_speed.json").read_text())))
+    text = insert(text, "loading", _loading_table(json.loads((results / "loading.json").read_text())))
     bundled = [results / "checkpoints/linearvit.json", *sorted((results / "study").glob("trees_*_seed0.json"))]
     metrics = [(name, record["metrics"]["model"]) for name, record in read_results(bundled).items()]
-    text = _insert(text, "bundled checkpoint", _markdown(metrics))
-    text = _insert(text, "export", _export_table(json.loads((results / "export.json").read_text())))
+    text = insert(text, "bundled checkpoint", _markdown(metrics))
+    text = insert(text, "export", _export_table(json.loads((results / "export.json").read_text())))
     rows = []
     for seed in sorted(
         {int(path.stem.split("_")[1].removeprefix("seed")) for path in results.glob("quickstart_*.json")}
@@ -168,7 +174,7 @@ def render_readme(text: str, results: Path) -> str:
         metrics = {name.removeprefix(prefix): record["metrics"]["model"] for name, record in records.items()}
         metrics |= {k: v for k, v in next(iter(records.values()))["metrics"].items() if k != "model"}
         rows += [(f"{name}, seed {seed}", values) for name, values in metrics.items()]
-    return _insert(text, "quickstart table", _markdown(rows))
+    return insert(text, "quickstart table", _markdown(rows))
 
 
 _SCHEMA_HEADS = ("files", "image", "classes 0, 1, ...", "`mass_labels` [GeV]", "inferred, not verified")
@@ -210,7 +216,7 @@ def _loading_table(found: dict) -> str:
     """Images a second, and the ratios and memory that go with them."""
     slowest = found["images_per_second"]["nested Parquet, to_pylist"]
     rows = [[name, f"{rate:.0f}", f"{rate / slowest:.1f}"] for name, rate in found["images_per_second"].items()]
-    table = _table(["64 images to a dense float32 batch", "images/s, one core", "over to_pylist"], rows)
+    table = markdown_table(["64 images to a dense float32 batch", "images/s, one core", "over to_pylist"], rows)
     memory = "; ".join(f"{name} {size:.0f} MiB" for name, size in found["peak_memory_mib"].items())
     return (
         f"{table}\n\nMedian ratios within a round: rows {found['rows_over_to_pylist']:.0f} x `to_pylist`; converting "
@@ -235,7 +241,7 @@ def _speed_table(found: dict) -> str:
             reference = " / ".join(f"{times[key]:.0f}" for key in times if key.startswith("reference"))
             ours = dict.fromkeys(columns["training"], "–") | {key: f"{speedup[key]:.2f}" for key in variants}
             rows.append([f"{name}, {use}", reference, *ours.values()])
-    return _table(["", "reference [ms]", *columns["training"]], rows)
+    return markdown_table(["", "reference [ms]", *columns["training"]], rows)
 
 
 def _export_table(found: dict) -> str:
@@ -252,8 +258,9 @@ def _export_table(found: dict) -> str:
         rows.append([name, *cells])
     heads = ["", "MiB", "ROC AUC", "rel. mass resolution", *(f"{case} [ms]" for case in cases)]
     return (
-        f"{_table(heads, rows)}\n\n{found['jets']} test jets; in brackets how many times as fast as eager PyTorch on "
-        "as many threads\n(`python benchmarks/export.py`). onnxruntime computes in float32 where weights are bfloat16."
+        f"{markdown_table(heads, rows)}\n\n{found['jets']} test jets; in brackets how many times as fast as eager "
+        "PyTorch on as many threads\n(`python benchmarks/export.py`). onnxruntime computes in float32 where weights are "
+        "bfloat16."
     )
 
 
@@ -271,31 +278,33 @@ def render_simulation(text: str, results: Path) -> str:
         ]
         for channel in simulated[first]
     ]
-    text = _insert(
-        text, "occupancy", _table(["channel", *simulated, "one real image", "20 real jets, our detector"], rows)
+    text = insert(
+        text,
+        "occupancy",
+        markdown_table(["channel", *simulated, "one real image", "20 real jets, our detector"], rows),
     )
     rows = [
         [name, f"{found['number'][name]}", *(_spread(mass[kind]) for kind in ("jet", "image"))]
         for name, mass in found["masses"].items()
     ]
-    text = _insert(text, "masses", _table(["class", "jets", "particle-level [GeV]", "image [GeV]"], rows))
+    text = insert(text, "masses", markdown_table(["class", "jets", "particle-level [GeV]", "image [GeV]"], rows))
     rows = [
         [f"{row['low']:.0f}–{row['high']:.0f}", f"{row['response']:.3f}", f"{row['resolution']:.3f}"]
         for row in found["response"]
     ]
-    text = _insert(text, "response", _table(["jet pT [GeV]", "median response", "relative resolution"], rows))
+    text = insert(text, "response", markdown_table(["jet pT [GeV]", "median response", "relative resolution"], rows))
     titles = list(next(iter(found["tagging"].values())))
     rows = [
         [task, *(f"{values[title]['auc']:.3f} ± {values[title]['error']:.3f}" for title in titles)]
         for task, values in found["tagging"].items()
     ]
-    text = _insert(text, "tagging", _table(["AUC", *titles], rows))
+    text = insert(text, "tagging", markdown_table(["AUC", *titles], rows))
     rows = [
         [name, f"{v['number']}", f"{v['constant']:.1f}", f"{v['mae']:.1f}", f"{v['resolution']:.3f}"]
         for name, v in found["mass"].items()
     ]
     heads = ["sample", "jets", "MAE of the mean [GeV]", "MAE [GeV]", "relative resolution"]
-    text = _insert(text, "mass regression", _table(heads, rows))
+    text = insert(text, "mass regression", markdown_table(heads, rows))
     stages = ["pythia", "jets", "detector", "pile-up", "image", "rest"]
     rows = [
         [
@@ -307,14 +316,14 @@ def render_simulation(text: str, results: Path) -> str:
         for row in speed["rows"]
     ]
     heads = ["process", "pile-up", *(f"{stage} [ms]" for stage in stages), "jets/s and core"]
-    return _insert(text, "speed", _table(heads, rows))
+    return insert(text, "speed", markdown_table(heads, rows))
 
 
 def _spread(values: dict[str, float]) -> str:
     return f"{values['median']:.0f} ({values['p16']:.0f}–{values['p84']:.0f})"
 
 
-def _insert(text: str, name: str, body: str) -> str:
+def insert(text: str, name: str, body: str) -> str:
     """`text` with what lies between the markers called `name` replaced."""
     start, end = f"<!-- {name}: rendered by scripts/render.py -->", f"<!-- end of {name} -->"
     before, rest = text.split(start)
@@ -323,17 +332,19 @@ def _insert(text: str, name: str, body: str) -> str:
 
 def _markdown(rows: Sequence[tuple[str, dict[str, float]]]) -> str:
     columns = [column for column in COLUMNS if any(column[1] in metrics for _, metrics in rows)]
-    cells = [[name, *(_cell(metrics, key, form) for _, key, form in columns)] for name, metrics in rows]
-    return _table(["", *(title for title, _, _ in columns)], cells)
+    cells = [[name, *(interval_cell(metrics, key, form) for _, key, form in columns)] for name, metrics in rows]
+    return markdown_table(["", *(title for title, _, _ in columns)], cells)
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], alignment: str = "---:") -> str:
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], alignment: str = "---:") -> str:
+    """A Markdown table with columns of equal width, the first one aligned to the left."""
     lines = [list(heads), ["---", *[alignment] * (len(heads) - 1)], *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("| " + " | ".join(f"{cell:<{w}}" for cell, w in zip(line, widths)) + " |" for line in lines)
 
 
-def _cell(metrics: dict[str, float], key: str, form: str) -> str:
+def interval_cell(metrics: dict[str, float], key: str, form: str) -> str:
+    """A metric and its interval, a dash where it is not defined."""
     if key not in metrics:
         return "–"
     # adding zero after rounding takes the sign from -0.00

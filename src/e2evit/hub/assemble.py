@@ -102,9 +102,9 @@ def assemble_model(
                 shutil.copyfile(checkpoint / name, temporary / name)
         shutil.copyfile(results, temporary / "results.json")
         figures = comparison_figures(read_predictions([results]))
-        for name, figure in figures.items():
-            save_figure(figure, temporary / "figures" / name).with_suffix(".pdf").unlink()
         shown = [name for name in CAPTIONS if name in figures]
+        for name in shown:
+            save_figure(figures[name], temporary / "figures" / name).with_suffix(".pdf").unlink()
         card = render_card(find_template(), record, model.config.model_type, recipe, model_id, shown)
         card.save(temporary / "README.md")
         check_checkpoint(temporary)

@@ -21,6 +21,8 @@ FAMILIES = {
 CAPTIONS = {
     "roc": "Background rejection against signal efficiency: all classes but the first against the first.",
     "mass_response": "Predicted over true mass in bins of true mass; bars hold 68 % of the jets.",
+    "true_against_predicted": "Predicted against true mass, with the median prediction.",
+    "calibration": "Accuracy against the probability of the most probable class.",
     "sculpting": "Masses of background jets that pass the tagger: a tagger that knows the mass shapes them.",
 }
 HEADLINES = (

@@ -1,0 +1,124 @@
+"""docs/study.md from the results of `make study`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from .comparison import seed_groups
+from .report import comparison_table, insert, interval_cell, markdown_table, read_results
+
+__all__ = ["render_study"]
+
+_QUALITY = (
+    ("mean AUC", "roc_auc_macro", ".4f"),
+    ("accuracy", "accuracy", ".3f"),
+    ("rejection at 50 %", "rejection_at_50", ".1f"),
+    ("MAE [GeV]", "mae_gev", ".1f"),
+    ("resolution", "relative_resolution", ".4f"),
+    ("slope", "slope", ".2f"),
+    ("coverage of 1 σ", "coverage_68", ".3f"),
+)
+_ROBUST = (
+    ("mean AUC", "roc_auc_macro", ".3f"),
+    ("resolution", "relative_resolution", ".3f"),
+    ("median response", "median_response", ".3f"),
+)
+
+
+def render_study(text: str, results: Path) -> str:
+    """`text` (docs/study.md) with its tables and findings written anew from `results` (results/study).
+
+    Raises:
+        ValueError: if results are not of the same jets.
+    """
+    paths = sorted(results.glob("*_seed*.json"))
+    records = read_results(paths)
+    found = json.loads((results / "comparison/comparison.json").read_text())
+    text = insert(text, "sample", _sample(records, paths[0]))
+    text = insert(text, "models", _models(records))
+    text = insert(text, "baselines", _baselines(records))
+    text = insert(text, "comparison", comparison_table(found["models"], found["paired"], found["reference"]))
+    text = insert(text, "findings", _findings(found))
+    robust = {path.stem: json.loads(path.read_text()) for path in sorted((results / "robustness").glob("*.json"))}
+    return insert(text, "robustness", _robustness(robust))
+
+
+def _sample(records: Mapping[str, dict], path: Path) -> str:
+    record = next(iter(records.values()))
+    test = pq.read_table(path.with_suffix(".parquet"), columns=["labels", "mass_labels"])
+    labels, masses = test["labels"].to_numpy(), test["mass_labels"].to_numpy()
+    rows = [[name, f"{(labels == number).sum()}"] for number, name in enumerate(record["label_names"])]
+    rows.append([f"{', '.join(record['mass_classes'])} (mass alone)", f"{np.isfinite(masses).sum()}"])
+    sizes = ", ".join(f"{part} {found['rows']}" for part, found in record["data"].items())
+    return f"Jets: {sizes}. Of the test jets:\n\n{markdown_table(['class', 'test jets'], rows)}"
+
+
+def _models(records: Mapping[str, dict]) -> str:
+    """Cost and quality of the first training of each model; the best first."""
+    firsts = {model: records[names[0]] for model, names in seed_groups(list(records)).items()}
+    ranked = sorted(firsts.items(), key=lambda item: -item[1]["metrics"]["model"]["roc_auc_macro"])
+    rows = []
+    for name, record in ranked:
+        cost, training, metrics = record.get("cost"), record["training"], record["metrics"]["model"]
+        cells = [f"{record['parameters'] / 1e6:.2f}" if "parameters" in record else "–"]
+        cells.append(f"{cost['macs'] / 1e6:.0f}" if cost else "–")
+        cells.append(f"{training['images_seen'] / 1000:.0f}" if "images_seen" in training else "–")
+        cells.append(f"{training['seconds'] / 60:.1f}")
+        rows.append([name, *cells, *(interval_cell(metrics, key, form) for _, key, form in _QUALITY)])
+    costs = ["parameters [M]", "multiplications [M]", "images seen [1 000]", "training [min]"]
+    return markdown_table(["", *costs, *(title for title, _, _ in _QUALITY)], rows)
+
+
+def _baselines(records: Mapping[str, dict]) -> str:
+    measured = next(record["metrics"] for record in records.values() if "constant" in record["metrics"])
+    rows = [
+        [name, *(interval_cell(metrics, key, form) for _, key, form in _QUALITY)]
+        for name, metrics in measured.items()
+        if name != "model"
+    ]
+    return markdown_table(["", *(title for title, _, _ in _QUALITY)], rows)
+
+
+def _findings(found: Mapping) -> str:
+    """Who is significantly better than whom, in words."""
+    lines = [
+        f"Best by mean AUC of the classes: **{found['reference']}** (first training). Against it, on the same jets:"
+    ]
+    titles = {"roc_auc_macro": "mean AUC", "accuracy": "accuracy", "relative_resolution": "mass resolution"}
+    for other, entry in found["paired"].items():
+        verdicts = []
+        for key, title in titles.items():
+            if key not in entry:
+                continue
+            difference, p_value = entry[key]["difference"], entry[key]["p_holm"]
+            is_better = difference < 0 if key == "relative_resolution" else difference > 0
+            verdict = "no significant difference" if p_value >= 0.05 else "worse" if is_better else "**better**"
+            verdicts.append(f"{title} {verdict} (p = {p_value:.2g})")
+        lines.append(f"* {other}: {', '.join(verdicts)}")
+    return "\n".join(lines)
+
+
+def _robustness(robust: Mapping[str, Mapping]) -> str:
+    """A table for each quantity: models in columns, conditions in rows."""
+    tables = []
+    conditions = list(dict.fromkeys(title for found in robust.values() for title in found))
+    for title, key, form in _ROBUST:
+        rows = []
+        for condition in conditions:
+            cells = []
+            for found in robust.values():
+                value = found.get(condition, {}).get(key)
+                cells.append(
+                    f"{value['value']:{form}} ± {(value['high'] - value['low']) / 2:{form}}" if value else "–"
+                )
+            jets = next(found[condition]["jets"] for found in robust.values() if condition in found)
+            rows.append([condition, f"{jets}", *cells])
+        tables.append(f"**{title}**\n\n{markdown_table(['', 'jets', *_names(robust)], rows)}")
+    return "\n\n".join(tables)
+
+
+def _names(robust: Mapping) -> Sequence[str]:
+    return [name.replace("_seed0", "") for name in robust]
