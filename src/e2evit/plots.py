@@ -33,6 +33,7 @@ __all__ = [
     "save_figure",
     "sculpting",
     "true_against_predicted",
+    "tuning",
 ]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
@@ -480,6 +481,46 @@ def calorimeter_response(rows: Sequence[Mapping[str, float]], published: Mapping
         axes[1].set(ylim=(0, 0.16), xscale="log", xlim=(80, 1200))
         for axis in axes:
             axis.legend()
+    return figure
+
+
+def tuning(trials: Sequence[Mapping], objective: str, direction: str) -> Figure:
+    """What each trial of a search reached: by its number, and against each of its settings.
+
+    Args:
+        trials: With `number`, `state`, `params`, `value` (None if it was pruned) and `by_epoch`.
+        objective: What `value` is.
+        direction: `"minimize"` or `"maximize"`.
+    """
+    best = min if direction == "minimize" else max
+    points = []
+    for trial in trials:
+        value = trial["value"] if trial["value"] is not None else best(trial["by_epoch"].values(), default=None)
+        if value is not None:
+            points.append((trial, value))
+    names = list(dict.fromkeys(name for trial, _ in points for name in trial["params"]))
+    with plt.style.context(STYLE):
+        columns = min(3, 1 + len(names))
+        rows = -(-(1 + len(names)) // columns)
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(6 * columns, 4.6 * rows), layout="constrained", squeeze=False
+        )
+        for axis, name in zip(np.ravel(axes), [None, *names]):
+            for state, colour in (("COMPLETE", COLOURS[0]), ("PRUNED", COLOURS[1])):
+                chosen = [(trial, value) for trial, value in points if trial["state"] == state]
+                x = [trial["number"] if name is None else trial["params"].get(name) for trial, _ in chosen]
+                x = [str(value) if isinstance(value, (str, bool)) else value for value in x]
+                label = {"COMPLETE": "finished", "PRUNED": "pruned"}[state]
+                axis.plot(x, [value for _, value in chosen], "o", color=colour, label=label)
+            values = [trial["params"][name] for trial, _ in points if name in trial["params"]] if name else []
+            if values and all(isinstance(value, float) and value > 0 for value in values):
+                axis.set_xscale("log" if max(values) > 20 * min(values) else "linear")
+            axis.set(xlabel=name or "trial", ylabel=objective.replace("_", " "))
+            axis.tick_params(labelsize=12)
+        axes[0, 0].legend()
+        for axis in np.ravel(axes)[1 + len(names) :]:
+            axis.remove()
+        figure.suptitle("Simulation", fontweight="bold")
     return figure
 
 

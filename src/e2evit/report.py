@@ -259,8 +259,8 @@ def _export_table(found: dict) -> str:
     heads = ["", "MiB", "ROC AUC", "rel. mass resolution", *(f"{case} [ms]" for case in cases)]
     return (
         f"{markdown_table(heads, rows)}\n\n{found['jets']} test jets; in brackets how many times as fast as eager "
-        "PyTorch on as many threads\n(`python benchmarks/export.py`). onnxruntime computes in float32 where weights are "
-        "bfloat16."
+        "PyTorch on as many threads\n(`python benchmarks/export.py`). onnxruntime computes in float32 where weights "
+        "are bfloat16."
     )
 
 

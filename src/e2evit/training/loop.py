@@ -56,7 +56,7 @@ def train(
     processor,
     data_args: DataArguments,
     train_args: TrainArguments,
-    on_epoch_end: Callable[[dict], None] | None = None,
+    on_epoch_end: Callable[[History], None] | None = None,
 ) -> History:
     """Train on `dataset["train"]` and leave in `model` the weights with the smallest loss on `dataset["validation"]`:
     those of the running mean if there is one.
@@ -65,7 +65,7 @@ def train(
     from the newest, with the next batch.
 
     Args:
-        on_epoch_end: Called with the entry of each finished epoch; what it raises ends the run.
+        on_epoch_end: Called after each epoch; what it raises ends the run.
 
     Raises:
         ValueError: if an event is in two splits.
@@ -82,7 +82,7 @@ def train(
                 break
             run.epoch(epoch)
             if on_epoch_end is not None:
-                on_epoch_end(run.history.epochs[-1])
+                on_epoch_end(run.history)
         run.finish()
     return run.history
 

@@ -1,6 +1,6 @@
 """One run from its recipe to its checkpoint: what `scripts/train.py` and `scripts/pretrain.py` do."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from accelerate.utils import set_seed
@@ -15,12 +15,17 @@ from .state import History, Preempted
 __all__ = ["run_training"]
 
 
-def run_training(arguments: Sequence[str] | None = None, masked: bool = False) -> History:
+def run_training(
+    arguments: Sequence[str] | None = None,
+    masked: bool = False,
+    on_epoch_end: Callable[[History], None] | None = None,
+) -> History:
     """Train as the recipe and the command line say, and save the checkpoint.
 
     Args:
         arguments: `[RECIPE.yaml] [--field value ...]`; those of the command line if not given.
         masked: Reconstruct hidden pixels instead of learning classes and masses.
+        on_epoch_end: As in [`train`].
 
     Raises:
         As [`parse_recipe`], [`check_output_dir`], [`DataArguments.load`], [`load_model`] and [`train`].
@@ -41,7 +46,7 @@ def run_training(arguments: Sequence[str] | None = None, masked: bool = False) -
     accelerator.init_trackers("e2evit", config=settings)
 
     try:
-        history = train(accelerator, model, dataset, processor, data_args, train_args)
+        history = train(accelerator, model, dataset, processor, data_args, train_args, on_epoch_end)
     except Preempted:
         end_processes(accelerator)
         raise

@@ -1,0 +1,183 @@
+"""Searching for settings with Optuna (the `tune` extra): what is tried, pruned, gone on with and found."""
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from hashlib import blake2b
+from pathlib import Path
+
+import yaml
+
+from .arguments import DataArguments, ModelArguments, TrainArguments
+from .recipe import as_flags
+from .run import run_training
+from .state import History, Preempted
+
+__all__ = ["Search", "read_search", "tune"]
+
+logger = logging.getLogger(__name__)
+
+MODEL = "model."  # before a name of the space: a field of the model's configuration
+HEARTBEAT = 30  # seconds; a trial without one for four times as long is taken for killed, and tried again
+
+
+@dataclass
+class Search:
+    """A search space and what its trials share.
+
+    Args:
+        recipe: Of every trial.
+        space: By setting, or `model.` and a field of the model's configuration: `{low, high}` with `log` or `step`
+            (whole numbers if both ends are), or `{choices}`.
+        settings: Those that differ from the recipe in every trial.
+        objective: Of the entries that a finished epoch logs, e.g. `validation_loss` or `validation_mass_resolution`;
+            the best epoch of a trial counts.
+        direction: `minimize` or `maximize`.
+    """
+
+    recipe: str
+    space: dict[str, dict]
+    settings: dict = field(default_factory=dict)
+    objective: str = "validation_loss"
+    direction: str = "minimize"
+
+
+def read_search(path: str | Path) -> Search:
+    """From a YAML file.
+
+    Raises:
+        ValueError: for an unknown or missing field, a setting that no run has, or a range that is none.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"There is no search space {path}.")
+    text = yaml.safe_load(Path(path).read_text())
+    known = [known.name for known in fields(Search)]
+    if not isinstance(text, Mapping) or not {"recipe", "space"} <= set(text) <= set(known):
+        got = ", ".join(text) if isinstance(text, Mapping) else type(text).__name__
+        raise ValueError(f"{path}: expected `recipe`, `space` and perhaps {', '.join(known[2:])}, got {got}.")
+    search = Search(**text)
+    if search.direction not in ("minimize", "maximize"):
+        raise ValueError(f"{path}: `direction` is minimize or maximize, got {search.direction!r}.")
+    settings = {known.name for group in (DataArguments, ModelArguments, TrainArguments) for known in fields(group)}
+    for name, values in search.space.items():
+        if not name.startswith(MODEL) and name not in settings:
+            raise ValueError(f"{path}: there is no setting {name!r}; fields of the model begin with `{MODEL}`.")
+        keys = set(values) if isinstance(values, Mapping) else set()
+        if keys != {"choices"} and not ({"low", "high"} <= keys <= {"low", "high", "log", "step"}):
+            raise ValueError(
+                f"{path}: {name} needs `choices`, or `low` and `high` with `log` or `step`, got {values}."
+            )
+        if "low" in keys and not values["low"] < values["high"]:
+            raise ValueError(f"{path}: {name} needs low < high, got {values['low']} and {values['high']}.")
+    return search
+
+
+def tune(
+    search: Search, output_dir: str | Path, num_trials: int, data_dir: str | None = None, storage: str | None = None
+):
+    """Try settings until `num_trials` are finished or pruned, those of earlier calls with the same storage included.
+
+    Each trial is a run in a folder of its own, `output_dir/trial-...`. One that was ended by SIGTERM is the next to be
+    tried, and one that was killed comes again after two minutes; both go on from their state. The median of the
+    trials before prunes one that is worse at the same epoch.
+
+    Args:
+        data_dir: Of the jets, if the recipe does not say.
+        storage: Of Optuna, e.g. `postgresql://...` for several machines; SQLite in `output_dir` if not given.
+
+    Returns:
+        The `optuna.Study`.
+
+    Raises:
+        ImportError: without Optuna.
+        Preempted: after SIGTERM.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise ImportError("Searching for settings needs Optuna: pip install e2evit[tune].") from error
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    optuna.logging.disable_default_handler()
+    optuna.logging.enable_propagation()
+    with warnings.catch_warnings():  # Optuna has called heartbeats experimental since 2021
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        retry = optuna.storages.RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
+        storage = optuna.storages.RDBStorage(
+            storage or f"sqlite:///{folder.resolve()}/tuning.db",
+            heartbeat_interval=HEARTBEAT,
+            grace_period=4 * HEARTBEAT,
+            heartbeat_stale_trial_callback=retry,
+        )
+    study = optuna.create_study(
+        storage=storage,
+        study_name="e2evit",
+        direction=search.direction,
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
+    )
+    # another seed in each call: else the first trials of a second call would be those of the first
+    study.sampler = optuna.samplers.TPESampler(seed=len(study.trials), n_startup_trials=6)
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+
+    def finished() -> int:
+        return len(study.get_trials(deepcopy=False, states=ended))
+
+    while finished() < num_trials:
+        study.optimize(
+            lambda trial: _objective(trial, search, folder, data_dir), n_trials=1, catch=(FloatingPointError,)
+        )
+        logger.info(f"{finished()} of {num_trials} trials are done")
+    return study
+
+
+def _objective(trial, search: Search, folder: Path, data_dir: str | None) -> float:
+    import optuna
+
+    chosen = {name: _suggest(trial, name, values) for name, values in search.space.items()}
+    # a trial that comes again has the number of another one, but the same settings
+    digest = blake2b(json.dumps(chosen, sort_keys=True).encode(), digest_size=6).hexdigest()
+    output_dir = folder / f"trial-{digest}"
+    output_dir.mkdir(exist_ok=True)
+    flags = trial_settings(search, chosen, output_dir) | {
+        "output_dir": str(output_dir),
+        "resume_from_checkpoint": True,
+    }
+    flags |= {"data_dir": data_dir} if data_dir else {}
+    best = min if search.direction == "minimize" else max
+
+    def on_epoch_end(history: History) -> None:
+        entry = history.epochs[-1]
+        if search.objective not in entry:
+            raise ValueError(f"`objective` {search.objective!r} is not logged; there are {', '.join(entry)}.")
+        trial.report(entry[search.objective], len(history.epochs))
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    logger.info(f"Trial {trial.number}: {chosen}")
+    try:
+        history = run_training(as_flags(flags), on_epoch_end=on_epoch_end)
+    except Preempted:
+        trial.study.enqueue_trial(trial.params)
+        raise
+    return best(entry[search.objective] for entry in history.epochs)
+
+
+def trial_settings(search: Search, chosen: Mapping, folder: Path) -> dict:
+    """The recipe with what a trial has chosen; its model's configuration is written to `folder`."""
+    settings = yaml.safe_load(Path(search.recipe).read_text()) | search.settings
+    model = json.loads(Path(settings["model_config"]).read_text())
+    model |= {name.removeprefix(MODEL): value for name, value in chosen.items() if name.startswith(MODEL)}
+    path = folder / "model.json"
+    path.write_text(json.dumps(model, indent=2) + "\n")
+    chosen = {name: value for name, value in chosen.items() if not name.startswith(MODEL)}
+    return settings | {"model_config": str(path)} | chosen
+
+
+def _suggest(trial, name: str, values: Mapping):
+    if "choices" in values:
+        return trial.suggest_categorical(name, values["choices"])
+    whole = isinstance(values["low"], int) and isinstance(values["high"], int)
+    return (trial.suggest_int if whole else trial.suggest_float)(name, **values)

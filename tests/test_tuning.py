@@ -1,0 +1,136 @@
+"""Searching for settings: what is tried, pruned, gone on with, and refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+
+from e2evit.training import PREEMPTED_EXIT_CODE, tuning
+from e2evit.training.state import History
+from e2evit.training.tuning import Search, read_search, trial_settings, tune
+
+ROOT = Path(__file__).parents[1]
+SPACE = {
+    "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    "per_device_batch_size": {"choices": [16, 32]},
+    "model.num_hidden_layers": {"low": 1, "high": 2},
+}
+
+
+@pytest.fixture
+def search(tmp_path):
+    """A search file over tiny models."""
+    model = {"model_type": "xcit", "hidden_size": 16, "num_attention_heads": 2}
+    (tmp_path / "model.json").write_text(json.dumps(model))
+    recipe = {"model_config": str(tmp_path / "model.json"), "mass_column": "jet_mass", "report_to": "none"}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    found = {"recipe": str(tmp_path / "recipe.yaml"), "settings": {"num_train_epochs": 1}, "space": SPACE}
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(found))
+    return tmp_path / "search.yaml"
+
+
+def test_the_script_goes_on_where_it_stopped(search, jets_dir, tmp_path):
+    output = tmp_path / "tuning"
+
+    def call(num_trials):
+        command = [sys.executable, "scripts/tune.py", search, "--data_dir", jets_dir, "--output_dir", output]
+        command += ["--num_trials", str(num_trials)]
+        done = subprocess.run(map(str, command), cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads((output / "trials.json").read_text())
+
+    two = call(2)
+    three = call(3)
+    assert three[:2] == two
+    assert [trial["state"] for trial in three] == ["COMPLETE"] * 3
+    assert len({json.dumps(trial["params"]) for trial in three}) == 3
+    best = min(three, key=lambda trial: trial["value"])
+    recipe = yaml.safe_load((output / "best.yaml").read_text())
+    assert recipe["learning_rate"] == best["params"]["learning_rate"]
+    layers = json.loads(Path(recipe["model_config"]).read_text())["num_hidden_layers"]
+    assert layers == best["params"]["model.num_hidden_layers"]
+    assert (output / "tuning.png").stat().st_size > 10000
+
+
+def test_worse_trials_are_pruned(search, tmp_path, monkeypatch):
+    """The value is the trial's number: after the first four, each is worse than the median."""
+    trained = []
+
+    def run_training(flags, on_epoch_end):
+        history = History()
+        trained.append(history)
+        for epoch in range(3):
+            history.epochs.append({"validation_loss": float(len(trained)) + epoch})
+            on_epoch_end(history)
+        return history
+
+    monkeypatch.setattr(tuning, "run_training", run_training)
+    study = tune(read_search(search), tmp_path / "tuning", num_trials=6)
+    states = [trial.state.name for trial in study.trials]
+    assert states == ["COMPLETE"] * 4 + ["PRUNED"] * 2
+    assert study.best_value == 1.0  # of its best epoch
+    assert [len(history.epochs) for history in trained] == [3, 3, 3, 3, 1, 1]
+
+
+def test_a_trial_that_was_ended_is_the_next(search, jets_dir, tmp_path, monkeypatch):
+    from e2evit.training.state import Preempted, StopRequest
+
+    agreed = StopRequest.agreed
+
+    def terminated(self, accelerator):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return agreed(self, accelerator)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "agreed", terminated)
+        with pytest.raises(Preempted):
+            tune(read_search(search), tmp_path / "tuning", num_trials=1, data_dir=str(jets_dir))
+    study = tune(read_search(search), tmp_path / "tuning", num_trials=1, data_dir=str(jets_dir))
+    first, second = study.trials
+    assert (first.state.name, second.state.name) == ("FAIL", "COMPLETE")
+    assert first.params == second.params
+    assert len(list((tmp_path / "tuning").glob("trial-*"))) == 1  # it went on in the same folder
+    assert PREEMPTED_EXIT_CODE == 75
+
+
+def test_settings_of_a_trial(search, tmp_path):
+    chosen = {"learning_rate": 0.01, "model.num_hidden_layers": 2}
+    settings = trial_settings(read_search(search), chosen, tmp_path)
+    assert settings["learning_rate"] == 0.01
+    assert settings["num_train_epochs"] == 1
+    assert "model.num_hidden_layers" not in settings
+    assert json.loads((tmp_path / "model.json").read_text())["num_hidden_layers"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"space": {"rate": {"choices": [1]}}}, "no setting 'rate'; fields of the model begin with `model.`"),
+        ({"space": {"learning_rate": {"low": 1}}}, "learning_rate needs `choices`, or `low` and `high`"),
+        ({"space": {"learning_rate": {"low": 1, "high": 1}}}, "needs low < high, got 1 and 1"),
+        ({"direction": "up"}, "minimize or maximize, got 'up'"),
+        ({"trials": 3}, "expected `recipe`, `space` and perhaps settings"),
+    ],
+)
+def test_bad_searches_are_refused(search, change, message):
+    search.write_text(yaml.safe_dump(yaml.safe_load(search.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        read_search(search)
+
+
+def test_an_objective_that_is_not_logged(search, jets_dir, tmp_path):
+    wrong = read_search(search)
+    wrong.objective = "loss_of_sleep"
+    with pytest.raises(ValueError, match="'loss_of_sleep' is not logged; there are loss"):
+        tune(wrong, tmp_path / "tuning", num_trials=1, data_dir=str(jets_dir))
+
+
+def test_the_recipe_of_the_repository_is_valid():
+    assert isinstance(read_search(ROOT / "recipes/tune/xcit_nano.yaml"), Search)
+    assert optuna.__version__
