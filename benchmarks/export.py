@@ -115,7 +115,7 @@ def main() -> None:
     model = AutoModelForImageClassification.from_pretrained(arguments.checkpoint).eval()
     recipe = yaml.safe_load(Path(arguments.checkpoint, "recipe.yaml").read_text())
     targets = {name: recipe[name] for name in ("mass_column", "classes", "mass_classes")}
-    dataset, schema = DataArguments(data_dir=arguments.data_dir, **targets).load()
+    dataset, schema = DataArguments(data_dir=arguments.data_dir, **targets).load(processor.channel_names)
     # rows lie one process after the other
     rows = dataset["test"].shuffle(seed=0).select(range(min(arguments.num_jets, len(dataset["test"]))))
     images = table_to_dense(rows.with_format("arrow")[:], schema.image_shape)

@@ -35,7 +35,8 @@ class DisplayArguments:
 def main() -> None:
     checkpoint, *rest = sys.argv[1:]
     data_args, arguments = parse_recipe(DataArguments, DisplayArguments, arguments=rest)
-    dataset, schema = data_args.load()
+    processor = AutoImageProcessor.from_pretrained(checkpoint)
+    dataset, schema = data_args.load(processor.channel_names)
     rows, found = dataset[arguments.split], read_predictions([arguments.results])
     masses, mass_preds = found.masses, found.mass_preds[Path(arguments.results).stem]
     measured = pq.read_table(Path(arguments.results).with_suffix(".parquet"), columns=["event_id"])["event_id"]
@@ -49,7 +50,6 @@ def main() -> None:
     order = with_mass[np.argsort(np.abs(mass_preds[with_mass] / masses[with_mass] - 1), kind="stable")]
     chosen = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
 
-    processor = AutoImageProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
     jets = []
     for title, number in chosen.items():

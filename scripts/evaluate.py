@@ -48,14 +48,9 @@ def main() -> None:
     checkpoint, *rest = sys.argv[1:]
     data_args, arguments = parse_recipe(DataArguments, EvaluateArguments, arguments=rest)
     accelerator = start_accelerator(arguments.mixed_precision)
-    with accelerator.main_process_first():
-        dataset, schema = data_args.load()
     processor = AutoImageProcessor.from_pretrained(checkpoint)
-    if processor.channel_names != list(schema.channel_names):
-        sys.exit(
-            f"evaluate.py: {checkpoint} reads the channels {', '.join(processor.channel_names)}; the data has "
-            f"{', '.join(schema.channel_names)}. A model of transverse energies (ecal_et) needs `--transverse true`."
-        )
+    with accelerator.main_process_first():
+        dataset, schema = data_args.load(processor.channel_names)
     model = AutoModelForImageClassification.from_pretrained(checkpoint)
     dataset = align_labels(dataset, model.config.label2id)
     label_names = [model.config.id2label[number] for number in range(model.config.num_labels)]

@@ -12,9 +12,9 @@ import numpy as np
 from datasets import concatenate_datasets
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser
 
-from e2evit.data import load_e2e
 from e2evit.data.sparse import sparse_to_dense
 from e2evit.export import export_variants, parity_images
+from e2evit.training import DataArguments
 
 
 @dataclass
@@ -31,7 +31,8 @@ def main() -> None:
     (arguments,) = HfArgumentParser(ExportArguments).parse_args_into_dataclasses(rest)
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
-    dataset = load_e2e(arguments.dataset_name, arguments.data_dir)
+    data_args = DataArguments(dataset_name=arguments.dataset_name, data_dir=arguments.data_dir)
+    dataset, _ = data_args.load(processor.channel_names)
     jets = concatenate_datasets([dataset[part].shuffle(seed=0) for part in ("test", "validation", "train")])
     rows = jets.select(range(min(arguments.num_jets, len(jets))))
     images = np.stack([sparse_to_dense(row["pixel_index"], row["pixel_value"], processor.image_shape) for row in rows])

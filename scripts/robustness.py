@@ -42,7 +42,15 @@ class RobustnessArguments:
 def main() -> None:
     data_args, arguments = parse_recipe(DataArguments, RobustnessArguments)
     accelerator = start_accelerator()
-    dataset, schema = data_args.load()
+    networks = {
+        Path(checkpoint).name: Network(checkpoint, accelerator, data_args.mass_column)
+        for checkpoint in arguments.checkpoints
+    }
+    channel_names = next(iter(networks.values())).processor.channel_names if networks else None
+    dataset, schema = data_args.load(channel_names)
+    for name, network in networks.items():
+        if network.processor.channel_names != list(schema.channel_names):
+            sys.exit(f"robustness.py: {name} reads other channels than {next(iter(networks))}: measure it on its own.")
     nominal = dataset["test"]
     if arguments.max_jets and arguments.max_jets < len(nominal):
         nominal = nominal.select(range(0, len(nominal), -(-len(nominal) // arguments.max_jets)))
@@ -53,11 +61,9 @@ def main() -> None:
         title, _, folder = sample.partition("=")
         if not folder:
             sys.exit(f"robustness.py: samples are TITLE=FOLDER, got {sample!r}.")
-        conditions[title] = lambda folder=folder: all_jets(replace(data_args, data_dir=folder))
+        conditions[title] = lambda folder=folder: all_jets(replace(data_args, data_dir=folder), channel_names)
 
-    predictors: dict[str, Callable[[Dataset], Predictions]] = {
-        Path(checkpoint).name: Network(checkpoint, accelerator, data_args) for checkpoint in arguments.checkpoints
-    }
+    predictors: dict[str, Callable[[Dataset], Predictions]] = dict(networks)
     if arguments.trees:
         predictors["trees_all"] = Trees(dataset["train"], schema, data_args.mass_column)
     folder = Path(arguments.results_dir)
@@ -79,23 +85,21 @@ def main() -> None:
             print(f"{name}, {title}: {values}", flush=True)
 
 
-def all_jets(data_args: DataArguments) -> Dataset:
+def all_jets(data_args: DataArguments, channel_names) -> Dataset:
     """Of all splits: nothing was trained on these."""
-    dataset, _ = data_args.load()
+    dataset, _ = data_args.load(channel_names)
     return concatenate_datasets(list(dataset.values()))
 
 
 class Network:
-    """Predictions of a checkpoint, loaded when they are first needed."""
+    """Predictions of a checkpoint."""
 
-    def __init__(self, checkpoint: str, accelerator, data_args: DataArguments):
-        self.checkpoint, self.accelerator, self.mass_column = checkpoint, accelerator, data_args.mass_column
-        self.model = None
+    def __init__(self, checkpoint: str, accelerator, mass_column: str):
+        self.accelerator, self.mass_column = accelerator, mass_column
+        self.processor = AutoImageProcessor.from_pretrained(checkpoint)
+        self.model = AutoModelForImageClassification.from_pretrained(checkpoint)
 
     def __call__(self, rows: Dataset) -> Predictions:
-        if self.model is None:
-            self.processor = AutoImageProcessor.from_pretrained(self.checkpoint)
-            self.model = AutoModelForImageClassification.from_pretrained(self.checkpoint)
         loader = make_loader(rows, E2ECollator(self.processor, self.mass_column), batch_size=64)
         found = predict(self.accelerator, *self.accelerator.prepare(self.model, loader))
         return Predictions.of_classes(softmax(found["logits"]), found["mass_preds"])

@@ -55,7 +55,6 @@ def main() -> None:
     folder, results = Path(arguments.output_dir), Path(arguments.results_dir)
     data = folder / "data"
     targets = ["--data_dir", data, "--mass_column", recipe["mass_column"]]
-    trained_on = ["--transverse", recipe.get("transverse", False)]
     targets += ["--classes", *recipe["classes"], "--mass_classes", *recipe["mass_classes"]]
 
     for sample in study["simulation"]:
@@ -82,13 +81,13 @@ def main() -> None:
             *("--output_dir", checkpoint, "--seed", seed, "--save_steps", 200, "--resume_from_checkpoint"),
         )
         result = results / f"{name}_seed{seed}.json"
-        run(*LAUNCH, SCRIPTS / "evaluate.py", checkpoint, *targets, *trained_on, "--results", result)
+        run(*LAUNCH, SCRIPTS / "evaluate.py", checkpoint, *targets, "--results", result)
     run(
         *(sys.executable, SCRIPTS / "compare.py", "--results", *sorted(results.glob("*_seed*.json"))),
         *("--output_dir", results / "comparison", "--figures", arguments.figures_dir),
     )
     if "robustness" in study:
-        robustness(study, [*targets, *trained_on], arguments)
+        robustness(study, targets, arguments)
 
 
 def robustness(study: dict, targets: list, arguments: StudyArguments) -> None:

@@ -19,6 +19,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from e2evit.data import find_schema
 from e2evit.data.sparse import dense_to_sparse, sparse_to_dense
+from e2evit.data.transverse import TRANSVERSE, transverse_schema, transverse_table
 from e2evit.plots import event_display, mass_axis, saliency_display
 from e2evit.saliency import gradient_times_input
 
@@ -27,8 +28,10 @@ HERE = Path(__file__).parent
 CHECKPOINT = os.environ.get("E2EVIT_CHECKPOINT", str(HERE.parent / "checkpoints/linearvit"))
 processor = AutoImageProcessor.from_pretrained(CHECKPOINT)
 model = AutoModelForImageClassification.from_pretrained(CHECKPOINT).eval()
-schema = find_schema("simulated")
-examples = pq.read_table(HERE / "examples.parquet").to_pylist()
+schema, table = find_schema("simulated"), pq.read_table(HERE / "examples.parquet")
+if {*processor.channel_names} & {*TRANSVERSE.values()}:
+    table, schema = transverse_table(table, schema), transverse_schema(schema)
+examples = table.to_pylist()
 titles = [f"{row['process']}, pT = {row['pt']:.0f} GeV, jet mass {row['jet_mass']:.0f} GeV" for row in examples]
 
 
@@ -84,7 +87,8 @@ with gr.Blocks(title="e2evit: what made this jet?") as demo:
             choice = gr.Dropdown(titles, value=titles[0], label="A simulated jet", elem_id="choice")
             predict = gr.Button("Predict", variant="primary", elem_id="predict")
             upload = gr.File(
-                label="Or a file: .npy, .h5 or .parquet; its first image, in GeV, cm and hits",
+                label=f"Or a file: .npy, .h5 or .parquet; its first image, of {', '.join(schema.channel_names)} "
+                "[GeV, cm, hits]",
                 file_types=[".npy", ".h5", ".hdf5", ".parquet"],
                 elem_id="upload",
             )

@@ -26,10 +26,11 @@ ALLOWED = {
     "boosted_trees": {"evaluation"},
     "simulation": {"simulation", "data", "jobs"},
     "training": {"training", "modeling", "data"},
-    "comparison": {"metrics", "report"},
+    "comparison": {"evaluation", "metrics", "report"},
+    "study_report": {"comparison", "report"},
     "export": {"data", "modeling"},
     "saliency": set(),
-    "plots": {"data", "report"},
+    "plots": {"plots", "data", "report"},
     "report": {"data"},
     "hub": {"hub", "modeling", "data", "plots", "report"},
 }

@@ -13,7 +13,7 @@ from datasets import DatasetDict
 from .grid import ROWS, TOWER, eta_centres
 from .schema import DatasetSchema
 
-__all__ = ["TRANSVERSE", "to_transverse", "transverse_factor"]
+__all__ = ["TRANSVERSE", "to_transverse", "transverse_factor", "transverse_schema", "transverse_table"]
 
 TRANSVERSE = {"ecal": "ecal_et", "hcal": "hcal_et"}  # channels by what they become
 _ENDCAP_ROWS, _ENDCAP_FACTOR = 55, 4.0  # CMS's converter divides the endcap's ECAL energies by four
@@ -30,8 +30,8 @@ def transverse_factor(rows: np.ndarray, is_ecal) -> np.ndarray:
     return np.where(endcap & is_ecal, _ENDCAP_FACTOR, 1.0) / np.cosh(eta_centres(rows))
 
 
-def to_transverse(dataset: DatasetDict, schema: DatasetSchema) -> tuple[DatasetDict, DatasetSchema]:
-    """Images whose ECAL and HCAL pixels are transverse energies [GeV], and the schema with channels of those names.
+def transverse_table(table: pa.Table, schema: DatasetSchema) -> pa.Table:
+    """Rows whose ECAL and HCAL pixels are transverse energies [GeV].
 
     Raises:
         ValueError: if images are not in physical units, or a row does not say where its window lies (`ieta`).
@@ -42,24 +42,38 @@ def to_transverse(dataset: DatasetDict, schema: DatasetSchema) -> tuple[DatasetD
             f"Transverse energies need calorimeter images in GeV: {schema.name!r} has "
             f"{', '.join(schema.channel_names)} ({schema.normalisation})."
         )
-    names = tuple(TRANSVERSE.get(name, name) for name in schema.channel_names)
+    if table["ieta"].null_count:
+        raise ValueError("Transverse energies need `ieta` of the seed tower, which some rows do not have.")
     _, height, width = schema.image_shape
     ecal = schema.channel_names.index("ecal") if "ecal" in schema.channel_names else -1
+    index, value = (table[name].combine_chunks() for name in ("pixel_index", "pixel_value"))
+    pixel, energy = index.flatten().to_numpy().astype(np.int64), value.flatten().to_numpy().copy()
+    seed = np.repeat(table["ieta"].to_numpy().astype(np.int64), np.diff(index.offsets.to_numpy()))
+    channel, row = pixel // (height * width), pixel // width % height
+    if height != ROWS:  # a window around the seed
+        row = row - height // 2 + seed * TOWER + TOWER // 2
+    chosen = np.isin(channel, wanted)
+    energy[chosen] *= transverse_factor(row[chosen], channel[chosen] == ecal)
+    lists = type(value).from_arrays(index.offsets, pa.array(energy))
+    return table.set_column(table.column_names.index("pixel_value"), "pixel_value", lists.cast(value.type))
 
-    def convert(table: pa.Table) -> pa.Table:
-        if table["ieta"].null_count:
-            raise ValueError("Transverse energies need `ieta` of the seed tower, which some rows do not have.")
-        index, value = (table[name].combine_chunks() for name in ("pixel_index", "pixel_value"))
-        pixel, energy = index.flatten().to_numpy().astype(np.int64), value.flatten().to_numpy().copy()
-        seed = np.repeat(table["ieta"].to_numpy().astype(np.int64), np.diff(index.offsets.to_numpy()))
-        channel, row = pixel // (height * width), pixel // width % height
-        if height != ROWS:  # a window around the seed
-            row = row - height // 2 + seed * TOWER + TOWER // 2
-        chosen = np.isin(channel, wanted)
-        energy[chosen] *= transverse_factor(row[chosen], channel[chosen] == ecal)
-        lists = type(value).from_arrays(index.offsets, pa.array(energy))
-        return table.set_column(table.column_names.index("pixel_value"), "pixel_value", lists.cast(value.type))
 
-    features = dataset["train"].features
-    converted = dataset.with_format("arrow").map(convert, batched=True, features=features, desc="Transverse energies")
-    return converted.with_format(None), replace(schema, channel_names=names)
+def transverse_schema(schema: DatasetSchema) -> DatasetSchema:
+    """With the names that the channels then have."""
+    return replace(schema, channel_names=tuple(TRANSVERSE.get(name, name) for name in schema.channel_names))
+
+
+def to_transverse(dataset: DatasetDict, schema: DatasetSchema) -> tuple[DatasetDict, DatasetSchema]:
+    """A data set of transverse energies, and its schema.
+
+    Raises:
+        As [`transverse_table`].
+    """
+    converted = dataset.with_format("arrow").map(
+        transverse_table,
+        batched=True,
+        features=dataset["train"].features,
+        fn_kwargs={"schema": schema},
+        desc="Transverse energies",
+    )
+    return converted.with_format(None), transverse_schema(schema)

@@ -1,5 +1,6 @@
 """Settings of a run: defaults < recipe < command line."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 from datasets import DatasetDict
@@ -7,7 +8,7 @@ from datasets import DatasetDict
 from e2evit.data import DatasetSchema, find_schema, load_e2e
 from e2evit.data.augment import Augmentation
 from e2evit.data.targets import select_targets
-from e2evit.data.transverse import to_transverse
+from e2evit.data.transverse import TRANSVERSE, to_transverse
 
 __all__ = ["DataArguments", "ModelArguments", "TrainArguments"]
 
@@ -45,16 +46,26 @@ class DataArguments:
     flat_max_weight: float = _field(10.0, "Largest weight, as a multiple of the mean.")
     num_workers: int = _field(0, "Processes that load batches beside the training process.")
 
-    def load(self) -> tuple[DatasetDict, DatasetSchema]:
+    def load(self, channel_names: Sequence[str] | None = None) -> tuple[DatasetDict, DatasetSchema]:
         """The rows in three splits with the targets that were asked for, and their schema.
 
+        Args:
+            channel_names: Those that a checkpoint reads: energies become transverse ones if its are, whatever
+                `transverse` says.
+
         Raises:
-            As [`load_e2e`], [`to_transverse`] and [`select_targets`].
+            ValueError: if the data has other channels than `channel_names`; and as [`load_e2e`], [`to_transverse`] and
+                [`select_targets`].
         """
         dataset = load_e2e(self.dataset_name, self.data_dir, schema=self.schema, cache_dir=self.cache_dir)
         schema = find_schema(self.dataset_name, self.data_dir, self.schema)
-        if self.transverse:
+        if self.transverse if channel_names is None else {*channel_names} & {*TRANSVERSE.values()}:
             dataset, schema = to_transverse(dataset, schema)
+        if channel_names is not None and list(channel_names) != list(schema.channel_names):
+            raise ValueError(
+                f"The checkpoint reads the channels {', '.join(channel_names)}; {schema.name!r} has "
+                f"{', '.join(schema.channel_names)}."
+            )
         return select_targets(dataset, schema, self.mass_column, self.classes, self.mass_classes)
 
     def record(self, schema: DatasetSchema, split: str) -> dict:
