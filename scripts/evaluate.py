@@ -1,9 +1,12 @@
 """Measure a checkpoint on held-out jets, beside baselines on the same jets.
 
 accelerate launch scripts/evaluate.py runs/xcit --data_dir data/jets --results results/xcit.json
+
+Predictions are kept piece by piece until the results are written: the same command goes on after an interruption.
 """
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +29,10 @@ from e2evit.evaluation import (
 from e2evit.training import (
     DataArguments,
     end_processes,
-    make_loader,
     model_cost,
     parse_recipe,
     peak_memory_gib,
-    predict,
+    predict_in_pieces,
     run_info,
     start_accelerator,
 )
@@ -57,10 +59,9 @@ def main() -> None:
     rows = dataset[arguments.split]
 
     collator = E2ECollator(processor, data_args.mass_column)
-    loader = make_loader(rows, collator, arguments.per_device_batch_size)
     cost = model_cost(model, accelerator, arguments.per_device_batch_size)
-    model, loader = accelerator.prepare(model, loader)
-    found = predict(accelerator, model, loader)
+    pieces = Path(arguments.results).with_suffix(".pieces")
+    found = predict_in_pieces(accelerator, model, rows, collator, arguments.per_device_batch_size, pieces)
     cost["peak_memory_gib"] = peak_memory_gib(accelerator.device)  # before the baselines, which take more
     if not accelerator.is_main_process:
         end_processes(accelerator)
@@ -70,7 +71,7 @@ def main() -> None:
     predictors["model"] = Predictions.of_classes(probabilities, found["mass_preds"], found.get("mass_scale_preds"))
     metrics, columns = evaluate_predictions(rows, data_args.mass_column, label_names, predictors)
     trained = read_run_info(checkpoint)
-    record = run_info(dataset, accelerator, accelerator.unwrap_model(model))
+    record = run_info(dataset, accelerator, model)
     record |= data_args.record(schema, arguments.split) | {"label_names": label_names}
     record |= {
         "seed": trained.get("seed"),
@@ -79,6 +80,7 @@ def main() -> None:
         "metrics": metrics,
     }
     write_results(arguments.results, record, columns)
+    shutil.rmtree(pieces)
     print(f"Wrote {arguments.results}")
     end_processes(accelerator)
 

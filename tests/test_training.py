@@ -28,6 +28,7 @@ from e2evit.training import (
     load_model,
     make_loader,
     parse_recipe,
+    pieces,
     predict,
     run_info,
     run_training,
@@ -293,6 +294,40 @@ def test_widths_are_calibrated_on_validation_jets(jets_dir, tmp_path, mass_loss)
     assert model.config.mass_temperature != 1.0
     inside = np.abs(found["mass_preds"] - found["mass_labels"]) < found["mass_scale_preds"]
     assert inside.mean() == pytest.approx(0.683, abs=2 / len(inside))
+
+
+def test_predictions_go_on_after_an_interruption(jets_dir, model_json, tmp_path, monkeypatch):
+    data_args = DataArguments(data_dir=str(jets_dir), mass_column="jet_mass")
+    dataset = load_e2e("simulated", jets_dir, cache_dir=tmp_path / "cache")
+    model_args = ModelArguments(model_config=str(model_json))
+    model, processor = load_model(model_args, data_args, find_schema("simulated", jets_dir), dataset["train"])
+    accelerator, collator, rows = Accelerator(cpu=True), E2ECollator(processor, "jet_mass"), dataset["train"]
+    whole = predict(accelerator, model, make_loader(rows, collator, 16))
+    monkeypatch.setattr(pieces, "PIECE", 32)
+    made = []
+
+    def counted(*arguments):
+        if len(made) == 2:
+            made.append("killed")
+            raise KeyboardInterrupt
+        made.append(arguments[-1])
+        return predict(*arguments)
+
+    monkeypatch.setattr(pieces, "predict", counted)
+    arguments = accelerator, model, rows, collator, 16, tmp_path / "pieces"
+    with pytest.raises(KeyboardInterrupt):
+        pieces.predict_in_pieces(*arguments)
+    found = pieces.predict_in_pieces(*arguments)
+    assert made == [f"Predicting from {start}" for start in (0, 32)] + ["killed"] + [
+        f"Predicting from {start}" for start in range(64, len(rows), 32)
+    ]
+    assert set(found) == set(whole) - {"labels", "mass_labels"}
+    for name, values in found.items():
+        np.testing.assert_allclose(values, whole[name], rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        model.head.classifier.bias += 1
+    moved = pieces.predict_in_pieces(*arguments)  # another model: nothing of the old one is left
+    np.testing.assert_allclose(moved["logits"], whole["logits"] + 1, rtol=1e-5, atol=1e-5)
 
 
 def test_an_event_in_two_splits_is_refused(jets_dir, tmp_path):

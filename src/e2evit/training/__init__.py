@@ -4,6 +4,7 @@ from .arguments import DataArguments, ModelArguments, TrainArguments
 from .checkpoint import check_output_dir, load_model, run_info, save_checkpoint
 from .cost import model_cost, peak_memory_gib
 from .loop import make_loader, train
+from .pieces import predict_in_pieces
 from .prediction import predict
 from .process import end_processes, start_accelerator
 from .recipe import as_flags, parse_recipe
@@ -26,6 +27,7 @@ __all__ = [
     "parse_recipe",
     "peak_memory_gib",
     "predict",
+    "predict_in_pieces",
     "run_info",
     "run_training",
     "save_checkpoint",

@@ -1,0 +1,75 @@
+"""Predictions that are kept as they are made."""
+
+import json
+import shutil
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from safetensors.numpy import load_file, save_file
+
+from e2evit.data.collate import E2ECollator
+
+from .checkpoint import fingerprint
+from .loop import make_loader
+from .prediction import predict
+
+__all__ = ["predict_in_pieces"]
+
+PIECE = 4096  # jets
+
+
+def predict_in_pieces(
+    accelerator: Accelerator, model, rows: Dataset, collator: E2ECollator, batch_size: int, folder: str | Path
+) -> dict[str, np.ndarray]:
+    """The predictions of [`predict`], without targets, kept in `folder` piece by piece: after an interruption the same
+    call goes on with the next piece.
+
+    What another model, precision or other jets left in `folder` is removed. All processes must see it.
+
+    Args:
+        model: Not prepared.
+        rows: In their order.
+    """
+    folder = Path(folder)
+    settings = {"rows": fingerprint(rows), "weights": weights_fingerprint(model), "piece": PIECE}
+    settings |= {"precision": str(accelerator.mixed_precision), "config": model.config.to_json_string()}
+    if accelerator.is_main_process:
+        known = folder / "settings.json"
+        if not known.is_file() or json.loads(known.read_text()) != settings:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            known.write_text(json.dumps(settings))
+    accelerator.wait_for_everyone()
+    prepared = accelerator.prepare(model)
+    parts: dict[str, list[np.ndarray]] = {}
+    for start in range(0, len(rows), PIECE):
+        path = folder / f"{start:09d}.safetensors"
+        done = path.is_file()
+        accelerator.wait_for_everyone()  # before the main process writes it, so that all find the same
+        if not done:
+            piece = rows.select(range(start, min(start + PIECE, len(rows))))
+            loader = accelerator.prepare(make_loader(piece, collator, batch_size))
+            found = predict(accelerator, prepared, loader, f"Predicting from {start}")
+            found = {name: values for name, values in found.items() if name not in ("labels", "mass_labels")}
+            if accelerator.is_main_process:
+                temporary = path.with_suffix(".tmp")
+                save_file({name: np.ascontiguousarray(values) for name, values in found.items()}, temporary)
+                temporary.replace(path)
+        else:
+            found = load_file(path)
+        for name, values in found.items():
+            parts.setdefault(name, []).append(values)
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def weights_fingerprint(model: torch.nn.Module) -> str:
+    """A hash of all weights and buffers."""
+    digest = blake2b(digest_size=8)
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
