@@ -39,6 +39,11 @@ class EnergyPooling(nn.Module):
         height, width = pixel_values.shape[-2:]
         rows = round((num_tokens * height / width) ** 0.5)
         columns = num_tokens // rows
+        if num_tokens - rows * columns > 1:
+            raise ValueError(
+                f"{num_tokens} tokens are no grid over an image of {height} x {width} pixels: `energy_pooling` needs "
+                "patches that tile it."
+            )
         tokens = tokens[:, num_tokens - rows * columns :]
         row, column = (
             -(-height // rows),

@@ -46,10 +46,14 @@ def main() -> None:
             temporary.write_text(text + "\n")
             temporary.replace(folder / path)
             print(f"Wrote {folder / path}")
-    if arguments.figures:
-        figures = comparison_figures(read_predictions(arguments.results))
+    if arguments.figures:  # of the first training of each model
+        firsts = {names[0] for names in seed_groups(list(records)).values()}
+        figures = comparison_figures(
+            read_predictions([path for path in arguments.results if Path(path).stem in firsts])
+        )
         if any(record.get("cost") for record in records.values()):
-            figures["cost"] = quality_against_cost(records, *best_quantity(records))
+            shown = {name: record for name, record in records.items() if name in firsts}
+            figures["cost"] = quality_against_cost(shown, *best_quantity(records))
         for name, figure in figures.items():
             print(f"Wrote {save_figure(figure, Path(arguments.figures) / name)}")
 

@@ -131,6 +131,12 @@ def test_an_objective_that_is_not_logged(search, jets_dir, tmp_path):
         tune(wrong, tmp_path / "tuning", num_trials=1, data_dir=str(jets_dir))
 
 
+def test_processes_that_were_launched_together_are_refused(search, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="several times with the same `--storage`"):
+        tune(read_search(search), tmp_path / "tuning", num_trials=1)
+
+
 def test_the_recipe_of_the_repository_is_valid():
     assert isinstance(read_search(ROOT / "recipes/tune/xcit_nano.yaml"), Search)
     assert optuna.__version__

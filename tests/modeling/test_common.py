@@ -133,7 +133,7 @@ def test_bfloat16_is_finite_with_empty_and_hot_images(name):
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["linearvit", "xcit"])
+@pytest.mark.parametrize("name", ["linearvit", "xcit", "linearvit_study", "xcit_study"])
 @pytest.mark.parametrize("size", [(50, 50), (125, 125), (64, 96), (37, 53), (5, 5)])
 def test_any_height_and_width(name, size):
     model = make(name)

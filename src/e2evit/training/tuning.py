@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -92,12 +93,15 @@ def tune(
 
     Raises:
         ImportError: without Optuna.
+        ValueError: if several processes were launched together: each would go through trials of its own.
         Preempted: after SIGTERM.
     """
     try:
         import optuna
     except ImportError as error:
         raise ImportError("Searching for settings needs Optuna: pip install e2evit[tune].") from error
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("A trial is one process: start scripts/tune.py several times with the same `--storage`.")
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.disable_default_handler()
