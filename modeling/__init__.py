@@ -7,6 +7,7 @@ if __name__ == "modeling":
     )
 
 from transformers import (
+    AutoBackbone,
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
@@ -21,9 +22,14 @@ from .configuration_xcit import XCiTConfig
 from .image_processing_e2e import E2EImageProcessor
 from .modeling_baseline import BaselineForImageClassification, BaselineModel
 from .modeling_e2e import E2EModelOutput, E2EOutput
-from .modeling_linearvit import LinearViTForImageClassification, LinearViTForMaskedImageModeling, LinearViTModel
+from .modeling_linearvit import (
+    LinearViTBackbone,
+    LinearViTForImageClassification,
+    LinearViTForMaskedImageModeling,
+    LinearViTModel,
+)
 from .modeling_masked import E2EMaskedImageModelingOutput
-from .modeling_xcit import XCiTForImageClassification, XCiTForMaskedImageModeling, XCiTModel
+from .modeling_xcit import XCiTBackbone, XCiTForImageClassification, XCiTForMaskedImageModeling, XCiTModel
 
 __all__ = [
     "BaselineConfig",
@@ -34,10 +40,12 @@ __all__ = [
     "E2EMaskedImageModelingOutput",
     "E2EModelOutput",
     "E2EOutput",
+    "LinearViTBackbone",
     "LinearViTConfig",
     "LinearViTForImageClassification",
     "LinearViTForMaskedImageModeling",
     "LinearViTModel",
+    "XCiTBackbone",
     "XCiTConfig",
     "XCiTForImageClassification",
     "XCiTForMaskedImageModeling",
@@ -62,4 +70,6 @@ for _config, _masked in (
 ):
     AutoModelForMaskedImageModeling.register(_config, _masked)
     _masked.register_for_auto_class("AutoModelForMaskedImageModeling")
+AutoBackbone.register(LinearViTConfig, LinearViTBackbone)
+AutoBackbone.register(XCiTConfig, XCiTBackbone)
 E2EImageProcessor.register_for_auto_class("AutoImageProcessor")

@@ -1,6 +1,7 @@
 """Configuration of XCiT (https://arxiv.org/abs/2106.09681)."""
 
 from huggingface_hub.dataclasses import strict
+from transformers.backbone_utils import BackboneConfigMixin
 
 from .configuration_e2e import E2EConfig
 
@@ -8,7 +9,7 @@ __all__ = ["XCiTConfig"]
 
 
 @strict
-class XCiTConfig(E2EConfig):
+class XCiTConfig(BackboneConfigMixin, E2EConfig):
     r"""Shape of an XCiT: cross-covariance blocks on one grid of tokens, then class attention.
 
     The defaults are the nano model for 125 x 125 images; the paper's models differ in `patch_size` (8 or 16),
@@ -31,6 +32,8 @@ class XCiTConfig(E2EConfig):
             models, true in its others.
         drop_path_rate (`float`): Probability of dropping a residual branch of a sample, the same in every block.
         layer_norm_eps (`float`): As in the authors' code.
+        out_features (`list[str]`), out_indices (`list[int]`), *optional*:
+            What an [`AutoBackbone`] returns, of `stem`, `block1`, ...; the last one if not given.
     """
 
     model_type = "xcit"
@@ -46,6 +49,12 @@ class XCiTConfig(E2EConfig):
     tokens_norm: bool = True
     drop_path_rate: float | int = 0.0
     layer_norm_eps: float = 1e-6
+
+    def __post_init__(self, **kwargs):
+        self.stage_names = ["stem", *(f"block{number + 1}" for number in range(self.num_hidden_layers))]
+        chosen = {name: kwargs.pop(name, None) for name in ("out_features", "out_indices")}
+        self.set_output_features_output_indices(**chosen)
+        super().__post_init__(**kwargs)
 
     def validate_heads(self):
         if self.hidden_size % self.num_attention_heads:

@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.backbone_utils import BackboneMixin
+from transformers.modeling_outputs import BackboneOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .modeling_activations import gelu
@@ -21,6 +23,7 @@ from .modeling_head import e2e_loss, linear_pixels, mass_in_gev
 __all__ = [
     "ConvStem",
     "DropPath",
+    "E2EBackbone",
     "E2EForImageClassification",
     "E2EModelOutput",
     "E2EOutput",
@@ -289,6 +292,25 @@ class E2EPreTrainedModel(PreTrainedModel):
             super()._init_weights(module)
         elif hasattr(module, "reset_parameters"):
             module.reset_parameters()
+
+
+class E2EBackbone(BackboneMixin):
+    """Feature maps of chosen stages, for `AutoBackbone`; a subclass sets `self.<base_model_prefix>` and
+    `self.num_features`, the channels of each stage."""
+
+    has_attentions = False  # none are returned; see `attention_maps`
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs
+    ) -> BackboneOutput:
+        """`pixel_values` `(B, C, H, W)`; `feature_maps` `(B, D, H', W')`, one of each of `config.out_features`."""
+        outputs = self.base_model(pixel_values, output_hidden_states=True)
+        maps = zip(self.stage_names, outputs.feature_maps)
+        return BackboneOutput(
+            feature_maps=tuple(feature_map for name, feature_map in maps if name in self.out_features),
+            hidden_states=outputs.hidden_states if output_hidden_states else None,
+        )
 
 
 class E2EForImageClassification(E2EPreTrainedModel):

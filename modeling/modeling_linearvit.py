@@ -20,6 +20,7 @@ from .modeling_depthwise import DepthwiseConv
 from .modeling_e2e import (
     ConvStem,
     DropPath,
+    E2EBackbone,
     E2EForImageClassification,
     E2EModelOutput,
     E2EPreTrainedModel,
@@ -32,6 +33,7 @@ from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
 from .modeling_mixers import GLOBAL_ATTENTIONS, split_heads
 
 __all__ = [
+    "LinearViTBackbone",
     "LinearViTForImageClassification",
     "LinearViTForMaskedImageModeling",
     "LinearViTModel",
@@ -225,6 +227,16 @@ class LinearViTModel(LinearViTPreTrainedModel):
             hidden_states=tuple(grid.flatten(1, 2) for grid in collected) if output_hidden_states else None,
             feature_maps=tuple(grid.permute(0, 3, 1, 2) for grid in collected) if output_hidden_states else None,
         )
+
+
+class LinearViTBackbone(E2EBackbone, LinearViTPreTrainedModel):
+    """LinearViT for `AutoBackbone`."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.linearvit = LinearViTModel(config)
+        self.num_features = [config.hidden_sizes[0], *config.hidden_sizes]
+        self.post_init()
 
 
 class LinearViTForImageClassification(LinearViTPreTrainedModel, E2EForImageClassification):

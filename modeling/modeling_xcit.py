@@ -17,6 +17,7 @@ from .modeling_depthwise import DepthwiseConv
 from .modeling_e2e import (
     ConvStem,
     DropPath,
+    E2EBackbone,
     E2EForImageClassification,
     E2EModelOutput,
     E2EPreTrainedModel,
@@ -28,6 +29,7 @@ from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
 from .modeling_mixers import MOST_IN_BLOCKS, split_heads
 
 __all__ = [
+    "XCiTBackbone",
     "XCiTForImageClassification",
     "XCiTForMaskedImageModeling",
     "XCiTModel",
@@ -227,6 +229,16 @@ class XCiTModel(XCiTPreTrainedModel):
             if output_hidden_states
             else None,
         )
+
+
+class XCiTBackbone(E2EBackbone, XCiTPreTrainedModel):
+    """XCiT for `AutoBackbone`."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.xcit = XCiTModel(config)
+        self.num_features = [config.hidden_size] * (1 + config.num_hidden_layers)
+        self.post_init()
 
 
 class XCiTForImageClassification(XCiTPreTrainedModel, E2EForImageClassification):

@@ -81,7 +81,9 @@ def test_files_describe_themselves(exported, processor):
     assert {"e2evit", "torch", "transformers", "onnx"} == set(json.loads(properties["versions"]))
 
 
-@pytest.mark.parametrize("name", ["xcit", "vit_study", "linearvit_mila", "linearvit_study", "xcit_study", "convnextv2"])
+@pytest.mark.parametrize(
+    "name", ["xcit", "vit_study", "linearvit_mila", "linearvit_study", "xcit_study", "convnextv2"]
+)
 def test_other_models(name, processor, images, tmp_path):
     model = make(name, **JETS)
     path = export_onnx(model, processor, tmp_path / "model.onnx", "nchw")

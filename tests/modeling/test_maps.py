@@ -4,8 +4,9 @@ import pytest
 import torch
 from e2evit.modeling.modeling_mixers import GLOBAL_ATTENTIONS
 from models import batch, make
+from transformers import AutoBackbone
 
-from e2evit import LinearViTConfig
+from e2evit import LinearViTBackbone, LinearViTConfig, XCiTBackbone
 
 LINEAR_IN_VALUES = [name for name in GLOBAL_ATTENTIONS if name not in ("xca", "mila", "ttt", "polaformer")]
 
@@ -70,3 +71,32 @@ def test_gradient_checkpointing_changes_nothing_but_memory(name):
         model(**batch()).loss.backward()
     for (key, one), other in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
         assert torch.equal(one.grad, other.grad), key
+
+
+@pytest.mark.parametrize(
+    ("name", "cls", "chosen"),
+    [("linearvit", LinearViTBackbone, ["stem", "stage2"]), ("xcit", XCiTBackbone, ["stem", "block2"])],
+)
+def test_a_checkpoint_is_a_backbone(name, cls, chosen, tmp_path):
+    """As for detectors and segmentation in transformers: maps of chosen stages, equal to those of the model.
+
+    `AutoBackbone.from_pretrained` takes every folder for a model of timm, so folders are loaded by the class.
+    """
+    model, pixel_values = make(name), batch()["pixel_values"]
+    model.save_pretrained(tmp_path / "model")
+    expected = model.base_model(pixel_values, output_hidden_states=True).feature_maps
+    last = cls.from_pretrained(tmp_path / "model")
+    assert last.out_features == [last.stage_names[-1]]
+    (found,) = last(pixel_values).feature_maps
+    torch.testing.assert_close(found, expected[-1])
+    backbone = cls.from_pretrained(tmp_path / "model", out_features=chosen)
+    outputs = backbone(pixel_values)
+    assert outputs.hidden_states is None
+    for found, number in zip(outputs.feature_maps, (0, 2), strict=True):
+        torch.testing.assert_close(found, expected[number])
+    assert [found.shape[1] for found in outputs.feature_maps] == backbone.channels
+    backbone.save_pretrained(tmp_path / "backbone")
+    assert cls.from_pretrained(tmp_path / "backbone").out_features == chosen
+    assert isinstance(AutoBackbone.from_config(model.config), cls)
+    with pytest.raises(ValueError, match="out_features must be a subset of stage_names"):
+        cls.from_pretrained(tmp_path / "model", out_features=["stage9"])
