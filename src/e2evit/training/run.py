@@ -43,7 +43,9 @@ def run_training(
         dataset, schema = data_args.load()
     model, processor = load_model(model_args, data_args, schema, dataset["train"], masked)
     settings = {name: value for group in groups for name, value in asdict(group).items() if value is not None}
-    accelerator.init_trackers("e2evit", config=settings)
+    if accelerator.log_with and accelerator.is_main_process:
+        (output_dir / "logs").mkdir(parents=True, exist_ok=True)  # wandb takes the current folder if it is not there
+    accelerator.init_trackers("e2evit", config=settings, init_kwargs={"wandb": {"dir": str(output_dir / "logs")}})
 
     try:
         history = train(accelerator, model, dataset, processor, data_args, train_args, on_epoch_end)
