@@ -49,7 +49,7 @@ def test_bundled_checkpoints(folder, tmp_path):
     for code in folder.glob("*.py"):  # copies for remote code: scripts/push_to_hub.py makes them anew
         assert code.read_text() == (ROOT / "modeling" / code.name).read_text(), f"{code.name} is an old copy"
     record = json.loads((folder / "results.json").read_text())
-    assert record == json.loads((ROOT / f"results/checkpoints/{folder.name}.json").read_text())
+    assert record == json.loads((ROOT / f"results/study/{folder.name}_seed0.json").read_text())
     figures = list(CAPTIONS)
     assert sorted(path.stem for path in (folder / "figures").iterdir()) == sorted(figures)
     template, model_id = ROOT / "model_cards/TEMPLATE.md", f"checkpoints/{folder.name}"

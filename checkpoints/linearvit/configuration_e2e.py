@@ -25,6 +25,9 @@ class E2EConfig(PreTrainedConfig):
             Show the network every channel three times: compressed, as the processor gives it; its absolute value,
             since signed impact parameters of a patch cancel in a sum; and linear, so that a sum over pixels is an
             energy. The first convolution is a sum over a patch and sees neither in the first copy alone.
+        energy_pooling (`bool`):
+            Show the heads, beside the backbone's own pooling, tokens weighted with the content of their patches
+            ([`EnergyPooling`]).
         log_mass (`bool`): Whether the network predicts the logarithm of the mass, so that relative errors count.
         mass_mean (`float`): Mean mass of the training jets [GeV]; of ln(mass / GeV) with `log_mass`.
         mass_std (`float`): Standard deviation of the same.
@@ -45,6 +48,7 @@ class E2EConfig(PreTrainedConfig):
     channel_names: tuple[str, ...] | list[str] | None = None
     num_aux_features: int = 0
     pixel_features: bool = False
+    energy_pooling: bool = False
     mass_mean: float | int = 100.0
     mass_std: float | int = 50.0
     log_mass: bool = False

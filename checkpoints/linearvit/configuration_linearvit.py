@@ -1,6 +1,7 @@
 """Configuration of LinearViT (L2ViT, https://arxiv.org/abs/2501.16182)."""
 
 from huggingface_hub.dataclasses import strict
+from transformers.backbone_utils import BackboneConfigMixin
 
 from .configuration_e2e import E2EConfig
 
@@ -8,7 +9,7 @@ __all__ = ["LinearViTConfig"]
 
 
 @strict
-class LinearViTConfig(E2EConfig):
+class LinearViTConfig(BackboneConfigMixin, E2EConfig):
     r"""Shape of a LinearViT: stages of local-window blocks alternating with global linear-attention blocks.
 
     The defaults are the nano model for 125 x 125 images; the paper's models differ in `patch_size=4`,
@@ -18,6 +19,9 @@ class LinearViTConfig(E2EConfig):
         patch_size (`int`):
             Side of the pixel block that the stem merges. 5 is one HCAL tower; powers of two are chains of
             3 x 3 convolutions of stride 2, as in the paper (4).
+        fourier_positions (`bool`):
+            Add XCiT's position encoding to the tokens of the stem. The paper has none: windows and convolutions tell
+            relative places alone. But a jet image has its jet in the middle.
         token_stride (`int`): Stride of one more 3 x 3 convolution after the patches; 1 leaves it out.
         hidden_sizes (`tuple[int, ...]`): Width of each stage; the four per-stage fields have the same length.
         depths (`tuple[int, ...]`): Blocks of each stage: local, global, local, ...
@@ -37,11 +41,14 @@ class LinearViTConfig(E2EConfig):
         drop_path_rate (`float`):
             Probability of dropping a residual branch of a sample, rising linearly from 0 to this at the last block.
         layer_norm_eps (`float`): As in the authors' code.
+        out_features (`list[str]`), out_indices (`list[int]`), *optional*:
+            What an [`AutoBackbone`] returns, of `stem`, `stage1`, ...; the last one if not given.
     """
 
     model_type = "linearvit"
 
     patch_size: int = 5
+    fourier_positions: bool = False
     token_stride: int = 2
     hidden_sizes: tuple[int, ...] | list[int] = (96,)
     depths: tuple[int, ...] | list[int] = (4,)
@@ -55,6 +62,12 @@ class LinearViTConfig(E2EConfig):
     denominator_floor_per_token: bool = True
     drop_path_rate: float | int = 0.0
     layer_norm_eps: float = 1e-5
+
+    def __post_init__(self, **kwargs):
+        self.stage_names = ["stem", *(f"stage{number + 1}" for number in range(len(self.depths)))]
+        chosen = {name: kwargs.pop(name, None) for name in ("out_features", "out_indices")}
+        self.set_output_features_output_indices(**chosen)
+        super().__post_init__(**kwargs)
 
     def validate_stages(self):
         fields = ("hidden_sizes", "depths", "num_attention_heads", "mlp_ratios")

@@ -6,34 +6,35 @@ Letters in shape comments, the same in every file: `B` batch, `C` detector chann
 
 from dataclasses import dataclass
 from functools import partial
-from math import prod
+from math import pi, prod
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.backbone_utils import BackboneMixin
+from transformers.modeling_outputs import BackboneOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .modeling_activations import gelu
-from .modeling_head import e2e_loss, mass_in_gev
+from .modeling_head import e2e_loss, linear_pixels, mass_in_gev
 
 __all__ = [
     "ConvStem",
     "DropPath",
+    "E2EBackbone",
     "E2EForImageClassification",
     "E2EModelOutput",
     "E2EOutput",
     "E2EPreTrainedModel",
+    "FourierPositionEncoding",
     "Mlp",
     "check_pixel_values",
+    "fourier_positions",
     "pixel_features",
     "residual_stream",
 ]
-
-
-LARGEST = 12.0  # 160 000 times the median pixel of a channel, more than the LHC can give; within float16
-LINEAR_SCALE = 16.0  # of `pixel_features`, in units of the median pixel: all copies are then about as large
 
 
 @dataclass
@@ -103,9 +104,7 @@ def check_pixel_values(pixel_values: torch.Tensor, num_channels: int) -> None:
 
 def pixel_features(pixel_values: torch.Tensor) -> torch.Tensor:
     """`(B, C, H, W)` to `(B, 3 C, H, W)`: as it is, its absolute value, and without the processor's logarithm."""
-    size = pixel_values.abs()
-    linear = size.clamp(max=LARGEST).expm1() / LINEAR_SCALE
-    return torch.cat([pixel_values, size, pixel_values.sign() * linear], dim=1)
+    return torch.cat([pixel_values, pixel_values.abs(), pixel_values.sign() * linear_pixels(pixel_values)], dim=1)
 
 
 class ConvStem(nn.Module):
@@ -152,6 +151,39 @@ class ConvStem(nn.Module):
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms)):
             hidden_states = norm(conv(self.activation(hidden_states) if i else hidden_states))
         return hidden_states.permute(0, 2, 3, 1)  # [B, H', W', D]
+
+
+def fourier_positions(height: int, width: int, num_frequencies: int, device) -> torch.Tensor:
+    """Sines and cosines of the row, then of the column, `(1, 4 * num_frequencies, height, width)`, float32.
+
+    Positions count from 1 and are divided by the last one times 2π (XCiT appendix A), so any grid has the same range.
+    """
+    index = torch.arange(2 * num_frequencies, device=device, dtype=torch.float32)
+    periods = 10000 ** (2 * (index // 2) / (2 * num_frequencies))
+
+    def encode(length):
+        position = torch.arange(1, length + 1, device=device, dtype=torch.float32) / (length + 1e-6) * 2 * pi
+        angle = position[:, None] / periods
+        return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], dim=2).flatten(1)  # [length, 2 F]
+
+    rows = encode(height)[:, None].expand(-1, width, -1)
+    columns = encode(width)[None].expand(height, -1, -1)
+    return torch.cat([rows, columns], dim=-1).permute(2, 0, 1)[None]
+
+
+class FourierPositionEncoding(nn.Module):
+    """A learned projection of `fourier_positions` to `(1, H, W, D)`, made anew for the grid at hand."""
+
+    num_frequencies = 16
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.token_projection = nn.Conv2d(4 * self.num_frequencies, hidden_size, kernel_size=1)
+
+    def forward(self, height: int, width: int) -> torch.Tensor:
+        weight = self.token_projection.weight
+        positions = fourier_positions(height, width, self.num_frequencies, weight.device).to(weight.dtype)
+        return self.token_projection(positions).permute(0, 2, 3, 1)
 
 
 class Mlp(nn.Module):
@@ -262,6 +294,25 @@ class E2EPreTrainedModel(PreTrainedModel):
             module.reset_parameters()
 
 
+class E2EBackbone(BackboneMixin):
+    """Feature maps of chosen stages, for `AutoBackbone`; a subclass sets `self.<base_model_prefix>` and
+    `self.num_features`, the channels of each stage."""
+
+    has_attentions = False  # none are returned; see `attention_maps`
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs
+    ) -> BackboneOutput:
+        """`pixel_values` `(B, C, H, W)`; `feature_maps` `(B, D, H', W')`, one of each of `config.out_features`."""
+        outputs = self.base_model(pixel_values, output_hidden_states=True)
+        maps = zip(self.stage_names, outputs.feature_maps)
+        return BackboneOutput(
+            feature_maps=tuple(feature_map for name, feature_map in maps if name in self.out_features),
+            hidden_states=outputs.hidden_states if output_hidden_states else None,
+        )
+
+
 class E2EForImageClassification(E2EPreTrainedModel):
     """Classes and mass from one backbone; a subclass sets `self.<base_model_prefix>` and `self.head`."""
 
@@ -303,7 +354,7 @@ class E2EForImageClassification(E2EPreTrainedModel):
             ValueError: if the number of channels, or the shape of `aux_values`, is not what the configuration says.
         """
         outputs = self.base_model(pixel_values, output_hidden_states=output_hidden_states)
-        logits, mass_outputs = self.head(outputs.pooler_output, aux_values)
+        logits, mass_outputs = self.head(outputs.pooler_output, aux_values, outputs.last_hidden_state, pixel_values)
         loss, classification_loss, mass_loss = e2e_loss(
             self.config, logits, mass_outputs, labels, mass_labels, mass_weights, self.head.loss_log_variances
         )

@@ -4,10 +4,60 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ["E2EHead", "e2e_loss", "mass_in_gev"]
+__all__ = ["E2EHead", "EnergyPooling", "e2e_loss", "linear_pixels", "mass_in_gev"]
 
+LARGEST = 12.0  # 160 000 times the median pixel of a channel, more than the LHC can give; within float16
+LINEAR_SCALE = 16.0  # in units of the median pixel: linear and compressed pixels are then about as large
+SMALLEST = 1e-3  # content of a channel that is taken for nothing, in the same units
 MASS_OUTPUTS = {"huber": 1, "gaussian": 2, "quantile": 3}
 LOWER, UPPER = 0.16, 0.84  # one standard deviation to either side
+
+
+def linear_pixels(pixel_values: torch.Tensor) -> torch.Tensor:
+    """Absolute values without the processor's logarithm, so that a sum over pixels is an energy."""
+    return pixel_values.abs().clamp(max=LARGEST).expm1() / LINEAR_SCALE
+
+
+class EnergyPooling(nn.Module):
+    """Tokens averaged with the content of their patches as weights, with each channel's for its part of the result.
+
+    A mean over all tokens is a mean over a detector that is nearly empty. This is the sum of z_i Φ(x_i) of an energy
+    flow network (https://arxiv.org/abs/1810.05165, equation 1.2), Φ being the backbone: of energies, jet masses and
+    other shapes that are safe against soft and collinear radiation. The channels' totals come along, as logarithms.
+    """
+
+    def __init__(self, config, hidden_size: int):
+        super().__init__()
+        self.num_channels = config.num_channels
+        self.width = max(1, hidden_size // config.num_channels)
+        self.values = nn.Linear(hidden_size, self.num_channels * self.width)
+        self.output = nn.Linear(self.num_channels * (self.width + 1), hidden_size)
+
+    def forward(self, tokens: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+        """`tokens` `(B, N, D)` of patches that tile the image, after a class token or not, to `(B, D)`."""
+        num_tokens = tokens.shape[1]
+        height, width = pixel_values.shape[-2:]
+        rows = round((num_tokens * height / width) ** 0.5)
+        columns = num_tokens // rows
+        if num_tokens - rows * columns > 1:
+            raise ValueError(
+                f"{num_tokens} tokens are no grid over an image of {height} x {width} pixels: `energy_pooling` needs "
+                "patches that tile it."
+            )
+        tokens = tokens[:, num_tokens - rows * columns :]
+        row, column = (
+            -(-height // rows),
+            -(-width // columns),
+        )  # pixels of a patch
+        # the last patches may be partly outside
+        content = F.pad(linear_pixels(pixel_values), (0, column * columns - width, 0, row * rows - height))
+        content = content.unflatten(3, (columns, column)).sum(4).unflatten(2, (rows, row)).sum(3)
+        content = content.flatten(2).float()  # [B, C, N]
+        total = content.sum(2)
+        shares = content / total.clamp(min=SMALLEST).unsqueeze(2)
+        values = self.values(tokens).unflatten(2, (self.num_channels, self.width)).permute(0, 2, 1, 3)
+        pooled = (shares.to(values.dtype).unsqueeze(2) @ values).flatten(1)  # [B, C d]
+        return self.output(torch.cat([pooled, total.log1p().to(pooled.dtype)], dim=1))
 
 
 class E2EHead(nn.Module):
@@ -19,6 +69,7 @@ class E2EHead(nn.Module):
     def __init__(self, config, hidden_size: int):
         super().__init__()
         self.num_aux_features = config.num_aux_features
+        self.energy_pooling = EnergyPooling(config, hidden_size) if config.energy_pooling else None
         self.classifier = nn.Linear(hidden_size, config.num_labels)
         self.mass_hidden = nn.Linear(hidden_size, hidden_size)
         self.mass_output = nn.Linear(hidden_size, MASS_OUTPUTS[config.mass_loss])
@@ -34,7 +85,8 @@ class E2EHead(nn.Module):
         if self.loss_log_variances is not None:
             self.loss_log_variances.zero_()
 
-    def forward(self, pooled: torch.Tensor, aux_values: torch.Tensor | None = None):
+    def forward(self, pooled, aux_values=None, tokens=None, pixel_values=None):
+        """`pooled` `(B, D)`, `aux_values` `(B, num_aux_features)`; `tokens`, `pixel_values`: see [`EnergyPooling`]."""
         expected = (pooled.shape[0], self.num_aux_features)
         if self.num_aux_features and (aux_values is None or tuple(aux_values.shape) != expected):
             got = "none" if aux_values is None else tuple(aux_values.shape)
@@ -43,6 +95,8 @@ class E2EHead(nn.Module):
             )
         if self.num_aux_features:
             pooled = pooled + self.aux_output(F.gelu(self.aux_hidden(aux_values.to(pooled.dtype))))
+        if self.energy_pooling is not None:
+            pooled = pooled + self.energy_pooling(tokens, pixel_values)
         return self.classifier(pooled), self.mass_output(F.gelu(self.mass_hidden(pooled))).float()
 
 

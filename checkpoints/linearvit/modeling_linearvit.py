@@ -20,9 +20,11 @@ from .modeling_depthwise import DepthwiseConv
 from .modeling_e2e import (
     ConvStem,
     DropPath,
+    E2EBackbone,
     E2EForImageClassification,
     E2EModelOutput,
     E2EPreTrainedModel,
+    FourierPositionEncoding,
     Mlp,
     residual_stream,
 )
@@ -31,6 +33,7 @@ from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
 from .modeling_mixers import GLOBAL_ATTENTIONS, split_heads
 
 __all__ = [
+    "LinearViTBackbone",
     "LinearViTForImageClassification",
     "LinearViTForMaskedImageModeling",
     "LinearViTModel",
@@ -181,6 +184,7 @@ class LinearViTModel(LinearViTPreTrainedModel):
         self.initializer_range = config.initializer_range
         self.mask_token = nn.Parameter(torch.empty(config.hidden_sizes[0])) if use_mask_token else None
         sizes = config.hidden_sizes
+        self.pos_embed = FourierPositionEncoding(sizes[0]) if config.fourier_positions else None
         self.downsample_layers = nn.ModuleList([LinearViTStem(config)])
         self.downsample_layers.extend(LinearViTDownsample(config, *pair) for pair in pairwise(sizes))
         num_blocks = sum(config.depths)
@@ -208,6 +212,8 @@ class LinearViTModel(LinearViTPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         collected = []
         hidden_states = stem_tokens(self.downsample_layers[0], pixel_values, bool_masked_pos, self.mask_token)
+        if self.pos_embed is not None:
+            hidden_states = hidden_states + self.pos_embed(*hidden_states.shape[1:3])
         if output_hidden_states:
             collected.append(hidden_states)
         for i, stage in enumerate(self.stages):
@@ -221,6 +227,16 @@ class LinearViTModel(LinearViTPreTrainedModel):
             hidden_states=tuple(grid.flatten(1, 2) for grid in collected) if output_hidden_states else None,
             feature_maps=tuple(grid.permute(0, 3, 1, 2) for grid in collected) if output_hidden_states else None,
         )
+
+
+class LinearViTBackbone(E2EBackbone, LinearViTPreTrainedModel):
+    """LinearViT for `AutoBackbone`."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.linearvit = LinearViTModel(config)
+        self.num_features = [config.hidden_sizes[0], *config.hidden_sizes]
+        self.post_init()
 
 
 class LinearViTForImageClassification(LinearViTPreTrainedModel, E2EForImageClassification):

@@ -161,7 +161,7 @@ def render_readme(text: str, results: Path) -> str:
     text = insert(text, "data sets", markdown_table(["data set", *_SCHEMA_HEADS], _schema_rows(), "---"))
     text = insert(text, "model speed", _speed_table(json.loads((results / "model_speed.json").read_text())))
     text = insert(text, "loading", _loading_table(json.loads((results / "loading.json").read_text())))
-    bundled = [results / "checkpoints/linearvit.json", *sorted((results / "study").glob("trees_*_seed0.json"))]
+    bundled = [results / f"study/{name}_seed0.json" for name in ("linearvit", "xcit", "trees_3", "trees_all")]
     metrics = [(name, record["metrics"]["model"]) for name, record in read_results(bundled).items()]
     text = insert(text, "bundled checkpoint", _markdown(metrics))
     text = insert(text, "export", _export_table(json.loads((results / "export.json").read_text())))

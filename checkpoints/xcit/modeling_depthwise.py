@@ -1,0 +1,112 @@
+"""Depthwise convolutions of token grids `(B, H, W, D)`, most of a LinearViT's training step on CPUs if left alone.
+
+Two things are slow there. oneDNN computes the gradient of a depthwise kernel quickly only if it has at most three
+columns: 7 x 7 takes seven times as long as 7 x 3, in bfloat16 fifteen times. And a compiled model turns tokens into
+images and back around each convolution. One operator, opaque to `torch.compile`, with tokens in and out, cures both.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+__all__ = ["DepthwiseConv", "depthwise_conv", "plain_depthwise_conv"]
+
+USE_OPERATOR = True  # false: PyTorch's own convolution on CPUs as well
+
+
+def plain_depthwise_conv(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """PyTorch's convolution of `(B, H, W, D)` with an odd `weight` `(D, 1, K, K)`; the grid stays as it is."""
+    image = hidden_states.permute(0, 3, 1, 2)  # contiguous tokens are an image in channels-last layout
+    padding = [side // 2 for side in weight.shape[2:]]
+    return F.conv2d(image, weight, bias, padding=padding, groups=len(weight)).permute(0, 2, 3, 1)
+
+
+def depthwise_conv(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """As [`plain_depthwise_conv`], by an operator for CPUs that has no second derivatives and is not exported."""
+    is_exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    if hidden_states.device.type != "cpu" or is_exporting or not USE_OPERATOR:
+        return plain_depthwise_conv(hidden_states, weight, bias)
+    if torch.is_autocast_enabled("cpu") and hidden_states.dtype != torch.float64:
+        hidden_states = hidden_states.to(torch.get_autocast_dtype("cpu"))
+    return _forward(hidden_states.contiguous(), weight, bias)
+
+
+@torch.library.custom_op("e2evit::depthwise_conv", mutates_args=())
+def _forward(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    dtype = hidden_states.dtype
+    return plain_depthwise_conv(hidden_states, weight.to(dtype), bias.to(dtype)).contiguous()
+
+
+@torch.library.custom_op("e2evit::depthwise_conv_backward", mutates_args=())
+def _backward(
+    gradient: torch.Tensor, hidden_states: torch.Tensor, weight: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    kernel = weight.to(hidden_states.dtype)
+    # in bfloat16 oneDNN runs this forward pass in half the time of its backward pass
+    to_hidden_states = plain_depthwise_conv(gradient, kernel.flip(2, 3), None).contiguous()
+    images = gradient.permute(0, 3, 1, 2), hidden_states.permute(0, 3, 1, 2)
+    is_narrow = kernel.shape[-1] <= 3
+    to_kernel, to_bias = (_kernel_gradient if is_narrow else _kernel_gradient_in_columns)(*images, kernel)
+    return to_hidden_states, to_kernel.to(weight.dtype), to_bias.to(weight.dtype)
+
+
+def _kernel_gradient(gradient, image, kernel, with_bias: bool = True):
+    padding, bias_sizes = [side // 2 for side in kernel.shape[2:]], [len(kernel)] if with_bias else None
+    geometry = ([1, 1], padding, [1, 1], False, [0, 0], len(kernel))  # stride, padding, dilation, ..., groups
+    wanted = [False, True, with_bias]
+    return torch.ops.aten.convolution_backward(gradient, image, kernel, bias_sizes, *geometry, wanted)[1:]
+
+
+def _kernel_gradient_in_columns(gradient: torch.Tensor, image: torch.Tensor, kernel: torch.Tensor):
+    """Gradients of kernel and bias from groups of three columns of the kernel.
+
+    A group beside the middle is the same convolution of an image moved by two columns; the column of it that reaches
+    into what was cut off is left to its neighbour.
+    """
+    width, half = image.shape[-1], kernel.shape[-1] // 2
+    three_columns, result = kernel[..., :3].contiguous(), torch.zeros_like(kernel)
+    for shift in range(-(half // 2 * 2), half + 1, 2):  # input column minus output column
+        if abs(shift) >= width:  # these columns see padding alone
+            continue
+        from_left, from_right = max(0, shift), max(0, -shift)
+        moved = image[..., from_left : width - from_right].contiguous(memory_format=torch.channels_last)
+        seen = gradient[..., from_right : width - from_left].contiguous(memory_format=torch.channels_last)
+        part, bias = _kernel_gradient(seen, moved, three_columns, with_bias=shift == 0)
+        for column in (-1, 0, 1):
+            if column * shift >= 0 and 0 <= half + shift + column < kernel.shape[-1]:
+                result[..., half + shift + column] = part[..., 1 + column]
+        if shift == 0:
+            to_bias = bias
+    return result, to_bias
+
+
+@_forward.register_fake
+def _(hidden_states, weight, bias):
+    return torch.empty_like(hidden_states, memory_format=torch.contiguous_format)
+
+
+@_backward.register_fake
+def _(gradient, hidden_states, weight):
+    return torch.empty_like(hidden_states), torch.empty_like(weight), weight.new_empty(len(weight))
+
+
+def _save(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _differentiate(ctx, gradient):
+    hidden_states, weight = ctx.saved_tensors
+    return _backward(gradient.to(hidden_states.dtype).contiguous(), hidden_states, weight)
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
+
+
+class DepthwiseConv(nn.Conv2d):
+    """A depthwise convolution that keeps the grid; `(B, H, W, D)` in and out."""
+
+    def __init__(self, hidden_size: int, kernel_size: int):
+        super().__init__(hidden_size, hidden_size, kernel_size, padding=kernel_size // 2, groups=hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return depthwise_conv(hidden_states, self.weight, self.bias)

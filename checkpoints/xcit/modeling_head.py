@@ -1,0 +1,191 @@
+"""The two heads, what made the jet and its mass in GeV, and their loss."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+__all__ = ["E2EHead", "EnergyPooling", "e2e_loss", "linear_pixels", "mass_in_gev"]
+
+LARGEST = 12.0  # 160 000 times the median pixel of a channel, more than the LHC can give; within float16
+LINEAR_SCALE = 16.0  # in units of the median pixel: linear and compressed pixels are then about as large
+SMALLEST = 1e-3  # content of a channel that is taken for nothing, in the same units
+MASS_OUTPUTS = {"huber": 1, "gaussian": 2, "quantile": 3}
+LOWER, UPPER = 0.16, 0.84  # one standard deviation to either side
+
+
+def linear_pixels(pixel_values: torch.Tensor) -> torch.Tensor:
+    """Absolute values without the processor's logarithm, so that a sum over pixels is an energy."""
+    return pixel_values.abs().clamp(max=LARGEST).expm1() / LINEAR_SCALE
+
+
+class EnergyPooling(nn.Module):
+    """Tokens averaged with the content of their patches as weights, with each channel's for its part of the result.
+
+    A mean over all tokens is a mean over a detector that is nearly empty. This is the sum of z_i Φ(x_i) of an energy
+    flow network (https://arxiv.org/abs/1810.05165, equation 1.2), Φ being the backbone: of energies, jet masses and
+    other shapes that are safe against soft and collinear radiation. The channels' totals come along, as logarithms.
+    """
+
+    def __init__(self, config, hidden_size: int):
+        super().__init__()
+        self.num_channels = config.num_channels
+        self.width = max(1, hidden_size // config.num_channels)
+        self.values = nn.Linear(hidden_size, self.num_channels * self.width)
+        self.output = nn.Linear(self.num_channels * (self.width + 1), hidden_size)
+
+    def forward(self, tokens: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+        """`tokens` `(B, N, D)` of patches that tile the image, after a class token or not, to `(B, D)`."""
+        num_tokens = tokens.shape[1]
+        height, width = pixel_values.shape[-2:]
+        rows = round((num_tokens * height / width) ** 0.5)
+        columns = num_tokens // rows
+        if num_tokens - rows * columns > 1:
+            raise ValueError(
+                f"{num_tokens} tokens are no grid over an image of {height} x {width} pixels: `energy_pooling` needs "
+                "patches that tile it."
+            )
+        tokens = tokens[:, num_tokens - rows * columns :]
+        row, column = (
+            -(-height // rows),
+            -(-width // columns),
+        )  # pixels of a patch
+        # the last patches may be partly outside
+        content = F.pad(linear_pixels(pixel_values), (0, column * columns - width, 0, row * rows - height))
+        content = content.unflatten(3, (columns, column)).sum(4).unflatten(2, (rows, row)).sum(3)
+        content = content.flatten(2).float()  # [B, C, N]
+        total = content.sum(2)
+        shares = content / total.clamp(min=SMALLEST).unsqueeze(2)
+        values = self.values(tokens).unflatten(2, (self.num_channels, self.width)).permute(0, 2, 1, 3)
+        pooled = (shares.to(values.dtype).unsqueeze(2) @ values).flatten(1)  # [B, C d]
+        return self.output(torch.cat([pooled, total.log1p().to(pooled.dtype)], dim=1))
+
+
+class E2EHead(nn.Module):
+    """A linear classifier and a small mass regressor on the pooled feature, helped by `aux_values` if any.
+
+    Returns `logits` `(B, num_labels)` and `mass_outputs` `(B, 1, 2 or 3)`, float32, as [`mass_in_gev`] reads them.
+    """
+
+    def __init__(self, config, hidden_size: int):
+        super().__init__()
+        self.num_aux_features = config.num_aux_features
+        self.energy_pooling = EnergyPooling(config, hidden_size) if config.energy_pooling else None
+        self.classifier = nn.Linear(hidden_size, config.num_labels)
+        self.mass_hidden = nn.Linear(hidden_size, hidden_size)
+        self.mass_output = nn.Linear(hidden_size, MASS_OUTPUTS[config.mass_loss])
+        if self.num_aux_features:
+            self.aux_hidden = nn.Linear(self.num_aux_features, hidden_size)
+            self.aux_output = nn.Linear(hidden_size, hidden_size)
+        learned = config.loss_weighting == "uncertainty"
+        self.loss_log_variances = nn.Parameter(torch.empty(2)) if learned else None  # of classes and mass
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        if self.loss_log_variances is not None:
+            self.loss_log_variances.zero_()
+
+    def forward(self, pooled, aux_values=None, tokens=None, pixel_values=None):
+        """`pooled` `(B, D)`, `aux_values` `(B, num_aux_features)`; `tokens`, `pixel_values`: see [`EnergyPooling`]."""
+        expected = (pooled.shape[0], self.num_aux_features)
+        if self.num_aux_features and (aux_values is None or tuple(aux_values.shape) != expected):
+            got = "none" if aux_values is None else tuple(aux_values.shape)
+            raise ValueError(
+                f"This model needs `aux_values` of shape {expected} (`config.num_aux_features`), got {got}."
+            )
+        if self.num_aux_features:
+            pooled = pooled + self.aux_output(F.gelu(self.aux_hidden(aux_values.to(pooled.dtype))))
+        if self.energy_pooling is not None:
+            pooled = pooled + self.energy_pooling(tokens, pixel_values)
+        return self.classifier(pooled), self.mass_output(F.gelu(self.mass_hidden(pooled))).float()
+
+
+def mass_in_gev(config, mass_outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """`mass_outputs` `(B, k)` to the mass `(B,)` and its uncertainty `(B,)`, both in GeV.
+
+    Columns, on the standardised scale: the mass; with the Gaussian loss the logarithm of its width; with quantiles
+    how far the 16 % and the 84 % quantile are from it, before a softplus. `config.mass_temperature` scales the width.
+    """
+
+    def to_gev(standardised):
+        mass = config.mass_mean + config.mass_std * standardised
+        return mass.exp() if config.log_mass else mass
+
+    mass_preds = to_gev(mass_outputs[:, 0])
+    if config.mass_loss == "huber":
+        return mass_preds, None
+    if config.mass_loss == "gaussian":
+        scale = config.mass_std * mass_outputs[:, 1].exp()
+        scale = scale * mass_preds if config.log_mass else scale
+    else:
+        lower, _, upper = _quantiles(mass_outputs)
+        scale = (to_gev(upper) - to_gev(lower)) / 2
+    return mass_preds, config.mass_temperature * scale
+
+
+def e2e_loss(config, logits, mass_outputs, labels=None, mass_labels=None, mass_weights=None, log_variances=None):
+    """Cross-entropy plus a loss on standardised masses; each over the samples that have that target.
+
+    Args:
+        config: Its `label_smoothing`, `class_weights`, `mass_loss`, `mass_loss_weight` and the mass scale.
+        logits: `(B, num_labels)`.
+        mass_outputs: `(B, k)`, see [`mass_in_gev`].
+        labels: `(B,)`; -100 is a missing target.
+        mass_labels: `(B,)` [GeV]; NaN is a missing target, and so is a mass that has no logarithm if one is needed.
+        mass_weights: `(B,)`, of the samples in the mass loss, for example to make a spectrum flat.
+        log_variances: `(2,)`; learned weights of the two terms instead of `mass_loss_weight`: equations 5 to 10 of
+            Kendall et al., https://arxiv.org/abs/1705.07115.
+
+    Returns:
+        `(loss, classification_loss, mass_loss)`, `None` where no target was passed.
+    """
+    classification_loss = mass_loss = None
+    if labels is not None:
+        weights = None if config.class_weights is None else logits.new_tensor(config.class_weights, dtype=torch.float)
+        total = F.cross_entropy(
+            logits.float(), labels, weights, reduction="sum", label_smoothing=config.label_smoothing
+        )
+        known = labels != -100
+        number = known.sum() if weights is None else weights[labels[known]].sum()
+        classification_loss = total / number.clamp(min=1e-6)
+    if mass_labels is not None:
+        known = mass_labels.isfinite() & (mass_labels > 0) if config.log_mass else mass_labels.isfinite()
+        # the missing target is replaced before the difference: NaN times zero would still poison the gradient
+        mass = mass_labels.where(known, 1.0)
+        target = ((mass.log() if config.log_mass else mass) - config.mass_mean) / config.mass_std
+        weights = known if mass_weights is None else known * mass_weights
+        terms = _mass_terms(config.mass_loss, mass_outputs, target).where(known, 0.0)
+        mass_loss = (terms * weights).sum() / weights.sum().clamp(min=1e-6)
+    return _combine(config, classification_loss, mass_loss, log_variances), classification_loss, mass_loss
+
+
+def _mass_terms(mass_loss: str, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Loss of each sample, `(B,)`."""
+    if mass_loss == "huber":
+        return F.smooth_l1_loss(outputs[:, 0], target, reduction="none")
+    if mass_loss == "gaussian":
+        log_width = outputs[:, 1].clamp(-7, 7)
+        return 0.5 * ((target - outputs[:, 0]) * (-log_width).exp()).square() + log_width
+    error = target.unsqueeze(1) - torch.stack(_quantiles(outputs), dim=1)
+    probability = error.new_tensor([LOWER, 0.5, UPPER])
+    return torch.maximum(probability * error, (probability - 1) * error).sum(1)
+
+
+def _quantiles(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """16 %, 50 % and 84 %, standardised; in this order whatever the network says."""
+    median, below, above = outputs.unbind(1)
+    return median - F.softplus(below), median, median + F.softplus(above)
+
+
+def _combine(config, classification_loss, mass_loss, log_variances):
+    if log_variances is not None:
+        of_classes, of_mass = log_variances
+        if classification_loss is not None:
+            classification_loss = (-of_classes).exp() * classification_loss + of_classes / 2
+        if mass_loss is not None:
+            mass_loss = 0.5 * ((-of_mass).exp() * mass_loss + of_mass)
+    elif mass_loss is not None:
+        mass_loss = config.mass_loss_weight * mass_loss
+    if classification_loss is None or mass_loss is None:
+        return mass_loss if classification_loss is None else classification_loss
+    return classification_loss + mass_loss
