@@ -16,9 +16,9 @@ sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(
 
 from transformers import HfArgumentParser
 
-from e2evit.comparison import compare_pairs, seed_groups, spread_over_seeds
+from e2evit.comparison import compare_pairs, spread_over_seeds
 from e2evit.plots import comparison_figures, quality_against_cost, save_figure
-from e2evit.report import comparison_table, read_predictions, read_results, results_table
+from e2evit.report import comparison_table, read_predictions, read_results, results_table, seed_groups
 
 QUANTITIES = ("roc_auc", "roc_auc_macro", "accuracy", "rejection_at_50", "mae_gev", "relative_resolution", "slope")
 

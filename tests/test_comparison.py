@@ -11,10 +11,10 @@ from datasets import Dataset
 from samples import row_table
 from scipy.stats import binom, norm
 
-from e2evit.comparison import compare_pairs, holm, mcnemar, paired_bootstrap, seed_groups, spread_over_seeds
+from e2evit.comparison import compare_pairs, holm, mcnemar, paired_bootstrap, spread_over_seeds
 from e2evit.evaluation import Predictions, evaluate_predictions, write_results
 from e2evit.plots import quality_against_cost
-from e2evit.report import JetPredictions, comparison_table
+from e2evit.report import JetPredictions, comparison_table, seed_groups
 
 ROOT = Path(__file__).parents[1]
 

@@ -27,7 +27,7 @@ ALLOWED = {
     "simulation": {"simulation", "data", "jobs"},
     "training": {"training", "modeling", "data"},
     "comparison": {"evaluation", "metrics", "report"},
-    "study_report": {"comparison", "report"},
+    "study_report": {"report"},
     "export": {"data", "modeling"},
     "saliency": set(),
     "plots": {"plots", "data", "report"},

@@ -1,6 +1,5 @@
 """Which of several models is better on the same jets, and whether that could be chance."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -9,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from .evaluation import Predictions
 from .metrics.mass import mass_statistics
-from .report import JetPredictions
+from .report import JetPredictions, seed_groups
 
 __all__ = [
     "QUANTITIES",
@@ -18,7 +17,6 @@ __all__ = [
     "mcnemar",
     "paired_bootstrap",
     "quantities_with_intervals",
-    "seed_groups",
     "spread_over_seeds",
 ]
 
@@ -162,14 +160,6 @@ def _median_response(masses: np.ndarray, mass_preds: np.ndarray) -> float:
 
 def _resolution(masses: np.ndarray, mass_preds: np.ndarray) -> float:
     return mass_statistics(masses, mass_preds)["relative_resolution"]
-
-
-def seed_groups(names: Sequence[str]) -> dict[str, list[str]]:
-    """Names that differ in their `_seedN` ending alone, by what they share."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(re.sub(r"_seed\d+$", "", name), []).append(name)
-    return groups
 
 
 def spread_over_seeds(records: Mapping[str, dict], quantities: Sequence[str]) -> dict[str, dict]:

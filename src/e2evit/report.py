@@ -1,6 +1,7 @@
 """Results files to a table."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = [
     "render_readme",
     "render_simulation",
     "results_table",
+    "seed_groups",
 ]
 
 COLUMNS = (
@@ -52,6 +54,14 @@ def read_results(paths: Sequence[str | Path]) -> dict[str, dict]:
                 f"{measured_on(records[first])} against {measured_on(records[name])}."
             )
     return records
+
+
+def seed_groups(names: Sequence[str]) -> dict[str, list[str]]:
+    """Names that differ in their `_seedN` ending alone, by what they share."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"_seed\d+$", "", name), []).append(name)
+    return groups
 
 
 @dataclass

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from .comparison import seed_groups
-from .report import comparison_table, insert, interval_cell, markdown_table, read_results
+from .report import comparison_table, insert, interval_cell, markdown_table, read_results, seed_groups
 
 __all__ = ["render_study"]
 
