@@ -191,7 +191,12 @@ def quality_against_cost(records: Mapping[str, Mapping], quantity: str, label: s
         axis.plot(
             [macs / 1e6 for macs, _ in line], [value for _, value in line], color="grey", linestyle=":", zorder=0
         )
-        axis.set(xscale="log", xlabel="Multiplications of one image [million]", ylabel=label)
+        axis.set(xlabel="Multiplications of one image [million]", ylabel=label)
+        costs = [macs for macs, *_ in points.values()]
+        if max(costs, default=0) > 5 * min(
+            costs, default=0
+        ):  # in less than a decade the labels of a logarithmic axis overlap
+            axis.set_xscale("log")
         axis.legend()
         label_simulation(axis)
     return figure
