@@ -260,6 +260,12 @@ def test_no_jet_passes(monkeypatch):
         shards.make_shard("x_qq", 0, 10, settings)
 
 
+def test_a_shower_whose_record_has_no_final_copies():
+    settings = SimulationSettings(pileup=0.0, pythia=["PartonShowers:model = 2"])  # Vincia
+    with pytest.raises(RuntimeError, match="only its simple shower is supported, not Vincia or Dire"):
+        shards.make_shard("x_qq", 0, 10, settings)
+
+
 def test_pythia_refuses():
     with pytest.raises(RuntimeError, match="did not accept 'Tune:pp : fourteen'"):
         shards.make_shard("qcd", 0, 10, SimulationSettings(pileup=0.0, pythia=["Tune:pp : fourteen"]))

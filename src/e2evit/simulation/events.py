@@ -156,6 +156,11 @@ def _flatten(record, heavy: int, particle_data, charges: dict[int, float]) -> Ev
     # status 62 is the copy after all recoils, 23 a daughter of a resonance or an outgoing parton
     is_heavy = (np.abs(pdg_id) == heavy) & (status == -62)
     outgoing = np.flatnonzero(np.abs(status) == 23)
+    if heavy and len(counts) and not is_heavy.any():
+        raise RuntimeError(
+            "Pythia's record has no heavy particle with status 62, of which the mass is read: only its simple shower "
+            "is supported, not Vincia or Dire (`PartonShowers:model`)."
+        )
     decay, ancestor = _descendants(outgoing, first + mother, is_heavy)
     parton = outgoing if heavy == 0 else outgoing[:0]
     return EventBatch(
