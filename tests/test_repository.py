@@ -97,7 +97,7 @@ def test_public_api():
     expected = {
         f"{family}{suffix}"
         for family in ("LinearViT", "XCiT")
-        for suffix in ("Config", "Model", "ForImageClassification", "ForMaskedImageModeling")
+        for suffix in ("Backbone", "Config", "Model", "ForImageClassification", "ForMaskedImageModeling")
     }
     expected |= {"BaselineConfig", "BaselineForImageClassification", "E2EImageProcessor", "E2EOutput"}
     expected |= {"convert_reference", "load_e2e", "simulate", "train", "predict"}

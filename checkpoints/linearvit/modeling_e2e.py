@@ -172,7 +172,7 @@ def fourier_positions(height: int, width: int, num_frequencies: int, device) -> 
 
 
 class FourierPositionEncoding(nn.Module):
-    """A learned projection of `fourier_positions` to `(1, H, W, D)`, made anew for the grid at hand."""
+    """A learned projection of `fourier_positions` to `(1, D, H, W)`, made anew for the grid at hand."""
 
     num_frequencies = 16
 
@@ -183,7 +183,7 @@ class FourierPositionEncoding(nn.Module):
     def forward(self, height: int, width: int) -> torch.Tensor:
         weight = self.token_projection.weight
         positions = fourier_positions(height, width, self.num_frequencies, weight.device).to(weight.dtype)
-        return self.token_projection(positions).permute(0, 2, 3, 1)
+        return self.token_projection(positions)
 
 
 class Mlp(nn.Module):

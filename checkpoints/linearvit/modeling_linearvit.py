@@ -213,7 +213,7 @@ class LinearViTModel(LinearViTPreTrainedModel):
         collected = []
         hidden_states = stem_tokens(self.downsample_layers[0], pixel_values, bool_masked_pos, self.mask_token)
         if self.pos_embed is not None:
-            hidden_states = hidden_states + self.pos_embed(*hidden_states.shape[1:3])
+            hidden_states = hidden_states + self.pos_embed(*hidden_states.shape[1:3]).permute(0, 2, 3, 1)
         if output_hidden_states:
             collected.append(hidden_states)
         for i, stage in enumerate(self.stages):

@@ -211,7 +211,7 @@ class XCiTModel(XCiTPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         hidden_states = stem_tokens(self.patch_embed, pixel_values, bool_masked_pos, self.mask_token)
         height, width = hidden_states.shape[1:3]
-        positions = self.pos_embed(height, width)
+        positions = self.pos_embed(height, width).permute(0, 2, 3, 1)
         hidden_states = (hidden_states + positions).flatten(1, 2)  # [B, N, D]
         collected = [hidden_states]
         for block in self.blocks:
