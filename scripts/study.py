@@ -8,7 +8,6 @@ What is finished is not done again: results by their files in `results_dir`, a r
 
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -34,13 +33,11 @@ class StudyArguments:
     max_runs: int | None = field(default=None, metadata={"help": "Train no more than so many networks in this call."})
 
 
-def run(*command) -> float:
-    """Seconds that a step took; the study ends with the first that fails."""
+def run(*command) -> None:
+    """One step; the study ends with the first that fails."""
     print(f"\n$ {' '.join(map(str, command))}", flush=True)
-    start = time.perf_counter()
     if subprocess.run([str(part) for part in command], check=False).returncode:
         sys.exit(f"This step failed: {' '.join(map(str, command))}")
-    return time.perf_counter() - start
 
 
 def ordered(seeds_of: dict[str, list[int]]) -> list[tuple[str, int]]:

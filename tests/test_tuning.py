@@ -7,11 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import optuna
 import pytest
 import yaml
 
-from e2evit.training import PREEMPTED_EXIT_CODE, tuning
+from e2evit.training import tuning
 from e2evit.training.state import History
 from e2evit.training.tuning import Search, read_search, trial_settings, tune
 
@@ -96,7 +95,6 @@ def test_a_trial_that_was_ended_is_the_next(search, jets_dir, tmp_path, monkeypa
     assert (first.state.name, second.state.name) == ("FAIL", "COMPLETE")
     assert first.params == second.params
     assert len(list((tmp_path / "tuning").glob("trial-*"))) == 1  # it went on in the same folder
-    assert PREEMPTED_EXIT_CODE == 75
 
 
 def test_settings_of_a_trial(search, tmp_path):
@@ -139,4 +137,3 @@ def test_processes_that_were_launched_together_are_refused(search, tmp_path, mon
 
 def test_the_recipe_of_the_repository_is_valid():
     assert isinstance(read_search(ROOT / "recipes/tune/xcit_nano.yaml"), Search)
-    assert optuna.__version__

@@ -1,7 +1,7 @@
 """docs/study.md from the results of `make study`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +102,7 @@ def _findings(found: Mapping) -> str:
 
 def _robustness(robust: Mapping[str, Mapping]) -> str:
     """A table for each quantity: models in columns, conditions in rows."""
-    tables = []
+    tables, models = [], [name.removesuffix("_seed0") for name in robust]
     conditions = list(dict.fromkeys(title for found in robust.values() for title in found))
     for title, key, form in _ROBUST:
         rows = []
@@ -115,9 +115,5 @@ def _robustness(robust: Mapping[str, Mapping]) -> str:
                 )
             jets = next(found[condition]["jets"] for found in robust.values() if condition in found)
             rows.append([condition, f"{jets}", *cells])
-        tables.append(f"**{title}**\n\n{markdown_table(['', 'jets', *_names(robust)], rows)}")
+        tables.append(f"**{title}**\n\n{markdown_table(['', 'jets', *models], rows)}")
     return "\n\n".join(tables)
-
-
-def _names(robust: Mapping) -> Sequence[str]:
-    return [name.replace("_seed0", "") for name in robust]

@@ -24,8 +24,8 @@ def styles(names: Sequence[str]) -> Iterator[tuple[str, dict]]:
         yield name, {"color": COLOURS[number % len(COLOURS)], "linestyle": line}
 
 
-def label_simulation(axis, text: str = "Simulation") -> None:
-    axis.set_title(text, loc="left", fontweight="bold")
+def label_simulation(axis) -> None:
+    axis.set_title("Simulation", loc="left", fontweight="bold")
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:

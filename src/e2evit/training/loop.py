@@ -273,15 +273,8 @@ class _Run:
 # what may differ when a run goes on: none of it changes a number
 _MAY_CHANGE = {
     *("data_dir", "cache_dir", "num_workers", "output_dir", "resume_from_checkpoint", "overwrite_output_dir"),
-    *(
-        "save_steps",
-        "keep_states",
-        "early_stopping_epochs",
-        "push_to_hub",
-        "hub_private",
-        "report_to",
-        "logging_steps",
-    ),
+    *("save_steps", "keep_states", "early_stopping_epochs", "logging_steps"),
+    *("report_to", "push_to_hub", "hub_private"),
 }
 
 
