@@ -238,6 +238,10 @@ class E2EPreTrainedModel(PreTrainedModel):
         self.config.auto_map = known | {"AutoModel": f"{module}.{type(self.base_model).__name__}"}
         super().save_pretrained(save_directory, **kwargs)
 
+    def get_input_embeddings(self):
+        """The module that makes tokens of an image, if there is one: what transformers and FSDP call embeddings."""
+        return None if self.base_model is self else self.base_model.get_input_embeddings()
+
     def attention_maps(
         self, pixel_values: torch.Tensor, token: tuple[int, int] | None = None
     ) -> dict[str, torch.Tensor]:

@@ -37,7 +37,8 @@ from e2evit.training import (
 )
 from e2evit.training.checkpoint import read_model_config
 from e2evit.training.guards import check_splits
-from e2evit.training.optim import make_average, make_optimizer, make_schedule
+from e2evit.training.optim import make_optimizer, make_schedule
+from e2evit.training.weights import RunningMean
 
 ROOT = Path(__file__).parents[1]
 MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -248,18 +249,20 @@ def test_head_first_leaves_the_backbone_alone(run):
 def test_the_average_is_the_mean_of_the_weights():
     """By hand, with its faster beginning; BatchNorm's statistics are averaged, its counter is not."""
     model = torch.nn.Sequential(torch.nn.BatchNorm1d(1))
-    average, expected = make_average(model, 0.5), None
+    average, expected = RunningMean(Accelerator(cpu=True), model, 0.5), None
     for step in range(12):
         value = float(step**2)
         model[0].weight.data.fill_(value)
         model[0].running_mean.fill_(value)
         model[0].num_batches_tracked += 1
-        average.update_parameters(model)
+        average.update(step)
         decay = min(0.5, (1 + step) / (10 + step))
         expected = value if expected is None else decay * expected + (1 - decay) * value
-    assert average.module[0].weight.item() == pytest.approx(expected)
-    assert average.module[0].running_mean.item() == pytest.approx(expected)
-    assert average.module[0].num_batches_tracked == 12
+    with average.in_model():
+        assert model[0].weight.item() == pytest.approx(expected)
+        assert model[0].running_mean.item() == pytest.approx(expected)
+        assert model[0].num_batches_tracked == 12
+    assert model[0].weight.item() == value
 
 
 def test_the_average_is_what_is_saved(run):

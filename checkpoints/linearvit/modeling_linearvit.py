@@ -200,6 +200,9 @@ class LinearViTModel(LinearViTPreTrainedModel):
         if self.mask_token is not None:
             init.trunc_normal_(self.mask_token, std=self.initializer_range)
 
+    def get_input_embeddings(self):
+        return self.downsample_layers[0]
+
     @can_return_tuple
     def forward(
         self,

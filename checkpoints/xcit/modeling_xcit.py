@@ -196,6 +196,9 @@ class XCiTModel(XCiTPreTrainedModel):
         if self.mask_token is not None:
             init.trunc_normal_(self.mask_token, std=self.initializer_range)
 
+    def get_input_embeddings(self):
+        return self.patch_embed
+
     @can_return_tuple
     def forward(
         self,

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
-from datasets import DatasetDict
+import numpy as np
+from datasets import Dataset, DatasetDict
 
 from e2evit.data import DatasetSchema, find_schema, load_e2e
 from e2evit.data.augment import Augmentation
@@ -33,6 +34,10 @@ class DataArguments:
     transverse: bool = _field(
         False, "Make calorimeter energies transverse ones; images do not say where on the detector they lie."
     )
+    train_fraction: float = _field(1.0, "Share of the training jets that is used.")
+    validation_fraction: float = _field(1.0, "Share of the validation jets that is used.")
+    test_fraction: float = _field(1.0, "Share of the test jets that is used.")
+    fraction_seed: int = _field(0, "Which jets these are; smaller shares are part of larger ones.")
     flips: bool = _field(True, "Mirror training images in eta and in phi at random.")
     tower_shift: int = _field(0, "Shift training images by up to so many towers.")
     energy_smearing: float = _field(0.0, "Relative spread of each calorimeter's energy scale in training images.")
@@ -54,9 +59,13 @@ class DataArguments:
                 `transverse` says.
 
         Raises:
-            ValueError: if the data has other channels than `channel_names`; and as [`load_e2e`], [`to_transverse`] and
-                [`select_targets`].
+            ValueError: if the data has other channels than `channel_names`, for a share that is not in (0, 1]; and as
+                [`load_e2e`], [`to_transverse`] and [`select_targets`].
         """
+        shares = {split: getattr(self, f"{split}_fraction") for split in ("train", "validation", "test")}
+        for split, share in shares.items():
+            if not 0 < share <= 1:
+                raise ValueError(f"`{split}_fraction` is more than 0 and at most 1, got {share}.")
         dataset = load_e2e(self.dataset_name, self.data_dir, schema=self.schema, cache_dir=self.cache_dir)
         schema = find_schema(self.dataset_name, self.data_dir, self.schema)
         if self.transverse if channel_names is None else {*channel_names} & {*TRANSVERSE.values()}:
@@ -66,7 +75,11 @@ class DataArguments:
                 f"The checkpoint reads the channels {', '.join(channel_names)}; {schema.name!r} has "
                 f"{', '.join(schema.channel_names)}."
             )
-        return select_targets(dataset, schema, self.mass_column, self.classes, self.mass_classes)
+        dataset, schema = select_targets(dataset, schema, self.mass_column, self.classes, self.mass_classes)
+        for split, share in shares.items():
+            if share < 1 and split in dataset:
+                dataset[split] = _share_of(dataset[split], share, self.fraction_seed)
+        return dataset, schema
 
     def record(self, schema: DatasetSchema, split: str) -> dict:
         """What results say of the jets that they were measured on."""
@@ -83,6 +96,12 @@ class DataArguments:
     def augmentation(self) -> Augmentation:
         """What happens to training images."""
         return Augmentation(**{field.name: getattr(self, field.name) for field in fields(Augmentation)})
+
+
+def _share_of(rows: Dataset, share: float, seed: int) -> Dataset:
+    """A random part of the rows, at least one, in their order."""
+    chosen = np.random.default_rng(seed).permutation(len(rows))[: max(1, round(share * len(rows)))]
+    return rows.select(np.sort(chosen))
 
 
 @dataclass
@@ -106,6 +125,7 @@ class TrainArguments:
     layer_decay: float = _field(1.0, "Factor on the rate for each block that is further from the head.")
     head_first_epochs: int = _field(0, "Epochs in which the heads alone are trained.")
     ema_decay: float = _field(0.0, "Of the running mean of the weights that is evaluated and saved; 0: no mean.")
+    validation_interval: int = _field(1, "Epochs between two validations; there is one after the last epoch.")
     early_stopping_epochs: int = _field(0, "Stop after so many epochs without a better validation loss; 0: never.")
     warmup_ratio: float = _field(0.1, "Share of the steps in which the rate rises linearly; a cosine follows.")
     max_grad_norm: float = _field(1.0, "Length to which the gradient is clipped.")
@@ -116,3 +136,12 @@ class TrainArguments:
     report_to: str = _field("auto", "tensorboard, wandb, trackio, none, or auto: TensorBoard where it is installed.")
     seed: int = _field(0, "Of initial weights, order of the data and augmentation.")
     logging_steps: int = _field(20, "Optimiser steps between two lines of a log that is no terminal.")
+
+    def __post_init__(self):
+        if self.validation_interval < 1:
+            raise ValueError(f"`validation_interval` is 1 or more, got {self.validation_interval}.")
+        if 0 < self.early_stopping_epochs < self.validation_interval:
+            raise ValueError(
+                f"`early_stopping_epochs` ({self.early_stopping_epochs}) is less than `validation_interval` "
+                f"({self.validation_interval}): the run would stop before it is validated."
+            )

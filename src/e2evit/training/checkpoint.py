@@ -25,6 +25,7 @@ from e2evit.data import DatasetSchema, TrainingStatistics, training_statistics
 from e2evit.modeling import E2EConfig, E2EImageProcessor
 
 from .arguments import DataArguments, ModelArguments
+from .weights import whole_model
 
 __all__ = ["check_output_dir", "load_model", "run_info", "save_checkpoint"]
 
@@ -140,6 +141,7 @@ def save_checkpoint(accelerator: Accelerator, model, processor, output_dir: Path
 
     Files are written to a folder beside and then moved one by one, the weights last.
     """
+    model = whole_model(accelerator, model)
     if not accelerator.is_main_process:
         return
     temporary = output_dir / "incomplete"

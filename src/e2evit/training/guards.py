@@ -43,7 +43,9 @@ def warn_if_constant(entry: dict[str, float], constant: dict[str, float]) -> Non
         logger.warning("Not better than a constant yet, neither in accuracy nor in mass.")
 
 
-def save_replay(folder: Path, model, batch: dict, rows: torch.Tensor | None, dataset: Dataset, **where) -> list[str]:
+def save_replay(
+    folder: Path, weights: dict, batch: dict, rows: torch.Tensor | None, dataset: Dataset, **where
+) -> list[str]:
     """What a step needs to be done again: the weights before it, the batch, the random numbers; by process.
 
     Returns:
@@ -52,7 +54,7 @@ def save_replay(folder: Path, model, batch: dict, rows: torch.Tensor | None, dat
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     event_ids = [] if rows is None else dataset[rows.tolist()]["event_id"]
-    for name, tensors in (("model", model.state_dict()), ("batch", batch)):
+    for name, tensors in (("model", weights), ("batch", batch)):
         tensors = {key: value.contiguous().cpu() for key, value in tensors.items()}
         save_file(tensors, folder / f"{name}.safetensors")
     (folder / "step.json").write_text(json.dumps(where | {"event_ids": list(event_ids)}, indent=1))

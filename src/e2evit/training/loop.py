@@ -3,13 +3,13 @@
 import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import SeedableRandomSampler
-from accelerate.utils import broadcast
 from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig
@@ -19,10 +19,11 @@ from e2evit.data.collate import E2ECollator, RowTables
 from .arguments import DataArguments, TrainArguments
 from .cost import peak_memory_gib
 from .guards import check_splits, save_replay, warn_if_constant
-from .optim import make_average, make_optimizer, make_schedule
+from .optim import make_optimizer, make_schedule
 from .prediction import progress_bar
 from .state import History, Preempted, RunState, StopRequest, latest_state
 from .tasks import MaskedCollator, task_of
+from .weights import RunningMean, load_whole, local_weights, share_buffers, whole_weights
 
 __all__ = ["make_loader", "train"]
 
@@ -65,7 +66,7 @@ def train(
     from the newest, with the next batch.
 
     Args:
-        on_epoch_end: Called after each epoch; what it raises ends the run.
+        on_epoch_end: Called after each epoch that was validated; what it raises ends the run.
 
     Raises:
         ValueError: if an event is in two splits.
@@ -81,7 +82,7 @@ def train(
             if run.has_stopped_improving():
                 break
             run.epoch(epoch)
-            if on_epoch_end is not None:
+            if on_epoch_end is not None and "validation_loss" in run.history.epochs[-1]:
                 on_epoch_end(run.history)
         run.finish()
     return run.history
@@ -110,16 +111,16 @@ class _Run:
         self.model, self.optimizer, self.loader, self.validation_loader = accelerator.prepare(
             model, optimizer, *loaders
         )
-        self.average = make_average(model, train_args.ema_decay) if train_args.ema_decay else None
+        self.average = RunningMean(accelerator, model, train_args.ema_decay) if train_args.ema_decay else None
         steps_per_epoch = -(-len(self.loader) // train_args.gradient_accumulation_steps)
         self.schedule = make_schedule(
-            self.optimizer.optimizer,
+            optimizer,
             steps_per_epoch * train_args.num_train_epochs,
             train_args.warmup_ratio,
             steps_per_epoch * train_args.head_first_epochs,
         )
         self.history, folder = History(), Path(train_args.output_dir) / "state"
-        self.best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        self.best = whole_weights(accelerator, model)
         settings = fixed_settings(model.config, data_args, train_args)
         self.state = RunState(accelerator, folder, self.history, self.schedule, settings, train_args.keep_states)
         self.state.tensors["best"] = self.best
@@ -137,11 +138,6 @@ class _Run:
             logger.info(f"A constant would reach on validation: {describe(self.constant)}")
         self.clock = time.perf_counter()
 
-    @property
-    def evaluated(self):
-        """The model that is validated and saved."""
-        return self.model if self.average is None else self.average.module
-
     def has_stopped_improving(self) -> bool:
         patience, history = self.args.early_stopping_epochs, self.history
         stopped = bool(patience) and len(history.epochs) - history.best_epoch >= patience
@@ -150,29 +146,33 @@ class _Run:
         return stopped
 
     def epoch(self, epoch: int) -> None:
-        """Train, validate, remember the best weights, save the state."""
+        """Train, validate, save the state."""
         history = self.history
         entry = self._train(epoch)
-        if self.average is not None and self.accelerator.num_processes > 1:
-            for buffer in self.average.module.buffers():  # each process normalised with its own batches
-                buffer.copy_(broadcast(buffer))
-        validated = self.task.validate(self.accelerator, self.evaluated, self.validation_loader)
-        entry |= {f"validation_{name}": value for name, value in validated.items()}
+        last = epoch + 1 == self.args.num_train_epochs
+        if last or (epoch + 1) % self.args.validation_interval == 0:
+            with nullcontext() if self.average is None else self.average.in_model():
+                self._validate(epoch, entry)
         self._tick()
         entry["seconds"] = history.seconds
         history.epochs.append(entry)
         history.batches, history.totals = 0, {}
-        if entry["validation_loss"] < history.best_loss:
-            history.best_loss, history.best_epoch = entry["validation_loss"], epoch + 1
-            source = self.bare_model if self.average is None else self.average.module
-            for name, tensor in source.state_dict().items():
-                self.best[name].copy_(tensor)
         logger.info(f"Epoch {epoch + 1}/{self.args.num_train_epochs}: {describe(entry)}")
         self.accelerator.log(entry, step=self.schedule.last_epoch)
-        warn_if_constant(entry, self.constant)
-        self.state.save()
+        self._save()
         if self.stop.agreed(self.accelerator):
             raise self._preempted()
+
+    def _validate(self, epoch: int, entry: dict[str, float]) -> None:
+        """Add what validation jets say to `entry`, and remember the weights if they are the best so far."""
+        history = self.history
+        share_buffers(self.accelerator, self.bare_model)
+        validated = self.task.validate(self.accelerator, self.model, self.validation_loader)
+        entry |= {f"validation_{name}": value for name, value in validated.items()}
+        warn_if_constant(entry, self.constant)
+        if entry["validation_loss"] < history.best_loss:
+            history.best_loss, history.best_epoch = entry["validation_loss"], epoch + 1
+            self.best.update(whole_weights(self.accelerator, self.bare_model))
 
     def _train(self, epoch: int) -> dict[str, float]:
         """The batches of an epoch that are not done yet; returns means over all of its batches."""
@@ -197,12 +197,10 @@ class _Run:
                 rate = (history.batches - done_before) * self.loader.total_batch_size / (time.perf_counter() - start)
                 self._log(progress, epoch, step, rate)
             if self.stop.agreed(accelerator):
-                self._tick()
-                self.state.save()
+                self._save()
                 raise self._preempted()
             if args.save_steps and step % args.save_steps == 0:
-                self._tick()
-                self.state.save()
+                self._save()
         seconds = time.perf_counter() - start
         means = torch.tensor([history.totals[name] / history.batches for name in self.task.terms])
         means = accelerator.reduce(means.to(accelerator.device), "mean").tolist()
@@ -225,7 +223,7 @@ class _Run:
             if accelerator.sync_gradients:
                 self.schedule.step()
                 if self.average is not None:
-                    self.average.update_parameters(self.bare_model)
+                    self.average.update(self.schedule.last_epoch - 1)
             self.optimizer.zero_grad()
         return terms
 
@@ -234,7 +232,7 @@ class _Run:
         number = self.history.batches + 1
         where = {"epoch": epoch + 1, "step": number, "terms": dict(zip(self.task.terms, map(str, terms)))}
         batch = batch | {"random_state": random_state}
-        events = save_replay(folder, self.bare_model, batch, rows, self.dataset, **where)
+        events = save_replay(folder, local_weights(self.bare_model), batch, rows, self.dataset, **where)
         raise FloatingPointError(
             f"The loss is {terms[0]} in step {number} of epoch {epoch + 1}, with the events {', '.join(events[:3])}"
             f"{', ...' if len(events) > 3 else ''}. {folder} holds the weights, the batch and the random numbers of "
@@ -262,11 +260,16 @@ class _Run:
         self.history.seconds += now - self.clock
         self.clock = now
 
+    def _save(self) -> None:
+        self._tick()
+        share_buffers(self.accelerator, self.bare_model)  # a sharded state takes them from any process
+        self.state.save()
+
     def _preempted(self) -> Preempted:
         return Preempted(f"Stopped by SIGTERM; {latest_state(self.state.folder)} is complete.")
 
     def finish(self) -> None:
-        self.bare_model.load_state_dict(self.best)
+        load_whole(self.accelerator, self.bare_model, self.best)
         self.task.finish(self.accelerator, self.model, self.validation_loader)
 
 

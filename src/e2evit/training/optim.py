@@ -1,15 +1,13 @@
-"""Optimiser, schedule and the running mean of the weights."""
+"""Optimiser and schedule."""
 
 import math
 
-import torch
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-__all__ = ["make_average", "make_optimizer", "make_schedule"]
+__all__ = ["make_optimizer", "make_schedule"]
 
 
 def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float = 1.0) -> AdamW:
@@ -58,21 +56,3 @@ def make_schedule(optimizer, num_steps: int, warmup_ratio: float, head_first_ste
     return LambdaLR(
         optimizer, [factor if group.get("is_head") else backbone_factor for group in optimizer.param_groups]
     )
-
-
-def make_average(model: nn.Module, decay: float) -> AveragedModel:
-    """The exponential running mean of weights and BatchNorm statistics.
-
-    It forgets faster at first, `(1 + n) / (10 + n)` instead of `decay` after n steps, as timm and TensorFlow do: else
-    a short run would end with a mean of its beginning.
-    """
-
-    @torch.no_grad()
-    def update(averaged, current, number):
-        if not averaged[0].is_floating_point():  # BatchNorm counts its batches
-            torch._foreach_copy_(averaged, current)
-            return
-        steps = int(number)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + steps) / (10 + steps)))
-
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 import datasets
 import torch
 import transformers
-from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate import Accelerator, DataLoaderConfiguration, FullyShardedDataParallelPlugin, PartialState
+from accelerate.utils import DistributedType
 from transformers.utils import is_torch_bf16_gpu_available
 
 __all__ = ["end_processes", "start_accelerator"]
@@ -35,7 +36,7 @@ def start_accelerator(
     they run on CPUs: each would train alone on all of the data. Here they are told.
 
     Raises:
-        ValueError: for an unknown precision or tracker, or one that is not installed.
+        ValueError: for an unknown precision or tracker, one that is not installed, or the first version of FSDP.
         RuntimeError: if launched processes do not find each other.
     """
     if mixed_precision not in ("auto", "no", "bf16", "fp16"):
@@ -57,6 +58,14 @@ def start_accelerator(
         project_dir=None if logging_dir is None else str(logging_dir),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
     )
+    if on_cpu and accelerator.num_processes > 1 and os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        # Accelerate shards on accelerators alone, and would train on CPUs without a word as if it had not been asked
+        plugin = FullyShardedDataParallelPlugin(fsdp_version=int(os.environ.get("FSDP_VERSION", "1")))
+        for state in (PartialState(), accelerator.state):  # the second copies from the first whenever it is asked for
+            state.distributed_type = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = plugin
+    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise ValueError("Weights are sharded by FSDP2 only: `fsdp_version: 2` in the file of `accelerate launch`.")
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
         raise RuntimeError(

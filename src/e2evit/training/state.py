@@ -13,6 +13,8 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from .weights import RunningMean
+
 __all__ = ["PREEMPTED_EXIT_CODE", "History", "Preempted", "RunState", "StopRequest", "latest_state"]
 
 logger = logging.getLogger(__name__)
@@ -80,7 +82,7 @@ class RunState:
         self.accelerator, self.folder, self.history, self.schedule = accelerator, folder, history, schedule
         self.settings = json.loads(json.dumps(settings, default=str))  # as they will be read again
         self.keep = max(1, keep)
-        self.tensors: dict[str, torch.nn.Module | dict[str, torch.Tensor]] = {}
+        self.tensors: dict[str, RunningMean | dict[str, torch.Tensor]] = {}
 
     def save(self) -> None:
         """Written beside and renamed.
@@ -98,12 +100,12 @@ class RunState:
             self.accelerator.wait_for_everyone()
             self.accelerator.save_state(str(temporary))
             (temporary / f"totals_{self.accelerator.process_index}.json").write_text(json.dumps(history.totals))
+            for name, tensors in self.tensors.items():
+                whole = tensors.state_dict() if isinstance(tensors, RunningMean) else tensors
+                if main:
+                    whole = {key: value.contiguous() for key, value in whole.items()}
+                    save_file(whole, temporary / f"{name}.safetensors")
             if main:
-                for name, tensors in self.tensors.items():
-                    tensors = tensors.state_dict() if isinstance(tensors, torch.nn.Module) else tensors
-                    save_file(
-                        {key: value.contiguous() for key, value in tensors.items()}, temporary / f"{name}.safetensors"
-                    )
                 schedule = {key: value for key, value in self.schedule.state_dict().items() if key != "lr_lambdas"}
                 record = {"settings": self.settings, "history": vars(history), "schedule": schedule}
                 (temporary / "state.json").write_text(json.dumps(record, indent=1))
@@ -154,7 +156,7 @@ class RunState:
         self.schedule.load_state_dict(record["schedule"] | {"lr_lambdas": [None] * len(self.schedule.lr_lambdas)})
         for name, tensors in self.tensors.items():
             loaded = load_file(path / f"{name}.safetensors")
-            if isinstance(tensors, torch.nn.Module):
+            if isinstance(tensors, RunningMean):
                 tensors.load_state_dict(loaded)
             else:
                 tensors.update(loaded)

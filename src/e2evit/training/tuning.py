@@ -166,7 +166,7 @@ def _objective(trial, search: Search, folder: Path, data_dir: str | None) -> flo
     except Preempted:
         trial.study.enqueue_trial(trial.params)
         raise
-    return best(entry[search.objective] for entry in history.epochs)
+    return best(entry[search.objective] for entry in history.epochs if search.objective in entry)
 
 
 def trial_settings(search: Search, chosen: Mapping, folder: Path) -> dict:

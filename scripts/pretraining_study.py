@@ -1,0 +1,79 @@
+"""Is a model that was pre-trained on masked images better than one from scratch, when both see as many images?
+
+python scripts/pretraining_study.py
+
+needs the jets of `make study`. With few and with many labels, several seeds; what is finished is not done again, and
+`--seeds` does a part. `scripts/render.py` then writes docs/pretraining.md from the results.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+from e2evit.pretraining_report import name_of, summarise
+from e2evit.steps import RECIPES, launch, run_step
+
+
+@dataclass
+class PretrainingArguments:
+    study: str = field(default="recipes/pretraining/study.yaml", metadata={"help": "Shares of labels, and passes."})
+    data_dir: str = field(default="runs/study/data", metadata={"help": "Simulated jets."})
+    output_dir: str = field(default="runs/pretraining", metadata={"help": "Checkpoints."})
+    results_dir: str = field(default="results/pretraining", metadata={"help": "Metrics and per-jet predictions."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where prepared Arrow files go."})
+    seeds: list[int] | None = field(default=None, metadata={"help": "Those to do in this call; default: all."})
+
+
+def main() -> None:
+    (arguments,) = HfArgumentParser(PretrainingArguments).parse_args_into_dataclasses()
+    study = yaml.safe_load(Path(arguments.study).read_text())
+    for seed in arguments.seeds or study["seeds"]:
+        one_seed(study, seed, arguments)
+    results = Path(arguments.results_dir)
+    summary = summarise(study, results, Path(arguments.output_dir))
+    (results / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+
+
+def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> None:
+    """Pre-train once; then fine-tune and train from scratch for each share of labels."""
+    folder, results = Path(arguments.output_dir), Path(arguments.results_dir)
+    data = ["--data_dir", arguments.data_dir]
+    data += ["--cache_dir", arguments.cache_dir] if arguments.cache_dir else []
+    pretrained = folder / f"pretrained_seed{seed}"
+
+    def train(script: str, recipe: str, output: Path, fraction: float, epochs: int, *more) -> None:
+        if (output / "run_info.json").exists():
+            return
+        run_step(
+            *(*launch(script), RECIPES / f"pretraining/{recipe}.yaml", *data, *more),
+            *("--train_fraction", fraction, "--validation_fraction", study["validation_fraction"]),
+            *("--fraction_seed", seed, "--seed", seed, "--num_train_epochs", epochs),
+            *("--validation_interval", max(1, epochs // study["validations"])),
+            *("--output_dir", output, "--resume_from_checkpoint"),
+        )
+
+    new = ("--model_config", study["model_config"])
+    train("pretrain.py", "pretrain", pretrained, *study["pretraining"].values(), *new)
+    for share, settings in study["labels"].items():
+        starts = {
+            "finetune": ("--model_name_or_path", pretrained),
+            "scratch": new,
+        }
+        for start, model in starts.items():
+            name = name_of(start, share, seed)
+            if (results / f"{name}.json").exists():
+                continue
+            train("train.py", start, folder / name, settings["fraction"], settings[f"{start}_epochs"], *model)
+            recipe = yaml.safe_load((RECIPES / f"pretraining/{start}.yaml").read_text())
+            run_step(
+                *(*launch("evaluate.py"), folder / name, *data, "--results", results / f"{name}.json"),
+                *("--mass_column", recipe["mass_column"], "--classes", *recipe["classes"]),
+                *("--mass_classes", *recipe["mass_classes"], "--test_fraction", study["test_fraction"]),
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Weights of a model that may be sharded over processes, and their running mean."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.tensor import DTensor
+
+__all__ = ["RunningMean", "load_whole", "local_weights", "share_buffers", "whole_model", "whole_weights"]
+
+
+def local_weights(model: nn.Module) -> dict[str, Tensor]:
+    """What this process holds of each parameter and buffer: views, so that writing to them changes the model."""
+    return {
+        name: tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def whole_weights(accelerator: Accelerator, model: nn.Module) -> dict[str, Tensor]:
+    """Copies on the CPU, of a sharded model on the main process alone. All processes must call it."""
+    if accelerator.is_fsdp2:
+        weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    else:
+        weights = model.state_dict()
+    return {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+
+
+@torch.no_grad()
+def share_buffers(accelerator: Accelerator, model: nn.Module) -> None:
+    """Give all processes the main one's BatchNorm statistics: each normalised with its own batches."""
+    if accelerator.num_processes > 1:
+        for buffer in model.buffers():
+            buffer.copy_(broadcast(buffer))
+
+
+def load_whole(accelerator: Accelerator, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """The inverse of [`whole_weights`]."""
+    if accelerator.is_fsdp2:
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        set_model_state_dict(model, dict(weights), options=options)
+    else:
+        model.load_state_dict(weights)
+
+
+def whole_model(accelerator: Accelerator, model: nn.Module) -> nn.Module | None:
+    """The model as one process would have it: itself, or of a sharded one a copy on the main process.
+
+    All processes must call it; it is `None` on the others of a sharded model.
+    """
+    if not accelerator.is_fsdp2:
+        return model
+    weights = whole_weights(accelerator, model)
+    if not accelerator.is_main_process:
+        return None
+    original_class = type(model).__mro__[2]  # after what sharding puts in front: FSDP<name> and FSDPModule
+    whole = original_class(model.config)
+    whole.load_state_dict(weights)
+    return whole
+
+
+class RunningMean:
+    """The exponential running mean of weights and BatchNorm statistics, where they are: of a sharded model in shards.
+
+    It forgets faster at first, `(1 + n) / (10 + n)` instead of `decay` after n steps, as timm and TensorFlow do: else
+    a short run would end with a mean of its beginning.
+    """
+
+    def __init__(self, accelerator: Accelerator, model: nn.Module, decay: float):
+        self.accelerator, self.model, self.decay = accelerator, model, decay
+        self.mean = {name: tensor.clone() for name, tensor in local_weights(model).items()}
+
+    @torch.no_grad()
+    def update(self, steps: int) -> None:
+        """Take the weights in, after so many steps before this one; the first are the mean itself."""
+        current = local_weights(self.model)
+        weight = 1 - min(self.decay, (1 + steps) / (10 + steps)) if steps else 1.0
+        moving = [name for name, tensor in current.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([self.mean[name] for name in moving], [current[name] for name in moving], weight)
+        for name in current.keys() - set(moving):  # BatchNorm counts its batches
+            self.mean[name].copy_(current[name])
+
+    @contextmanager
+    def in_model(self) -> Iterator[None]:
+        """The model has the mean for its weights inside this block; what changes them changes the mean."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for name, tensor in local_weights(self.model).items():
+            kept = tensor.clone()
+            tensor.copy_(self.mean[name])
+            self.mean[name].copy_(kept)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """As [`whole_weights`]."""
+        with self.in_model():
+            return whole_weights(self.accelerator, self.model)
+
+    def load_state_dict(self, weights: Mapping[str, Tensor]) -> None:
+        with self.in_model():
+            load_whole(self.accelerator, self.model, weights)

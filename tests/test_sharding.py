@@ -1,0 +1,119 @@
+"""FSDP2 on two processes of the CPU: it is what several GPUs do, with gloo in the place of NCCL."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.utils import merge_fsdp_weights
+from e2evit.modeling import XCiTForImageClassification
+from safetensors.torch import load_file
+
+from e2evit.training.state import latest_state
+
+ROOT = Path(__file__).parents[1]
+MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+STOP_AFTER = 13  # steps: in the middle of the second epoch
+
+CODE = f"""
+import json, sys
+from pathlib import Path
+import torch
+from e2evit.training import PREEMPTED_EXIT_CODE, Preempted, run_training
+from e2evit.training import loop
+from e2evit.training.weights import local_weights
+
+_, stops, *arguments = sys.argv
+finish, asked = loop._Run.finish, []
+def record(self):
+    here = sum(tensor.numel() for tensor in local_weights(self.bare_model).values())
+    everywhere = sum(tensor.numel() for tensor in self.bare_model.state_dict().values())
+    path = Path(self.args.output_dir) / f"share_{{self.accelerator.process_index}}.json"
+    path.write_text(json.dumps([here, everywhere]))
+    finish(self)
+def agreed(self, accelerator):
+    asked.append(None)
+    return stops == "stop" and len(asked) == {STOP_AFTER}
+loop._Run.finish, loop.StopRequest.agreed = record, agreed
+try:
+    run_training(arguments)
+except Preempted:
+    sys.exit(PREEMPTED_EXIT_CODE)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(jets_dir, tmp_path_factory):
+    """Runs with all weights in each process (`copied`), sharded (`sharded`), and sharded with a stop (`stopped`)."""
+    folder = tmp_path_factory.mktemp("sharding")
+    (folder / "model.json").write_text(json.dumps(MODEL))
+    (folder / "script.py").write_text(CODE)
+
+    def launch(name, config, *launcher, stop=False, code=0):
+        command = [sys.executable, "-m", "accelerate.commands.launch"]
+        command += ["--config_file", ROOT / f"recipes/accelerate/{config}.yaml", *launcher]
+        command += [folder / "script.py", "stop" if stop else "go on", "--output_dir", folder / name]
+        command += ["--data_dir", jets_dir, "--cache_dir", folder / "cache", "--model_config", folder / "model.json"]
+        command += ["--mass_column", "jet_mass", "--num_train_epochs", 3, "--per_device_batch_size", 8]
+        command += ["--ema_decay", 0.9, "--report_to", "none", "--resume_from_checkpoint"]
+        done = subprocess.run(
+            list(map(str, command)), env=dict(os.environ), cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert bool(done.returncode) == stop, done.stderr[-3000:]
+
+    launch("copied", "two_cpu_processes")
+    launch("sharded", "two_cpu_processes_fsdp2")
+    in_pieces = ("--fsdp_state_dict_type", "SHARDED_STATE_DICT")
+    launch("stopped", "two_cpu_processes_fsdp2", *in_pieces, stop=True)
+    assert latest_state(folder / "stopped/state").name.startswith("epoch-00001")
+    launch("stopped", "two_cpu_processes_fsdp2", *in_pieces)
+    return folder
+
+
+def epochs(folder: Path) -> list[dict]:
+    return json.loads((folder / "run_info.json").read_text())["epochs"]
+
+
+def test_each_process_holds_half(folder):
+    for process in range(2):
+        here, everywhere = json.loads((folder / f"sharded/share_{process}.json").read_text())
+        assert 0.4 * everywhere < here < 0.6 * everywhere
+        here, everywhere = json.loads((folder / f"copied/share_{process}.json").read_text())
+        assert here == everywhere
+
+
+def test_losses_are_those_without_sharding(folder):
+    """To one part in ten thousand: gradients are summed in another order."""
+    for copied, sharded in zip(epochs(folder / "copied"), epochs(folder / "sharded"), strict=True):
+        for name in ("loss", "classification_loss", "mass_loss", "validation_loss", "validation_mass_mae_gev"):
+            assert sharded[name] == pytest.approx(copied[name], rel=1e-4), name
+
+
+def test_the_checkpoint_is_whole(folder):
+    model, report = XCiTForImageClassification.from_pretrained(folder / "sharded", output_loading_info=True)
+    assert not any(report.values())
+    expected = load_file(folder / "sharded/state/epoch-00003-batch-000000/best.safetensors")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    config = json.loads((folder / "sharded/config.json").read_text())
+    assert config["architectures"] == ["XCiTForImageClassification"]
+    files = [{path.name for path in (folder / name).iterdir()} for name in ("copied", "sharded")]
+    assert files[0] == files[1]
+
+
+def test_a_sharded_state_resumes_to_the_same_weights(folder):
+    """To the last bit, with the running mean, although its states were written in pieces and the other's whole."""
+    expected, found = (load_file(folder / name / "model.safetensors") for name in ("sharded", "stopped"))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+
+
+def test_a_sharded_state_is_made_one_file(folder):
+    state = "state/epoch-00003-batch-000000"
+    merge_fsdp_weights(str(folder / "stopped" / state / "pytorch_model_fsdp_0"), str(folder / "merged"))
+    merged = load_file(folder / "merged/model.safetensors")
+    whole = torch.load(folder / "sharded" / state / "pytorch_model_fsdp.bin", weights_only=True)
+    assert merged.keys() == whole.keys()
+    assert all(torch.equal(tensor, merged[name]) for name, tensor in whole.items())
