@@ -28,6 +28,8 @@ ALLOWED = {
     "training": {"training", "modeling", "data"},
     "comparison": {"evaluation", "metrics", "report"},
     "study_report": {"report"},
+    "pretraining_report": {"report"},
+    "steps": set(),
     "export": {"data", "modeling"},
     "saliency": set(),
     "plots": {"plots", "data", "report"},

@@ -108,6 +108,8 @@ class _Run:
         optimizer = make_optimizer(model, train_args.learning_rate, train_args.weight_decay, train_args.layer_decay)
         if train_args.torch_compile:
             model.compile()
+        if accelerator.state.deepspeed_plugin is not None:  # it clips in its own step
+            accelerator.state.deepspeed_plugin.deepspeed_config["gradient_clipping"] = train_args.max_grad_norm
         self.model, self.optimizer, self.loader, self.validation_loader = accelerator.prepare(
             model, optimizer, *loaders
         )
