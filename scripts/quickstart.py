@@ -3,7 +3,6 @@
 python scripts/quickstart.py --output_dir runs/quickstart --seed 0
 """
 
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from transformers import HfArgumentParser
 
 from e2evit.data import find_schema, load_e2e
 from e2evit.plots import event_display, save_figure
+from e2evit.steps import SCRIPTS, launch, run_step
 
 MODELS = ("linearvit_nano", "xcit_nano")
 
@@ -29,33 +29,26 @@ class QuickstartArguments:
     train_arguments: str = field(default="", metadata={"help": "More arguments of scripts/train.py, in one string."})
 
 
-def run(*command: str | Path) -> None:
-    print(f"\n$ {' '.join(map(str, command))}", flush=True)
-    if subprocess.run([str(part) for part in command], check=False).returncode:
-        sys.exit(f"This step failed: {' '.join(map(str, command))}")
-
-
 def main() -> None:
     (arguments,) = HfArgumentParser(QuickstartArguments).parse_args_into_dataclasses()
     start = time.perf_counter()
-    folder, scripts = Path(arguments.output_dir), Path(__file__).parent
-    data, results = folder / "data", Path(arguments.results_dir)
-    launch = ("accelerate", "launch", "--config_file", "recipes/accelerate/one_process.yaml")
-    run(
-        *(sys.executable, scripts / "simulate.py", "--output_dir", data, "--processes", "qcd", "top"),
+    folder, results = Path(arguments.output_dir), Path(arguments.results_dir)
+    data = folder / "data"
+    run_step(
+        *(sys.executable, SCRIPTS / "simulate.py", "--output_dir", data, "--processes", "qcd", "top"),
         *("--num_jets", arguments.num_jets, "--num_proc", arguments.num_proc, "--seed", arguments.seed),
         *("--match_pt", "--merged_only", *arguments.simulate_arguments.split()),
     )
     files = []
     for model in MODELS:
         files.append(results / f"{arguments.results_prefix}{model}.json")
-        run(
-            *(*launch, scripts / "train.py", f"recipes/quickstart/{model}.yaml", "--data_dir", data),
+        run_step(
+            *(*launch("train.py"), f"recipes/quickstart/{model}.yaml", "--data_dir", data),
             *("--output_dir", folder / model, "--seed", arguments.seed, "--overwrite_output_dir"),
             *arguments.train_arguments.split(),
         )
-        run(
-            *(*launch, scripts / "evaluate.py", folder / model, "--data_dir", data, "--mass_column", "jet_mass"),
+        run_step(
+            *(*launch("evaluate.py"), folder / model, "--data_dir", data, "--mass_column", "jet_mass"),
             *("--results", files[-1]),
         )
 
@@ -63,7 +56,7 @@ def main() -> None:
     shown = dataset[dataset["labels"].index(1)]
     title = f"top jet, $p_T$ = {shown['pt']:.0f} GeV, m = {shown['jet_mass']:.0f} GeV"
     display = save_figure(event_display(shown, schema, title), folder / "figures/event_display")
-    run(sys.executable, scripts / "compare.py", "--results", *files, "--figures", folder / "figures")
+    run_step(sys.executable, SCRIPTS / "compare.py", "--results", *files, "--figures", folder / "figures")
     print(f"Wrote {display}")
     print(f"\n{len(dataset)} test jets, simulated with Pythia 8 and a parametrised detector; 95 % intervals.")
     print(f"Took {(time.perf_counter() - start) / 60:.1f} minutes. Load a checkpoint with\n")

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from e2evit.hub.card import CAPTIONS, render_card
+from e2evit.pretraining_report import render_pretraining
 from e2evit.report import read_results, render_readme, render_simulation
 from e2evit.study_report import render_study
 
@@ -18,6 +19,8 @@ def main() -> None:
     readme.write_text(render_readme(readme.read_text(), ROOT / "results"))
     simulation = ROOT / "docs/simulation.md"
     simulation.write_text(render_simulation(simulation.read_text(), ROOT / "results"))
+    pretraining = ROOT / "docs/pretraining.md"
+    pretraining.write_text(render_pretraining(pretraining.read_text(), ROOT / "results/pretraining"))
     study = ROOT / "docs/study.md"
     study.write_text(render_study(study.read_text(), ROOT / "results/study"))
     for model_type in ("linearvit", "xcit"):

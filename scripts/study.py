@@ -6,7 +6,6 @@ What is finished is not done again: results by their files in `results_dir`, a r
 `scripts/render.py` then writes docs/study.md from the results.
 """
 
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -15,11 +14,7 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser
 
-SCRIPTS = Path(__file__).parent
-RECIPES = SCRIPTS.parent / "recipes"
-# of this interpreter, whatever the shell would find
-LAUNCH = (sys.executable, "-m", "accelerate.commands.launch")
-LAUNCH += ("--config_file", RECIPES / "accelerate/one_process.yaml")
+from e2evit.steps import SCRIPTS, launch, run_step
 
 
 @dataclass
@@ -31,13 +26,6 @@ class StudyArguments:
     figures_dir: str = field(default="docs/study", metadata={"help": "Figures of the comparison."})
     num_proc: int = field(default=2, metadata={"help": "Processes of the simulation."})
     max_runs: int | None = field(default=None, metadata={"help": "Train no more than so many networks in this call."})
-
-
-def run(*command) -> None:
-    """One step; the study ends with the first that fails."""
-    print(f"\n$ {' '.join(map(str, command))}", flush=True)
-    if subprocess.run([str(part) for part in command], check=False).returncode:
-        sys.exit(f"This step failed: {' '.join(map(str, command))}")
 
 
 def ordered(seeds_of: dict[str, list[int]]) -> list[tuple[str, int]]:
@@ -55,14 +43,14 @@ def main() -> None:
     targets += ["--classes", *recipe["classes"], "--mass_classes", *recipe["mass_classes"]]
 
     for sample in study["simulation"]:
-        run(
+        run_step(
             *(sys.executable, SCRIPTS / "simulate.py", "--output_dir", data, "--processes", *sample["processes"]),
             *("--num_jets", sample["num_jets"], "--num_proc", arguments.num_proc),
             *study["simulation_arguments"].split(),
         )
     seeds = [seed for seed in study["tree_seeds"] if not (results / f"trees_all_seed{seed}.json").exists()]
     if seeds:
-        run(
+        run_step(
             *(sys.executable, SCRIPTS / "boosted_trees.py", *targets),
             *("--results_dir", results, "--seed", *seeds),
         )
@@ -74,14 +62,14 @@ def main() -> None:
         checkpoint = folder / f"{name}_seed{seed}"
         print(f"\nNetwork {number} of {len(missing)} that are left: {name}, seed {seed}", flush=True)
         config = Path(arguments.recipe).parent / f"{name}.json"
-        run(
-            *(*LAUNCH, SCRIPTS / "train.py", arguments.recipe, "--data_dir", data, "--model_config", config),
+        run_step(
+            *(*launch("train.py"), arguments.recipe, "--data_dir", data, "--model_config", config),
             *("--output_dir", checkpoint, "--seed", seed, "--save_steps", 200, "--resume_from_checkpoint"),
             *(("--learning_rate", rates[name]) if name in rates else ()),
         )
         result = results / f"{name}_seed{seed}.json"
-        run(*LAUNCH, SCRIPTS / "evaluate.py", checkpoint, *targets, "--results", result)
-    run(
+        run_step(*launch("evaluate.py"), checkpoint, *targets, "--results", result)
+    run_step(
         *(sys.executable, SCRIPTS / "compare.py", "--results", *sorted(results.glob("*_seed*.json"))),
         *("--output_dir", results / "comparison", "--figures", arguments.figures_dir),
     )
@@ -96,7 +84,7 @@ def robustness(study: dict, targets: list, arguments: StudyArguments) -> None:
     for title, changes in settings["samples"].items():
         sample = folder / f"robustness/{title.replace(' ', '_').replace('-', '_').lower()}"
         processes = [process for part in study["simulation"] for process in part["processes"]]
-        run(
+        run_step(
             *(sys.executable, SCRIPTS / "simulate.py", "--output_dir", sample, "--processes", *processes),
             *("--num_jets", settings["num_jets"], "--num_proc", arguments.num_proc),
             *study["simulation_arguments"].split(),
@@ -104,7 +92,7 @@ def robustness(study: dict, targets: list, arguments: StudyArguments) -> None:
         )
         samples.append(f"{title}={sample}")
     checkpoints = [folder / f"{name}_seed0" for name in settings["models"]]
-    run(
+    run_step(
         *(sys.executable, SCRIPTS / "robustness.py", *targets, "--max_jets", settings["max_jets"]),
         *("--checkpoints", *(path for path in checkpoints if (path / "config.json").exists())),
         *("--samples", *samples, "--results_dir", Path(arguments.results_dir) / "robustness"),

@@ -10,6 +10,7 @@ import torch
 
 from e2evit import E2EImageProcessor, XCiTConfig, XCiTForImageClassification
 from e2evit.data import find_schema
+from e2evit.pretraining_report import render_pretraining
 from e2evit.report import render_readme, render_simulation
 from e2evit.study_report import render_study
 
@@ -26,6 +27,11 @@ def test_tables_are_rendered_from_results():
 def test_the_study_is_rendered_from_its_results():
     text = (ROOT / "docs/study.md").read_text()
     assert render_study(text, ROOT / "results/study") == text, "run `python scripts/render.py`"
+
+
+def test_the_page_of_pretraining_is_rendered_from_its_results():
+    text = (ROOT / "docs/pretraining.md").read_text()
+    assert render_pretraining(text, ROOT / "results/pretraining") == text, "run `python scripts/render.py`"
 
 
 def test_tables_of_the_simulation_are_rendered_from_results():

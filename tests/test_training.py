@@ -272,6 +272,37 @@ def test_the_average_is_what_is_saved(run):
     assert not torch.equal(plain.head.classifier.weight, averaged.head.classifier.weight)
 
 
+def test_an_epoch_without_validation(run):
+    """The last is always validated, and validating changes nothing for training."""
+    _, history, _ = run("rarely", num_train_epochs=3, validation_interval=2)
+    assert ["validation_loss" in epoch for epoch in history.epochs] == [False, True, True]
+    _, always, _ = run("always", num_train_epochs=3)
+    assert [epoch["loss"] for epoch in history.epochs] == [epoch["loss"] for epoch in always.epochs]
+    with pytest.raises(ValueError, match="1 or more"):
+        TrainArguments(validation_interval=0)
+    with pytest.raises(ValueError, match="before it is validated"):
+        TrainArguments(validation_interval=5, early_stopping_epochs=3)
+
+
+def test_shares_of_the_jets(jets_dir, tmp_path):
+    """Smaller shares lie in larger ones, another seed draws others, and what is no share is refused."""
+
+    def events(split="train", **settings):
+        data_args = DataArguments(data_dir=str(jets_dir), cache_dir=str(tmp_path), **settings)
+        return data_args.load()[0][split]["event_id"]
+
+    everything = events()
+    half, fifth = events(train_fraction=0.5), events(train_fraction=0.2)
+    assert len(half) == round(0.5 * len(everything))
+    assert set(fifth) < set(half) < set(everything)
+    assert [event for event in everything if event in set(half)] == half
+    assert set(events(train_fraction=0.5, fraction_seed=1)) != set(half)
+    assert events("test", train_fraction=0.5) == events("test")
+    assert len(events("validation", validation_fraction=1e-6)) == 1
+    with pytest.raises(ValueError, match="train_fraction"):
+        events(train_fraction=0.0)
+
+
 def test_early_stopping(run, monkeypatch):
     from e2evit.training import tasks
 

@@ -86,13 +86,16 @@ def render_pretraining(text: str, results: Path) -> str:
 
 
 def _table(summary: Mapping) -> str:
-    rows = []
+    rows, before = [], np.mean([run["seconds"] for run in summary["pretraining"]])
     for share, entry in summary["labels"].items():
         for start, title in (*STARTS.items(), ("difference", "difference")):
-            found = entry[start]
+            found, minutes = entry[start], "–"
+            if start in STARTS:
+                seconds = np.mean([run["seconds"] for run in found["training"]])
+                minutes = f"{(seconds + before * (start == 'finetune')) / 60:.0f}"
             cells = [_cell(found[key], form, start == "difference") for _, key, form in _QUALITY]
-            rows.append([share if start == "finetune" else "", title, *cells])
-    return markdown_table(["labels", "", *(title for title, _, _ in _QUALITY)], rows)
+            rows.append([share if start == "finetune" else "", title, minutes, *cells])
+    return markdown_table(["labels", "", "minutes, all in all", *(title for title, _, _ in _QUALITY)], rows)
 
 
 def _cell(found: Mapping, form: str, signed: bool) -> str:

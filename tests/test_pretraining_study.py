@@ -1,0 +1,78 @@
+"""Pre-training against scratch on a few jets, and what its report concludes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from e2evit.pretraining_report import _over_seeds, name_of, render_pretraining, summarise
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_interval_is_students():
+    values = [0.1, 0.4, 0.3]
+    found = _over_seeds(values)
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert found["mean"] - found["half_interval"] == pytest.approx(low)
+    assert found["mean"] + found["half_interval"] == pytest.approx(high)
+    assert _over_seeds([0.5])["half_interval"] is None
+
+
+def test_a_small_study(tmp_path):
+    """One seed and one share of labels; a second call finds everything done."""
+    simulate = [sys.executable, "scripts/simulate.py", "--output_dir", tmp_path / "jets", "--num_jets", 40]
+    simulate += ["--pileup", 0, "--processes", "qcd", "top", "w", "z", "h", "x_qq", "--num_proc", 1]
+    subprocess.run(list(map(str, simulate)), cwd=ROOT, check=True, capture_output=True)
+    model = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    (tmp_path / "tiny.json").write_text(json.dumps(model | {"log_mass": True, "mass_loss": "quantile"}))
+    study = yaml.safe_load((ROOT / "recipes/pretraining/study.yaml").read_text())
+    study |= {"model_config": str(tmp_path / "tiny.json"), "seeds": [3], "validation_fraction": 1.0}
+    study["labels"] = {"10 %": {"fraction": 0.25, "finetune_epochs": 1, "scratch_epochs": 2}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    command = [sys.executable, "scripts/pretraining_study.py", "--study", tmp_path / "study.yaml"]
+    command += ["--data_dir", tmp_path / "jets", "--cache_dir", tmp_path / "cache"]
+    command += ["--output_dir", tmp_path / "runs", "--results_dir", tmp_path / "results"]
+    for _ in range(2):
+        done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    assert "train.py" not in done.stdout
+    records = [
+        json.loads((tmp_path / f"results/{start}_10_percent_seed3.json").read_text())
+        for start in ("finetune", "scratch")
+    ]
+    rows = [record["training"]["images_seen"] for record in records]
+    assert rows[1] == 2 * rows[0]
+    entry = json.loads((tmp_path / "results/summary.json").read_text())["labels"]["10 %"]
+    accuracies = [record["metrics"]["model"]["accuracy"] for record in records]
+    assert entry["difference"]["accuracy"]["values"] == [accuracies[0] - accuracies[1]]
+
+
+def test_the_report_says_what_intervals_allow(tmp_path):
+    """Three seeds: a difference that is clear, one that is not, and one the wrong way."""
+    study = {"seeds": [0, 1, 2], "labels": {"1 %": {}, "100 %": {}}}
+    rng = np.random.default_rng(0)
+    for seed in study["seeds"]:
+        info = {"images_seen": 5, "seconds": 60.0, "best_loss": 1.0, "data": {"train": {"rows": 5}}}
+        (tmp_path / f"pretrained_seed{seed}").mkdir()
+        (tmp_path / f"pretrained_seed{seed}/run_info.json").write_text(json.dumps(info))
+        for start, gain in (("finetune", 0.1), ("scratch", 0.0)):
+            metrics = {
+                "roc_auc_macro": 0.8 + gain + 0.001 * seed,
+                "accuracy": 0.5 + rng.normal(),
+                "mae_gev": 20.0 + 50 * gain + 0.1 * rng.normal(),
+                "relative_resolution": 0.2 - gain + 0.001 * rng.normal(),
+            }
+            record = {"metrics": {"model": metrics}, "training": {"seconds": 120.0}}
+            (tmp_path / f"{name_of(start, '1 %', seed)}.json").write_text(json.dumps(record))
+    summary = summarise(study, tmp_path, tmp_path)
+    assert list(summary["labels"]) == ["1 %"]
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    page = render_pretraining((ROOT / "docs/pretraining.md").read_text(), tmp_path)
+    assert "mean AUC better, accuracy no clear difference, MAE [GeV] worse, resolution better" in page
+    assert "| 1 %    | pre-trained  | 3 " in page
