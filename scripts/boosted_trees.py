@@ -5,13 +5,9 @@ python scripts/boosted_trees.py --data_dir data/jets --results_dir results --see
 writes `trees_3_seed0.json` (mass, multiplicity and width) and `trees_all_seed0.json` (all variables).
 """
 
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-
-# Python puts this folder first, and evaluate.py would be found in the place of the library `evaluate`
-sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 from e2evit.boosted_trees import tree_predictions
 from e2evit.evaluation import column, evaluate_predictions, write_results

@@ -11,9 +11,6 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Python puts this folder first, and evaluate.py would be found in the place of the library `evaluate`
-sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
-
 from transformers import HfArgumentParser
 
 from e2evit.comparison import compare_pairs, spread_over_seeds

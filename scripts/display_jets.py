@@ -10,9 +10,6 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Python puts this folder first, and evaluate.py would be found in the place of the library `evaluate`
-sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
-
 import numpy as np
 import pyarrow.parquet as pq
 import torch

@@ -11,9 +11,6 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Python puts this folder first, and this file would be found in the place of the library `evaluate`
-sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
-
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file
 

@@ -14,9 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-# Python puts this folder first, and evaluate.py would be found in the place of the library `evaluate`
-sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
-
 from datasets import Dataset, concatenate_datasets
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
