@@ -36,7 +36,7 @@ def start_accelerator(
     they run on CPUs: each would train alone on all of the data. Here they are told.
 
     Raises:
-        ValueError: for an unknown precision or tracker, one that is not installed, or the first version of FSDP.
+        ValueError: for an unknown precision or tracker, one that is not installed, FSDP 1, or ZeRO-3.
         RuntimeError: if launched processes do not find each other.
     """
     if mixed_precision not in ("auto", "no", "bf16", "fp16"):
@@ -66,6 +66,9 @@ def start_accelerator(
         accelerator.state.fsdp_plugin = plugin
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise ValueError("Weights are sharded by FSDP2 only: `fsdp_version: 2` in the file of `accelerate launch`.")
+    deepspeed = accelerator.state.deepspeed_plugin
+    if deepspeed is not None and deepspeed.zero_stage == 3:
+        raise ValueError("DeepSpeed shards gradients and optimiser here (ZeRO-2); for weights take FSDP2, not ZeRO-3.")
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
         raise RuntimeError(
