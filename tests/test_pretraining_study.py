@@ -32,7 +32,8 @@ def test_a_small_study(tmp_path):
     model = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     (tmp_path / "tiny.json").write_text(json.dumps(model | {"log_mass": True, "mass_loss": "quantile"}))
     study = yaml.safe_load((ROOT / "recipes/pretraining/study.yaml").read_text())
-    study |= {"model_config": str(tmp_path / "tiny.json"), "seeds": [3], "validation_fraction": 1.0}
+    study |= {"model_config": str(tmp_path / "tiny.json"), "seeds": [3]}
+    study |= {"validation_fraction": 1.0, "test_fraction": 1.0}
     study["labels"] = {"10 %": {"fraction": 0.25, "finetune_epochs": 1, "scratch_epochs": 2}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     command = [sys.executable, "scripts/pretraining_study.py", "--study", tmp_path / "study.yaml"]
@@ -75,4 +76,4 @@ def test_the_report_says_what_intervals_allow(tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     page = render_pretraining((ROOT / "docs/pretraining.md").read_text(), tmp_path)
     assert "mean AUC better, accuracy no clear difference, MAE [GeV] worse, resolution better" in page
-    assert "| 1 %    | pre-trained  | 3 " in page
+    assert "| 1 %    | 3     | pre-trained  | 3 " in page

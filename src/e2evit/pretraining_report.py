@@ -26,7 +26,7 @@ def name_of(start: str, share: str, seed: int) -> str:
 
 
 def summarise(study: Mapping, results: Path, runs: Path) -> dict:
-    """Of each share of labels that has results: values by seed, means and 95 % intervals over seeds (Student's t).
+    """For each share of labels, values, means and 95 % intervals (Student's t) over the seeds that have both results.
 
     Differences are pre-trained minus from scratch, by seed: both had the same labels.
 
@@ -46,17 +46,15 @@ def summarise(study: Mapping, results: Path, runs: Path) -> dict:
                 | {"train": info["data"]["train"]["rows"]}
             )
     for share in study["labels"]:
-        records = {
-            start: [
-                json.loads(path.read_text())
-                for seed in summary["seeds"]
-                if (path := results / f"{name_of(start, share, seed)}.json").exists()
-            ]
-            for start in STARTS
+        paths = {
+            seed: [results / f"{name_of(start, share, seed)}.json" for start in STARTS] for seed in summary["seeds"]
         }
-        if len(records["finetune"]) != len(records["scratch"]) or not records["scratch"]:
+        done = [seed for seed, both in paths.items() if all(path.exists() for path in both)]
+        if not done:
             continue
-        entry: dict = {}
+        pairs = zip(*([json.loads(path.read_text()) for path in paths[seed]] for seed in done))
+        records = dict(zip(STARTS, map(list, pairs)))
+        entry: dict = {"seeds": done}
         for start, found in records.items():
             entry[start] = {"training": [record["training"] for record in found]}
             entry[start] |= {
@@ -94,8 +92,9 @@ def _table(summary: Mapping) -> str:
                 seconds = np.mean([run["seconds"] for run in found["training"]])
                 minutes = f"{(seconds + before * (start == 'finetune')) / 60:.0f}"
             cells = [_cell(found[key], form, start == "difference") for _, key, form in _QUALITY]
-            rows.append([share if start == "finetune" else "", title, minutes, *cells])
-    return markdown_table(["labels", "", "minutes, all in all", *(title for title, _, _ in _QUALITY)], rows)
+            about = [share, f"{len(entry['seeds'])}"] if start == "finetune" else ["", ""]
+            rows.append([*about, title, minutes, *cells])
+    return markdown_table(["labels", "seeds", "", "minutes, all in all", *(title for title, _, _ in _QUALITY)], rows)
 
 
 def _cell(found: Mapping, form: str, signed: bool) -> str:
