@@ -11,8 +11,19 @@ from datasets import Dataset
 from samples import row_table
 from scipy.stats import binom, norm
 
-from e2evit.comparison import compare_pairs, holm, mcnemar, paired_bootstrap, spread_over_seeds
-from e2evit.evaluation import Predictions, evaluate_predictions, write_results
+from e2evit.comparison import (
+    _macro_auc,
+    _resolution,
+    compare_pairs,
+    holm,
+    mcnemar,
+    paired_bootstrap,
+    paired_delong,
+    spread_over_seeds,
+)
+from e2evit.evaluation import Predictions, evaluate_predictions, softmax, write_results
+from e2evit.metrics.classification import delong_interval
+from e2evit.metrics.mass import mass_statistics
 from e2evit.plots import quality_against_cost
 from e2evit.report import JetPredictions, comparison_table, seed_groups
 
@@ -80,6 +91,41 @@ def test_the_better_model_is_found():
     assert all(entry["p_holm"] <= 0.02 for entry in found.values())
     with pytest.raises(ValueError, match="There is no model 'other'; known ones: good_seed0, bad_seed0"):
         compare_pairs(predictions(), "other")
+
+
+def test_paired_delong_is_the_bootstrap():
+    """Of the mean of three AUCs, with ties: the same difference and, to a tenth, the same width."""
+    rng, number = np.random.default_rng(3), 2000
+    labels = rng.integers(0, 3, number)
+    shared = rng.normal(0, 2, (number, 3))  # what both models get wrong
+    first, second = (
+        softmax(np.round(2 * np.eye(3)[labels] + shared + rng.normal(0, noise, (number, 3)), 1))
+        for noise in (0.5, 1.0)
+    )
+    found = paired_delong(labels, first, second)
+    draws = paired_bootstrap(_macro_auc, [labels], first, second, num_resamples=400)
+    assert found["difference"] == pytest.approx(draws["difference"], abs=1e-12)
+    assert found["high"] - found["low"] == pytest.approx(draws["high"] - draws["low"], rel=0.1)
+    alone = paired_delong(labels, first, softmax(rng.normal(size=(number, 3))))
+    assert found["high"] - found["low"] < 0.7 * (alone["high"] - alone["low"])
+    assert paired_delong(labels, first, first)["p_value"] == 1
+    assert paired_delong(labels, first, second)["p_value"] == paired_delong(labels, second, first)["p_value"] < 1e-4
+
+
+def test_paired_delong_of_two_classes_is_delongs():
+    """Against a model without any knowledge and without any spread, the interval is that of one AUC."""
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 2, 3000)
+    scores = labels + rng.normal(0, 2, 3000)
+    found = paired_delong(labels, np.stack([-scores, scores], 1), np.zeros((3000, 2)))
+    low, high = delong_interval(labels, scores)
+    assert [0.5 + found["low"], 0.5 + found["high"]] == pytest.approx([low, high], abs=2e-4)
+
+
+def test_the_resolution_that_is_compared_is_the_metric():
+    masses = np.random.default_rng(5).uniform(50, 300, 500)
+    predicted = masses * np.random.default_rng(6).normal(1, 0.2, 500)
+    assert _resolution(masses, predicted) == pytest.approx(mass_statistics(masses, predicted)["relative_resolution"])
 
 
 def test_seeds_are_trainings_of_one_model():

@@ -140,7 +140,7 @@ def comparison_table(spreads: dict[str, dict], pairs: dict[str, dict], reference
                 cells.append("–")
                 continue
             interval = f" ({value['low']:+{form}} to {value['high']:+{form}})" if "low" in value else ""
-            cells.append(f"{value['difference']:+{form}}{interval}, p = {value['p_holm']:.2g}")
+            cells.append(f"{value['difference']:+{form}}{interval}, {p_value_text(value['p_holm'])}")
         rows.append([f"{reference} − {other}", *cells])
     if rows:
         tables.append(_styled(["paired, same jets", *(title for title, _, _ in _COMPARED)], rows, style))
@@ -152,6 +152,11 @@ _COMPARED = (
     ("accuracy", "accuracy", ".4f"),
     ("rel. mass resolution", "relative_resolution", ".4f"),
 )
+
+
+def p_value_text(p_value: float) -> str:
+    """A normal approximation says nothing of how small the smallest are."""
+    return "p < 1e-99" if p_value < 1e-99 else f"p = {p_value:.2g}"
 
 
 def _styled(heads: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from .report import comparison_table, insert, interval_cell, markdown_table, read_results, seed_groups
+from .report import comparison_table, insert, interval_cell, markdown_table, p_value_text, read_results, seed_groups
 
 __all__ = ["render_study"]
 
@@ -95,7 +95,7 @@ def _findings(found: Mapping) -> str:
             difference, p_value = entry[key]["difference"], entry[key]["p_holm"]
             is_better = difference < 0 if key == "relative_resolution" else difference > 0
             verdict = "no significant difference" if p_value >= 0.05 else "worse" if is_better else "**better**"
-            verdicts.append(f"{title} {verdict} (p = {p_value:.2g})")
+            verdicts.append(f"{title} {verdict} ({p_value_text(p_value)})")
         lines.append(f"* {other}: {', '.join(verdicts)}")
     return "\n".join(lines)
 

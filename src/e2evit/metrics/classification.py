@@ -42,16 +42,28 @@ def delong_interval(labels: np.ndarray, scores: np.ndarray, level: float = 0.95)
     DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988) 837; by midranks as in Sun and Xu, IEEE Signal Process.
     Lett. 21 (2014) 1389.
     """
-    signal, background = scores[labels == 1], scores[labels == 0]
-    if min(len(signal), len(background)) < 2:
+    is_signal = labels == 1
+    if min(is_signal.sum(), (labels == 0).sum()) < 2:
         return float("nan"), float("nan")
-    together = rankdata(np.concatenate([signal, background]))
-    # share of the other class that each jet is on the right side of
-    of_signal = (together[: len(signal)] - rankdata(signal)) / len(background)
-    of_background = 1 - (together[len(signal) :] - rankdata(background)) / len(signal)
-    error = np.sqrt(of_signal.var(ddof=1) / len(signal) + of_background.var(ddof=1) / len(background))
+    known = is_signal | (labels == 0)
+    placed, is_signal = placements(is_signal[known], scores[known]), is_signal[known]
+    of_signal, of_background = placed[is_signal], placed[~is_signal]
+    error = np.sqrt(of_signal.var(ddof=1) / len(of_signal) + of_background.var(ddof=1) / len(of_background))
     half = norm.ppf(0.5 + level / 2) * error
     return float(max(of_signal.mean() - half, 0.0)), float(min(of_signal.mean() + half, 1.0))
+
+
+def placements(is_signal: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The share of the other class that each jet is on the right side of, half for ties: DeLong's components.
+
+    Their mean over the signal, or over the background, is the AUC.
+    """
+    placed, together = np.empty(len(scores)), rankdata(scores)
+    for mine, sign in ((is_signal, 1), (~is_signal, -1)):
+        others = len(scores) - mine.sum()
+        below = (together[mine] - rankdata(scores[mine])) / others
+        placed[mine] = below if sign > 0 else 1 - below
+    return placed
 
 
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
