@@ -175,7 +175,11 @@ def render_readme(text: str, results: Path) -> str:
     """`text` with its tables written anew, from the schemas and the records in `results`."""
     text = insert(text, "data sets", markdown_table(["data set", *_SCHEMA_HEADS], _schema_rows(), "---"))
     text = insert(text, "model speed", _speed_table(json.loads((results / "model_speed.json").read_text())))
-    text = insert(text, "loading", _loading_table(json.loads((results / "loading.json").read_text())))
+    text = insert(
+        text,
+        "loading",
+        _loading_table(*(json.loads((results / f"{name}.json").read_text()) for name in ("loading", "feeding"))),
+    )
     bundled = [results / f"study/{name}_seed0.json" for name in ("linearvit", "xcit", "trees_3", "trees_all")]
     metrics = [(name, record["metrics"]["model"]) for name, record in read_results(bundled).items()]
     text = insert(text, "bundled checkpoint", _markdown(metrics))
@@ -227,17 +231,20 @@ def _files(schema: DatasetSchema) -> str:
     return f"{title}, {order}: {', '.join(dict.fromkeys(keys))}"
 
 
-def _loading_table(found: dict) -> str:
+def _loading_table(found: dict, feeding: dict) -> str:
     """Images a second, and the ratios and memory that go with them."""
     slowest = found["images_per_second"]["nested Parquet, to_pylist"]
     rows = [[name, f"{rate:.0f}", f"{rate / slowest:.1f}"] for name, rate in found["images_per_second"].items()]
     table = markdown_table(["64 images to a dense float32 batch", "images/s, one core", "over to_pylist"], rows)
+    ratios = feeding["loader_over_model"].values()
     memory = "; ".join(f"{name} {size:.0f} MiB" for name, size in found["peak_memory_mib"].items())
     return (
         f"{table}\n\nMedian ratios within a round: rows {found['rows_over_to_pylist']:.0f} x `to_pylist`; converting "
         f"nested Parquet {found['convert_over_to_pylist']:.1f} x `to_pylist`; contiguous HDF5 through the memory map "
         f"{found['memory_map_gb_per_second']:.1f} GB/s, {found['memory_map_over_readinto']:.0%} of `readinto`.\n"
-        f"Peak memory of preparing, all libraries included: {memory}."
+        f"Peak memory of preparing, all libraries included: {memory}.\n"
+        f"Training batches are made {min(ratios):.0f} to {max(ratios):.0f} times as fast as the nano models take them, "
+        f"both on {feeding['threads']} thread{'s' * (feeding['threads'] > 1)} (`python benchmarks/feeding.py`)."
     )
 
 
