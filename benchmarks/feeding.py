@@ -3,7 +3,8 @@
 python benchmarks/feeding.py --results results/feeding.json
 
 The loader of the training loop, with flips and in the training process itself (`num_workers: 0`, one core), against
-training steps of the nano models on all cores (`taskset` chooses them); rounds are interleaved, and the ratio is one of medians.
+training steps of the nano models on all cores (`taskset` chooses them). Rounds are interleaved; the ratio is one of
+medians.
 """
 
 import argparse

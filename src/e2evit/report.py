@@ -243,7 +243,7 @@ def _loading_table(found: dict, feeding: dict) -> str:
         f"nested Parquet {found['convert_over_to_pylist']:.1f} x `to_pylist`; contiguous HDF5 through the memory map "
         f"{found['memory_map_gb_per_second']:.1f} GB/s, {found['memory_map_over_readinto']:.0%} of `readinto`.\n"
         f"Peak memory of preparing, all libraries included: {memory}.\n"
-        f"Training batches are made {min(ratios):.0f} to {max(ratios):.0f} times as fast as the nano models take them, "
+        f"Training batches are made {min(ratios):.0f} to {max(ratios):.0f} times as fast as nano models take them, "
         f"both on {feeding['threads']} thread{'s' * (feeding['threads'] > 1)} (`python benchmarks/feeding.py`)."
     )
 
