@@ -10,6 +10,7 @@ less than seeds do says nothing. A variant whose result is in the file is not tr
 
 import argparse
 import json
+import tempfile
 import time
 from pathlib import Path
 
@@ -31,40 +32,30 @@ VARIANTS = {
     "Muon": ("xcit", {}, "muon", 2e-3),
     "AdamW, schedule-free": ("xcit", {}, "schedule_free", 2e-3),
     "AdamW, schedule-free, 2.5 times the rate": ("xcit", {}, "schedule_free", 5e-3),
-    "floor 0.51 a token": ("linearvit", {}, "adamw", 2e-3),
+    "floor 0.5 a token": ("linearvit", {}, "adamw", 2e-3),
     "floor 100": ("linearvit", {"denominator_floor": 100.0, "denominator_floor_per_token": False}, "adamw", 2e-3),
     "floor 1e-6": ("linearvit", {"denominator_floor": 1e-6, "denominator_floor_per_token": False}, "adamw", 2e-3),
 }
 
 
-class Muon:
+def muon(model: nn.Module, learning_rate: float, weight_decay: float) -> list:
     """Muon (https://kellerjordan.github.io/posts/muon) for matrices of blocks, AdamW for all else."""
-
-    def __init__(self, model: nn.Module, learning_rate: float, weight_decay: float):
-        matrices = {
-            id(weight)
-            for name, weight in model.named_parameters()
-            if weight.ndim == 2 and not name.startswith("head.")
-        }
-        adamw = make_optimizer(model, learning_rate, weight_decay)
-        for group in adamw.param_groups:
-            group["params"] = [weight for weight in group["params"] if id(weight) not in matrices]
-        self.parts = [
-            adamw,
-            torch.optim.Muon(
-                [weight for weight in model.parameters() if id(weight) in matrices],
-                lr=learning_rate,
-                weight_decay=weight_decay,
-                adjust_lr_fn="match_rms_adamw",  # its update has the size of AdamW's, so that the rate may be the same
-            ),
-        ]
+    named = model.named_parameters()
+    matrices = [weight for name, weight in named if weight.ndim == 2 and not name.startswith("head.")]
+    taken = set(map(id, matrices))
+    adamw = make_optimizer(model, learning_rate, weight_decay)
+    for group in adamw.param_groups:
+        group["params"] = [weight for weight in group["params"] if id(weight) not in taken]
+    # its update then has the size of AdamW's, so that the rate may be the same
+    settings = {"lr": learning_rate, "weight_decay": weight_decay, "adjust_lr_fn": "match_rms_adamw"}
+    return [adamw, torch.optim.Muon(matrices, **settings)]
 
 
 def optimizers(kind: str, model: nn.Module, learning_rate: float, weight_decay: float) -> list:
     if kind == "adamw":
         return [make_optimizer(model, learning_rate, weight_decay)]
     if kind == "muon":
-        return Muon(model, learning_rate, weight_decay).parts
+        return muon(model, learning_rate, weight_decay)
     from schedulefree import AdamWScheduleFree
 
     groups = [
@@ -74,19 +65,19 @@ def optimizers(kind: str, model: nn.Module, learning_rate: float, weight_decay: 
     return [AdamWScheduleFree(groups, lr=learning_rate, warmup_steps=20)]
 
 
-def train(variant: tuple, data_dir: str, arguments: argparse.Namespace, accelerator, seed: int) -> dict:
+def train(variant: tuple, arguments: argparse.Namespace, accelerator, seed: int) -> dict:
     """One training and what it reached."""
     name, fields, kind, learning_rate = variant
     recipe = yaml.safe_load((ROOT / "recipes/study/train.yaml").read_text())
     keys = ("mass_column", "transverse", "classes", "mass_classes")
-    data_args = DataArguments(data_dir=data_dir, **{key: recipe[key] for key in keys})
+    data_args = DataArguments(data_dir=arguments.data_dir, **{key: recipe[key] for key in keys})
     dataset, schema = data_args.load()
     set_seed(seed)
     config = json.loads((ROOT / f"recipes/study/{name}.json").read_text()) | fields
-    path = arguments.results.with_suffix(".config")
-    path.write_text(json.dumps(config))
-    model, processor = load_model(ModelArguments(model_config=str(path)), data_args, schema, dataset["train"])
-    path.unlink()
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(json.dumps(config))
+        file.flush()
+        model, processor = load_model(ModelArguments(model_config=file.name), data_args, schema, dataset["train"])
     task = task_of(model, processor, dataset, data_args)
     loader = make_loader(dataset["train"], task.collator, arguments.batch_size, shuffle_seed=seed)
     task.collator.seed(seed, 0)
@@ -138,7 +129,7 @@ def main() -> None:
             runs = record["variants"].setdefault(title, [])
             if any(run["seed"] == seed for run in runs):
                 continue
-            runs.append(train(variant, arguments.data_dir, arguments, accelerator, seed))
+            runs.append(train(variant, arguments, accelerator, seed))
             write_whole(arguments.results, lambda path: path.write_text(json.dumps(record, indent=1) + "\n"))
             print(title, runs[-1], flush=True)
 

@@ -45,7 +45,7 @@ class BaselineModel(BaselinePreTrainedModel):
         check_pixel_values(pixel_values, self.config.num_channels)
         if self.config.pixel_features:
             pixel_values = pixel_features(pixel_values)
-        # convolutions of small images train 1.3 times as fast in this layout, and values do not change
+        # a ResNet trains 1.3 times as fast on CPUs in this layout, and values do not change
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         outputs = self.backbone(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
         tokens = outputs.last_hidden_state

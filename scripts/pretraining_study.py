@@ -1,4 +1,4 @@
-"""Is a model that was pre-trained on masked images better than one from scratch, when both see as many images?
+"""Is a model that was pre-trained on masked images better than one from scratch, when both take as long?
 
 python scripts/pretraining_study.py
 
@@ -44,34 +44,35 @@ def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> None:
     data += ["--cache_dir", arguments.cache_dir] if arguments.cache_dir else []
     pretrained = folder / f"pretrained_seed{seed}"
 
-    def train(script: str, recipe: str, output: Path, fraction: float, epochs: int, *more) -> None:
+    def train(script: str, recipe: Path, output: Path, fraction: float, epochs: int, *more) -> None:
         if (output / "run_info.json").exists():
             return
         run_step(
-            *(*launch(script), RECIPES / f"pretraining/{recipe}.yaml", *data, *more),
+            *(*launch(script), recipe, *data, *more),
             *("--train_fraction", fraction, "--validation_fraction", study["validation_fraction"]),
             *("--fraction_seed", seed, "--seed", seed, "--num_train_epochs", epochs),
             *("--validation_interval", max(1, epochs // study["validations"])),
             *("--output_dir", output, "--resume_from_checkpoint"),
         )
 
-    new = ("--model_config", study["model_config"])
-    train("pretrain.py", "pretrain", pretrained, *study["pretraining"].values(), *new)
+    new, before = ("--model_config", study["model_config"]), study["pretraining"]
+    recipe = RECIPES / "pretraining/pretrain.yaml"
+    train("pretrain.py", recipe, pretrained, before["fraction"], before["epochs"], *new)
+    starts = {
+        "finetune": (RECIPES / "pretraining/finetune.yaml", "--model_name_or_path", pretrained),
+        "scratch": (RECIPES / "study/train.yaml", *new),
+    }
     for share, settings in study["labels"].items():
-        starts = {
-            "finetune": ("--model_name_or_path", pretrained),
-            "scratch": new,
-        }
-        for start, model in starts.items():
+        for start, (recipe, *model) in starts.items():
             name = name_of(start, share, seed)
             if (results / f"{name}.json").exists():
                 continue
-            train("train.py", start, folder / name, settings["fraction"], settings[f"{start}_epochs"], *model)
-            recipe = yaml.safe_load((RECIPES / f"pretraining/{start}.yaml").read_text())
+            train("train.py", recipe, folder / name, settings["fraction"], settings[f"{start}_epochs"], *model)
+            targets = yaml.safe_load(recipe.read_text())
             run_step(
                 *(*launch("evaluate.py"), folder / name, *data, "--results", results / f"{name}.json"),
-                *("--mass_column", recipe["mass_column"], "--classes", *recipe["classes"]),
-                *("--mass_classes", *recipe["mass_classes"], "--test_fraction", study["test_fraction"]),
+                *("--mass_column", targets["mass_column"], "--classes", *targets["classes"]),
+                *("--mass_classes", *targets["mass_classes"], "--test_fraction", study["test_fraction"]),
             )
 
 

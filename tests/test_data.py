@@ -22,6 +22,7 @@ from e2evit.data.grid import ETA_EDGES, position_in_grid, window_centres
 from e2evit.data.schema import row_features
 from e2evit.data.sparse import dense_to_sparse, sparse_to_dense, table_to_dense
 from e2evit.data.splits import assign_splits
+from e2evit.training import DataArguments
 
 
 def write_labelled(path, images, **columns):
@@ -331,3 +332,22 @@ def test_many_processes_prepare_the_same_cache(jets_dir, tmp_path, monkeypatch):
     write_labelled(tmp_path / "set.h5", random_images(3), Y=[0, 1, 2])
     with pytest.raises(ValueError, match=r"set\.h5, row 2: the label 2"):
         load_e2e("labelled", tmp_path, num_proc=2, cache_dir=tmp_path / "cache")
+
+
+def test_shares_of_the_jets(jets_dir, tmp_path):
+    """Smaller shares lie in larger ones, another seed draws others, and what is no share is refused."""
+
+    def events(split="train", **settings):
+        data_args = DataArguments(data_dir=str(jets_dir), cache_dir=str(tmp_path), **settings)
+        return data_args.load()[0][split]["event_id"]
+
+    everything = events()
+    half, fifth = events(train_fraction=0.5), events(train_fraction=0.2)
+    assert len(half) == round(0.5 * len(everything))
+    assert set(fifth) < set(half) < set(everything)
+    assert [event for event in everything if event in set(half)] == half
+    assert set(events(train_fraction=0.5, fraction_seed=1)) != set(half)
+    assert events("test", train_fraction=0.5) == events("test")
+    assert len(events("validation", validation_fraction=1e-6)) == 1
+    with pytest.raises(ValueError, match="train_fraction"):
+        events(train_fraction=0.0)

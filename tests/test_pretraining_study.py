@@ -59,7 +59,7 @@ def test_the_report_says_what_intervals_allow(tmp_path):
     study = {"seeds": [0, 1, 2], "labels": {"1 %": {}, "100 %": {}}}
     rng = np.random.default_rng(0)
     for seed in study["seeds"]:
-        info = {"images_seen": 5, "seconds": 60.0, "best_loss": 1.0, "data": {"train": {"rows": 5}}}
+        info = {"images_seen": 5, "seconds": 60.0, "best_loss": 1.0}
         (tmp_path / f"pretrained_seed{seed}").mkdir()
         (tmp_path / f"pretrained_seed{seed}/run_info.json").write_text(json.dumps(info))
         for start, gain in (("finetune", 0.1), ("scratch", 0.0)):

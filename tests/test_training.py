@@ -38,7 +38,6 @@ from e2evit.training import (
 from e2evit.training.checkpoint import read_model_config
 from e2evit.training.guards import check_splits
 from e2evit.training.optim import make_optimizer, make_schedule
-from e2evit.training.weights import RunningMean
 
 ROOT = Path(__file__).parents[1]
 MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -246,25 +245,6 @@ def test_head_first_leaves_the_backbone_alone(run):
         assert torch.equal(trained, initial) != name.startswith("head."), name
 
 
-def test_the_average_is_the_mean_of_the_weights():
-    """By hand, with its faster beginning; BatchNorm's statistics are averaged, its counter is not."""
-    model = torch.nn.Sequential(torch.nn.BatchNorm1d(1))
-    average, expected = RunningMean(Accelerator(cpu=True), model, 0.5), None
-    for step in range(12):
-        value = float(step**2)
-        model[0].weight.data.fill_(value)
-        model[0].running_mean.fill_(value)
-        model[0].num_batches_tracked += 1
-        average.update(step)
-        decay = min(0.5, (1 + step) / (10 + step))
-        expected = value if expected is None else decay * expected + (1 - decay) * value
-    with average.in_model():
-        assert model[0].weight.item() == pytest.approx(expected)
-        assert model[0].running_mean.item() == pytest.approx(expected)
-        assert model[0].num_batches_tracked == 12
-    assert model[0].weight.item() == value
-
-
 def test_the_average_is_what_is_saved(run):
     plain, _, _ = run("plain")
     averaged, history, _ = run("averaged", ema_decay=0.9)
@@ -282,25 +262,6 @@ def test_an_epoch_without_validation(run):
         TrainArguments(validation_interval=0)
     with pytest.raises(ValueError, match="before it is validated"):
         TrainArguments(validation_interval=5, early_stopping_epochs=3)
-
-
-def test_shares_of_the_jets(jets_dir, tmp_path):
-    """Smaller shares lie in larger ones, another seed draws others, and what is no share is refused."""
-
-    def events(split="train", **settings):
-        data_args = DataArguments(data_dir=str(jets_dir), cache_dir=str(tmp_path), **settings)
-        return data_args.load()[0][split]["event_id"]
-
-    everything = events()
-    half, fifth = events(train_fraction=0.5), events(train_fraction=0.2)
-    assert len(half) == round(0.5 * len(everything))
-    assert set(fifth) < set(half) < set(everything)
-    assert [event for event in everything if event in set(half)] == half
-    assert set(events(train_fraction=0.5, fraction_seed=1)) != set(half)
-    assert events("test", train_fraction=0.5) == events("test")
-    assert len(events("validation", validation_fraction=1e-6)) == 1
-    with pytest.raises(ValueError, match="train_fraction"):
-        events(train_fraction=0.0)
 
 
 def test_early_stopping(run, monkeypatch):

@@ -21,7 +21,7 @@ __all__ = [
     "spread_over_seeds",
 ]
 
-RESAMPLES = 10_000  # a p-value is no less than two of these, times the number of models
+RESAMPLES = 10_000  # the smallest p-value is 2 / 10 000, and Holm's correction multiplies it by the number of models
 # what models are compared by under changes of the detector
 QUANTITIES = ("roc_auc_macro", "accuracy", "relative_resolution", "median_response")
 

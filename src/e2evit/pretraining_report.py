@@ -41,10 +41,7 @@ def summarise(study: Mapping, results: Path, runs: Path) -> dict:
         if path.exists():
             info = json.loads(path.read_text())
             summary["seeds"].append(seed)
-            summary["pretraining"].append(
-                {name: info[name] for name in ("images_seen", "seconds", "best_loss")}
-                | {"train": info["data"]["train"]["rows"]}
-            )
+            summary["pretraining"].append({name: info[name] for name in ("images_seen", "seconds", "best_loss")})
     for share in study["labels"]:
         paths = {
             seed: [results / f"{name_of(start, share, seed)}.json" for start in STARTS] for seed in summary["seeds"]

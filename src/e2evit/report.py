@@ -17,6 +17,7 @@ __all__ = [
     "insert",
     "interval_cell",
     "markdown_table",
+    "p_value_text",
     "read_predictions",
     "read_results",
     "render_readme",

@@ -15,6 +15,7 @@ __all__ = [
     "calibration_error",
     "classification_statistics",
     "delong_interval",
+    "placements",
     "tagging_statistics",
 ]
 
@@ -58,12 +59,10 @@ def placements(is_signal: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
     Their mean over the signal, or over the background, is the AUC.
     """
-    placed, together = np.empty(len(scores)), rankdata(scores)
-    for mine, sign in ((is_signal, 1), (~is_signal, -1)):
-        others = len(scores) - mine.sum()
-        below = (together[mine] - rankdata(scores[mine])) / others
-        placed[mine] = below if sign > 0 else 1 - below
-    return placed
+    above, together = np.empty(len(scores)), rankdata(scores)  # the share of the other class that has a lower score
+    for mine in (is_signal, ~is_signal):
+        above[mine] = (together[mine] - rankdata(scores[mine])) / (len(scores) - mine.sum())
+    return np.where(is_signal, above, 1 - above)
 
 
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
