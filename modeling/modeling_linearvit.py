@@ -18,7 +18,6 @@ from .modeling_activations import gelu
 from .modeling_attention import softmax_attention
 from .modeling_depthwise import DepthwiseConv
 from .modeling_e2e import (
-    ConvStem,
     DropPath,
     E2EBackbone,
     E2EForImageClassification,
@@ -31,6 +30,7 @@ from .modeling_e2e import (
 from .modeling_head import E2EHead
 from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
 from .modeling_mixers import GLOBAL_ATTENTIONS, split_heads
+from .modeling_stem import ConvStem
 
 __all__ = [
     "LinearViTBackbone",

@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .modeling_e2e import ConvStem, E2EPreTrainedModel
+from .modeling_e2e import E2EPreTrainedModel
+from .modeling_stem import ConvStem
 
 __all__ = [
     "E2EForMaskedImageModeling",

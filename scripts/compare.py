@@ -2,8 +2,8 @@
 
 python scripts/compare.py --results results/linearvit_seed0.json results/xcit_seed0.json --output_dir comparison
 
-Names that differ in `_seedN` alone are trainings of one model. Paired tests are between the first training of the best
-model, by mean AUC of the classes, and those of the others.
+Names that differ in `_seedN` alone are trainings of one model. Paired tests are between all trainings of a reference,
+the best model by mean AUC of the classes if none is named, and those of each other model.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from e2evit.comparison import compare_pairs, spread_over_seeds
+from e2evit.comparison import compare_models, spread_over_seeds
 from e2evit.plots import comparison_figures, quality_against_cost, save_figure
 from e2evit.report import comparison_table, read_predictions, read_results, results_table, seed_groups
 
@@ -25,7 +25,9 @@ class CompareArguments:
     results: list[str] = field(metadata={"help": "Files that scripts/evaluate.py or boosted_trees.py wrote."})
     figures: str | None = field(default=None, metadata={"help": "Folder for PNG and PDF figures."})
     output_dir: str | None = field(default=None, metadata={"help": "Folder for tables in Markdown, LaTeX and JSON."})
-    reference: str | None = field(default=None, metadata={"help": "Result to compare the others with; the best one."})
+    references: list[str] | None = field(
+        default=None, metadata={"help": "Models, without `_seedN`, to compare the others with; the best one."}
+    )
 
 
 def main() -> None:
@@ -67,20 +69,16 @@ def best_quantity(records: dict[str, dict]) -> tuple[str, str, bool]:
 
 def tables(records: dict[str, dict], arguments: CompareArguments) -> dict[str, str]:
     """Contents of the files by name."""
-    quantity, _, is_better_high = best_quantity(records)
-    firsts = [names[0] for names in seed_groups(list(records)).values()]
-    ranked = sorted(firsts, key=lambda name: records[name]["metrics"]["model"][quantity], reverse=is_better_high)
-    reference = arguments.reference or ranked[0]
-    chosen = [path for path in arguments.results if Path(path).stem in {*firsts, reference}]
-    found = read_predictions(chosen)
-    found.mass_preds.pop("image mass", None)  # no model, and each test more makes the others weaker
-    pairs = compare_pairs(found, reference)
     spreads = spread_over_seeds(records, QUANTITIES)
-    summary = {"reference": reference, "models": spreads, "paired": pairs}
+    quantity, _, is_better_high = best_quantity(records)
+    best = (max if is_better_high else min)(spreads, key=lambda model: spreads[model][quantity]["mean"])
+    found = read_predictions(arguments.results)
+    found.mass_preds.pop("image mass", None)  # no model, and each test more makes the others weaker
+    paired = {reference: compare_models(found, reference) for reference in arguments.references or [best]}
     return {
-        "comparison.json": json.dumps(summary, indent=1),
-        "comparison.md": comparison_table(spreads, pairs, reference),
-        "comparison.tex": comparison_table(spreads, pairs, reference, "latex"),
+        "comparison.json": json.dumps({"models": spreads, "paired": paired}, indent=1),
+        "comparison.md": comparison_table(spreads, paired),
+        "comparison.tex": comparison_table(spreads, paired, "latex"),
     }
 
 

@@ -10,6 +10,7 @@ import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file
@@ -68,11 +69,15 @@ def main() -> None:
     predictors["model"] = Predictions.of_classes(probabilities, found["mass_preds"], found.get("mass_scale_preds"))
     metrics, columns = evaluate_predictions(rows, data_args.mass_column, label_names, predictors)
     trained = read_run_info(checkpoint)
+    names = ("images_seen", "seconds", "best_epoch", "hardware")
+    training = {name: trained[name] for name in names if name in trained}
+    if trained.get("epochs"):  # the usual rate, since seconds count those in which the machine stood still
+        training["images_per_second"] = median(epoch["images_per_second"] for epoch in trained["epochs"])
     record = run_info(dataset, accelerator, model)
     record |= data_args.record(schema, arguments.split) | {"label_names": label_names}
     record |= {
         "seed": trained.get("seed"),
-        "training": {name: trained[name] for name in ("images_seen", "seconds", "best_epoch") if name in trained},
+        "training": training,
         "cost": cost,
         "metrics": metrics,
     }

@@ -60,7 +60,7 @@ def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> None:
     train("pretrain.py", recipe, pretrained, before["fraction"], before["epochs"], *new)
     starts = {
         "finetune": (RECIPES / "pretraining/finetune.yaml", "--model_name_or_path", pretrained),
-        "scratch": (RECIPES / "study/train.yaml", *new),
+        "scratch": (RECIPES / "pretraining/scratch.yaml", *new),
     }
     for share, settings in study["labels"].items():
         for start, (recipe, *model) in starts.items():

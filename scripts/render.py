@@ -22,7 +22,7 @@ def main() -> None:
     pretraining = ROOT / "docs/pretraining.md"
     pretraining.write_text(render_pretraining(pretraining.read_text(), ROOT / "results/pretraining"))
     study = ROOT / "docs/study.md"
-    study.write_text(render_study(study.read_text(), ROOT / "results/study"))
+    study.write_text(render_study(study.read_text(), ROOT / "results"))
     for model_type in ("linearvit", "xcit"):
         results = ROOT / f"results/quickstart_seed0_{model_type}_nano.json"
         (record,) = read_results([results]).values()

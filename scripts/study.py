@@ -57,7 +57,6 @@ def main() -> None:
     missing = [
         (name, seed) for name, seed in ordered(study["runs"]) if not (results / f"{name}_seed{seed}.json").exists()
     ]
-    rates = study.get("learning_rates", {})
     for number, (name, seed) in enumerate(missing[: arguments.max_runs], 1):
         checkpoint = folder / f"{name}_seed{seed}"
         print(f"\nNetwork {number} of {len(missing)} that are left: {name}, seed {seed}", flush=True)
@@ -65,13 +64,13 @@ def main() -> None:
         run_step(
             *(*launch("train.py"), arguments.recipe, "--data_dir", data, "--model_config", config),
             *("--output_dir", checkpoint, "--seed", seed, "--save_steps", 200, "--resume_from_checkpoint"),
-            *(("--learning_rate", rates[name]) if name in rates else ()),
         )
         result = results / f"{name}_seed{seed}.json"
         run_step(*launch("evaluate.py"), checkpoint, *targets, "--results", result)
     run_step(
         *(sys.executable, SCRIPTS / "compare.py", "--results", *sorted(results.glob("*_seed*.json"))),
         *("--output_dir", results / "comparison", "--figures", arguments.figures_dir),
+        *("--references", *study["references"]),
     )
     if "robustness" in study:
         robustness(study, targets, arguments)

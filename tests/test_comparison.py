@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from samples import row_table
-from scipy.stats import binom, norm
+from scipy.stats import binomtest, norm, ttest_ind
 
 from e2evit.comparison import (
+    _accuracy_and_parts,
+    _auc_and_parts,
+    _difference_by_parts,
     _macro_auc,
     _resolution,
-    compare_pairs,
+    compare_models,
     holm,
-    mcnemar,
     paired_bootstrap,
-    paired_delong,
+    paired_difference,
     spread_over_seeds,
 )
 from e2evit.evaluation import Predictions, evaluate_predictions, softmax, write_results
@@ -30,33 +32,46 @@ from e2evit.report import JetPredictions, comparison_table, seed_groups
 ROOT = Path(__file__).parents[1]
 
 
-def test_mcnemar_is_the_binomial_test_of_the_discordant_jets():
-    labels = np.zeros(100, int)
-    first, second = np.zeros(100, int), np.zeros(100, int)
-    second[:12], first[12:15] = 1, 1  # 12 that the first alone gets right, 3 the second
-    found = mcnemar(labels, first, second)
-    assert (found["only_first"], found["only_second"]) == (12, 3)
-    assert found["difference"] == pytest.approx(0.09)
-    assert found["p_value"] == pytest.approx(2 * binom.cdf(3, 15, 0.5))
-    assert mcnemar(labels, first, first)["p_value"] == 1
+def test_accuracies_are_compared_as_mcnemar_does():
+    """The exact test of the discordant jets, which knows nothing of several trainings, agrees where they are many."""
+    labels = np.zeros(2000, int)
+    first, second = np.eye(2)[labels], np.eye(2)[labels]
+    second[:250], first[250:450] = [0, 1], [0, 1]  # 250 that the first alone gets right, 200 the second
+    found = _difference_by_parts(_accuracy_and_parts, labels, [first], [second])
+    assert found["difference"] == pytest.approx(50 / 2000)
+    assert found["p_value"] == pytest.approx(binomtest(200, 450).pvalue, rel=0.15)  # the exact one is conservative
+    variance = (250 + 200 - 50**2 / 2000) / 2000**2
+    assert found["high"] - found["low"] == pytest.approx(2 * norm.ppf(0.975) * np.sqrt(variance), rel=1e-3)
+    assert _difference_by_parts(_accuracy_and_parts, labels, [first], [first])["p_value"] == 1
+
+
+def test_jets_and_trainings_both_count():
+    firsts, seconds = [0.91, 0.93, 0.92], [0.90, 0.89, 0.91]
+    trainings = paired_difference(firsts, seconds, 0.0)
+    assert trainings["p_value"] == pytest.approx(ttest_ind(firsts, seconds, equal_var=False).pvalue)
+    jets = paired_difference([0.92], [0.90], 0.01)
+    assert jets["p_value"] == pytest.approx(2 * norm.sf(2))
+    assert jets["high"] - jets["low"] == pytest.approx(2 * norm.ppf(0.975) * 0.01)
+    both = paired_difference(firsts, seconds, 0.01)
+    assert both["p_value"] > max(trainings["p_value"], jets["p_value"])
+    assert both["difference"] == pytest.approx(trainings["difference"]) == pytest.approx(jets["difference"])
 
 
 def test_paired_bootstrap_knows_what_the_models_share():
-    """Errors that two models share cancel in the difference: its interval is that of the rest."""
+    """Errors that two models share cancel in the difference, and those of trainings in their mean."""
     rng = np.random.default_rng(0)
-    shared, own = rng.normal(0, 10, 4000), rng.normal(0, 1, (2, 4000))
-    first, second = shared + own[0] + 0.1, shared + own[1]
+    shared, own = rng.normal(0, 10, 4000), rng.normal(0, 1, (4, 4000))
+    models = shared + own
 
     def mean(targets, predictions):
         return float((predictions - targets).mean())
 
-    found = paired_bootstrap(mean, [np.zeros(4000)], first, second, num_resamples=2000)
-    width = (found["high"] - found["low"]) / 2
-    assert width == pytest.approx(norm.ppf(0.975) * np.sqrt(2 / 4000), rel=0.1)
-    assert found["low"] < found["difference"] < found["high"]
-    assert found["difference"] == pytest.approx((first - second).mean())
-    same = paired_bootstrap(mean, [np.zeros(4000)], first, first, num_resamples=100)
-    assert (same["difference"], same["p_value"]) == (0, 1)
+    def error(firsts, seconds):
+        return paired_bootstrap(mean, [np.zeros(4000)], firsts, seconds, num_resamples=1000)
+
+    assert error(models[:1], models[1:2]) == pytest.approx(np.sqrt(2 / 4000), rel=0.1)
+    assert error(models[:2], models[2:]) == pytest.approx(np.sqrt(1 / 4000), rel=0.1)
+    assert error(models[:1], models[:1]) == 0
 
 
 def test_holm_by_hand():
@@ -84,40 +99,50 @@ def predictions(number=1500):
 
 
 def test_the_better_model_is_found():
-    found = compare_pairs(predictions(), "good_seed0", num_resamples=100)["bad_seed0"]
+    found = compare_models(predictions(), "good", num_resamples=100)["bad"]
     assert found["roc_auc_macro"]["low"] > 0
     assert found["accuracy"]["difference"] > 0
     assert found["relative_resolution"]["high"] < 0
     assert all(entry["p_holm"] <= 0.02 for entry in found.values())
-    with pytest.raises(ValueError, match="There is no model 'other'; known ones: good_seed0, bad_seed0"):
-        compare_pairs(predictions(), "other")
+    with pytest.raises(ValueError, match="There is no model 'other'; known ones: good, bad"):
+        compare_models(predictions(), "other")
 
 
-def test_paired_delong_is_the_bootstrap():
-    """Of the mean of three AUCs, with ties: the same difference and, to a tenth, the same width."""
-    rng, number = np.random.default_rng(3), 2000
+def compare_aucs(labels, firsts, seconds):
+    return _difference_by_parts(_auc_and_parts, labels, firsts, seconds)
+
+
+def test_aucs_are_compared_as_the_bootstrap_does():
+    """Of the mean of three AUCs, with ties: the same difference and, to a tenth, the same error."""
+    rng, number = np.random.default_rng(3), 1000
     labels = rng.integers(0, 3, number)
     shared = rng.normal(0, 2, (number, 3))  # what both models get wrong
-    first, second = (
+    good, bad, worse = (
         softmax(np.round(2 * np.eye(3)[labels] + shared + rng.normal(0, noise, (number, 3)), 1))
-        for noise in (0.5, 1.0)
+        for noise in (0.5, 1.0, 1.0)
     )
-    found = paired_delong(labels, first, second)
-    draws = paired_bootstrap(_macro_auc, [labels], first, second, num_resamples=400)
-    assert found["difference"] == pytest.approx(draws["difference"], abs=1e-12)
-    assert found["high"] - found["low"] == pytest.approx(draws["high"] - draws["low"], rel=0.1)
-    alone = paired_delong(labels, first, softmax(rng.normal(size=(number, 3))))
+    half = norm.ppf(0.975) * paired_bootstrap(_macro_auc, [labels], [good], [bad], num_resamples=300)
+    found = compare_aucs(labels, [good], [bad])
+    assert found["difference"] == pytest.approx(_macro_auc(labels, good) - _macro_auc(labels, bad), abs=1e-12)
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(half, rel=0.1)
+    alone = compare_aucs(labels, [good], [softmax(rng.normal(size=(number, 3)))])
     assert found["high"] - found["low"] < 0.7 * (alone["high"] - alone["low"])
-    assert paired_delong(labels, first, first)["p_value"] == 1
-    assert paired_delong(labels, first, second)["p_value"] == paired_delong(labels, second, first)["p_value"] < 1e-4
+    assert compare_aucs(labels, [good], [good])["p_value"] == 1
+    assert found["p_value"] == compare_aucs(labels, [bad], [good])["p_value"] < 1e-4
+    trainings = compare_aucs(labels, [good, good], [bad, worse])
+    aucs = [_macro_auc(labels, found) for found in (bad, worse)]
+    jets = paired_bootstrap(_macro_auc, [labels], [good, good], [bad, worse], num_resamples=300)
+    expected = paired_difference([_macro_auc(labels, good)] * 2, aucs, jets)
+    assert trainings["difference"] == pytest.approx(expected["difference"], abs=1e-12)
+    assert trainings["high"] - trainings["low"] == pytest.approx(expected["high"] - expected["low"], rel=0.1)
 
 
-def test_paired_delong_of_two_classes_is_delongs():
+def test_the_error_of_two_classes_aucs_is_delongs():
     """Against a model without any knowledge and without any spread, the interval is that of one AUC."""
     rng = np.random.default_rng(4)
     labels = rng.integers(0, 2, 3000)
     scores = labels + rng.normal(0, 2, 3000)
-    found = paired_delong(labels, np.stack([-scores, scores], 1), np.zeros((3000, 2)))
+    found = compare_aucs(labels, [np.stack([-scores, scores], 1)], [np.zeros((3000, 2))])
     low, high = delong_interval(labels, scores)
     assert [0.5 + found["low"], 0.5 + found["high"]] == pytest.approx([low, high], abs=2e-4)
 
@@ -169,12 +194,11 @@ def test_script(results, tmp_path):
     done = compare(*pair, "--output_dir", tmp_path / "out", "--figures", tmp_path / "figures")
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "out/comparison.json").read_text())
-    assert found["reference"] == "good_seed0"
-    assert found["paired"]["bad_seed0"]["relative_resolution"]["high"] < 0
-    assert "good_seed0 − bad_seed0" in (tmp_path / "out/comparison.md").read_text()
+    assert found["paired"]["good"]["bad"]["relative_resolution"]["high"] < 0
+    assert "good − bad" in (tmp_path / "out/comparison.md").read_text()
     latex = (tmp_path / "out/comparison.tex").read_text()
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
-    assert r"good\_seed0 $-$ bad\_seed0" in latex
+    assert r"good $-$ bad" in latex
     for name in ("roc", "sculpting", "mass_response", "cost"):
         assert (tmp_path / f"figures/{name}.png").stat().st_size > 5000
 
@@ -201,5 +225,5 @@ def test_the_front_of_quality_against_cost():
 
 def test_a_single_training_has_no_spread():
     spreads = {"a": {"trainings": 1, "accuracy": {"mean": 0.5, "deviation": None}}}
-    assert "0.5000 " in comparison_table(spreads, {}, "a")
-    assert "±" not in comparison_table(spreads, {}, "a")
+    assert "0.5000 " in comparison_table(spreads, {})
+    assert "±" not in comparison_table(spreads, {})

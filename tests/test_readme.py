@@ -26,7 +26,7 @@ def test_tables_are_rendered_from_results():
 
 def test_the_study_is_rendered_from_its_results():
     text = (ROOT / "docs/study.md").read_text()
-    assert render_study(text, ROOT / "results/study") == text, "run `python scripts/render.py`"
+    assert render_study(text, ROOT / "results") == text, "run `python scripts/render.py`"
 
 
 def test_the_page_of_pretraining_is_rendered_from_its_results():

@@ -43,6 +43,7 @@ def run(jets_dir, model_json, tmp_path):
     def start(name, **overrides):
         data_args = DataArguments(data_dir=str(jets_dir), mass_column="jet_mass", dead_crystals=0.1)
         settings = {"num_train_epochs": 2, "per_device_batch_size": 16, "ema_decay": 0.9, "save_steps": 1}
+        settings |= {"optimizer": "muon"}
         train_args = TrainArguments(output_dir=str(tmp_path / name), **(settings | overrides))
         set_seed(train_args.seed)
         dataset = load_e2e("simulated", jets_dir, cache_dir=tmp_path / "cache")

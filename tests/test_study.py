@@ -71,6 +71,7 @@ def test_a_small_study(tmp_path):
         "simulation": [{"processes": ["qcd", "w", "x_qq"], "num_jets": 60}],
         "simulation_arguments": "--pileup 0 --seed 1",
         "tree_seeds": [0],
+        "references": ["tiny"],
         "runs": {"tiny": [0]},
         "robustness": {
             "models": ["tiny", "not_trained"],
@@ -104,4 +105,6 @@ def test_a_small_study(tmp_path):
     assert record["label_names"] == ["qcd", "w"]
     assert record["cost"]["macs"] > 0
     assert record["training"]["images_seen"] == record["data"]["train"]["rows"]
+    assert record["training"]["images_per_second"] > 0
+    assert record["training"]["hardware"]["num_processes"] == 1
     assert {"accuracy", "roc_auc", "relative_resolution", "coverage_68"} <= set(record["metrics"]["model"])

@@ -16,7 +16,6 @@ from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from samples import random_images
 from transformers import AutoImageProcessor, AutoModelForImageClassification, AutoModelForMaskedImageModeling
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from e2evit.data import find_schema, load_e2e
 from e2evit.data.collate import E2ECollator
@@ -37,7 +36,7 @@ from e2evit.training import (
 )
 from e2evit.training.checkpoint import read_model_config
 from e2evit.training.guards import check_splits
-from e2evit.training.optim import make_optimizer, make_schedule
+from e2evit.training.tasks import Supervised
 
 ROOT = Path(__file__).parents[1]
 MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -213,28 +212,12 @@ def test_model_arguments(tmp_path, jets_dir):
         read_model_config(tmp_path / "nowhere.json")
 
 
-def test_weight_decay_spares_vectors(model_json):
-    model = AutoModelForImageClassification.from_config(read_model_config(model_json))
-    groups = make_optimizer(model, 1e-3, 0.05).param_groups
-    for group in groups:
-        assert all((parameter.ndim > 1) == (group["weight_decay"] == 0.05) for parameter in group["params"])
-        assert group["lr"] == 1e-3
-    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
-
-
-@pytest.mark.parametrize("name", ["xcit_nano", "linearvit_nano"])
-def test_layer_decay_follows_the_blocks(name):
-    """The head has the full rate, the stem the smallest, and each block lies between its neighbours."""
-    with torch.device("meta"):
-        model = AutoModelForImageClassification.from_config(read_model_config(ROOT / f"recipes/models/{name}.json"))
-    groups = make_optimizer(model, 1.0, 0.05, layer_decay=0.5).param_groups
-    rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
-    rates = [(parameter_name, rate[id(parameter)]) for parameter_name, parameter in model.named_parameters()]
-    assert all(value == 1.0 for parameter_name, value in rates if parameter_name.startswith("head."))
-    blocks = sum(isinstance(module, GradientCheckpointingLayer) for module in model.modules())
-    assert len({value for _, value in rates}) == blocks + 2
-    assert [value for _, value in rates] == sorted(value for _, value in rates)
-    assert rates[0][1] == 0.5 ** (blocks + 1)
+def test_muon_of_shards_is_refused(run, monkeypatch):
+    monkeypatch.setattr(Accelerator, "is_fsdp2", True)
+    with pytest.raises(ValueError, match="Muon needs whole matrices"):
+        run(optimizer="muon")
+    with pytest.raises(ValueError, match="`optimizer` is adamw or muon, got 'sgd'"):
+        TrainArguments(optimizer="sgd")
 
 
 def test_head_first_leaves_the_backbone_alone(run):
@@ -335,6 +318,13 @@ def test_an_event_in_two_splits_is_refused(jets_dir, tmp_path):
         check_splits(leaking)
 
 
+@pytest.mark.parametrize(("accuracy", "mae", "is_said"), [(1.0, 0.0, True), (0.0, 0.0, False), (1.0, 1e6, False)])
+def test_an_epoch_no_better_than_a_constant_is_said(run, monkeypatch, caplog, accuracy, mae, is_said):
+    monkeypatch.setattr(Supervised, "constants", lambda *_: {"accuracy": accuracy, "mass_mae_gev": mae})
+    run(num_train_epochs=1)
+    assert ("Not better than a constant" in caplog.text) == is_said
+
+
 def test_pretraining_and_fine_tuning(jets_dir, model_json, tmp_path):
     """One loop for both; the backbone is taken over, the heads are new."""
     shared = ["--data_dir", str(jets_dir), "--mass_column", "jet_mass", "--cache_dir", str(tmp_path / "cache")]
@@ -355,20 +345,6 @@ def test_pretraining_and_fine_tuning(jets_dir, model_json, tmp_path):
     output = ["--output_dir", str(tmp_path / "tuned"), "--model_name_or_path", str(tmp_path / "pretrained")]
     assert len(run_training([*output, *shared]).epochs) == 2
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "tuned").config.mass_mean > 20
-
-
-def test_schedule_warms_up_and_ends_at_zero():
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
-    schedule = make_schedule(optimizer, 100, 0.1)
-    rates = []
-    for _ in range(100):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    np.testing.assert_allclose(rates[:10], np.linspace(0.2, 2.0, 10))
-    assert rates[10] == 2.0
-    assert (np.diff(rates[10:]) < 0).all()
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes/models").glob("*.json")), ids=lambda path: path.stem)

@@ -25,6 +25,10 @@ class E2EConfig(PreTrainedConfig):
             Show the network every channel three times: compressed, as the processor gives it; its absolute value,
             since signed impact parameters of a patch cancel in a sum; and linear, so that a sum over pixels is an
             energy. The first convolution is a sum over a patch and sees neither in the first copy alone.
+        pixel_hidden_size (`int`):
+            Width of a layer that sees the channels of one pixel, before the first convolution adds up a patch: whether
+            a track is displaced and of the primary vertex is a question of d0 and dz together, and in a sum over
+            pixels it cannot be asked any more. 0 for no such layer.
         energy_pooling (`bool`):
             Show the heads, beside the backbone's own pooling, tokens weighted with the content of their patches
             ([`EnergyPooling`]).
@@ -48,6 +52,7 @@ class E2EConfig(PreTrainedConfig):
     channel_names: tuple[str, ...] | list[str] | None = None
     num_aux_features: int = 0
     pixel_features: bool = False
+    pixel_hidden_size: int = 0
     energy_pooling: bool = False
     mass_mean: float | int = 100.0
     mass_std: float | int = 50.0
@@ -63,6 +68,11 @@ class E2EConfig(PreTrainedConfig):
     @property
     def num_inputs(self) -> int:
         """Channels that the first layer sees."""
+        return self.pixel_hidden_size or self.num_pixel_features
+
+    @property
+    def num_pixel_features(self) -> int:
+        """Values of one pixel, before a layer of its own."""
         return self.num_channels * (3 if self.pixel_features else 1)
 
     @property

@@ -28,16 +28,14 @@ def depthwise_conv(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torc
         return plain_depthwise_conv(hidden_states, weight, bias)
     if torch.is_autocast_enabled("cpu") and hidden_states.dtype != torch.float64:
         hidden_states = hidden_states.to(torch.get_autocast_dtype("cpu"))
-    return _forward(hidden_states.contiguous(), weight, bias)
+    return _forward_operator(hidden_states.contiguous(), weight, bias)
 
 
-@torch.library.custom_op("e2evit::depthwise_conv", mutates_args=())
 def _forward(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     dtype = hidden_states.dtype
     return plain_depthwise_conv(hidden_states, weight.to(dtype), bias.to(dtype)).contiguous()
 
 
-@torch.library.custom_op("e2evit::depthwise_conv_backward", mutates_args=())
 def _backward(
     gradient: torch.Tensor, hidden_states: torch.Tensor, weight: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -80,13 +78,11 @@ def _kernel_gradient_in_columns(gradient: torch.Tensor, image: torch.Tensor, ker
     return result, to_bias
 
 
-@_forward.register_fake
-def _(hidden_states, weight, bias):
+def _fake_forward(hidden_states, weight, bias):
     return torch.empty_like(hidden_states, memory_format=torch.contiguous_format)
 
 
-@_backward.register_fake
-def _(gradient, hidden_states, weight):
+def _fake_backward(gradient, hidden_states, weight):
     return torch.empty_like(hidden_states), torch.empty_like(weight), weight.new_empty(len(weight))
 
 
@@ -96,10 +92,25 @@ def _save(ctx, inputs, output):
 
 def _differentiate(ctx, gradient):
     hidden_states, weight = ctx.saved_tensors
-    return _backward(gradient.to(hidden_states.dtype).contiguous(), hidden_states, weight)
+    return _backward_operator(gradient.to(hidden_states.dtype).contiguous(), hidden_states, weight)
 
 
-_forward.register_autograd(_differentiate, setup_context=_save)
+def _define(name: str, function, fake, differentiate=None):
+    """The operator `e2evit::name`: the process's first copy of this file defines it, others use that one.
+
+    A checkpoint brings its own copy. To define an operator again would free the first one under those who hold it;
+    whoever changes what it computes gives it another name.
+    """
+    if not hasattr(torch.ops.e2evit, name):
+        operator = torch.library.custom_op(f"e2evit::{name}", function, mutates_args=())
+        operator.register_fake(fake)
+        if differentiate is not None:
+            operator.register_autograd(differentiate, setup_context=_save)
+    return getattr(torch.ops.e2evit, name).default
+
+
+_backward_operator = _define("depthwise_conv_backward", _backward, _fake_backward)
+_forward_operator = _define("depthwise_conv", _forward, _fake_forward, _differentiate)
 
 
 class DepthwiseConv(nn.Conv2d):

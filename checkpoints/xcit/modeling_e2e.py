@@ -1,4 +1,4 @@
-"""What every model of this repository shares: stem, blocks, outputs, and the pass through backbone and heads.
+"""What every model of this repository shares: blocks, outputs, and the pass through backbone and heads.
 
 Letters in shape comments, the same in every file: `B` batch, `C` detector channels, `H W` pixels or tokens
 (eta, phi), `N` tokens, `h` heads, `d` width of a head, `D` hidden size.
@@ -6,11 +6,10 @@ Letters in shape comments, the same in every file: `B` batch, `C` detector chann
 
 from dataclasses import dataclass
 from functools import partial
-from math import pi, prod
+from math import pi
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin
@@ -18,10 +17,9 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .modeling_activations import gelu
-from .modeling_head import e2e_loss, linear_pixels, mass_in_gev
+from .modeling_head import e2e_loss, mass_in_gev
 
 __all__ = [
-    "ConvStem",
     "DropPath",
     "E2EBackbone",
     "E2EForImageClassification",
@@ -30,9 +28,7 @@ __all__ = [
     "E2EPreTrainedModel",
     "FourierPositionEncoding",
     "Mlp",
-    "check_pixel_values",
     "fourier_positions",
-    "pixel_features",
     "residual_stream",
 ]
 
@@ -91,66 +87,6 @@ class E2EOutput(ModelOutput):
     mass_loss: torch.Tensor | None = None
     mass_outputs: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
-
-
-def check_pixel_values(pixel_values: torch.Tensor, num_channels: int) -> None:
-    """One clear error for images of another layout."""
-    if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
-        raise ValueError(
-            f"Expected `pixel_values` of shape (batch, {num_channels} channels, height, width), "
-            f"got {tuple(pixel_values.shape)}."
-        )
-
-
-def pixel_features(pixel_values: torch.Tensor) -> torch.Tensor:
-    """`(B, C, H, W)` to `(B, 3 C, H, W)`: as it is, its absolute value, and without the processor's logarithm."""
-    return torch.cat([pixel_values, pixel_values.abs(), pixel_values.sign() * linear_pixels(pixel_values)], dim=1)
-
-
-class ConvStem(nn.Module):
-    """Convolution and BatchNorm until a patch is one token, an activation between, none at the end.
-
-    A patch size that is a power of two is a chain of 3 x 3 convolutions of stride 2, each twice as wide as the one
-    before (XCiT section 3, L2ViT section 3.4); any other is one convolution that sees exactly its patch, so that a
-    patch of 5 is one HCAL tower. `token_stride` adds a 3 x 3 convolution of that stride.
-    Maps `(B, C, H, W)` to `(B, H', W', D)`; sides that the patch does not divide are padded with zeros on the right
-    and bottom if `pad`, as the authors of L2ViT do.
-    """
-
-    def __init__(self, config, hidden_size: int, activation, bias: bool, pad: bool):
-        super().__init__()
-        self.num_channels, self.activation = config.num_channels, activation
-        self.has_pixel_features = config.pixel_features
-        self.pad_multiple = config.patch_size if pad else 1
-        is_power_of_two = config.patch_size > 0 and config.patch_size & (config.patch_size - 1) == 0
-        strides = [2] * (config.patch_size.bit_length() - 1) if is_power_of_two else [config.patch_size]
-        strides += [config.token_stride] if config.token_stride > 1 or not strides else []
-        self.total_stride = prod(strides)
-        widths = [hidden_size >> (len(strides) - 1 - i) for i in range(len(strides))]
-        self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
-        for i, (in_width, width, stride) in enumerate(zip([config.num_inputs, *widths], widths, strides)):
-            sees_one_patch = i == 0 and not is_power_of_two
-            kernel_size = stride if sees_one_patch else 3
-            padding = 0 if sees_one_patch else 1
-            self.convs.append(nn.Conv2d(in_width, width, kernel_size, stride, padding, bias=bias))
-            self.norms.append(nn.BatchNorm2d(width))
-
-    def grid_of(self, side: int) -> int:
-        """Tokens along a side of so many pixels."""
-        return -(-side // self.total_stride)
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        check_pixel_values(pixel_values, self.num_channels)
-        if self.has_pixel_features:
-            pixel_values = pixel_features(pixel_values)
-        height, width = pixel_values.shape[-2:]
-        right, bottom = -width % self.pad_multiple, -height % self.pad_multiple
-        hidden_states = F.pad(pixel_values, (0, right, 0, bottom)) if right or bottom else pixel_values
-        # depthwise and small convolutions are 4-5 times faster in this layout, and so the tokens come out contiguous
-        hidden_states = hidden_states.to(self.convs[0].weight.dtype).contiguous(memory_format=torch.channels_last)
-        for i, (conv, norm) in enumerate(zip(self.convs, self.norms)):
-            hidden_states = norm(conv(self.activation(hidden_states) if i else hidden_states))
-        return hidden_states.permute(0, 2, 3, 1)  # [B, H', W', D]
 
 
 def fourier_positions(height: int, width: int, num_frequencies: int, device) -> torch.Tensor:

@@ -4,18 +4,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ["E2EHead", "EnergyPooling", "e2e_loss", "linear_pixels", "mass_in_gev"]
+from .modeling_stem import linear_pixels
 
-LARGEST = 12.0  # 160 000 times the median pixel of a channel, more than the LHC can give; within float16
-LINEAR_SCALE = 16.0  # in units of the median pixel: linear and compressed pixels are then about as large
-SMALLEST = 1e-3  # content of a channel that is taken for nothing, in the same units
+__all__ = ["E2EHead", "EnergyPooling", "e2e_loss", "mass_in_gev"]
+
+SMALLEST = 1e-3  # content of a channel that is taken for nothing, in units of linear pixels
 MASS_OUTPUTS = {"huber": 1, "gaussian": 2, "quantile": 3}
 LOWER, UPPER = 0.16, 0.84  # one standard deviation to either side
-
-
-def linear_pixels(pixel_values: torch.Tensor) -> torch.Tensor:
-    """Absolute values without the processor's logarithm, so that a sum over pixels is an energy."""
-    return pixel_values.abs().clamp(max=LARGEST).expm1() / LINEAR_SCALE
 
 
 class EnergyPooling(nn.Module):
@@ -45,10 +40,7 @@ class EnergyPooling(nn.Module):
                 "patches that tile it."
             )
         tokens = tokens[:, num_tokens - rows * columns :]
-        row, column = (
-            -(-height // rows),
-            -(-width // columns),
-        )  # pixels of a patch
+        row, column = -(-height // rows), -(-width // columns)  # pixels of a patch
         # the last patches may be partly outside
         content = F.pad(linear_pixels(pixel_values), (0, column * columns - width, 0, row * rows - height))
         content = content.unflatten(3, (columns, column)).sum(4).unflatten(2, (rows, row)).sum(3)

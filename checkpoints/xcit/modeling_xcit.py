@@ -15,7 +15,6 @@ from .modeling_activations import gelu
 from .modeling_attention import cross_covariance_attention, cross_covariance_attention_in_blocks, cross_covariance_map
 from .modeling_depthwise import DepthwiseConv
 from .modeling_e2e import (
-    ConvStem,
     DropPath,
     E2EBackbone,
     E2EForImageClassification,
@@ -27,6 +26,7 @@ from .modeling_e2e import (
 from .modeling_head import E2EHead
 from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
 from .modeling_mixers import MOST_IN_BLOCKS, split_heads
+from .modeling_stem import ConvStem
 
 __all__ = [
     "XCiTBackbone",

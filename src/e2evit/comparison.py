@@ -3,90 +3,87 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from scipy.stats import binomtest, norm
+from scipy.stats import t
 from sklearn.metrics import roc_auc_score
 
 from .evaluation import Predictions
 from .metrics.classification import placements
-from .report import JetPredictions, seed_groups
+from .report import COMPARED, JetPredictions, seed_groups
 
 __all__ = [
     "QUANTITIES",
-    "compare_pairs",
+    "compare_models",
     "holm",
-    "mcnemar",
     "paired_bootstrap",
-    "paired_delong",
+    "paired_difference",
     "quantities_with_intervals",
     "spread_over_seeds",
 ]
 
-RESAMPLES = 10_000  # the smallest p-value is 2 / 10 000, and Holm's correction multiplies it by the number of models
+RESAMPLES = 10_000
 # what models are compared by under changes of the detector
 QUANTITIES = ("roc_auc_macro", "accuracy", "relative_resolution", "median_response")
+
+
+def paired_difference(firsts: Sequence[float], seconds: Sequence[float], error_of_jets: float) -> dict[str, float]:
+    """Difference of a quantity's means over the trainings of two models that were measured on the same jets.
+
+    Its variance is that of the jets plus that of the trainings: of each model with more than one, their variance over
+    their number. The interval and the test are Student's, with the degrees of freedom of Welch and Satterthwaite
+    (Biometrics Bulletin 2 (1946) 110).
+
+    Args:
+        firsts, seconds: The quantity of each training.
+        error_of_jets: Standard deviation of the difference of these means over samples of jets.
+
+    Returns:
+        `difference` (first minus second), its 95 % interval `low`, `high`, and the two-sided `p_value`.
+    """
+    spreads = [(np.var(side, ddof=1) / len(side), len(side) - 1) for side in (firsts, seconds) if len(side) > 1]
+    difference, variance = float(np.mean(firsts) - np.mean(seconds)), error_of_jets**2 + sum(v for v, _ in spreads)
+    if not variance:
+        return {"difference": difference, "low": difference, "high": difference, "p_value": float(difference == 0)}
+    uncertain = sum(spread**2 / freedom for spread, freedom in spreads)  # the jets' part is known well
+    freedom = variance**2 / uncertain if uncertain else np.inf
+    half = t.ppf(0.975, freedom) * np.sqrt(variance)
+    return {
+        "difference": difference,
+        "low": float(difference - half),
+        "high": float(difference + half),
+        "p_value": float(2 * t.sf(abs(difference) / np.sqrt(variance), freedom)),
+    }
 
 
 def paired_bootstrap(
     statistic: Callable[..., float],
     shared: Sequence[np.ndarray],
-    first: np.ndarray,
-    second: np.ndarray,
+    firsts: Sequence[np.ndarray],
+    seconds: Sequence[np.ndarray],
     num_resamples: int = RESAMPLES,
     seed: int = 0,
-) -> dict[str, float]:
-    """Difference of a statistic between two models, both resampled with the same jets each time.
+) -> float:
+    """Standard deviation of the difference of a statistic between two models over resampled jets, the same of both.
 
     Args:
-        statistic: Of `(*shared, predictions)`.
+        statistic: Of `(*shared, predictions)`; its mean over the trainings of a model is compared.
         shared: Targets of the jets.
-        first, second: Predictions of the two models, one row a jet.
-
-    Returns:
-        `difference` (first minus second), its 95 % percentile interval `low`, `high`, and `p_value`, two-sided: twice
-        the share of resamples on the other side of zero, no less than one resample's.
+        firsts, seconds: Predictions of the models' trainings, one row a jet.
     """
     rng, draws = np.random.default_rng(seed), []
     for _ in range(num_resamples):
-        chosen = rng.integers(0, len(first), len(first))
+        chosen = rng.integers(0, len(shared[0]), len(shared[0]))
         targets = [column[chosen] for column in shared]
-        draws.append(statistic(*targets, first[chosen]) - statistic(*targets, second[chosen]))
-    draws = np.array(draws)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    other_side = min((draws <= 0).mean(), (draws >= 0).mean())
-    return {
-        "difference": float(statistic(*shared, first) - statistic(*shared, second)),
-        "low": float(low),
-        "high": float(high),
-        "p_value": float(min(1.0, 2 * max(other_side, 1 / num_resamples))),
-    }
-
-
-def paired_delong(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """Difference of the mean AUC of the classes, each against the rest, between two models on the same jets.
-
-    The variance is DeLong's (Biometrics 44 (1988) 837) of the mean: each jet adds to each AUC what it is on the right
-    side of, as one of the class or of the rest, and these sums differ between the models jet by jet.
-
-    Args:
-        labels: Of the jets `(n,)`.
-        first, second: Probabilities of the classes `(n, num_classes)`; of two classes the second one's AUC is taken.
-
-    Returns:
-        `difference` (first minus second), its 95 % interval `low`, `high`, and the two-sided `p_value`.
-    """
-    (auc, parts), (other_auc, other_parts) = (_auc_and_parts(labels, found) for found in (first, second))
-    difference, error = auc - other_auc, float(np.std(parts - other_parts, ddof=1) / np.sqrt(len(labels)))
-    half = norm.ppf(0.975) * error
-    return {
-        "difference": difference,
-        "low": difference - half,
-        "high": difference + half,
-        "p_value": float(2 * norm.sf(abs(difference) / error)) if error else 1.0,
-    }
+        means = (np.mean([statistic(*targets, found[chosen]) for found in side]) for side in (firsts, seconds))
+        draws.append(next(means) - next(means))
+    return float(np.std(draws, ddof=1))
 
 
 def _auc_and_parts(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, np.ndarray]:
-    """The mean AUC and what each jet adds to its deviation, times the number of jets."""
+    """Mean AUC of the classes, each against the rest, and what each jet adds to its deviation, times their number.
+
+    DeLong (Biometrics 44 (1988) 837): a jet adds to each AUC what it is on the right side of, as one of the class or
+    of the rest. Of two classes the second one's AUC is taken.
+    """
     number = probabilities.shape[1]
     aucs, parts = [], np.zeros(len(labels))
     for one in [1] if number == 2 else range(number):
@@ -97,24 +94,18 @@ def _auc_and_parts(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float
     return float(np.mean(aucs)), parts / len(aucs)
 
 
-def mcnemar(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """McNemar's exact test of two classifiers' accuracies on the same jets (Psychometrika 12 (1947) 153).
+def _accuracy_and_parts(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, np.ndarray]:
+    """Accuracy and which jets are right; the variance of a difference is McNemar's (Psychometrika 12 (1947) 153)."""
+    is_right = (probabilities.argmax(1) == labels).astype(float)
+    return float(is_right.mean()), is_right
 
-    Args:
-        first, second: The classes that they choose.
 
-    Returns:
-        `only_first` and `only_second`: jets that one alone gets right; `difference` of the accuracies; `p_value`.
-    """
-    only_first = int(((first == labels) & (second != labels)).sum())
-    only_second = int(((second == labels) & (first != labels)).sum())
-    both = only_first + only_second
-    return {
-        "only_first": only_first,
-        "only_second": only_second,
-        "difference": (only_first - only_second) / len(labels),
-        "p_value": float(binomtest(only_first, both).pvalue) if both else 1.0,
-    }
+def _difference_by_parts(measure: Callable, labels: np.ndarray, firsts: Sequence, seconds: Sequence) -> dict:
+    """[`paired_difference`] of a quantity to which each jet adds a part."""
+    sides = [[measure(labels, found) for found in side] for side in (firsts, seconds)]
+    first, second = (np.mean([parts for _, parts in side], axis=0) for side in sides)
+    error = np.std(first - second, ddof=1) / np.sqrt(len(labels))
+    return paired_difference(*([value for value, _ in side] for side in sides), float(error))
 
 
 def quantities_with_intervals(
@@ -147,34 +138,39 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def compare_pairs(found: JetPredictions, reference: str, num_resamples: int = RESAMPLES) -> dict[str, dict]:
+def compare_models(found: JetPredictions, reference: str, num_resamples: int = RESAMPLES) -> dict[str, dict]:
     """`reference` against each other model: mean AUC of the classes, accuracy, and relative mass resolution.
 
+    Names of `found` that differ in `_seedN` alone are trainings of one model.
+
     Returns:
-        By the other model's name, then by quantity: difference (reference minus other), interval and p-values;
-        `p_holm` is corrected for the number of models.
+        By the other model's name, then by quantity: what [`paired_difference`] says (reference minus other) and
+        `p_holm`, corrected for the number of models.
 
     Raises:
         ValueError: if `reference` is not among the models.
     """
-    if reference not in found.mass_preds:
-        raise ValueError(f"There is no model {reference!r}; known ones: {', '.join(found.mass_preds)}.")
+    groups = seed_groups(list(found.mass_preds))
+    if reference not in groups:
+        raise ValueError(f"There is no model {reference!r}; known ones: {', '.join(groups)}.")
     known, has_mass = found.labels != -100, np.isfinite(found.masses)
     labels, masses = found.labels[known], found.masses[has_mass]
     result = {}
-    for other in found.mass_preds:
+    for other in groups:
         if other == reference:
             continue
-        entry = {}
-        if reference in found.probabilities and other in found.probabilities:
-            first, second = (found.probabilities[name][known] for name in (reference, other))
-            entry["roc_auc_macro"] = paired_delong(labels, first, second)
-            entry["accuracy"] = mcnemar(labels, first.argmax(1), second.argmax(1))
+        entry, sides = {}, (groups[reference], groups[other])
+        if all(name in found.probabilities for side in sides for name in side):
+            probabilities = [[found.probabilities[name][known] for name in side] for side in sides]
+            entry["roc_auc_macro"] = _difference_by_parts(_auc_and_parts, labels, *probabilities)
+            entry["accuracy"] = _difference_by_parts(_accuracy_and_parts, labels, *probabilities)
         if len(masses):
-            first, second = (found.mass_preds[name][has_mass].astype(float) for name in (reference, other))
-            entry["relative_resolution"] = paired_bootstrap(_resolution, [masses], first, second, num_resamples)
+            predicted = [[found.mass_preds[name][has_mass].astype(float) for name in side] for side in sides]
+            error = paired_bootstrap(_resolution, [masses], *predicted, num_resamples)
+            values = ([_resolution(masses, mass) for mass in side] for side in predicted)
+            entry["relative_resolution"] = paired_difference(*values, error)
         result[other] = entry
-    for quantity in ("roc_auc_macro", "accuracy", "relative_resolution"):
+    for quantity in COMPARED:
         entries = [entry[quantity] for entry in result.values() if quantity in entry]
         for entry, corrected in zip(entries, holm([entry["p_value"] for entry in entries])):
             entry["p_holm"] = corrected

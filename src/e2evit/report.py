@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from .data import SCHEMAS, DatasetSchema
 
 __all__ = [
+    "COMPARED",
     "JetPredictions",
     "comparison_table",
     "insert",
@@ -34,6 +35,14 @@ COLUMNS = (
     ("rel. mass resolution", "relative_resolution", ".3f"),
     ("slope", "slope", ".2f"),
 )
+
+
+# what models are compared by
+COMPARED = {
+    "roc_auc_macro": "mean AUC of classes",
+    "accuracy": "accuracy",
+    "relative_resolution": "rel. mass resolution",
+}
 
 
 def read_results(paths: Sequence[str | Path]) -> dict[str, dict]:
@@ -116,43 +125,35 @@ def results_table(records: dict[str, dict]) -> str:
     return _markdown([(name, metrics) for name, metrics in [*rows.items(), *baselines.items()] if name != "model"])
 
 
-def comparison_table(spreads: dict[str, dict], pairs: dict[str, dict], reference: str, style: str = "markdown") -> str:
-    """Mean ± deviation over the trainings of each model, and paired differences of `reference` from the others.
+def comparison_table(spreads: dict[str, dict], paired: dict[str, dict[str, dict]], style: str = "markdown") -> str:
+    """Mean ± deviation over the trainings of each model; then of each reference its differences from the others.
 
     Args:
+        paired: What [`compare_models`] found, by reference.
         style: `"markdown"` or `"latex"`.
     """
-    heads = ["", "trainings", *(title for title, key, _ in _COMPARED)]
     rows = []
     for model, entry in spreads.items():
         cells = []
-        for _, key, form in _COMPARED:
-            value = entry.get(key)
-            spread = "" if value is None or value["deviation"] is None else f" ± {value['deviation']:{form}}"
-            cells.append("–" if value is None else f"{value['mean']:{form}}{spread}")
+        for value in map(entry.get, COMPARED):
+            spread = "" if value is None or value["deviation"] is None else f" ± {value['deviation']:.4f}"
+            cells.append("–" if value is None else f"{value['mean']:.4f}{spread}")
         rows.append([model, str(entry["trainings"]), *cells])
-    tables = [_styled(heads, rows, style)]
-    rows = []
-    for other, entry in pairs.items():
-        cells = []
-        for _, key, form in _COMPARED:
-            value = entry.get(key)
-            if value is None:
-                cells.append("–")
-                continue
-            interval = f" ({value['low']:+{form}} to {value['high']:+{form}})" if "low" in value else ""
-            cells.append(f"{value['difference']:+{form}}{interval}, {p_value_text(value['p_holm'])}")
-        rows.append([f"{reference} − {other}", *cells])
-    if rows:
-        tables.append(_styled(["paired, same jets", *(title for title, _, _ in _COMPARED)], rows, style))
+    tables = [_styled(["", "trainings", *COMPARED.values()], rows, style)]
+    for reference, others in paired.items():
+        rows = [
+            [f"{reference} − {other}", *map(_difference_cell, map(entry.get, COMPARED))]
+            for other, entry in others.items()
+        ]
+        tables.append(_styled(["paired, same jets", *COMPARED.values()], rows, style))
     return "\n\n".join(tables)
 
 
-_COMPARED = (
-    ("mean AUC of classes", "roc_auc_macro", ".4f"),
-    ("accuracy", "accuracy", ".4f"),
-    ("rel. mass resolution", "relative_resolution", ".4f"),
-)
+def _difference_cell(found: dict[str, float] | None) -> str:
+    if found is None:
+        return "–"
+    interval = f"{found['low']:+.4f} to {found['high']:+.4f}"
+    return f"{found['difference']:+.4f} ({interval}), {p_value_text(found['p_holm'])}"
 
 
 def p_value_text(p_value: float) -> str:
@@ -175,16 +176,16 @@ def _styled(heads: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> 
 def render_readme(text: str, results: Path) -> str:
     """`text` with its tables written anew, from the schemas and the records in `results`."""
     text = insert(text, "data sets", markdown_table(["data set", *_SCHEMA_HEADS], _schema_rows(), "---"))
-    text = insert(text, "model speed", _speed_table(json.loads((results / "model_speed.json").read_text())))
-    text = insert(
-        text,
-        "loading",
-        _loading_table(*(json.loads((results / f"{name}.json").read_text()) for name in ("loading", "feeding"))),
-    )
+
+    def read(*names: str) -> list[dict]:
+        return [json.loads((results / f"{name}.json").read_text()) for name in names]
+
+    text = insert(text, "model speed", _speed_table(*read("model_speed", "empty_pixels")))
+    text = insert(text, "loading", _loading_table(*read("loading", "feeding")))
     bundled = [results / f"study/{name}_seed0.json" for name in ("linearvit", "xcit", "trees_3", "trees_all")]
     metrics = [(name, record["metrics"]["model"]) for name, record in read_results(bundled).items()]
     text = insert(text, "bundled checkpoint", _markdown(metrics))
-    text = insert(text, "export", _export_table(json.loads((results / "export.json").read_text())))
+    text = insert(text, "export", _export_table(*read("export")))
     rows = []
     for seed in sorted(
         {int(path.stem.split("_")[1].removeprefix("seed")) for path in results.glob("quickstart_*.json")}
@@ -249,7 +250,7 @@ def _loading_table(found: dict, feeding: dict) -> str:
     )
 
 
-def _speed_table(found: dict) -> str:
+def _speed_table(found: dict, empty: dict) -> str:
     """Times of the reference in ms and how many times faster ours are, training and inference."""
     columns = {
         "training": ("eager fp32", "compiled fp32", "eager bf16", "compiled bf16"),
@@ -264,7 +265,18 @@ def _speed_table(found: dict) -> str:
             reference = " / ".join(f"{times[key]:.0f}" for key in times if key.startswith("reference"))
             ours = dict.fromkeys(columns["training"], "–") | {key: f"{speedup[key]:.2f}" for key in variants}
             rows.append([f"{name}, {use}", reference, *ours.values()])
-    return markdown_table(["", "reference [ms]", *columns["training"]], rows)
+    table = markdown_table(["", "reference [ms]", *columns["training"]], rows)
+    gains = []
+    for name, entry in empty["models"].items():
+        plain, layer = (
+            entry["speedup"][f"{kind}, occupied pixels"] for kind in ("without", "with a layer for pixels")
+        )
+        gains.append(f"of {name} {plain:.2f} times as fast, with a layer for pixels {layer:.2f} times")
+    return (
+        f"{table}\n\n{empty['occupied_pixels']:.0%} of the pixels of a jet hold anything. Leaving the others out of "
+        f"the stem makes a training step\n{'; '.join(gains)}\n(the study's models, batch {empty['batch_size']}; "
+        "`python benchmarks/empty_pixels.py`)."
+    )
 
 
 def _export_table(found: dict) -> str:

@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from .report import comparison_table, insert, interval_cell, markdown_table, p_value_text, read_results, seed_groups
+from .report import (
+    COMPARED,
+    comparison_table,
+    insert,
+    interval_cell,
+    markdown_table,
+    p_value_text,
+    read_results,
+    seed_groups,
+)
 
 __all__ = ["render_study"]
 
@@ -28,19 +37,22 @@ _ROBUST = (
 
 
 def render_study(text: str, results: Path) -> str:
-    """`text` (docs/study.md) with its tables and findings written anew from `results` (results/study).
+    """`text` (docs/study.md) with its tables and findings written anew from `results`.
 
     Raises:
         ValueError: if results are not of the same jets.
     """
+    text = insert(text, "ablation", _ablation(json.loads((results / "ablation.json").read_text())))
+    results = results / "study"
     paths = sorted(results.glob("*_seed*.json"))
     records = read_results(paths)
     found = json.loads((results / "comparison/comparison.json").read_text())
     text = insert(text, "sample", _sample(records, paths[0]))
     text = insert(text, "models", _models(records))
     text = insert(text, "baselines", _baselines(records))
-    text = insert(text, "comparison", comparison_table(found["models"], found["paired"], found["reference"]))
+    text = insert(text, "comparison", comparison_table(found["models"], found["paired"]))
     text = insert(text, "findings", _findings(found))
+    text = insert(text, "recipes", _recipes(results / "earlier", records))
     robust = {path.stem: json.loads(path.read_text()) for path in sorted((results / "robustness").glob("*.json"))}
     return insert(text, "robustness", _robustness(robust))
 
@@ -65,10 +77,16 @@ def _models(records: Mapping[str, dict]) -> str:
         cells = [f"{record['parameters'] / 1e6:.2f}" if "parameters" in record else "–"]
         cells.append(f"{cost['macs'] / 1e6:.0f}" if cost else "–")
         cells.append(f"{training['images_seen'] / 1000:.0f}" if "images_seen" in training else "–")
-        cells.append(f"{training['seconds'] / 60:.1f}")
+        cells.append(f"{_minutes(training):.1f}")
         rows.append([name, *cells, *(interval_cell(metrics, key, form) for _, key, form in _QUALITY)])
     costs = ["parameters [M]", "multiplications [M]", "images seen [1 000]", "training [min]"]
     return markdown_table(["", *costs, *(title for title, _, _ in _QUALITY)], rows)
+
+
+def _minutes(training: Mapping[str, float]) -> float:
+    if "images_per_second" in training:
+        return training["images_seen"] / training["images_per_second"] / 60
+    return training["seconds"] / 60
 
 
 def _baselines(records: Mapping[str, dict]) -> str:
@@ -83,21 +101,56 @@ def _baselines(records: Mapping[str, dict]) -> str:
 
 def _findings(found: Mapping) -> str:
     """Who is significantly better than whom, in words."""
-    lines = [
-        f"Best by mean AUC of the classes: **{found['reference']}** (first training). Against it, on the same jets:"
+    paragraphs = []
+    for reference, others in found["paired"].items():
+        lines = [f"Against **{reference}**, on the same jets:"]
+        for other, entry in others.items():
+            verdicts = []
+            for key, title in COMPARED.items():
+                if key not in entry:
+                    continue
+                difference, p_value = entry[key]["difference"], entry[key]["p_holm"]
+                is_better = difference < 0 if key == "relative_resolution" else difference > 0
+                verdict = "no significant difference" if p_value >= 0.05 else "worse" if is_better else "**better**"
+                verdicts.append(f"{title} {verdict} ({p_value_text(p_value)})")
+            lines.append(f"* {other}: {', '.join(verdicts)}")
+        paragraphs.append("\n".join(lines))
+    return "\n\n".join(paragraphs)
+
+
+def _ablation(found: Mapping) -> str:
+    """What each variant reached, the mean over its seeds."""
+    columns = {
+        "training_loss_second_half": ("training loss, second half", ".3f"),
+        "validation_loss": ("validation loss", ".3f"),
+        "validation_accuracy": ("accuracy", ".3f"),
+        "validation_mass_resolution": ("resolution", ".3f"),
+    }
+    rows = [
+        [
+            name,
+            f"{len(runs)}",
+            *(f"{np.mean([run[key] for run in runs]):{form}}" for key, (_, form) in columns.items()),
+        ]
+        for name, runs in found["variants"].items()
+        if runs
     ]
-    titles = {"roc_auc_macro": "mean AUC", "accuracy": "accuracy", "relative_resolution": "mass resolution"}
-    for other, entry in found["paired"].items():
-        verdicts = []
-        for key, title in titles.items():
-            if key not in entry:
-                continue
-            difference, p_value = entry[key]["difference"], entry[key]["p_holm"]
-            is_better = difference < 0 if key == "relative_resolution" else difference > 0
-            verdict = "no significant difference" if p_value >= 0.05 else "worse" if is_better else "**better**"
-            verdicts.append(f"{title} {verdict} ({p_value_text(p_value)})")
-        lines.append(f"* {other}: {', '.join(verdicts)}")
-    return "\n".join(lines)
+    heads = ["", "trainings", *(title for title, _ in columns.values())]
+    return f"{found['num_jets']} jets, each once.\n\n{markdown_table(heads, rows)}"
+
+
+def _recipes(earlier: Path, records: Mapping[str, dict]) -> str:
+    """Trainings with the recipes of the folders of `earlier`, oldest first, and with that of now if there is one."""
+    rows = []
+    for name in sorted({path.stem for path in earlier.glob("*/*.json")}):
+        found = {path.parent.name: json.loads(path.read_text()) for path in earlier.glob(f"*/{name}.json")}
+        found = dict(sorted(found.items(), key=lambda item: item[1]["date"]))
+        if name in records:
+            found["now"] = records[name]
+        for recipe, record in found.items():
+            cells = [interval_cell(record["metrics"]["model"], key, form) for _, key, form in _QUALITY]
+            rows.append([f"{name.rpartition('_seed')[0]}, {recipe.replace('_', ' ')}", *cells])
+    return markdown_table(["", *(title for title, _, _ in _QUALITY)], rows)
 
 
 def _robustness(robust: Mapping[str, Mapping]) -> str:

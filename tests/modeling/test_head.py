@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from e2evit.modeling import XCiTConfig, XCiTForImageClassification
-from e2evit.modeling.modeling_e2e import pixel_features
-from e2evit.modeling.modeling_head import LINEAR_SCALE, EnergyPooling, e2e_loss, linear_pixels, mass_in_gev
+from e2evit.modeling.modeling_head import EnergyPooling, e2e_loss, mass_in_gev
+from e2evit.modeling.modeling_stem import linear_pixels
 from sklearn.metrics import mean_pinball_loss
 from torch.nn import functional as F
 from transformers import AutoModelForImageClassification
@@ -114,21 +114,6 @@ def test_every_field_survives_a_checkpoint(tmp_path):
     for name in ("mass_preds", "mass_scale_preds", "mass_outputs"):
         assert torch.equal(model(pixel_values)[name], loaded(pixel_values)[name])
     assert torch.equal(loaded.head.loss_log_variances, torch.ones(2))
-
-
-def test_pixel_features_undo_the_processor():
-    """Values, their sizes, and what was there before the processor's logarithm, zero where there was nothing."""
-    from e2evit import E2EImageProcessor
-
-    processor = E2EImageProcessor(["trk_pt", "trk_d0"], image_size=4, channel_scale=[0.5, 0.01])
-    image = torch.zeros(1, 2, 4, 4)
-    image[0, 0, 1, 2], image[0, 1, 1, 2] = 30.0, -0.2
-    pixel_values = processor(image, return_tensors="pt")["pixel_values"]
-    found = pixel_features(pixel_values)
-    assert torch.equal(found[:, :2], pixel_values)
-    assert torch.equal(found[:, 2:4], pixel_values.abs())
-    scale = torch.tensor([0.5, 0.01]).reshape(1, 2, 1, 1)
-    torch.testing.assert_close(found[:, 4:] * LINEAR_SCALE * scale, image)
 
 
 @pytest.mark.parametrize(("height", "width", "class_token"), [(10, 20, False), (9, 18, True)])

@@ -11,6 +11,8 @@ from e2evit.data.augment import Augmentation
 from e2evit.data.targets import select_targets
 from e2evit.data.transverse import TRANSVERSE, to_transverse
 
+from .optim import OPTIMIZERS
+
 __all__ = ["DataArguments", "ModelArguments", "TrainArguments"]
 
 
@@ -120,8 +122,9 @@ class TrainArguments:
     num_train_epochs: int = _field(10, "Passes over the training split.")
     per_device_batch_size: int = _field(64, "Jets in a batch of one process.")
     gradient_accumulation_steps: int = _field(1, "Batches per optimiser step.")
+    optimizer: str = _field("adamw", "adamw, or muon: Muon for matrices outside the heads, AdamW for the rest.")
     learning_rate: float = _field(1e-3, "Peak of the schedule.")
-    weight_decay: float = _field(0.05, "AdamW's, on matrices and kernels; vectors and biases are exempt.")
+    weight_decay: float = _field(0.05, "On matrices and kernels; vectors and biases are exempt.")
     layer_decay: float = _field(1.0, "Factor on the rate for each block that is further from the head.")
     head_first_epochs: int = _field(0, "Epochs in which the heads alone are trained.")
     ema_decay: float = _field(0.0, "Of the running mean of the weights that is evaluated and saved; 0: no mean.")
@@ -138,6 +141,8 @@ class TrainArguments:
     logging_steps: int = _field(20, "Optimiser steps between two lines of a log that is no terminal.")
 
     def __post_init__(self):
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"`optimizer` is {' or '.join(OPTIMIZERS)}, got {self.optimizer!r}.")
         if self.validation_interval < 1:
             raise ValueError(f"`validation_interval` is 1 or more, got {self.validation_interval}.")
         if 0 < self.early_stopping_epochs < self.validation_interval:

@@ -105,7 +105,11 @@ class _Run:
             ),
             make_loader(dataset["validation"], self.task.validation_collator, train_args.per_device_batch_size),
         )
-        optimizer = make_optimizer(model, train_args.learning_rate, train_args.weight_decay, train_args.layer_decay)
+        if train_args.optimizer == "muon" and (accelerator.is_fsdp2 or accelerator.state.deepspeed_plugin is not None):
+            raise ValueError("Muon needs whole matrices, and here they are sharded: train with `optimizer: adamw`.")
+        optimizer = make_optimizer(
+            *(model, train_args.learning_rate, train_args.weight_decay, train_args.layer_decay, train_args.optimizer)
+        )
         if train_args.torch_compile:
             model.compile()
         if accelerator.state.deepspeed_plugin is not None:  # it clips in its own step

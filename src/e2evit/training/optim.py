@@ -3,30 +3,79 @@
 import math
 
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-__all__ = ["make_optimizer", "make_schedule"]
+__all__ = ["OPTIMIZERS", "Optimizers", "make_optimizer", "make_schedule"]
+
+OPTIMIZERS = ("adamw", "muon")
 
 
-def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float = 1.0) -> AdamW:
+class Optimizers(Optimizer):
+    """Several optimisers as one, each with parameters of its own."""
+
+    def __init__(self, *parts: Optimizer):  # the base class would keep groups and state a second time
+        self.parts = parts
+
+    @property
+    def param_groups(self) -> list[dict]:
+        return [group for part in self.parts for group in part.param_groups]
+
+    @property
+    def state(self) -> dict:
+        return {parameter: state for part in self.parts for parameter, state in part.state.items()}
+
+    @property
+    def defaults(self) -> dict:
+        return self.parts[0].defaults
+
+    def step(self, closure=None):
+        if closure is not None:
+            raise ValueError("A closure would be called once by each of the optimisers: call it before `step`.")
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+
+
+def make_optimizer(
+    model: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float = 1.0, name: str = "adamw"
+) -> Optimizer:
     """AdamW with the papers' exclusions: biases and 1-D parameters (norms, LayerScale) do not decay.
 
-    `layer_decay` below one lowers the rate by that factor for each block that a parameter is further from the head
-    (section 3 of https://arxiv.org/abs/2106.08254, for fine-tuning).
+    Args:
+        layer_decay: Below one it lowers the rate by that factor for each block that a parameter is further from the
+            head (section 3 of https://arxiv.org/abs/2106.08254, for fine-tuning).
+        name: With `"muon"` the matrices outside the heads are for Muon (https://kellerjordan.github.io/posts/muon),
+            whose updates are scaled to the size of AdamW's (section 2.2 of https://arxiv.org/abs/2502.16982), so that
+            one rate serves both. Kernels of convolutions are no matrices.
     """
     depths = _depths(model)
     deepest = max(depths.values())
-    groups: dict[tuple, dict] = {}
-    for name, parameter in model.named_parameters():
+    parts: dict[bool, dict[tuple, dict]] = {False: {}, True: {}}
+    for name_of, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        key = (parameter.ndim > 1, depths[name], name.startswith("head."))
-        rate = learning_rate * layer_decay ** (deepest - depths[name])
-        group = {"params": [], "lr": rate, "weight_decay": weight_decay if key[0] else 0.0, "is_head": key[2]}
+        is_head = name_of.startswith("head.")
+        key = (parameter.ndim > 1, depths[name_of], is_head)
+        rate = learning_rate * layer_decay ** (deepest - depths[name_of])
+        group = {"params": [], "lr": rate, "weight_decay": weight_decay if key[0] else 0.0, "is_head": is_head}
+        groups = parts[name == "muon" and parameter.ndim == 2 and not is_head]
         groups.setdefault(key, group)["params"].append(parameter)
-    return AdamW(groups.values(), lr=learning_rate, fused=True)
+    adamw = AdamW(parts[False].values(), lr=learning_rate, fused=True)
+    if not parts[True]:
+        return adamw
+    return Optimizers(adamw, Muon(parts[True].values(), lr=learning_rate, adjust_lr_fn="match_rms_adamw"))
 
 
 def _depths(model: nn.Module) -> dict[str, int]:
