@@ -89,7 +89,7 @@ def test_predicts_an_example(page):
 
 def upload(page, path):
     page.locator("#upload input[type=file]").set_input_files(path)
-    expect(page.locator("#upload")).to_contain_text(path.name[:6], timeout=PATIENCE)
+    expect(page.locator("#upload")).to_contain_text(path.stem, timeout=PATIENCE)
     page.locator("#predict_upload").click()
 
 
