@@ -29,10 +29,11 @@ __all__ = [
     "polarity_aware_attention",
     "rank_augmented_attention",
     "softmax_attention",
+    "widen",
 ]
 
 
-def _widen(*tensors):
+def widen(*tensors):
     """The tensors in float32 at least."""
     return tuple(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors)
 
@@ -58,32 +59,40 @@ def linear_attention(query, key, value, denominator_floor):
     query, key = query.relu(), key.relu()
     key_value = _key_value(key, value)
     with _no_autocast(query):
-        wide_query, wide_key = _widen(query, key)
+        wide_query, wide_key = widen(query, key)
         denominator = wide_query @ wide_key.sum(dim=-2).unsqueeze(-1)  # [B, h, N, 1]
         denominator = denominator.clamp(min=denominator_floor) / key.shape[-2]
     return (query @ key_value / denominator).to(value.dtype)
 
 
-def _heads_as_blocks(width, num_heads, device):
-    """`(D, D)`, true on the diagonal blocks that belong to one head each."""
-    head = torch.arange(width, device=device) // (width // num_heads)
-    return head.unsqueeze(1) == head
+def _own_head(matrix, num_heads, fill=0.0):
+    """`(..., D, D)` with `fill` where row and column belong to different heads."""
+    blocks = matrix.unflatten(-1, (num_heads, -1)).unflatten(-3, (num_heads, -1))  # [..., h, d, h, d]
+    is_own = torch.eye(num_heads, dtype=torch.bool, device=matrix.device)[:, None, :, None]
+    return blocks.where(is_own, fill).flatten(-2).flatten(-3, -2)
 
 
 def linear_attention_in_blocks(query, key, value, temperature, denominator_floor):
     """`temperature * linear_attention(...)` of tokens `(B, N, D)`, `temperature` `(h, 1, 1)`.
 
     The heads' key-value products are the diagonal blocks of one D x D matrix: h times the multiplications, but no
-    token is copied into another order, and copies are what costs at small widths.
+    token is copied into another order, and copies are what costs at small widths. In bfloat16 a second such matrix
+    gives the denominators, summed in float32 and rounded like the numerators; its products cost next to nothing there.
     """
     num_heads, width = len(temperature), query.shape[-1]
     query, key, num_tokens = relu(query), relu(key), key.shape[1]
     scale = temperature.flatten().repeat_interleave(width // num_heads)  # [D]
-    scale = scale.where(_heads_as_blocks(width, num_heads, query.device), 0.0)
+    if query.dtype == torch.bfloat16:
+        key_value = torch.bmm(key.transpose(1, 2), value) * (scale / num_tokens)
+        key_sum = key.mean(dim=1, dtype=torch.float32).unsqueeze(-1).expand(-1, -1, width)
+        both = [_own_head(matrix, num_heads).to(query.dtype) for matrix in (key_value, key_sum)]
+        context, denominator = torch.bmm(query, torch.cat(both, dim=-1)).chunk(2, dim=-1)
+        return context / denominator.clamp(min=denominator_floor / num_tokens)
     if key.dtype == torch.float16:  # a sum over tokens would overflow; elsewhere dividing the small matrix is cheaper
         key_value = torch.bmm(key.transpose(1, 2), value / num_tokens) * scale
     else:
         key_value = torch.bmm(key.transpose(1, 2), value) * (scale / num_tokens)
+    key_value = _own_head(key_value, num_heads)
     with _no_autocast(query):
         wide = torch.promote_types(query.dtype, torch.float32)
         parts = query * key.sum(dim=1, keepdim=True, dtype=wide)  # [B, N, D]
@@ -132,7 +141,7 @@ def cross_covariance_attention_in_blocks(query, key, value, temperature):
     key_norm = torch.linalg.vector_norm(key, dim=1, dtype=wide).clamp(min=1e-12).unsqueeze(-2)  # [B, 1, D]
     scores = torch.bmm(query.transpose(1, 2), key).to(wide) / query_norm / key_norm
     scores = scores * temperature.flatten().repeat_interleave(width // num_heads).unsqueeze(-1)
-    scores = scores.where(_heads_as_blocks(width, num_heads, query.device), float("-inf"))
+    scores = _own_head(scores, num_heads, float("-inf"))
     return torch.bmm(value, scores.softmax(dim=-1).to(value.dtype).transpose(1, 2))
 
 
@@ -165,7 +174,7 @@ def rank_augmented_attention(query, key, value, angles=None):
     """
     num_tokens, width = key.shape[-2:]
     with _no_autocast(query):
-        query, key, value_wide = _widen(query, key, value)
+        query, key, value_wide = widen(query, key, value)
         query, key = F.elu(query) + 1, F.elu(key) + 1
         scores = query.mean(dim=-2, keepdim=True) @ key.transpose(-1, -2) * width**-0.5  # [B, h, 1, N]
         key = num_tokens * scores.softmax(dim=-1).transpose(-1, -2) * key
@@ -182,7 +191,7 @@ def magnitude_aware_attention(query, key, value, angles=None):
     """
     width = key.shape[-1]
     with _no_autocast(query):
-        query, key, value_wide = _widen(query, key, value)
+        query, key, value_wide = widen(query, key, value)
         query, key = (F.elu(query) + 1) * width**-0.5, F.elu(key) + 1
         z = query @ key.mean(dim=-2).unsqueeze(-1)  # [B, h, N, 1]
         mean_value = value_wide.mean(dim=-2, keepdim=True)
@@ -196,7 +205,7 @@ def mamba_like_attention(query, key, value, angles):
     rot(φ(q)) · Σ_j rot(φ(k_j)) v_jᵀ / (φ(q) · Σ_j φ(k_j)), φ = ELU + 1; `angles` `(h, N, d / 2)`.
     """
     with _no_autocast(query):
-        query, key, value_wide = _widen(query, key, value)
+        query, key, value_wide = widen(query, key, value)
         query, key = F.elu(query) + 1, F.elu(key) + 1
         denominator = query @ key.mean(dim=-2).unsqueeze(-1) + 1e-6
         numerator = _rotate(query, angles) @ _key_value(_rotate(key, angles), value_wide)
@@ -210,7 +219,7 @@ def inner_swiglu(query, key, value, weight, gate_weight):
     the gradient g of each column counts g / (|g| + 1). It is written out, so that training can differentiate it again.
     """
     with _no_autocast(query):
-        query, key, value_wide, weight, gate_weight = _widen(query, key, value, weight, gate_weight)
+        query, key, value_wide, weight, gate_weight = widen(query, key, value, weight, gate_weight)
         output_gradient = -value_wide / (3 * key.shape[-2])
         linear, gate = key @ weight, key @ gate_weight
         sigmoid = gate.sigmoid()
@@ -232,7 +241,7 @@ def inner_convolution(query, key, value, kernel):
     """
     height, width = key.shape[1:3]
     with _no_autocast(query):
-        query, key, value_wide, kernel = _widen(query, key, value, kernel)
+        query, key, value_wide, kernel = widen(query, key, value, kernel)
         output_gradient = -value_wide / (3 * height * width)
         padded = F.pad(key, (0, 0, 1, 1, 1, 1))
         step = torch.stack(
@@ -278,7 +287,7 @@ def focused_attention(query, key, value, power: int = 3):
         return powered * length / powered_length.clamp(min=1e-12)
 
     with _no_autocast(query):
-        query, key, value_wide = _widen(query, key, value)
+        query, key, value_wide = widen(query, key, value)
         query, key = sharpen(query), sharpen(key)
         denominator = query @ key.mean(dim=-2).unsqueeze(-1) + 1e-6
         return (query @ _key_value(key, value_wide) / denominator).to(value.dtype)
@@ -291,7 +300,7 @@ def polarity_aware_attention(query, key, value, power):
     half is normalised by its own sum.
     """
     with _no_autocast(query):
-        query, key, value_wide, power = _widen(query, key, value, power)
+        query, key, value_wide, power = widen(query, key, value, power)
         # a zero keeps a finite gradient under powers that are not whole
         parts = [[(s * x).clamp(min=1e-12) ** power for s in (1, -1)] for x in (query, key)]
         keys = torch.cat(parts[1], dim=-1)  # [B, h, N, 2 d]

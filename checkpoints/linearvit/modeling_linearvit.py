@@ -29,7 +29,7 @@ from .modeling_e2e import (
 )
 from .modeling_head import E2EHead
 from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
-from .modeling_mixers import GLOBAL_ATTENTIONS, split_heads
+from .modeling_mixers import GLOBAL_ATTENTIONS
 from .modeling_stem import ConvStem
 
 __all__ = [
@@ -41,21 +41,20 @@ __all__ = [
 ]
 
 
-def window_partition(hidden_states, side):
-    """`(B, H, W, D)` to windows `(B * windows, side * side, D)`, padded with zeros on the right and bottom."""
-    batch_size, height, width, hidden_size = hidden_states.shape
-    right, bottom = -width % side, -height % side
-    if right or bottom:
-        hidden_states = F.pad(hidden_states, (0, 0, 0, right, 0, bottom))
-    windows = hidden_states.view(batch_size, (height + bottom) // side, side, -1, side, hidden_size)
-    return windows.transpose(2, 3).reshape(-1, side * side, hidden_size)
+def window_partition(qkv, side, num_heads):
+    """The grid `(B, H, W, 3 D)`, of sides that `side` divides, to query, key and value of the heads in each window,
+    each `(B * windows, h, side * side, d)`."""
+    batch_size, height, width, channels = qkv.shape
+    grid = qkv.view(batch_size, height // side, side, width // side, side, 3, num_heads, channels // (3 * num_heads))
+    # one copy, after which each of the three is contiguous
+    return grid.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, num_heads, side * side, grid.shape[-1]).unbind()
 
 
-def window_merge(windows, side, height, width):
-    """Windows `(B * windows, side * side, D)` back to `(B, height, width, D)`, without the padding."""
-    rows, columns, hidden_size = -(-height // side), -(-width // side), windows.shape[-1]
-    grid = windows.view(-1, rows, columns, side, side, hidden_size).transpose(2, 3)
-    return grid.reshape(-1, rows * side, columns * side, hidden_size)[:, :height, :width]
+def window_merge(context, side, height, width):
+    """Heads in windows `(B * windows, h, side * side, d)` back to the grid `(B, height, width, D)`."""
+    num_heads, head_dim = context.shape[1], context.shape[3]
+    windows = context.view(-1, height // side, width // side, num_heads, side, side, head_dim)
+    return windows.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, height, width, num_heads * head_dim)
 
 
 class ConditionalPositionEncoding(nn.Module):
@@ -70,18 +69,29 @@ class ConditionalPositionEncoding(nn.Module):
 
 
 class LinearViTWindowAttention(nn.Module):
-    """Softmax attention inside each window `(B * windows, side * side, D)`; padded tokens take part, as in the
-    authors' code."""
+    """Softmax attention inside each window of a grid `(B, H, W, D)`.
 
-    def __init__(self, hidden_size: int, num_heads: int):
+    Where windows reach over the grid, on the right and at the bottom, tokens of zeros take part, as in the authors'
+    code; their query, key and value are the bias, so that nothing is multiplied for them.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, window_size: int):
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.window_size = num_heads, window_size
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
         self.proj = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        context = softmax_attention(*split_heads(self.qkv(windows), self.num_heads))
-        return self.proj(context.transpose(1, 2).reshape(windows.shape))
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        height, width = hidden_states.shape[1:3]
+        right, bottom = -width % self.window_size, -height % self.window_size
+        if right or bottom:
+            qkv = F.pad(F.linear(hidden_states, self.qkv.weight), (0, 0, 0, right, 0, bottom))
+            qkv = qkv + self.qkv.bias.to(qkv.dtype)
+        else:
+            qkv = self.qkv(hidden_states)
+        context = softmax_attention(*window_partition(qkv, self.window_size, self.num_heads))
+        context = window_merge(context, self.window_size, height + bottom, width + right)
+        return self.proj(context[:, :height, :width])
 
 
 class LocalConcentration(nn.Module):
@@ -103,10 +113,9 @@ class LinearViTLocalBlock(GradientCheckpointingLayer):
 
     def __init__(self, config, hidden_size: int, num_heads: int, mlp_ratio: float, drop_path_rate: float):
         super().__init__()
-        self.window_size = config.window_size
         self.cpe1 = ConditionalPositionEncoding(hidden_size)
         self.norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.attn = LinearViTWindowAttention(hidden_size, num_heads)
+        self.attn = LinearViTWindowAttention(hidden_size, num_heads, config.window_size)
         self.cpe2 = ConditionalPositionEncoding(hidden_size)
         self.norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.mlp = Mlp(hidden_size, int(hidden_size * mlp_ratio))
@@ -114,9 +123,7 @@ class LinearViTLocalBlock(GradientCheckpointingLayer):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = self.cpe1(hidden_states)
-        context = self.attn(window_partition(self.norm1(hidden_states), self.window_size))
-        context = window_merge(context, self.window_size, *hidden_states.shape[1:3])
-        hidden_states = self.cpe2(hidden_states + self.drop_path(context))
+        hidden_states = self.cpe2(hidden_states + self.drop_path(self.attn(self.norm1(hidden_states))))
         return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
 
 

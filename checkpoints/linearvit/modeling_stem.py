@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .modeling_attention import widen
+
 __all__ = ["ConvStem", "PixelEmbedding", "check_pixel_values", "linear_pixels", "pixel_features"]
 
 LARGEST = 12.0  # 160 000 times the median pixel of a channel, more than the LHC can give; within float16
@@ -54,14 +56,14 @@ class PixelEmbedding(nn.Module):
         values = pixel_features(values) if self.has_features else values
         if self.hidden is None:
             return values
-        weight, bias = self.hidden.weight, self.hidden.bias
-        return F.linear(values.to(weight.dtype), weight.flatten(1), bias).relu() - bias.relu()
+        weight, bias = widen(self.hidden.weight.flatten(1), self.hidden.bias)
+        return F.linear(values.to(weight.dtype), weight, bias).relu() - bias.relu()
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """`(B, C, H, W)` to `(B, config.num_inputs, H, W)`, channels last."""
         check_pixel_values(pixel_values, self.num_channels)
         if self.has_features or self.hidden is not None:
-            found = _embed_occupied(self, pixel_values) if _may_skip_empty(pixel_values) else None
+            found = _embed_occupied(self, pixel_values) if _may_skip_empty(self, pixel_values) else None
             if found is not None:
                 return found
         values = pixel_features(pixel_values) if self.has_features else pixel_values
@@ -108,7 +110,7 @@ class ConvStem(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         check_pixel_values(pixel_values, self.pixels.num_channels)
         hidden_states = None
-        if self.sees_patches and _may_skip_empty(pixel_values):
+        if self.sees_patches and _may_skip_empty(self.pixels, pixel_values):
             hidden_states = _convolve_occupied(self.pixels, self.convs[0], pixel_values)
         if hidden_states is None:
             height, width = pixel_values.shape[-2:]
@@ -121,10 +123,13 @@ class ConvStem(nn.Module):
         return hidden_states.permute(0, 2, 3, 1)  # [B, H', W', D]
 
 
-def _may_skip_empty(pixel_values: torch.Tensor) -> bool:
-    """On CPUs. A graph to export, and a gradient for empty pixels, need them all."""
+def _may_skip_empty(pixels: PixelEmbedding, pixel_values: torch.Tensor) -> bool:
+    """On CPUs. A graph to export, and a gradient for empty pixels, need them all; a compiled graph breaks where they
+    are left out, which only a layer for single pixels is worth."""
     is_exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
-    return SKIP_EMPTY and pixel_values.device.type == "cpu" and not is_exporting and not pixel_values.requires_grad
+    is_worth_it = pixels.hidden is not None or not torch.compiler.is_dynamo_compiling()
+    is_possible = pixel_values.device.type == "cpu" and not is_exporting and not pixel_values.requires_grad
+    return SKIP_EMPTY and is_possible and is_worth_it
 
 
 def _occupied(pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
@@ -134,6 +139,14 @@ def _occupied(pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, t
     return places if len(places[0]) <= MOST_OCCUPIED * is_occupied.numel() else None
 
 
+def _type_of_products(weight: torch.Tensor) -> torch.dtype:
+    """What a convolution with this weight gives on CPUs."""
+    is_cast = torch.is_autocast_enabled("cpu") and weight.dtype != torch.float64
+    return torch.get_autocast_dtype("cpu") if is_cast else weight.dtype
+
+
+# The two below multiply in float32: for each number of pixels that it has not met, oneDNN's product in bfloat16
+# writes a kernel and keeps it, which was slower and grew by 10 MB in each step of a ResNet.
 @torch.compiler.disable  # how many pixels are occupied is known only when it runs
 def _embed_occupied(pixels: PixelEmbedding, pixel_values: torch.Tensor) -> torch.Tensor | None:
     """`pixels(pixel_values)`, computed for the occupied pixels alone; nothing if those are too many."""
@@ -141,7 +154,10 @@ def _embed_occupied(pixels: PixelEmbedding, pixel_values: torch.Tensor) -> torch
     if places is None:
         return None
     image, row, column = places
-    values = pixels.of_pixels(pixel_values.permute(0, 2, 3, 1)[image, row, column])
+    with torch.autocast("cpu", enabled=False):
+        values = pixels.of_pixels(pixel_values.permute(0, 2, 3, 1)[image, row, column])
+    if pixels.hidden is not None:
+        values = values.to(_type_of_products(pixels.hidden.weight))
     batch_size, _, height, width = pixel_values.shape
     result = values.new_zeros(batch_size, height, width, values.shape[1])
     return result.index_put((image, row, column), values).permute(0, 3, 1, 2)
@@ -169,13 +185,11 @@ def _convolve_occupied(pixels: PixelEmbedding, conv: nn.Conv2d, pixel_values: to
     image, row, column = image[order], row[order], column[order]
     token = (image * rows + row // side) * columns + column // side
     numbers = place.bincount(minlength=side * side).tolist()
-    values = pixels.of_pixels(pixel_values.permute(0, 2, 3, 1)[image, row, column]).to(conv.weight.dtype)
-    kernel = conv.weight.permute(2, 3, 1, 0).flatten(0, 1)  # [place, features, D]
-    # half precision would lose in 25 additions what a convolution keeps
-    dtype = torch.promote_types(conv.weight.dtype, torch.float32)
-    total = torch.zeros(batch_size * rows * columns, len(conv.weight), dtype=dtype)
-    for at_place, tokens, weight in zip(values.split(numbers), token.split(numbers), kernel):
-        product = at_place @ weight
-        total = total.index_add_(0, tokens, product.to(dtype))
+    with torch.autocast("cpu", enabled=False):
+        kernel = widen(conv.weight)[0].permute(2, 3, 1, 0).flatten(0, 1)  # [place, features, D]
+        values = pixels.of_pixels(pixel_values.permute(0, 2, 3, 1)[image, row, column]).to(kernel.dtype)
+        total = kernel.new_zeros(batch_size * rows * columns, len(conv.weight))
+        for at_place, tokens, weight in zip(values.split(numbers), token.split(numbers), kernel):
+            total = total.index_add_(0, tokens, at_place @ weight)
     total = total if conv.bias is None else total + conv.bias
-    return total.to(product.dtype).unflatten(0, (batch_size, rows, columns)).permute(0, 3, 1, 2)
+    return total.to(_type_of_products(conv.weight)).unflatten(0, (batch_size, rows, columns)).permute(0, 3, 1, 2)

@@ -24,7 +24,9 @@ def plain_depthwise_conv(hidden_states: torch.Tensor, weight: torch.Tensor, bias
 def depthwise_conv(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """As [`plain_depthwise_conv`], by an operator for CPUs that has no second derivatives and is not exported."""
     is_exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
-    if hidden_states.device.type != "cpu" or is_exporting or not USE_OPERATOR:
+    # without gradients there is nothing to cure, and inductor makes more of what it sees through
+    is_inference = torch.compiler.is_dynamo_compiling() and not torch.is_grad_enabled()
+    if hidden_states.device.type != "cpu" or is_exporting or is_inference or not USE_OPERATOR:
         return plain_depthwise_conv(hidden_states, weight, bias)
     if torch.is_autocast_enabled("cpu") and hidden_states.dtype != torch.float64:
         hidden_states = hidden_states.to(torch.get_autocast_dtype("cpu"))

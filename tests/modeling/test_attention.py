@@ -17,8 +17,9 @@ from e2evit.modeling.modeling_attention import (
     softmax_attention,
 )
 from e2evit.modeling.modeling_e2e import fourier_positions
-from e2evit.modeling.modeling_linearvit import window_merge, window_partition
+from e2evit.modeling.modeling_linearvit import LinearViTWindowAttention, window_merge, window_partition
 from e2evit.modeling.modeling_mixers import GLOBAL_ATTENTIONS
+from torch.nn import functional as F
 
 from e2evit import LinearViTConfig
 
@@ -258,12 +259,26 @@ def test_mixer_modules(name, grid):
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in module.parameters())
 
 
+def test_windows_come_back_where_they_were():
+    qkv = torch.randn(2, 10, 15, 3 * 8)
+    windows = window_partition(qkv, 5, 2)
+    assert all(part.shape == (2 * 6, 2, 25, 4) and part.is_contiguous() for part in windows)
+    # image 1, second row and third column of windows, second head
+    assert torch.equal(windows[1][11, 1], qkv[1, 5:, 10:, 12:16].flatten(0, 1))
+    for part, expected in zip(windows, qkv.chunk(3, dim=-1), strict=True):
+        assert torch.equal(window_merge(part, 5, 10, 15), expected)
+
+
 @pytest.mark.parametrize("shape", [(25, 25), (13, 13), (7, 12), (3, 2)])
-def test_windows_come_back_where_they_were(shape):
-    tokens = torch.randn(2, *shape, 4)
-    windows = window_partition(tokens, 5)
-    assert windows.shape[1:] == (25, 4)
-    assert torch.equal(window_merge(windows, 5, *shape), tokens)
+def test_windows_are_padded_with_zeros_before_the_projection(shape):
+    torch.manual_seed(0)
+    module = LinearViTWindowAttention(8, 2, 5).double()
+    hidden_states = torch.randn(2, *shape, 8, dtype=torch.double)
+    height, width = (-(-side // 5) * 5 for side in shape)
+    padded = F.pad(hidden_states, (0, 0, 0, width - shape[1], 0, height - shape[0]))
+    context = window_merge(softmax_attention(*window_partition(module.qkv(padded), 5, 2)), 5, height, width)
+    expected = module.proj(context)[:, : shape[0], : shape[1]]
+    torch.testing.assert_close(module(hidden_states), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -88,6 +88,23 @@ def test_linear_attention_in_blocks(num_tokens, denominator_floor):
     )
 
 
+@pytest.mark.parametrize("denominator_floor", [1e-6, 1e4])  # below and above all, or rounding would decide
+def test_linear_attention_in_blocks_of_bfloat16(denominator_floor):
+    """Its denominators come from a product of their own; a rounding of 2^-8 is made in half a dozen places."""
+    torch.manual_seed(0)
+    tokens = [torch.randn(2, 625, 24).bfloat16() for _ in range(3)]
+    temperature = torch.rand(3, 1, 1)
+    results = []
+    for dtype in (torch.bfloat16, torch.float32):
+        inputs = [x.to(dtype).requires_grad_() for x in (*tokens, temperature)]
+        result = modeling_attention.linear_attention_in_blocks(*inputs, denominator_floor)
+        assert result.dtype == dtype
+        gradients = torch.autograd.grad(result.float().square().sum(), inputs)
+        results.append([x.float() for x in (result, *gradients)])
+    for actual, expected in zip(*results, strict=True):
+        assert (actual - expected).norm() < 0.02 * expected.norm()
+
+
 @pytest.mark.parametrize("num_tokens", [1, 63, 625])
 def test_cross_covariance_attention_in_blocks(num_tokens):
     torch.manual_seed(0)

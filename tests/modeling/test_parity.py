@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import reference
 import torch
+from e2evit.modeling.modeling_linearvit import LinearViTWindowAttention
 from safetensors import safe_open
 
 from e2evit import convert_reference
@@ -31,6 +32,18 @@ def load(name):
     told = {"tokens_norm": config["tokens_norm"]} if model_type == "xcit" else {"window_size": config["window_size"]}
     model = convert_reference(weights, model_type, num_attention_heads=config["num_heads"], **told)
     return model, tensors
+
+
+def is_of_windows(model, module):
+    """The authors record windows with their padding `(B * windows, N, D)`, ours is fed with the grid."""
+    return isinstance(dict(model.base_model.named_modules()).get(module), LinearViTWindowAttention)
+
+
+def grid_of(windows, batch_size):
+    """Windows of a square grid to `(B, H, W, D)`, padding included."""
+    count, side = (round(number**0.5) for number in (len(windows) / batch_size, windows.shape[1]))
+    grid = windows.view(batch_size, count, count, side, side, -1).transpose(2, 3)
+    return grid.reshape(batch_size, count * side, count * side, -1)
 
 
 def recorded(tensors):
@@ -81,6 +94,8 @@ def test_every_recorded_tensor(name, record_property):
         if module.endswith("denominator_preclamp"):  # checked by test_denominators
             continue
         ours = found[module, side]
+        if is_of_windows(model, module):
+            tensor = grid_of(tensor, len(pixel_values))[:, : ours.shape[1], : ours.shape[2]]
         ours = ours.expand(tensor.shape) if module == "pos_embed" else ours.reshape(tensor.shape)
         # float32 resolves 8e-6 at the largest recorded values (100), so the 1e-5 is relative to a tensor's scale
         error = (ours - tensor).abs().max().item() / max(1.0, tensor.abs().max().item())
@@ -94,14 +109,17 @@ def test_each_module_alone(name):
     """Fed with the authors' input, so that no rounding of earlier layers takes part: 1e-5, absolute."""
     model, tensors = load(name)
     pairs, modules = recorded(tensors), dict(model.base_model.named_modules())
-    checked = 0
+    batch_size, checked = len(tensors.get("pixel_values", tensors.get("input/x"))), 0
     for module, side in pairs:
         is_leaf = module.rsplit(".", 1)[-1] in ("attn", "local_mp", "mlp", "cpe1", "cpe2")
         if side == "in" and is_leaf and (module, "out") in pairs:
             given, expected = pairs[module, "in"], pairs[module, "out"]
-            is_grid = name.startswith("l2vit") and not (module.endswith("attn") and module.split(".")[2] == "0")
-            side_length = round(given.shape[1] ** 0.5)
-            arguments = [given.unflatten(1, (side_length, side_length)) if is_grid else given]
+            if is_of_windows(model, module):
+                given, expected = (grid_of(windows, batch_size) for windows in (given, expected))
+            elif name.startswith("l2vit"):
+                side_length = round(given.shape[1] ** 0.5)
+                given = given.unflatten(1, (side_length, side_length))
+            arguments = [given]
             if name.startswith("xcit") and module.endswith("local_mp"):
                 arguments += pairs_grid(tensors)
             with torch.no_grad():

@@ -58,6 +58,11 @@ def test_under_autocast(monkeypatch):
     # inputs and products are rounded to 2^-9 in both
     torch.testing.assert_close(found.float(), expected.float(), rtol=0.05, atol=0.05)
     assert fast.keys() == slow.keys()
+    # products in bfloat16 would make oneDNN write and keep a kernel for each number of pixels
+    full = modeling_stem._convolve_occupied(module.pixels, module.convs[0], images())
+    with torch.autocast("cpu", torch.bfloat16):
+        half = modeling_stem._convolve_occupied(module.pixels, module.convs[0], images())
+    assert torch.equal(half, full.bfloat16())
     assert all(gradient.dtype == torch.float32 and gradient.isfinite().all() for gradient in fast.values())
 
 
