@@ -38,7 +38,7 @@ class RobustnessArguments:
 
 def main() -> None:
     data_args, arguments = parse_recipe(DataArguments, RobustnessArguments)
-    accelerator = start_accelerator()
+    accelerator = start_accelerator("no")  # float32, as the study's other results
     networks = {
         Path(checkpoint).name: Network(checkpoint, accelerator, data_args.mass_column)
         for checkpoint in arguments.checkpoints

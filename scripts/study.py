@@ -66,7 +66,8 @@ def main() -> None:
             *("--output_dir", checkpoint, "--seed", seed, "--save_steps", 200, "--resume_from_checkpoint"),
         )
         result = results / f"{name}_seed{seed}.json"
-        run_step(*launch("evaluate.py"), checkpoint, *targets, "--results", result)
+        # in float32 whatever the machine, so that results of several are of one kind
+        run_step(*launch("evaluate.py"), checkpoint, *targets, "--mixed_precision", "no", "--results", result)
     run_step(
         *(sys.executable, SCRIPTS / "compare.py", "--results", *sorted(results.glob("*_seed*.json"))),
         *("--output_dir", results / "comparison", "--figures", arguments.figures_dir),

@@ -80,7 +80,15 @@ def _models(records: Mapping[str, dict]) -> str:
         cells.append(f"{_minutes(training):.1f}")
         rows.append([name, *cells, *(interval_cell(metrics, key, form) for _, key, form in _QUALITY)])
     costs = ["parameters [M]", "multiplications [M]", "images seen [1 000]", "training [min]"]
-    return markdown_table(["", *costs, *(title for title, _, _ in _QUALITY)], rows)
+    table = markdown_table(["", *costs, *(title for title, _, _ in _QUALITY)], rows)
+    in_bf16 = [name for name, record in records.items() if _precision(record["training"]) == "bf16"]
+    if not in_bf16:
+        return table
+    return f"{table}\n\nTrained in bfloat16 (the processor at hand had such products): {', '.join(in_bf16)}; others in float32."
+
+
+def _precision(training: Mapping) -> str:
+    return training.get("hardware", {}).get("precision", "no")
 
 
 def _minutes(training: Mapping[str, float]) -> float:
