@@ -84,7 +84,8 @@ def _models(records: Mapping[str, dict]) -> str:
     in_bf16 = [name for name, record in records.items() if _precision(record["training"]) == "bf16"]
     if not in_bf16:
         return table
-    return f"{table}\n\nTrained in bfloat16 (the processor at hand had such products): {', '.join(in_bf16)}; others in float32."
+    note = f"Trained in bfloat16, since the processor had such products: {', '.join(in_bf16)}; the others in float32."
+    return f"{table}\n\n{note}"
 
 
 def _precision(training: Mapping) -> str:
