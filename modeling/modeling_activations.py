@@ -1,16 +1,23 @@
-"""GELU and ReLU in forms that `torch.compile` turns into faster code; PyTorch's own where nothing is compiled."""
+"""GELU and ReLU in forms that are faster when compiled; PyTorch's own where nothing is compiled."""
 
 import torch
 from torch.nn import functional as F
+
+from .modeling_operators import define_operator
 
 __all__ = ["gelu", "relu"]
 
 
 def gelu(hidden_states: torch.Tensor) -> torch.Tensor:
-    """x Φ(x), the exact GELU, to 5e-7 when compiled; eager PyTorch is within 1.2e-6."""
-    # without gradients inductor makes PyTorch's own a part of the matrix product before it
+    """x Φ(x), the exact GELU.
+
+    Compiled training on CPUs calls PyTorch's kernels: inductor's take twice as long in bfloat16, the backward pass
+    included, and 1.3 times in float32. Without gradients inductor makes it a part of the matrix product before it.
+    """
     is_trained = torch.is_grad_enabled() and _is_compiling(hidden_states)
-    return _CompiledGelu.apply(hidden_states) if is_trained else F.gelu(hidden_states)
+    return (
+        _gelu_operator(hidden_states) if is_trained and hidden_states.device.type == "cpu" else F.gelu(hidden_states)
+    )
 
 
 def relu(hidden_states: torch.Tensor) -> torch.Tensor:
@@ -22,30 +29,24 @@ def _is_compiling(tensor) -> bool:
     return torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting() and tensor.dtype != torch.double
 
 
-class _CompiledGelu(torch.autograd.Function):
-    """One exponential gives the value and the derivative, where erf and its derivative need one each."""
-
-    @staticmethod
-    def forward(ctx, hidden_states):
-        ctx.save_for_backward(hidden_states)
-        x = hidden_states.float()
-        return (x * _normal_distribution(x)[0]).to(hidden_states.dtype)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (hidden_states,) = ctx.saved_tensors
-        x = hidden_states.float()
-        cumulative, density = _normal_distribution(x)
-        return (gradient.float() * (cumulative + x * density)).to(hidden_states.dtype)
+def _gelu(hidden_states: torch.Tensor) -> torch.Tensor:
+    return F.gelu(hidden_states)
 
 
-def _normal_distribution(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Φ(x) and its derivative; Abramowitz and Stegun, formula 26.2.17, whose error is below 7.5e-8."""
-    density = 0.3989422804014327 * (-0.5 * x * x).exp()
-    t = 1 / (1 + 0.2316419 * x.abs())
-    tail = t * (0.319381530 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429))))
-    tail = density * tail
-    return torch.where(x > 0, 1 - tail, tail), density
+def _gelu_backward(gradient: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+    return torch.ops.aten.gelu_backward(gradient, hidden_states)
+
+
+def _save(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx, gradient):
+    return _gelu_backward_operator(gradient, *ctx.saved_tensors)
+
+
+_gelu_backward_operator = define_operator("gelu_backward", _gelu_backward, lambda gradient, x: torch.empty_like(x))
+_gelu_operator = define_operator("gelu", _gelu, torch.empty_like, _differentiate, _save)
 
 
 class _CompiledRelu(torch.autograd.Function):

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .modeling_operators import define_operator
+
 __all__ = ["DepthwiseConv", "depthwise_conv", "plain_depthwise_conv"]
 
 USE_OPERATOR = True  # false: PyTorch's own convolution on CPUs as well
@@ -97,22 +99,8 @@ def _differentiate(ctx, gradient):
     return _backward_operator(gradient.to(hidden_states.dtype).contiguous(), hidden_states, weight)
 
 
-def _define(name: str, function, fake, differentiate=None):
-    """The operator `e2evit::name`: the process's first copy of this file defines it, others use that one.
-
-    A checkpoint brings its own copy. To define an operator again would free the first one under those who hold it;
-    whoever changes what it computes gives it another name.
-    """
-    if not hasattr(torch.ops.e2evit, name):
-        operator = torch.library.custom_op(f"e2evit::{name}", function, mutates_args=())
-        operator.register_fake(fake)
-        if differentiate is not None:
-            operator.register_autograd(differentiate, setup_context=_save)
-    return getattr(torch.ops.e2evit, name).default
-
-
-_backward_operator = _define("depthwise_conv_backward", _backward, _fake_backward)
-_forward_operator = _define("depthwise_conv", _forward, _fake_forward, _differentiate)
+_backward_operator = define_operator("depthwise_conv_backward", _backward, _fake_backward)
+_forward_operator = define_operator("depthwise_conv", _forward, _fake_forward, _differentiate, _save)
 
 
 class DepthwiseConv(nn.Conv2d):

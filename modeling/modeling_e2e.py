@@ -174,6 +174,13 @@ class E2EPreTrainedModel(PreTrainedModel):
         self.config.auto_map = known | {"AutoModel": f"{module}.{type(self.base_model).__name__}"}
         super().save_pretrained(save_directory, **kwargs)
 
+    def compile(self, *args, **kwargs):
+        """As `nn.Module.compile`. On CPUs inductor is told to leave layouts as they are: where it finds a convolution
+        it takes each grid of tokens `(B, H, W, D)` for an image of H channels and lays it out anew."""
+        if self.device.type == "cpu" and not args and not kwargs:
+            kwargs["options"] = {"layout_optimization": False}
+        super().compile(*args, **kwargs)
+
     def get_input_embeddings(self):
         """The module that makes tokens of an image, if there is one: what transformers and FSDP call embeddings."""
         return None if self.base_model is self else self.base_model.get_input_embeddings()

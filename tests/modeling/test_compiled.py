@@ -130,7 +130,8 @@ def test_activations(name):
 @pytest.mark.parametrize("name", ["linearvit", "xcit"])
 def test_a_compiled_model_equals_an_eager_one(name):
     model, inputs = make(name), batch()
-    compiled = torch.compile(make(name), backend="aot_eager")
+    compiled = make(name)
+    compiled.compile(backend="aot_eager")
     expected, actual = model(**inputs), compiled(**inputs)
     torch.testing.assert_close(actual.logits, expected.logits, rtol=0, atol=1e-5)
     expected.loss.backward()
@@ -138,6 +139,14 @@ def test_a_compiled_model_equals_an_eager_one(name):
     for (key, parameter), other in zip(model.named_parameters(), compiled.parameters(), strict=True):
         # gradients of this loss reach 10; sums over tokens are taken in another order
         torch.testing.assert_close(other.grad, parameter.grad, rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+
+
+def test_compiled_grids_keep_their_layout(monkeypatch):
+    given = []
+    monkeypatch.setattr(torch, "compile", lambda function, **kwargs: given.append(kwargs) or function)
+    make("linearvit").compile()
+    make("linearvit").compile(mode="reduce-overhead")  # who asks for something gets that alone
+    assert given == [{"options": {"layout_optimization": False}}, {"mode": "reduce-overhead"}]
 
 
 def test_two_copies_of_the_code_share_one_operator(tmp_path):
