@@ -58,7 +58,7 @@ def folder(jets_dir, tmp_path_factory):
         command += [folder / "script.py", "stop" if stop else "go on", "--output_dir", folder / name]
         command += ["--data_dir", jets_dir, "--cache_dir", folder / "cache", "--model_config", folder / "model.json"]
         command += ["--mass_column", "jet_mass", "--num_train_epochs", 3, "--per_device_batch_size", 8]
-        command += ["--ema_decay", 0.9, "--report_to", "none", "--resume_from_checkpoint"]
+        command += ["--ema_decay", 0.9, "--mixed_precision", "no", "--report_to", "none", "--resume_from_checkpoint"]
         done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
         assert bool(done.returncode) == stop, done.stderr[-3000:]
 
