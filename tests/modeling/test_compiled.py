@@ -9,12 +9,8 @@ from e2evit.modeling import modeling_activations, modeling_attention, modeling_d
 from e2evit.modeling.modeling_depthwise import depthwise_conv, plain_depthwise_conv
 from models import batch, make
 
-pytestmark = [
-    # Dynamo itself makes an instance of each autograd function that it traces
-    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
-    # and looks for a gradient in what the stem, which it does not trace, has computed
-    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
-]
+# Dynamo itself makes an instance of each autograd function that it traces
+pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
 
 def draw(*shape, dtype=torch.float64):
