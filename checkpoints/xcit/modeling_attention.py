@@ -179,8 +179,10 @@ def rank_augmented_attention(query, key, value, angles=None):
         scores = query.mean(dim=-2, keepdim=True) @ key.transpose(-1, -2) * width**-0.5  # [B, h, 1, N]
         key = num_tokens * scores.softmax(dim=-1).transpose(-1, -2) * key
         denominator = query @ key.mean(dim=-2).unsqueeze(-1) + 1e-6
-        numerator = _rotate(query, angles) @ _key_value(_rotate(key, angles), value_wide)
-        return (numerator / denominator).to(value.dtype)
+        # sum of v_j k_jᵀ, transposed after: compiled for CPUs, the gradient of the weighted keys is otherwise laid out
+        # so that inductor writes beyond the end of a sum over it (https://github.com/pytorch/pytorch/issues/196681)
+        key_value = _key_value(value_wide, _rotate(key, angles)).transpose(-1, -2)
+        return (_rotate(query, angles) @ key_value / denominator).to(value.dtype)
 
 
 def magnitude_aware_attention(query, key, value, angles=None):

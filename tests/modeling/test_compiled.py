@@ -112,6 +112,18 @@ def test_cross_covariance_attention_in_blocks(num_tokens):
     compare(fast, in_heads(plain), inputs, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_rank_augmented_attention_compiled_for_cpus():
+    """Inductor wrote beyond the end of a sum: wrong gradients, or an abort (pytorch/pytorch#196681)."""
+
+    def attend(qkv):
+        return modeling_attention.rank_augmented_attention(*qkv.permute(2, 0, 3, 1, 4))
+
+    torch.manual_seed(0)
+    inputs = [draw(2, 13 * 13, 3, 4, 32, dtype=torch.float32)]  # 169 tokens are no multiple of a vector
+    compare(torch.compile(attend), attend, inputs, rtol=1e-4, atol=1e-5)  # float32's sums in another order
+
+
 @pytest.mark.parametrize("name", ["gelu", "relu"])
 def test_activations(name):
     function, plain = getattr(modeling_activations, name), getattr(torch.nn.functional, name)
