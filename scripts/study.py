@@ -91,7 +91,7 @@ def robustness(study: dict, targets: list, arguments: StudyArguments) -> None:
             *("--seed", settings["seed"], *changes),
         )
         samples.append(f"{title}={sample}")
-    checkpoints = [folder / f"{name}_seed0" for name in settings["models"]]
+    checkpoints = [folder / f"{name}_seed{seed}" for name, seed in settings["models"].items()]
     run_step(
         *(sys.executable, SCRIPTS / "robustness.py", *targets, "--max_jets", settings["max_jets"]),
         *("--checkpoints", *(path for path in checkpoints if (path / "config.json").exists())),

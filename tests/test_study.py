@@ -74,7 +74,7 @@ def test_a_small_study(tmp_path):
         "references": ["tiny"],
         "runs": {"tiny": [0]},
         "robustness": {
-            "models": ["tiny", "not_trained"],
+            "models": {"tiny": 0, "not_trained": 0},
             "max_jets": 20,
             "seed": 2,
             "num_jets": 20,

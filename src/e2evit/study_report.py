@@ -164,7 +164,7 @@ def _recipes(earlier: Path, records: Mapping[str, dict]) -> str:
 
 def _robustness(robust: Mapping[str, Mapping]) -> str:
     """A table for each quantity: models in columns, conditions in rows."""
-    tables, models = [], [name.removesuffix("_seed0") for name in robust]
+    tables, models = [], [name.partition("_seed")[0] for name in robust]
     conditions = list(dict.fromkeys(title for found in robust.values() for title in found))
     for title, key, form in _ROBUST:
         rows = []
