@@ -11,6 +11,7 @@ from .modeling_e2e import (
     E2EPreTrainedModel,
 )
 from .modeling_head import E2EHead
+from .modeling_norm import widen_layer_norms
 from .modeling_stem import PixelEmbedding
 
 __all__ = ["BaselineForImageClassification", "BaselineModel", "BaselinePreTrainedModel"]
@@ -35,6 +36,7 @@ class BaselineModel(BaselinePreTrainedModel):
         pooler = getattr(self.backbone, "pooler", None)
         if pooler is not None and any(True for _ in pooler.parameters()):
             self.backbone.pooler = None  # a projection of the class token; we average tokens
+        widen_layer_norms(self.backbone)
         self.post_init()
 
     @can_return_tuple

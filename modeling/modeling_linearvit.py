@@ -30,6 +30,7 @@ from .modeling_e2e import (
 from .modeling_head import E2EHead
 from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
 from .modeling_mixers import GLOBAL_ATTENTIONS
+from .modeling_norm import LayerNorm
 from .modeling_stem import ConvStem
 
 __all__ = [
@@ -114,10 +115,10 @@ class LinearViTLocalBlock(GradientCheckpointingLayer):
     def __init__(self, config, hidden_size: int, num_heads: int, mlp_ratio: float, drop_path_rate: float):
         super().__init__()
         self.cpe1 = ConditionalPositionEncoding(hidden_size)
-        self.norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.norm1 = LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.attn = LinearViTWindowAttention(hidden_size, num_heads, config.window_size)
         self.cpe2 = ConditionalPositionEncoding(hidden_size)
-        self.norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.norm2 = LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.mlp = Mlp(hidden_size, int(hidden_size * mlp_ratio))
         self.drop_path = DropPath(drop_path_rate)
 
@@ -133,11 +134,11 @@ class LinearViTGlobalBlock(GradientCheckpointingLayer):
     def __init__(self, config, hidden_size: int, num_heads: int, mlp_ratio: float, drop_path_rate: float):
         super().__init__()
         self.cpe1 = ConditionalPositionEncoding(hidden_size)
-        self.norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.norm1 = LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.attn = GLOBAL_ATTENTIONS[config.global_attention](config, hidden_size, num_heads)
-        self.norm3 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.norm3 = LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.local_mp = LocalConcentration(hidden_size, config.local_kernel_size)
-        self.norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.norm2 = LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.mlp = Mlp(hidden_size, int(hidden_size * mlp_ratio))
         self.drop_path = DropPath(drop_path_rate)
 
@@ -154,7 +155,7 @@ class LinearViTStem(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.proj = ConvStem(config, config.hidden_sizes[0], activation=F.relu, bias=True, pad=True)
-        self.norm = nn.LayerNorm(config.hidden_sizes[0], eps=config.layer_norm_eps)
+        self.norm = LayerNorm(config.hidden_sizes[0], eps=config.layer_norm_eps)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         return self.norm(self.proj(pixel_values))
@@ -165,7 +166,7 @@ class LinearViTDownsample(nn.Module):
 
     def __init__(self, config, in_size: int, out_size: int):
         super().__init__()
-        self.norm = nn.LayerNorm(in_size, eps=config.layer_norm_eps)
+        self.norm = LayerNorm(in_size, eps=config.layer_norm_eps)
         self.proj = nn.Conv2d(in_size, out_size, kernel_size=2, stride=2)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -200,7 +201,7 @@ class LinearViTModel(LinearViTPreTrainedModel):
         for depth, *shape in zip(config.depths, sizes, config.num_attention_heads, config.mlp_ratios):
             kinds = [LinearViTGlobalBlock if i % 2 else LinearViTLocalBlock for i in range(depth)]
             self.stages.append(nn.Sequential(*[block(config, *shape, next(rates)) for block in kinds]))
-        self.norm = nn.LayerNorm(sizes[-1], eps=config.layer_norm_eps)
+        self.norm = LayerNorm(sizes[-1], eps=config.layer_norm_eps)
         self.post_init()
 
     def reset_parameters(self):

@@ -26,6 +26,7 @@ from .modeling_e2e import (
 from .modeling_head import E2EHead
 from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
 from .modeling_mixers import MOST_IN_BLOCKS, split_heads
+from .modeling_norm import LayerNorm
 from .modeling_stem import ConvStem
 
 __all__ = [
@@ -85,11 +86,11 @@ class XCiTBlock(GradientCheckpointingLayer):
         super().__init__()
         self.layer_scale_init_value = config.layer_scale_init_value
         hidden_size = config.hidden_size
-        self.norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.norm1 = LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.attn = XCiTCrossCovarianceAttention(hidden_size, config.num_attention_heads)
-        self.norm3 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.norm3 = LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.local_mp = XCiTLocalPatchInteraction(hidden_size)
-        self.norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.norm2 = LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.mlp = Mlp(hidden_size, int(hidden_size * config.mlp_ratio))
         self.drop_path = DropPath(config.drop_path_rate)
         self.gamma1, self.gamma2, self.gamma3 = (nn.Parameter(torch.empty(hidden_size)) for _ in range(3))
@@ -142,9 +143,9 @@ class XCiTClassAttentionBlock(GradientCheckpointingLayer):
         super().__init__()
         self.tokens_norm, self.layer_scale_init_value = config.tokens_norm, config.layer_scale_init_value
         hidden_size = config.hidden_size
-        self.norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.norm1 = LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.attn = XCiTClassAttention(hidden_size, config.num_attention_heads)
-        self.norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.norm2 = LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.mlp = Mlp(hidden_size, int(hidden_size * config.mlp_ratio))
         self.gamma1, self.gamma2 = (nn.Parameter(torch.empty(hidden_size)) for _ in range(2))
         self.reset_parameters()
@@ -188,7 +189,7 @@ class XCiTModel(XCiTPreTrainedModel):
         self.cls_attn_blocks = nn.ModuleList(
             XCiTClassAttentionBlock(config) for _ in range(config.num_class_attention_layers)
         )
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
     def reset_parameters(self):

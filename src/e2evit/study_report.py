@@ -158,7 +158,8 @@ def _recipes(earlier: Path, records: Mapping[str, dict]) -> str:
             found["now"] = records[name]
         for recipe, record in found.items():
             cells = [interval_cell(record["metrics"]["model"], key, form) for _, key, form in _QUALITY]
-            rows.append([f"{name.rpartition('_seed')[0]}, {recipe.replace('_', ' ')}", *cells])
+            model, _, seed = name.partition("_seed")
+            rows.append([f"{model}{f' seed {seed}' if seed != '0' else ''}, {recipe.replace('_', ' ')}", *cells])
     return markdown_table(["", *(title for title, _, _ in _QUALITY)], rows)
 
 
