@@ -37,6 +37,7 @@ from e2evit.training import (
 from e2evit.training.checkpoint import read_model_config
 from e2evit.training.guards import check_splits
 from e2evit.training.tasks import Supervised
+from e2evit.training.weights import measure_batch_norms
 
 ROOT = Path(__file__).parents[1]
 MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -233,6 +234,18 @@ def test_the_average_is_what_is_saved(run):
     averaged, history, _ = run("averaged", ema_decay=0.9)
     assert history.epochs[0]["loss"] == pytest.approx(run("again")[1].epochs[0]["loss"])
     assert not torch.equal(plain.head.classifier.weight, averaged.head.classifier.weight)
+
+
+def test_batch_norms_have_the_statistics_of_the_weights_that_are_saved(run, jets_dir, tmp_path):
+    """At this rate, running statistics are those of other weights."""
+    model, _, folder = run(learning_rate=0.1, ema_decay=0.5)
+    norm = model.xcit.patch_embed.norms[0]
+    saved = norm.running_mean.clone(), norm.running_var.clone()
+    dataset = load_e2e("simulated", jets_dir, cache_dir=str(tmp_path / "cache"))
+    collator = E2ECollator(AutoImageProcessor.from_pretrained(folder), "jet_mass")
+    measure_batch_norms(Accelerator(cpu=True), model, make_loader(dataset["train"], collator, len(dataset["train"])))
+    assert ((saved[0] - norm.running_mean) / norm.running_var.sqrt()).abs().max() < 0.05
+    assert (saved[1] / norm.running_var - 1).abs().max() < 0.2  # flips, and batches of 16
 
 
 def test_an_epoch_without_validation(run):

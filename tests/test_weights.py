@@ -13,7 +13,7 @@ from e2evit.modeling import XCiTForImageClassification
 from safetensors.torch import load_file
 
 from e2evit.training.state import latest_state
-from e2evit.training.weights import RunningMean
+from e2evit.training.weights import RunningMean, measure_batch_norms
 
 ROOT = Path(__file__).parents[1]
 MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -88,6 +88,35 @@ def test_the_average_is_the_mean_of_the_weights():
         assert model[0].running_mean.item() == pytest.approx(expected)
         assert model[0].num_batches_tracked == 12
     assert model[0].weight.item() == value
+
+
+class OneNorm(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(3)
+
+    def forward(self, pixel_values):
+        return self.norm(pixel_values)
+
+
+def test_batch_norms_get_the_means_of_all_batches():
+    """Each batch counts the same, what was there before does not, and nothing else changes."""
+    model, batches = OneNorm().eval(), torch.randn(4, 10, 3).mul(3).add(5)
+    loader = [{"pixel_values": batch, "rows": torch.arange(10)} for batch in batches]
+    measure_batch_norms(Accelerator(cpu=True), model, loader)
+    torch.testing.assert_close(model.norm.running_mean, batches.mean((0, 1)))
+    torch.testing.assert_close(model.norm.running_var, batches.var(1).mean(0))
+    assert not model.training
+    assert model.norm.momentum == 0.1
+    assert model.norm.weight.tolist() == [1.0] * 3
+
+
+def test_a_model_without_batch_norms_reads_no_batch():
+    def batches():
+        raise AssertionError
+        yield
+
+    measure_batch_norms(Accelerator(cpu=True), torch.nn.LayerNorm(3), batches())
 
 
 def epochs(folder: Path) -> list[dict]:

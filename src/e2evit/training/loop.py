@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import SeedableRandomSampler
@@ -23,11 +24,13 @@ from .optim import make_optimizer, make_schedule
 from .prediction import progress_bar
 from .state import History, Preempted, RunState, StopRequest, latest_state
 from .tasks import MaskedCollator, task_of
-from .weights import RunningMean, load_whole, local_weights, share_buffers, whole_weights
+from .weights import RunningMean, load_whole, local_weights, measure_batch_norms, share_buffers, whole_weights
 
 __all__ = ["make_loader", "train"]
 
 logger = logging.getLogger(__name__)
+
+STATISTICS_BATCHES = 20  # of each process, for BatchNorms; what running statistics see
 
 
 def make_loader(
@@ -104,6 +107,7 @@ class _Run:
                 train_args.seed,
             ),
             make_loader(dataset["validation"], self.task.validation_collator, train_args.per_device_batch_size),
+            self._statistics_loader(),
         )
         if train_args.optimizer == "muon" and (accelerator.is_fsdp2 or accelerator.state.deepspeed_plugin is not None):
             raise ValueError("Muon needs whole matrices, and here they are sharded: train with `optimizer: adamw`.")
@@ -114,9 +118,8 @@ class _Run:
             model.compile()
         if accelerator.state.deepspeed_plugin is not None:  # it clips in its own step
             accelerator.state.deepspeed_plugin.deepspeed_config["gradient_clipping"] = train_args.max_grad_norm
-        self.model, self.optimizer, self.loader, self.validation_loader = accelerator.prepare(
-            model, optimizer, *loaders
-        )
+        self.model, self.optimizer, *loaders = accelerator.prepare(model, optimizer, *loaders)
+        self.loader, self.validation_loader, self.statistics_loader = loaders
         self.average = RunningMean(accelerator, model, train_args.ema_decay) if train_args.ema_decay else None
         steps_per_epoch = -(-len(self.loader) // train_args.gradient_accumulation_steps)
         self.schedule = make_schedule(
@@ -143,6 +146,13 @@ class _Run:
         if self.constant:
             logger.info(f"A constant would reach on validation: {describe(self.constant)}")
         self.clock = time.perf_counter()
+
+    def _statistics_loader(self) -> DataLoader:
+        """Of the same few training jets whenever it is asked, of all classes and augmented."""
+        batch_size = self.args.per_device_batch_size
+        rows = np.random.default_rng(self.args.seed).permutation(len(self.dataset))
+        rows = rows[: STATISTICS_BATCHES * batch_size * self.accelerator.num_processes]
+        return make_loader(self.dataset.select(rows), self.task.collator, batch_size)
 
     def has_stopped_improving(self) -> bool:
         patience, history = self.args.early_stopping_epochs, self.history
@@ -172,7 +182,7 @@ class _Run:
     def _validate(self, epoch: int, entry: dict[str, float]) -> None:
         """Add what validation jets say to `entry`, and remember the weights if they are the best so far."""
         history = self.history
-        share_buffers(self.accelerator, self.bare_model)
+        measure_batch_norms(self.accelerator, self.bare_model, self.statistics_loader)
         validated = self.task.validate(self.accelerator, self.model, self.validation_loader)
         entry |= {f"validation_{name}": value for name, value in validated.items()}
         warn_if_constant(entry, self.constant)

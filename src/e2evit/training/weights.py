@@ -9,8 +9,18 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.tensor import DTensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
-__all__ = ["RunningMean", "load_whole", "local_weights", "share_buffers", "whole_model", "whole_weights"]
+__all__ = [
+    "RunningMean",
+    "load_whole",
+    "local_weights",
+    "measure_batch_norms",
+    "share_buffers",
+    "whole_model",
+    "whole_weights",
+]
 
 
 def local_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -36,6 +46,33 @@ def share_buffers(accelerator: Accelerator, model: nn.Module) -> None:
     if accelerator.num_processes > 1:
         for buffer in model.buffers():
             buffer.copy_(broadcast(buffer))
+
+
+@torch.no_grad()
+def measure_batch_norms(accelerator: Accelerator, model: nn.Module, loader) -> None:
+    """Give BatchNorms the mean statistics that the batches of `loader` have with the weights as they are.
+
+    Running statistics are those of earlier weights. While the rate is high the two have little in common, and what a
+    model says with them less still (section 3 of https://arxiv.org/abs/2105.07576); a mean of weights never had any.
+    """
+    update_bn(loader, _OfBatches(accelerator, model))
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            for statistic in (module.running_mean, module.running_var):
+                statistic.copy_(accelerator.reduce(statistic, "mean"))
+
+
+class _OfBatches(nn.Module):
+    """`model` as a function of one of our batches, which is what `update_bn` calls."""
+
+    def __init__(self, accelerator: Accelerator, model: nn.Module):
+        super().__init__()
+        self.accelerator, self.model = accelerator, model
+        self.train(model.training)  # `update_bn` goes back to it
+
+    def forward(self, batch: dict) -> None:
+        with self.accelerator.autocast():
+            self.model(**{name: value for name, value in batch.items() if name != "rows"})
 
 
 def load_whole(accelerator: Accelerator, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
