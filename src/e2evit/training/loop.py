@@ -30,7 +30,7 @@ __all__ = ["make_loader", "train"]
 
 logger = logging.getLogger(__name__)
 
-STATISTICS_BATCHES = 20  # of each process, for BatchNorms; what running statistics see
+STATISTICS_BATCHES = 20  # of each process, for BatchNorms: about as many as running statistics remember
 
 
 def make_loader(

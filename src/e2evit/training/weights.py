@@ -55,7 +55,10 @@ def measure_batch_norms(accelerator: Accelerator, model: nn.Module, loader) -> N
     Running statistics are those of earlier weights. While the rate is high the two have little in common, and what a
     model says with them less still (section 3 of https://arxiv.org/abs/2105.07576); a mean of weights never had any.
     """
-    update_bn(loader, _OfBatches(accelerator, model))
+    device = accelerator.device
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices, device_type=device.type):  # dropout draws: training must not notice
+        update_bn(loader, _OfBatches(accelerator, model))
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             for statistic in (module.running_mean, module.running_var):
