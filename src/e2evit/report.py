@@ -180,7 +180,7 @@ def render_readme(text: str, results: Path) -> str:
     def read(*names: str) -> list[dict]:
         return [json.loads((results / f"{name}.json").read_text()) for name in names]
 
-    text = insert(text, "model speed", _speed_table(*read("model_speed", "empty_pixels")))
+    text = insert(text, "model speed", _speed_table(*read("model_speed", "empty_pixels", "freed_memory")))
     text = insert(text, "loading", _loading_table(*read("loading", "feeding")))
     bundled = [results / f"study/{name}_seed0.json" for name in ("linearvit", "xcit", "trees_3", "trees_all")]
     metrics = [(name, record["metrics"]["model"]) for name, record in read_results(bundled).items()]
@@ -250,7 +250,7 @@ def _loading_table(found: dict, feeding: dict) -> str:
     )
 
 
-def _speed_table(found: dict, empty: dict) -> str:
+def _speed_table(found: dict, empty: dict, freed: dict) -> str:
     """Times of the reference in ms and how many times faster ours are, training and inference."""
     columns = {
         "training": ("eager fp32", "compiled fp32", "eager bf16", "compiled bf16"),
@@ -272,10 +272,13 @@ def _speed_table(found: dict, empty: dict) -> str:
             entry["speedup"][f"{kind}, occupied pixels"] for kind in ("without", "with a layer for pixels")
         )
         gains.append(f"of {name} {plain:.2f} times as fast, with a layer for pixels {layer:.2f} times")
+    kept = ", ".join(f"of {name} {entry['speedup']['kept']:.2f} times" for name, entry in freed["models"].items())
     return (
         f"{table}\n\n{empty['occupied_pixels']:.0%} of the pixels of a jet hold anything. Leaving the others out of "
         f"the stem makes a training step\n{'; '.join(gains)}\n(the study's models, batch {empty['batch_size']}; "
-        "`python benchmarks/empty_pixels.py`)."
+        "`python benchmarks/empty_pixels.py`).\n\nOn CPUs, trainings have the C library keep what tensors free "
+        f"instead of giving it back to the kernel, which makes a step\n{kept} as fast, on {freed['threads']} "
+        f"thread{'s' * (freed['threads'] > 1)} (`python benchmarks/freed_memory.py`)."
     )
 
 

@@ -1,7 +1,9 @@
 """Starting a run: which processes, device and precision Accelerate really gives us."""
 
+import ctypes
 import logging
 import os
+import platform
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +15,7 @@ from accelerate import Accelerator, DataLoaderConfiguration, FullyShardedDataPar
 from accelerate.utils import DistributedType
 from transformers.utils import is_torch_bf16_gpu_available
 
-__all__ = ["end_processes", "start_accelerator"]
+__all__ = ["end_processes", "keep_freed_memory", "start_accelerator"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +82,7 @@ def start_accelerator(
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         torch.set_num_threads(max(1, cores // local_processes))
+        keep_freed_memory()
     is_main = accelerator.is_main_process
     if not (is_main and sys.stderr.isatty()):
         datasets.disable_progress_bars()
@@ -92,6 +95,19 @@ def start_accelerator(
         f"{torch.get_num_threads()} threads each, precision {accelerator.mixed_precision}"
     )
     return accelerator
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what tensors free, for the tensors of the next step.
+
+    glibc gives anything from 32 MiB on back to the kernel, which zeroes it page by page for the next tensor: up to a
+    tenth of a training step (`benchmarks/freed_memory.py`). Other libraries are left alone.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 2**31 - 1)
+        libc.mallopt(trim_threshold, -1)  # without bound
 
 
 def end_processes(accelerator: Accelerator) -> None:
