@@ -35,9 +35,10 @@ class FreedMemoryArguments:
 
 def give_back() -> None:
     """glibc's own thresholds."""
+    trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
     libc = ctypes.CDLL(None)
-    libc.mallopt(-3, LARGEST_KEPT)
-    libc.mallopt(-1, 2 * LARGEST_KEPT)
+    libc.mallopt(mmap_threshold, LARGEST_KEPT)
+    libc.mallopt(trim_threshold, 2 * LARGEST_KEPT)
     libc.malloc_trim(0)
 
 

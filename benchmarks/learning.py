@@ -5,7 +5,7 @@
 
 AdamW, one-cycle rate, batch 16, bfloat16; our configurations of recipes/models (those for the whole detector see jets
 of 125 x 125 too) and the nano LinearViT with every mixer. The peak rate is 1e-3 at a width of 96 and goes with the
-inverse of the width (https://arxiv.org/abs/2203.03466, table 8): at 1e-3 LinearViT small learned nothing. What is
+inverse of the width (https://arxiv.org/abs/2203.03466, table 8): at 1e-3 LinearViT small hardly learned. What is
 measured is that gradients reach the weights, not how good a model becomes.
 """
 

@@ -101,7 +101,7 @@ def keep_freed_memory() -> None:
     """Have the C library keep what tensors free, for the tensors of the next step.
 
     glibc gives anything from 32 MiB on back to the kernel, which zeroes it page by page for the next tensor: up to a
-    tenth of a training step (`benchmarks/freed_memory.py`). Other libraries are left alone.
+    ninth of a training step (`benchmarks/freed_memory.py`). Other libraries are left alone.
     """
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
