@@ -24,7 +24,7 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from e2evit import LinearViTConfig
-from e2evit.plots import COLOURS, STYLE, save_figure
+from e2evit.plots.style import COLOURS, STYLE, save_figure
 
 WIDTH, HEADS = 96, 4
 SIDES = (16, 24, 32, 48, 64, 96, 128)

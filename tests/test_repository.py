@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import os
 import re
 import subprocess
 import sys
@@ -116,6 +117,12 @@ def test_data_need_no_torch():
 def test_a_public_name_registers_the_models():
     code = "from e2evit import load_e2e; from transformers import AutoConfig; AutoConfig.for_model('linearvit')"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_benchmarks_find_what_they_import():
+    code = "import runpy, sys; [runpy.run_path(path) for path in sys.argv[1:]]"
+    paths = sorted((ROOT / "benchmarks").glob("*.py"))
+    subprocess.run([sys.executable, "-c", code, *paths], check=True, env=os.environ | {"PYTHONPATH": paths[0].parent})
 
 
 def test_files_stay_short():
