@@ -1,6 +1,6 @@
 """What every configuration of this repository shares: the detector image, the mass scale and the two heads."""
 
-from math import prod
+from math import log, prod
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
@@ -33,8 +33,9 @@ class E2EConfig(PreTrainedConfig):
             Show the heads, beside the backbone's own pooling, tokens weighted with the content of their patches
             ([`EnergyPooling`]).
         log_mass (`bool`): Whether the network predicts the logarithm of the mass, so that relative errors count.
-        mass_mean (`float`): Mean mass of the training jets [GeV]; of ln(mass / GeV) with `log_mass`.
-        mass_std (`float`): Standard deviation of the same.
+        mass_mean (`float`, *optional*):
+            Mean mass of the training jets [GeV]; of ln(mass / GeV) with `log_mass`. 100, or its logarithm.
+        mass_std (`float`, *optional*): Standard deviation of the same. 50, or with `log_mass` 0.5.
         mass_loss (`str`):
             `"huber"`; `"gaussian"`, a negative log-likelihood with a predicted width; `"quantile"`, the pinball loss
             of the 16, 50 and 84 % quantiles. The last two predict `mass_scale_preds`.
@@ -54,8 +55,8 @@ class E2EConfig(PreTrainedConfig):
     pixel_features: bool = False
     pixel_hidden_size: int = 0
     energy_pooling: bool = False
-    mass_mean: float | int = 100.0
-    mass_std: float | int = 50.0
+    mass_mean: float | int | None = None
+    mass_std: float | int | None = None
     log_mass: bool = False
     mass_loss: Literal["huber", "gaussian", "quantile"] = "huber"
     mass_temperature: float | int = 1.0
@@ -64,6 +65,13 @@ class E2EConfig(PreTrainedConfig):
     label_smoothing: float | int = 0.0
     class_weights: tuple[float, ...] | list[float] | None = None
     initializer_range: float | int = 0.02
+
+    def __post_init__(self, **kwargs):
+        if self.mass_mean is None:
+            self.mass_mean = log(100.0) if self.log_mass else 100.0
+        if self.mass_std is None:
+            self.mass_std = 0.5 if self.log_mass else 50.0
+        super().__post_init__(**kwargs)
 
     @property
     def num_inputs(self) -> int:

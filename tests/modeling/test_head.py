@@ -79,6 +79,15 @@ def test_the_width_is_in_gev(name, log_mass):
     assert scale.item() == pytest.approx(2 * width * settings.mass_std * (expected if log_mass else 1), rel=1e-2)
 
 
+@pytest.mark.parametrize("log_mass", [False, True])
+def test_a_model_without_a_mass_scale_is_near_100_gev(log_mass, tmp_path):
+    XCiTConfig(log_mass=log_mass).save_pretrained(tmp_path)
+    loaded = XCiTConfig.from_pretrained(tmp_path)
+    mass, scale = mass_in_gev(XCiTConfig.from_pretrained(tmp_path, mass_loss="gaussian"), torch.zeros(1, 2))
+    assert (mass.item(), scale.item()) == (pytest.approx(100), pytest.approx(50))
+    assert XCiTConfig(**loaded.to_dict()).to_dict() == loaded.to_dict()
+
+
 def test_class_weights_and_label_smoothing_are_those_of_torch():
     logits = torch.randn(5, 2, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([0, 1, -100, 1, 0])
