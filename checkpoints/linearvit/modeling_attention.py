@@ -108,7 +108,7 @@ def softmax_attention(query, key, value):
     Plain matrix products: for the 25 to 49 tokens of a window the backward pass of PyTorch's fused CPU kernel takes
     several times longer.
     """
-    # scaled before the product: after it, inductor would recognise the fused kernel and call that
+    # scaled before the product: otherwise inductor puts PyTorch's fused kernel in the place of these lines
     scores = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)
     return scores.softmax(dim=-1).to(value.dtype) @ value
 
