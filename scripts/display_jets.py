@@ -30,8 +30,7 @@ class DisplayArguments:
 
 
 def main() -> None:
-    checkpoint, *rest = sys.argv[1:]
-    data_args, arguments = parse_recipe(DataArguments, DisplayArguments, arguments=rest)
+    checkpoint, data_args, arguments = parse_recipe(DataArguments, DisplayArguments, first="checkpoint")
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     dataset, schema = data_args.load(processor.channel_names)
     rows, found = dataset[arguments.split], read_predictions([arguments.results])

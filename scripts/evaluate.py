@@ -7,7 +7,6 @@ Predictions are kept piece by piece until the results are written: the same comm
 
 import json
 import shutil
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -45,8 +44,7 @@ class EvaluateArguments:
 
 
 def main() -> None:
-    checkpoint, *rest = sys.argv[1:]
-    data_args, arguments = parse_recipe(DataArguments, EvaluateArguments, arguments=rest)
+    checkpoint, data_args, arguments = parse_recipe(DataArguments, EvaluateArguments, first="checkpoint")
     accelerator = start_accelerator(arguments.mixed_precision)
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     with accelerator.main_process_first():

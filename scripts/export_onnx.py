@@ -4,17 +4,16 @@ python scripts/export_onnx.py CHECKPOINT --output_dir onnx --data_dir data/jets
 """
 
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from datasets import concatenate_datasets
-from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from e2evit.data.sparse import sparse_to_dense
 from e2evit.export import export_variants, parity_images
-from e2evit.training import DataArguments
+from e2evit.training import DataArguments, parse_recipe
 
 
 @dataclass
@@ -27,8 +26,7 @@ class ExportArguments:
 
 
 def main() -> None:
-    checkpoint, *rest = sys.argv[1:]
-    (arguments,) = HfArgumentParser(ExportArguments).parse_args_into_dataclasses(rest)
+    checkpoint, arguments = parse_recipe(ExportArguments, first="checkpoint")
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
     data_args = DataArguments(dataset_name=arguments.dataset_name, data_dir=arguments.data_dir)

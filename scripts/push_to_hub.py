@@ -8,10 +8,9 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
 from e2evit.hub.assemble import assemble_model
 from e2evit.hub.publish import publish_model
+from e2evit.training import parse_recipe
 
 
 @dataclass
@@ -26,8 +25,7 @@ class PushArguments:
 
 
 def main() -> None:
-    checkpoint, *rest = sys.argv[1:]
-    (arguments,) = HfArgumentParser(PushArguments).parse_args_into_dataclasses(rest)
+    checkpoint, arguments = parse_recipe(PushArguments, first="checkpoint")
     try:
         with tempfile.TemporaryDirectory() as base:
             target = Path(arguments.output_dir or f"{base}/model")

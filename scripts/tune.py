@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from transformers import HfArgumentParser
 
 from e2evit.plots import save_figure, tuning
-from e2evit.training import PREEMPTED_EXIT_CODE, Preempted
+from e2evit.training import PREEMPTED_EXIT_CODE, Preempted, parse_recipe
 from e2evit.training.tuning import read_search, trial_settings, tune
 
 
@@ -28,8 +27,7 @@ class TuneArguments:
 
 
 def main() -> None:
-    path, *rest = sys.argv[1:]
-    (arguments,) = HfArgumentParser(TuneArguments).parse_args_into_dataclasses(rest)
+    path, arguments = parse_recipe(TuneArguments, first="search")
     try:
         search = read_search(path)
         study = tune(search, **vars(arguments))

@@ -187,6 +187,28 @@ def test_bad_recipes(tmp_path, text, message):
         parse_recipe(TrainArguments, arguments=["nowhere.yaml"])
 
 
+def test_what_comes_before_a_recipe(tmp_path, capsys):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("seed: 3")
+    checkpoint, training = parse_recipe(TrainArguments, first="checkpoint", arguments=["runs/a", str(path)])
+    assert (checkpoint, training.seed) == ("runs/a", 3)
+    for wrong, message in (
+        (["--seed", "1"], "required: checkpoint"),
+        (["runs/a", "--seed", "1", str(path)], f"out of place: {path}"),
+        (["runs/a", str(path), "another.yaml"], "out of place: another.yaml"),
+        (["runs/a", "--sed", "1"], "out of place: --sed 1"),
+    ):
+        with pytest.raises(SystemExit):
+            parse_recipe(TrainArguments, first="checkpoint", arguments=wrong)
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        parse_recipe(TrainArguments, first="checkpoint", arguments=["--help"])
+    text = capsys.readouterr().out
+    assert " checkpoint [RECIPE.yaml] " in text
+    assert "Peak of the schedule" in text
+    assert "(default: 0.001)" in text
+
+
 def test_output_folder(tmp_path):
     assert check_output_dir(str(tmp_path / "new"), False, False) == tmp_path / "new"
     (tmp_path / "file").write_text("")

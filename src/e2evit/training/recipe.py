@@ -2,7 +2,9 @@
 
 import dataclasses
 import sys
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import yaml
@@ -11,19 +13,36 @@ from transformers import HfArgumentParser
 __all__ = ["as_flags", "parse_recipe"]
 
 
-def parse_recipe(*argument_classes, arguments: Sequence[str] | None = None):
-    """Instances of the dataclasses from `[RECIPE.yaml] [--field value ...]`.
+class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """A script's docstring as it is, and the defaults of its options."""
+
+
+def parse_recipe(*argument_classes, arguments: Sequence[str] | None = None, first: str | None = None):
+    """Instances of the dataclasses from `[FIRST] [RECIPE.yaml] [--field value ...]`.
+
+    Args:
+        first: What must be named before anything else, such as "checkpoint"; it is returned before the instances.
 
     Raises:
-        ValueError: for a key of the recipe that no dataclass has, or a value of the wrong type.
+        ValueError: for a key of the recipe that no dataclass has.
+        SystemExit: for an option that none has, or a value of the wrong type.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    settings = {}
-    if arguments and not arguments[0].startswith("--"):
-        settings = _read(Path(arguments.pop(0)), argument_classes)
-    parser = HfArgumentParser(argument_classes)
+    description = (sys.modules["__main__"].__doc__ or "").replace("%", "%%")
+    usage = f"%(prog)s {'' if first is None else f'{first} '}[RECIPE.yaml] [--option value ...]"
+    parser = HfArgumentParser(argument_classes, usage=usage, description=description, formatter_class=_HelpFormatter)
+    leading = list(takewhile(lambda argument: not argument.startswith("-"), arguments))
+    options, settings = arguments[len(leading) :], {}
+    if first is not None:
+        parser.add_argument(first)
+    if len(leading) > (first is not None):
+        settings = _read(Path(leading.pop(first is not None)), argument_classes)
     # as strings through the parser, so that the recipe obeys the types and choices of the command line
-    return parser.parse_args_into_dataclasses([*as_flags(settings), *arguments])
+    strings = [*leading, *as_flags(settings), *options]
+    *found, unknown = parser.parse_args_into_dataclasses(strings, return_remaining_strings=True)
+    if unknown:
+        parser.error(f"unknown or out of place: {' '.join(unknown)}")
+    return found if first is None else [getattr(found.pop(), first), *found]
 
 
 def as_flags(settings: Mapping) -> list[str]:
