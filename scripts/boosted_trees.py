@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from e2evit.boosted_trees import tree_predictions
-from e2evit.evaluation import column, evaluate_predictions, write_results
+from e2evit.evaluation import column, evaluate_predictions, measure_in_bins, write_results
 from e2evit.jet_features import VARIABLE_SETS, jet_features, variables
 from e2evit.training import DataArguments, parse_recipe, run_info
 
@@ -45,6 +45,7 @@ def main() -> None:
                     "seed": seed,
                     "training": {"seconds": seconds},
                     "metrics": metrics,
+                    "in_bins": measure_in_bins(columns, found),
                 }
             )
             path = Path(arguments.results_dir) / f"{name}_seed{seed}.json"

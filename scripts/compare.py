@@ -36,6 +36,10 @@ def main() -> None:
         records = read_results(arguments.results)
     except (OSError, ValueError) as error:
         sys.exit(f"compare.py: {error}")
+    groups, references = seed_groups(list(records)), arguments.references or []
+    unknown = [model for model in references if model not in groups]
+    if unknown:
+        sys.exit(f"compare.py: no results of {', '.join(unknown)}; there are those of {', '.join(groups)}.")
     print(results_table(records))
     if arguments.output_dir:
         folder = Path(arguments.output_dir)
@@ -45,13 +49,12 @@ def main() -> None:
             temporary.write_text(text + "\n")
             temporary.replace(folder / path)
             print(f"Wrote {folder / path}")
-    if arguments.figures:  # of the first training of each model
-        firsts = {names[0] for names in seed_groups(list(records)).values()}
-        figures = comparison_figures(
-            read_predictions([path for path in arguments.results if Path(path).stem in firsts])
-        )
+    if arguments.figures:  # of the first training of each model, references before the others
+        firsts = [groups[model][0] for model in dict.fromkeys([*references, *groups])]
+        paths = {Path(path).stem: path for path in arguments.results}
+        figures = comparison_figures(read_predictions([paths[name] for name in firsts]))
         if any(record.get("cost") for record in records.values()):
-            shown = {name: record for name, record in records.items() if name in firsts}
+            shown = {name: records[name] for name in firsts}
             figures["cost"] = quality_against_cost(shown, *best_quantity(records))
         for name, figure in figures.items():
             print(f"Wrote {save_figure(figure, Path(arguments.figures) / name)}")

@@ -20,6 +20,7 @@ from e2evit.evaluation import (
     align_labels,
     baseline_predictions,
     evaluate_predictions,
+    measure_in_bins,
     softmax,
     write_results,
 )
@@ -78,6 +79,7 @@ def main() -> None:
         "training": training,
         "cost": cost,
         "metrics": metrics,
+        "in_bins": measure_in_bins(columns, predictors["model"]),
     }
     write_results(arguments.results, record, columns)
     shutil.rmtree(pieces)

@@ -167,10 +167,10 @@ def test_seeds_are_trainings_of_one_model():
     assert found["b"] == {"trainings": 1, "roc_auc": {"mean": 0.7, "deviation": None}}
 
 
-@pytest.fixture
-def results(tmp_path):
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
     """Two results on the same jets, one on others."""
-    rng, paths = np.random.default_rng(0), {}
+    rng, paths, folder = np.random.default_rng(0), {}, tmp_path_factory.mktemp("results")
     for name, seed, noise in (("good_seed0", 0, 0.3), ("bad_seed0", 0, 2.0), ("other_seed0", 1, 0.3)):
         rows = Dataset(row_table(200, seed=seed))
         labels, masses = np.array(rows["labels"]), np.array(rows["jet_mass"])
@@ -179,7 +179,7 @@ def results(tmp_path):
         metrics, columns = evaluate_predictions(rows, "jet_mass", ["qcd", "top"], {"model": model})
         record = {"dataset": "simulated", "split": "test", "mass_column": "jet_mass", "metrics": metrics}
         record |= {"data": {"test": {"rows": 200, "event_ids": str(seed)}}, "cost": {"macs": 1e6 * (1 + seed)}}
-        paths[name] = tmp_path / f"{name}.json"
+        paths[name] = folder / f"{name}.json"
         write_results(paths[name], record, columns)
     return paths
 
@@ -207,6 +207,12 @@ def test_different_jets_are_not_compared(results):
     done = compare(results["good_seed0"], results["other_seed0"])
     assert done.returncode != 0
     assert "were not measured on the same jets" in done.stderr
+
+
+def test_references_must_be_among_the_results(results):
+    done = compare(results["good_seed0"], "--references", "good", "best")
+    assert done.returncode != 0
+    assert "no results of best; there are those of good" in done.stderr
 
 
 def test_the_front_of_quality_against_cost():

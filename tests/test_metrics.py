@@ -17,6 +17,7 @@ from e2evit.evaluation import (
     baseline_predictions,
     evaluate_predictions,
     measure,
+    measure_in_bins,
     median_scale,
     softmax,
 )
@@ -30,7 +31,13 @@ from e2evit.metrics import (
     response_in_bins,
 )
 from e2evit.metrics.bootstrap import with_intervals
-from e2evit.metrics.classification import background_rejection, calibration_error, delong_interval, tagging_statistics
+from e2evit.metrics.classification import (
+    background_rejection,
+    calibration_error,
+    classification_statistics,
+    delong_interval,
+    tagging_statistics,
+)
 from e2evit.metrics.sculpting import sculpting_statistics
 
 
@@ -169,6 +176,35 @@ def test_sculpting():
         MassSculpting().compute(predictions=[0.1, 0.2], references=[0, 1], masses=[1.0])
 
 
+def test_few_jets_pass():
+    """Twenty of 2 000, whatever their mass: their divergence is that of chance, and lies in its own interval."""
+    rng = np.random.default_rng(0)
+    labels, masses = np.repeat([0, 1], 2000), rng.uniform(50, 250, 4000)
+    scores = np.where(labels == 1, rng.permutation(4000) / 4000, 0)
+    passing = rng.permutation(2000)[:20]
+    scores[passing] = 1.5
+    found = MassSculpting().compute(predictions=scores, references=labels, masses=masses)
+    name = "mass_divergence_at_50"
+    assert found[f"{name}_chance"] > 0.15
+    assert found[name] == pytest.approx(found[f"{name}_chance"], abs=0.1)
+    assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
+    # all of them heavy
+    scores[passing], scores[np.argsort(masses[:2000])[-20:]] = 0, 1.5
+    heavy = MassSculpting().compute(predictions=scores, references=labels, masses=masses)
+    assert heavy[f"{name}_low"] > heavy[f"{name}_chance"]
+
+
+def test_intervals_of_statistics_that_grow_with_fluctuations():
+    """A calibrated model's error is of chance alone, which resampling doubles; its interval holds it all the same."""
+    rng = np.random.default_rng(0)
+    truth = rng.dirichlet(np.ones(3), 2000)
+    labels = (truth.cumsum(1) < rng.random((2000, 1))).sum(1)
+    found = JetClassification().compute(predictions=truth, references=labels)
+    assert found["calibration_error_low"] < found["calibration_error"] < found["calibration_error_high"]
+    resampled = with_intervals(classification_statistics, labels, truth, num_resamples=300)
+    assert resampled["calibration_error_low"] > found["calibration_error_low"]
+
+
 def test_auc_in_bins():
     labels, scores = np.array([0, 1, 0, 1, 1]), np.array([0.1, 0.9, 0.8, 0.2, 0.5])
     rows = auc_in_bins(labels, scores, np.array([1.0, 1.0, 3.0, 3.0, 5.0]), [0, 2, 4, 6])
@@ -259,3 +295,15 @@ def test_evaluation_tells_unlabelled_jets_and_the_sculpted_mass_apart():
     assert "mass_divergence_at_50" in found["model"]
     assert (columns["labels"] == -100).sum() == 40
     assert np.isnan(columns["mass_labels"]).sum() == 80
+    binned = measure_in_bins(columns, Predictions(scores, jet_mass), num_bins=2)
+    assert {name: [row["number"] for row in rows] for name, rows in binned.items()} == {
+        "roc_auc in jet mass": [40, 40],
+        "roc_auc in pt": [40, 40],
+        "response in mass": [20, 20],
+        "response in pt": [20, 20],
+    }
+    assert binned["response in mass"][0]["relative_resolution"] == 0
+    assert all(row["low"] < row["high"] for rows in binned.values() for row in rows)
+    no_pt = columns | {"pt": np.full(120, np.nan)}
+    binned = measure_in_bins(no_pt, Predictions(scores, jet_mass))
+    assert set(binned) == {"roc_auc in jet mass", "response in mass"}

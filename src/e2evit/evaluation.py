@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, DatasetDict
 
 from .data import DatasetSchema
 from .jet_features import image_mass
-from .metrics import JetClassification, JetTagging, MassRegression, MassSculpting
+from .metrics import JetClassification, JetTagging, MassRegression, MassSculpting, auc_in_bins, response_in_bins
 
 __all__ = [
     "BACKGROUND",
@@ -22,6 +22,7 @@ __all__ = [
     "column",
     "evaluate_predictions",
     "measure",
+    "measure_in_bins",
     "median_scale",
     "softmax",
     "write_results",
@@ -176,6 +177,41 @@ def evaluate_predictions(
             values |= {f"p_{label}": of_class for label, of_class in zip(label_names, found.probabilities.T)}
         columns |= {f"{name} {key}": value.astype(np.float32) for key, value in values.items() if value is not None}
     return metrics, columns
+
+
+def measure_in_bins(
+    columns: Mapping[str, np.ndarray], found: Predictions, num_bins: int = 5
+) -> dict[str, list[dict[str, float]]]:
+    """The signal's AUC in bins of the jets' mass and pT, response and resolution in bins of the true mass and of pT.
+
+    Args:
+        columns: Of [`evaluate_predictions`]: `labels`, `mass_labels`, `jet_mass` and `pt`.
+        found: What one predictor says of these jets.
+        num_bins: With equal numbers of jets.
+
+    Returns:
+        Rows of [`auc_in_bins`] and [`response_in_bins`], edges in GeV, by e.g. `"roc_auc in jet mass"`; what has no
+        targets is left out.
+    """
+    labels, masses = columns["labels"], columns["mass_labels"].astype(float)
+    known, has_mass, result = labels != -100, np.isfinite(masses) & (masses > 0), {}
+
+    def bins(usable, by):
+        chosen = usable & np.isfinite(columns[by])
+        edges = np.unique(np.quantile(columns[by][chosen].astype(float), np.linspace(0, 1, num_bins + 1)))
+        edges[-1] = np.nextafter(edges[-1], np.inf)  # the last jet is inside
+        return chosen, columns[by][chosen].astype(float), edges
+
+    for title, by in (("jet mass", "jet_mass"), ("pt", "pt")):
+        if len(np.unique(labels[known & np.isfinite(columns[by])] != BACKGROUND)) == 2:
+            chosen, values, edges = bins(known, by)
+            signal = (labels[chosen] != BACKGROUND).astype(int)
+            result[f"roc_auc in {title}"] = auc_in_bins(signal, found.score[chosen], values, edges)
+    for title, by in (("mass", "mass_labels"), ("pt", "pt")):
+        if (has_mass & np.isfinite(columns[by])).any():
+            chosen, values, edges = bins(has_mass, by)
+            result[f"response in {title}"] = response_in_bins(masses[chosen], found.mass[chosen], values, edges)
+    return result
 
 
 def write_results(path: str | Path, record: dict, predictions: dict[str, np.ndarray]) -> None:

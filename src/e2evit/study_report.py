@@ -52,6 +52,8 @@ def render_study(text: str, results: Path) -> str:
     text = insert(text, "baselines", _baselines(records))
     text = insert(text, "comparison", comparison_table(found["models"], found["paired"]))
     text = insert(text, "findings", _findings(found))
+    text = insert(text, "sculpting", _sculpting(records))
+    text = insert(text, "bins", _bins(records))
     text = insert(text, "recipes", _recipes(results / "earlier", records))
     robust = {path.stem: json.loads(path.read_text()) for path in sorted((results / "robustness").glob("*.json"))}
     return insert(text, "robustness", _robustness(robust))
@@ -67,12 +69,16 @@ def _sample(records: Mapping[str, dict], path: Path) -> str:
     return f"Jets: {sizes}. Of the test jets:\n\n{markdown_table(['class', 'test jets'], rows)}"
 
 
-def _models(records: Mapping[str, dict]) -> str:
-    """Cost and quality of the first training of each model; the best first."""
+def _ranked(records: Mapping[str, dict]) -> dict[str, dict]:
+    """The first training of each model; the best first."""
     firsts = {model: records[names[0]] for model, names in seed_groups(list(records)).items()}
-    ranked = sorted(firsts.items(), key=lambda item: -item[1]["metrics"]["model"]["roc_auc_macro"])
+    return dict(sorted(firsts.items(), key=lambda item: -item[1]["metrics"]["model"]["roc_auc_macro"]))
+
+
+def _models(records: Mapping[str, dict]) -> str:
+    """Cost and quality."""
     rows = []
-    for name, record in ranked:
+    for name, record in _ranked(records).items():
         cost, training, metrics = record.get("cost"), record["training"], record["metrics"]["model"]
         cells = [f"{record['parameters'] / 1e6:.2f}" if "parameters" in record else "–"]
         cells.append(f"{cost['macs'] / 1e6:.0f}" if cost else "–")
@@ -106,6 +112,33 @@ def _baselines(records: Mapping[str, dict]) -> str:
         if name != "model"
     ]
     return markdown_table(["", *(title for title, _, _ in _QUALITY)], rows)
+
+
+def _sculpting(records: Mapping[str, dict]) -> str:
+    rows = []
+    for name, record in _ranked(records).items():
+        metrics, cells = record["metrics"]["model"], []
+        for key in ("mass_divergence_at_50", "mass_divergence_at_30"):
+            cells += [interval_cell(metrics, key, ".2f"), f"{metrics[f'{key}_chance']:.2f}"]
+        rows.append([name, *cells])
+    heads = ["signal efficiency 50 %", "chance at 50 %", "signal efficiency 30 %", "chance at 30 %"]
+    return markdown_table(["", *heads], rows)
+
+
+def _bins(records: Mapping[str, dict]) -> str:
+    """The AUC of the signal, then the mass resolution, in bins."""
+    tables, ranked = [], _ranked(records)
+    for title, name, key, form in (
+        ("AUC, jet mass [GeV]", "roc_auc in jet mass", "roc_auc", ".3f"),
+        ("AUC, jet pT [GeV]", "roc_auc in pt", "roc_auc", ".3f"),
+        ("resolution, true mass [GeV]", "response in mass", "relative_resolution", ".3f"),
+        ("resolution, jet pT [GeV]", "response in pt", "relative_resolution", ".3f"),
+    ):
+        binned = {model: record["in_bins"][name] for model, record in ranked.items()}
+        edges = [f"{row['low']:.0f}–{row['high']:.0f}" for row in next(iter(binned.values()))]
+        rows = [[model, *(interval_cell(row, key, form) for row in found)] for model, found in binned.items()]
+        tables.append(markdown_table([title, *edges], rows))
+    return "\n\n".join(tables)
 
 
 def _findings(found: Mapping) -> str:

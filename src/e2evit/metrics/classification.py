@@ -135,9 +135,8 @@ class JetClassification(evaluate.Metric):
 
     def _compute(self, predictions, references, num_resamples=300, seed=0):
         labels, probabilities = np.asarray(references), np.asarray(predictions)
-        found = with_intervals(
-            classification_statistics, labels, probabilities, num_resamples=num_resamples, seed=seed
-        )
+        options = {"num_resamples": num_resamples, "seed": seed, "centred": ("calibration_error",)}
+        found = with_intervals(classification_statistics, labels, probabilities, **options)
         for number in range(probabilities.shape[1]):
             of_class, name = (labels == number).astype(int), f"roc_auc_{number}"
             known = len(np.unique(of_class)) == 2

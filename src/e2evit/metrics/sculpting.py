@@ -1,6 +1,7 @@
 """Whether a tagger shapes the mass of the background that it lets through, as an `evaluate` module."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import datasets
@@ -12,7 +13,7 @@ from .bootstrap import with_intervals
 from .classification import delong_interval
 from .library import evaluate
 
-__all__ = ["MassSculpting", "auc_in_bins", "sculpting_statistics"]
+__all__ = ["MassSculpting", "auc_in_bins", "chance_divergence", "passing_background", "sculpting_statistics"]
 
 MASS_BINS = 20  # with equal numbers of background jets
 EFFICIENCIES = (30, 50)  # percent of the signal
@@ -28,21 +29,42 @@ def sculpting_statistics(labels: np.ndarray, scores: np.ndarray, masses: np.ndar
         edges: Of the mass bins; quantiles of the background if not given.
     """
     background = masses[labels == 0]
-    if edges is None:
-        edges = np.quantile(background, np.linspace(0, 1, MASS_BINS + 1))
-    found = {}
-    for percent in EFFICIENCIES:
-        name = f"mass_divergence_at_{percent}"
-        signal = scores[labels == 1]
-        passes = scores[labels == 0] > (np.quantile(signal, 1 - percent / 100) if len(signal) else np.inf)
-        if passes.all() or not passes.any():
-            found[name] = float("nan")
-            continue
-        counts = [
-            np.histogram(np.clip(background[which], edges[0], edges[-1]), edges)[0] for which in (passes, ~passes)
-        ]
-        found[name] = float(jensenshannon(*counts, base=2) ** 2)
-    return found
+    edges = _mass_edges(background) if edges is None else edges
+    return {
+        f"mass_divergence_at_{percent}": _divergence(background, passes, edges)
+        for percent, passes in passing_background(labels, scores).items()
+    }
+
+
+def chance_divergence(background: np.ndarray, number: int, num_resamples: int = 300, seed: int = 0) -> float:
+    """The mean divergence if `number` jets of the background passed at random.
+
+    Few jets scatter over the bins whatever let them pass: a divergence is to be compared with this, not with 0.
+
+    Args:
+        background: Masses of its jets [GeV].
+    """
+    rng, edges, passes = np.random.default_rng(seed), _mass_edges(background), np.arange(len(background)) < number
+    return float(np.mean([_divergence(background, rng.permutation(passes), edges) for _ in range(num_resamples)]))
+
+
+def passing_background(labels: np.ndarray, scores: np.ndarray) -> dict[int, np.ndarray]:
+    """Which jets of the background pass where so many percent of the signal do."""
+    signal = scores[labels == 1]
+    cuts = {percent: np.quantile(signal, 1 - percent / 100) if len(signal) else np.inf for percent in EFFICIENCIES}
+    return {percent: scores[labels == 0] > cut for percent, cut in cuts.items()}
+
+
+def _mass_edges(background: np.ndarray) -> np.ndarray:
+    return np.quantile(background, np.linspace(0, 1, MASS_BINS + 1))
+
+
+def _divergence(background: np.ndarray, passes: np.ndarray, edges: np.ndarray) -> float:
+    if passes.all() or not passes.any():
+        return float("nan")
+    inside = np.clip(background, edges[0], edges[-1])
+    counts = [np.histogram(inside[which], edges)[0] for which in (passes, ~passes)]
+    return float(jensenshannon(*counts, base=2) ** 2)
 
 
 def auc_in_bins(labels: np.ndarray, scores: np.ndarray, by: np.ndarray, edges: Sequence[float]) -> list[dict]:
@@ -59,7 +81,10 @@ def auc_in_bins(labels: np.ndarray, scores: np.ndarray, by: np.ndarray, edges: S
 
 
 class MassSculpting(evaluate.Metric):
-    """`predictions`: score of the signal; `references`: 1 signal, 0 background; `masses=`: of the jets [GeV]."""
+    """`predictions`: score of the signal; `references`: 1 signal, 0 background; `masses=`: of the jets [GeV].
+
+    `mass_divergence_at_50_chance` is what a tagger that ignores the mass would have with as many background jets.
+    """
 
     def _info(self):
         return evaluate.MetricInfo(
@@ -75,9 +100,12 @@ class MassSculpting(evaluate.Metric):
         labels, scores, masses = np.asarray(references), np.asarray(predictions), np.asarray(masses)
         if masses.shape != labels.shape:
             raise ValueError(f"Need one mass [GeV] for each of {len(labels)} jets, got shape {masses.shape}.")
-        edges = np.quantile(masses[labels == 0], np.linspace(0, 1, MASS_BINS + 1))
-
-        def statistics(labels, scores, masses):
-            return sculpting_statistics(labels, scores, masses, edges)
-
-        return with_intervals(statistics, labels, scores, masses, num_resamples=num_resamples, seed=seed)
+        background = masses[labels == 0]
+        statistics = partial(sculpting_statistics, edges=_mass_edges(background))
+        names = [f"mass_divergence_at_{percent}" for percent in EFFICIENCIES]
+        options = {"num_resamples": num_resamples, "seed": seed, "centred": names}
+        found = with_intervals(statistics, labels, scores, masses, **options)
+        for name, passes in zip(names, passing_background(labels, scores).values()):
+            found[f"{name}_low"], found[f"{name}_high"] = np.clip([found[f"{name}_low"], found[f"{name}_high"]], 0, 1)
+            found[f"{name}_chance"] = chance_divergence(background, int(passes.sum()), num_resamples, seed)
+        return found

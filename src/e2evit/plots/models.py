@@ -8,6 +8,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from e2evit.metrics.sculpting import passing_background
 from e2evit.report import JetPredictions
 
 from .style import COLOURS, STYLE, label_simulation, styles
@@ -134,23 +135,26 @@ def true_against_predicted(masses: np.ndarray, predictions: np.ndarray, num_bins
     return figure
 
 
-def sculpting(labels: np.ndarray, scores: np.ndarray, jet_masses: np.ndarray, num_bins: int = 40) -> Figure:
+def sculpting(labels: np.ndarray, scores: np.ndarray, jet_masses: np.ndarray, num_bins: int = 20) -> Figure:
     """Masses [GeV] of the background: of all of it, and of what passes the tagger at ε_S = 50 and 30 %.
 
-    `labels` are 1 for signal and 0 for background. A tagger that ignores the mass leaves the shape as it is.
+    `labels` are 1 for signal and 0 for background. A tagger that ignores the mass leaves the shape as it is. Bars are
+    the square root of what passes.
     """
     background = jet_masses[labels == 0]
     edges = np.linspace(0, np.quantile(background, 0.995), num_bins + 1)
     with plt.style.context(STYLE):
         figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
         chosen = {"all": np.ones(len(background), bool)}
-        for percent in (50, 30):
-            threshold = np.quantile(scores[labels == 1], 1 - percent / 100)
-            chosen[rf"pass at $\varepsilon_S$ = {percent} %"] = scores[labels == 0] > threshold
-        for colour, (name, which) in zip(COLOURS, chosen.items()):
-            heights, _ = np.histogram(background[which], edges)
-            label = f"{name} ({which.sum()} jets)"
-            axis.stairs(heights / max(which.sum(), 1), edges, color=colour, label=label, linewidth=1.8)
+        for percent, passes in sorted(passing_background(labels, scores).items(), reverse=True):
+            chosen[rf"pass at $\varepsilon_S$ = {percent} %"] = passes
+        for number, (colour, (name, which)) in enumerate(zip(COLOURS, chosen.items())):
+            counts, _ = np.histogram(background[which], edges)
+            total, label = max(which.sum(), 1), f"{name} ({which.sum()} jets)"
+            axis.stairs(counts / total, edges, color=colour, label=label, linewidth=1.8)
+            if number:  # side by side, so that bars can be told apart
+                places = edges[:-1] + np.diff(edges) * number / 3
+                axis.errorbar(places, counts / total, np.sqrt(counts) / total, fmt="none", color=colour)
         axis.set(xlabel="Mass of background jets [GeV]", ylabel="Fraction", xlim=(edges[0], edges[-1]))
         axis.set_ylim(0, 1.3 * axis.get_ylim()[1])  # room for the legend
         axis.legend()
@@ -217,7 +221,8 @@ def comparison_figures(found: JetPredictions) -> dict[str, Figure]:
     if has_mass.any():
         mass_preds = {name: mass[has_mass] for name, mass in found.mass_preds.items()}
         masses = found.masses[has_mass]
-        figures["mass_response"] = mass_response(masses, mass_preds)
+        if len(mass_preds) <= len(COLOURS):  # its bars have no line styles
+            figures["mass_response"] = mass_response(masses, mass_preds)
         figures["resolution_mass"] = resolution(masses, masses, mass_preds, "True mass [GeV]")
         if np.isfinite(found.pts[has_mass]).all():
             figures["resolution_pt"] = resolution(found.pts[has_mass], masses, mass_preds, r"Jet $p_T$ [GeV]")
