@@ -73,6 +73,13 @@ def main() -> None:
         *("--output_dir", results / "comparison", "--figures", arguments.figures_dir),
         *("--references", *study["references"]),
     )
+    for name in study["references"]:
+        first = f"{name}_seed{study['runs'][name][0]}"
+        if (folder / first / "config.json").exists():
+            run_step(
+                *(sys.executable, SCRIPTS / "display_jets.py", folder / first, *targets),
+                *("--results", results / f"{first}.json", "--output", Path(arguments.figures_dir) / f"jets_{name}"),
+            )
     if "robustness" in study:
         robustness(study, targets, arguments)
 
