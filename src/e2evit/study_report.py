@@ -87,11 +87,14 @@ def _models(records: Mapping[str, dict]) -> str:
         rows.append([name, *cells, *(interval_cell(metrics, key, form) for _, key, form in _QUALITY)])
     costs = ["parameters [M]", "multiplications [M]", "images seen [1 000]", "training [min]"]
     table = markdown_table(["", *costs, *(title for title, _, _ in _QUALITY)], rows)
-    in_bf16 = [name for name, record in records.items() if _precision(record["training"]) == "bf16"]
-    if not in_bf16:
-        return table
-    note = f"Trained in bfloat16, since the processor had such products: {', '.join(in_bf16)}; the others in float32."
-    return f"{table}\n\n{note}"
+    trained = {name: record["training"] for name, record in records.items() if "images_seen" in record["training"]}
+    hours = sum(map(_minutes, trained.values())) / 60
+    notes = [f"All {len(trained)} trainings of networks together: {hours:.1f} hours of one core at their usual rates."]
+    in_bf16 = [name for name, training in trained.items() if _precision(training) == "bf16"]
+    if in_bf16:
+        names = ", ".join(in_bf16)
+        notes.append(f"Trained in bfloat16, since the processor had such products: {names}; the others in float32.")
+    return "\n\n".join([table, *notes])
 
 
 def _precision(training: Mapping) -> str:

@@ -14,7 +14,11 @@ __all__ = ["COLOURS", "STYLE", "label_simulation", "save_figure", "styles"]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # the style names fonts that few machines have, and falls back with a line for each
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-STYLE = [mplhep.style.CMS, {"font.size": 16, "axes.labelsize": 16, "legend.fontsize": 13, "axes.titlesize": 15}]
+STYLE = [
+    mplhep.style.CMS,
+    # legend lines are long enough to show dashes
+    {"font.size": 16, "axes.labelsize": 16, "legend.fontsize": 13, "legend.handlelength": 2.6, "axes.titlesize": 15},
+]
 
 
 def styles(names: Sequence[str]) -> Iterator[tuple[str, dict]]:
