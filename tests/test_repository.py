@@ -33,7 +33,7 @@ ALLOWED = {
     "steps": set(),
     "export": {"data", "modeling"},
     "saliency": set(),
-    "plots": {"plots", "data", "report"},
+    "plots": {"plots", "data", "metrics", "report"},
     "report": {"data"},
     "hub": {"hub", "modeling", "data", "plots", "report"},
 }
