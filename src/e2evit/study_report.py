@@ -131,15 +131,15 @@ def _sculpting(records: Mapping[str, dict]) -> str:
 def _bins(records: Mapping[str, dict]) -> str:
     """The AUC of the signal, then the mass resolution, in bins."""
     tables, ranked = [], _ranked(records)
-    for title, name, key, form in (
-        ("AUC, jet mass [GeV]", "roc_auc in jet mass", "roc_auc", ".3f"),
-        ("AUC, jet pT [GeV]", "roc_auc in pt", "roc_auc", ".3f"),
-        ("resolution, true mass [GeV]", "response in mass", "relative_resolution", ".3f"),
-        ("resolution, jet pT [GeV]", "response in pt", "relative_resolution", ".3f"),
+    for title, name, key in (
+        ("AUC, jet mass [GeV]", "roc_auc in jet mass", "roc_auc"),
+        ("AUC, jet pT [GeV]", "roc_auc in pt", "roc_auc"),
+        ("resolution, true mass [GeV]", "response in mass", "relative_resolution"),
+        ("resolution, jet pT [GeV]", "response in pt", "relative_resolution"),
     ):
         binned = {model: record["in_bins"][name] for model, record in ranked.items()}
         edges = [f"{row['low']:.0f}–{row['high']:.0f}" for row in next(iter(binned.values()))]
-        rows = [[model, *(interval_cell(row, key, form) for row in found)] for model, found in binned.items()]
+        rows = [[model, *(interval_cell(row, key, ".3f") for row in found)] for model, found in binned.items()]
         tables.append(markdown_table([title, *edges], rows))
     return "\n\n".join(tables)
 
