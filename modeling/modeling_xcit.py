@@ -24,6 +24,7 @@ from .modeling_e2e import (
     Mlp,
 )
 from .modeling_head import E2EHead
+from .modeling_kernels import can_fuse, fused_local_concentration, fused_mlp, fused_project, fused_project_back
 from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
 from .modeling_mixers import MOST_IN_BLOCKS, split_heads
 from .modeling_norm import LayerNorm
@@ -58,6 +59,14 @@ class XCiTCrossCovarianceAttention(nn.Module):
             return self.proj(cross_covariance_attention_in_blocks(*qkv.chunk(3, dim=-1), self.temperature))
         context = cross_covariance_attention(*split_heads(qkv, self.num_heads), self.temperature)  # [B, h, N, d]
         return self.proj(context.transpose(1, 2).reshape(hidden_states.shape))
+
+    def add_fused(self, hidden_states: torch.Tensor, norm: nn.LayerNorm, gamma: torch.Tensor) -> torch.Tensor:
+        """`hidden_states + gamma * self(norm(hidden_states))` for compiled inference in bfloat16."""
+        if hidden_states.shape[-1] > MOST_IN_BLOCKS:
+            return hidden_states + gamma * self(norm(hidden_states))
+        parts = fused_project(hidden_states, norm, self.qkv)
+        context = cross_covariance_attention_in_blocks(*parts, self.temperature)
+        return fused_project_back(hidden_states, context, self.proj, gamma)
 
     def attention_map(self, hidden_states, grid, place):
         """The weights between channels, `(B, h, d, d)`."""
@@ -101,6 +110,11 @@ class XCiTBlock(GradientCheckpointingLayer):
             init.constant_(gamma, self.layer_scale_init_value)
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        if can_fuse(self, hidden_states):
+            hidden_states = self.attn.add_fused(hidden_states, self.norm1, self.gamma1)
+            grid = hidden_states.unflatten(1, (height, width))
+            grid = fused_local_concentration(grid, self.norm3, self.local_mp, self.gamma3)
+            return fused_mlp(grid, self.norm2, self.mlp, self.gamma2).flatten(1, 2)
         hidden_states = hidden_states + self.drop_path(self.gamma1 * self.attn(self.norm1(hidden_states)))
         local = self.local_mp(self.norm3(hidden_states), height, width)
         hidden_states = hidden_states + self.drop_path(self.gamma3 * local)

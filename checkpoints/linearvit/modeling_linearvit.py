@@ -28,6 +28,7 @@ from .modeling_e2e import (
     residual_stream,
 )
 from .modeling_head import E2EHead
+from .modeling_kernels import can_fuse, fused_depthwise, fused_local_concentration, fused_mlp, fused_window_attention
 from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
 from .modeling_mixers import GLOBAL_ATTENTIONS
 from .modeling_norm import LayerNorm
@@ -123,6 +124,11 @@ class LinearViTLocalBlock(GradientCheckpointingLayer):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if can_fuse(self, hidden_states):
+            hidden_states = fused_depthwise(hidden_states, self.cpe1.proj)
+            hidden_states = fused_window_attention(hidden_states, self.norm1, self.attn)
+            hidden_states = fused_depthwise(hidden_states, self.cpe2.proj)
+            return fused_mlp(hidden_states, self.norm2, self.mlp)
         hidden_states = self.cpe1(hidden_states)
         hidden_states = self.cpe2(hidden_states + self.drop_path(self.attn(self.norm1(hidden_states))))
         return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
@@ -143,6 +149,11 @@ class LinearViTGlobalBlock(GradientCheckpointingLayer):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if can_fuse(self, hidden_states):
+            hidden_states = fused_depthwise(hidden_states, self.cpe1.proj)
+            hidden_states = self.attn.add_fused(hidden_states, self.norm1)
+            hidden_states = fused_local_concentration(hidden_states, self.norm3, self.local_mp)
+            return fused_mlp(hidden_states, self.norm2, self.mlp)
         hidden_states = self.cpe1(hidden_states)
         hidden_states = hidden_states + self.drop_path(self.attn(self.norm1(hidden_states)))
         hidden_states = hidden_states + self.drop_path(self.local_mp(self.norm3(hidden_states)))

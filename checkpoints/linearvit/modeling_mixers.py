@@ -27,6 +27,7 @@ from .modeling_attention import (
     rank_augmented_attention,
 )
 from .modeling_depthwise import DepthwiseConv
+from .modeling_kernels import fused_linear_attention
 
 MOST_IN_BLOCKS = 256  # width up to which copying heads costs more than multiplying blocks of zeros
 
@@ -96,6 +97,10 @@ class GlobalAttention(nn.Module):
         context = self.mix_tokens(qkv).view(hidden_states.shape)
         return self.proj(self.enhance(context, qkv.chunk(3, dim=-1)[2], hidden_states))
 
+    def add_fused(self, hidden_states: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
+        """`hidden_states + self(norm(hidden_states))` for compiled inference in bfloat16."""
+        return hidden_states + self(norm(hidden_states))
+
 
 class ReluLinearAttention(GlobalAttention):
     """L2ViT's, with one learned temperature per head."""
@@ -121,6 +126,10 @@ class ReluLinearAttention(GlobalAttention):
 
     def floor_of(self, num_tokens: int) -> float:
         return self.denominator_floor * (num_tokens if self.denominator_floor_per_token else 1)
+
+    def add_fused(self, hidden_states, norm):
+        floor = self.floor_of(hidden_states.shape[1] * hidden_states.shape[2])
+        return fused_linear_attention(hidden_states, norm, self, floor)
 
 
 class SoftmaxAttention(GlobalAttention):

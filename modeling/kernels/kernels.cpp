@@ -1,0 +1,44 @@
+// Inference of whole residual branches in bfloat16, for processors with AMX; `modeling_kernels.py` says when and
+// builds it.
+//
+// A branch reads and writes its tokens once; what lies between stays in a core's cache. Sums are float32 and are
+// rounded where a matrix product reads them and at the end. Widths are multiples of 32.
+//
+// Letters as in the models: B images, H x W grid, D width. Matrices come as panels, (N / 32, K / 2, 32, 2) of a weight
+// (N, K); vectors come in float32.
+
+#include <torch/library.h>
+
+#include "attention.h"
+#include "convolution.h"
+#include "mlp.h"
+
+TORCH_LIBRARY_FRAGMENT(e2evit, library) {
+  library.def(R"(fused_mlp(
+      Tensor x, Tensor norm_weight, Tensor norm_bias, float eps,
+      Tensor panels1, Tensor bias1, Tensor panels2, Tensor bias2, Tensor gamma) -> Tensor)");
+  library.def(R"(fused_project(
+      Tensor x, Tensor norm_weight, Tensor norm_bias, float eps, Tensor panels, Tensor bias) -> Tensor)");
+  library.def(R"(fused_project_back(
+      Tensor x, Tensor context, Tensor panels, Tensor bias, Tensor gamma) -> Tensor)");
+  library.def(R"(fused_window_attention(
+      Tensor x, Tensor norm_weight, Tensor norm_bias, float eps, Tensor panels_qkv, Tensor bias_qkv,
+      Tensor panels, Tensor bias, int num_heads, int side) -> Tensor)");
+  library.def(R"(fused_linear_attention(
+      Tensor x, Tensor norm_weight, Tensor norm_bias, float eps, Tensor panels_qkv, Tensor bias_qkv,
+      Tensor key_weight, Tensor temperature, float floor, Tensor panels, Tensor bias) -> Tensor)");
+  library.def(R"(fused_depthwise(Tensor x, Tensor kernel, Tensor bias, int side) -> Tensor)");
+  library.def(R"(fused_local_concentration(
+      Tensor x, Tensor norm_weight, Tensor norm_bias, float eps, Tensor kernel1, Tensor bias1, Tensor scale,
+      Tensor shift, Tensor kernel2, Tensor bias2, Tensor gamma, int side) -> Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(e2evit, CPU, library) {
+  library.impl("fused_mlp", &e2evit::mlp);
+  library.impl("fused_project", &e2evit::project);
+  library.impl("fused_project_back", &e2evit::project_back);
+  library.impl("fused_window_attention", &e2evit::window_attention);
+  library.impl("fused_linear_attention", &e2evit::linear_attention);
+  library.impl("fused_depthwise", &e2evit::depthwise);
+  library.impl("fused_local_concentration", &e2evit::local_concentration);
+}

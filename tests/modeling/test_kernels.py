@@ -1,0 +1,231 @@
+"""Kernels for compiled inference against the modules whose branches they are, and when they are used."""
+
+import os
+import subprocess
+import sys
+from copy import deepcopy
+
+import pytest
+import torch
+from e2evit.modeling import modeling_kernels as kernels
+from e2evit.modeling.modeling_e2e import Mlp
+from e2evit.modeling.modeling_linearvit import (
+    ConditionalPositionEncoding,
+    LinearViTWindowAttention,
+    LocalConcentration,
+)
+from e2evit.modeling.modeling_mixers import ReluLinearAttention
+from e2evit.modeling.modeling_norm import LayerNorm
+from torch import nn
+
+from e2evit import LinearViTConfig, LinearViTForImageClassification, XCiTConfig, XCiTForImageClassification
+
+# Dynamo itself makes an instance of each autograd function that it traces
+pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+needs_amx = pytest.mark.skipif(not torch.cpu._is_amx_tile_supported(), reason="the processor has no AMX")
+
+
+def make(name, width=32):
+    shared = {"image_size": 50}
+    if name == "xcit":
+        config = XCiTConfig(hidden_size=width, num_hidden_layers=2, num_attention_heads=2, **shared)
+        return XCiTForImageClassification(config).eval()
+    shape = {"hidden_sizes": [width, 2 * width], "depths": [2, 2], "num_attention_heads": [2, 2], "mlp_ratios": [2, 2]}
+    return LinearViTForImageClassification(LinearViTConfig(**shape, **shared)).eval()
+
+
+@pytest.fixture
+def loaded():
+    assert kernels._load_kernels()
+
+
+def halve(*modules):
+    """The modules with random weights of bfloat16, and the same numbers in float32."""
+    for module in modules:
+        for parameter in module.parameters():
+            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.5)
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                buffer.uniform_(0.5, 2)
+    halves = [module.eval().bfloat16() for module in modules]
+    return halves, [deepcopy(module).float() for module in halves]
+
+
+def assert_near(result, expected):
+    """Sums are float32, what enters a product and the result are rounded: 2^-9 each."""
+    assert result.dtype == torch.bfloat16
+    difference = result.float() - expected
+    assert difference.norm() < 0.01 * expected.norm()
+    assert difference.abs().max() < 0.05 * expected.abs().max()
+
+
+GRIDS = [(2, 25, 25), (3, 7, 9), (1, 3, 4), (1, 40, 30)]
+
+
+@needs_amx
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("width", [32, 96])
+@torch.no_grad()
+def test_mlp(loaded, width, grid):
+    torch.manual_seed(0)
+    tokens, gamma = torch.randn(*grid, width).bfloat16(), torch.randn(width).bfloat16()
+    (norm, mlp), (wide_norm, wide_mlp) = halve(LayerNorm(width), Mlp(width, 4 * width))
+    branch = wide_mlp(wide_norm(tokens.float()))
+    assert_near(kernels.fused_mlp(tokens, norm, mlp), tokens + branch)
+    assert_near(kernels.fused_mlp(tokens, norm, mlp, gamma), tokens + gamma * branch)
+
+
+@needs_amx
+@pytest.mark.parametrize("grid", GRIDS)
+@torch.no_grad()
+def test_projections(loaded, grid):
+    torch.manual_seed(0)
+    tokens, gamma = torch.randn(*grid, 96).bfloat16(), torch.randn(96).bfloat16()
+    (norm, qkv, proj), (wide_norm, wide_qkv, wide_proj) = halve(LayerNorm(96), nn.Linear(96, 288), nn.Linear(96, 96))
+    parts = kernels.fused_project(tokens, norm, qkv)
+    for part, expected in zip(parts, wide_qkv(wide_norm(tokens.float())).chunk(3, dim=-1)):
+        assert_near(part, expected)
+    result = kernels.fused_project_back(tokens, parts[0], proj, gamma)
+    assert_near(result, tokens + gamma * wide_proj(parts[0].float()))
+
+
+@needs_amx
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize(("width", "num_heads", "side"), [(96, 4, 5), (64, 2, 7), (64, 1, 5), (32, 4, 3)])
+@torch.no_grad()
+def test_window_attention(loaded, width, num_heads, side, grid):
+    torch.manual_seed(0)
+    tokens = torch.randn(*grid, width).bfloat16()
+    (norm, attention), (wide_norm, wide_attention) = halve(
+        LayerNorm(width), LinearViTWindowAttention(width, num_heads, side)
+    )
+    result = kernels.fused_window_attention(tokens, norm, attention)
+    assert_near(result, tokens + wide_attention(wide_norm(tokens.float())))
+
+
+@needs_amx
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize(("width", "num_heads"), [(96, 4), (64, 2), (64, 1), (32, 4)])
+@pytest.mark.parametrize("floor", [1e-3, 0.51])
+@torch.no_grad()
+def test_linear_attention(loaded, floor, width, num_heads, grid):
+    torch.manual_seed(0)
+    tokens = torch.randn(*grid, width).bfloat16()
+    attention = ReluLinearAttention(LinearViTConfig(denominator_floor=floor), width, num_heads)
+    (norm, attention), (wide_norm, wide_attention) = halve(LayerNorm(width), attention)
+    result = kernels.fused_linear_attention(tokens, norm, attention, attention.floor_of(grid[1] * grid[2]))
+    assert_near(result, tokens + wide_attention(wide_norm(tokens.float())))
+
+
+@needs_amx
+@pytest.mark.parametrize("grid", GRIDS)
+@torch.no_grad()
+def test_depthwise(loaded, grid):
+    torch.manual_seed(0)
+    tokens = torch.randn(*grid, 64).bfloat16()
+    (encoding,), (wide,) = halve(ConditionalPositionEncoding(64))
+    assert_near(kernels.fused_depthwise(tokens, encoding.proj), wide(tokens.float()))
+
+
+@needs_amx
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("side", [3, 5, 7])
+@torch.no_grad()
+def test_local_concentration(loaded, side, grid):
+    torch.manual_seed(0)
+    tokens, gamma = torch.randn(*grid, 64).bfloat16(), torch.randn(64).bfloat16()
+    (norm, module), (wide_norm, wide_module) = halve(LayerNorm(64), LocalConcentration(64, side))
+    branch = wide_module(wide_norm(tokens.float()))
+    assert_near(kernels.fused_local_concentration(tokens, norm, module), tokens + branch)
+    assert_near(kernels.fused_local_concentration(tokens, norm, module, gamma), tokens + gamma * branch)
+
+
+@needs_amx
+@pytest.mark.parametrize("spread", [0.0, 1e-4, 1e4])
+@torch.no_grad()
+def test_extreme_tokens(loaded, spread):
+    """Norms take the spread away; with weights as large, GELU and softmax meet thousands."""
+    torch.manual_seed(0)
+    tokens = spread * torch.randn(2, 10, 10, 64).bfloat16()
+    modules = LayerNorm(64), Mlp(64, 128), LinearViTWindowAttention(64, 2, 5)
+    (norm, mlp, attention), (wide_norm, wide_mlp, wide_attention) = halve(*modules)
+    for layer in (norm, wide_norm):
+        layer.weight *= 100
+    normed = wide_norm(tokens.float())
+    for result, branch in (
+        (kernels.fused_mlp(tokens, norm, mlp), wide_mlp(normed)),
+        (kernels.fused_window_attention(tokens, norm, attention), wide_attention(normed)),
+    ):
+        assert result.isfinite().all()
+        difference = result.float() - tokens - branch
+        # 2^-9 of a score of a thousand is a factor of e^2 in its weight: most of a window's weight stays where it was
+        assert difference.norm() < 0.1 * (tokens + branch).norm()
+
+
+def operators(model, pixel_values) -> set[str]:
+    """Operators of ours in the graphs that are compiled for a model."""
+    found = set()
+
+    def backend(graph, inputs):
+        found.update(str(node.target) for node in graph.graph.nodes if "e2evit" in str(node.target))
+        return graph.forward
+
+    torch.compiler.reset()
+    torch.compile(model, backend=backend)(pixel_values)
+    return {name.split(".")[1] for name in found if "fused_" in name}
+
+
+OPERATORS = {
+    "linearvit": {"depthwise", "linear_attention", "local_concentration", "mlp", "window_attention"},
+    "xcit": {"local_concentration", "mlp", "project", "project_back"},
+}
+
+
+@needs_amx
+@pytest.mark.parametrize("name", OPERATORS)
+@torch.no_grad()
+def test_models_use_them(name):
+    model, pixel_values = make(name).bfloat16(), torch.randn(2, 8, 50, 50).bfloat16()
+    assert operators(model, pixel_values) == {f"fused_{part}" for part in OPERATORS[name]}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("case", ["switch", "float32", "training", "gradients", "width"])
+def test_where_they_are_not_used(name, case, monkeypatch):
+    if case == "switch":
+        monkeypatch.setattr(kernels, "USE_KERNELS", False)
+    dtype = torch.float if case == "float32" else torch.bfloat16
+    model = make(name, width=24 if case == "width" else 32).to(dtype).train(case == "training")
+    with torch.set_grad_enabled(case == "gradients"):
+        assert not operators(model, torch.randn(2, 8, 50, 50, dtype=dtype))
+
+
+@needs_amx
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("name", OPERATORS)
+@torch.no_grad()
+def test_compiled_models_stay_near(name):
+    torch.manual_seed(0)
+    model, pixel_values = make(name), torch.randn(3, 8, 50, 50)
+    expected = model(pixel_values).logits
+    torch.compiler.reset()
+    half = deepcopy(model).bfloat16()
+    half.compile()
+    model.compile(backend="aot_eager")
+    for number in (3, 2):  # the second is compiled for any number of images
+        logits = half(pixel_values[:number].bfloat16()).logits.float()
+        assert (logits - expected[:number]).norm() < 0.05 * expected[:number].norm()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (model(pixel_values).logits - expected).norm() < 0.05 * expected.norm()
+
+
+@needs_amx
+@pytest.mark.parametrize("compiler", ["false", "a-compiler-that-does-not-exist"])
+def test_without_a_compiler(compiler, tmp_path):
+    """A warning says so, and models go on as they are written."""
+    code = "from e2evit.modeling import modeling_kernels; print(modeling_kernels._load_kernels())"
+    environment = os.environ | {"CXX": compiler, "TORCH_EXTENSIONS_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    assert "was not built" in done.stderr
+    assert not list(tmp_path.iterdir())
