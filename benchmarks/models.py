@@ -161,6 +161,7 @@ def main() -> None:
         "rounds": arguments.rounds,
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "amx": torch.cpu._is_amx_tile_supported(),
     }
     path = Path(arguments.results)
     path.with_suffix(".tmp").write_text(json.dumps(record, indent=2) + "\n")

@@ -3,12 +3,14 @@
 Two things are slow there. oneDNN computes the gradient of a depthwise kernel quickly only if it has at most three
 columns: 7 x 7 takes seven times as long as 7 x 3, in bfloat16 fifteen times. And a compiled model turns tokens into
 images and back around each convolution. One operator, opaque to `torch.compile`, with tokens in and out, cures both.
+In bfloat16 on CPUs with AMX kernels of our own are faster still (`modeling_kernels.py`).
 """
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .modeling_kernels import can_convolve, convolve, convolve_backward
 from .modeling_operators import define_operator
 
 __all__ = ["DepthwiseConv", "depthwise_conv", "plain_depthwise_conv"]
@@ -36,6 +38,8 @@ def depthwise_conv(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torc
 
 
 def _forward(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    if can_convolve(hidden_states, weight.shape[-1]):
+        return convolve(hidden_states, weight, bias)
     dtype = hidden_states.dtype
     return plain_depthwise_conv(hidden_states, weight.to(dtype), bias.to(dtype)).contiguous()
 
@@ -43,6 +47,9 @@ def _forward(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tens
 def _backward(
     gradient: torch.Tensor, hidden_states: torch.Tensor, weight: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    if can_convolve(hidden_states, weight.shape[-1]):
+        to_hidden_states, *rest = convolve_backward(gradient, hidden_states, weight)
+        return to_hidden_states, *(part.to(weight.dtype) for part in rest)
     kernel = weight.to(hidden_states.dtype)
     # in bfloat16 oneDNN runs this forward pass in half the time of its backward pass
     to_hidden_states = plain_depthwise_conv(gradient, kernel.flip(2, 3), None).contiguous()

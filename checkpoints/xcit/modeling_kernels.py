@@ -1,10 +1,11 @@
-"""Whole residual branches at once: inference in bfloat16 on CPUs with AMX, by kernels of our own (`kernels/`).
+"""Kernels of our own for bfloat16 on CPUs with AMX (`kernels/`): depthwise convolutions, and whole residual branches.
 
 What inductor makes of a branch writes tokens to memory after each norm, product and activation, and small windows,
-which it multiplies one by one, are rearranged four times. Here a branch reads and writes its tokens once. The kernels
-are built with the C++ compiler that inductor uses, when the first model is compiled that can use them; without a
-compiler, or in a checkpoint's copy of this file, which has no such folder beside it, everything goes as written in
-the models.
+which it multiplies one by one, are rearranged four times. In compiled inference a branch reads and writes its tokens
+once here. Depthwise convolutions are done by these kernels in training too, their gradients in float32.
+
+The kernels are built with the C++ compiler that inductor uses, when something first asks for them; without a compiler,
+or in a checkpoint's copy of this file, which has no such folder beside it, everything goes as written in the models.
 """
 
 import hashlib
@@ -19,10 +20,11 @@ from torch import nn
 from torch.utils import cpp_extension
 from transformers.utils import logging
 
-from .modeling_depthwise import DepthwiseConv
-
 __all__ = [
+    "can_convolve",
     "can_fuse",
+    "convolve",
+    "convolve_backward",
     "fused_depthwise",
     "fused_linear_attention",
     "fused_local_concentration",
@@ -32,7 +34,7 @@ __all__ = [
     "fused_window_attention",
 ]
 
-USE_KERNELS = True  # false: what the models say, compiled by inductor
+USE_KERNELS = True  # false: PyTorch's, or what inductor makes of the models
 
 LANES = 32  # widths are multiples of it
 LARGEST_WIDTH = 256  # beyond, weights leave the cache and oneDNN's products are faster
@@ -52,8 +54,20 @@ def can_fuse(block: nn.Module, hidden_states: torch.Tensor) -> bool:
         and width <= LARGEST_WIDTH
         and width % LANES == block.mlp.fc1.out_features % LANES == 0
         and width // block.attn.num_heads % 2 == 0
-        and all(conv.kernel_size[0] in SIDES for conv in block.modules() if isinstance(conv, DepthwiseConv))
+        and all(module.kernel_size[0] in SIDES for module in block.modules() if isinstance(module, nn.Conv2d))
         and _kernels_are_loaded()
+    )
+
+
+def can_convolve(hidden_states: torch.Tensor, kernel_size: int) -> bool:
+    """Whether [`convolve`] may take the place of a depthwise convolution of a grid `(B, H, W, D)`, in training too."""
+    return (
+        USE_KERNELS
+        and hidden_states.device.type == "cpu"
+        and hidden_states.dtype == torch.bfloat16
+        and hidden_states.shape[-1] % LANES == 0
+        and kernel_size in SIDES
+        and _load_kernels()
     )
 
 
@@ -113,6 +127,7 @@ def _like_three(hidden_states, norm_weight, norm_bias, eps, panels, bias):
 
 FAKES = {
     "fused_depthwise": _like_the_tokens,
+    "fused_depthwise_gradient": lambda gradient, x, side: x.new_empty(side**2 + 1, x.shape[-1], dtype=torch.float),
     "fused_linear_attention": _like_the_tokens,
     "fused_local_concentration": _like_the_tokens,
     "fused_mlp": _like_the_tokens,
@@ -136,8 +151,22 @@ def _scale(gamma, hidden_states) -> torch.Tensor:
     return hidden_states.new_ones(hidden_states.shape[-1:], dtype=torch.float) if gamma is None else gamma.float()
 
 
-def _kernel(convolution: nn.Conv2d) -> torch.Tensor:
-    return convolution.weight.float().flatten(1).t().contiguous()  # [K * K, D]
+def _kernel(weight: torch.Tensor) -> torch.Tensor:
+    return weight.float().flatten(1).t().contiguous()  # [K * K, D]
+
+
+def convolve(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """The depthwise convolution of `(B, H, W, D)` with `weight` `(D, 1, K, K)`, its sums in float32."""
+    return torch.ops.e2evit.fused_depthwise(hidden_states, _kernel(weight), bias.float(), weight.shape[-1])
+
+
+def convolve_backward(gradient: torch.Tensor, hidden_states: torch.Tensor, weight: torch.Tensor):
+    """Gradients of the three inputs of [`convolve`]; those of weight and bias are float32."""
+    side, flipped = weight.shape[-1], _kernel(weight).flip(0)
+    no_bias = gradient.new_zeros(len(weight), dtype=torch.float)
+    to_hidden_states = torch.ops.e2evit.fused_depthwise(gradient, flipped, no_bias, side)
+    to_weights = torch.ops.e2evit.fused_depthwise_gradient(gradient, hidden_states, side)  # [K * K + 1, D]
+    return to_hidden_states, to_weights[:-1].t().contiguous().view(weight.shape), to_weights[-1]
 
 
 def fused_mlp(hidden_states: torch.Tensor, norm: nn.LayerNorm, mlp: nn.Module, gamma=None) -> torch.Tensor:
@@ -197,7 +226,7 @@ def fused_depthwise(hidden_states: torch.Tensor, convolution: nn.Conv2d) -> torc
     the sum can be a part of the kernel."""
     side = convolution.kernel_size[0]
     identity = nn.functional.pad(hidden_states.new_ones(1, 1, dtype=torch.float), [0, 0, *[side * side // 2] * 2])
-    kernel = _kernel(convolution) + identity
+    kernel = _kernel(convolution.weight) + identity
     return torch.ops.e2evit.fused_depthwise(hidden_states.contiguous(), kernel, convolution.bias.float(), side)
 
 
@@ -211,11 +240,11 @@ def fused_local_concentration(
     return torch.ops.e2evit.fused_local_concentration(
         hidden_states.contiguous(),
         *_norm(norm),
-        _kernel(module.conv1),
+        _kernel(module.conv1.weight),
         module.conv1.bias.float(),
         scale,
         shift,
-        _kernel(module.conv2),
+        _kernel(module.conv2.weight),
         module.conv2.bias.float(),
         _scale(gamma, hidden_states),
         module.conv1.kernel_size[0],

@@ -2,7 +2,11 @@
 #pragma once
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/sum.h>
+
+#include <type_traits>
 
 #include "products.h"
 
@@ -35,13 +39,45 @@ void convolve_side(const float* grid, int64_t height, int64_t width, int64_t pad
     }
 }
 
+// `work(side)` with a side that the compiler knows
+template <typename Work>
+void for_side(int64_t side, const Work& work) {
+  if (side == 3) return work(std::integral_constant<int64_t, 3>());
+  if (side == 5) return work(std::integral_constant<int64_t, 5>());
+  TORCH_CHECK(side == 7, "Sides of depthwise convolutions are 3, 5 or 7, got ", side, ".");
+  work(std::integral_constant<int64_t, 7>());
+}
+
 template <typename Write>
 void convolve(const float* grid, int64_t height, int64_t width, int64_t padded, int64_t side, const float* kernel,
               int64_t stride, const Write& write) {
-  if (side == 3) return convolve_side<3>(grid, height, width, padded, kernel, stride, write);
-  if (side == 5) return convolve_side<5>(grid, height, width, padded, kernel, stride, write);
-  TORCH_CHECK(side == 7, "Sides of depthwise convolutions are 3, 5 or 7, got ", side, ".");
-  convolve_side<7>(grid, height, width, padded, kernel, stride, write);
+  for_side(side, [&](auto constant) { convolve_side<constant()>(grid, height, width, padded, kernel, stride, write); });
+}
+
+// Adds to `sums` (side * side, 32, `stride` apart) what their kernel's gradient is: each pixel of `grid` that it met,
+// times the gradient of what it gave; `gradients` (height, ceiled, 32) end with zeros.
+template <int64_t side>
+void correlate_side(const float* grid, const float* gradients, int64_t height, int64_t padded, int64_t ceiled,
+                    float* sums, int64_t stride) {
+  for (int64_t r = 0; r < side; ++r) {
+    Row products[side];
+    for (int64_t c = 0; c < side; ++c) products[c] = all(0);
+    for (int64_t row = 0; row < height; ++row)
+      for (int64_t column = 0; column < ceiled; column += RUN) {
+        const float* pixel = grid + ((row + r) * padded + column) * SIDE;
+        Row run[RUN];
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < RUN; ++i) run[i] = load(gradients + (row * ceiled + column + i) * SIDE);
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < RUN + side - 1; ++i) {
+          const Row value = load(pixel + i * SIDE);
+#pragma GCC unroll 16
+          for (int64_t c = 0; c < side; ++c)
+            if (c <= i && i < c + RUN) products[c] = multiply_add(value, run[i - c], products[c]);
+        }
+      }
+    for (int64_t c = 0; c < side; ++c) store(sums + (r * side + c) * stride, products[c]);
+  }
 }
 
 // x * kernel + b, kernel (side * side, D)
@@ -66,6 +102,36 @@ Tensor depthwise(const Tensor& x, const Tensor& kernel, const Tensor& bias, int6
     }
   });
   return result;
+}
+
+// Gradients of kernel and bias of a depthwise convolution of x, (side * side + 1, D) with the bias's at the end.
+Tensor depthwise_gradient(const Tensor& gradient, const Tensor& x, int64_t side) {
+  const int64_t height = x.size(1), width = x.size(2), depth = x.size(3), margin = side / 2, num_groups = depth / SIDE;
+  const int64_t ceiled = round_up(width, RUN), padded = ceiled + 2 * margin, area = side * side;
+  Tensor sums = at::empty({x.size(0), area + 1, depth}, x.options().dtype(at::kFloat));
+  const BFloat16 *tokens = halves_of(x), *gradients = halves_of(gradient);
+  float* written = sums.mutable_data_ptr<float>();
+  at::parallel_for(0, x.size(0) * num_groups, 1, [&](int64_t begin, int64_t end) {
+    Buffer<float> grid((height + 2 * margin) * padded * SIDE), above(height * ceiled * SIDE);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t channel = unit % num_groups * SIDE, image = unit / num_groups;
+      float* to = written + image * (area + 1) * depth + channel;
+      Row bias = all(0);
+      for (int64_t i = 0; i < height; ++i)
+        for (int64_t j = 0; j < width; ++j) {
+          const int64_t place = ((image * height + i) * width + j) * depth + channel;
+          const Row loaded = load(gradients + place);
+          store(&grid[((i + margin) * padded + j + margin) * SIDE], load(tokens + place));
+          store(&above[(i * ceiled + j) * SIDE], loaded);
+          bias = bias + loaded;
+        }
+      store(to + area * depth, bias);
+      for_side(side, [&](auto constant) {
+        correlate_side<constant()>(grid.data(), above.data(), height, padded, ceiled, to, depth);
+      });
+    }
+  });
+  return sums.sum(0);
 }
 
 // x + gamma * ((GELU(norm(x) * kernel1 + b1) scale + shift) * kernel2 + b2): scale and shift are a BatchNorm's

@@ -27,7 +27,8 @@ TORCH_LIBRARY_FRAGMENT(e2evit, library) {
   library.def(R"(fused_linear_attention(
       Tensor x, Tensor norm_weight, Tensor norm_bias, float eps, Tensor panels_qkv, Tensor bias_qkv,
       Tensor key_weight, Tensor temperature, float floor, Tensor panels, Tensor bias) -> Tensor)");
-  library.def(R"(fused_depthwise(Tensor x, Tensor kernel, Tensor bias, int side) -> Tensor)");
+  library.def("fused_depthwise(Tensor x, Tensor kernel, Tensor bias, int side) -> Tensor");
+  library.def("fused_depthwise_gradient(Tensor gradient, Tensor x, int side) -> Tensor");
   library.def(R"(fused_local_concentration(
       Tensor x, Tensor norm_weight, Tensor norm_bias, float eps, Tensor kernel1, Tensor bias1, Tensor scale,
       Tensor shift, Tensor kernel2, Tensor bias2, Tensor gamma, int side) -> Tensor)");
@@ -40,5 +41,6 @@ TORCH_LIBRARY_IMPL(e2evit, CPU, library) {
   library.impl("fused_window_attention", &e2evit::window_attention);
   library.impl("fused_linear_attention", &e2evit::linear_attention);
   library.impl("fused_depthwise", &e2evit::depthwise);
+  library.impl("fused_depthwise_gradient", &e2evit::depthwise_gradient);
   library.impl("fused_local_concentration", &e2evit::local_concentration);
 }

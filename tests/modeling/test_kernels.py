@@ -1,4 +1,4 @@
-"""Kernels for compiled inference against the modules whose branches they are, and when they are used."""
+"""Kernels of our own against the modules that they stand for, and when they are used."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ from copy import deepcopy
 import pytest
 import torch
 from e2evit.modeling import modeling_kernels as kernels
+from e2evit.modeling.modeling_depthwise import depthwise_conv, plain_depthwise_conv
 from e2evit.modeling.modeling_e2e import Mlp
 from e2evit.modeling.modeling_linearvit import (
     ConditionalPositionEncoding,
@@ -130,6 +131,41 @@ def test_depthwise(loaded, grid):
 @needs_amx
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("side", [3, 5, 7])
+@pytest.mark.parametrize("dtype", [torch.float, torch.bfloat16])
+def test_depthwise_gradients(loaded, dtype, side, grid):
+    """The operator of training, with weights of float32 (autocast) and of bfloat16."""
+    torch.manual_seed(0)
+    tokens, cotangent = (torch.randn(*grid, 64).bfloat16() for _ in range(2))
+    inputs = [tokens, torch.randn(64, 1, side, side).to(dtype), torch.randn(64).to(dtype)]
+    for tensor in inputs:
+        tensor.requires_grad_()
+    result = depthwise_conv(*inputs)
+    gradients = torch.autograd.grad(result, inputs, cotangent)
+    wide = [tensor.detach().float().requires_grad_() for tensor in inputs]
+    expected = plain_depthwise_conv(*wide)
+    assert_near(result, expected)
+    to_tokens, *to_weights = torch.autograd.grad(expected, wide, cotangent.float())
+    assert_near(gradients[0], to_tokens)
+    for actual, right in zip(gradients[1:], to_weights):
+        assert actual.dtype == dtype
+        # sums in float32 in another order, then rounded to the weights' type
+        tolerance = 1e-5 if dtype == torch.float else 2**-8
+        assert (actual - right).norm() < tolerance * right.norm()
+
+
+@needs_amx
+def test_the_switch_in_training(loaded, monkeypatch):
+    """PyTorch's convolution rounds the kernel to bfloat16 first."""
+    torch.manual_seed(0)
+    inputs = torch.randn(1, 5, 5, 32).bfloat16(), torch.randn(32, 1, 3, 3), torch.randn(32)
+    result = depthwise_conv(*inputs)
+    monkeypatch.setattr(kernels, "USE_KERNELS", False)
+    assert not torch.equal(depthwise_conv(*inputs), result)
+
+
+@needs_amx
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("side", [3, 5, 7])
 @torch.no_grad()
 def test_local_concentration(loaded, side, grid):
     torch.manual_seed(0)
@@ -184,7 +220,7 @@ OPERATORS = {
 @needs_amx
 @pytest.mark.parametrize("name", OPERATORS)
 @torch.no_grad()
-def test_models_use_them(name):
+def test_compiled_models_use_them(name):
     model, pixel_values = make(name).bfloat16(), torch.randn(2, 8, 50, 50).bfloat16()
     assert operators(model, pixel_values) == {f"fused_{part}" for part in OPERATORS[name]}
 
