@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils import cpp_extension
 from transformers.utils import logging
 
 __all__ = [
@@ -83,38 +82,44 @@ def _load_kernels() -> bool:
     sources = sorted(Path(__file__).with_name("kernels").glob("*"))
     if not (sources and torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx()):
         return False
-    texts = [torch.__version__, *(path.read_text() for path in sources)]
-    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
-    folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR", cpp_extension.get_default_build_root()))
-    library = folder / f"e2evit_kernels_{digest}.so"
     try:
-        if not library.is_file():
-            _build(sources[0].with_name("kernels.cpp"), library)
-        torch.ops.load_library(library)
-    except (OSError, subprocess.SubprocessError) as error:
+        torch.ops.load_library(_build(sources))
+    except (ImportError, OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
-        logger.warning(f"Inference stays slower than it could be, {library.stem} was not built. {reason}")
+        logger.warning(f"bfloat16 stays slower than it could be here, {sources[0].parent} was not built. {reason}")
         return False
     for name, fake in FAKES.items():
         torch.library.register_fake(f"e2evit::{name}", fake)
     return True
 
 
-def _build(source: Path, library: Path) -> None:
+def _build(sources: list[Path]) -> Path:
+    """The library of these sources, from where PyTorch keeps extensions if it was built before."""
+    from torch.utils import cpp_extension  # takes setuptools along
+
+    texts = [torch.__version__, *(path.read_text() for path in sources)]
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR", cpp_extension.get_default_build_root()))
+    library = root / f"e2evit_kernels_{digest}.so"
+    if library.is_file():
+        return library
     logger.info(f"Building {library}, which takes some seconds.")
-    compiler = cpp_extension.get_cxx_compiler()
+    compiler, source = cpp_extension.get_cxx_compiler(), str(sources[0].with_name("kernels.cpp"))
     # the first processors with AMX, so that a cache may serve several machines
     flags = ["-std=c++20", "-O3", "-march=sapphirerapids", "-fopenmp", "-fPIC"]
     includes = [f"-isystem{path}" for path in cpp_extension.include_paths()]
     libraries = [f"-L{path}" for path in cpp_extension.library_paths()] + ["-lc10", "-ltorch_cpu"]
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root) as folder:
         compiled, linked = f"{folder}/kernels.o", f"{folder}/kernels.so"
         # in two steps: a linker that heard of OpenMP would bring a second runtime, with threads of its own
-        for arguments in ([*flags, *includes, "-c", str(source)], ["-shared", compiled, *libraries]):
-            output = compiled if "-c" in arguments else linked
-            subprocess.run([compiler, *arguments, "-o", output], check=True, capture_output=True, text=True)
+        for arguments in (
+            [*flags, *includes, "-c", source, "-o", compiled],
+            ["-shared", compiled, *libraries, "-o", linked],
+        ):
+            subprocess.run([compiler, *arguments], check=True, capture_output=True, text=True)
         os.replace(linked, library)
+    return library
 
 
 def _like_the_tokens(hidden_states, *arguments):
