@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from accelerate.state import AcceleratorState
 
 from e2evit.training import tuning
 from e2evit.training.state import History
@@ -20,6 +21,12 @@ SPACE = {
     "per_device_batch_size": {"choices": [16, 32]},
     "model.num_hidden_layers": {"low": 1, "high": 2},
 }
+
+
+@pytest.fixture(autouse=True)
+def _own_precision():
+    """Accelerate keeps the precision of the first training of a process, which may be another test's."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
