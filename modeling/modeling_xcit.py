@@ -62,8 +62,6 @@ class XCiTCrossCovarianceAttention(nn.Module):
 
     def add_fused(self, hidden_states: torch.Tensor, norm: nn.LayerNorm, gamma: torch.Tensor) -> torch.Tensor:
         """`hidden_states + gamma * self(norm(hidden_states))` for compiled inference in bfloat16."""
-        if hidden_states.shape[-1] > MOST_IN_BLOCKS:
-            return hidden_states + gamma * self(norm(hidden_states))
         parts = fused_project(hidden_states, norm, self.qkv)
         context = cross_covariance_attention_in_blocks(*parts, self.temperature)
         return fused_project_back(hidden_states, context, self.proj, gamma)

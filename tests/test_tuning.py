@@ -25,7 +25,9 @@ SPACE = {
 
 @pytest.fixture(autouse=True)
 def _own_precision():
-    """Accelerate keeps the precision of the first training of a process, which may be another test's."""
+    """Accelerate keeps the precision of the first training of a process, whichever file's test that was."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

@@ -36,7 +36,7 @@ __all__ = [
 USE_KERNELS = True  # false: PyTorch's, or what inductor makes of the models
 
 LANES = 32  # widths are multiples of it
-LARGEST_WIDTH = 256  # beyond, weights leave the cache and oneDNN's products are faster
+LARGEST_FUSED_WIDTH = 256  # beyond, weights leave the cache and oneDNN's products are faster
 SIDES = {3, 5, 7}  # of depthwise convolutions
 logger = logging.get_logger(__name__)
 
@@ -50,7 +50,7 @@ def can_fuse(block: nn.Module, hidden_states: torch.Tensor) -> bool:
     return (
         hidden_states.device.type == "cpu"
         and is_half
-        and width <= LARGEST_WIDTH
+        and width <= LARGEST_FUSED_WIDTH
         and width % LANES == block.mlp.fc1.out_features % LANES == 0
         and width // block.attn.num_heads % 2 == 0
         and all(module.kernel_size[0] in SIDES for module in block.modules() if isinstance(module, nn.Conv2d))
@@ -126,7 +126,7 @@ def _like_the_tokens(hidden_states, *arguments):
     return torch.empty_like(hidden_states)
 
 
-def _like_three(hidden_states, norm_weight, norm_bias, eps, panels, bias):
+def _like_parts(hidden_states, norm_weight, norm_bias, eps, panels, bias):
     return hidden_states.new_empty(len(bias) // hidden_states.shape[-1], *hidden_states.shape)
 
 
@@ -136,7 +136,7 @@ FAKES = {
     "fused_linear_attention": _like_the_tokens,
     "fused_local_concentration": _like_the_tokens,
     "fused_mlp": _like_the_tokens,
-    "fused_project": _like_three,
+    "fused_project": _like_parts,
     "fused_project_back": _like_the_tokens,
     "fused_window_attention": _like_the_tokens,
 }

@@ -112,7 +112,7 @@ Tensor depthwise_gradient(const Tensor& gradient, const Tensor& x, int64_t side)
   const BFloat16 *tokens = halves_of(x), *gradients = halves_of(gradient);
   float* written = sums.mutable_data_ptr<float>();
   at::parallel_for(0, x.size(0) * num_groups, 1, [&](int64_t begin, int64_t end) {
-    Buffer<float> grid((height + 2 * margin) * padded * SIDE), above(height * ceiled * SIDE);
+    Buffer<float> grid((height + 2 * margin) * padded * SIDE), gradient_grid(height * ceiled * SIDE);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t channel = unit % num_groups * SIDE, image = unit / num_groups;
       float* to = written + image * (area + 1) * depth + channel;
@@ -122,12 +122,12 @@ Tensor depthwise_gradient(const Tensor& gradient, const Tensor& x, int64_t side)
           const int64_t place = ((image * height + i) * width + j) * depth + channel;
           const Row loaded = load(gradients + place);
           store(&grid[((i + margin) * padded + j + margin) * SIDE], load(tokens + place));
-          store(&above[(i * ceiled + j) * SIDE], loaded);
+          store(&gradient_grid[(i * ceiled + j) * SIDE], loaded);
           bias = bias + loaded;
         }
       store(to + area * depth, bias);
       for_side(side, [&](auto constant) {
-        correlate_side<constant()>(grid.data(), above.data(), height, padded, ceiled, to, depth);
+        correlate_side<constant()>(grid.data(), gradient_grid.data(), height, padded, ceiled, to, depth);
       });
     }
   });
