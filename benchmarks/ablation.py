@@ -21,7 +21,7 @@ from accelerate.utils import set_seed
 from torch import nn
 from tqdm import tqdm
 
-from e2evit.jobs import write_whole
+from e2evit.data.jobs import write_whole
 from e2evit.training import DataArguments, ModelArguments, load_model, make_loader, start_accelerator
 from e2evit.training.optim import OPTIMIZERS, make_optimizer, make_schedule
 from e2evit.training.tasks import task_of

@@ -27,9 +27,9 @@ from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser
 
 from e2evit.data.sparse import table_to_dense
-from e2evit.evaluation import BACKGROUND, column
-from e2evit.export import OUTPUTS, ExportModule, export_onnx, open_session
+from e2evit.hub.export import OUTPUTS, ExportModule, export_onnx, open_session
 from e2evit.metrics.mass import mass_statistics
+from e2evit.results.measure import BACKGROUND, column
 from e2evit.training import DataArguments
 
 BATCHES, THREADS = (1, 64), (1, 2)

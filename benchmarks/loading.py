@@ -30,11 +30,11 @@ from datasets import Array3D, Features
 
 from e2evit import E2EImageProcessor, load_e2e
 from e2evit.data import SCHEMAS, find_schema
-from e2evit.data.augment import Augmentation
-from e2evit.data.collate import E2ECollator, RowTables
 from e2evit.data.files import list_pieces, read_rows
 from e2evit.data.formats import open_data_file
 from e2evit.data.sparse import COLUMN_ENCODINGS, table_to_dense
+from e2evit.training.collate import E2ECollator, RowTables
+from e2evit.transforms.augment import Augmentation
 
 ROOT = Path(__file__).parents[1]
 BATCH = 64

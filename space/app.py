@@ -19,9 +19,9 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from e2evit.data import find_schema
 from e2evit.data.sparse import dense_to_sparse, sparse_to_dense
-from e2evit.data.transverse import TRANSVERSE, transverse_schema, transverse_table
 from e2evit.plots import event_display, mass_axis, saliency_display
-from e2evit.saliency import gradient_times_input
+from e2evit.plots.saliency import gradient_times_input
+from e2evit.transforms.transverse import TRANSVERSE, transverse_schema, transverse_table
 
 matplotlib.use("Agg")
 HERE = Path(__file__).parent

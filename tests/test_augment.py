@@ -9,9 +9,16 @@ from hypothesis import strategies as st
 from samples import random_images
 
 from e2evit.data import find_schema, load_e2e
-from e2evit.data.augment import Augmentation, add_noise_hits, drop_layers, drop_towers, scale_energy, shift_towers
 from e2evit.data.sparse import dense_to_sparse
 from e2evit.data.statistics import MassWeights
+from e2evit.transforms.augment import (
+    Augmentation,
+    add_noise_hits,
+    drop_layers,
+    drop_towers,
+    scale_energy,
+    shift_towers,
+)
 
 NAMES = find_schema("simulated").channel_names
 SIZE = (125, 125)

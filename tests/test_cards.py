@@ -22,7 +22,7 @@ def test_committed_card_is_what_its_results_render_to(model_type):
     assert (ROOT / recipe).is_file()
     card = render_card(ROOT / "model_cards/TEMPLATE.md", record, model_type, recipe, checkpoint)
     text = (ROOT / f"model_cards/{name}.md").read_text()
-    assert text.strip() == str(card).strip(), "run `python scripts/render.py`"
+    assert text.strip() == str(card).strip(), "run `python studies/render.py`"
 
     data = ModelCard.load(ROOT / f"model_cards/{name}.md").data
     assert (data.library_name, data.pipeline_tag, data.license) == (

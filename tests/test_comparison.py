@@ -11,7 +11,10 @@ from datasets import Dataset
 from samples import row_table
 from scipy.stats import binomtest, norm, ttest_ind
 
-from e2evit.comparison import (
+from e2evit.metrics.classification import delong_interval
+from e2evit.metrics.mass import mass_statistics
+from e2evit.plots import quality_against_cost
+from e2evit.results.compare import (
     _accuracy_and_parts,
     _auc_and_parts,
     _difference_by_parts,
@@ -23,11 +26,8 @@ from e2evit.comparison import (
     paired_difference,
     spread_over_seeds,
 )
-from e2evit.evaluation import Predictions, evaluate_predictions, softmax, write_results
-from e2evit.metrics.classification import delong_interval
-from e2evit.metrics.mass import mass_statistics
-from e2evit.plots import quality_against_cost
-from e2evit.report import JetPredictions, comparison_table, seed_groups
+from e2evit.results.measure import Predictions, evaluate_predictions, softmax, write_results
+from e2evit.results.tables import JetPredictions, comparison_table, seed_groups
 
 ROOT = Path(__file__).parents[1]
 

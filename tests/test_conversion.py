@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForImageClassification
 
-from e2evit.conversion import adapt_stem, read_state_dict
+from e2evit.hub.conversion import adapt_stem, read_state_dict
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests/data/golden/xcit_p16_tokensnorm_false.safetensors"

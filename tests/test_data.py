@@ -16,13 +16,13 @@ from samples import random_images, row_table
 
 from e2evit import E2EImageProcessor, load_e2e
 from e2evit.data import builder, find_schema, training_statistics
-from e2evit.data.augment import Augmentation, eta_flip, phi_flip
-from e2evit.data.collate import E2ECollator, RowTables
 from e2evit.data.grid import ETA_EDGES, position_in_grid, window_centres
 from e2evit.data.schema import row_features
 from e2evit.data.sparse import dense_to_sparse, sparse_to_dense, table_to_dense
 from e2evit.data.splits import assign_splits
 from e2evit.training import DataArguments
+from e2evit.training.collate import E2ECollator, RowTables
+from e2evit.transforms.augment import Augmentation, eta_flip, phi_flip
 
 
 def write_labelled(path, images, **columns):

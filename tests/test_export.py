@@ -11,10 +11,11 @@ import onnx
 import pytest
 from models import make
 
-from e2evit import E2EImageProcessor, export, load_e2e
+from e2evit import E2EImageProcessor, load_e2e
 from e2evit.data import find_schema
 from e2evit.data.sparse import sparse_to_dense
-from e2evit.export import check_parity, export_onnx, export_variants, open_session, parity_images
+from e2evit.hub import export
+from e2evit.hub.export import check_parity, export_onnx, export_variants, open_session, parity_images
 
 ROOT = Path(__file__).parents[1]
 JETS = {"image_size": 125, "num_channels": 8, "num_aux_features": 0, "log_mass": True, "mass_mean": 4.8}

@@ -9,19 +9,9 @@ from samples import row_table
 from scipy.stats import entropy, norm
 from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 
+from e2evit.baselines.jet_features import image_mass
 from e2evit.data import find_schema
 from e2evit.data.grid import window_centres
-from e2evit.evaluation import (
-    Predictions,
-    align_labels,
-    baseline_predictions,
-    evaluate_predictions,
-    measure,
-    measure_in_bins,
-    median_scale,
-    softmax,
-)
-from e2evit.jet_features import image_mass
 from e2evit.metrics import (
     JetClassification,
     JetTagging,
@@ -39,6 +29,16 @@ from e2evit.metrics.classification import (
     tagging_statistics,
 )
 from e2evit.metrics.sculpting import sculpting_statistics
+from e2evit.results.measure import (
+    Predictions,
+    align_labels,
+    baseline_predictions,
+    evaluate_predictions,
+    measure,
+    measure_in_bins,
+    median_scale,
+    softmax,
+)
 
 
 def test_tagging_of_two_gaussians():

@@ -23,7 +23,7 @@ from e2evit.plots import (
     sculpting,
     true_against_predicted,
 )
-from e2evit.report import JetPredictions
+from e2evit.results.tables import JetPredictions
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from pretraining_tables import _over_seeds, name_of, render_pretraining, summarise
 from scipy import stats
-
-from e2evit.pretraining_report import _over_seeds, name_of, render_pretraining, summarise
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,7 +35,7 @@ def test_a_small_study(tmp_path):
     study |= {"validation_fraction": 1.0, "test_fraction": 1.0}
     study["labels"] = {"10 %": {"fraction": 0.25, "finetune_epochs": 1, "scratch_epochs": 2}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-    command = [sys.executable, "scripts/pretraining_study.py", "--study", tmp_path / "study.yaml"]
+    command = [sys.executable, "studies/pretraining.py", "--study", tmp_path / "study.yaml"]
     command += ["--data_dir", tmp_path / "jets", "--cache_dir", tmp_path / "cache"]
     command += ["--output_dir", tmp_path / "runs", "--results_dir", tmp_path / "results"]
     for _ in range(2):

@@ -63,7 +63,7 @@ def checkpoint(tmp_path_factory, jets_dir):
     (base / "run/run_info.json").write_text(json.dumps({"seed": 0, "images_seen": 1000, "seconds": 10.0}))
     arguments = ("--data_dir", jets_dir, "--cache_dir", base / "cache", "--mass_column", "jet_mass")
     results = base / "results.json"
-    done = call("scripts/evaluate.py", base / "run", *arguments, "--results", results, home=base / "home")
+    done = call("scripts/eval.py", base / "run", *arguments, "--results", results, home=base / "home")
     assert done.returncode == 0, done.stderr[-2000:]
     return base / "run", results
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from e2evit.baselines.jet_features import jet_features
 from e2evit.data import find_schema, load_e2e
 from e2evit.data.grid import window_centres
 from e2evit.data.sparse import sparse_to_dense
-from e2evit.data.targets import select_targets
-from e2evit.data.transverse import to_transverse
-from e2evit.data.variations import VARIATIONS, vary
-from e2evit.jet_features import jet_features
+from e2evit.transforms.targets import select_targets
+from e2evit.transforms.transverse import to_transverse
+from e2evit.transforms.variations import VARIATIONS, vary
 
 
 @pytest.fixture(scope="module")

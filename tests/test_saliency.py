@@ -4,7 +4,7 @@ import pytest
 import torch
 from models import make
 
-from e2evit.saliency import gradient_times_input
+from e2evit.plots.saliency import gradient_times_input
 
 JETS = {"image_size": 50, "num_channels": 8, "num_aux_features": 0}
 

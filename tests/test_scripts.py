@@ -47,7 +47,7 @@ def runs(jets_dir, model_json, tmp_path_factory):
         output = ("--model_config", model_json, "--output_dir", folder / config, "--num_train_epochs", 5)
         logs["train", config] = launch(config, "scripts/train.py", *output, *shared)
         results = ("--results", folder / f"{config}.json")
-        logs["evaluate", config] = launch(config, "scripts/evaluate.py", folder / "one_process", *shared, *results)
+        logs["evaluate", config] = launch(config, "scripts/eval.py", folder / "one_process", *shared, *results)
     return folder, logs
 
 
@@ -116,7 +116,7 @@ def test_eleven_classes(simulated_jets, model_json, tmp_path):
     model = tmp_path / "model"
     arguments = ("--model_config", model_json, "--output_dir", model, "--num_train_epochs", 1, *data)
     launch("one_process", "scripts/train.py", *arguments)
-    launch("one_process", "scripts/evaluate.py", model, "--results", tmp_path / "found.json", *data)
+    launch("one_process", "scripts/eval.py", model, "--results", tmp_path / "found.json", *data)
     record = json.loads((tmp_path / "found.json").read_text())
     assert len(record["label_names"]) == 11
     assert {"accuracy", "calibration_error", "roc_auc_x_gammagamma"} <= set(record["metrics"]["model"])
@@ -135,7 +135,7 @@ def test_validation_of_the_simulation(simulated_jets, tmp_path):
     outputs = ("--results", tmp_path / "found.json", "--figures", tmp_path / "figures")
     call(
         sys.executable,
-        "scripts/validate_simulation.py",
+        "studies/validate_simulation.py",
         "--data_dir",
         tmp_path / "sm",
         "--gun_dir",

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 
 from e2evit import E2EImageProcessor, load_e2e
 from e2evit.data import builder, find_schema
-from e2evit.data.collate import E2ECollator
 from e2evit.data.sparse import COLUMN_ENCODINGS
+from e2evit.training.collate import E2ECollator
 
 
 @pytest.fixture(scope="module")

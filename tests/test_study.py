@@ -14,10 +14,10 @@ from e2evit.modeling import modeling_depthwise
 from models import make
 from torch import nn
 
-from e2evit.boosted_trees import tree_predictions
-from e2evit.comparison import QUANTITIES
-from e2evit.data.variations import VARIATIONS
+from e2evit.baselines.boosted_trees import tree_predictions
+from e2evit.results.compare import QUANTITIES
 from e2evit.training.cost import count_macs
+from e2evit.transforms.variations import VARIATIONS
 
 ROOT = Path(__file__).parents[1]
 
@@ -82,7 +82,7 @@ def test_a_small_study(tmp_path):
         },
     }
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-    command = [sys.executable, "scripts/study.py", "--study", tmp_path / "study.yaml"]
+    command = [sys.executable, "studies/study.py", "--study", tmp_path / "study.yaml"]
     command += ["--recipe", tmp_path / "train.yaml", "--output_dir", tmp_path / "runs"]
     command += ["--results_dir", tmp_path / "results", "--figures_dir", tmp_path / "figures"]
     for _ in range(2):

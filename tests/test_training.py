@@ -18,7 +18,6 @@ from samples import random_images
 from transformers import AutoImageProcessor, AutoModelForImageClassification, AutoModelForMaskedImageModeling
 
 from e2evit.data import find_schema, load_e2e
-from e2evit.data.collate import E2ECollator
 from e2evit.training import (
     DataArguments,
     ModelArguments,
@@ -35,6 +34,7 @@ from e2evit.training import (
     train,
 )
 from e2evit.training.checkpoint import read_model_config
+from e2evit.training.collate import E2ECollator
 from e2evit.training.guards import check_splits
 from e2evit.training.tasks import Supervised
 from e2evit.training.weights import measure_batch_norms

@@ -8,8 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the same names, for editors and type checkers
-    from .conversion import convert_reference
     from .data import load_e2e
+    from .hub.conversion import convert_reference
     from .modeling import (
         BaselineConfig,
         BaselineForImageClassification,
@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 _HOMES = {  # the others are models
-    "convert_reference": "conversion",
+    "convert_reference": "hub.conversion",
     "load_e2e": "data",
     "predict": "training",
     "simulate": "simulation",

@@ -162,7 +162,7 @@ def test_gradients(name):
 
 def gradients_by_reference_key(model):
     """Our gradients under the authors' keys: a state dict of marks through the conversion tells which is which."""
-    from e2evit.conversion import _LINEARVIT_KEYS, _rename
+    from e2evit.hub.conversion import _LINEARVIT_KEYS, _rename
 
     reference = {}
     with safe_open(GOLDEN / "l2vit_c3_64_clamp_both_sides.safetensors", "pt") as file:

@@ -12,7 +12,7 @@ from pathlib import Path
 import distributed
 import pytest
 
-from e2evit import jobs
+from e2evit.data import jobs
 from e2evit.simulation import SimulationSettings, simulate
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from sklearn.model_selection import cross_val_predict
 
 from e2evit.simulation import SimulationSettings, simulate
 from e2evit.simulation.spectra import Acceptance
-from e2evit.validation import nuisances
+from e2evit.simulation.validation import nuisances
 
 
 def test_a_classifier_on_nuisances_guesses(tmp_path):

@@ -15,8 +15,8 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from e2evit import load_e2e
+from e2evit.baselines.jet_features import jet_features
 from e2evit.data import find_schema
-from e2evit.jet_features import jet_features
 from e2evit.simulation import SimulationSettings, produce, shards, simulate
 from e2evit.simulation.processes import PROCESSES
 

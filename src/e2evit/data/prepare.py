@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from e2evit.jobs import claim, follow, workers, write_whole
+from e2evit.data.jobs import claim, follow, workers, write_whole
 
 from .builder import list_parts
 from .card import render_card

@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from e2evit.modeling import E2EConfig
 from e2evit.plots import comparison_figures, save_figure
-from e2evit.report import read_predictions
+from e2evit.results.tables import read_predictions
 
 from .card import CAPTIONS, render_card
 from .safety import check_checkpoint
@@ -67,7 +67,7 @@ def assemble_model(
         checkpoint: Folder of `scripts/train.py`.
         folder: Where to.
         model_id: Hub id, or the path that users will load it from; the card shows it.
-        results: What `scripts/evaluate.py` wrote of this checkpoint, with its Parquet file beside it.
+        results: What `scripts/eval.py` wrote of this checkpoint, with its Parquet file beside it.
         recipe: What the card calls the recipe.
 
     Raises:
@@ -79,7 +79,7 @@ def assemble_model(
     check_checkpoint(checkpoint, subfolders=False)
     for path in (results, results.with_suffix(".parquet")):
         if not path.is_file():
-            raise FileNotFoundError(f"There is no {path}: measure the checkpoint with scripts/evaluate.py first.")
+            raise FileNotFoundError(f"There is no {path}: measure the checkpoint with scripts/eval.py first.")
     record = json.loads(results.read_text())
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()

@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from e2evit.data import CHANNELS, find_schema
-from e2evit.report import results_table
+from e2evit.results.tables import results_table
 
 __all__ = ["render_card"]
 
@@ -42,7 +42,7 @@ def render_card(
 
     Args:
         template: Jinja file.
-        record: What `scripts/evaluate.py` wrote.
+        record: What `scripts/eval.py` wrote.
         model_type: `"linearvit"`, `"xcit"` or `"e2e_baseline"`.
         recipe: Path of the recipe within the repository.
         model_id: Hub id or folder that the card's code loads.

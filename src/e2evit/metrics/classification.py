@@ -1,12 +1,12 @@
 """Tagging metrics as `evaluate` modules that need no network."""
 
 import datasets
+import evaluate
 import numpy as np
 from scipy.stats import norm, rankdata
 from sklearn.metrics import auc, roc_auc_score, roc_curve
 
 from .bootstrap import with_intervals
-from .library import evaluate
 
 __all__ = [
     "JetClassification",

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import datasets
+import evaluate
 import numpy as np
 
 from .bootstrap import with_intervals
-from .library import evaluate
 
 __all__ = ["MassRegression", "mass_statistics", "response_in_bins", "uncertainty_statistics"]
 

@@ -5,13 +5,13 @@ from functools import partial
 from itertools import pairwise
 
 import datasets
+import evaluate
 import numpy as np
 from scipy.spatial.distance import jensenshannon
 from sklearn.metrics import roc_auc_score
 
 from .bootstrap import with_intervals
 from .classification import delong_interval
-from .library import evaluate
 
 __all__ = ["MassSculpting", "auc_in_bins", "chance_divergence", "passing_background", "sculpting_statistics"]
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from e2evit.metrics.sculpting import passing_background
-from e2evit.report import JetPredictions
+from e2evit.results.tables import JetPredictions
 
 from .style import COLOURS, STYLE, label_simulation, styles
 

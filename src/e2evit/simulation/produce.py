@@ -6,7 +6,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
-from e2evit.jobs import claim, follow, workers, write_whole
+from e2evit.data.jobs import claim, follow, workers, write_whole
 
 from .settings import SimulationSettings
 

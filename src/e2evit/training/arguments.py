@@ -7,9 +7,9 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 
 from e2evit.data import DatasetSchema, find_schema, load_e2e
-from e2evit.data.augment import Augmentation
-from e2evit.data.targets import select_targets
-from e2evit.data.transverse import TRANSVERSE, to_transverse
+from e2evit.transforms.augment import Augmentation
+from e2evit.transforms.targets import select_targets
+from e2evit.transforms.transverse import TRANSVERSE, to_transverse
 
 from .optim import OPTIMIZERS
 

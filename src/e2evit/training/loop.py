@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig
 
-from e2evit.data.collate import E2ECollator, RowTables
+from e2evit.training.collate import E2ECollator, RowTables
 
 from .arguments import DataArguments, TrainArguments
 from .cost import peak_memory_gib

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from safetensors.numpy import load_file, save_file
 
-from e2evit.data.collate import E2ECollator
+from e2evit.training.collate import E2ECollator
 
 from .checkpoint import fingerprint
 from .loop import make_loader

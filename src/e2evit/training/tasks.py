@@ -5,9 +5,9 @@ import torch
 from accelerate import Accelerator
 from datasets import DatasetDict
 
-from e2evit.data.collate import E2ECollator
 from e2evit.data.statistics import MassWeights
 from e2evit.modeling.modeling_masked import E2EForMaskedImageModeling, grid_of_tokens
+from e2evit.training.collate import E2ECollator
 
 from .arguments import DataArguments
 from .prediction import constant_baselines, coverage_temperature, predict, progress_bar, summarise

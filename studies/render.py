@@ -1,15 +1,16 @@
 """Write the tables of README, docs/simulation.md and docs/study.md and the model cards from results.
 
-python scripts/render.py
+python studies/render.py
 """
 
 import json
 from pathlib import Path
 
+from pretraining_tables import render_pretraining
+from study_tables import render_study
+
 from e2evit.hub.card import CAPTIONS, render_card
-from e2evit.pretraining_report import render_pretraining
-from e2evit.report import read_results, render_readme, render_simulation
-from e2evit.study_report import render_study
+from e2evit.results.tables import read_results, render_readme, render_simulation
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .modeling import LinearViTConfig, LinearViTForImageClassification, XCiTConfig, XCiTForImageClassification
+from e2evit.modeling import LinearViTConfig, LinearViTForImageClassification, XCiTConfig, XCiTForImageClassification
 
 __all__ = ["adapt_stem", "convert_reference", "read_state_dict"]
 

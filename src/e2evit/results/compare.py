@@ -6,9 +6,10 @@ import numpy as np
 from scipy.stats import t
 from sklearn.metrics import roc_auc_score
 
-from .evaluation import Predictions
-from .metrics.classification import placements
-from .report import COMPARED, JetPredictions, seed_groups
+from e2evit.metrics.classification import placements
+
+from .measure import Predictions
+from .tables import COMPARED, JetPredictions, seed_groups
 
 __all__ = [
     "QUANTITIES",

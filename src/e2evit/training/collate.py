@@ -8,8 +8,8 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 
-from .augment import Augmentation
-from .statistics import MassWeights
+from e2evit.data.statistics import MassWeights
+from e2evit.transforms.augment import Augmentation
 
 __all__ = ["E2ECollator", "RowTables"]
 

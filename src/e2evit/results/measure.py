@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from .data import DatasetSchema
-from .jet_features import image_mass
-from .metrics import JetClassification, JetTagging, MassRegression, MassSculpting, auc_in_bins, response_in_bins
+from e2evit.baselines.jet_features import image_mass
+from e2evit.data import DatasetSchema
+from e2evit.metrics import JetClassification, JetTagging, MassRegression, MassSculpting, auc_in_bins, response_in_bins
 
 __all__ = [
     "BACKGROUND",

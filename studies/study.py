@@ -1,9 +1,9 @@
 """The comparison of all models: simulate, train, measure, compare. `make study` runs this.
 
-python scripts/study.py
+python studies/study.py
 
 What is finished is not done again: results by their files in `results_dir`, a run that was interrupted from its state.
-`scripts/render.py` then writes docs/study.md from the results.
+`studies/render.py` then writes docs/study.md from the results.
 """
 
 import sys
@@ -12,9 +12,8 @@ from itertools import zip_longest
 from pathlib import Path
 
 import yaml
+from steps import SCRIPTS, launch, run_step
 from transformers import HfArgumentParser
-
-from e2evit.steps import SCRIPTS, launch, run_step
 
 
 @dataclass
@@ -67,7 +66,7 @@ def main() -> None:
         )
         result = results / f"{name}_seed{seed}.json"
         # in float32 whatever the machine, so that results of several are of one kind
-        run_step(*launch("evaluate.py"), checkpoint, *targets, "--mixed_precision", "no", "--results", result)
+        run_step(*launch("eval.py"), checkpoint, *targets, "--mixed_precision", "no", "--results", result)
     run_step(
         *(sys.executable, SCRIPTS / "compare.py", "--results", *sorted(results.glob("*_seed*.json"))),
         *("--output_dir", results / "comparison", "--figures", arguments.figures_dir),

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
-from .data import DatasetSchema
-from .data.grid import COLUMNS, ROWS, TOWER, WINDOW, eta_centres
-from .data.transverse import TRANSVERSE, transverse_factor
+from e2evit.data import DatasetSchema
+from e2evit.data.grid import COLUMNS, ROWS, TOWER, WINDOW, eta_centres
+from e2evit.transforms.transverse import TRANSVERSE, transverse_factor
 
 __all__ = [
     "FEATURE_GROUPS",

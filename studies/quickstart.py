@@ -1,6 +1,6 @@
 """From nothing to two trained checkpoints: simulate, train, evaluate, compare. `make quickstart` runs this.
 
-python scripts/quickstart.py --output_dir runs/quickstart --seed 0
+python studies/quickstart.py --output_dir runs/quickstart --seed 0
 """
 
 import sys
@@ -8,11 +8,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from steps import SCRIPTS, launch, run_step
 from transformers import HfArgumentParser
 
 from e2evit.data import find_schema, load_e2e
 from e2evit.plots import event_display, save_figure
-from e2evit.steps import SCRIPTS, launch, run_step
 
 MODELS = ("linearvit_nano", "xcit_nano")
 
@@ -48,7 +48,7 @@ def main() -> None:
             *arguments.train_arguments.split(),
         )
         run_step(
-            *(*launch("evaluate.py"), folder / model, "--data_dir", data, "--mass_column", "jet_mass"),
+            *(*launch("eval.py"), folder / model, "--data_dir", data, "--mass_column", "jet_mass"),
             *("--results", files[-1]),
         )
 

@@ -1,9 +1,9 @@
 """Is a model that was pre-trained on masked images better than one from scratch, when both take as long?
 
-python scripts/pretraining_study.py
+python studies/pretraining.py
 
 needs the jets of `make study`. With few and with many labels, several seeds; what is finished is not done again, and
-`--seeds` does a part. `scripts/render.py` then writes docs/pretraining.md from the results.
+`--seeds` does a part. `studies/render.py` then writes docs/pretraining.md from the results.
 """
 
 import json
@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from pretraining_tables import name_of, summarise
+from steps import RECIPES, launch, run_step
 from transformers import HfArgumentParser
-
-from e2evit.pretraining_report import name_of, summarise
-from e2evit.steps import RECIPES, launch, run_step
 
 
 @dataclass
@@ -70,7 +69,7 @@ def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> None:
             train("train.py", recipe, folder / name, settings["fraction"], settings[f"{start}_epochs"], *model)
             targets = yaml.safe_load(recipe.read_text())
             run_step(
-                *(*launch("evaluate.py"), folder / name, *data, "--results", results / f"{name}.json"),
+                *(*launch("eval.py"), folder / name, *data, "--results", results / f"{name}.json"),
                 *("--mass_column", targets["mass_column"], "--classes", *targets["classes"]),
                 *("--mass_classes", *targets["mass_classes"], "--test_fraction", study["test_fraction"]),
             )

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, DatasetDict
 
-from .schema import DatasetSchema
+from e2evit.data.schema import DatasetSchema
 
 __all__ = ["select_targets"]
 

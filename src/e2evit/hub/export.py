@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from .data import CHANNELS
-from .modeling import E2EImageProcessor
-from .modeling.modeling_e2e import E2EForImageClassification
+from e2evit.data import CHANNELS
+from e2evit.modeling import E2EImageProcessor
+from e2evit.modeling.modeling_e2e import E2EForImageClassification
 
 __all__ = ["LAYOUTS", "ExportModule", "check_parity", "export_onnx", "export_variants", "metadata", "parity_images"]
 

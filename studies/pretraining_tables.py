@@ -1,4 +1,4 @@
-"""docs/pretraining.md from the results of `scripts/pretraining_study.py`."""
+"""docs/pretraining.md from the results of `studies/pretraining.py`."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from .report import insert, markdown_table
+from e2evit.results.tables import insert, markdown_table
 
 __all__ = ["name_of", "render_pretraining", "summarise"]
 

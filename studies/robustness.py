@@ -1,6 +1,6 @@
 """Measure how far models fall when the detector or the physics is not that of their training jets.
 
-python scripts/robustness.py --checkpoints runs/study/linearvit_seed0 --data_dir runs/study/data \
+python studies/robustness.py --checkpoints runs/study/linearvit_seed0 --data_dir runs/study/data \
     --samples "pile-up 60=runs/study/pileup_60" --results_dir results/robustness
 
 writes one JSON for each model, and `trees_all.json` for boosted trees that are trained on the same jets. Of `data_dir`
@@ -17,14 +17,14 @@ from pathlib import Path
 from datasets import Dataset, concatenate_datasets
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from e2evit.boosted_trees import tree_predictions
-from e2evit.comparison import QUANTITIES, quantities_with_intervals
+from e2evit.baselines.boosted_trees import tree_predictions
+from e2evit.baselines.jet_features import VARIABLE_SETS, jet_features, variables
 from e2evit.data import DatasetSchema
-from e2evit.data.collate import E2ECollator
-from e2evit.data.variations import VARIATIONS, vary
-from e2evit.evaluation import Predictions, column, softmax
-from e2evit.jet_features import VARIABLE_SETS, jet_features, variables
+from e2evit.results.compare import QUANTITIES, quantities_with_intervals
+from e2evit.results.measure import Predictions, column, softmax
 from e2evit.training import DataArguments, make_loader, parse_recipe, predict, start_accelerator
+from e2evit.training.collate import E2ECollator
+from e2evit.transforms.variations import VARIATIONS, vary
 
 
 @dataclass

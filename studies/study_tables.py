@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from .report import (
+from e2evit.results.tables import (
     COMPARED,
     comparison_table,
     insert,

@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
+from e2evit.data.schema import DatasetSchema
+
 from .augment import TOWER, add_noise_hits, drop_crystals, drop_towers, scale_energy
-from .schema import DatasetSchema
 
 __all__ = ["VARIATIONS", "vary"]
 

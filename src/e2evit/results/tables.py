@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from .data import SCHEMAS, DatasetSchema
+from e2evit.data import SCHEMAS, DatasetSchema
 
 __all__ = [
     "COMPARED",
@@ -363,7 +363,7 @@ def _spread(values: dict[str, float]) -> str:
 
 def insert(text: str, name: str, body: str) -> str:
     """`text` with what lies between the markers called `name` replaced."""
-    start, end = f"<!-- {name}: rendered by scripts/render.py -->", f"<!-- end of {name} -->"
+    start, end = f"<!-- {name}: rendered by studies/render.py -->", f"<!-- end of {name} -->"
     before, rest = text.split(start)
     return f"{before}{start}\n{body}\n{end}{rest.split(end)[1]}"
 

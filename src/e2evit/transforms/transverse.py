@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from datasets import DatasetDict
 
-from .grid import ROWS, TOWER, eta_centres
-from .schema import DatasetSchema
+from e2evit.data.grid import ROWS, TOWER, eta_centres
+from e2evit.data.schema import DatasetSchema
 
 __all__ = ["TRANSVERSE", "to_transverse", "transverse_factor", "transverse_schema", "transverse_table"]
 

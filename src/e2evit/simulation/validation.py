@@ -10,9 +10,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
-from .data import DatasetSchema
-from .data.grid import TOWER, WINDOW
-from .jet_features import FEATURE_GROUPS, VARIABLE_SETS, jet_features, variables
+from e2evit.baselines.jet_features import FEATURE_GROUPS, VARIABLE_SETS, jet_features, variables
+from e2evit.data import DatasetSchema
+from e2evit.data.grid import TOWER, WINDOW
 
 __all__ = [
     "mass_baseline",
@@ -45,7 +45,7 @@ def real_occupancy(folder: str | Path, schema: DatasetSchema) -> dict[str, dict[
     Returns:
         `image`, the one real image, and `jets`, medians of the 20 real jets whose candidates go through our detector.
     """
-    from .simulation.candidates import candidate_images  # needs the `sim` extra
+    from .candidates import candidate_images  # needs the `sim` extra
 
     image = np.load(Path(folder) / "boostedtop/boostedtop_image_uint8.npz")["X"]
     pixels = (image != 0).sum(axis=(1, 2)) / np.where(np.array(schema.channel_names) == "hcal", TOWER**2, 1)

@@ -2,7 +2,7 @@
 
 python scripts/simulate.py --output_dir data/sm --processes qcd top w z h --num_jets 3500 --match_pt --merged_only
 python scripts/simulate.py --output_dir data/gun --processes x_qq x_bb x_top --num_jets 3500
-python scripts/validate_simulation.py --data_dir data/sm --gun_dir data/gun && python scripts/render.py
+python studies/validate_simulation.py --data_dir data/sm --gun_dir data/gun && python studies/render.py
 """
 
 import json
@@ -13,11 +13,11 @@ import numpy as np
 from datasets import concatenate_datasets
 from transformers import HfArgumentParser
 
-from e2evit import validation
+from e2evit.baselines.jet_features import JET_RADIUS, jet_features, read_pixels
 from e2evit.data import find_schema, load_e2e
 from e2evit.data.sparse import sparse_to_dense
-from e2evit.jet_features import JET_RADIUS, jet_features, read_pixels
 from e2evit.plots import calorimeter_response, distributions, mean_images, save_figure
+from e2evit.simulation import validation
 
 REAL_CHANNELS = {"trk_pt": "track pixels", "ecal": "crystals", "hcal": "HCAL towers", "bpix1": "pixels hit in layer 1"}
 PUBLISHED_RESOLUTION = {100.0: 0.10, 1000.0: 0.05}  # of CMS's particle-flow jets, abstract of arXiv 1607.03663

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-from .evaluation import Predictions
+from e2evit.results.measure import Predictions
 
 __all__ = ["tree_predictions"]
 

@@ -1,6 +1,6 @@
 """Measure a checkpoint on held-out jets, beside baselines on the same jets.
 
-accelerate launch scripts/evaluate.py runs/xcit --data_dir data/jets --results results/xcit.json
+accelerate launch scripts/eval.py runs/xcit --data_dir data/jets --results results/xcit.json
 
 Predictions are kept piece by piece until the results are written: the same command goes on after an interruption.
 """
@@ -14,8 +14,7 @@ from statistics import median
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file
 
-from e2evit.data.collate import E2ECollator
-from e2evit.evaluation import (
+from e2evit.results.measure import (
     Predictions,
     align_labels,
     baseline_predictions,
@@ -34,6 +33,7 @@ from e2evit.training import (
     run_info,
     start_accelerator,
 )
+from e2evit.training.collate import E2ECollator
 
 
 @dataclass

@@ -6,7 +6,7 @@ from pathlib import Path
 
 __all__ = ["RECIPES", "SCRIPTS", "launch", "run_step"]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SCRIPTS, RECIPES = ROOT / "scripts", ROOT / "recipes"
 
 

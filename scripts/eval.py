@@ -1,0 +1,4 @@
+from e2evit.cli.evaluate import __doc__, main  # noqa: F401
+
+if __name__ == "__main__":
+    main()

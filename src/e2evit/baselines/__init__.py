@@ -1,0 +1,1 @@
+"""Baselines without a network: classical jet variables and boosted trees."""

@@ -1,0 +1,1 @@
+"""The `e2evit` command and the mains of `scripts/`."""

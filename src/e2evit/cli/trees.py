@@ -1,0 +1,57 @@
+"""Measure boosted trees on classical jet variables, as scripts/eval.py measures networks.
+
+python scripts/boosted_trees.py --data_dir data/jets --results_dir results --seed 0
+
+writes `trees_3_seed0.json` (mass, multiplicity and width) and `trees_all_seed0.json` (all variables).
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from e2evit.baselines.boosted_trees import tree_predictions
+from e2evit.baselines.jet_features import VARIABLE_SETS, jet_features, variables
+from e2evit.results.measure import column, evaluate_predictions, measure_in_bins, write_results
+from e2evit.training import DataArguments, parse_recipe, run_info
+
+SETS = {"trees_3": "mass, multiplicity, width", "trees_all": "all, with impact parameters"}
+
+
+@dataclass
+class TreeArguments:
+    results_dir: str = field(metadata={"help": "Folder of the two results, with predictions as Parquet beside them."})
+    seed: list[int] = field(default_factory=lambda: [0], metadata={"help": "Of the jets that decide when to stop."})
+    split: str = field(default="test", metadata={"help": "train, validation or test."})
+
+
+def main() -> None:
+    data_args, arguments = parse_recipe(DataArguments, TreeArguments)
+    dataset, schema = data_args.load()
+    rows = dataset[arguments.split]
+    features = {part: jet_features(dataset[part], schema) for part in {"train", arguments.split}}
+    labels = column(dataset["train"], "labels", -100).astype(int)
+    masses = column(dataset["train"], data_args.mass_column)
+    for name, groups in SETS.items():
+        x = {part: variables(found, VARIABLE_SETS[groups]) for part, found in features.items()}
+        for seed in arguments.seed:
+            start = time.perf_counter()
+            found = tree_predictions(x["train"], labels, masses, x[arguments.split], len(schema.label_names), seed)
+            seconds = time.perf_counter() - start
+            metrics, columns = evaluate_predictions(rows, data_args.mass_column, schema.label_names, {"model": found})
+            record = (
+                run_info(dataset)
+                | data_args.record(schema, arguments.split)
+                | {
+                    "seed": seed,
+                    "training": {"seconds": seconds},
+                    "metrics": metrics,
+                    "in_bins": measure_in_bins(columns, found),
+                }
+            )
+            path = Path(arguments.results_dir) / f"{name}_seed{seed}.json"
+            write_results(path, record, columns)
+            print(f"Wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

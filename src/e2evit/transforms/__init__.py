@@ -1,0 +1,1 @@
+"""What happens to rows between the files and the network: augmentation, variations, transverse energies, targets."""
