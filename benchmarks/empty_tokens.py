@@ -96,7 +96,9 @@ def main() -> None:
         processor = AutoImageProcessor.from_pretrained(folder)
         splits, _ = DataArguments(data_dir=arguments.data_dir).load(processor.channel_names)
         rows = splits["train"].with_format("numpy")
-        own_images = processor([rows[i] for i in range(32)], return_tensors="pt")["pixel_values"]
+        own_images = processor(
+            [rows[i] for i in range(32)], channel_names=processor.channel_names, return_tensors="pt"
+        )["pixel_values"]
         model = AutoModelForImageClassification.from_pretrained(folder).eval()
         own = tokens_on_their_own(model, own_images)
         record["models"][f"checkpoints/{folder.name}"] = {"tokens_on_their_own": own, "largest_speedup": 1 / own}

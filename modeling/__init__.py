@@ -1,10 +1,12 @@
-"""Models, configurations and image processor; registered with the Auto classes of transformers on import."""
+"""Models, configurations, image processor and pipelines, registered with transformers on import."""
 
 if __name__ == "modeling":
     raise ImportError(
         "`import modeling` from the repository root would make a second, unequal set of classes; "
         "install the package (`pip install -e .`) and `import e2evit.modeling`."
     )
+
+from dataclasses import dataclass
 
 from transformers import (
     AutoBackbone,
@@ -14,6 +16,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForMaskedImageModeling,
 )
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_baseline import BaselineConfig
 from .configuration_e2e import E2EConfig
@@ -21,30 +24,38 @@ from .configuration_linearvit import LinearViTConfig
 from .configuration_xcit import XCiTConfig
 from .image_processing_e2e import E2EImageProcessor
 from .modeling_baseline import BaselineForImageClassification, BaselineModel
-from .modeling_e2e import E2EModelOutput, E2EOutput
+from .modeling_e2e import E2EForImageClassification, E2EModelOutput, E2EOutput, E2EPreTrainedModel
 from .modeling_linearvit import (
     LinearViTBackbone,
     LinearViTForImageClassification,
     LinearViTForMaskedImageModeling,
     LinearViTModel,
 )
-from .modeling_masked import E2EMaskedImageModelingOutput
+from .modeling_masked import E2EForMaskedImageModeling, E2EMaskedImageModelingOutput
 from .modeling_xcit import XCiTBackbone, XCiTForImageClassification, XCiTForMaskedImageModeling, XCiTModel
+from .pipeline_e2e import E2EFeaturesPipeline, E2EJetsPipeline
 
 __all__ = [
+    "FAMILIES",
     "BaselineConfig",
     "BaselineForImageClassification",
     "BaselineModel",
     "E2EConfig",
+    "E2EFeaturesPipeline",
+    "E2EForImageClassification",
+    "E2EForMaskedImageModeling",
     "E2EImageProcessor",
+    "E2EJetsPipeline",
     "E2EMaskedImageModelingOutput",
     "E2EModelOutput",
     "E2EOutput",
+    "E2EPreTrainedModel",
     "LinearViTBackbone",
     "LinearViTConfig",
     "LinearViTForImageClassification",
     "LinearViTForMaskedImageModeling",
     "LinearViTModel",
+    "ModelFamily",
     "XCiTBackbone",
     "XCiTConfig",
     "XCiTForImageClassification",
@@ -52,24 +63,78 @@ __all__ = [
     "XCiTModel",
 ]
 
-for _config, _model, _classifier in (
-    (LinearViTConfig, LinearViTModel, LinearViTForImageClassification),
-    (XCiTConfig, XCiTModel, XCiTForImageClassification),
-    (BaselineConfig, BaselineModel, BaselineForImageClassification),
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """A configuration and its models.
+
+    Args:
+        title: Name of the architecture, for model cards.
+        citation: Its paper.
+    """
+
+    config: type[E2EConfig]
+    model: type[E2EPreTrainedModel]
+    classifier: type[E2EForImageClassification]
+    masked: type[E2EForMaskedImageModeling] | None
+    backbone: type[E2EPreTrainedModel] | None
+    title: str
+    citation: str
+
+    @property
+    def auto_classes(self) -> dict[str, type]:
+        """Classes by the Auto class of transformers that builds them."""
+        classes = {
+            "AutoModel": self.model,
+            "AutoModelForImageClassification": self.classifier,
+            "AutoModelForMaskedImageModeling": self.masked,
+            "AutoBackbone": self.backbone,
+        }
+        return {name: value for name, value in classes.items() if value is not None}
+
+
+_FAMILIES = (
+    ModelFamily(
+        LinearViTConfig,
+        LinearViTModel,
+        LinearViTForImageClassification,
+        LinearViTForMaskedImageModeling,
+        LinearViTBackbone,
+        "LinearViT (L²ViT)",
+        "Zheng, The Linear Attention Resurrection in Vision Transformer, arXiv 2501.16182",
+    ),
+    ModelFamily(
+        XCiTConfig,
+        XCiTModel,
+        XCiTForImageClassification,
+        XCiTForMaskedImageModeling,
+        XCiTBackbone,
+        "XCiT",
+        "El-Nouby et al., XCiT: Cross-Covariance Image Transformers, arXiv 2106.09681",
+    ),
+    ModelFamily(
+        BaselineConfig,
+        BaselineModel,
+        BaselineForImageClassification,
+        None,
+        None,
+        "An image model of transformers with the heads of e2evit",
+        "the paper of the wrapped model",
+    ),
+)
+FAMILIES = {family.config.model_type: family for family in _FAMILIES}
+
+_AUTO_CLASSES = {
+    auto_class.__name__: auto_class
+    for auto_class in (AutoModel, AutoModelForImageClassification, AutoModelForMaskedImageModeling, AutoBackbone)
+}
+for _model_type, _family in FAMILIES.items():
+    AutoConfig.register(_model_type, _family.config)
+    AutoImageProcessor.register(_family.config, slow_image_processor_class=E2EImageProcessor)
+    for _name, _class in _family.auto_classes.items():
+        _AUTO_CLASSES[_name].register(_family.config, _class)
+for _task, _pipeline, _model in (
+    ("e2e-jets", E2EJetsPipeline, AutoModelForImageClassification),
+    ("e2e-features", E2EFeaturesPipeline, AutoModel),
 ):
-    AutoConfig.register(_config.model_type, _config)
-    AutoModel.register(_config, _model)
-    AutoModelForImageClassification.register(_config, _classifier)
-    AutoImageProcessor.register(_config, slow_image_processor_class=E2EImageProcessor)
-    _config.register_for_auto_class()
-    _model.register_for_auto_class("AutoModel")
-    _classifier.register_for_auto_class("AutoModelForImageClassification")
-for _config, _masked in (
-    (LinearViTConfig, LinearViTForMaskedImageModeling),
-    (XCiTConfig, XCiTForMaskedImageModeling),
-):
-    AutoModelForMaskedImageModeling.register(_config, _masked)
-    _masked.register_for_auto_class("AutoModelForMaskedImageModeling")
-AutoBackbone.register(LinearViTConfig, LinearViTBackbone)
-AutoBackbone.register(XCiTConfig, XCiTBackbone)
-E2EImageProcessor.register_for_auto_class("AutoImageProcessor")
+    PIPELINE_REGISTRY.register_pipeline(_task, pipeline_class=_pipeline, pt_model=_model, type="image")

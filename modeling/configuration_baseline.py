@@ -1,4 +1,4 @@
-"""Configuration of the baselines: any image model of transformers behind the E2E head."""
+"""Configuration of the baselines: any image model of transformers with the E2E heads."""
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -15,7 +15,7 @@ class BaselineConfig(E2EConfig):
     Args:
         backbone_config (`PreTrainedConfig` or `dict`):
             Configuration of the image model; a dictionary needs its `model_type`. `num_channels` and `image_size`
-            are those of the E2E image unless they are given, and must agree if they are. A small ViT by default.
+            default to those of the E2E image and must match it if given. A small ViT by default.
     """
 
     model_type = "e2e_baseline"
@@ -39,23 +39,23 @@ class BaselineConfig(E2EConfig):
                 raise ValueError(f"`backbone_config` needs a `model_type`, got the keys {sorted(fields)}.")
             model_type = fields.pop("model_type")
             height, width = self.image_shape
-            ours = {"num_channels": self.num_inputs, "image_size": height if height == width else [height, width]}
+            image = {"num_channels": self.num_inputs, "image_size": height if height == width else [height, width]}
             known = type(AutoConfig.for_model(model_type)).__dataclass_fields__
-            ours = {name: value for name, value in ours.items() if name in known}
-            self.backbone_config = AutoConfig.for_model(model_type, **(ours | fields))
+            image = {name: value for name, value in image.items() if name in known}
+            self.backbone_config = AutoConfig.for_model(model_type, **(image | fields))
         super().__post_init__(**kwargs)
 
     def validate_backbone(self):
         backbone = self.backbone_config
         if backbone.num_channels != self.num_inputs:
             raise ValueError(
-                f"The backbone reads {backbone.num_channels} channels and the images have {self.num_inputs}: "
+                f"The backbone reads {backbone.num_channels} channels but the images have {self.num_inputs}: "
                 "give `backbone_config` and `BaselineConfig` the same `num_channels`."
             )
         size = getattr(backbone, "image_size", None)
         expected = (size, size) if isinstance(size, int) else size and tuple(size)
         if expected and expected != self.image_shape:
             raise ValueError(
-                f"The backbone reads images of {expected} pixels and these have {self.image_shape}: "
+                f"The backbone reads images of {expected} pixels but these have {self.image_shape}: "
                 "give `backbone_config` and `BaselineConfig` the same `image_size`."
             )

@@ -1,4 +1,4 @@
-"""What every configuration of this repository shares: the detector image, the mass scale and the two heads."""
+"""What all configurations share: the detector image, the mass scale and the two heads."""
 
 from math import log, prod
 from typing import Literal
@@ -15,37 +15,35 @@ class E2EConfig(PreTrainedConfig):
 
     Args:
         image_size (`int` or `tuple[int, int]`):
-            Height (eta) and width (phi) of the image in pixels; one number for a square. The models accept any other
-            size as well: this is the size they were made for.
+            Height (eta) and width (phi) in pixels, or one number for a square. LinearViT and XCiT accept other sizes
+            too; this is the size they are made for.
         num_channels (`int`): Detector layers of the image.
         channel_names (`tuple[str, ...]`, *optional*): Their names in order, e.g. `("trk_pt", "trk_d0", ...)`.
         num_aux_features (`int`):
-            Scalars beside the image (`aux_values`), e.g. the standardised log pT; they enter both heads.
+            Number of scalars beside the image (`aux_values`), e.g. the standardised log pT; they enter both heads.
         pixel_features (`bool`):
-            Show the network every channel three times: compressed, as the processor gives it; its absolute value,
-            since signed impact parameters of a patch cancel in a sum; and linear, so that a sum over pixels is an
-            energy. The first convolution is a sum over a patch and sees neither in the first copy alone.
+            Show the network every channel three times: compressed, as the processor returns it; its absolute value,
+            because signed impact parameters cancel in the first convolution's sum over a patch; and linear, so that
+            this sum is an energy.
         pixel_hidden_size (`int`):
-            Width of a layer that sees the channels of one pixel, before the first convolution adds up a patch: whether
-            a track is displaced and of the primary vertex is a question of d0 and dz together, and in a sum over
-            pixels it cannot be asked any more. 0 for no such layer.
+            Width of a layer that sees the channels of a single pixel before the first convolution sums over a patch:
+            whether a track is displaced depends on d0 and dz together, which the sum hides. 0 for no such layer.
         energy_pooling (`bool`):
-            Show the heads, beside the backbone's own pooling, tokens weighted with the content of their patches
-            ([`EnergyPooling`]).
-        log_mass (`bool`): Whether the network predicts the logarithm of the mass, so that relative errors count.
+            Add to the backbone's own pooling tokens weighted with the content of their patches ([`EnergyPooling`]).
+        log_mass (`bool`): Predict the logarithm of the mass, so that the loss counts relative errors.
         mass_mean (`float`, *optional*):
-            Mean mass of the training jets [GeV]; of ln(mass / GeV) with `log_mass`. 100, or its logarithm.
-        mass_std (`float`, *optional*): Standard deviation of the same. 50, or with `log_mass` 0.5.
+            Mean mass of the training jets [GeV], or with `log_mass` mean of ln(mass / GeV); 100 or ln 100 by default.
+        mass_std (`float`, *optional*): Standard deviation of the same; 50, or with `log_mass` 0.5, by default.
         mass_loss (`str`):
             `"huber"`; `"gaussian"`, a negative log-likelihood with a predicted width; `"quantile"`, the pinball loss
             of the 16, 50 and 84 % quantiles. The last two predict `mass_scale_preds`.
         mass_temperature (`float`): Factor on `mass_scale_preds`, calibrated on validation jets.
         loss_weighting (`str`):
-            `"fixed"`: the mass loss counts `mass_loss_weight`; `"uncertainty"`: both terms have learned weights.
+            `"fixed"`: the mass loss has weight `mass_loss_weight`; `"uncertainty"`: both terms have learned weights.
         mass_loss_weight (`float`): Weight of the mass loss beside the cross-entropy; 0 makes a pure classifier.
-        label_smoothing (`float`): Share of the target probability that is spread over all classes.
+        label_smoothing (`float`): Fraction of the target probability that is spread over all classes.
         class_weights (`tuple[float, ...]`, *optional*): Weights of the classes in the cross-entropy.
-        initializer_range (`float`): Standard deviation of the normal initialisation.
+        initializer_range (`float`): Standard deviation of the truncated normal initialisation.
     """
 
     image_size: int | tuple[int, int] | list[int] = 125
@@ -71,16 +69,20 @@ class E2EConfig(PreTrainedConfig):
             self.mass_mean = log(100.0) if self.log_mass else 100.0
         if self.mass_std is None:
             self.mass_std = 0.5 if self.log_mass else 50.0
+        # a class that does not come from the checkpoint's code will not save that code
+        if self._auto_class is None:
+            for name in ("auto_map", "custom_pipelines"):
+                kwargs.pop(name, None)
         super().__post_init__(**kwargs)
 
     @property
     def num_inputs(self) -> int:
-        """Channels that the first layer sees."""
+        """Number of channels that the first layer sees."""
         return self.pixel_hidden_size or self.num_pixel_features
 
     @property
     def num_pixel_features(self) -> int:
-        """Values of one pixel, before a layer of its own."""
+        """Number of values per pixel, before `pixel_hidden_size`."""
         return self.num_channels * (3 if self.pixel_features else 1)
 
     @property
@@ -111,7 +113,7 @@ class E2EConfig(PreTrainedConfig):
             raise ValueError(f"`label_smoothing` is at least 0 and below 1, got {self.label_smoothing}.")
         if self.mass_loss == "gaussian" and self.loss_weighting == "uncertainty":
             raise ValueError(
-                "A likelihood can be negative, and a learned weight would then grow without end: combine "
+                "A negative log-likelihood has no lower bound, so a learned weight would grow without end: combine "
                 '`mass_loss="gaussian"` with `loss_weighting="fixed"`.'
             )
         if self.class_weights is not None and (

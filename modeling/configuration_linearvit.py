@@ -12,37 +12,37 @@ __all__ = ["LinearViTConfig"]
 class LinearViTConfig(BackboneConfigMixin, E2EConfig):
     r"""Shape of a LinearViT: stages of local-window blocks alternating with global linear-attention blocks.
 
-    The defaults are the nano model for 125 x 125 images; the paper's models differ in `patch_size=4`,
-    `window_size=7`, `denominator_floor=100` and `denominator_floor_per_token=False`.
+    The defaults are the nano model for 125 x 125 images; the paper's models use `patch_size=4`, `window_size=7`,
+    `denominator_floor=100` and `denominator_floor_per_token=False`.
 
     Args:
         patch_size (`int`):
             Side of the pixel block that the stem merges. 5 is one HCAL tower; powers of two are chains of
             3 x 3 convolutions of stride 2, as in the paper (4).
         fourier_positions (`bool`):
-            Add XCiT's position encoding to the tokens of the stem. The paper has none: windows and convolutions tell
-            relative places alone. But a jet image has its jet in the middle.
-        token_stride (`int`): Stride of one more 3 x 3 convolution after the patches; 1 leaves it out.
+            Add XCiT's position encoding to the stem's tokens. The paper has none, because windows and convolutions see
+            relative positions; but a jet image has its jet in the centre.
+        token_stride (`int`): Stride of an additional 3 x 3 convolution after the patches; 1 for none.
         hidden_sizes (`tuple[int, ...]`): Width of each stage; the four per-stage fields have the same length.
         depths (`tuple[int, ...]`): Blocks of each stage: local, global, local, ...
         num_attention_heads (`tuple[int, ...]`): Attention heads of each stage.
         mlp_ratios (`tuple[float, ...]`): Hidden width of the MLP over the width of its stage.
         window_size (`int`): Side of a local-attention window, in tokens of that stage.
         global_attention (`str`):
-            What the global blocks mix tokens with: `"relu_linear"` (the paper), `"softmax"` (the quadratic control),
-            `"xca"`, `"rala"`, `"mala"`, `"inline"`, `"focused"`, `"polaformer"`, `"mila"` or `"ttt"` (ViT³).
-        rotary_positions (`bool`): Rotary positions for `"rala"` and `"mala"`; `"mila"` always has them.
+            Mixer of the global blocks, a key of `GLOBAL_ATTENTIONS` (`modeling_mixers.py`): `"relu_linear"` is the
+            paper's, `"softmax"` the quadratic control, others are other papers'.
+        rotary_positions (`bool`): Rotary positions, for the mixers that can have them.
         local_kernel_size (`int`): Side of the depthwise kernels of the local concentration module (LCM).
         denominator_floor (`float`): Lower clamp of the linear-attention denominator; 100 in the authors' code.
         denominator_floor_per_token (`bool`):
-            Multiply the floor by the number of tokens. The authors' 100 acts on a sum over the 196 tokens that a
-            224-pixel image has in stage 3, which is 0.51 a token; on the smaller grids of a 125-pixel image the
-            plain 100 would switch the normalisation off.
+            Multiply the floor by the number of tokens. The authors' 100 acts on a sum over the 196 tokens of a
+            224-pixel image in stage 3, which is 0.51 per token; on the smaller grids of a 125-pixel image a plain 100
+            would disable the normalisation.
         drop_path_rate (`float`):
-            Probability of dropping a residual branch of a sample, rising linearly from 0 to this at the last block.
+            Probability of dropping a sample's residual branch, rising linearly from 0 to this at the last block.
         layer_norm_eps (`float`): As in the authors' code.
         out_features (`list[str]`), out_indices (`list[int]`), *optional*:
-            What an [`AutoBackbone`] returns, of `stem`, `stage1`, ...; the last one if not given.
+            What an [`AutoBackbone`] returns, from `stem`, `stage1`, ...; the last one by default.
     """
 
     model_type = "linearvit"
@@ -79,18 +79,6 @@ class LinearViTConfig(BackboneConfigMixin, E2EConfig):
         for width, heads in zip(self.hidden_sizes, self.num_attention_heads):
             if width % heads:
                 raise ValueError(f"A stage of width {width} cannot be split into {heads} attention heads.")
-
-    def validate_global_attention(self):
-        known = ["relu_linear", "softmax", "xca", "rala", "mala", "inline", "focused", "polaformer", "mila", "ttt"]
-        if self.global_attention not in known:
-            raise ValueError(f"`global_attention` is one of {', '.join(known)}, got {self.global_attention!r}.")
-
-    def validate_rotary_positions(self):
-        if self.rotary_positions and self.global_attention not in ("rala", "mala"):
-            raise ValueError(f'`rotary_positions` are for "rala" and "mala", got {self.global_attention!r}.')
-        for width, heads in zip(self.hidden_sizes, self.num_attention_heads):
-            if (self.rotary_positions or self.global_attention == "mila") and width // heads % 4:
-                raise ValueError(f"Rotary positions need heads of a multiple of 4 channels, got {width // heads}.")
 
     def validate_drop_path(self):
         if not 0 <= self.drop_path_rate < 1:

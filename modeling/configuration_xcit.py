@@ -12,28 +12,28 @@ __all__ = ["XCiTConfig"]
 class XCiTConfig(BackboneConfigMixin, E2EConfig):
     r"""Shape of an XCiT: cross-covariance blocks on one grid of tokens, then class attention.
 
-    The defaults are the nano model for 125 x 125 images; the paper's models differ in `patch_size` (8 or 16),
-    `token_stride=1`, widths and depths.
+    The defaults are the nano model for 125 x 125 images; the paper's models use `patch_size` 8 or 16,
+    `token_stride=1`, and other widths and depths.
 
     Args:
         patch_size (`int`):
             Side of the pixel block that the stem merges. 5 is one HCAL tower; powers of two are chains of
             3 x 3 convolutions of stride 2, as in the paper (8, 16).
-        token_stride (`int`): Stride of one more 3 x 3 convolution after the patches; 1 leaves it out.
+        token_stride (`int`): Stride of an additional 3 x 3 convolution after the patches; 1 for none.
         hidden_size (`int`): Width of a token.
         num_hidden_layers (`int`): Cross-covariance blocks.
         num_attention_heads (`int`): Heads of both attentions.
         mlp_ratio (`float`): Hidden width of the MLP over `hidden_size`.
         num_class_attention_layers (`int`): Class-attention blocks at the end.
         layer_scale_init_value (`float`):
-            Initial LayerScale; 1 in the paper's 12-layer models, 1e-5 in its 24-layer ones.
+            Initial LayerScale: 1 in the paper's 12-layer models, 1e-5 in its 24-layer ones.
         tokens_norm (`bool`):
-            Whether class-attention blocks normalise all tokens or the class token alone; false in the paper's nano
-            models, true in its others.
-        drop_path_rate (`float`): Probability of dropping a residual branch of a sample, the same in every block.
+            Whether class-attention blocks normalise all tokens or only the class token: false in the paper's nano
+            models, true in the others.
+        drop_path_rate (`float`): Probability of dropping a sample's residual branch, the same in every block.
         layer_norm_eps (`float`): As in the authors' code.
         out_features (`list[str]`), out_indices (`list[int]`), *optional*:
-            What an [`AutoBackbone`] returns, of `stem`, `block1`, ...; the last one if not given.
+            What an [`AutoBackbone`] returns, from `stem`, `block1`, ...; the last one by default.
     """
 
     model_type = "xcit"

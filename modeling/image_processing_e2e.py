@@ -6,20 +6,34 @@ import numpy as np
 import torch
 from transformers import BaseImageProcessor, BatchFeature
 
-__all__ = ["E2EImageProcessor"]
+from .geometry_e2e import DETECTOR_ROWS, TRANSVERSE, transverse_factor, window_rows
+
+__all__ = ["E2EImageProcessor", "compress"]
+
+AUX_COLUMNS = ("pt", "ieta", "iphi")
+
+
+def compress(values, scale):
+    """Detector units to network units: sign(x) log(1 + |x| / scale), of arrays or tensors.
+
+    Orders of magnitude become comparable, the signs of d0 and dz survive, and zero stays zero.
+    """
+    library = torch if isinstance(values, torch.Tensor) else np
+    return library.sign(values) * library.log1p(abs(values) / scale)
 
 
 class E2EImageProcessor(BaseImageProcessor):
-    r"""Scales each channel, compresses it with a signed logarithm and makes one dense batch; zero stays zero.
+    r"""Compresses detector images with [`compress`], one scale per channel, and makes one dense batch.
 
-    `network = sign(x) log(1 + |x| / channel_scale)`: absolute energies survive, the signs of d0 and dz too, and
-    everything before the last step works on the 1.5 % of the pixels that are not zero.
+    Everything before the last step works on the 1.5 % of the pixels that are not zero. A processor whose channels
+    hold transverse energies (`ecal_et`, `hcal_et`) converts plain ones (`ecal`, `hcal`) of rows that say where on the
+    detector they lie (`ieta`), and refuses images whose `channel_names` it is not told.
 
     Args:
         channel_names (`Sequence[str]`): Detector layers in the order of the image, e.g. `["trk_pt", ...]`.
         image_size (`int` or `Sequence[int]`): Side, or height (eta) and width (phi), in pixels.
         channel_scale (`Sequence[float]`, *optional*):
-            One positive scale a channel, in that channel's unit (GeV, cm, hits); 1 if not given.
+            One positive scale per channel, in the channel's unit (GeV, cm, hits); 1 by default.
         data_format (`str`): Order of dense images: `"channels_first"` or `"channels_last"`.
         aux_names (`Sequence[str]`):
             Scalars of a row to return as `aux_values`: `"log_pt"` (pT in GeV), `"ieta"`, `"iphi"`.
@@ -39,6 +53,9 @@ class E2EImageProcessor(BaseImageProcessor):
         aux_std: Sequence[float] = (),
         **kwargs,
     ):
+        # a class that does not come from the checkpoint's code will not save that code
+        if self._auto_class is None:
+            kwargs.pop("auto_map", None)
         super().__init__(**kwargs)
         self.channel_names = list(channel_names)
         self.image_size = [image_size] * 2 if isinstance(image_size, int) else list(image_size)
@@ -58,76 +75,144 @@ class E2EImageProcessor(BaseImageProcessor):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
-        return (len(self.channel_names), *self.image_size)
+        height, width = self.image_size
+        return (len(self.channel_names), height, width)
 
-    def preprocess(self, images, return_tensors: str | None = None, data_format: str | None = None, **kwargs):
+    def preprocess(
+        self,
+        images,
+        return_tensors: str | None = None,
+        data_format: str | None = None,
+        channel_names: Sequence[str] | None = None,
+        **kwargs,
+    ) -> BatchFeature:
         """Detector images to network input.
 
         Args:
             images:
                 A dense image `(C, H, W)`, a batch `(B, C, H, W)` or a list of images (numpy or torch; channels last
                 with `data_format`); or a sparse row, a mapping with `pixel_index` and `pixel_value` (and `pt`, `ieta`,
-                `iphi` for `aux_names`), or a list of rows; or many rows in one mapping, the fastest: their pixels one
-                after the other and `row_offsets` `(B + 1,)`, where each row begins and the last ends.
+                `iphi` for `aux_names`), or a list of rows; or, fastest, many rows in one mapping: their pixels
+                concatenated, with `row_offsets` `(B + 1,)` where each row begins and the last one ends.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`.
             data_format (`str`, *optional*): Overrides the processor's for dense images.
+            channel_names (`Sequence[str]`, *optional*):
+                What the channels of `images` hold: the processor's own names, or `ecal` and `hcal` where the
+                processor has `ecal_et` and `hcal_et`. Required by such a processor, the processor's by default
+                otherwise.
 
         Returns:
             [`BatchFeature`] with `pixel_values` `(B, C, H, W)`, float32, and `aux_values` `(B, len(aux_names))`.
 
         Raises:
-            ValueError: on another shape, a NaN or infinite pixel, or an index outside the image; it names the image.
+            ValueError: for other channels or another shape, a NaN or infinite pixel, an index outside the image, or
+                energies that cannot be converted; it names the image.
         """
         if kwargs:
             raise ValueError(f"Unknown arguments of E2EImageProcessor: {', '.join(sorted(kwargs))}.")
+        converted = self._converted_channels(channel_names)
+        if isinstance(images, Mapping) and "row_offsets" not in images:
+            images = [images]
+        columns = None
         if isinstance(images, Mapping):
-            images = images if "row_offsets" in images else [images]
-        if isinstance(images, Mapping):
-            pixel_values = self._from_pixels(images["pixel_index"], images["pixel_value"], images["row_offsets"])
+            columns = images
         elif not isinstance(images, (np.ndarray, torch.Tensor)) and len(images) and isinstance(images[0], Mapping):
-            pixel_values = self._from_rows(images)
+            columns = self._concatenate(images)
+        if columns is not None:
+            pixel_values = self._from_pixels(columns, converted)
+        elif converted:
+            raise ValueError(
+                f"{', '.join(self.channel_names[number] for number in converted)}: a dense image does not say where "
+                "on the detector it lies, so its energies cannot become transverse. Pass transverse energies, or rows "
+                "with `pixel_index`, `pixel_value` and `ieta`."
+            )
         else:
             pixel_values = self._from_dense(images, data_format or self.data_format)
         features = {"pixel_values": pixel_values}
-        if self.aux_names and isinstance(images, Mapping):
-            features["aux_values"] = self._aux_values({name: np.asarray(column) for name, column in images.items()})
-        elif self.aux_names and isinstance(images[0], Mapping):
-            names = ("pt", "ieta", "iphi")
-            features["aux_values"] = self._aux_values(
-                {name: np.array([row.get(name) for row in images], dtype=np.float64) for name in names}
-            )
+        if self.aux_names and columns is not None:
+            features["aux_values"] = self._aux_values(columns)
         return BatchFeature(features, tensor_type=return_tensors)
 
-    def _network_units(self, values: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        return np.copysign(np.log1p(np.abs(values) / scale), values)
+    def _converted_channels(self, channel_names: Sequence[str] | None) -> list[int]:
+        """Numbers of the channels whose energies must become transverse."""
+        expected = ", ".join(self.channel_names)
+        if channel_names is None:
+            transverse = [name for name in self.channel_names if name in TRANSVERSE.values()]
+            if transverse:
+                raise ValueError(
+                    f"This processor reads transverse energies ({', '.join(transverse)}), and nothing says which "
+                    "energies these images hold: pass `channel_names`, with `ecal` and `hcal` for plain energies, or "
+                    "`processor.channel_names` for transverse ones."
+                )
+            return []
+        pairs = list(zip(channel_names, self.channel_names))
+        converted = [number for number, (given, own) in enumerate(pairs) if given != own]
+        if len(channel_names) != len(self.channel_names) or any(
+            TRANSVERSE.get(pairs[number][0]) != pairs[number][1] for number in converted
+        ):
+            raise ValueError(f"Expected the channels {expected}, got {', '.join(channel_names)}.")
+        return converted
 
-    def _from_rows(self, rows) -> np.ndarray:
+    @staticmethod
+    def _concatenate(rows: Sequence[Mapping]) -> dict[str, np.ndarray]:
+        """Rows to one mapping with `row_offsets`."""
         indices = [np.asarray(row["pixel_index"]) for row in rows]
         values = [np.asarray(row["pixel_value"], dtype=np.float32) for row in rows]
         for i, (index, value) in enumerate(zip(indices, values)):
             if index.shape != value.shape:
                 raise ValueError(f"Image {i}: {index.size} entries in pixel_index and {value.size} in pixel_value.")
-        offsets = np.cumsum([0, *(index.size for index in indices)])
-        return self._from_pixels(np.concatenate(indices).astype(np.int64), np.concatenate(values), offsets)
+        columns = {
+            "pixel_index": np.concatenate(indices).astype(np.int64),
+            "pixel_value": np.concatenate(values),
+            "row_offsets": np.cumsum([0, *(index.size for index in indices)]),
+        }
+        return columns | {name: np.array([row.get(name) for row in rows], dtype=np.float64) for name in AUX_COLUMNS}
 
-    def _from_pixels(self, index, value, offsets) -> np.ndarray:
+    def _from_pixels(self, columns: Mapping, converted: Sequence[int]) -> np.ndarray:
         num_channels, height, width = self.image_shape
-        num_pixels, number = num_channels * height * width, len(offsets) - 1
-        index, value = np.asarray(index), np.asarray(value, dtype=np.float32)
-        image = np.repeat(np.arange(number), np.diff(offsets))
+        offsets = columns["row_offsets"]
+        num_pixels, num_images = num_channels * height * width, len(offsets) - 1
+        index = np.asarray(columns["pixel_index"])
+        value = np.asarray(columns["pixel_value"], dtype=np.float32)
+        image = np.repeat(np.arange(num_images), np.diff(offsets))
         if index.size and (index.min() < 0 or index.max() >= num_pixels):
             bad = int(image[(index < 0) | (index >= num_pixels)][0])
             raise ValueError(
                 f"Image {bad}: pixel_index reaches {index[image == bad].max()}, but an image of shape "
                 f"{self.image_shape} has {num_pixels} pixels; was it written for another grid?"
             )
-        self._check_finite(value, image)
-        # numpy divides unsigned 32-bit numbers fastest, and gathers and scatters by 64-bit ones
+        _check_finite(value, image)
+        # numpy divides unsigned 32-bit integers fastest, and gathers and scatters by 64-bit ones
         channel = (index.astype(np.uint32) // np.uint32(height * width)).astype(np.intp)
+        if converted:
+            rows = index.astype(np.int64) // width % height
+            value = self._make_transverse(value, channel, rows, image, columns.get("ieta"), converted)
         scale = np.asarray(self.channel_scale, dtype=np.float32).take(channel)
-        pixel_values = np.zeros(number * num_pixels, dtype=np.float32)
-        pixel_values[image * num_pixels + index] = self._network_units(value, scale)
-        return pixel_values.reshape(number, *self.image_shape)
+        pixel_values = np.zeros(num_images * num_pixels, dtype=np.float32)
+        pixel_values[image * num_pixels + index] = compress(value, scale)
+        return pixel_values.reshape(num_images, *self.image_shape)
+
+    def _make_transverse(self, value, channel, rows, image, ieta, converted) -> np.ndarray:
+        """`value` with the energies of the channels `converted` transverse; arguments before `ieta` are per pixel."""
+        num_images = image[-1] + 1 if image.size else 0
+        ieta = np.full(num_images, np.nan) if ieta is None else np.asarray(ieta, dtype=np.float64)
+        chosen = np.isin(channel, converted)
+        seeds = ieta[image[chosen]]
+        if not np.isfinite(seeds).all():
+            bad = int(image[chosen][~np.isfinite(seeds)][0])
+            raise ValueError(
+                f"Image {bad} does not say where on the detector it lies (`ieta` of its seed tower), so its energies "
+                "cannot become transverse."
+            )
+        is_ecal = np.array([name == "ecal_et" for name in self.channel_names])[channel[chosen]]
+        detector_rows = window_rows(rows[chosen], self.image_size[0], seeds.astype(np.int64))
+        outside = (detector_rows < 0) | (detector_rows >= DETECTOR_ROWS)
+        if outside.any():
+            bad = int(image[chosen][outside][0])
+            raise ValueError(f"Image {bad}: around `ieta` {ieta[bad]:.0f} its window leaves the detector.")
+        value = value.copy()
+        value[chosen] *= transverse_factor(detector_rows, is_ecal)
+        return value
 
     def _from_dense(self, images, data_format: str) -> np.ndarray:
         if isinstance(images, torch.Tensor):
@@ -146,18 +231,21 @@ class E2EImageProcessor(BaseImageProcessor):
             )
         image, channel, row, column = np.nonzero(images)
         value = images[image, channel, row, column]
-        self._check_finite(value, image)
+        _check_finite(value, image)
         pixel_values = np.zeros_like(images, order="C")
         scale = np.asarray(self.channel_scale, dtype=np.float32)[channel]
-        pixel_values[image, channel, row, column] = self._network_units(value, scale)
+        pixel_values[image, channel, row, column] = compress(value, scale)
         return pixel_values
 
-    @staticmethod
-    def _check_finite(value: np.ndarray, image: np.ndarray):
-        if not np.isfinite(value).all():
-            bad = int(image[~np.isfinite(value)][0])
-            raise ValueError(f"Image {bad} holds NaN or infinite pixels; drop it or fix its producer.")
-
-    def _aux_values(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        chosen = [np.log(columns["pt"]) if name == "log_pt" else columns[name] for name in self.aux_names]
+    def _aux_values(self, columns: Mapping) -> np.ndarray:
+        chosen = [
+            np.log(np.asarray(columns["pt"])) if name == "log_pt" else np.asarray(columns[name])
+            for name in self.aux_names
+        ]
         return ((np.stack(chosen, axis=1) - self.aux_mean) / self.aux_std).astype(np.float32)
+
+
+def _check_finite(value: np.ndarray, image: np.ndarray) -> None:
+    if not np.isfinite(value).all():
+        bad = int(image[~np.isfinite(value)][0])
+        raise ValueError(f"Image {bad} holds NaN or infinite pixels; drop it or fix its producer.")

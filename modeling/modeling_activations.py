@@ -1,4 +1,4 @@
-"""GELU and ReLU in forms that are faster when compiled; PyTorch's own where nothing is compiled."""
+"""GELU and ReLU in forms that are faster when compiled; eager code gets PyTorch's own."""
 
 import torch
 from torch.nn import functional as F
@@ -12,12 +12,12 @@ def gelu(hidden_states: torch.Tensor) -> torch.Tensor:
     """x Φ(x), the exact GELU.
 
     Compiled training on CPUs calls PyTorch's kernels: inductor's take twice as long in bfloat16, the backward pass
-    included, and 1.3 times in float32. Without gradients inductor makes it a part of the matrix product before it.
+    included, and 1.3 times as long in float32. Without gradients inductor fuses it into the matrix product before it.
     """
-    is_trained = torch.is_grad_enabled() and _is_compiling(hidden_states)
-    return (
-        _gelu_operator(hidden_states) if is_trained and hidden_states.device.type == "cpu" else F.gelu(hidden_states)
-    )
+    is_training = torch.is_grad_enabled() and _is_compiling(hidden_states)
+    if is_training and hidden_states.device.type == "cpu":
+        return _gelu_operator(hidden_states)
+    return F.gelu(hidden_states)
 
 
 def relu(hidden_states: torch.Tensor) -> torch.Tensor:
@@ -50,7 +50,7 @@ _gelu_operator = define_operator("gelu", _gelu, torch.empty_like, _differentiate
 
 
 class _CompiledRelu(torch.autograd.Function):
-    """The backward pass reads the sign of the result: a mask of booleans takes the CPU ten times as long to store."""
+    """The backward pass reads the sign of the result: storing a boolean mask takes the CPU ten times as long."""
 
     @staticmethod
     def forward(ctx, hidden_states):

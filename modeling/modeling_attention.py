@@ -1,23 +1,20 @@
-"""Attention as pure functions, each linear in the number of tokens but the softmax control.
+"""Attention as pure functions, all linear in the number of tokens except the softmax control.
 
-Shapes as everywhere: query, key, value and result `(B, h, N, d)` unless a docstring says otherwise. Feature maps are
-written φ, means are over tokens. Normalisers are in float32 at least, whatever the autocast type, and are means
-over tokens rather than sums: N cancels, and float16 sums overflow at N = 625.
+Query, key, value and result are `(B, h, N, d)` unless a docstring says otherwise. Feature maps are written φ; means
+are over tokens. Normalisers are in float32 at least, whatever the autocast type, and are means over tokens rather
+than sums: N cancels, and float16 sums overflow at N = 625.
 """
-
-from contextlib import nullcontext
 
 import torch
 from torch.nn import functional as F
 
 from .modeling_activations import relu
+from .modeling_cross_covariance import block_diagonal
+from .modeling_precision import no_autocast, widen
 
 __all__ = [
     "axial_angles",
     "convolve_each",
-    "cross_covariance_attention",
-    "cross_covariance_attention_in_blocks",
-    "cross_covariance_map",
     "focused_attention",
     "inline_attention",
     "inner_convolution",
@@ -29,21 +26,7 @@ __all__ = [
     "polarity_aware_attention",
     "rank_augmented_attention",
     "softmax_attention",
-    "widen",
 ]
-
-
-def widen(*tensors):
-    """The tensors in float32 at least."""
-    return tuple(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors)
-
-
-def _no_autocast(tensor):
-    """Full precision inside an autocast region; the meta device knows no autocast."""
-    device_type = tensor.device.type
-    return (
-        torch.autocast(device_type, enabled=False) if torch.amp.is_autocast_available(device_type) else nullcontext()
-    )
 
 
 def _key_value(key, value):
@@ -58,26 +41,19 @@ def linear_attention(query, key, value, denominator_floor):
     """
     query, key = query.relu(), key.relu()
     key_value = _key_value(key, value)
-    with _no_autocast(query):
+    with no_autocast(query):
         wide_query, wide_key = widen(query, key)
         denominator = wide_query @ wide_key.sum(dim=-2).unsqueeze(-1)  # [B, h, N, 1]
         denominator = denominator.clamp(min=denominator_floor) / key.shape[-2]
     return (query @ key_value / denominator).to(value.dtype)
 
 
-def _own_head(matrix, num_heads, fill=0.0):
-    """`(..., D, D)` with `fill` where row and column belong to different heads."""
-    blocks = matrix.unflatten(-1, (num_heads, -1)).unflatten(-3, (num_heads, -1))  # [..., h, d, h, d]
-    is_own = torch.eye(num_heads, dtype=torch.bool, device=matrix.device)[:, None, :, None]
-    return blocks.where(is_own, fill).flatten(-2).flatten(-3, -2)
-
-
 def linear_attention_in_blocks(query, key, value, temperature, denominator_floor):
     """`temperature * linear_attention(...)` of tokens `(B, N, D)`, `temperature` `(h, 1, 1)`.
 
     The heads' key-value products are the diagonal blocks of one D x D matrix: h times the multiplications, but no
-    token is copied into another order, and copies are what costs at small widths. In bfloat16 a second such matrix
-    gives the denominators, summed in float32 and rounded like the numerators; its products cost next to nothing there.
+    token is copied into another order, and at small widths copies dominate. In bfloat16 a second such matrix gives
+    the denominators, summed in float32 and rounded like the numerators; its products cost next to nothing.
     """
     num_heads, width = len(temperature), query.shape[-1]
     query, key, num_tokens = relu(query), relu(key), key.shape[1]
@@ -85,15 +61,15 @@ def linear_attention_in_blocks(query, key, value, temperature, denominator_floor
     if query.dtype == torch.bfloat16:
         key_value = torch.bmm(key.transpose(1, 2), value) * (scale / num_tokens)
         key_sum = key.mean(dim=1, dtype=torch.float32).unsqueeze(-1).expand(-1, -1, width)
-        both = [_own_head(matrix, num_heads).to(query.dtype) for matrix in (key_value, key_sum)]
+        both = [block_diagonal(matrix, num_heads).to(query.dtype) for matrix in (key_value, key_sum)]
         context, denominator = torch.bmm(query, torch.cat(both, dim=-1)).chunk(2, dim=-1)
         return context / denominator.clamp(min=denominator_floor / num_tokens)
-    if key.dtype == torch.float16:  # a sum over tokens would overflow; elsewhere dividing the small matrix is cheaper
+    if key.dtype == torch.float16:  # a sum over tokens would overflow; otherwise dividing the small matrix is cheaper
         key_value = torch.bmm(key.transpose(1, 2), value / num_tokens) * scale
     else:
         key_value = torch.bmm(key.transpose(1, 2), value) * (scale / num_tokens)
-    key_value = _own_head(key_value, num_heads)
-    with _no_autocast(query):
+    key_value = block_diagonal(key_value, num_heads)
+    with no_autocast(query):
         wide = torch.promote_types(query.dtype, torch.float32)
         parts = query * key.sum(dim=1, keepdim=True, dtype=wide)  # [B, N, D]
         denominator = parts.unflatten(-1, (num_heads, -1)).sum(dim=-1, keepdim=True)  # [B, N, h, 1]
@@ -105,50 +81,17 @@ def linear_attention_in_blocks(query, key, value, temperature, denominator_floor
 def softmax_attention(query, key, value):
     """softmax(q kᵀ / √d) v.
 
-    Plain matrix products: for the 25 to 49 tokens of a window the backward pass of PyTorch's fused CPU kernel takes
-    several times longer.
+    Plain matrix products: for the 25 to 49 tokens of a window, the backward pass of PyTorch's fused CPU kernel takes
+    several times as long.
     """
-    # scaled before the product: otherwise inductor puts PyTorch's fused kernel in the place of these lines
+    # scale before the product: otherwise inductor replaces these lines with PyTorch's fused kernel
     scores = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)
     return scores.softmax(dim=-1).to(value.dtype) @ value
 
 
-def cross_covariance_attention(query, key, value, temperature):
-    """[`cross_covariance_map`] applied to the channels of v."""
-    weights = cross_covariance_map(query, key, temperature).to(value.dtype)
-    return (weights @ value.transpose(-1, -2)).transpose(-1, -2)
-
-
-def cross_covariance_map(query, key, temperature):
-    """softmax(q̂ᵀ k̂ · τ), `(B, h, d, d)`; q̂ and k̂ have unit length over the tokens.
-
-    XCiT (arXiv 2106.09681) equation 1; `temperature` `(h, 1, 1)` multiplies, as in the authors' code and unlike the
-    equation. The d x d map and its norms are in float32 at least.
-    """
-    query, key = query.transpose(-1, -2), key.transpose(-1, -2)  # [B, h, d, N]
-    wide = torch.promote_types(query.dtype, torch.float32)
-    # the lengths divide the d x d map instead of the N x d inputs; 1e-12 is F.normalize's floor
-    query_norm = torch.linalg.vector_norm(query, dim=-1, keepdim=True, dtype=wide).clamp(min=1e-12)  # [B, h, d, 1]
-    key_norm = torch.linalg.vector_norm(key, dim=-1, dtype=wide).clamp(min=1e-12).unsqueeze(-2)  # [B, h, 1, d]
-    scores = (query @ key.transpose(-1, -2)).to(wide) / query_norm / key_norm * temperature
-    return scores.softmax(dim=-1)
-
-
-def cross_covariance_attention_in_blocks(query, key, value, temperature):
-    """`cross_covariance_attention` of tokens `(B, N, D)`: the heads' maps are diagonal blocks of one D x D matrix."""
-    num_heads, width = len(temperature), query.shape[-1]
-    wide = torch.promote_types(query.dtype, torch.float32)
-    query_norm = torch.linalg.vector_norm(query, dim=1, dtype=wide).clamp(min=1e-12).unsqueeze(-1)  # [B, D, 1]
-    key_norm = torch.linalg.vector_norm(key, dim=1, dtype=wide).clamp(min=1e-12).unsqueeze(-2)  # [B, 1, D]
-    scores = torch.bmm(query.transpose(1, 2), key).to(wide) / query_norm / key_norm
-    scores = scores * temperature.flatten().repeat_interleave(width // num_heads).unsqueeze(-1)
-    scores = _own_head(scores, num_heads, float("-inf"))
-    return torch.bmm(value, scores.softmax(dim=-1).to(value.dtype).transpose(1, 2))
-
-
 def axial_angles(height: int, width: int, num_pairs: int, device=None) -> torch.Tensor:
     """Rotary angles `(height * width, num_pairs)` of a grid, float32: the first half from the row, the rest from the
-    column, each position times 10000^(-i / half)."""
+    column, each the position times 10000^(-i / half)."""
     half = num_pairs // 2
     frequencies = 10000.0 ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
     rows, columns = (torch.arange(side, device=device, dtype=torch.float32) for side in (height, width))
@@ -159,7 +102,7 @@ def axial_angles(height: int, width: int, num_pairs: int, device=None) -> torch.
 
 
 def _rotate(tokens, angles):
-    """Neighbouring channels, turned in pairs by `angles` `(N, d / 2)` or `(h, N, d / 2)` (arXiv 2104.09864)."""
+    """Rotates neighbouring channels in pairs by `angles` `(N, d / 2)` or `(h, N, d / 2)` (arXiv 2104.09864)."""
     if angles is None:
         return tokens
     one, other = tokens.unflatten(-1, (-1, 2)).unbind(-1)
@@ -168,32 +111,32 @@ def _rotate(tokens, angles):
 
 
 def rank_augmented_attention(query, key, value, angles=None):
-    """Linear attention with keys re-weighted by their likeness to the mean query (RALA, CVPR 2025, arXiv 2411.07635).
+    """Linear attention with keys weighted by their similarity to the mean query (RALA, CVPR 2025, arXiv 2411.07635).
 
-    k_j ← N softmax_j(φ(q)-mean · φ(k_j) / √d) φ(k_j); result φ(q) Σ k_j v_jᵀ / φ(q) · Σ k_j, φ = ELU + 1. `angles`
-    turn query and key in the numerator alone, so that the denominator stays positive.
+    k_j ← N softmax_j(mean φ(q) · φ(k_j) / √d) φ(k_j); result φ(q) Σ k_j v_jᵀ / φ(q) · Σ k_j, φ = ELU + 1. `angles`
+    rotate query and key in the numerator only, so that the denominator stays positive.
     """
     num_tokens, width = key.shape[-2:]
-    with _no_autocast(query):
+    with no_autocast(query):
         query, key, value_wide = widen(query, key, value)
         query, key = F.elu(query) + 1, F.elu(key) + 1
         scores = query.mean(dim=-2, keepdim=True) @ key.transpose(-1, -2) * width**-0.5  # [B, h, 1, N]
         key = num_tokens * scores.softmax(dim=-1).transpose(-1, -2) * key
         denominator = query @ key.mean(dim=-2).unsqueeze(-1) + 1e-6
-        # sum of v_j k_jᵀ, transposed after: compiled for CPUs, the gradient of the weighted keys is otherwise laid out
-        # so that inductor writes beyond the end of a sum over it (https://github.com/pytorch/pytorch/issues/196681)
+        # sum v_j k_jᵀ, then transpose: compiled for CPUs, the gradient of the weighted keys otherwise gets a layout in
+        # which inductor writes past the end of a sum over it (https://github.com/pytorch/pytorch/issues/196681)
         key_value = _key_value(value_wide, _rotate(key, angles)).transpose(-1, -2)
         return (_rotate(query, angles) @ key_value / denominator).to(value.dtype)
 
 
 def magnitude_aware_attention(query, key, value, angles=None):
-    """Linear attention that keeps the length of the query (MALA, ICCV 2025, arXiv 2507.00698).
+    """Linear attention that keeps the magnitude of the query (MALA, ICCV 2025, arXiv 2507.00698).
 
-    φ(q) · φ(k_j) (1 + 1/z) / (N √d) - z / N as weights, z = φ(q) · mean φ(k) / √d, φ = ELU + 1. They sum to one and
-    may be negative. `angles` turn query and key in the first product.
+    Weights φ(q) · φ(k_j) (1 + 1/z) / (N √d) - z / N, z = φ(q) · mean φ(k) / √d, φ = ELU + 1. They sum to one and
+    may be negative. `angles` rotate query and key in the first product.
     """
     width = key.shape[-1]
-    with _no_autocast(query):
+    with no_autocast(query):
         query, key, value_wide = widen(query, key, value)
         query, key = (F.elu(query) + 1) * width**-0.5, F.elu(key) + 1
         z = query @ key.mean(dim=-2).unsqueeze(-1)  # [B, h, N, 1]
@@ -207,7 +150,7 @@ def mamba_like_attention(query, key, value, angles):
 
     rot(φ(q)) · Σ_j rot(φ(k_j)) v_jᵀ / (φ(q) · Σ_j φ(k_j)), φ = ELU + 1; `angles` `(h, N, d / 2)`.
     """
-    with _no_autocast(query):
+    with no_autocast(query):
         query, key, value_wide = widen(query, key, value)
         query, key = F.elu(query) + 1, F.elu(key) + 1
         denominator = query @ key.mean(dim=-2).unsqueeze(-1) + 1e-6
@@ -219,9 +162,9 @@ def inner_swiglu(query, key, value, weight, gate_weight):
     """f(q) after one gradient step of f on the pairs (k, v), f(x) = x W ⊙ SiLU(x W_gate) (ViT³, arXiv 2512.01643).
 
     The step descends -Σ_n f(k_n) · v_n / (3 N) from the learned `weight`, `gate_weight` `(h, d, d)`, at a rate of one;
-    the gradient g of each column counts g / (|g| + 1). It is written out, so that training can differentiate it again.
+    each column's gradient g is damped to g / (|g| + 1). It is written out, so that training can differentiate it.
     """
-    with _no_autocast(query):
+    with no_autocast(query):
         query, key, value_wide, weight, gate_weight = widen(query, key, value, weight, gate_weight)
         output_gradient = -value_wide / (3 * key.shape[-2])
         linear, gate = key @ weight, key @ gate_weight
@@ -240,10 +183,10 @@ def inner_swiglu(query, key, value, weight, gate_weight):
 def inner_convolution(query, key, value, kernel):
     """As [`inner_swiglu`] on grids `(B, H, W, d)`, f a depthwise 3 x 3 convolution with `kernel` `(d, 1, 3, 3)`.
 
-    The gradient of a channel's nine numbers counts g / (|g| + 1).
+    The gradient g of a channel's nine numbers is damped to g / (|g| + 1).
     """
     height, width = key.shape[1:3]
-    with _no_autocast(query):
+    with no_autocast(query):
         query, key, value_wide, kernel = widen(query, key, value, kernel)
         output_gradient = -value_wide / (3 * height * width)
         padded = F.pad(key, (0, 0, 1, 1, 1, 1))
@@ -261,7 +204,7 @@ def inner_convolution(query, key, value, kernel):
 
 
 def convolve_each(grids, kernels):
-    """Each channel of each sample `(B, H, W, D)` with a 3 x 3 kernel of its own, `(B * D, 1, 3, 3)`."""
+    """Convolves each channel of each sample `(B, H, W, D)` with its own 3 x 3 kernel, `(B * D, 1, 3, 3)`."""
     image = grids.permute(0, 3, 1, 2)
     result = F.conv2d(image.flatten(0, 1)[None], kernels, padding=1, groups=len(kernels))
     return result.view(image.shape).permute(0, 2, 3, 1)
@@ -270,7 +213,7 @@ def convolve_each(grids, kernels):
 def inline_attention(query, key, value):
     """Injective linear attention, normalised by subtraction (InLine, NeurIPS 2024, arXiv 2412.06590).
 
-    q · k_j / (N √d) + (1 - q · mean k / √d) / N as weights: they sum to one without a division, and may be negative.
+    Weights q · k_j / (N √d) + (1 - q · mean k / √d) / N: they sum to one without a division, and may be negative.
     """
     query = query * key.shape[-1] ** -0.5
     mean_key, mean_value = key.mean(dim=-2).unsqueeze(-1), value.mean(dim=-2, keepdim=True)
@@ -280,8 +223,8 @@ def inline_attention(query, key, value):
 def focused_attention(query, key, value, power: int = 3):
     """Linear attention with a feature map that sharpens directions (FLatten, ICCV 2023, arXiv 2308.00442).
 
-    φ(x) = |x| x^p / |x^p| elementwise in the power; `query` and `key` must be positive. The lengths are those of the
-    whole token, all heads together.
+    φ(x) = |x| x^p / |x^p|, the power elementwise; `query` and `key` must be positive. Lengths are of the whole token,
+    all heads together.
     """
 
     def sharpen(x):
@@ -289,7 +232,7 @@ def focused_attention(query, key, value, power: int = 3):
         length, powered_length = (y.square().sum(dim=(1, 3), keepdim=True).sqrt() for y in (x, powered))
         return powered * length / powered_length.clamp(min=1e-12)
 
-    with _no_autocast(query):
+    with no_autocast(query):
         query, key, value_wide = widen(query, key, value)
         query, key = sharpen(query), sharpen(key)
         denominator = query @ key.mean(dim=-2).unsqueeze(-1) + 1e-6
@@ -302,9 +245,9 @@ def polarity_aware_attention(query, key, value, power):
     Like signs act on the first half of v, unlike signs on the second; parts are raised to `power` `(h, 1, d)` and each
     half is normalised by its own sum.
     """
-    with _no_autocast(query):
+    with no_autocast(query):
         query, key, value_wide, power = widen(query, key, value, power)
-        # a zero keeps a finite gradient under powers that are not whole
+        # keeps the gradient at zero finite under powers that are not integers
         parts = [[(s * x).clamp(min=1e-12) ** power for s in (1, -1)] for x in (query, key)]
         keys = torch.cat(parts[1], dim=-1)  # [B, h, N, 2 d]
         halves = []

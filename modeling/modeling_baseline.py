@@ -2,16 +2,13 @@
 
 import torch
 from transformers import AutoModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import can_return_tuple
 
 from .configuration_baseline import BaselineConfig
-from .modeling_e2e import (
-    E2EForImageClassification,
-    E2EModelOutput,
-    E2EPreTrainedModel,
-)
+from .modeling_e2e import E2EForImageClassification, E2EModelOutput, E2EPreTrainedModel
 from .modeling_head import E2EHead
-from .modeling_norm import widen_layer_norms
+from .modeling_precision import widen_layer_norms
 from .modeling_stem import PixelEmbedding
 
 __all__ = ["BaselineForImageClassification", "BaselineModel", "BaselinePreTrainedModel"]
@@ -22,12 +19,12 @@ class BaselinePreTrainedModel(E2EPreTrainedModel):
     config_class = BaselineConfig
     base_model_prefix = "baseline"
     _supports_sdpa = True
-    # blocks of the wrapped models are torch modules with several kinds of arguments: they are not ours to checkpoint
+    # not every wrapped model supports it
     supports_gradient_checkpointing = False
 
 
 class BaselineModel(BaselinePreTrainedModel):
-    """The wrapped model, its tokens or pixels averaged to one vector."""
+    """The wrapped model, with its tokens or pixels averaged to one vector."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -39,14 +36,19 @@ class BaselineModel(BaselinePreTrainedModel):
         widen_layer_norms(self.backbone)
         self.post_init()
 
+    def block_names(self):
+        """Layers that transformers can checkpoint, the innermost ones; a ResNet or ConvNeXt has none."""
+        names = [name for name, module in self.named_modules() if isinstance(module, GradientCheckpointingLayer)]
+        return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
+
     @can_return_tuple
     def forward(self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None) -> E2EModelOutput:
-        """`pixel_values` `(B, C, H, W)` of the size in the configuration; see [`E2EModelOutput`]."""
+        """`pixel_values` `(B, C, H, W)` of the configured size; see [`E2EModelOutput`]."""
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         outputs = self.backbone(self.pixels(pixel_values), output_hidden_states=output_hidden_states, return_dict=True)
         tokens = outputs.last_hidden_state
-        pooled = outputs.pooler_output  # normalised where the model has a norm after its own average
+        pooled = outputs.pooler_output  # normalised, if the model has a norm after its own average
         if tokens.ndim == 4:  # convolutional models return an image
             tokens = tokens.flatten(2).transpose(1, 2)  # [B, N, D]
         return E2EModelOutput(

@@ -1,9 +1,9 @@
-"""Depthwise convolutions of token grids `(B, H, W, D)`, most of a LinearViT's training step on CPUs if left alone.
+"""Depthwise convolutions of token grids `(B, H, W, D)`: on CPUs, most of a LinearViT's training step if left alone.
 
 Two things are slow there. oneDNN computes the gradient of a depthwise kernel quickly only if it has at most three
 columns: 7 x 7 takes seven times as long as 7 x 3, in bfloat16 fifteen times. And a compiled model turns tokens into
-images and back around each convolution. One operator, opaque to `torch.compile`, with tokens in and out, cures both.
-In bfloat16 on CPUs with AMX kernels of our own are faster still (`modeling_kernels.py`).
+images and back around each convolution. One operator with tokens in and out, opaque to `torch.compile`, cures both.
+In bfloat16 on CPUs with AMX our own kernels are faster still (`modeling_kernels.py`).
 """
 
 import torch
@@ -15,20 +15,20 @@ from .modeling_operators import define_operator
 
 __all__ = ["DepthwiseConv", "depthwise_conv", "plain_depthwise_conv"]
 
-USE_OPERATOR = True  # false: PyTorch's own convolution on CPUs as well
+USE_OPERATOR = True  # false: PyTorch's convolution on CPUs too
 
 
-def plain_depthwise_conv(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """PyTorch's convolution of `(B, H, W, D)` with an odd `weight` `(D, 1, K, K)`; the grid stays as it is."""
+def plain_depthwise_conv(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """PyTorch's convolution of `(B, H, W, D)` with `weight` `(D, 1, K, K)`, K odd; the grid keeps its size."""
     image = hidden_states.permute(0, 3, 1, 2)  # contiguous tokens are an image in channels-last layout
     padding = [side // 2 for side in weight.shape[2:]]
     return F.conv2d(image, weight, bias, padding=padding, groups=len(weight)).permute(0, 2, 3, 1)
 
 
 def depthwise_conv(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """As [`plain_depthwise_conv`], by an operator for CPUs that has no second derivatives and is not exported."""
+    """As [`plain_depthwise_conv`], on CPUs by an operator without second derivatives that is not exported."""
     is_exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
-    # without gradients there is nothing to cure, and inductor makes more of what it sees through
+    # without gradients there is nothing to cure, and inductor does better with what it can see
     is_inference = torch.compiler.is_dynamo_compiling() and not torch.is_grad_enabled()
     if hidden_states.device.type != "cpu" or is_exporting or is_inference or not USE_OPERATOR:
         return plain_depthwise_conv(hidden_states, weight, bias)
@@ -48,34 +48,35 @@ def _backward(
     gradient: torch.Tensor, hidden_states: torch.Tensor, weight: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     if can_convolve(hidden_states, weight.shape[-1]):
-        to_hidden_states, *rest = convolve_backward(gradient, hidden_states, weight)
-        return to_hidden_states, *(part.to(weight.dtype) for part in rest)
+        input_gradient, *parameter_gradients = convolve_backward(gradient, hidden_states, weight)
+        kernel_gradient, bias_gradient = (part.to(weight.dtype) for part in parameter_gradients)
+        return input_gradient, kernel_gradient, bias_gradient
     kernel = weight.to(hidden_states.dtype)
     # in bfloat16 oneDNN runs this forward pass in half the time of its backward pass
-    to_hidden_states = plain_depthwise_conv(gradient, kernel.flip(2, 3), None).contiguous()
+    input_gradient = plain_depthwise_conv(gradient, kernel.flip(2, 3), None).contiguous()
     images = gradient.permute(0, 3, 1, 2), hidden_states.permute(0, 3, 1, 2)
     is_narrow = kernel.shape[-1] <= 3
-    to_kernel, to_bias = (_kernel_gradient if is_narrow else _kernel_gradient_in_columns)(*images, kernel)
-    return to_hidden_states, to_kernel.to(weight.dtype), to_bias.to(weight.dtype)
+    kernel_gradient, bias_gradient = (_kernel_gradient if is_narrow else _kernel_gradient_in_columns)(*images, kernel)
+    return input_gradient, kernel_gradient.to(weight.dtype), bias_gradient.to(weight.dtype)
 
 
 def _kernel_gradient(gradient, image, kernel, with_bias: bool = True):
     padding, bias_sizes = [side // 2 for side in kernel.shape[2:]], [len(kernel)] if with_bias else None
     geometry = ([1, 1], padding, [1, 1], False, [0, 0], len(kernel))  # stride, padding, dilation, ..., groups
-    wanted = [False, True, with_bias]
-    return torch.ops.aten.convolution_backward(gradient, image, kernel, bias_sizes, *geometry, wanted)[1:]
+    mask = [False, True, with_bias]  # which gradients to compute
+    return torch.ops.aten.convolution_backward(gradient, image, kernel, bias_sizes, *geometry, mask)[1:]
 
 
 def _kernel_gradient_in_columns(gradient: torch.Tensor, image: torch.Tensor, kernel: torch.Tensor):
-    """Gradients of kernel and bias from groups of three columns of the kernel.
+    """Gradients of kernel and bias, three columns of the kernel at a time.
 
-    A group beside the middle is the same convolution of an image moved by two columns; the column of it that reaches
-    into what was cut off is left to its neighbour.
+    Columns beside the middle are the same convolution of an image shifted by two; the column that would read what the
+    shift cut off is left to the neighbouring group.
     """
     width, half = image.shape[-1], kernel.shape[-1] // 2
     three_columns, result = kernel[..., :3].contiguous(), torch.zeros_like(kernel)
     for shift in range(-(half // 2 * 2), half + 1, 2):  # input column minus output column
-        if abs(shift) >= width:  # these columns see padding alone
+        if abs(shift) >= width:  # these columns see nothing but padding
             continue
         from_left, from_right = max(0, shift), max(0, -shift)
         moved = image[..., from_left : width - from_right].contiguous(memory_format=torch.channels_last)
@@ -85,8 +86,8 @@ def _kernel_gradient_in_columns(gradient: torch.Tensor, image: torch.Tensor, ker
             if column * shift >= 0 and 0 <= half + shift + column < kernel.shape[-1]:
                 result[..., half + shift + column] = part[..., 1 + column]
         if shift == 0:
-            to_bias = bias
-    return result, to_bias
+            bias_gradient = bias
+    return result, bias_gradient
 
 
 def _fake_forward(hidden_states, weight, bias):
@@ -111,7 +112,7 @@ _forward_operator = define_operator("depthwise_conv", _forward, _fake_forward, _
 
 
 class DepthwiseConv(nn.Conv2d):
-    """A depthwise convolution that keeps the grid; `(B, H, W, D)` in and out."""
+    """A depthwise convolution that keeps the grid's size; `(B, H, W, D)` in and out."""
 
     def __init__(self, hidden_size: int, kernel_size: int):
         super().__init__(hidden_size, hidden_size, kernel_size, padding=kernel_size // 2, groups=hidden_size)

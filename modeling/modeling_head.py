@@ -1,4 +1,4 @@
-"""The two heads, what made the jet and its mass in GeV, and their loss."""
+"""The two heads, for the jet's class and its mass in GeV, and their loss."""
 
 import torch
 from torch import nn
@@ -8,17 +8,17 @@ from .modeling_stem import linear_pixels
 
 __all__ = ["E2EHead", "EnergyPooling", "e2e_loss", "mass_in_gev"]
 
-SMALLEST = 1e-3  # content of a channel that is taken for nothing, in units of linear pixels
+MIN_CONTENT = 1e-3  # a channel with less counts as empty, in units of linear pixels
 MASS_OUTPUTS = {"huber": 1, "gaussian": 2, "quantile": 3}
-LOWER, UPPER = 0.16, 0.84  # one standard deviation to either side
+LOWER, UPPER = 0.16, 0.84  # one standard deviation either side
 
 
 class EnergyPooling(nn.Module):
-    """Tokens averaged with the content of their patches as weights, with each channel's for its part of the result.
+    """Tokens averaged with the content of their patches as weights, once per detector channel.
 
-    A mean over all tokens is a mean over a detector that is nearly empty. This is the sum of z_i Φ(x_i) of an energy
-    flow network (https://arxiv.org/abs/1810.05165, equation 1.2), Φ being the backbone: of energies, jet masses and
-    other shapes that are safe against soft and collinear radiation. The channels' totals come along, as logarithms.
+    A plain mean over tokens averages over a nearly empty detector. This is the sum of z_i Φ(x_i) of an energy flow
+    network (https://arxiv.org/abs/1810.05165, equation 1.2) with the backbone as Φ, which suits energies, jet masses
+    and other infrared- and collinear-safe shapes. The logarithms of the channels' totals are appended.
     """
 
     def __init__(self, config, hidden_size: int):
@@ -29,31 +29,31 @@ class EnergyPooling(nn.Module):
         self.output = nn.Linear(self.num_channels * (self.width + 1), hidden_size)
 
     def forward(self, tokens: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
-        """`tokens` `(B, N, D)` of patches that tile the image, after a class token or not, to `(B, D)`."""
+        """`tokens` `(B, N, D)` of patches that tile the image, with or without a class token in front, to `(B, D)`."""
         num_tokens = tokens.shape[1]
         height, width = pixel_values.shape[-2:]
         rows = round((num_tokens * height / width) ** 0.5)
         columns = num_tokens // rows
         if num_tokens - rows * columns > 1:
             raise ValueError(
-                f"{num_tokens} tokens are no grid over an image of {height} x {width} pixels: `energy_pooling` needs "
-                "patches that tile it."
+                f"`energy_pooling` needs patches that tile the image: {num_tokens} tokens do not form a grid over "
+                f"{height} x {width} pixels."
             )
         tokens = tokens[:, num_tokens - rows * columns :]
-        row, column = -(-height // rows), -(-width // columns)  # pixels of a patch
-        # the last patches may be partly outside
+        row, column = -(-height // rows), -(-width // columns)  # sides of a patch
+        # the last patches may overhang the image
         content = F.pad(linear_pixels(pixel_values), (0, column * columns - width, 0, row * rows - height))
         content = content.unflatten(3, (columns, column)).sum(4).unflatten(2, (rows, row)).sum(3)
         content = content.flatten(2).float()  # [B, C, N]
         total = content.sum(2)
-        shares = content / total.clamp(min=SMALLEST).unsqueeze(2)
+        shares = content / total.clamp(min=MIN_CONTENT).unsqueeze(2)
         values = self.values(tokens).unflatten(2, (self.num_channels, self.width)).permute(0, 2, 1, 3)
         pooled = (shares.to(values.dtype).unsqueeze(2) @ values).flatten(1)  # [B, C d]
         return self.output(torch.cat([pooled, total.log1p().to(pooled.dtype)], dim=1))
 
 
 class E2EHead(nn.Module):
-    """A linear classifier and a small mass regressor on the pooled feature, helped by `aux_values` if any.
+    """A linear classifier and a small mass regressor on the pooled feature, to which `aux_values` are added.
 
     Returns `logits` `(B, num_labels)` and `mass_outputs` `(B, 1, 2 or 3)`, float32, as [`mass_in_gev`] reads them.
     """
@@ -68,8 +68,8 @@ class E2EHead(nn.Module):
         if self.num_aux_features:
             self.aux_hidden = nn.Linear(self.num_aux_features, hidden_size)
             self.aux_output = nn.Linear(hidden_size, hidden_size)
-        learned = config.loss_weighting == "uncertainty"
-        self.loss_log_variances = nn.Parameter(torch.empty(2)) if learned else None  # of classes and mass
+        has_weights = config.loss_weighting == "uncertainty"
+        self.loss_log_variances = nn.Parameter(torch.empty(2)) if has_weights else None  # of classes and mass
         self.reset_parameters()
 
     @torch.no_grad()
@@ -95,8 +95,8 @@ class E2EHead(nn.Module):
 def mass_in_gev(config, mass_outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """`mass_outputs` `(B, k)` to the mass `(B,)` and its uncertainty `(B,)`, both in GeV.
 
-    Columns, on the standardised scale: the mass; with the Gaussian loss the logarithm of its width; with quantiles
-    how far the 16 % and the 84 % quantile are from it, before a softplus. `config.mass_temperature` scales the width.
+    Columns, on the standardised scale: the mass; with the Gaussian loss, the logarithm of its width; with quantiles,
+    the distances of the 16 % and 84 % quantiles, before a softplus. `config.mass_temperature` scales the width.
     """
 
     def to_gev(standardised):
@@ -116,20 +116,20 @@ def mass_in_gev(config, mass_outputs: torch.Tensor) -> tuple[torch.Tensor, torch
 
 
 def e2e_loss(config, logits, mass_outputs, labels=None, mass_labels=None, mass_weights=None, log_variances=None):
-    """Cross-entropy plus a loss on standardised masses; each over the samples that have that target.
+    """Cross-entropy plus a loss of standardised masses, each over the samples that have that target.
 
     Args:
         config: Its `label_smoothing`, `class_weights`, `mass_loss`, `mass_loss_weight` and the mass scale.
         logits: `(B, num_labels)`.
         mass_outputs: `(B, k)`, see [`mass_in_gev`].
         labels: `(B,)`; -100 is a missing target.
-        mass_labels: `(B,)` [GeV]; NaN is a missing target, and so is a mass that has no logarithm if one is needed.
-        mass_weights: `(B,)`, of the samples in the mass loss, for example to make a spectrum flat.
-        log_variances: `(2,)`; learned weights of the two terms instead of `mass_loss_weight`: equations 5 to 10 of
-            Kendall et al., https://arxiv.org/abs/1705.07115.
+        mass_labels: `(B,)` [GeV]; NaN is a missing target, and with `log_mass` so is a mass that is not positive.
+        mass_weights: `(B,)`, weights of the samples in the mass loss, e.g. to flatten a spectrum.
+        log_variances: `(2,)`, learned weights of the two terms instead of `mass_loss_weight` (equations 5 to 10 of
+            Kendall et al., https://arxiv.org/abs/1705.07115).
 
     Returns:
-        `(loss, classification_loss, mass_loss)`, `None` where no target was passed.
+        `(loss, classification_loss, mass_loss)`; `None` without targets.
     """
     classification_loss = mass_loss = None
     if labels is not None:
@@ -138,11 +138,11 @@ def e2e_loss(config, logits, mass_outputs, labels=None, mass_labels=None, mass_w
             logits.float(), labels, weights, reduction="sum", label_smoothing=config.label_smoothing
         )
         known = labels != -100
-        number = known.sum() if weights is None else weights[labels[known]].sum()
-        classification_loss = total / number.clamp(min=1e-6)
+        count = known.sum() if weights is None else weights[labels[known]].sum()
+        classification_loss = total / count.clamp(min=1e-6)
     if mass_labels is not None:
         known = mass_labels.isfinite() & (mass_labels > 0) if config.log_mass else mass_labels.isfinite()
-        # the missing target is replaced before the difference: NaN times zero would still poison the gradient
+        # replace missing targets before the difference: NaN times zero would still poison the gradient
         mass = mass_labels.where(known, 1.0)
         target = ((mass.log() if config.log_mass else mass) - config.mass_mean) / config.mass_std
         weights = known if mass_weights is None else known * mass_weights
@@ -164,18 +164,18 @@ def _mass_terms(mass_loss: str, outputs: torch.Tensor, target: torch.Tensor) -> 
 
 
 def _quantiles(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """16 %, 50 % and 84 %, standardised; in this order whatever the network says."""
+    """16 %, 50 % and 84 %, standardised; ordered whatever the network predicts."""
     median, below, above = outputs.unbind(1)
     return median - F.softplus(below), median, median + F.softplus(above)
 
 
 def _combine(config, classification_loss, mass_loss, log_variances):
     if log_variances is not None:
-        of_classes, of_mass = log_variances
+        class_log_variance, mass_log_variance = log_variances
         if classification_loss is not None:
-            classification_loss = (-of_classes).exp() * classification_loss + of_classes / 2
+            classification_loss = (-class_log_variance).exp() * classification_loss + class_log_variance / 2
         if mass_loss is not None:
-            mass_loss = 0.5 * ((-of_mass).exp() * mass_loss + of_mass)
+            mass_loss = 0.5 * ((-mass_log_variance).exp() * mass_loss + mass_log_variance)
     elif mass_loss is not None:
         mass_loss = config.mass_loss_weight * mass_loss
     if classification_loss is None or mass_loss is None:

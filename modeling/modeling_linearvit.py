@@ -1,7 +1,7 @@
 """LinearViT (L2ViT, https://arxiv.org/abs/2501.16182): local-window attention alternating with linear attention.
 
-Tokens stay a grid `(B, H, W, D)` throughout, contiguous in memory, which is also the channels-last layout that the
-depthwise convolutions are fastest in. Equations and quirks follow the authors' code where paper and code differ.
+Tokens stay a contiguous grid `(B, H, W, D)` throughout: that is the channels-last layout in which the depthwise
+convolutions are fastest. Where paper and code differ, this follows the authors' code.
 """
 
 from itertools import pairwise
@@ -14,24 +14,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import can_return_tuple
 
 from .configuration_linearvit import LinearViTConfig
-from .modeling_activations import gelu
 from .modeling_attention import softmax_attention
+from .modeling_branches import attention_branch, depthwise_branch, local_branch, mlp_branch
 from .modeling_depthwise import DepthwiseConv
-from .modeling_e2e import (
-    DropPath,
-    E2EBackbone,
-    E2EForImageClassification,
-    E2EModelOutput,
-    E2EPreTrainedModel,
-    FourierPositionEncoding,
-    Mlp,
-    residual_stream,
-)
+from .modeling_e2e import E2EBackbone, E2EForImageClassification, E2EModelOutput, E2EPreTrainedModel
 from .modeling_head import E2EHead
-from .modeling_kernels import can_fuse, fused_depthwise, fused_local_concentration, fused_mlp, fused_window_attention
-from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
-from .modeling_mixers import GLOBAL_ATTENTIONS
-from .modeling_norm import LayerNorm
+from .modeling_layers import DropPath, FourierPositionEncoding, LocalInteraction, Mlp
+from .modeling_masked import E2EForMaskedImageModeling, embed_masked
+from .modeling_mixers import make_global_attention
+from .modeling_precision import LayerNorm, residual_stream
 from .modeling_stem import ConvStem
 
 __all__ = [
@@ -44,8 +35,8 @@ __all__ = [
 
 
 def window_partition(qkv, side, num_heads):
-    """The grid `(B, H, W, 3 D)`, of sides that `side` divides, to query, key and value of the heads in each window,
-    each `(B * windows, h, side * side, d)`."""
+    """A grid `(B, H, W, 3 D)` whose sides `side` divides, to query, key and value of the heads in each window, each
+    `(B * windows, h, side * side, d)`."""
     batch_size, height, width, channels = qkv.shape
     grid = qkv.view(batch_size, height // side, side, width // side, side, 3, num_heads, channels // (3 * num_heads))
     # one copy, after which each of the three is contiguous
@@ -67,15 +58,17 @@ class ConditionalPositionEncoding(nn.Module):
         self.proj = DepthwiseConv(hidden_size, 3)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return hidden_states + self.proj(hidden_states)
+        return depthwise_branch(hidden_states, self.proj)
 
 
 class LinearViTWindowAttention(nn.Module):
     """Softmax attention inside each window of a grid `(B, H, W, D)`.
 
-    Where windows reach over the grid, on the right and at the bottom, tokens of zeros take part, as in the authors'
-    code; their query, key and value are the bias, so that nothing is multiplied for them.
+    Windows that overhang the grid on the right or at the bottom are filled with zero tokens that take part, as in the
+    authors' code; their query, key and value are the bias, so nothing is multiplied for them.
     """
+
+    kernel_name = "window"
 
     def __init__(self, hidden_size: int, num_heads: int, window_size: int):
         super().__init__()
@@ -96,20 +89,6 @@ class LinearViTWindowAttention(nn.Module):
         return self.proj(context[:, :height, :width])
 
 
-class LocalConcentration(nn.Module):
-    """The local concentration module (LCM), L2ViT equation 7: depthwise, GELU, BatchNorm, depthwise."""
-
-    def __init__(self, hidden_size: int, kernel_size: int):
-        super().__init__()
-        self.conv1 = DepthwiseConv(hidden_size, kernel_size)
-        self.bn = nn.BatchNorm2d(hidden_size)
-        self.conv2 = DepthwiseConv(hidden_size, kernel_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        hidden_states = gelu(self.conv1(hidden_states))
-        return self.conv2(self.bn(hidden_states.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-
-
 class LinearViTLocalBlock(GradientCheckpointingLayer):
     """Window attention and MLP, each behind a conditional position encoding."""
 
@@ -124,14 +103,10 @@ class LinearViTLocalBlock(GradientCheckpointingLayer):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if can_fuse(self, hidden_states):
-            hidden_states = fused_depthwise(hidden_states, self.cpe1.proj)
-            hidden_states = fused_window_attention(hidden_states, self.norm1, self.attn)
-            hidden_states = fused_depthwise(hidden_states, self.cpe2.proj)
-            return fused_mlp(hidden_states, self.norm2, self.mlp)
         hidden_states = self.cpe1(hidden_states)
-        hidden_states = self.cpe2(hidden_states + self.drop_path(self.attn(self.norm1(hidden_states))))
-        return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+        hidden_states = attention_branch(hidden_states, self.norm1, self.attn, drop_path=self.drop_path)
+        hidden_states = self.cpe2(hidden_states)
+        return mlp_branch(hidden_states, self.norm2, self.mlp, drop_path=self.drop_path)
 
 
 class LinearViTGlobalBlock(GradientCheckpointingLayer):
@@ -141,23 +116,18 @@ class LinearViTGlobalBlock(GradientCheckpointingLayer):
         super().__init__()
         self.cpe1 = ConditionalPositionEncoding(hidden_size)
         self.norm1 = LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.attn = GLOBAL_ATTENTIONS[config.global_attention](config, hidden_size, num_heads)
+        self.attn = make_global_attention(config, hidden_size, num_heads)
         self.norm3 = LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.local_mp = LocalConcentration(hidden_size, config.local_kernel_size)
+        self.local_mp = LocalInteraction(hidden_size, config.local_kernel_size)
         self.norm2 = LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.mlp = Mlp(hidden_size, int(hidden_size * mlp_ratio))
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if can_fuse(self, hidden_states):
-            hidden_states = fused_depthwise(hidden_states, self.cpe1.proj)
-            hidden_states = self.attn.add_fused(hidden_states, self.norm1)
-            hidden_states = fused_local_concentration(hidden_states, self.norm3, self.local_mp)
-            return fused_mlp(hidden_states, self.norm2, self.mlp)
         hidden_states = self.cpe1(hidden_states)
-        hidden_states = hidden_states + self.drop_path(self.attn(self.norm1(hidden_states)))
-        hidden_states = hidden_states + self.drop_path(self.local_mp(self.norm3(hidden_states)))
-        return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+        hidden_states = attention_branch(hidden_states, self.norm1, self.attn, drop_path=self.drop_path)
+        hidden_states = local_branch(hidden_states, self.norm3, self.local_mp, drop_path=self.drop_path)
+        return mlp_branch(hidden_states, self.norm2, self.mlp, drop_path=self.drop_path)
 
 
 class LinearViTStem(nn.Module):
@@ -222,6 +192,9 @@ class LinearViTModel(LinearViTPreTrainedModel):
     def get_input_embeddings(self):
         return self.downsample_layers[0]
 
+    def block_names(self):
+        return [f"stages.{i}.{j}" for i, depth in enumerate(self.config.depths) for j in range(depth)]
+
     @can_return_tuple
     def forward(
         self,
@@ -232,22 +205,22 @@ class LinearViTModel(LinearViTPreTrainedModel):
         """`pixel_values` `(B, C, H, W)` of any size; `bool_masked_pos` `(B, N)` hides tokens of the stem's grid."""
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        collected = []
-        hidden_states = stem_tokens(self.downsample_layers[0], pixel_values, bool_masked_pos, self.mask_token)
+        grids = []  # [B, H', W', D] after the stem and each stage
+        hidden_states = embed_masked(self.downsample_layers[0], pixel_values, bool_masked_pos, self.mask_token)
         if self.pos_embed is not None:
             hidden_states = hidden_states + self.pos_embed(*hidden_states.shape[1:3]).permute(0, 2, 3, 1)
         if output_hidden_states:
-            collected.append(hidden_states)
+            grids.append(hidden_states)
         for i, stage in enumerate(self.stages):
             hidden_states = stage(residual_stream(self.downsample_layers[i](hidden_states) if i else hidden_states))
             if output_hidden_states:
-                collected.append(hidden_states)
+                grids.append(hidden_states)
         tokens = self.norm(hidden_states).flatten(1, 2)  # [B, N, D]
         return E2EModelOutput(
             last_hidden_state=tokens,
             pooler_output=tokens.mean(dim=1),
-            hidden_states=tuple(grid.flatten(1, 2) for grid in collected) if output_hidden_states else None,
-            feature_maps=tuple(grid.permute(0, 3, 1, 2) for grid in collected) if output_hidden_states else None,
+            hidden_states=tuple(grid.flatten(1, 2) for grid in grids) if output_hidden_states else None,
+            feature_maps=tuple(grid.permute(0, 3, 1, 2) for grid in grids) if output_hidden_states else None,
         )
 
 

@@ -1,4 +1,4 @@
-"""Masked image modelling in the way of SimMIM (https://arxiv.org/abs/2111.09886), for images that are mostly empty.
+"""Masked image modelling as in SimMIM (https://arxiv.org/abs/2111.09886), for images that are mostly empty.
 
 Masked tokens are replaced, not dropped: windows and convolutions need the whole grid.
 """
@@ -6,6 +6,7 @@ Masked tokens are replaced, not dropped: windows and convolutions need the whole
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 from transformers.utils import ModelOutput, can_return_tuple
 
@@ -15,10 +16,10 @@ from .modeling_stem import ConvStem
 __all__ = [
     "E2EForMaskedImageModeling",
     "E2EMaskedImageModelingOutput",
-    "grid_of_tokens",
+    "embed_masked",
     "masked_image_loss",
-    "pixel_mask_of",
-    "stem_tokens",
+    "pixel_mask",
+    "token_grid",
 ]
 
 
@@ -27,13 +28,13 @@ class E2EMaskedImageModelingOutput(ModelOutput):
     r"""What every `*ForMaskedImageModeling` of this repository returns.
 
     Args:
-        loss (`torch.Tensor` of shape `()`): `occupancy_loss + value_loss`, if there was a mask.
+        loss (`torch.Tensor` of shape `()`): `occupancy_loss + value_loss`, given a mask.
         reconstruction (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`):
             Predicted pixel in network units, given that it is not zero.
         occupancy_logits (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`):
             Log-odds that the pixel is not zero.
-        occupancy_loss (`torch.Tensor` of shape `()`): Cross-entropy of the occupancy of the masked pixels.
-        value_loss (`torch.Tensor` of shape `()`): Smooth L1 error of the masked pixels that are not zero.
+        occupancy_loss (`torch.Tensor` of shape `()`): Cross-entropy of occupancy over masked pixels.
+        value_loss (`torch.Tensor` of shape `()`): Smooth L1 error of masked pixels that are not zero.
         hidden_states (`tuple[torch.Tensor, ...]`): As in [`E2EModelOutput`].
     """
 
@@ -45,51 +46,51 @@ class E2EMaskedImageModelingOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
-def masked_image_loss(pixel_values, reconstruction, occupancy_logits, pixel_mask):
-    """Two targets, because a mean error over pixels of which 98.5 % are zero is best answered by zero everywhere.
+def masked_image_loss(pixel_values, reconstruction, occupancy_logits, mask):
+    """Two targets, because with 98.5 % of the pixels zero a mean error is smallest for zero everywhere.
 
-    All arguments `(B, C, H, W)`, `pixel_mask` true where the input was hidden. Returns
-    `(occupancy_loss, value_loss)`: cross-entropy of being non-zero over masked pixels, and smooth L1 over those masked
-    pixels that are non-zero; 0 where there is no such pixel.
+    All arguments `(B, C, H, W)`, `mask` true where the input was hidden. Returns `(occupancy_loss, value_loss)`:
+    cross-entropy of being non-zero over masked pixels, and smooth L1 over the non-zero ones among them; 0 if there is
+    no such pixel.
     """
     occupied = pixel_values != 0
     entropy = F.binary_cross_entropy_with_logits(occupancy_logits.float(), occupied.float(), reduction="none")
-    occupancy_loss = (entropy * pixel_mask).sum() / pixel_mask.sum().clamp(min=1)
-    hidden = pixel_mask & occupied
+    occupancy_loss = (entropy * mask).sum() / mask.sum().clamp(min=1)
+    hidden = mask & occupied
     error = F.smooth_l1_loss(reconstruction.float(), pixel_values.float(), reduction="none")
     return occupancy_loss, (error * hidden).sum() / hidden.sum().clamp(min=1)
 
 
-def stem_tokens(stem, pixel_values, bool_masked_pos=None, mask_token=None):
-    """Tokens `(B, H', W', D)` of `stem`, the `mask_token` where masked; masked pixels are hidden from the stem too.
+def embed_masked(stem, pixel_values, bool_masked_pos=None, mask_token=None):
+    """Tokens `(B, H', W', D)` of `stem`, `mask_token` where masked; masked pixels are hidden from the stem too.
 
-    `bool_masked_pos` is `(B, H' W')`. Convolutions of the stem overlap, so that replacing tokens alone would leave a
-    rim of each masked patch to be seen by its neighbours.
+    `bool_masked_pos` is `(B, H' W')`. The stem's convolutions overlap: were only tokens replaced, neighbours would
+    still see the rim of a masked patch.
     """
     if bool_masked_pos is None:
         return stem(pixel_values)
     if mask_token is None:
         raise ValueError("`bool_masked_pos` needs a model for masked images (`...ForMaskedImageModeling`).")
-    tokens = stem(pixel_values * ~pixel_mask_of(stem, pixel_values, bool_masked_pos))
+    tokens = stem(pixel_values * ~pixel_mask(stem, pixel_values, bool_masked_pos))
     mask = bool_masked_pos.view(tokens.shape[:3]).unsqueeze(-1)
     return torch.where(mask, mask_token.to(tokens.dtype), tokens)
 
 
-def pixel_mask_of(stem, pixel_values, bool_masked_pos):
-    """`(B, H' W')` tokens to the pixels that they stand for, `(B, 1, H, W)`."""
+def pixel_mask(stem, pixel_values, bool_masked_pos):
+    """Masked tokens `(B, H' W')` to masked pixels `(B, 1, H, W)`."""
     height, width = pixel_values.shape[-2:]
-    rows, columns = grid_of_tokens(stem, (height, width))
+    rows, columns = token_grid(stem, (height, width))
     expected = (len(pixel_values), rows * columns)
     if tuple(bool_masked_pos.shape) != expected:
         raise ValueError(f"Expected `bool_masked_pos` of shape {expected}, got {tuple(bool_masked_pos.shape)}.")
-    mask = bool_masked_pos.bool().view(-1, 1, rows, columns)
+    tokens = bool_masked_pos.bool().view(-1, 1, rows, columns)
     stride = _conv_stem(stem).total_stride
-    return mask.repeat_interleave(stride, 2).repeat_interleave(stride, 3)[..., :height, :width]
+    return tokens.repeat_interleave(stride, 2).repeat_interleave(stride, 3)[..., :height, :width]
 
 
-def grid_of_tokens(stem, image_size):
-    """Tokens in eta and in phi of an image of `image_size` pixels."""
-    rows, columns = (_conv_stem(stem).grid_of(side) for side in image_size)
+def token_grid(stem, image_size):
+    """Tokens in eta and in phi for an image of `image_size` pixels."""
+    rows, columns = (_conv_stem(stem).num_tokens(side) for side in image_size)
     return rows, columns
 
 
@@ -98,7 +99,14 @@ def _conv_stem(stem):
 
 
 class E2EForMaskedImageModeling(E2EPreTrainedModel):
-    """Reconstruction of hidden pixels; a subclass sets `self.<base_model_prefix>`, `self.decoder`, `self.stride`."""
+    """Reconstruction of hidden pixels.
+
+    A subclass sets `self.<base_model_prefix>`, `self.decoder`, `self.stride` (pixels per output token) and `stem`.
+    """
+
+    decoder: nn.Module
+    stride: int
+    stem: nn.Module
 
     @can_return_tuple
     def forward(
@@ -110,13 +118,13 @@ class E2EForMaskedImageModeling(E2EPreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`):
-                Whole images in network units; what is masked is hidden here.
+                Complete images in network units; masking happens here.
             bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_tokens)`, *optional*):
                 Tokens of the stem's grid to hide, row by row; without it nothing is hidden and there is no loss.
-            output_hidden_states (`bool`, *optional*): Return the tokens of each stage as well.
+            output_hidden_states (`bool`, *optional*): Also return the tokens of each stage.
 
         Raises:
-            ValueError: if a shape does not fit the configuration or the image.
+            ValueError: if a shape does not match the configuration or the image.
         """
         outputs = self.base_model(pixel_values, bool_masked_pos, output_hidden_states=output_hidden_states)
         height, width = pixel_values.shape[-2:]
@@ -127,7 +135,7 @@ class E2EForMaskedImageModeling(E2EPreTrainedModel):
         occupancy_logits, reconstruction = pixels.chunk(2, dim=1)
         loss = occupancy_loss = value_loss = None
         if bool_masked_pos is not None:
-            mask = pixel_mask_of(self.stem, pixel_values, bool_masked_pos).expand_as(pixel_values)
+            mask = pixel_mask(self.stem, pixel_values, bool_masked_pos).expand_as(pixel_values)
             occupancy_loss, value_loss = masked_image_loss(pixel_values, reconstruction, occupancy_logits, mask)
             loss = occupancy_loss + value_loss
         return E2EMaskedImageModelingOutput(

@@ -1,7 +1,7 @@
-"""Global attention modules that LinearViT can be built with (`LinearViTConfig.global_attention`), all else equal.
+"""The mixers of LinearViT's global blocks, one per name in [`GLOBAL_ATTENTIONS`], all else equal.
 
 Each is a projection to query, key and value, one function of [`modeling_attention`], what its paper adds around it
-(local enhancement, a gate), and a projection back; `(B, H, W, D)` in and out.
+(local enhancement, a gate), and an output projection; `(B, H, W, D)` in and out.
 """
 
 import torch
@@ -12,9 +12,6 @@ from transformers import initialization as init
 from .modeling_attention import (
     axial_angles,
     convolve_each,
-    cross_covariance_attention,
-    cross_covariance_attention_in_blocks,
-    cross_covariance_map,
     focused_attention,
     inline_attention,
     inner_convolution,
@@ -26,25 +23,17 @@ from .modeling_attention import (
     polarity_aware_attention,
     rank_augmented_attention,
 )
+from .modeling_cross_covariance import MAX_BLOCK_WIDTH, CrossCovarianceAttention, split_heads
 from .modeling_depthwise import DepthwiseConv
-from .modeling_kernels import fused_linear_attention
 
-MOST_IN_BLOCKS = 256  # width up to which copying heads costs more than multiplying blocks of zeros
-
-__all__ = ["GLOBAL_ATTENTIONS", "MOST_IN_BLOCKS", "GlobalAttention", "split_heads"]
-
-
-def split_heads(qkv, num_heads):
-    """`(B, N, 3 D)` to query, key and value, each `(B, h, N, d)`."""
-    batch_size, num_tokens, width = qkv.shape
-    return qkv.view(batch_size, num_tokens, 3, num_heads, width // (3 * num_heads)).permute(2, 0, 3, 1, 4)
+__all__ = ["GLOBAL_ATTENTIONS", "GlobalAttention", "make_global_attention"]
 
 
 class GlobalAttention(nn.Module):
-    """Projections around a mixer.
+    """Projections around [`mix`].
 
-    `lepe_size` adds a depthwise convolution of v, `has_gate` multiplies by a linear map of the input, as the mixer's
-    paper has it; `can_rotate` says that it may have rotary positions (`config.rotary_positions`).
+    As the mixer's paper has it, `lepe_size` adds a depthwise convolution of v and `has_gate` multiplies by a linear
+    map of the input; `can_rotate` allows rotary positions (`config.rotary_positions`).
     """
 
     lepe_size = 0
@@ -54,40 +43,43 @@ class GlobalAttention(nn.Module):
     def __init__(self, config, hidden_size: int, num_heads: int):
         super().__init__()
         self.num_heads, self.head_dim = num_heads, hidden_size // num_heads
-        self.rotates = self.can_rotate and config.rotary_positions
+        self.rotates = config.rotary_positions
+        if self.rotates:
+            _check_rotation(self.head_dim)
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
         self.proj = nn.Linear(hidden_size, hidden_size)
         self.lepe = DepthwiseConv(hidden_size, self.lepe_size) if self.lepe_size else None
         self.gate = nn.Linear(hidden_size, hidden_size) if self.has_gate else None
 
     def mix(self, query, key, value, **angles):
-        raise NotImplementedError("A subclass says how tokens are mixed.")
+        """Attention of heads `(B, h, N, d)`."""
+        raise NotImplementedError
 
     def mix_tokens(self, qkv):
-        """The grid `(B, H, W, 3 D)` to `(B, N, D)`."""
+        """[`mix`] of a grid `(B, H, W, 3 D)`, to `(B, N, D)`."""
         height, width = qkv.shape[1:3]
         heads = split_heads(qkv.flatten(1, 2), self.num_heads)
         rotary = {"angles": axial_angles(height, width, self.head_dim // 2, qkv.device)} if self.rotates else {}
         return self.mix(*heads, **rotary).transpose(1, 2).flatten(2)
 
     def attention_map(self, hidden_states, grid, place):
-        """The row of weights of the token at `place` (shares of height and width), `(B, h, H, W)`.
+        """The attention weights of the token at `place` (fractions of height and width), `(B, h, H, W)`.
 
-        Every mixer here is linear in the values, so the derivative with respect to them is the weights; PolaFormer has
-        two sets, one for each half of a head, and gives their mean.
+        Every mixer here is linear in the values, so the derivative with respect to them gives the weights; PolaFormer
+        has two sets, one per half of a head, and returns their mean.
         """
         height, width = hidden_states.shape[1:3]
-        number = int(place[0] * height) * width + int(place[1] * width)
+        token = int(place[0] * height) * width + int(place[1] * width)
         with torch.no_grad():
             qkv = self.qkv(hidden_states)
-        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
+        with torch.inference_mode(False), torch.enable_grad():  # whatever mode the caller is in
             qkv = qkv.clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.mix_tokens(qkv)[:, number].sum(), qkv)
-        to_values = gradient.chunk(3, dim=-1)[2].unflatten(-1, (self.num_heads, -1))  # [B, H, W, h, d]
-        return to_values.mean(dim=-1).permute(0, 3, 1, 2)
+            (gradient,) = torch.autograd.grad(self.mix_tokens(qkv)[:, token].sum(), qkv)
+        value_gradient = gradient.chunk(3, dim=-1)[2].unflatten(-1, (self.num_heads, -1))  # [B, H, W, h, d]
+        return value_gradient.mean(dim=-1).permute(0, 3, 1, 2)
 
     def enhance(self, context, value, hidden_states):
-        """What the paper adds to the mixed tokens; `value` and `hidden_states` on the grid, `(B, H, W, D)`."""
+        """What the paper does to the mixed tokens; all arguments are grids `(B, H, W, D)`."""
         if self.lepe is not None:
             context = context + self.lepe(value)
         return context if self.gate is None else context * self.gate(hidden_states)
@@ -97,13 +89,11 @@ class GlobalAttention(nn.Module):
         context = self.mix_tokens(qkv).view(hidden_states.shape)
         return self.proj(self.enhance(context, qkv.chunk(3, dim=-1)[2], hidden_states))
 
-    def add_fused(self, hidden_states: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
-        """`hidden_states + self(norm(hidden_states))` for compiled inference in bfloat16."""
-        return hidden_states + self(norm(hidden_states))
-
 
 class ReluLinearAttention(GlobalAttention):
     """L2ViT's, with one learned temperature per head."""
+
+    kernel_name = "linear"
 
     def __init__(self, config, hidden_size: int, num_heads: int):
         super().__init__(config, hidden_size, num_heads)
@@ -116,20 +106,17 @@ class ReluLinearAttention(GlobalAttention):
         init.constant_(self.temperature, self.head_dim**-0.5)
 
     def mix(self, query, key, value):
-        return linear_attention(query, key, value, self.floor_of(key.shape[-2])) * self.temperature
+        return linear_attention(query, key, value, self.floor(key.shape[-2])) * self.temperature
 
     def mix_tokens(self, qkv):
-        if qkv.shape[-1] > 3 * MOST_IN_BLOCKS:
+        if qkv.shape[-1] > 3 * MAX_BLOCK_WIDTH:
             return super().mix_tokens(qkv)
         tokens = qkv.flatten(1, 2)
-        return linear_attention_in_blocks(*tokens.chunk(3, dim=-1), self.temperature, self.floor_of(tokens.shape[1]))
+        return linear_attention_in_blocks(*tokens.chunk(3, dim=-1), self.temperature, self.floor(tokens.shape[1]))
 
-    def floor_of(self, num_tokens: int) -> float:
+    def floor(self, num_tokens: int) -> float:
+        """Lower clamp of the denominator, a sum over tokens."""
         return self.denominator_floor * (num_tokens if self.denominator_floor_per_token else 1)
-
-    def add_fused(self, hidden_states, norm):
-        floor = self.floor_of(hidden_states.shape[1] * hidden_states.shape[2])
-        return fused_linear_attention(hidden_states, norm, self, floor)
 
 
 class SoftmaxAttention(GlobalAttention):
@@ -137,31 +124,6 @@ class SoftmaxAttention(GlobalAttention):
 
     def mix(self, query, key, value):
         return F.scaled_dot_product_attention(query, key, value)
-
-
-class CrossCovarianceAttention(GlobalAttention):
-    """XCiT's, with one learned temperature per head."""
-
-    def __init__(self, config, hidden_size: int, num_heads: int):
-        super().__init__(config, hidden_size, num_heads)
-        self.temperature = nn.Parameter(torch.empty(num_heads, 1, 1))
-        self.reset_parameters()
-
-    def reset_parameters(self):
-        init.ones_(self.temperature)
-
-    def mix(self, query, key, value):
-        return cross_covariance_attention(query, key, value, self.temperature)
-
-    def attention_map(self, hidden_states, grid, place):
-        """The weights between channels, `(B, h, d, d)`."""
-        query, key, _ = split_heads(self.qkv(hidden_states).flatten(1, 2), self.num_heads)
-        return cross_covariance_map(query, key, self.temperature).detach()
-
-    def mix_tokens(self, qkv):
-        if qkv.shape[-1] > 3 * MOST_IN_BLOCKS:
-            return super().mix_tokens(qkv)
-        return cross_covariance_attention_in_blocks(*qkv.flatten(1, 2).chunk(3, dim=-1), self.temperature)
 
 
 class RankAugmentedAttention(GlobalAttention):
@@ -183,7 +145,7 @@ class MagnitudeAwareAttention(GlobalAttention):
 
 
 class InlineAttention(GlobalAttention):
-    """InLine, with a 3 x 3 depthwise residual of v whose kernels a small network makes from the mean token."""
+    """InLine plus a 3 x 3 depthwise convolution of v, whose kernels a small network predicts from the mean token."""
 
     def __init__(self, config, hidden_size: int, num_heads: int):
         super().__init__(config, hidden_size, num_heads)
@@ -238,15 +200,16 @@ class PolarityAwareAttention(GlobalAttention):
 
 
 class MambaLikeAttention(nn.Module):
-    """MILA's token mixer: attention between a depthwise convolution and a gate, as a Mamba block is built.
+    """MILA's token mixer: attention between a depthwise convolution and a gate, laid out like a Mamba block.
 
-    W_o [attention(SiLU(DW(W_in x))) ⊙ SiLU(W_gate x)]; the value is the input of the attention itself, and its rotary
-    positions have frequencies of their own in every channel.
+    W_o [attention(SiLU(DW(W_in x))) ⊙ SiLU(W_gate x)]; the value is the attention's input itself, and every channel
+    pair has its own rotary frequency.
     """
 
     def __init__(self, config, hidden_size: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
+        _check_rotation(hidden_size // num_heads)
         self.input, self.gate = nn.Linear(hidden_size, hidden_size), nn.Linear(hidden_size, hidden_size)
         self.conv = DepthwiseConv(hidden_size, 3)
         self.qk = nn.Linear(hidden_size, 2 * hidden_size)
@@ -268,7 +231,7 @@ class MambaLikeAttention(nn.Module):
 
 
 class InnerTrainingAttention(nn.Module):
-    """ViT³'s: heads whose inner model is a small gated map, and one more whose inner model is a convolution."""
+    """ViT³'s: heads whose inner model is a small gated map, plus one whose inner model is a convolution."""
 
     def __init__(self, config, hidden_size: int, num_heads: int):
         super().__init__()
@@ -287,11 +250,11 @@ class InnerTrainingAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_size = hidden_states.shape[-1]
-        of_heads, of_convolution = self.qkv(hidden_states).split([3 * hidden_size, 3 * self.head_dim], dim=-1)
-        heads = split_heads(of_heads.flatten(1, 2), self.num_heads)
-        context = inner_swiglu(*heads, self.weight, self.gate_weight)
+        heads, local = self.qkv(hidden_states).split([3 * hidden_size, 3 * self.head_dim], dim=-1)
+        query, key, value = split_heads(heads.flatten(1, 2), self.num_heads)
+        context = inner_swiglu(query, key, value, self.weight, self.gate_weight)
         context = context.transpose(1, 2).reshape(hidden_states.shape)
-        local = inner_convolution(*of_convolution.chunk(3, dim=-1), self.kernel)
+        local = inner_convolution(*local.chunk(3, dim=-1), self.kernel)
         return self.proj(torch.cat([context, local], dim=-1))
 
 
@@ -307,3 +270,24 @@ GLOBAL_ATTENTIONS = {
     "mila": MambaLikeAttention,
     "ttt": InnerTrainingAttention,
 }
+
+
+def make_global_attention(config, hidden_size: int, num_heads: int) -> nn.Module:
+    """The mixer that `config.global_attention` names.
+
+    Raises:
+        ValueError: for an unknown name, or rotary positions that the mixer does not have.
+    """
+    name = config.global_attention
+    if name not in GLOBAL_ATTENTIONS:
+        raise ValueError(f"`global_attention` is one of {', '.join(GLOBAL_ATTENTIONS)}, got {name!r}.")
+    mixer = GLOBAL_ATTENTIONS[name]
+    if config.rotary_positions and not getattr(mixer, "can_rotate", False):
+        able = [key for key, value in GLOBAL_ATTENTIONS.items() if getattr(value, "can_rotate", False)]
+        raise ValueError(f"`rotary_positions` work with {' and '.join(able)}, got `global_attention` {name!r}.")
+    return mixer(config, hidden_size, num_heads)
+
+
+def _check_rotation(head_dim: int) -> None:
+    if head_dim % 4:
+        raise ValueError(f"Rotary positions need heads of a multiple of 4 channels, got {head_dim}.")

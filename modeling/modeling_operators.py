@@ -1,26 +1,42 @@
 """Operators that `torch.compile` calls without looking into them."""
 
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
 import torch
 
 __all__ = ["define_operator"]
 
+# Several copies of this code may meet in one process: the package, and checkpoints of other dates that bring their
+# own. The namespace is a digest of the files that define operators, so that no copy computes with another's.
+_SOURCES = ("modeling_operators.py", "modeling_activations.py", "modeling_depthwise.py", "modeling_kernels.py")
+_DIGEST = sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in _SOURCES)).hexdigest()[:12]
+NAMESPACE = f"e2evit_{_DIGEST}"
 
-def define_operator(name: str, function, fake, differentiate=None, save=None):
-    """The operator `e2evit::name`: the process's first copy of the models' code defines it, others use that one.
 
-    A checkpoint brings its own copy. To define an operator again would free the first one under those who hold it;
-    whoever changes what it computes gives it another name.
+def define_operator(
+    name: str,
+    function: Callable,
+    fake: Callable,
+    differentiate: Callable | None = None,
+    save: Callable | None = None,
+):
+    """The operator `name` of this version of the code; equal copies share it.
+
+    Defining it twice would free the first definition under those who hold it.
 
     Args:
-        name: Its name in the namespace `e2evit`.
+        name: Its name in [`NAMESPACE`].
         function: What it computes, with types in its signature.
         fake: The same without numbers: tensors of the result's shape, type and strides.
         differentiate: `(ctx, gradient)` to the gradients of the inputs.
         save: `(ctx, inputs, output)`, keeps what `differentiate` needs.
     """
-    if not hasattr(torch.ops.e2evit, name):
-        operator = torch.library.custom_op(f"e2evit::{name}", function, mutates_args=())
+    namespace = getattr(torch.ops, NAMESPACE)
+    if not hasattr(namespace, name):
+        operator = torch.library.custom_op(f"{NAMESPACE}::{name}", function, mutates_args=())
         operator.register_fake(fake)
         if differentiate is not None:
             operator.register_autograd(differentiate, setup_context=save)
-    return getattr(torch.ops.e2evit, name).default
+    return getattr(namespace, name).default

@@ -1,4 +1,4 @@
-"""From pixels to tokens: what the network is shown of a pixel, and the convolutions that make patches of them."""
+"""From pixels to tokens: the features of a pixel, and the convolutions that turn patches into tokens."""
 
 from math import prod
 
@@ -6,19 +6,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .modeling_attention import widen
+from .modeling_precision import widen
 
 __all__ = ["ConvStem", "PixelEmbedding", "check_pixel_values", "linear_pixels", "pixel_features"]
 
-LARGEST = 12.0  # 160 000 times the median pixel of a channel, more than the LHC can give; within float16
-LINEAR_SCALE = 16.0  # in units of the median pixel: linear and compressed pixels are then about as large
+MAX_PIXEL = 12.0  # 160 000 times a channel's median pixel, beyond what the LHC can give, and within float16
+LINEAR_SCALE = 16.0  # in median pixels: makes linear and compressed pixels about equally large
 
-SKIP_EMPTY = True  # false: pixels are convolved whether they hold anything or not
-MOST_OCCUPIED = 0.4  # share of the pixels from which on it is as fast not to look
+SKIP_EMPTY = True  # false: empty pixels are convolved like the others
+MAX_OCCUPANCY = 0.4  # fraction of occupied pixels above which skipping the empty ones gains nothing
 
 
 def check_pixel_values(pixel_values: torch.Tensor, num_channels: int) -> None:
-    """One clear error for images of another layout."""
+    """Refuses images of another layout in one line."""
     if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
         raise ValueError(
             f"Expected `pixel_values` of shape (batch, {num_channels} channels, height, width), "
@@ -27,22 +27,22 @@ def check_pixel_values(pixel_values: torch.Tensor, num_channels: int) -> None:
 
 
 def linear_pixels(pixel_values: torch.Tensor) -> torch.Tensor:
-    """Absolute values without the processor's logarithm, so that a sum over pixels is an energy."""
-    return pixel_values.abs().clamp(max=LARGEST).expm1() / LINEAR_SCALE
+    """Absolute values with the processor's logarithm undone, so that a sum over pixels is an energy."""
+    return pixel_values.abs().clamp(max=MAX_PIXEL).expm1() / LINEAR_SCALE
 
 
 def pixel_features(pixel_values: torch.Tensor) -> torch.Tensor:
-    """`(B, C, ...)` to `(B, 3 C, ...)`: as it is, its absolute value, and without the processor's logarithm."""
+    """`(B, C, ...)` to `(B, 3 C, ...)`: the value, its absolute value, and the value with the logarithm undone."""
     return torch.cat([pixel_values, pixel_values.abs(), pixel_values.sign() * linear_pixels(pixel_values)], dim=1)
 
 
 class PixelEmbedding(nn.Module):
-    """What the first convolution sees of a pixel: nothing of an empty one, `config.num_inputs` values of any other.
+    """What the first convolution sees of a pixel: `config.num_inputs` values, all zero for an empty pixel.
 
-    With `config.pixel_features` those of [`pixel_features`]; with `config.pixel_hidden_size` also a layer of ReLUs on
-    them, less what it gives for an empty pixel. The patch convolution after it is then the sum over hits of a deep set
-    (https://arxiv.org/abs/1703.06114, theorem 2), where a first convolution alone adds the channels of 25 pixels up
-    before anything can be asked of one.
+    With `config.pixel_features` they are those of [`pixel_features`]; with `config.pixel_hidden_size` a ReLU layer
+    follows, minus its output for an empty pixel. The patch convolution is then the sum over hits of a deep set
+    (https://arxiv.org/abs/1703.06114, theorem 2); without the layer it adds up the channels of 25 pixels before the
+    network can look at any one of them.
     """
 
     def __init__(self, config):
@@ -51,8 +51,8 @@ class PixelEmbedding(nn.Module):
         size = config.pixel_hidden_size
         self.hidden = nn.Conv2d(config.num_pixel_features, size, kernel_size=1) if size else None
 
-    def of_pixels(self, values: torch.Tensor) -> torch.Tensor:
-        """`(n, C)` of pixels that are not empty, to `(n, config.num_inputs)`."""
+    def embed(self, values: torch.Tensor) -> torch.Tensor:
+        """Occupied pixels `(n, C)` to `(n, config.num_inputs)`."""
         values = pixel_features(values) if self.has_features else values
         if self.hidden is None:
             return values
@@ -63,11 +63,11 @@ class PixelEmbedding(nn.Module):
         """`(B, C, H, W)` to `(B, config.num_inputs, H, W)`, channels last."""
         check_pixel_values(pixel_values, self.num_channels)
         if self.has_features or self.hidden is not None:
-            found = _embed_occupied(self, pixel_values) if _may_skip_empty(self, pixel_values) else None
-            if found is not None:
-                return found
+            embedded = _embed_occupied(self, pixel_values) if _may_skip_empty(self, pixel_values) else None
+            if embedded is not None:
+                return embedded
         values = pixel_features(pixel_values) if self.has_features else pixel_values
-        # convolutions are 1.3 (ResNet) to 5 times (depthwise) as fast on CPUs in this layout
+        # on CPUs, convolutions are 1.3 (ResNet) to 5 times (depthwise) as fast in this layout
         values = values.contiguous(memory_format=torch.channels_last)
         if self.hidden is None:
             return values
@@ -75,13 +75,13 @@ class PixelEmbedding(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """Convolution and BatchNorm until a patch is one token, an activation between, none at the end.
+    """Convolutions with BatchNorm until a patch is one token, with an activation between but not after them.
 
-    A patch size that is a power of two is a chain of 3 x 3 convolutions of stride 2, each twice as wide as the one
-    before (XCiT section 3, L2ViT section 3.4); any other is one convolution that sees exactly its patch, so that a
-    patch of 5 is one HCAL tower. `token_stride` adds a 3 x 3 convolution of that stride.
-    Maps `(B, C, H, W)` to `(B, H', W', D)`; sides that the patch does not divide are padded with zeros on the right
-    and bottom if `pad`, as the authors of L2ViT do.
+    For a patch size that is a power of two, a chain of 3 x 3 convolutions of stride 2, each twice as wide as the one
+    before (XCiT section 3, L2ViT section 3.4); otherwise one convolution that sees exactly its patch, so that a patch
+    of 5 is one HCAL tower. `token_stride` appends a 3 x 3 convolution of that stride.
+    Maps `(B, C, H, W)` to `(B, H', W', D)`. With `pad`, sides that the patch does not divide are padded with zeros on
+    the right and at the bottom, as in L2ViT.
     """
 
     def __init__(self, config, hidden_size: int, activation, bias: bool, pad: bool):
@@ -103,8 +103,8 @@ class ConvStem(nn.Module):
             self.convs.append(nn.Conv2d(in_width, width, kernel_size, stride, padding, bias=bias))
             self.norms.append(nn.BatchNorm2d(width))
 
-    def grid_of(self, side: int) -> int:
-        """Tokens along a side of so many pixels."""
+    def num_tokens(self, side: int) -> int:
+        """Tokens along a side of `side` pixels."""
         return -(-side // self.total_stride)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -124,8 +124,11 @@ class ConvStem(nn.Module):
 
 
 def _may_skip_empty(pixels: PixelEmbedding, pixel_values: torch.Tensor) -> bool:
-    """On CPUs. A graph to export, and a gradient for empty pixels, need them all; a compiled graph breaks where they
-    are left out, which only a layer for single pixels is worth."""
+    """Whether to compute occupied pixels only, which needs a CPU.
+
+    An exported graph and gradients for empty pixels need them all. Skipping breaks a compiled graph, which is worth
+    it only with a layer for single pixels.
+    """
     is_exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
     is_worth_it = pixels.hidden is not None or not torch.compiler.is_dynamo_compiling()
     is_possible = pixel_values.device.type == "cpu" and not is_exporting and not pixel_values.requires_grad
@@ -133,31 +136,31 @@ def _may_skip_empty(pixels: PixelEmbedding, pixel_values: torch.Tensor) -> bool:
 
 
 def _occupied(pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-    """Image, row and column of each pixel that is not empty, `(n,)`; nothing if they are too many to gain by it."""
+    """Image, row and column of each occupied pixel, `(n,)` each; `None` if too many are occupied."""
     is_occupied = pixel_values.ne(0).any(dim=1)
-    places = is_occupied.nonzero(as_tuple=True)
-    return places if len(places[0]) <= MOST_OCCUPIED * is_occupied.numel() else None
+    image, row, column = is_occupied.nonzero(as_tuple=True)
+    return (image, row, column) if len(image) <= MAX_OCCUPANCY * is_occupied.numel() else None
 
 
-def _type_of_products(weight: torch.Tensor) -> torch.dtype:
-    """What a convolution with this weight gives on CPUs."""
+def _product_dtype(weight: torch.Tensor) -> torch.dtype:
+    """The type that a convolution with this weight returns on CPUs."""
     is_cast = torch.is_autocast_enabled("cpu") and weight.dtype != torch.float64
     return torch.get_autocast_dtype("cpu") if is_cast else weight.dtype
 
 
-# The two below multiply in float32: for each number of pixels that it has not met, oneDNN's product in bfloat16
-# writes a kernel and keeps it, which was slower and grew by 10 MB in each step of a ResNet.
-@torch.compiler.disable  # how many pixels are occupied is known only when it runs
+# Both functions below multiply in float32: in bfloat16, oneDNN writes and keeps a kernel for each new number of
+# pixels, which was slower and took 10 MB more in each step of a ResNet.
+@torch.compiler.disable  # the number of occupied pixels is known only at run time
 def _embed_occupied(pixels: PixelEmbedding, pixel_values: torch.Tensor) -> torch.Tensor | None:
-    """`pixels(pixel_values)`, computed for the occupied pixels alone; nothing if those are too many."""
+    """`pixels(pixel_values)` computed for occupied pixels only; `None` if too many are occupied."""
     places = _occupied(pixel_values)
     if places is None:
         return None
     image, row, column = places
     with torch.autocast("cpu", enabled=False):
-        values = pixels.of_pixels(pixel_values.permute(0, 2, 3, 1)[image, row, column])
+        values = pixels.embed(pixel_values.permute(0, 2, 3, 1)[image, row, column])
     if pixels.hidden is not None:
-        values = values.to(_type_of_products(pixels.hidden.weight))
+        values = values.to(_product_dtype(pixels.hidden.weight))
     batch_size, _, height, width = pixel_values.shape
     result = values.new_zeros(batch_size, height, width, values.shape[1])
     return result.index_put((image, row, column), values).permute(0, 3, 1, 2)
@@ -165,14 +168,14 @@ def _embed_occupied(pixels: PixelEmbedding, pixel_values: torch.Tensor) -> torch
 
 @torch.compiler.disable
 def _convolve_occupied(pixels: PixelEmbedding, conv: nn.Conv2d, pixel_values: torch.Tensor) -> torch.Tensor | None:
-    """`conv(pixels(pixel_values))` of patches that tile the image, from its occupied pixels alone.
+    """`conv(pixels(pixel_values))` of patches that tile the image, from occupied pixels only.
 
-    For each of the places in a patch, one product of the pixels there with the kernel's column, added to their tokens;
-    no two of them have the same. A jet image with pile-up has deposits in a tenth of its pixels, and with 24 features
-    of each this takes less than half of the convolution's time.
+    For each place in a patch, the pixels there are multiplied by the kernel's column and added to their tokens, which
+    all differ. A jet image with pile-up has deposits in a tenth of its pixels; with 24 features per pixel this takes
+    less than half of the convolution's time.
 
     Returns:
-        `(B, D, H', W')`, channels last; nothing if too many pixels are occupied.
+        `(B, D, H', W')`, channels last; `None` if too many pixels are occupied.
     """
     side, (batch_size, _, height, width) = conv.stride[0], pixel_values.shape
     rows, columns = -(-height // side), -(-width // side)
@@ -184,12 +187,12 @@ def _convolve_occupied(pixels: PixelEmbedding, conv: nn.Conv2d, pixel_values: to
     order = place.argsort(stable=True)
     image, row, column = image[order], row[order], column[order]
     token = (image * rows + row // side) * columns + column // side
-    numbers = place.bincount(minlength=side * side).tolist()
+    counts = place.bincount(minlength=side * side).tolist()
     with torch.autocast("cpu", enabled=False):
         kernel = widen(conv.weight)[0].permute(2, 3, 1, 0).flatten(0, 1)  # [place, features, D]
-        values = pixels.of_pixels(pixel_values.permute(0, 2, 3, 1)[image, row, column]).to(kernel.dtype)
+        values = pixels.embed(pixel_values.permute(0, 2, 3, 1)[image, row, column]).to(kernel.dtype)
         total = kernel.new_zeros(batch_size * rows * columns, len(conv.weight))
-        for at_place, tokens, weight in zip(values.split(numbers), token.split(numbers), kernel):
+        for at_place, tokens, weight in zip(values.split(counts), token.split(counts), kernel):
             total = total.index_add_(0, tokens, at_place @ weight)
     total = total if conv.bias is None else total + conv.bias
-    return total.to(_type_of_products(conv.weight)).unflatten(0, (batch_size, rows, columns)).permute(0, 3, 1, 2)
+    return total.to(_product_dtype(conv.weight)).unflatten(0, (batch_size, rows, columns)).permute(0, 3, 1, 2)

@@ -1,6 +1,6 @@
 """XCiT (https://arxiv.org/abs/2106.09681): attention between channels instead of tokens, at a cost linear in N.
 
-Tokens stay `(B, N, D)`. Equations and quirks follow the authors' code, whose weights these modules load.
+Tokens are `(B, N, D)` between blocks. Equations and quirks follow the authors' code, whose weights these modules load.
 """
 
 import torch
@@ -11,23 +11,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import can_return_tuple
 
 from .configuration_xcit import XCiTConfig
-from .modeling_activations import gelu
-from .modeling_attention import cross_covariance_attention, cross_covariance_attention_in_blocks, cross_covariance_map
-from .modeling_depthwise import DepthwiseConv
-from .modeling_e2e import (
-    DropPath,
-    E2EBackbone,
-    E2EForImageClassification,
-    E2EModelOutput,
-    E2EPreTrainedModel,
-    FourierPositionEncoding,
-    Mlp,
-)
+from .modeling_branches import attention_branch, local_branch, mlp_branch
+from .modeling_cross_covariance import CrossCovarianceAttention
+from .modeling_e2e import E2EBackbone, E2EForImageClassification, E2EModelOutput, E2EPreTrainedModel
 from .modeling_head import E2EHead
-from .modeling_kernels import can_fuse, fused_local_concentration, fused_mlp, fused_project, fused_project_back
-from .modeling_masked import E2EForMaskedImageModeling, stem_tokens
-from .modeling_mixers import MOST_IN_BLOCKS, split_heads
-from .modeling_norm import LayerNorm
+from .modeling_layers import DropPath, FourierPositionEncoding, LocalInteraction, Mlp
+from .modeling_masked import E2EForMaskedImageModeling, embed_masked
+from .modeling_precision import LayerNorm
 from .modeling_stem import ConvStem
 
 __all__ = [
@@ -39,53 +29,6 @@ __all__ = [
 ]
 
 
-class XCiTCrossCovarianceAttention(nn.Module):
-    """Multi-head `cross_covariance_attention` with one learned temperature per head."""
-
-    def __init__(self, hidden_size: int, num_heads: int):
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
-        self.proj = nn.Linear(hidden_size, hidden_size)
-        self.temperature = nn.Parameter(torch.empty(num_heads, 1, 1))
-        self.reset_parameters()
-
-    def reset_parameters(self):  # `_init_weights` calls it again: `from_pretrained` discards values set in `__init__`
-        init.ones_(self.temperature)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        qkv = self.qkv(hidden_states)
-        if hidden_states.shape[-1] <= MOST_IN_BLOCKS:
-            return self.proj(cross_covariance_attention_in_blocks(*qkv.chunk(3, dim=-1), self.temperature))
-        context = cross_covariance_attention(*split_heads(qkv, self.num_heads), self.temperature)  # [B, h, N, d]
-        return self.proj(context.transpose(1, 2).reshape(hidden_states.shape))
-
-    def add_fused(self, hidden_states: torch.Tensor, norm: nn.LayerNorm, gamma: torch.Tensor) -> torch.Tensor:
-        """`hidden_states + gamma * self(norm(hidden_states))` for compiled inference in bfloat16."""
-        parts = fused_project(hidden_states, norm, self.qkv)
-        context = cross_covariance_attention_in_blocks(*parts, self.temperature)
-        return fused_project_back(hidden_states, context, self.proj, gamma)
-
-    def attention_map(self, hidden_states, grid, place):
-        """The weights between channels, `(B, h, d, d)`."""
-        query, key, _ = split_heads(self.qkv(hidden_states), self.num_heads)
-        return cross_covariance_map(query, key, self.temperature).detach()
-
-
-class XCiTLocalPatchInteraction(nn.Module):
-    """Local patch interaction (LPI), XCiT section 3.3: depthwise, GELU, BatchNorm, depthwise, each 3 x 3."""
-
-    def __init__(self, hidden_size: int):
-        super().__init__()
-        self.conv1 = DepthwiseConv(hidden_size, 3)
-        self.bn = nn.BatchNorm2d(hidden_size)
-        self.conv2 = DepthwiseConv(hidden_size, 3)
-
-    def forward(self, hidden_states: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        grid = gelu(self.conv1(hidden_states.unflatten(1, (height, width))))
-        return self.conv2(self.bn(grid.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).flatten(1, 2)
-
-
 class XCiTBlock(GradientCheckpointingLayer):
     """Cross-covariance attention, local patch interaction and MLP, each with LayerScale and drop-path."""
 
@@ -94,9 +37,9 @@ class XCiTBlock(GradientCheckpointingLayer):
         self.layer_scale_init_value = config.layer_scale_init_value
         hidden_size = config.hidden_size
         self.norm1 = LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.attn = XCiTCrossCovarianceAttention(hidden_size, config.num_attention_heads)
+        self.attn = CrossCovarianceAttention(config, hidden_size, config.num_attention_heads)
         self.norm3 = LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.local_mp = XCiTLocalPatchInteraction(hidden_size)
+        self.local_mp = LocalInteraction(hidden_size, kernel_size=3)
         self.norm2 = LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.mlp = Mlp(hidden_size, int(hidden_size * config.mlp_ratio))
         self.drop_path = DropPath(config.drop_path_rate)
@@ -108,15 +51,10 @@ class XCiTBlock(GradientCheckpointingLayer):
             init.constant_(gamma, self.layer_scale_init_value)
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        if can_fuse(self, hidden_states):
-            hidden_states = self.attn.add_fused(hidden_states, self.norm1, self.gamma1)
-            grid = hidden_states.unflatten(1, (height, width))
-            grid = fused_local_concentration(grid, self.norm3, self.local_mp, self.gamma3)
-            return fused_mlp(grid, self.norm2, self.mlp, self.gamma2).flatten(1, 2)
-        hidden_states = hidden_states + self.drop_path(self.gamma1 * self.attn(self.norm1(hidden_states)))
-        local = self.local_mp(self.norm3(hidden_states), height, width)
-        hidden_states = hidden_states + self.drop_path(self.gamma3 * local)
-        return hidden_states + self.drop_path(self.gamma2 * self.mlp(self.norm2(hidden_states)))
+        hidden_states = attention_branch(hidden_states, self.norm1, self.attn, self.gamma1, self.drop_path)
+        grid = hidden_states.unflatten(1, (height, width))
+        grid = local_branch(grid, self.norm3, self.local_mp, self.gamma3, self.drop_path)
+        return mlp_branch(grid, self.norm2, self.mlp, self.gamma2, self.drop_path).flatten(1, 2)
 
 
 class XCiTClassAttention(nn.Module):
@@ -147,8 +85,8 @@ class XCiTClassAttention(nn.Module):
 class XCiTClassAttentionBlock(GradientCheckpointingLayer):
     """Class attention and MLP of the class token.
 
-    As in the authors' code, patch tokens move too: by their scaled norm here, then by doubling. The doubling
-    matters with three blocks and more, because layer norm hides it from the next one.
+    As in the authors' code, patch tokens change too: their scaled norm is added, then they are doubled. The doubling
+    matters from three blocks on, because layer norm hides it from the next block.
     """
 
     def __init__(self, config):
@@ -192,7 +130,7 @@ class XCiTModel(XCiTPreTrainedModel):
         super().__init__(config)
         self.mask_token = nn.Parameter(torch.empty(config.hidden_size)) if use_mask_token else None
         self.initializer_range = config.initializer_range
-        # the stride-2 convolutions of powers of two need no padding; a single patch convolution would drop pixels
+        # a chain of stride-2 convolutions needs no padding; without it a single patch convolution would drop pixels
         is_chain = config.patch_size & (config.patch_size - 1) == 0
         self.patch_embed = ConvStem(config, config.hidden_size, activation=F.gelu, bias=False, pad=not is_chain)
         self.pos_embed = FourierPositionEncoding(config.hidden_size)
@@ -212,6 +150,10 @@ class XCiTModel(XCiTPreTrainedModel):
     def get_input_embeddings(self):
         return self.patch_embed
 
+    def block_names(self):
+        blocks = [f"blocks.{i}" for i in range(len(self.blocks))]
+        return blocks + [f"cls_attn_blocks.{i}" for i in range(len(self.cls_attn_blocks))]
+
     @can_return_tuple
     def forward(
         self,
@@ -221,18 +163,18 @@ class XCiTModel(XCiTPreTrainedModel):
     ) -> E2EModelOutput:
         """`pixel_values` `(B, C, H, W)` of any size; `bool_masked_pos` `(B, N)` hides tokens of the stem's grid.
 
-        The first of the returned tokens is the class token.
+        The first token returned is the class token.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        hidden_states = stem_tokens(self.patch_embed, pixel_values, bool_masked_pos, self.mask_token)
+        hidden_states = embed_masked(self.patch_embed, pixel_values, bool_masked_pos, self.mask_token)
         height, width = hidden_states.shape[1:3]
         positions = self.pos_embed(height, width).permute(0, 2, 3, 1)
         hidden_states = (hidden_states + positions).flatten(1, 2)  # [B, N, D]
-        collected = [hidden_states]
+        states = [hidden_states]
         for block in self.blocks:
             hidden_states = block(hidden_states, height, width)
-            collected.append(hidden_states)
+            states.append(hidden_states)
         hidden_states = torch.cat([self.cls_token.expand(hidden_states.shape[0], -1, -1), hidden_states], dim=1)
         for block in self.cls_attn_blocks:
             hidden_states = block(hidden_states)
@@ -240,8 +182,8 @@ class XCiTModel(XCiTPreTrainedModel):
         return E2EModelOutput(
             last_hidden_state=hidden_states,
             pooler_output=hidden_states[:, 0],
-            hidden_states=tuple(collected) if output_hidden_states else None,
-            feature_maps=tuple(tokens.transpose(1, 2).unflatten(2, (height, width)) for tokens in collected)
+            hidden_states=tuple(states) if output_hidden_states else None,
+            feature_maps=tuple(tokens.transpose(1, 2).unflatten(2, (height, width)) for tokens in states)
             if output_hidden_states
             else None,
         )

@@ -1,27 +1,30 @@
-"""`pipeline("e2e-jets")`: images or files in, classes and masses out; it travels with the checkpoint."""
+"""`pipeline("e2e-jets")` and `pipeline("e2e-features")`: images or files in, predictions or embeddings out."""
 
+import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from transformers import Pipeline
 
-__all__ = ["E2EJetsPipeline", "read_images"]
+__all__ = ["E2EFeaturesPipeline", "E2EJetsPipeline", "dataset_channels", "file_channels", "read_images"]
 
 
 def read_images(path: str | os.PathLike, image_shape: tuple[int, int, int]) -> Iterator:
-    """The images of a file, one at a time: dense ones of `.npy` and `.h5`, sparse rows of `.parquet`.
+    """The images of a file, one at a time: dense from `.npy` and `.h5`, sparse rows from `.parquet`.
 
     Args:
-        path: `.npy` holds an image or a batch of images; `.h5` and `.hdf5` a data set of images, the first that has
-            their shape; `.parquet` rows with `pixel_index` and `pixel_value` (`pt`, `ieta`, `iphi`).
+        path: `.npy` holds an image or a batch of images; `.h5` and `.hdf5` a data set of images, of which the first
+            with the right shape is read; `.parquet` rows with `pixel_index` and `pixel_value` (`pt`, `ieta`, `iphi`).
         image_shape: Channels, height, width; dense images may have their channels last.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for another kind of file, or one that holds no such images.
-        ImportError: if what reads this kind is not installed (h5py, pyarrow).
+        ValueError: for another kind of file, or one without such images.
+        ImportError: if the library for this kind of file is missing (h5py, pyarrow).
     """
     path = os.fspath(path)
     if not os.path.isfile(path):
@@ -29,7 +32,7 @@ def read_images(path: str | os.PathLike, image_shape: tuple[int, int, int]) -> I
     readers = {".npy": _read_npy, ".h5": _read_hdf5, ".hdf5": _read_hdf5, ".parquet": _read_parquet}
     ending = os.path.splitext(path)[1].lower()
     if ending not in readers:
-        raise ValueError(f"{path}: expected a file that ends with {', '.join(readers)}, got {ending or 'no ending'}.")
+        raise ValueError(f"{path}: expected a file that ends in {', '.join(readers)}, got {ending or 'no ending'}.")
     return readers[ending](path, image_shape)
 
 
@@ -64,11 +67,11 @@ def _read_hdf5(path: str, image_shape) -> Iterator[np.ndarray]:
     except OSError as error:
         raise ValueError(f"{path}: not a readable HDF5 file ({error}).") from error
     with file:
-        found = []
-        file.visititems(lambda name, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
-        images = next((item for item in found if item.ndim == 4 and _is_image(item.shape[1:], image_shape)), None)
+        datasets = []
+        file.visititems(lambda name, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
+        images = next((item for item in datasets if item.ndim == 4 and _is_image(item.shape[1:], image_shape)), None)
         if images is None:
-            got = ", ".join(f"{item.name} {item.shape}" for item in found) or "nothing"
+            got = ", ".join(f"{item.name} {item.shape}" for item in datasets) or "nothing"
             raise ValueError(f"{path}: expected a data set of images of shape {image_shape}, got {got}.")
         for number in range(len(images)):
             yield images[number]
@@ -87,7 +90,7 @@ def _read_parquet(path: str, image_shape) -> Iterator[dict]:
         if missing:
             raise ValueError(
                 f"{path}: the column {', '.join(missing)} is missing, got {', '.join(known)}; "
-                "`scripts/prepare_data.py` makes sparse rows of the public files."
+                "`scripts/prepare_data.py` converts public files to sparse rows."
             )
         columns = [name for name in ("pixel_index", "pixel_value", "pt", "ieta", "iphi") if name in known]
         for batch in file.iter_batches(batch_size=64, columns=columns):
@@ -96,16 +99,60 @@ def _read_parquet(path: str, image_shape) -> Iterator[dict]:
         raise ValueError(f"{path}: not a readable Parquet file ({error}).") from error
 
 
-class E2EJetsPipeline(Pipeline):
-    """What made a jet, and its mass in GeV, from its detector image.
+class _E2EPipeline(Pipeline):
+    """Reads detector images of every kind and makes network input of them."""
+
+    _load_processor = False
+    _load_image_processor = True
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def _sanitize_parameters(self, channel_names=None, **kwargs):
+        if kwargs:
+            raise ValueError(f"Unknown arguments of {type(self).__name__}: {', '.join(sorted(kwargs))}.")
+        return ({} if channel_names is None else {"channel_names": channel_names}), {}, {}
+
+    def __call__(self, inputs, channel_names: Sequence[str] | None = None, **kwargs):
+        if isinstance(inputs, (str, os.PathLike)):
+            channel_names = channel_names or file_channels(inputs)
+            images = _checked(read_images(inputs, self.image_processor.image_shape))
+            return list(super().__call__(images, channel_names=channel_names, **kwargs))
+        channel_names = channel_names or dataset_channels(inputs)
+        if isinstance(inputs, (np.ndarray, torch.Tensor)) and inputs.ndim == 4:
+            inputs = list(inputs)
+        elif not isinstance(inputs, (np.ndarray, torch.Tensor, Mapping, list)) and isinstance(inputs, Iterable):
+            inputs = (row for row in inputs)  # a Dataset is read row by row
+        return super().__call__(inputs, channel_names=channel_names, **kwargs)
+
+    def preprocess(self, image, channel_names=None):
+        processor = self.image_processor
+        if isinstance(image, Mapping):
+            return processor(image, channel_names=channel_names, return_tensors="pt")
+        channels, height, width = processor.image_shape
+        orders = {(channels, height, width): "channels_first", (height, width, channels): "channels_last"}
+        # if the shape is ambiguous, the processor decides
+        order = orders.get(tuple(image.shape)) if len(orders) == 2 else None
+        return processor(image, data_format=order, channel_names=channel_names, return_tensors="pt")
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Model and image processor; a pipeline that came with a checkpoint's code takes that code along."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.image_processor.save_pretrained(save_directory, **kwargs)
+        if getattr(self.model.config, "custom_pipelines", None):
+            shutil.copy(__file__, save_directory)
+
+
+class E2EJetsPipeline(_E2EPipeline):
+    """The class and mass (in GeV) of jets from their detector images.
 
     ```python
+    import e2evit.modeling
     from transformers import pipeline
 
-    jets = pipeline("e2e-jets", model="ORG/NAME", trust_remote_code=True)
-    jets(image)  # {"label": "top", "score": 0.93, "scores": {...}, "mass": 171.2, "mass_uncertainty": 14.8}
-    jets("jets.parquet", batch_size=64)  # a list
-    for found in jets(dataset, batch_size=64):  # one by one, whatever the size
+    jets = pipeline("e2e-jets", model="checkpoints/linearvit")
+    jets("jets.parquet", batch_size=64)  # [{"label": "top", "score": 0.93, "scores": {...}, "mass": 171.2, ...}, ...]
+    jets(image, channel_names=["trk_pt", ...])  # one image
+    for prediction in jets(dataset, batch_size=64):  # one by one, whatever the size
         ...
     ```
 
@@ -113,7 +160,10 @@ class E2EJetsPipeline(Pipeline):
     `(C, H, W)` or `(H, W, C)`, a sparse row, a path as in [`read_images`]; a batch `(B, C, H, W)`, a list of any of
     these but paths, a `Dataset`, or a generator.
 
-    Returns of each image:
+    `channel_names` says what the channels hold; a model of transverse energies needs it, and converts plain energies
+    of rows that have `ieta`. Parquet rows and data sets of e2evit bring it along.
+
+    Returns, for each image:
         `label` and `score` of the most probable class, `scores` of all; `mass` [GeV] and `mass_uncertainty` [GeV], one
         standard deviation, `None` if the model does not predict it.
 
@@ -121,41 +171,13 @@ class E2EJetsPipeline(Pipeline):
         As [`read_images`] and the image processor.
     """
 
-    _load_processor = False
-    _load_image_processor = True
-    _load_feature_extractor = False
-    _load_tokenizer = False
-
-    def _sanitize_parameters(self, **kwargs):
-        if kwargs:
-            raise ValueError(f"Unknown arguments of E2EJetsPipeline: {', '.join(sorted(kwargs))}.")
-        return {}, {}, {}
-
-    def __call__(self, inputs, **kwargs):
-        if isinstance(inputs, (str, os.PathLike)):
-            return list(super().__call__(_checked(read_images(inputs, self.image_processor.image_shape)), **kwargs))
-        if isinstance(inputs, (np.ndarray, torch.Tensor)) and inputs.ndim == 4:
-            inputs = list(inputs)
-        elif not isinstance(inputs, (np.ndarray, torch.Tensor, Mapping, list)) and isinstance(inputs, Iterable):
-            inputs = (row for row in inputs)  # a Dataset is read row by row
-        return super().__call__(inputs, **kwargs)
-
-    def preprocess(self, image):
-        if isinstance(image, Mapping):
-            return self.image_processor(image, return_tensors="pt")
-        channels, height, width = self.image_processor.image_shape
-        orders = {(channels, height, width): "channels_first", (height, width, channels): "channels_last"}
-        # where the shape does not tell, the processor does
-        order = orders.get(tuple(image.shape)) if len(orders) == 2 else None
-        return self.image_processor(image, data_format=order, return_tensors="pt")
-
     def _forward(self, model_inputs):
         return self.model(**model_inputs)
 
     def postprocess(self, outputs):
         probabilities = outputs["logits"][0].float().softmax(-1).tolist()
         scores = {self.model.config.id2label[number]: value for number, value in enumerate(probabilities)}
-        label = max(scores, key=scores.get)
+        label = max(scores, key=scores.__getitem__)
         uncertainty = outputs.get("mass_scale_preds")
         return {
             "label": label,
@@ -166,8 +188,48 @@ class E2EJetsPipeline(Pipeline):
         }
 
 
+class E2EFeaturesPipeline(_E2EPipeline):
+    """Embeddings of jets: the pooled feature that the heads read, a `(D,)` float32 array for each image.
+
+    transformers' `image-feature-extraction` opens pictures only. Inputs as in [`E2EJetsPipeline`]:
+
+    ```python
+    embeddings = pipeline("e2e-features", model="checkpoints/linearvit")("jets.parquet", batch_size=64)
+    ```
+    """
+
+    def _forward(self, model_inputs):
+        return {"features": self.model.base_model(model_inputs["pixel_values"]).pooler_output}
+
+    def postprocess(self, outputs):
+        return outputs["features"][0].float().numpy()
+
+
+def file_channels(path: str | os.PathLike) -> list[str] | None:
+    """What the channels of a Parquet file of e2evit hold; `None` for other files and for normalised images."""
+    if not os.fspath(path).lower().endswith(".parquet") or not os.path.isfile(path):
+        return None
+    try:
+        import pyarrow
+        import pyarrow.parquet as pq
+
+        metadata = pq.read_schema(path).metadata or {}
+    except (ImportError, pyarrow.ArrowException, OSError):
+        return None  # reading its rows says what is wrong
+    description = json.loads(metadata.get(b"e2evit", b"{}"))
+    return description.get("channel_names") if description.get("normalisation", "physical") == "physical" else None
+
+
+def dataset_channels(dataset) -> list[str] | None:
+    """What the channels of a `Dataset` of `e2evit.load_e2e` hold, by its description; `None` for other inputs and for
+    normalised images."""
+    description = getattr(getattr(dataset, "info", None), "description", None) or ""
+    lines = re.findall(r"^Channels: (.+)\. \d+ x \d+ pixels, physical\.$", description, re.MULTILINE)
+    return [channel.split(" [")[0] for channel in lines[0].split("], ")] if len(lines) == 1 else None
+
+
 def _checked(images: Iterator) -> Iterator:
-    """The same images, the first one read already: an error in the file comes at once."""
+    """The same images with the first one read already, so that an error in the file is raised at once."""
     first = next(images, None)
 
     def again():

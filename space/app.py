@@ -37,7 +37,8 @@ titles = [f"{row['process']}, pT = {row['pt']:.0f} GeV, jet mass {row['jet_mass'
 
 def show(image: np.ndarray, row: dict, title: str, true_mass: float | None = None):
     """Figures and numbers of one image."""
-    pixel_values = processor(image, data_format="channels_first", return_tensors="pt")["pixel_values"]
+    inputs = processor(image, data_format="channels_first", channel_names=processor.channel_names, return_tensors="pt")
+    pixel_values = inputs["pixel_values"]
     with torch.no_grad():
         outputs = model(pixel_values=pixel_values)
     probabilities = outputs.logits[0].softmax(-1).tolist()

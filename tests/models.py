@@ -1,9 +1,11 @@
 """One small model of every kind, and a batch for it."""
 
-import torch
-from transformers import AutoModelForImageClassification
+from functools import partial
 
-from e2evit import BaselineConfig, LinearViTConfig, XCiTConfig
+import torch
+from e2evit.modeling import FAMILIES
+from e2evit.modeling.modeling_mixers import GLOBAL_ATTENTIONS
+from transformers import AutoModelForImageClassification
 
 BACKBONES = {
     "vit": {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -17,45 +19,36 @@ BACKBONES = {
 }
 SHARED = {"image_size": 50, "num_aux_features": 2, "mass_mean": 120.0, "mass_std": 40.0}
 STUDY = {"pixel_features": True, "energy_pooling": True}
-MODELS = {
-    "linearvit": lambda **k: LinearViTConfig(
-        hidden_sizes=[16, 32], depths=[2, 2], num_attention_heads=[2, 2], mlp_ratios=[2, 2], **SHARED | k
-    ),
-    **{
-        f"linearvit_{mixer}": lambda mixer=mixer, **k: LinearViTConfig(
-            global_attention=mixer,
-            hidden_sizes=[16],
-            depths=[2],
-            num_attention_heads=[2],
-            mlp_ratios=[2],
-            **SHARED | k,
-        )
-        for mixer in ("softmax", "xca", "rala", "mala", "inline", "focused", "polaformer", "mila", "ttt")
-    },
-    "xcit": lambda **k: XCiTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, **SHARED | k),
-    # with all that the study's models have beside their papers
-    "linearvit_study": lambda **k: LinearViTConfig(
-        hidden_sizes=[16],
-        depths=[2],
-        num_attention_heads=[2],
-        mlp_ratios=[2],
-        fourier_positions=True,
-        **STUDY | SHARED | k,
-    ),
-    "xcit_study": lambda **k: XCiTConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, **STUDY | SHARED | k
-    ),
-    **{
-        f"{name}_study": lambda name=name, **k: BaselineConfig(
-            backbone_config=dict(BACKBONES[name]), **STUDY | SHARED | k
-        )
-        for name in ("resnet", "vit")
-    },
-    **{
-        name: lambda backbone=backbone, **k: BaselineConfig(backbone_config=dict(backbone), **SHARED | k)
-        for name, backbone in BACKBONES.items()
-    },
+ONE_STAGE = {"hidden_sizes": [16], "depths": [2], "num_attention_heads": [2], "mlp_ratios": [2]}
+# a small instance of each family of our own; the baselines have their backbones
+SMALL = {
+    "linearvit": {"hidden_sizes": [16, 32], "depths": [2, 2], "num_attention_heads": [2, 2], "mlp_ratios": [2, 2]},
+    "xcit": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
 }
+OURS = list(SMALL)
+
+
+def _config(model_type, fields, **overrides):
+    backbone = {"backbone_config": dict(fields["backbone_config"])} if "backbone_config" in fields else {}
+    return FAMILIES[model_type].config(**SHARED | fields | backbone | overrides)
+
+
+_fields = {name: (name, fields) for name, fields in SMALL.items()}
+_fields |= {
+    f"linearvit_{mixer}": ("linearvit", ONE_STAGE | {"global_attention": mixer})
+    for mixer in GLOBAL_ATTENTIONS
+    if mixer != "relu_linear"  # that of "linearvit"
+}
+# with everything that the study's models add to their papers'
+_fields |= {
+    "linearvit_study": ("linearvit", ONE_STAGE | STUDY | {"fourier_positions": True}),
+    "xcit_study": ("xcit", SMALL["xcit"] | STUDY),
+}
+_fields |= {
+    f"{name}_study": ("e2e_baseline", STUDY | {"backbone_config": BACKBONES[name]}) for name in ("resnet", "vit")
+}
+_fields |= {name: ("e2e_baseline", {"backbone_config": backbone}) for name, backbone in BACKBONES.items()}
+MODELS = {name: partial(_config, model_type, fields) for name, (model_type, fields) in _fields.items()}
 
 
 def make(name, seed=0, **overrides):

@@ -15,7 +15,9 @@ from models import make
 
 from e2evit import E2EImageProcessor
 from e2evit.data import find_schema
+from e2evit.hub import assemble
 from e2evit.hub.assemble import assemble_model
+from e2evit.hub.code import add_code
 from e2evit.hub.safety import check_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -248,16 +250,13 @@ def test_results_of_another_model_are_refused(checkpoint, tmp_path):
 
 def test_a_folder_that_loads_only_with_e2evit_is_refused(checkpoint, tmp_path, monkeypatch):
     """Code that imports e2evit would load here and nowhere else."""
-    from e2evit.modeling import LinearViTForImageClassification
 
-    original = LinearViTForImageClassification.save_pretrained
-
-    def save(self, folder, **kwargs):
-        original(self, folder, **kwargs)
-        path = Path(folder) / "modeling_linearvit.py"
+    def add_bad_code(folder):
+        add_code(folder)
+        path = folder / "modeling_linearvit.py"
         path.write_text(path.read_text().replace("import torch\n", "import e2evit\nimport torch\n", 1))
 
-    monkeypatch.setattr(LinearViTForImageClassification, "save_pretrained", save)
+    monkeypatch.setattr(assemble, "add_code", add_bad_code)
     with pytest.raises(ValueError, match="does not load without e2evit"):
         assemble_model(checkpoint[0], tmp_path / "model", REPO, checkpoint[1])
     assert not list(tmp_path.iterdir())

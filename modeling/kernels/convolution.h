@@ -135,7 +135,7 @@ Tensor depthwise_gradient(const Tensor& gradient, const Tensor& x, int64_t side)
 }
 
 // x + gamma * ((GELU(norm(x) * kernel1 + b1) scale + shift) * kernel2 + b2): scale and shift are a BatchNorm's
-Tensor local_concentration(const Tensor& x, const Tensor& norm_weight, const Tensor& norm_bias, double eps,
+Tensor local_interaction(const Tensor& x, const Tensor& norm_weight, const Tensor& norm_bias, double eps,
                            const Tensor& kernel1, const Tensor& bias1, const Tensor& scale, const Tensor& shift,
                            const Tensor& kernel2, const Tensor& bias2, const Tensor& gamma, int64_t side) {
   const int64_t height = x.size(1), width = x.size(2), depth = x.size(3), margin = side / 2, num_groups = depth / SIDE;

@@ -13,34 +13,34 @@
 #include "convolution.h"
 #include "mlp.h"
 
-TORCH_LIBRARY_FRAGMENT(e2evit, library) {
-  library.def(R"(fused_mlp(
+TORCH_LIBRARY_FRAGMENT(E2EVIT_NAMESPACE, library) {
+  library.def(R"(mlp(
       Tensor x, Tensor norm_weight, Tensor norm_bias, float eps,
       Tensor panels1, Tensor bias1, Tensor panels2, Tensor bias2, Tensor gamma) -> Tensor)");
-  library.def(R"(fused_project(
+  library.def(R"(project(
       Tensor x, Tensor norm_weight, Tensor norm_bias, float eps, Tensor panels, Tensor bias) -> Tensor)");
-  library.def(R"(fused_project_back(
+  library.def(R"(project_back(
       Tensor x, Tensor context, Tensor panels, Tensor bias, Tensor gamma) -> Tensor)");
-  library.def(R"(fused_window_attention(
+  library.def(R"(window_attention(
       Tensor x, Tensor norm_weight, Tensor norm_bias, float eps, Tensor panels_qkv, Tensor bias_qkv,
       Tensor panels, Tensor bias, int num_heads, int side) -> Tensor)");
-  library.def(R"(fused_linear_attention(
+  library.def(R"(linear_attention(
       Tensor x, Tensor norm_weight, Tensor norm_bias, float eps, Tensor panels_qkv, Tensor bias_qkv,
       Tensor key_weight, Tensor temperature, float floor, Tensor panels, Tensor bias) -> Tensor)");
-  library.def("fused_depthwise(Tensor x, Tensor kernel, Tensor bias, int side) -> Tensor");
-  library.def("fused_depthwise_gradient(Tensor gradient, Tensor x, int side) -> Tensor");
-  library.def(R"(fused_local_concentration(
+  library.def("depthwise(Tensor x, Tensor kernel, Tensor bias, int side) -> Tensor");
+  library.def("depthwise_gradient(Tensor gradient, Tensor x, int side) -> Tensor");
+  library.def(R"(local_interaction(
       Tensor x, Tensor norm_weight, Tensor norm_bias, float eps, Tensor kernel1, Tensor bias1, Tensor scale,
       Tensor shift, Tensor kernel2, Tensor bias2, Tensor gamma, int side) -> Tensor)");
 }
 
-TORCH_LIBRARY_IMPL(e2evit, CPU, library) {
-  library.impl("fused_mlp", &e2evit::mlp);
-  library.impl("fused_project", &e2evit::project);
-  library.impl("fused_project_back", &e2evit::project_back);
-  library.impl("fused_window_attention", &e2evit::window_attention);
-  library.impl("fused_linear_attention", &e2evit::linear_attention);
-  library.impl("fused_depthwise", &e2evit::depthwise);
-  library.impl("fused_depthwise_gradient", &e2evit::depthwise_gradient);
-  library.impl("fused_local_concentration", &e2evit::local_concentration);
+TORCH_LIBRARY_IMPL(E2EVIT_NAMESPACE, CPU, library) {
+  library.impl("mlp", &e2evit::mlp);
+  library.impl("project", &e2evit::project);
+  library.impl("project_back", &e2evit::project_back);
+  library.impl("window_attention", &e2evit::window_attention);
+  library.impl("linear_attention", &e2evit::linear_attention);
+  library.impl("depthwise", &e2evit::depthwise);
+  library.impl("depthwise_gradient", &e2evit::depthwise_gradient);
+  library.impl("local_interaction", &e2evit::local_interaction);
 }

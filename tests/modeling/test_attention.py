@@ -4,7 +4,6 @@ import pytest
 import torch
 from e2evit.modeling.modeling_attention import (
     axial_angles,
-    cross_covariance_attention,
     focused_attention,
     inline_attention,
     inner_convolution,
@@ -16,7 +15,8 @@ from e2evit.modeling.modeling_attention import (
     rank_augmented_attention,
     softmax_attention,
 )
-from e2evit.modeling.modeling_e2e import fourier_positions
+from e2evit.modeling.modeling_cross_covariance import cross_covariance_attention
+from e2evit.modeling.modeling_layers import fourier_positions
 from e2evit.modeling.modeling_linearvit import LinearViTWindowAttention, window_merge, window_partition
 from e2evit.modeling.modeling_mixers import GLOBAL_ATTENTIONS
 from torch.nn import functional as F

@@ -7,7 +7,7 @@ import torch
 from models import BACKBONES, MODELS, batch, make
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
-from e2evit import BaselineConfig, LinearViTConfig, XCiTConfig
+from e2evit import BaselineConfig, LinearViTConfig, LinearViTForImageClassification, XCiTConfig
 
 every_model = pytest.mark.parametrize("name", MODELS)
 
@@ -200,12 +200,10 @@ def test_config_round_trip(name, tmp_path):
         (LinearViTConfig, {"depths": [2, 2]}, "one entry per stage"),
         (LinearViTConfig, {"hidden_sizes": [97]}, "attention heads"),
         (LinearViTConfig, {"local_kernel_size": 6}, "odd"),
-        (LinearViTConfig, {"global_attention": "softmax", "rotary_positions": True}, 'for "rala" and'),
-        (LinearViTConfig, {"global_attention": "mila", "hidden_sizes": [24]}, "multiple of 4 channels, got 6"),
         (XCiTConfig, {"hidden_size": 97}, "attention heads"),
         (XCiTConfig, {"channel_names": ["a"]}, "8 channels"),
         (XCiTConfig, {"mass_std": 0.0}, "positive"),
-        (XCiTConfig, {"mass_loss": "gaussian", "loss_weighting": "uncertainty"}, "without end"),
+        (XCiTConfig, {"mass_loss": "gaussian", "loss_weighting": "uncertainty"}, "no lower bound"),
         (XCiTConfig, {"label_smoothing": 1.0}, "below 1"),
         (XCiTConfig, {"class_weights": [1.0]}, "each of the 2 classes"),
         (XCiTConfig, {"mass_loss": "l2"}, "gaussian"),
@@ -221,6 +219,20 @@ def test_bad_configurations_say_why(config_class, fields, message):
 
     with pytest.raises((ValueError, StrictDataclassError), match=message):
         config_class(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"global_attention": "linear"}, "`global_attention` is one of relu_linear, softmax, .*, got 'linear'"),
+        ({"global_attention": "softmax", "rotary_positions": True}, "work with rala and mala, got .* 'softmax'"),
+        ({"global_attention": "mila", "hidden_sizes": [24]}, "multiple of 4 channels, got 6"),
+        ({"global_attention": "rala", "hidden_sizes": [24], "rotary_positions": True}, "4 channels, got 6"),
+    ],
+)
+def test_bad_mixers_say_why(fields, message):
+    with pytest.raises(ValueError, match=message):
+        LinearViTForImageClassification(LinearViTConfig(**fields))
 
 
 @pytest.mark.parametrize("mixer", ["rala", "mala"])

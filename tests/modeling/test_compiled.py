@@ -6,6 +6,10 @@ import sys
 import pytest
 import torch
 from e2evit.modeling import modeling_activations, modeling_attention, modeling_depthwise
+from e2evit.modeling.modeling_cross_covariance import (
+    cross_covariance_attention,
+    cross_covariance_attention_in_blocks,
+)
 from e2evit.modeling.modeling_depthwise import depthwise_conv, plain_depthwise_conv
 from models import batch, make
 
@@ -105,11 +109,7 @@ def test_linear_attention_in_blocks_of_bfloat16(denominator_floor):
 def test_cross_covariance_attention_in_blocks(num_tokens):
     torch.manual_seed(0)
     inputs = [*(draw(2, num_tokens, 24) for _ in range(3)), draw(3, 1, 1)]
-    fast, plain = (
-        modeling_attention.cross_covariance_attention_in_blocks,
-        modeling_attention.cross_covariance_attention,
-    )
-    compare(fast, in_heads(plain), inputs, rtol=1e-10, atol=1e-10)
+    compare(cross_covariance_attention_in_blocks, in_heads(cross_covariance_attention), inputs, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from e2evit.modeling import geometry_e2e
+from e2evit.modeling.image_processing_e2e import compress
+from samples import row_table
 from transformers import AutoImageProcessor
 
 from e2evit import E2EImageProcessor
-from e2evit.data import find_schema
+from e2evit.data import find_schema, grid, transverse
 from e2evit.data.sparse import dense_to_sparse
 
 CHANNELS = find_schema("simulated").channel_names
@@ -28,6 +31,39 @@ def images():
 def rows_of(images):
     index, value = dense_to_sparse(images)
     return [{"pixel_index": i.as_py(), "pixel_value": v.as_py()} for i, v in zip(index, value)]
+
+
+def test_compress_is_one_formula_for_arrays_and_tensors():
+    values = np.array([0.0, 1.0, -3.0, 1e4], dtype=np.float32)
+    expected = np.sign(values) * np.log1p(np.abs(values) / 0.5)
+    assert np.array_equal(compress(values, 0.5), expected)
+    torch.testing.assert_close(compress(torch.from_numpy(values), 0.5), torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("height", [125, 280])
+def test_transverse_energies_are_those_of_the_data(height):
+    """The checkpoints' copy of the geometry equals `e2evit.data`'s, in every row and for every seed tower."""
+    assert geometry_e2e.TRANSVERSE == transverse.TRANSVERSE
+    rows = np.arange(grid.ROWS)
+    for is_ecal in (False, True):
+        factor = geometry_e2e.transverse_factor(rows, np.full(grid.ROWS, is_ecal))
+        assert np.array_equal(factor, transverse.transverse_factor(rows, is_ecal))
+    low, high = grid.SEED_ROWS
+    for ieta in range(low, high + 1):
+        image_rows = np.arange(height)
+        expected = image_rows if height == 280 else grid.TOWER * ieta + grid.TOWER // 2 - 62 + image_rows
+        assert np.array_equal(geometry_e2e.window_rows(image_rows, height, ieta), expected)
+
+
+def test_rows_are_converted_as_tables_are():
+    schema = find_schema("simulated")
+    table = row_table(20)
+    converted = transverse.transverse_table(table, schema)
+    names = transverse.transverse_schema(schema).channel_names
+    processor = E2EImageProcessor(names, channel_scale=SCALE)
+    expected = processor(converted.to_pylist(), channel_names=names, return_tensors="np")["pixel_values"]
+    result = processor(table.to_pylist(), channel_names=CHANNELS, return_tensors="np")["pixel_values"]
+    assert np.array_equal(result, expected)
 
 
 def test_formula_keeps_zeros_and_signs(processor, images):

@@ -1,29 +1,31 @@
-"""Kernels of our own against the modules that they stand for, and when they are used."""
+"""Our kernels against the modules that they replace, and when they are used.
+
+Without AMX, PyTorch's operators stand in for them (`reference_kernels.py`): then this tests the calls from Python.
+"""
 
 import os
+import shutil
 import subprocess
 import sys
 from copy import deepcopy
 
 import pytest
+import reference_kernels
 import torch
 from e2evit.modeling import modeling_kernels as kernels
 from e2evit.modeling.modeling_depthwise import depthwise_conv, plain_depthwise_conv
-from e2evit.modeling.modeling_e2e import Mlp
-from e2evit.modeling.modeling_linearvit import (
-    ConditionalPositionEncoding,
-    LinearViTWindowAttention,
-    LocalConcentration,
-)
+from e2evit.modeling.modeling_layers import LocalInteraction, Mlp
+from e2evit.modeling.modeling_linearvit import ConditionalPositionEncoding, LinearViTWindowAttention
 from e2evit.modeling.modeling_mixers import ReluLinearAttention
-from e2evit.modeling.modeling_norm import LayerNorm
+from e2evit.modeling.modeling_precision import LayerNorm
 from torch import nn
 
 from e2evit import LinearViTConfig, LinearViTForImageClassification, XCiTConfig, XCiTForImageClassification
 
 # Dynamo itself makes an instance of each autograd function that it traces
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-needs_amx = pytest.mark.skipif(not torch.cpu._is_amx_tile_supported(), reason="the processor has no AMX")
+HAS_AMX = torch.cpu._is_amx_tile_supported()
+needs_amx = pytest.mark.skipif(not HAS_AMX, reason="the processor has no AMX")
 
 
 def make(name, width=32):
@@ -36,7 +38,9 @@ def make(name, width=32):
 
 
 @pytest.fixture
-def loaded():
+def loaded(monkeypatch):
+    if not HAS_AMX:
+        reference_kernels.install(monkeypatch)
     assert kernels._load_kernels()
 
 
@@ -63,7 +67,6 @@ def assert_near(result, expected):
 GRIDS = [(2, 25, 25), (3, 7, 9), (1, 3, 4), (1, 40, 30)]
 
 
-@needs_amx
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("width", [32, 96])
 @torch.no_grad()
@@ -76,7 +79,6 @@ def test_mlp(loaded, width, grid):
     assert_near(kernels.fused_mlp(tokens, norm, mlp, gamma), tokens + gamma * branch)
 
 
-@needs_amx
 @pytest.mark.parametrize("grid", GRIDS)
 @torch.no_grad()
 def test_projections(loaded, grid):
@@ -90,7 +92,6 @@ def test_projections(loaded, grid):
     assert_near(result, tokens + gamma * wide_proj(parts[0].float()))
 
 
-@needs_amx
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize(("width", "num_heads", "side"), [(96, 4, 5), (64, 2, 7), (64, 1, 5), (32, 4, 3)])
 @torch.no_grad()
@@ -104,7 +105,6 @@ def test_window_attention(loaded, width, num_heads, side, grid):
     assert_near(result, tokens + wide_attention(wide_norm(tokens.float())))
 
 
-@needs_amx
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize(("width", "num_heads"), [(96, 4), (64, 2), (64, 1), (32, 4)])
 @pytest.mark.parametrize("floor", [1e-3, 0.51])
@@ -114,21 +114,19 @@ def test_linear_attention(loaded, floor, width, num_heads, grid):
     tokens = torch.randn(*grid, width).bfloat16()
     attention = ReluLinearAttention(LinearViTConfig(denominator_floor=floor), width, num_heads)
     (norm, attention), (wide_norm, wide_attention) = halve(LayerNorm(width), attention)
-    result = kernels.fused_linear_attention(tokens, norm, attention, attention.floor_of(grid[1] * grid[2]))
+    result = kernels.fused_linear_attention(tokens, norm, attention)
     assert_near(result, tokens + wide_attention(wide_norm(tokens.float())))
 
 
-@needs_amx
 @pytest.mark.parametrize("grid", GRIDS)
 @torch.no_grad()
 def test_depthwise(loaded, grid):
     torch.manual_seed(0)
     tokens = torch.randn(*grid, 64).bfloat16()
     (encoding,), (wide,) = halve(ConditionalPositionEncoding(64))
-    assert_near(kernels.fused_depthwise(tokens, encoding.proj), wide(tokens.float()))
+    assert_near(kernels.fused_depthwise_residual(tokens, encoding.proj), wide(tokens.float()))
 
 
-@needs_amx
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("side", [3, 5, 7])
 @pytest.mark.parametrize("dtype", [torch.float, torch.bfloat16])
@@ -153,7 +151,6 @@ def test_depthwise_gradients(loaded, dtype, side, grid):
         assert (actual - right).norm() < tolerance * right.norm()
 
 
-@needs_amx
 def test_the_switch_in_training(loaded, monkeypatch):
     """PyTorch's convolution rounds the kernel to bfloat16 first."""
     torch.manual_seed(0)
@@ -163,20 +160,18 @@ def test_the_switch_in_training(loaded, monkeypatch):
     assert not torch.equal(depthwise_conv(*inputs), result)
 
 
-@needs_amx
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("side", [3, 5, 7])
 @torch.no_grad()
-def test_local_concentration(loaded, side, grid):
+def test_local_interaction(loaded, side, grid):
     torch.manual_seed(0)
     tokens, gamma = torch.randn(*grid, 64).bfloat16(), torch.randn(64).bfloat16()
-    (norm, module), (wide_norm, wide_module) = halve(LayerNorm(64), LocalConcentration(64, side))
+    (norm, module), (wide_norm, wide_module) = halve(LayerNorm(64), LocalInteraction(64, side))
     branch = wide_module(wide_norm(tokens.float()))
-    assert_near(kernels.fused_local_concentration(tokens, norm, module), tokens + branch)
-    assert_near(kernels.fused_local_concentration(tokens, norm, module, gamma), tokens + gamma * branch)
+    assert_near(kernels.fused_local_interaction(tokens, norm, module), tokens + branch)
+    assert_near(kernels.fused_local_interaction(tokens, norm, module, gamma), tokens + gamma * branch)
 
 
-@needs_amx
 @pytest.mark.parametrize("spread", [0.0, 1e-4, 1e4])
 @torch.no_grad()
 def test_extreme_tokens(loaded, spread):
@@ -199,35 +194,44 @@ def test_extreme_tokens(loaded, spread):
 
 
 def operators(model, pixel_values) -> set[str]:
-    """Operators of ours in the graphs that are compiled for a model."""
-    found = set()
+    """Our kernels in the graphs that are compiled for a model."""
+    targets = set()
 
     def backend(graph, inputs):
-        found.update(str(node.target) for node in graph.graph.nodes if "e2evit" in str(node.target))
+        targets.update(str(node.target) for node in graph.graph.nodes)
         return graph.forward
 
     torch.compiler.reset()
     torch.compile(model, backend=backend)(pixel_values)
-    return {name.split(".")[1] for name in found if "fused_" in name}
+    return {target.split(".")[1] for target in targets if target.startswith(kernels.NAMESPACE)}
 
 
 OPERATORS = {
-    "linearvit": {"depthwise", "linear_attention", "local_concentration", "mlp", "window_attention"},
-    "xcit": {"local_concentration", "mlp", "project", "project_back"},
+    "linearvit": {"depthwise", "linear_attention", "local_interaction", "mlp", "window_attention"},
+    "xcit": {"local_interaction", "mlp", "project", "project_back"},
 }
 
 
-@needs_amx
 @pytest.mark.parametrize("name", OPERATORS)
 @torch.no_grad()
-def test_compiled_models_use_them(name):
+def test_compiled_models_use_them(loaded, name):
     model, pixel_values = make(name).bfloat16(), torch.randn(2, 8, 50, 50).bfloat16()
-    assert operators(model, pixel_values) == {f"fused_{part}" for part in OPERATORS[name]}
+    assert operators(model, pixel_values) == OPERATORS[name]
+
+
+@torch.no_grad()
+def test_each_branch_decides_for_itself(loaded):
+    """A window attention with odd heads and 9 x 9 kernels have no kernel; the other branches keep theirs."""
+    shape = {"hidden_sizes": [96], "depths": [2], "num_attention_heads": [32], "mlp_ratios": [2]}
+    config = LinearViTConfig(**shape, image_size=50, local_kernel_size=9, global_attention="xca")
+    model = LinearViTForImageClassification(config).eval().bfloat16()
+    used = operators(model, torch.randn(2, 8, 50, 50).bfloat16())
+    assert used == {"depthwise", "mlp", "project", "project_back"}
 
 
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("case", ["switch", "float32", "training", "gradients", "width"])
-def test_where_they_are_not_used(name, case, monkeypatch):
+def test_where_they_are_not_used(loaded, name, case, monkeypatch):
     if case == "switch":
         monkeypatch.setattr(kernels, "USE_KERNELS", False)
     dtype = torch.float if case == "float32" else torch.bfloat16
@@ -236,11 +240,10 @@ def test_where_they_are_not_used(name, case, monkeypatch):
         assert not operators(model, torch.randn(2, 8, 50, 50, dtype=dtype))
 
 
-@needs_amx
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("name", OPERATORS)
 @torch.no_grad()
-def test_compiled_models_stay_near(name):
+def test_compiled_models_stay_near(loaded, name):
     torch.manual_seed(0)
     model, pixel_values = make(name), torch.randn(3, 8, 50, 50)
     expected = model(pixel_values).logits
@@ -258,10 +261,30 @@ def test_compiled_models_stay_near(name):
 @needs_amx
 @pytest.mark.parametrize("compiler", ["false", "a-compiler-that-does-not-exist"])
 def test_without_a_compiler(compiler, tmp_path):
-    """A warning says so, and models go on as they are written."""
+    """A warning says so, and models run as they are written."""
     code = "from e2evit.modeling import modeling_kernels; print(modeling_kernels._load_kernels())"
     environment = os.environ | {"CXX": compiler, "TORCH_EXTENSIONS_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     assert "was not built" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="building the kernels needs g++")
+def test_the_library_builds(tmp_path):
+    """Its operators have the names of this version, and the schemas that tests on other processors use."""
+    code = """
+import torch
+from e2evit.modeling import modeling_kernels as kernels
+torch.ops.load_library(kernels._build())
+kernels._register_fakes()
+for name in sorted(kernels.FAKES):
+    print(getattr(getattr(torch.ops, kernels.NAMESPACE), name).default._schema)
+"""
+    environment = os.environ | {"TORCH_EXTENSIONS_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines() == [
+        f"{kernels.NAMESPACE}::{schema}" for schema in sorted(reference_kernels.schemas())
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == [f"{kernels.NAMESPACE}.so"]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from e2evit.modeling.modeling_masked import masked_image_loss, pixel_mask_of
+from e2evit.modeling.modeling_masked import masked_image_loss, pixel_mask
 from models import MODELS, batch
 from transformers import AutoModelForImageClassification, AutoModelForMaskedImageModeling
 
@@ -16,8 +16,8 @@ def make(name, **overrides):
 
 def mask(model, pixel_values, share=0.5):
     height, width = pixel_values.shape[-2:]
-    stem = model.stem if hasattr(model.stem, "grid_of") else model.stem.proj
-    return torch.rand(len(pixel_values), stem.grid_of(height) * stem.grid_of(width)) < share
+    stem = model.stem if hasattr(model.stem, "num_tokens") else model.stem.proj
+    return torch.rand(len(pixel_values), stem.num_tokens(height) * stem.num_tokens(width)) < share
 
 
 @both
@@ -36,7 +36,7 @@ def test_shapes_and_gradients(name, size):
 def test_hidden_pixels_do_not_reach_the_output(name):
     model, pixel_values = make(name), batch(2)["pixel_values"]
     hidden = mask(model, pixel_values)
-    pixels = pixel_mask_of(model.stem, pixel_values, hidden)
+    pixels = pixel_mask(model.stem, pixel_values, hidden)
     changed = torch.where(pixels, torch.randn_like(pixel_values), pixel_values)
     with torch.no_grad():
         one, other = model(pixel_values, hidden), model(changed, hidden)

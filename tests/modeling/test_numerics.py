@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from e2evit.modeling.modeling_norm import LayerNorm, widen_layer_norms
+from e2evit.modeling.modeling_precision import LayerNorm, widen_layer_norms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from learning import MODELS, learn, read_jets

@@ -1,22 +1,28 @@
-"""`pipeline("e2e-jets")` from a checkpoint folder: every kind of input, and the same numbers as the model."""
+"""The pipelines from a checkpoint folder: every kind of input, the numbers of the model, and the energies it wants."""
 
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from e2evit.modeling.pipeline_e2e import E2EJetsPipeline, read_images
+from e2evit.modeling.pipeline_e2e import dataset_channels, read_images
 from models import make
 from samples import random_images, row_table
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from e2evit import E2EImageProcessor, load_e2e
 from e2evit.data import find_schema
+from e2evit.data.sparse import sparse_to_dense
+from e2evit.data.transverse import to_transverse
+from e2evit.hub.code import add_code
 
+ROOT = Path(__file__).parents[2]
 JETS = {"image_size": 125, "num_channels": 8, "num_aux_features": 0}
 
 
@@ -31,7 +37,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def jets(folder):
-    return pipeline("e2e-jets", model=str(folder), trust_remote_code=True)
+    return pipeline("e2e-jets", model=str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +51,14 @@ def expected(folder):
     return images, outputs
 
 
-def check(found, outputs):
-    assert len(found) == len(outputs.logits)
-    for number, one in enumerate(found):
+def check(predictions, outputs, labels=("qcd", "top")):
+    assert len(predictions) == len(outputs.logits)
+    for number, one in enumerate(predictions):
         assert list(one) == ["label", "score", "scores", "mass", "mass_uncertainty"]
         probabilities = outputs.logits[number].softmax(-1).tolist()
         # a batch of one and a batch of three need not round alike
         assert list(one["scores"].values()) == pytest.approx(probabilities, abs=1e-5)
-        assert one["label"] == ["qcd", "top"][int(np.argmax(probabilities))]
+        assert one["label"] == labels[int(np.argmax(probabilities))]
         assert one["score"] == max(one["scores"].values())
         assert one["mass"] == pytest.approx(outputs.mass_preds[number].item(), rel=1e-5)
         assert one["mass_uncertainty"] == pytest.approx(outputs.mass_scale_preds[number].item(), rel=1e-4)
@@ -103,8 +109,8 @@ def test_a_model_without_uncertainty(tmp_path):
     make("xcit", **JETS).save_pretrained(tmp_path)
     processor = E2EImageProcessor(find_schema("simulated").channel_names)
     processor.save_pretrained(tmp_path)
-    found = pipeline("e2e-jets", model=str(tmp_path), pipeline_class=E2EJetsPipeline)(random_images(1)[0])
-    assert found["mass_uncertainty"] is None
+    prediction = pipeline("e2e-jets", model=str(tmp_path))(random_images(1)[0])
+    assert prediction["mass_uncertainty"] is None
 
 
 def test_bad_inputs(jets, tmp_path):
@@ -128,14 +134,16 @@ def test_bad_inputs(jets, tmp_path):
         with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
             jets(tmp_path / name)
     (tmp_path / "image.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"ends with \.npy, \.h5, \.hdf5, \.parquet, got \.png"):
+    with pytest.raises(ValueError, match=r"ends in \.npy, \.h5, \.hdf5, \.parquet, got \.png"):
         read_images(tmp_path / "image.png", (8, 125, 125))
     with pytest.raises(ValueError, match="Unknown arguments of E2EJetsPipeline: top_k"):
         jets(random_images(1)[0], top_k=2)
 
 
 def test_it_travels(folder, tmp_path):
-    """A process without e2evit runs it, and a pipeline that was loaded so can be saved again."""
+    """A process without e2evit runs it from a folder with code, and what it saves runs there again."""
+    folder = shutil.copytree(folder, tmp_path / "model")
+    add_code(folder)
     np.save(tmp_path / "jets.npy", random_images(2))
     code = """
 import sys
@@ -151,3 +159,77 @@ print(len(pipeline("e2e-jets", model=other, trust_remote_code=True)(file)))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == ["2", "2"]
+
+
+def test_embeddings(folder, expected):
+    """What the heads read, without the heads."""
+    images, _ = expected
+    features = pipeline("e2e-features", model=str(folder))
+    processor = AutoImageProcessor.from_pretrained(folder)
+    base = AutoModelForImageClassification.from_pretrained(folder).eval().base_model
+    with torch.no_grad():
+        pooled = base(processor(images, return_tensors="pt")["pixel_values"]).pooler_output.numpy()
+    np.testing.assert_allclose(np.stack(features(images, batch_size=2)), pooled, rtol=1e-4, atol=1e-5)
+    assert features(images[0]).shape == (32,)
+
+
+PLAIN = find_schema("simulated").channel_names
+TRANSVERSE = [{"ecal": "ecal_et", "hcal": "hcal_et"}.get(name, name) for name in PLAIN]
+
+
+@pytest.fixture(scope="module")
+def transverse(tmp_path_factory):
+    """A bundled model, trained on transverse energies, and the simulated jets as they are and converted."""
+    data = ROOT / "tests/data/jets"
+    plain = load_e2e("simulated", data, cache_dir=tmp_path_factory.mktemp("cache"))
+    converted, _ = to_transverse(plain, find_schema("simulated", data))
+    return pipeline("e2e-jets", model=str(ROOT / "checkpoints/linearvit")), plain["test"], converted["test"], data
+
+
+def outputs_of(jets, rows, channel_names):
+    pixels = jets.image_processor(list(rows.with_format("numpy")), channel_names=channel_names, return_tensors="pt")
+    with torch.no_grad():
+        return jets.model(**pixels)
+
+
+def test_plain_energies_become_transverse(transverse):
+    """Rows of `load_e2e` and Parquet files say what they hold; predictions are those for converted rows."""
+    jets, plain, converted, data = transverse
+    assert dataset_channels(plain) == list(PLAIN)
+    assert dataset_channels(converted) == TRANSVERSE
+    expected = outputs_of(jets, converted, TRANSVERSE)
+    wrong = outputs_of(jets, plain, TRANSVERSE).mass_preds  # plain energies that are called transverse
+    assert (wrong / expected.mass_preds - 1).abs().mean() > 0.05
+    labels = list(jets.model.config.id2label.values())
+    check(list(jets(plain, batch_size=8)), expected, labels)
+    check(list(jets(converted, batch_size=8)), expected, labels)
+    check([jets(row, channel_names=PLAIN) for row in plain], expected, labels)
+    path = sorted(data.glob("*.parquet"))[0]
+    one_by_one = jets(pq.read_table(path).to_pylist(), channel_names=PLAIN)
+    assert [jet["mass"] for jet in jets(path)] == pytest.approx([jet["mass"] for jet in one_by_one])
+    stream = jets(load_e2e("simulated", data, split="test", streaming=True))
+    assert next(iter(stream))["mass"] == pytest.approx(expected.mass_preds[0].item(), rel=1e-5)
+
+
+def test_energies_that_nobody_names_are_refused(transverse, tmp_path):
+    jets, plain, _, data = transverse
+    row = plain[0]
+    image = sparse_to_dense(row["pixel_index"], row["pixel_value"], (8, 125, 125))
+    np.save(tmp_path / "jet.npy", image)
+    table = pq.read_table(sorted(data.glob("*.parquet"))[0])
+    pq.write_table(table.replace_schema_metadata(None), tmp_path / "unnamed.parquet")
+    for unnamed in (row, image, [row, row], tmp_path / "jet.npy", tmp_path / "unnamed.parquet"):
+        with pytest.raises(ValueError, match="nothing says which energies these images hold: pass `channel_names`"):
+            jets(unnamed)
+    for dense in (image, tmp_path / "jet.npy"):
+        with pytest.raises(ValueError, match="ecal_et, hcal_et: a dense image does not say where"):
+            jets(dense, channel_names=PLAIN)
+        jets(dense, channel_names=TRANSVERSE)
+    with pytest.raises(ValueError, match="Image 0 does not say where on the detector it lies"):
+        jets(row | {"ieta": None}, channel_names=PLAIN)
+    with pytest.raises(ValueError, match="around `ieta` 60 its window leaves the detector"):
+        jets(row | {"ieta": 60}, channel_names=PLAIN)
+    with pytest.raises(ValueError, match=r"Expected the channels trk_pt, .*, got ecal, hcal\."):
+        jets(row, channel_names=["ecal", "hcal"])
+    with pytest.raises(ValueError, match=r"Expected the channels trk_pt, .*, got bpix3, "):
+        jets(row, channel_names=PLAIN[::-1])

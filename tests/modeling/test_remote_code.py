@@ -1,14 +1,37 @@
-"""A saved folder works where e2evit cannot be imported, and gives the same bits."""
+"""A folder with code works where e2evit cannot be imported, and gives the same bits."""
 
+import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from models import MODELS, batch, make
+from models import batch, make
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from e2evit import E2EImageProcessor
 from e2evit.data import find_schema
+from e2evit.hub.code import add_code
+
+# code that every model needs
+SHARED = {
+    *("configuration_e2e", "geometry_e2e", "image_processing_e2e", "pipeline_e2e"),
+    *("modeling_e2e", "modeling_head", "modeling_precision", "modeling_stem"),
+}
+# and that of models with our own blocks
+BLOCKS = {
+    *("modeling_activations", "modeling_branches", "modeling_cross_covariance", "modeling_depthwise"),
+    *("modeling_kernels", "modeling_layers", "modeling_masked", "modeling_operators"),
+}
+NEEDS = {
+    "linearvit": SHARED
+    | BLOCKS
+    | {"configuration_linearvit", "modeling_linearvit", "modeling_attention", "modeling_mixers"},
+    "xcit": SHARED | BLOCKS | {"configuration_xcit", "modeling_xcit"},
+    "vit": SHARED | {"configuration_baseline", "modeling_baseline"},
+}
 
 LOAD = """
 import sys
@@ -33,33 +56,83 @@ torch.save({"logits": result.logits, "mass_preds": result.mass_preds,
 """
 
 
-@pytest.mark.parametrize("name", ["linearvit", "xcit", "vit"])
+@pytest.mark.parametrize("name", NEEDS)
 def test_folder_loads_without_the_package(name, tmp_path, monkeypatch):
     model, inputs = make(name), batch()
     processor = E2EImageProcessor(find_schema("simulated").channel_names)
     folder = tmp_path / "checkpoint"
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    assert {f"modeling_{MODELS[name]().model_type.removeprefix('e2e_')}.py", "configuration_e2e.py"} <= {
-        path.name for path in folder.iterdir()
-    }
+    assert not list(folder.glob("*.py")), "training saves no code"
+    add_code(folder)
+    assert {path.stem for path in folder.glob("*.py")} == NEEDS[name]
     torch.save(inputs, tmp_path / "inputs.pt")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     command = [sys.executable, "-c", LOAD, str(folder), str(tmp_path / "inputs.pt"), str(tmp_path / "outputs.pt")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = torch.load(tmp_path / "outputs.pt", weights_only=True)
+    loaded = torch.load(tmp_path / "outputs.pt", weights_only=True)
     with torch.no_grad():
         expected = model(**inputs)
-    assert torch.equal(found["logits"], expected.logits)
-    assert torch.equal(found["mass_preds"], expected.mass_preds)
+    assert torch.equal(loaded["logits"], expected.logits)
+    assert torch.equal(loaded["mass_preds"], expected.mass_preds)
     row = {"pixel_index": [7], "pixel_value": [2.0]}
-    assert torch.equal(found["pixel_values"], processor(row, return_tensors="pt")["pixel_values"])
+    assert torch.equal(loaded["pixel_values"], processor(row, return_tensors="pt")["pixel_values"])
+
+
+def test_references_to_code_go_where_code_goes(tmp_path):
+    """With e2evit, a folder with code loads as e2evit's own classes, which save neither code nor references to it."""
+    model = make("xcit")
+    model.save_pretrained(tmp_path / "checkpoint")
+    E2EImageProcessor(find_schema("simulated").channel_names).save_pretrained(tmp_path / "checkpoint")
+    add_code(tmp_path / "checkpoint")
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "checkpoint")
+    assert type(loaded) is type(model)
+    loaded.save_pretrained(tmp_path / "again")
+    AutoImageProcessor.from_pretrained(tmp_path / "checkpoint").save_pretrained(tmp_path / "again")
+    for path in (tmp_path / "again").glob("*.json"):
+        assert not {"auto_map", "custom_pipelines"} & set(json.loads(path.read_text())), path.name
+    assert not list((tmp_path / "again").glob("*.py"))
+
+
+def test_code_of_other_packages_is_not_added(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(ValueError, match=r"holds a 'vit'; e2evit has linearvit, xcit, e2e_baseline\."):
+        add_code(tmp_path)
+
+
+OLDER = """
+import importlib.util, sys, torch
+from pathlib import Path
+# an older copy of the code, whose convolution computes something else, comes first
+spec = importlib.util.spec_from_file_location("older", Path(sys.argv[1]) / "__init__.py")
+older = importlib.util.module_from_spec(spec)
+sys.modules["older"] = older
+spec.loader.exec_module(older)
+from older.modeling_depthwise import depthwise_conv as older_conv
+from e2evit.modeling.modeling_depthwise import depthwise_conv, plain_depthwise_conv
+inputs = torch.randn(1, 5, 5, 4), torch.randn(4, 1, 3, 3), torch.randn(4)
+expected = plain_depthwise_conv(*inputs)
+torch.testing.assert_close(depthwise_conv(*inputs), expected)
+torch.testing.assert_close(older_conv(*inputs), 2 * expected)
+"""
+
+
+def test_older_code_in_one_process_keeps_its_operators_to_itself(tmp_path):
+    source = Path(__file__).parents[2] / "modeling"
+    shutil.copytree(source, tmp_path / "older", ignore=shutil.ignore_patterns("__pycache__", "kernels"))
+    (tmp_path / "older/__init__.py").write_text("")
+    path = tmp_path / "older/modeling_depthwise.py"
+    text = path.read_text()
+    new = "return plain_depthwise_conv(hidden_states, weight.to(dtype), bias.to(dtype)).contiguous()"
+    assert new in text
+    path.write_text(text.replace(new, new.replace("return ", "return 2 * ")))
+    command = [sys.executable, "-c", OLDER, str(tmp_path / "older")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_modeling_folder_refuses_to_be_a_top_level_package(tmp_path):
-    from pathlib import Path
-
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", "import modeling"], cwd=root, capture_output=True, text=True, check=False

@@ -118,7 +118,7 @@ def test_an_empty_pixel_stays_empty():
     found = embedding(images())
     assert torch.equal(found.ne(0).any(1) & images().ne(0).any(1), found.ne(0).any(1))
     occupied = images().permute(0, 2, 3, 1)[images().ne(0).any(1)]
-    torch.testing.assert_close(embedding.of_pixels(occupied), found.permute(0, 2, 3, 1)[images().ne(0).any(1)])
+    torch.testing.assert_close(embedding.embed(occupied), found.permute(0, 2, 3, 1)[images().ne(0).any(1)])
 
 
 def test_pixel_features_undo_the_processor():

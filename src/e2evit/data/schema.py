@@ -179,6 +179,7 @@ class DatasetSchema:
             "channel_names": list(self.channel_names),
             "image_size": list(self.image_size),
             "label_names": list(label_names),
+            "normalisation": self.normalisation,
         }
 
     def to_dict(self) -> dict:

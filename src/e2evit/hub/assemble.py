@@ -1,4 +1,4 @@
-"""A folder that can be published: weights, code, card, figures, and the proof that it loads without e2evit."""
+"""A folder to publish: weights, code, card and figures, checked to load without e2evit."""
 
 import json
 import os
@@ -18,6 +18,7 @@ from e2evit.plots import comparison_figures, save_figure
 from e2evit.results.tables import read_predictions
 
 from .card import CAPTIONS, render_card
+from .code import add_code
 from .safety import check_checkpoint
 
 __all__ = ["assemble_model", "check_loads", "find_template"]
@@ -39,10 +40,12 @@ processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
 model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True).eval()
 aux = {"aux_values": torch.zeros(len(images), model.config.num_aux_features)} if model.config.num_aux_features else {}
 with torch.no_grad():
-    found = model(**processor(images, return_tensors="pt"), **aux)
-if not aux:
-    assert len(pipeline("e2e-jets", model=folder, trust_remote_code=True)(images)) == len(images)
-save_file({"logits": found.logits.numpy(), "mass_preds": found.mass_preds.numpy()}, outputs)
+    result = model(**processor(images, channel_names=processor.channel_names, return_tensors="pt"), **aux)
+for task in () if aux else ("e2e-jets", "e2e-features"):
+    pipe = pipeline(task, model=folder, trust_remote_code=True)
+    assert len(pipe(images, channel_names=processor.channel_names)) == len(images)
+assert "e2evit" not in sys.modules
+save_file({"logits": result.logits.numpy(), "mass_preds": result.mass_preds.numpy()}, outputs)
 """
 
 
@@ -61,18 +64,18 @@ def find_template() -> Path:
 def assemble_model(
     checkpoint: str | Path, folder: str | Path, model_id: str, results: str | Path, recipe: str = "recipe.yaml"
 ) -> Path:
-    """Write all that a model's repository holds; a folder that was there is replaced, when all is written.
+    """Write everything that a model's repository holds; an existing folder is replaced once all is written.
 
     Args:
-        checkpoint: Folder of `scripts/train.py`.
-        folder: Where to.
+        checkpoint: Folder written by training.
+        folder: Destination.
         model_id: Hub id, or the path that users will load it from; the card shows it.
-        results: What `scripts/eval.py` wrote of this checkpoint, with its Parquet file beside it.
+        results: The checkpoint's evaluation, with its Parquet file beside it.
         recipe: What the card calls the recipe.
 
     Raises:
-        ValueError: if the checkpoint is not safe to load (see [`check_checkpoint`]) or no model of ours, if the
-            results are not of this model, or the finished folder does not load in a process without e2evit.
+        ValueError: if the checkpoint is not safe to load (see [`check_checkpoint`]) or not a model of e2evit, if the
+            results belong to another model, or if the finished folder does not load in a process without e2evit.
         FileNotFoundError: if something is missing.
     """
     checkpoint, folder, results = Path(checkpoint), Path(folder), Path(results)
@@ -84,11 +87,11 @@ def assemble_model(
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
     if not isinstance(model.config, E2EConfig):
-        raise ValueError(f"{checkpoint} holds a {model.config.model_type}, which is no model of e2evit.")
+        raise ValueError(f"{checkpoint} holds a {model.config.model_type}, which is not a model of e2evit.")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if record["parameters"] != parameters or record["channel_names"] != processor.channel_names:
         raise ValueError(
-            f"{results} is of a model with {record['parameters']} parameters and the channels "
+            f"{results} belongs to a model with {record['parameters']} parameters and the channels "
             f"{', '.join(record['channel_names'])}; {checkpoint} has {parameters} and "
             f"{', '.join(processor.channel_names)}."
         )
@@ -97,6 +100,7 @@ def assemble_model(
     try:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
+        add_code(temporary)
         for name in ("recipe.yaml", "run_info.json"):
             if (checkpoint / name).is_file():
                 shutil.copyfile(checkpoint / name, temporary / name)
@@ -105,7 +109,7 @@ def assemble_model(
         shown = [name for name in CAPTIONS if name in figures]
         for name in shown:
             save_figure(figures[name], temporary / "figures" / name).with_suffix(".pdf").unlink()
-        card = render_card(find_template(), record, model.config.model_type, recipe, model_id, shown)
+        card = render_card(find_template(), record, model.config.model_type, recipe, model_id, shown, has_code=True)
         card.save(temporary / "README.md")
         check_checkpoint(temporary)
         check_loads(temporary, model, processor)
@@ -118,10 +122,10 @@ def assemble_model(
 
 
 def check_loads(folder: str | Path, model, processor) -> None:
-    """Load the folder in a new process that cannot import e2evit, with an empty cache, and compare what it says.
+    """Load the folder in a new process that cannot import e2evit, with an empty cache, and compare its predictions.
 
     Raises:
-        ValueError: if it does not load, or says something else than `model` of this process.
+        ValueError: if it does not load, or predicts something else than `model` in this process.
     """
     images = np.zeros((3, *processor.image_shape), np.float32)  # an empty one, and two random ones
     rng = np.random.default_rng(0)
@@ -129,7 +133,7 @@ def check_loads(folder: str | Path, model, processor) -> None:
     images[1:][chosen] = rng.exponential(2.0, chosen.sum())
     auxiliary = model.config.num_aux_features
     with torch.no_grad():
-        inputs = processor(images, return_tensors="pt")
+        inputs = processor(images, channel_names=processor.channel_names, return_tensors="pt")
         if auxiliary:
             inputs["aux_values"] = torch.zeros(len(images), auxiliary)
         expected = model(**inputs)
@@ -143,13 +147,13 @@ def check_loads(folder: str | Path, model, processor) -> None:
         )
         if done.returncode:
             raise ValueError(f"{folder} does not load without e2evit:\n{done.stderr[-2000:]}")
-        found = load_file(f"{base}/outputs.safetensors")
+        loaded = load_file(f"{base}/outputs.safetensors")
     errors = {
-        "logits": np.abs(found["logits"] - expected.logits.numpy()).max(),
-        "mass_preds": np.abs(found["mass_preds"] / expected.mass_preds.numpy() - 1).max(),
+        "logits": np.abs(loaded["logits"] - expected.logits.numpy()).max(),
+        "mass_preds": np.abs(loaded["mass_preds"] / expected.mass_preds.numpy() - 1).max(),
     }
     if not max(errors.values()) <= TOLERANCE:
-        raise ValueError(f"{folder} says something else in another process: differences of {errors}.")
+        raise ValueError(f"{folder} predicts something else in another process; largest differences: {errors}.")
 
 
 def clean_environment() -> dict[str, str]:

@@ -6,18 +6,13 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from e2evit.data import CHANNELS, find_schema
+from e2evit.modeling import FAMILIES
 from e2evit.results.tables import results_table
+from e2evit.transforms.transverse import TRANSVERSE
 
 __all__ = ["render_card"]
 
-FAMILIES = {
-    "linearvit": (
-        "LinearViT (L²ViT)",
-        "Zheng, The Linear Attention Resurrection in Vision Transformer, arXiv 2501.16182",
-    ),
-    "e2e_baseline": ("An image model of transformers behind the head of e2evit", "the paper of the wrapped model"),
-    "xcit": ("XCiT", "El-Nouby et al., XCiT: Cross-Covariance Image Transformers, arXiv 2106.09681"),
-}
+_PLAIN = {transverse: plain for plain, transverse in TRANSVERSE.items()}
 CAPTIONS = {
     "roc": "Background rejection against signal efficiency: all classes but the first against the first.",
     "mass_response": "Predicted over true mass in bins of true mass; bars hold 68 % of the jets.",
@@ -36,24 +31,31 @@ HEADLINES = (
 
 
 def render_card(
-    template: str | Path, record: dict, model_type: str, recipe: str, model_id: str, figures: Sequence[str] = ()
+    template: str | Path,
+    record: dict,
+    model_type: str,
+    recipe: str,
+    model_id: str,
+    figures: Sequence[str] = (),
+    has_code: bool = False,
 ) -> ModelCard:
     """The card of one checkpoint.
 
     Args:
         template: Jinja file.
         record: What `scripts/eval.py` wrote.
-        model_type: `"linearvit"`, `"xcit"` or `"e2e_baseline"`.
+        model_type: A key of [`FAMILIES`].
         recipe: Path of the recipe within the repository.
         model_id: Hub id or folder that the card's code loads.
-        figures: Names of pictures `figures/NAME.png` beside the card, of those that have a caption here.
+        figures: Names of the pictures `figures/NAME.png` beside the card; each has a caption here.
+        has_code: Whether the folder holds the model's code, so that e2evit is not needed to load it.
 
     Raises:
         ValueError: for a `model_type` without a card.
     """
     if model_type not in FAMILIES:
         raise ValueError(f"There is no card for {model_type!r}; known ones: {', '.join(FAMILIES)}.")
-    family, citation = FAMILIES[model_type]
+    family = FAMILIES[model_type]
     schema, measured = find_schema(record["dataset"]), record["metrics"]["model"]
     data = ModelCardData(
         library_name="transformers",
@@ -61,7 +63,7 @@ def render_card(
         license="apache-2.0",
         tags=[
             *("high-energy-physics", "cms", "jet-tagging", "mass-regression"),
-            *(("linear-attention",) if model_type in ("linearvit", "xcit") else ()),
+            *(("linear-attention",) if family.backbone else ()),
             model_type,
         ],
         datasets=[record["dataset"]],
@@ -84,8 +86,10 @@ def render_card(
         data,
         template_path=str(template),
         title=data.model_name,
-        family=family,
-        citation=citation,
+        family=family.title,
+        citation=family.citation,
+        has_code=has_code,
+        input_names=[_PLAIN.get(name, name) for name in record["channel_names"]],
         model_id=model_id,
         recipe=recipe,
         figures={name: CAPTIONS[name] for name in figures},

@@ -1,7 +1,8 @@
-"""Weights in the layout of the L2ViT authors, the XCiT authors or timm, to models of this repository."""
+"""Published weights (the L2ViT authors', the XCiT authors' or timm's) to models of e2evit."""
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -10,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from e2evit.modeling import LinearViTConfig, LinearViTForImageClassification, XCiTConfig, XCiTForImageClassification
+from e2evit.modeling import FAMILIES
 
 __all__ = ["adapt_stem", "convert_reference", "read_state_dict"]
 
@@ -42,7 +43,7 @@ def _rename(key: str, patterns: tuple[tuple[str, str | Callable], ...]) -> str:
     return re.sub(r"(0\.proj\.(?:convs|norms))\.([0134])\.", lambda m: f"{m[1]}.{int(m[2]) // 3}.", key)
 
 
-# from our keys back to those of timm and of the L2ViT authors, for messages
+# from our keys back to timm's and the L2ViT authors', for messages
 _REFERENCE_KEYS = (
     (r"^(xcit|linearvit)\.", ""),
     (r"^head\.classifier\.", "head."),
@@ -61,7 +62,7 @@ def _reference_name(key: str) -> str:
 
 
 def _split_class_attention(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The XCiT authors fuse query, key and value of class attention; timm, like us, does not."""
+    """The XCiT authors fuse query, key and value of class attention; timm and we do not."""
     result = {}
     for key, tensor in state_dict.items():
         match = re.fullmatch(r"(cls_attn_blocks\.\d+\.attn)\.qkv\.(weight|bias)", key)
@@ -80,7 +81,7 @@ def _count(state_dict: Mapping[str, Tensor], pattern: str) -> int:
 
 def _need(state_dict: Mapping[str, Tensor], key: str) -> Tensor:
     if key not in state_dict:
-        raise KeyError(f"The state dict misses `{key}`, without which the configuration cannot be inferred.")
+        raise KeyError(f"The state dict has no `{key}`, without which the configuration cannot be inferred.")
     return state_dict[key]
 
 
@@ -124,36 +125,45 @@ def _infer_linearvit(state_dict: Mapping[str, Tensor]) -> dict:
             (t.shape[-1] for key, t in state_dict.items() if key.endswith("local_mp.conv1.weight")), 7
         ),
     }
-    # a stage of one block is local attention alone, and no shape of it tells the number of heads
+    # a stage of one block has only local attention, whose shapes do not determine the number of heads
     if min(depths) > 1:
         temperatures = [f"stages.{i}.1.attn.temperature" for i in range(num_stages)]
         config["num_attention_heads"] = [len(_need(state_dict, key)) for key in temperatures]
     return config
 
 
-_FAMILIES = {
-    "xcit": (XCiTConfig, XCiTForImageClassification, _infer_xcit, _XCIT_KEYS),
-    "linearvit": (LinearViTConfig, LinearViTForImageClassification, _infer_linearvit, _LINEARVIT_KEYS),
-}
-# what the papers' models have where our defaults are made for detector images
-_PAPER_DEFAULTS = {
-    "xcit": {"image_size": 224},
-    "linearvit": {
-        "image_size": 224,
-        "window_size": 7,
-        "denominator_floor": 100.0,
-        "denominator_floor_per_token": False,
-    },
+@dataclass(frozen=True)
+class _Reference:
+    """A family's published weights.
+
+    Args:
+        infer: A state dict to the fields of our configuration that its shapes determine.
+        keys: (pattern, replacement) from its keys to ours.
+        defaults: The papers' values of fields whose defaults are made for detector images.
+    """
+
+    infer: Callable[[Mapping[str, Tensor]], dict]
+    keys: tuple[tuple[str, str | Callable], ...]
+    defaults: dict
+
+
+_REFERENCES = {
+    "xcit": _Reference(_infer_xcit, _XCIT_KEYS, {"image_size": 224}),
+    "linearvit": _Reference(
+        _infer_linearvit,
+        _LINEARVIT_KEYS,
+        {"image_size": 224, "window_size": 7, "denominator_floor": 100.0, "denominator_floor_per_token": False},
+    ),
 }
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a `.safetensors` file, or of a PyTorch file opened with `weights_only=True`.
 
-    Outer layers that training scripts add (`{"model": ...}`, `{"state_dict": ...}`) are opened.
+    Unwraps what training scripts put around them (`{"model": ...}`, `{"state_dict": ...}`).
 
     Raises:
-        ValueError: for a file that is neither, that holds more than tensors, or that asks to run code.
+        ValueError: for a file that is neither, holds anything but tensors, or would run code.
     """
     path = Path(path)
     try:
@@ -161,22 +171,22 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as weights alone: {error}") from error
+        raise ValueError(f"{path} cannot be read as plain weights: {error}") from error
     for outer in ("model", "state_dict"):
         content = content.get(outer, content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} holds no state dict of tensors.")
+        raise ValueError(f"{path} does not hold a state dict of tensors.")
     return content
 
 
 def adapt_stem(state_dict: Mapping[str, Tensor], num_channels: int) -> dict[str, Tensor]:
     """The state dict with a first convolution for `num_channels` detector layers instead of colours.
 
-    Each layer gets the mean of the colours' kernels times colours / layers, so that an image whose layers are all
-    equal is seen as a grey image was. A warm start, no more: layers differ by nature.
+    Each layer gets the colours' mean kernel times colours / layers, so that an image with equal layers gives what a
+    grey image gave. This is only a warm start: the layers measure different things.
 
     Raises:
-        KeyError: if there is no first convolution of a known name.
+        KeyError: if there is no first convolution with a known name.
     """
     key = next((key for key in _STEM_KEYS if key in state_dict), None)
     if key is None:
@@ -186,32 +196,33 @@ def adapt_stem(state_dict: Mapping[str, Tensor], num_channels: int) -> dict[str,
 
 
 def convert_reference(state_dict: Mapping[str, Tensor], model_type: str, **config):
-    """Build a model with the weights of the authors' (or timm's) state dict.
+    """Build a model with the weights of the authors' or timm's state dict.
 
-    The mass branch, which no reference has, is newly initialised (its parameters carry `mass` in their names).
+    The mass head, which no reference has, is newly initialised (its parameters have `mass` in their names).
 
     Args:
-        state_dict: Tensors under the authors' or timm's keys; a checkpoint's outer `{"model": ...}` must be opened.
+        state_dict: Tensors under the authors' or timm's keys, without a checkpoint's outer `{"model": ...}`.
         model_type: `"xcit"` or `"linearvit"`.
-        **config: Fields of our configuration that shapes cannot tell, e.g. `window_size`, `tokens_norm`,
-            `num_attention_heads`, `image_size`. What shapes do tell is inferred, and must agree if it is given.
+        **config: Fields of our configuration that shapes do not determine, e.g. `window_size`, `tokens_norm`,
+            `num_attention_heads`, `image_size`. Fields that they do determine must agree if given.
 
     Returns:
         `XCiTForImageClassification` or `LinearViTForImageClassification` in eval mode.
 
     Raises:
         ValueError: for an unknown `model_type` or field, or a field that contradicts the shapes.
-        KeyError: for missing or left-over keys; the message names them.
+        KeyError: for missing or unexpected keys; the message names them.
     """
-    if model_type not in _FAMILIES:
-        raise ValueError(f"`model_type` is one of {sorted(_FAMILIES)}, got {model_type!r}.")
-    config_class, model_class, infer, patterns = _FAMILIES[model_type]
+    if model_type not in _REFERENCES:
+        raise ValueError(f"`model_type` is one of {sorted(_REFERENCES)}, got {model_type!r}.")
+    family, reference = FAMILIES[model_type], _REFERENCES[model_type]
+    config_class = family.config
     unknown = sorted(set(config) - set(config_class.__dataclass_fields__))
     if unknown:
         raise ValueError(f"{config_class.__name__} has no field {', '.join(unknown)}.")
     if model_type == "xcit":
         state_dict = _split_class_attention(state_dict)
-    inferred = infer(state_dict) | {"num_labels": len(_need(state_dict, "head.weight"))}
+    inferred = reference.infer(state_dict) | {"num_labels": len(_need(state_dict, "head.weight"))}
     for name, value in config.items():
         known = inferred.get(name)
         if known is not None and (list(value) if isinstance(value, (list, tuple)) else value) != known:
@@ -219,16 +230,16 @@ def convert_reference(state_dict: Mapping[str, Tensor], model_type: str, **confi
     if model_type == "linearvit" and "num_attention_heads" not in {**inferred, **config}:
         raise ValueError("A stage has a single block, so its heads cannot be inferred: pass `num_attention_heads`.")
 
-    model = model_class(config_class(**(_PAPER_DEFAULTS[model_type] | inferred | config)))
-    sources = {_rename(key, patterns): key for key in state_dict}
+    model = family.classifier(config_class(**(reference.defaults | inferred | config)))
+    sources = {_rename(key, reference.keys): key for key in state_dict}
     renamed = {ours: state_dict[theirs] for ours, theirs in sources.items()}
     ours = [key for key in model.state_dict() if ".mass_" not in key and ".aux_" not in key]
     missing = [_reference_name(key) for key in ours if key not in renamed]
-    left_over = [source for key, source in sources.items() if key not in ours]
-    if missing or left_over:
+    unexpected = [source for key, source in sources.items() if key not in ours]
+    if missing or unexpected:
         raise KeyError(
             f"The state dict does not fit the {model_type} that its shapes describe: "
-            f"missing {missing}, left over {left_over}."
+            f"missing {missing}, unexpected {unexpected}."
         )
-    model.load_state_dict(renamed, strict=False)  # without the mass branch
+    model.load_state_dict(renamed, strict=False)  # without the mass head
     return model.eval()

@@ -98,7 +98,7 @@ class E2ECollator:
         pixels = {"pixel_index": index, "pixel_value": value, "row_offsets": offsets}
         if self.processor.aux_names:
             pixels |= {name: _numbers(rows, name, np.nan) for name in AUX_COLUMNS if name in rows.column_names}
-        batch = dict(self.processor(pixels, return_tensors="pt"))
+        batch = dict(self.processor(pixels, channel_names=self.processor.channel_names, return_tensors="pt"))
         batch["labels"] = torch.from_numpy(_numbers(rows, "labels", -100).astype(np.int64))
         masses = _numbers(rows, self.mass_column, np.nan)
         batch["mass_labels"] = torch.from_numpy(masses.astype(np.float32))

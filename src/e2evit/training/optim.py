@@ -5,7 +5,6 @@ import math
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 __all__ = ["OPTIMIZERS", "Optimizers", "make_optimizer", "make_schedule"]
 
@@ -60,7 +59,7 @@ def make_optimizer(
             whose updates are scaled to the size of AdamW's (section 2.2 of https://arxiv.org/abs/2502.16982), so that
             one rate serves both. Kernels of convolutions are no matrices.
     """
-    depths = _depths(model)
+    depths = model.parameter_depths()
     deepest = max(depths.values())
     parts: dict[bool, dict[tuple, dict]] = {False: {}, True: {}}
     for name_of, parameter in model.named_parameters():
@@ -76,18 +75,6 @@ def make_optimizer(
     if not parts[True]:
         return adamw
     return Optimizers(adamw, Muon(parts[True].values(), lr=learning_rate, adjust_lr_fn="match_rms_adamw"))
-
-
-def _depths(model: nn.Module) -> dict[str, int]:
-    """Number of the block that each parameter is in: zero before the first, one more than all after the last."""
-    blocks = [name for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)]
-    depth, depths = 0, {}
-    for name, _ in model.named_parameters():
-        inside = [number for number, block in enumerate(blocks, 1) if name.startswith(f"{block}.")]
-        depth = max([depth, *inside])
-        # what follows the last block is the norm and the heads; a layer between blocks belongs to the one before
-        depths[name] = inside[0] if inside else depth + (depth == len(blocks))
-    return depths
 
 
 def make_schedule(optimizer, num_steps: int, warmup_ratio: float, head_first_steps: int = 0) -> LambdaLR:

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from datasets import DatasetDict
 
 from e2evit.data.statistics import MassWeights
-from e2evit.modeling.modeling_masked import E2EForMaskedImageModeling, grid_of_tokens
+from e2evit.modeling.modeling_masked import E2EForMaskedImageModeling, token_grid
 from e2evit.training.collate import E2ECollator
 
 from .arguments import DataArguments
@@ -55,7 +55,7 @@ class MaskedImages:
     terms = ("loss", "occupancy_loss", "value_loss")
 
     def __init__(self, model, processor, dataset: DatasetDict, data_args: DataArguments):
-        grid = grid_of_tokens(model.stem, processor.image_size)
+        grid = token_grid(model.stem, processor.image_size)
         self.collator, self.validation_collator = (
             MaskedCollator(E2ECollator(processor, data_args.mass_column, augmentation), grid, data_args.mask_ratio)
             for augmentation in (data_args.augmentation(), None)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import DatasetDict
 
+from e2evit.data.builder import describe_schema
 from e2evit.data.grid import ROWS, TOWER, eta_centres
 from e2evit.data.schema import DatasetSchema
 
@@ -76,4 +77,7 @@ def to_transverse(dataset: DatasetDict, schema: DatasetSchema) -> tuple[DatasetD
         fn_kwargs={"schema": schema},
         desc="Transverse energies",
     )
-    return converted.with_format(None), transverse_schema(schema)
+    schema = transverse_schema(schema)
+    for rows in converted.values():
+        rows.info.description = describe_schema(schema)  # which pipelines read
+    return converted.with_format(None), schema
