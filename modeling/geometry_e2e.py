@@ -1,7 +1,7 @@
 """Energies to transverse energies: where the rows of a detector image lie in pseudorapidity.
 
-A copy of what `e2evit.data.transverse` and `e2evit.data.grid` compute, which a checkpoint's code cannot import; a test
-compares the two.
+A copy of what `e2evit.transforms.transverse` and `e2evit.data.grid` compute, which a checkpoint's code cannot import;
+a test compares the two.
 """
 
 import numpy as np

@@ -61,14 +61,13 @@ def main() -> None:
     print(f"\n{len(dataset)} test jets, simulated with Pythia 8 and a parametrised detector; 95 % intervals.")
     print(f"Took {(time.perf_counter() - start) / 60:.1f} minutes. Load a checkpoint with\n")
     print(
-        f"""    from transformers import AutoImageProcessor, AutoModelForImageClassification
-    from e2evit import load_e2e
+        f"""    from e2evit import load_e2e
+    from transformers import pipeline
 
-    processor = AutoImageProcessor.from_pretrained("{folder / MODELS[0]}", trust_remote_code=True)
-    model = AutoModelForImageClassification.from_pretrained("{folder / MODELS[0]}", trust_remote_code=True).eval()
-    jets = load_e2e("simulated", "{data}", split="test").with_format("numpy")
-    outputs = model(**processor([jets[0], jets[1]], return_tensors="pt"))
-    outputs.logits.softmax(-1), outputs.mass_preds  # probabilities of {", ".join(schema.label_names)}; mass in GeV"""
+    jets = load_e2e("simulated", "{data}", split="test")
+    classify = pipeline("e2e-jets", model="{folder / MODELS[0]}")
+    for prediction in classify(jets, batch_size=64):
+        print(prediction)  # probabilities of {", ".join(schema.label_names)}; mass in GeV"""
     )
 
 

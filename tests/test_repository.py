@@ -25,7 +25,7 @@ ALLOWED = {
     "results": {"results", "data", "metrics", "baselines"},
     "training": {"training", "modeling", "data", "transforms"},
     "plots": {"plots", "data", "metrics", "results"},
-    "hub": {"hub", "modeling", "data", "plots", "results"},
+    "hub": {"hub", "modeling", "data", "transforms", "plots", "results"},
     "cli": {"cli", "data", "transforms", "simulation", "baselines", "results", "training", "plots", "hub"},
 }
 REMOTE_CODE_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "numpy", *sys.stdlib_module_names}

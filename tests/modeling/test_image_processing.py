@@ -9,8 +9,9 @@ from samples import row_table
 from transformers import AutoImageProcessor
 
 from e2evit import E2EImageProcessor
-from e2evit.data import find_schema, grid, transverse
+from e2evit.data import find_schema, grid
 from e2evit.data.sparse import dense_to_sparse
+from e2evit.transforms import transverse
 
 CHANNELS = find_schema("simulated").channel_names
 SCALE = [4.0, 0.002, 0.004, 0.3, 0.1, 1.0, 1.0, 1.0]

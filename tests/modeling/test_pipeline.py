@@ -19,8 +19,8 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, pi
 from e2evit import E2EImageProcessor, load_e2e
 from e2evit.data import find_schema
 from e2evit.data.sparse import sparse_to_dense
-from e2evit.data.transverse import to_transverse
 from e2evit.hub.code import add_code
+from e2evit.transforms.transverse import to_transverse
 
 ROOT = Path(__file__).parents[2]
 JETS = {"image_size": 125, "num_channels": 8, "num_aux_features": 0}

@@ -51,7 +51,7 @@ def main() -> None:
     for title, number in chosen.items():
         row = rows[int(number)]
         image = sparse_to_dense(row["pixel_index"], row["pixel_value"], schema.image_shape)
-        pixel_values = processor(image, return_tensors="pt")["pixel_values"]
+        pixel_values = processor(image, channel_names=processor.channel_names, return_tensors="pt")["pixel_values"]
         jets.append(
             {
                 "title": f"{title}: {mass_preds[number]:.0f} GeV for {masses[number]:.0f} GeV",

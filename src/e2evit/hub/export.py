@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from e2evit.data import CHANNELS
 from e2evit.modeling import E2EImageProcessor
+from e2evit.modeling.image_processing_e2e import compress
 from e2evit.modeling.modeling_e2e import E2EForImageClassification
 
 __all__ = ["LAYOUTS", "ExportModule", "check_parity", "export_onnx", "export_variants", "metadata", "parity_images"]
@@ -53,7 +54,7 @@ class ExportModule(nn.Module):
     def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """`inputs` `(N, H, W, C)` or `(N, C, H, W)` [GeV, cm, hits]."""
         images = inputs.permute(0, 3, 1, 2).contiguous() if self.layout == "nhwc" else inputs
-        outputs = self.model(pixel_values=images.sign() * torch.log1p(images.abs() / self.channel_scale))
+        outputs = self.model(pixel_values=compress(images, self.channel_scale))
         probabilities = outputs.logits.float().softmax(-1)
         found = (1 - probabilities[:, :1], probabilities, outputs.mass_preds.unsqueeze(1))
         return found if outputs.mass_scale_preds is None else (*found, outputs.mass_scale_preds.unsqueeze(1))
