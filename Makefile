@@ -1,10 +1,10 @@
-# The two commands of the README. `make TORCH=torch==2.14.1 test` installs another torch; PYTHON chooses the interpreter.
+# `make TORCH=torch==2.14.1 test` installs another torch; PYTHON chooses the interpreter.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 STAMP := $(VENV)/installed
 
-.PHONY: quickstart study test lint
+.PHONY: quickstart study test lint docs
 
 quickstart: $(STAMP)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python studies/quickstart.py
@@ -20,8 +20,11 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/clang-format --dry-run --Werror modeling/kernels/*
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$(TORCH)"
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[sim,cluster,export,tune,space,dev]"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[sim,cluster,export,tune,space,docs,dev]"
 	touch $(STAMP)

@@ -132,6 +132,7 @@ def program(tmp_path_factory):
     return build / "e2e_predict"
 
 
+@pytest.mark.cpp
 def test_cpp_agrees_with_pytorch(program, exported, images, tmp_path):
     folder, files = exported[0], []
     for number, image in enumerate(images[-12:]):  # the last two are an empty and a hot one
@@ -151,6 +152,7 @@ def test_cpp_agrees_with_pytorch(program, exported, images, tmp_path):
             np.testing.assert_allclose(found, values, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize(
     ("text", "message"),
     [

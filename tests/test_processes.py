@@ -78,6 +78,7 @@ def runs(jets_dir, tmp_path_factory):
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("[12]_*.json")}
 
 
+@pytest.mark.distributed
 def test_the_losses_agree(runs):
     """To one part in a thousand: sums are taken in another order, and Adam magnifies that where gradients vanish."""
     for one, two in zip(runs["1_0"]["epochs"], runs["2_0"]["epochs"], strict=True):
@@ -86,6 +87,7 @@ def test_the_losses_agree(runs):
         assert one["validation_accuracy"] == two["validation_accuracy"]
 
 
+@pytest.mark.distributed
 def test_no_jet_is_lost_or_seen_twice(runs):
     for epoch in range(3):
         seen = [
@@ -97,6 +99,7 @@ def test_no_jet_is_lost_or_seen_twice(runs):
     assert orders[0] != orders[NUMBER // 16]
 
 
+@pytest.mark.distributed
 def test_validation_counts_each_jet_once(runs, jets_dir, tmp_path):
     """Twelve jets in two processes' batches of eight are padded to sixteen, and the padding is not measured."""
     masses = np.array(load_e2e("simulated", jets_dir, split="validation", cache_dir=tmp_path / "cache")["jet_mass"])

@@ -180,6 +180,8 @@ def wait_for(process, condition, seconds=100):
     raise TimeoutError
 
 
+@pytest.mark.distributed
+@pytest.mark.slow
 def test_signals_to_scripts_and_a_dead_process(jets_dir, model_json, tmp_path):
     """SIGTERM ends a script with code 75; a process that is killed takes the other with it, and the state stays."""
     arguments = ("--model_config", model_json, "--data_dir", jets_dir, "--mass_column", "jet_mass", "--save_steps", 1)

@@ -51,6 +51,7 @@ def runs(jets_dir, model_json, tmp_path_factory):
     return folder, logs
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize(("config", "number"), [("one_process", "1 process"), ("two_cpu_processes", "2 processes")])
 def test_processes_are_counted_and_no_jet_is_lost(runs, config, number):
     folder, logs = runs
@@ -71,6 +72,7 @@ def test_processes_are_counted_and_no_jet_is_lost(runs, config, number):
     assert set(results["metrics"]) == {"constant", "image mass", "model"}
 
 
+@pytest.mark.distributed
 def test_one_and_two_processes_predict_the_same(runs):
     folder, _ = runs
     one, two = (pq.read_table(folder / f"{config}.parquet") for config in ("one_process", "two_cpu_processes"))

@@ -1,6 +1,6 @@
 """The demo in a real browser: it predicts, reads a good file, and says what is wrong with a broken one.
 
-Needs Debian's chromium (`apt-get install chromium`), which `.ci/run` installs.
+Needs Debian's chromium (`apt-get install chromium`), which `.ci/run` installs; skipped without.
 """
 
 import importlib.util
@@ -20,6 +20,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 from samples import random_images, row_table
 
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ROOT = Path(__file__).parents[1]
 SHAPE = (8, 125, 125)
 PATIENCE = 90_000  # ms; reading an upload starts a process that imports torch
@@ -57,10 +58,8 @@ def address(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    chromium = shutil.which("chromium")
-    assert chromium, "this test needs a browser: apt-get install chromium"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         yield browser
         browser.close()
 

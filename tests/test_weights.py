@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from e2evit.training.state import latest_state
 from e2evit.training.weights import RunningMean, measure_batch_norms
 
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 ROOT = Path(__file__).parents[1]
 MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 STOP_AFTER = 13  # steps: in the middle of the second epoch

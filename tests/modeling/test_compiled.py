@@ -112,6 +112,7 @@ def test_cross_covariance_attention_in_blocks(num_tokens):
     compare(cross_covariance_attention_in_blocks, in_heads(cross_covariance_attention), inputs, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.cpp
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_rank_augmented_attention_compiled_for_cpus():
     """Inductor wrote beyond the end of a sum: wrong gradients, or an abort (pytorch/pytorch#196681)."""

@@ -23,7 +23,7 @@ from torch import nn
 from e2evit import LinearViTConfig, LinearViTForImageClassification, XCiTConfig, XCiTForImageClassification
 
 # Dynamo itself makes an instance of each autograd function that it traces
-pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"), pytest.mark.cpp]
 HAS_AMX = torch.cpu._is_amx_tile_supported()
 needs_amx = pytest.mark.skipif(not HAS_AMX, reason="the processor has no AMX")
 

@@ -26,6 +26,8 @@ def cluster():
         yield cluster
 
 
+@pytest.mark.distributed
+@pytest.mark.slow
 def test_a_worker_dies_and_the_production_ends_with_the_same_bytes(cluster, tmp_path):
     settings = SimulationSettings(seed=5, pileup=0.0, shard_size=20)
     failed = []
