@@ -22,7 +22,7 @@ class QuickstartArguments:
     output_dir: str = field(default="runs/quickstart", metadata={"help": "Data, checkpoints and figures."})
     results_dir: str = field(default="results", metadata={"help": "Metrics and per-jet predictions."})
     results_prefix: str = field(default="", metadata={"help": "quickstart_seedN_ for those the README is made of."})
-    num_jets: int = field(default=3000, metadata={"help": "Jets of each class."})
+    num_jets: int = field(default=5000, metadata={"help": "Jets of each class."})
     num_proc: int = field(default=2, metadata={"help": "Processes of the simulation."})
     seed: int = field(default=0, metadata={"help": "Of the simulation and of the training."})
     simulate_arguments: str = field(default="", metadata={"help": "More arguments of scripts/simulate.py."})
