@@ -10,7 +10,6 @@ less than seeds do says nothing. A variant whose result is in the file is not tr
 
 import argparse
 import json
-import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -22,9 +21,18 @@ from torch import nn
 from tqdm import tqdm
 
 from e2evit.data.jobs import write_whole
-from e2evit.training import DataArguments, ModelArguments, load_model, make_loader, start_accelerator
+from e2evit.training import (
+    DataArguments,
+    Recipe,
+    TargetArguments,
+    load_data,
+    make_loader,
+    new_model,
+    read_model_config,
+    start_accelerator,
+)
 from e2evit.training.optim import OPTIMIZERS, make_optimizer, make_schedule
-from e2evit.training.tasks import task_of
+from e2evit.training.tasks import make_task
 
 ROOT = Path(__file__).parents[1]
 FIXED_FLOOR = {"denominator_floor_per_token": False}
@@ -74,17 +82,17 @@ def train(variant: Variant, arguments: argparse.Namespace, accelerator, seed: in
     """One training and what it reached."""
     name, fields, kind, learning_rate, batch_size = variant
     num_steps = arguments.num_jets // batch_size
-    recipe = yaml.safe_load((ROOT / "recipes/study/train.yaml").read_text())
+    settings = yaml.safe_load((ROOT / "recipes/study/train.yaml").read_text())
     keys = ("mass_column", "transverse", "classes", "mass_classes")
-    data_args = DataArguments(data_dir=arguments.data_dir, **{key: recipe[key] for key in keys})
-    dataset, schema = data_args.load()
+    recipe = Recipe(
+        data=DataArguments(data_dir=arguments.data_dir),
+        targets=TargetArguments(**{key: settings[key] for key in keys}),
+    )
+    dataset, schema = load_data(recipe.data, recipe.targets)
     set_seed(seed)
-    config = json.loads((ROOT / f"recipes/study/{name}.json").read_text()) | fields
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        file.write(json.dumps(config))
-        file.flush()
-        model, processor = load_model(ModelArguments(model_config=file.name), data_args, schema, dataset["train"])
-    task = task_of(model, processor, dataset, data_args)
+    config = read_model_config(ROOT / f"recipes/study/{name}.json", **fields)
+    model, processor = new_model(config, schema, dataset["train"], recipe.targets.mass_column)
+    task = make_task(model, processor, dataset, recipe)
     loader = make_loader(dataset["train"], task.collator, batch_size, shuffle_seed=seed)
     task.collator.seed(seed, 0)
     optimizer = optimizer_of(kind, model, learning_rate, weight_decay=0.05)

@@ -15,7 +15,7 @@ import torch
 from learning import MODELS, read_jets
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser
 
-from e2evit.training import DataArguments
+from e2evit.training import DataArguments, load_data
 from e2evit.training.checkpoint import read_model_config
 
 
@@ -94,7 +94,7 @@ def main() -> None:
             print(f"{family}_{size}: {min(shares.values()):.2f} to {max(shares.values()):.2f}, {bound:.2f} x at most")
     for folder in sorted((MODELS.parents[1] / "checkpoints").iterdir()):  # trained, on a grid of 13 x 13
         processor = AutoImageProcessor.from_pretrained(folder)
-        splits, _ = DataArguments(data_dir=arguments.data_dir).load(processor.channel_names)
+        splits, _ = load_data(DataArguments(data_dir=arguments.data_dir), channel_names=processor.channel_names)
         rows = splits["train"].with_format("numpy")
         own_images = processor(
             [rows[i] for i in range(32)], channel_names=processor.channel_names, return_tensors="pt"

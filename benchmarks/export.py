@@ -30,7 +30,7 @@ from e2evit.data.sparse import table_to_dense
 from e2evit.hub.export import OUTPUTS, ExportModule, export_onnx, open_session
 from e2evit.metrics.mass import mass_statistics
 from e2evit.results.measure import BACKGROUND, column
-from e2evit.training import DataArguments
+from e2evit.training import DataArguments, TargetArguments, load_data
 
 BATCHES, THREADS = (1, 64), (1, 2)
 
@@ -115,7 +115,9 @@ def main() -> None:
     model = AutoModelForImageClassification.from_pretrained(arguments.checkpoint).eval()
     recipe = yaml.safe_load(Path(arguments.checkpoint, "recipe.yaml").read_text())
     targets = {name: recipe[name] for name in ("mass_column", "classes", "mass_classes")}
-    dataset, schema = DataArguments(data_dir=arguments.data_dir, **targets).load(processor.channel_names)
+    dataset, schema = load_data(
+        DataArguments(data_dir=arguments.data_dir), TargetArguments(**targets), processor.channel_names
+    )
     # rows lie one process after the other
     rows = dataset["test"].shuffle(seed=0).select(range(min(arguments.num_jets, len(dataset["test"]))))
     images = table_to_dense(rows.with_format("arrow")[:], schema.image_shape)

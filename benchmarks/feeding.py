@@ -16,9 +16,17 @@ from pathlib import Path
 
 import torch
 
-from e2evit.training import DataArguments, ModelArguments, load_model, make_loader, start_accelerator
+from e2evit.training import (
+    DataArguments,
+    Recipe,
+    TargetArguments,
+    load_data,
+    make_loader,
+    new_model,
+    start_accelerator,
+)
 from e2evit.training.optim import make_optimizer
-from e2evit.training.tasks import task_of
+from e2evit.training.tasks import make_task
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,14 +39,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     accelerator = start_accelerator()
-    data_args = DataArguments(data_dir=arguments.jets, mass_column="jet_mass")
-    dataset, schema = data_args.load()
+    recipe = Recipe(data=DataArguments(data_dir=arguments.jets), targets=TargetArguments(mass_column="jet_mass"))
+    dataset, schema = load_data(recipe.data, recipe.targets)
     rates: dict[str, list[float]] = {"loader": []} | {name: [] for name in arguments.models}
     steps = {}
     for name in arguments.models:
-        model_args = ModelArguments(model_config=str(ROOT / f"recipes/models/{name}.json"))
-        model, processor = load_model(model_args, data_args, schema, dataset["train"])
-        task = task_of(model, processor, dataset, data_args)
+        model, processor = new_model(ROOT / f"recipes/models/{name}.json", schema, dataset["train"], "jet_mass")
+        task = make_task(model, processor, dataset, recipe)
         loader = make_loader(dataset["train"], task.collator, batch_size=32, shuffle_seed=0)
         batch = {key: value for key, value in next(iter(loader)).items() if key != "rows"}
         model, optimizer = accelerator.prepare(model.train(), make_optimizer(model, 1e-3, 0.05))

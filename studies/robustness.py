@@ -3,9 +3,9 @@
 python studies/robustness.py --checkpoints runs/study/linearvit_seed0 --data_dir runs/study/data \
     --samples "pile-up 60=runs/study/pileup_60" --results_dir results/robustness
 
-writes one JSON for each model, and `trees_all.json` for boosted trees that are trained on the same jets. Of `data_dir`
-the test jets are measured, as they are and with each change of `e2evit.data.variations`; of other samples all jets.
-What a file holds already is not measured again.
+writes one JSON per model, and `trees_all.json` for boosted trees trained on the same jets. The test jets of `data_dir`
+are measured as they are and with each change of `e2evit.transforms.variations`, and all jets of the other samples.
+Conditions that a file holds already are not measured again.
 """
 
 import json
@@ -22,8 +22,17 @@ from e2evit.baselines.jet_features import VARIABLE_SETS, jet_features, variables
 from e2evit.data import DatasetSchema
 from e2evit.results.compare import QUANTITIES, quantities_with_intervals
 from e2evit.results.measure import Predictions, column, softmax
-from e2evit.training import DataArguments, make_loader, parse_recipe, predict, start_accelerator
+from e2evit.training import (
+    DataArguments,
+    TargetArguments,
+    load_data,
+    make_loader,
+    parse_recipe,
+    predict,
+    start_accelerator,
+)
 from e2evit.training.collate import E2ECollator
+from e2evit.training.data import with_defaults
 from e2evit.transforms.variations import VARIATIONS, vary
 
 
@@ -37,14 +46,12 @@ class RobustnessArguments:
 
 
 def main() -> None:
-    data_args, arguments = parse_recipe(DataArguments, RobustnessArguments)
+    data, targets, arguments = parse_recipe(DataArguments, TargetArguments, RobustnessArguments)
     accelerator = start_accelerator("no")  # float32, as the study's other results
-    networks = {
-        Path(checkpoint).name: Network(checkpoint, accelerator, data_args.mass_column)
-        for checkpoint in arguments.checkpoints
-    }
+    networks = {Path(checkpoint).name: Network(checkpoint, accelerator) for checkpoint in arguments.checkpoints}
     channel_names = next(iter(networks.values())).processor.channel_names if networks else None
-    dataset, schema = data_args.load(channel_names)
+    targets = with_defaults(targets, channel_names)
+    dataset, schema = load_data(data, targets, channel_names)
     for name, network in networks.items():
         if network.processor.channel_names != list(schema.channel_names):
             sys.exit(f"robustness.py: {name} reads other channels than {next(iter(networks))}: measure it on its own.")
@@ -58,11 +65,11 @@ def main() -> None:
         title, _, folder = sample.partition("=")
         if not folder:
             sys.exit(f"robustness.py: samples are TITLE=FOLDER, got {sample!r}.")
-        conditions[title] = lambda folder=folder: all_jets(replace(data_args, data_dir=folder), channel_names)
+        conditions[title] = lambda folder=folder: all_jets(replace(data, data_dir=folder), targets, channel_names)
 
     predictors: dict[str, Callable[[Dataset], Predictions]] = dict(networks)
     if arguments.trees:
-        predictors["trees_all"] = Trees(dataset["train"], schema, data_args.mass_column)
+        predictors["trees_all"] = Trees(dataset["train"], schema, targets.mass_column)
     folder = Path(arguments.results_dir)
     folder.mkdir(parents=True, exist_ok=True)
     for title, rows_of in conditions.items():
@@ -73,7 +80,7 @@ def main() -> None:
             if title in found:
                 continue
             rows = rows_of() if rows is None else rows
-            labels, masses = column(rows, "labels", -100).astype(int), column(rows, data_args.mass_column)
+            labels, masses = column(rows, "labels", -100).astype(int), column(rows, targets.mass_column)
             found[title] = {"jets": len(rows)} | quantities_with_intervals(labels, masses, predictor(rows))
             temporary = path.with_suffix(".tmp")
             temporary.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
@@ -82,22 +89,22 @@ def main() -> None:
             print(f"{name}, {title}: {values}", flush=True)
 
 
-def all_jets(data_args: DataArguments, channel_names) -> Dataset:
-    """Of all splits: nothing was trained on these."""
-    dataset, _ = data_args.load(channel_names)
+def all_jets(data: DataArguments, targets: TargetArguments, channel_names) -> Dataset:
+    """Those of all splits: nothing was trained on these."""
+    dataset, _ = load_data(data, targets, channel_names)
     return concatenate_datasets(list(dataset.values()))
 
 
 class Network:
     """Predictions of a checkpoint."""
 
-    def __init__(self, checkpoint: str, accelerator, mass_column: str):
-        self.accelerator, self.mass_column = accelerator, mass_column
+    def __init__(self, checkpoint: str, accelerator):
+        self.accelerator = accelerator
         self.processor = AutoImageProcessor.from_pretrained(checkpoint)
         self.model = AutoModelForImageClassification.from_pretrained(checkpoint)
 
     def __call__(self, rows: Dataset) -> Predictions:
-        loader = make_loader(rows, E2ECollator(self.processor, self.mass_column), batch_size=64)
+        loader = make_loader(rows, E2ECollator(self.processor), batch_size=64)
         found = predict(self.accelerator, *self.accelerator.prepare(self.model, loader))
         return Predictions.of_classes(softmax(found["logits"]), found["mass_preds"])
 

@@ -20,7 +20,7 @@ from e2evit.data.grid import ETA_EDGES, position_in_grid, window_centres
 from e2evit.data.schema import row_features
 from e2evit.data.sparse import dense_to_sparse, sparse_to_dense, table_to_dense
 from e2evit.data.splits import assign_splits
-from e2evit.training import DataArguments
+from e2evit.training import DataArguments, load_data
 from e2evit.training.collate import E2ECollator, RowTables
 from e2evit.transforms.augment import Augmentation, eta_flip, phi_flip
 
@@ -338,8 +338,8 @@ def test_shares_of_the_jets(jets_dir, tmp_path):
     """Smaller shares lie in larger ones, another seed draws others, and what is no share is refused."""
 
     def events(split="train", **settings):
-        data_args = DataArguments(data_dir=str(jets_dir), cache_dir=str(tmp_path), **settings)
-        return data_args.load()[0][split]["event_id"]
+        data = DataArguments(data_dir=str(jets_dir), cache_dir=str(tmp_path), **settings)
+        return load_data(data)[0][split]["event_id"]
 
     everything = events()
     half, fifth = events(train_fraction=0.5), events(train_fraction=0.2)

@@ -25,8 +25,9 @@ from pathlib import Path
 from accelerate.utils import set_seed
 from torch import nn
 from e2evit.data import find_schema, load_e2e
-from e2evit.training import DataArguments, ModelArguments, TrainArguments, load_model, start_accelerator, train
-from e2evit.training import loop
+from e2evit.training import (
+    AugmentationArguments, Recipe, TargetArguments, TrainArguments, loop, new_model, start_accelerator
+)
 
 jets, folder = sys.argv[1], Path(sys.argv[2])
 accelerator = start_accelerator("no")
@@ -35,11 +36,11 @@ set_seed(0)
 with accelerator.main_process_first():
     dataset = load_e2e("simulated", jets, cache_dir=folder / "cache")
 dataset["train"] = dataset["train"].select(range({NUMBER}))
-data_args = DataArguments(data_dir=jets, mass_column="jet_mass", flips=False)
-train_args = TrainArguments(output_dir=str(folder / f"run{{accelerator.num_processes}}"), num_train_epochs=3,
-                            per_device_batch_size=batch_size, ema_decay=0.9, report_to="none")
-model_args = ModelArguments(model_config=str(folder / "model.json"))
-model, processor = load_model(model_args, data_args, find_schema("simulated", jets), dataset["train"])
+settings = TrainArguments(output_dir=str(folder / f"run{{accelerator.num_processes}}"), num_train_epochs=3,
+                          per_device_batch_size=batch_size, ema_decay=0.9, report_to="none")
+augmentation = AugmentationArguments(flips=False)
+recipe = Recipe(targets=TargetArguments("jet_mass"), augmentation=augmentation, training=settings)
+model, processor = new_model(folder / "model.json", find_schema("simulated", jets), dataset["train"], "jet_mass")
 for module in list(model.modules()):
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
@@ -48,12 +49,12 @@ for module in list(model.modules()):
         for number, child in enumerate(module):
             if isinstance(child, nn.BatchNorm2d):
                 module[number] = nn.GroupNorm(1, child.num_features)
-seen, step = [], loop._Run._step
-def record(self, epoch, batch):
+seen, step = [], loop.train_step
+def record(run, epoch, batch):
     seen.append([epoch, *batch["rows"].tolist()])
-    return step(self, epoch, batch)
-loop._Run._step = record
-history = train(accelerator, model, dataset, processor, data_args, train_args)
+    return step(run, epoch, batch)
+loop.train_step = record
+history = loop.fit(accelerator, model, dataset, processor, recipe)
 name = f"{{accelerator.num_processes}}_{{accelerator.process_index}}.json"
 (folder / name).write_text(json.dumps({{"epochs": history.epochs, "seen": seen}}))
 accelerator.end_training()

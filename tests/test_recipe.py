@@ -2,14 +2,15 @@
 
 import pytest
 
-from e2evit.training import DataArguments, TrainArguments, parse_recipe
+from e2evit.training import AugmentationArguments, DataArguments, TrainArguments, parse_recipe
 
 
 def test_recipe_defaults_file_command_line(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("learning_rate: 1e-4\nflips: false\nnum_train_epochs: 3\n")
-    data, training = parse_recipe(DataArguments, TrainArguments, arguments=[str(path), "--num_train_epochs", "5"])
-    assert (training.learning_rate, training.num_train_epochs, data.flips) == (1e-4, 5, False)
+    groups = (AugmentationArguments, TrainArguments)
+    augmentation, training = parse_recipe(*groups, arguments=[str(path), "--num_train_epochs", "5"])
+    assert (training.learning_rate, training.num_train_epochs, augmentation.flips) == (1e-4, 5, False)
     assert training.weight_decay == TrainArguments().weight_decay
 
 

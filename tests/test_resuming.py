@@ -11,12 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
 from safetensors.torch import load_file
 
-from e2evit.data import find_schema, load_e2e
-from e2evit.training import DataArguments, ModelArguments, Preempted, TrainArguments, load_model, train
+from e2evit.training import AugmentationArguments, DataArguments, Preempted, TargetArguments, TrainArguments, train
 from e2evit.training.state import RunState, StopRequest, latest_state
 
 ROOT = Path(__file__).parents[1]
@@ -41,16 +38,16 @@ def run(jets_dir, model_json, tmp_path):
     """A function that trains in this process, with everything that has a state, and returns model and history."""
 
     def start(name, **overrides):
-        data_args = DataArguments(data_dir=str(jets_dir), mass_column="jet_mass", dead_crystals=0.1)
         settings = {"num_train_epochs": 2, "per_device_batch_size": 16, "ema_decay": 0.9, "save_steps": 1}
-        settings |= {"optimizer": "muon"}
-        train_args = TrainArguments(output_dir=str(tmp_path / name), **(settings | overrides))
-        set_seed(train_args.seed)
-        dataset = load_e2e("simulated", jets_dir, cache_dir=tmp_path / "cache")
-        model_args = ModelArguments(model_config=str(model_json))
-        model, processor = load_model(model_args, data_args, find_schema("simulated", jets_dir), dataset["train"])
-        accelerator = Accelerator(cpu=True, gradient_accumulation_steps=train_args.gradient_accumulation_steps)
-        return model, train(accelerator, model, dataset, processor, data_args, train_args)
+        settings |= {"optimizer": "muon", "mixed_precision": "no", "report_to": "none", "overwrite_output_dir": True}
+        trained = train(
+            model_json,
+            DataArguments(data_dir=str(jets_dir), cache_dir=str(tmp_path / "cache")),
+            TrainArguments(output_dir=str(tmp_path / name), **(settings | overrides)),
+            targets=TargetArguments(mass_column="jet_mass"),
+            augmentation=AugmentationArguments(dead_crystals=0.1),
+        )
+        return trained.model, trained.history
 
     return start
 
@@ -97,9 +94,9 @@ def test_states_that_are_kept(run, tmp_path):
     assert [path.name for path in (tmp_path / "run/state").iterdir()] == ["epoch-00001-batch-000000"]
 
 
-def test_a_run_with_other_settings_is_not_gone_on_with(run, model_json, tmp_path):
+def test_a_run_with_other_settings_is_not_resumed(run, model_json, tmp_path):
     run("run", save_steps=3)
-    with pytest.raises(ValueError, match=r"other settings: learning_rate \(was 0.001, is 0.1\)\. Go on with the same"):
+    with pytest.raises(ValueError, match=r"settings: learning_rate \(was 0.001, is 0.1\)\. Resume with the same"):
         run("run", learning_rate=0.1, resume_from_checkpoint=True)
     model_json.write_text(json.dumps(MODEL | {"hidden_size": 32}))
     with pytest.raises(ValueError, match=r"hidden_size \(was 16, is 32\)"):

@@ -17,23 +17,25 @@ from safetensors.torch import load_file
 from samples import random_images
 from transformers import AutoImageProcessor, AutoModelForImageClassification, AutoModelForMaskedImageModeling
 
+from e2evit.cli.train import GROUPS
 from e2evit.data import find_schema, load_e2e
 from e2evit.training import (
     DataArguments,
-    ModelArguments,
+    MaskArguments,
+    MassWeightArguments,
+    Recipe,
+    TargetArguments,
     TrainArguments,
     check_output_dir,
-    load_model,
     make_loader,
+    new_model,
     parse_recipe,
     pieces,
     predict,
-    run_info,
-    run_training,
-    save_checkpoint,
+    pretrained_model,
+    read_model_config,
     train,
 )
-from e2evit.training.checkpoint import read_model_config
 from e2evit.training.collate import E2ECollator
 from e2evit.training.guards import check_splits
 from e2evit.training.tasks import Supervised
@@ -55,20 +57,12 @@ def run(jets_dir, model_json, tmp_path):
     """A function that trains in this process and returns model, history and output folder."""
 
     def start(name="run", **overrides):
-        data_args = DataArguments(data_dir=str(jets_dir), cache_dir=str(tmp_path / "cache"), mass_column="jet_mass")
-        train_args = TrainArguments(
-            **{"output_dir": str(tmp_path / name), "num_train_epochs": 2, "per_device_batch_size": 16} | overrides
-        )
-        accelerator = Accelerator(cpu=True)
-        set_seed(train_args.seed)
-        dataset = load_e2e("simulated", jets_dir, cache_dir=data_args.cache_dir)
-        model_args = ModelArguments(model_config=model_json)
-        model, processor = load_model(model_args, data_args, find_schema("simulated", jets_dir), dataset["train"])
-        history = train(accelerator, model, dataset, processor, data_args, train_args)
-        info = run_info(dataset, accelerator, model)
-        arguments = (data_args, model_args, train_args)
-        save_checkpoint(accelerator, model, processor, Path(train_args.output_dir), arguments, info)
-        return model, history, Path(train_args.output_dir)
+        settings = {"output_dir": str(tmp_path / name), "num_train_epochs": 2, "per_device_batch_size": 16}
+        settings |= {"mixed_precision": "no", "report_to": "none"}
+        data = DataArguments(data_dir=str(jets_dir), cache_dir=str(tmp_path / "cache"))
+        targets = TargetArguments(mass_column="jet_mass")
+        found = train(model_json, data, TrainArguments(**settings | overrides), targets=targets)
+        return found.model, found.history, found.output_dir
 
     return start
 
@@ -95,14 +89,17 @@ def test_learns_and_saves_a_folder_that_loads(run):
 def train_on(name, folder):
     """One epoch of a small model on the files in `folder / "data"`."""
     (folder / "model.json").write_text(json.dumps(MODEL))
-    data_args = DataArguments(dataset_name=name, data_dir=str(folder / "data"))
-    train_args = TrainArguments(output_dir=str(folder / "run"), num_train_epochs=1, per_device_batch_size=16)
-    dataset = load_e2e(name, folder / "data", cache_dir=folder / "cache")
-    model_args = ModelArguments(model_config=str(folder / "model.json"))
-    model, processor = load_model(model_args, data_args, find_schema(name), dataset["train"])
-    history = train(Accelerator(cpu=True), model, dataset, processor, data_args, train_args)
-    assert all(parameter.isfinite().all() for parameter in model.parameters())
-    return history.epochs[0]
+    data = DataArguments(dataset_name=name, data_dir=str(folder / "data"), cache_dir=str(folder / "cache"))
+    settings = TrainArguments(
+        output_dir=str(folder / "run"),
+        num_train_epochs=1,
+        per_device_batch_size=16,
+        mixed_precision="no",
+        report_to="none",
+    )
+    found = train(folder / "model.json", data, settings)
+    assert all(parameter.isfinite().all() for parameter in found.model.parameters())
+    return found.history.epochs[0]
 
 
 def test_trains_on_classes_without_masses(tmp_path):
@@ -153,13 +150,10 @@ def test_a_loss_that_is_not_finite_can_be_replayed(run, monkeypatch, jets_dir, m
 def test_fine_tuning_starts_from_the_checkpoint(run, jets_dir, tmp_path):
     model, _, folder = run()
     train_split = load_e2e("simulated", jets_dir, split="train", cache_dir=tmp_path / "cache")
-    model_args, schema = ModelArguments(model_name_or_path=str(folder)), find_schema("simulated", jets_dir)
-    loaded, _ = load_model(model_args, DataArguments(), schema, train_split)
+    loaded, _ = pretrained_model(folder, find_schema("simulated", jets_dir), train_split)
     assert torch.equal(loaded.head.classifier.weight, model.head.classifier.weight)
-    with pytest.raises(ValueError, match=r"tells qcd, top apart; 'simulated' has qcd, top, w"):
-        load_model(model_args, DataArguments(), find_schema("simulated"), train_split)
     with pytest.raises(ValueError, match="trk_dz, trk_d0"):
-        load_model(model_args, DataArguments(), find_schema("top_mass"), train_split)
+        pretrained_model(folder, find_schema("top_mass"), train_split)
 
 
 def test_output_folder(tmp_path):
@@ -176,7 +170,7 @@ def test_output_folder(tmp_path):
 
 def test_model_arguments(tmp_path, jets_dir):
     with pytest.raises(ValueError, match="either"):
-        load_model(ModelArguments(), DataArguments(), find_schema("simulated"), None)
+        train(None, jets_dir, TrainArguments(output_dir=str(tmp_path / "run")))
     path = tmp_path / "model.json"
     path.write_text(json.dumps(MODEL | {"hiden_size": 3}))
     with pytest.raises(ValueError, match="no field hiden_size"):
@@ -192,7 +186,7 @@ def test_muon_of_shards_is_refused(run, monkeypatch):
     monkeypatch.setattr(Accelerator, "is_fsdp2", True)
     with pytest.raises(ValueError, match="Muon needs whole matrices"):
         run(optimizer="muon")
-    with pytest.raises(ValueError, match="`optimizer` is adamw or muon, got 'sgd'"):
+    with pytest.raises(ValueError, match="`optimizer` must be adamw or muon, got 'sgd'"):
         TrainArguments(optimizer="sgd")
 
 
@@ -248,14 +242,22 @@ def test_early_stopping(run, monkeypatch):
 @pytest.mark.parametrize("mass_loss", ["gaussian", "quantile"])
 def test_widths_are_calibrated_on_validation_jets(jets_dir, tmp_path, mass_loss):
     (tmp_path / "model.json").write_text(json.dumps(MODEL | {"mass_loss": mass_loss, "log_mass": True}))
-    data_args = DataArguments(data_dir=str(jets_dir), mass_column="jet_mass", flat_in="mass_pt", flat_bins=5)
-    train_args = TrainArguments(output_dir=str(tmp_path / "run"), num_train_epochs=2, per_device_batch_size=16)
-    dataset = load_e2e("simulated", jets_dir, cache_dir=tmp_path / "cache")
-    model_args = ModelArguments(model_config=str(tmp_path / "model.json"))
-    model, processor = load_model(model_args, data_args, find_schema("simulated", jets_dir), dataset["train"])
+    trained = train(
+        tmp_path / "model.json",
+        DataArguments(data_dir=str(jets_dir), cache_dir=str(tmp_path / "cache")),
+        TrainArguments(
+            output_dir=str(tmp_path / "run"),
+            num_train_epochs=2,
+            per_device_batch_size=16,
+            mixed_precision="no",
+            report_to="none",
+        ),
+        targets=TargetArguments(mass_column="jet_mass"),
+        mass_weights=MassWeightArguments(flat_in="mass_pt", flat_bins=5),
+    )
+    model, processor, accelerator = trained.model, trained.processor, Accelerator(cpu=True)
     assert 2 < model.config.mass_mean < 6
-    accelerator = Accelerator(cpu=True)
-    train(accelerator, model, dataset, processor, data_args, train_args)
+    dataset = load_e2e("simulated", jets_dir, cache_dir=tmp_path / "cache")
     loader = make_loader(dataset["validation"], E2ECollator(processor, "jet_mass"), 16)
     found = predict(accelerator, model, loader)
     assert model.config.mass_temperature != 1.0
@@ -264,10 +266,8 @@ def test_widths_are_calibrated_on_validation_jets(jets_dir, tmp_path, mass_loss)
 
 
 def test_predictions_go_on_after_an_interruption(jets_dir, model_json, tmp_path, monkeypatch):
-    data_args = DataArguments(data_dir=str(jets_dir), mass_column="jet_mass")
     dataset = load_e2e("simulated", jets_dir, cache_dir=tmp_path / "cache")
-    model_args = ModelArguments(model_config=str(model_json))
-    model, processor = load_model(model_args, data_args, find_schema("simulated", jets_dir), dataset["train"])
+    model, processor = new_model(model_json, find_schema("simulated", jets_dir), dataset["train"], "jet_mass")
     accelerator, collator, rows = Accelerator(cpu=True), E2ECollator(processor, "jet_mass"), dataset["train"]
     whole = predict(accelerator, model, make_loader(rows, collator, 16))
     monkeypatch.setattr(pieces, "PIECE", 32)
@@ -315,24 +315,27 @@ def test_an_epoch_no_better_than_a_constant_is_said(run, monkeypatch, caplog, ac
 
 
 def test_pretraining_and_fine_tuning(jets_dir, model_json, tmp_path):
-    """One loop for both; the backbone is taken over, the heads are new."""
-    shared = ["--data_dir", str(jets_dir), "--mass_column", "jet_mass", "--cache_dir", str(tmp_path / "cache")]
-    shared += ["--per_device_batch_size", "32", "--num_train_epochs", "2", "--report_to", "none"]
-    shared += ["--mixed_precision", "no"]
-    output = ["--output_dir", str(tmp_path / "pretrained")]
-    history = run_training(["--model_config", model_json, *output, *shared, "--save_steps", "2"], masked=True)
-    assert history.epochs[1]["loss"] < history.epochs[0]["loss"]
-    assert set(history.epochs[0]) >= {"occupancy_loss", "validation_value_loss"}
+    """One loop for both; the backbone is kept, the heads are new."""
+    data = DataArguments(data_dir=str(jets_dir), cache_dir=str(tmp_path / "cache"))
+    targets = TargetArguments(mass_column="jet_mass")
+
+    def settings(name, **more):
+        shared = {"per_device_batch_size": 32, "num_train_epochs": 2, "report_to": "none", "mixed_precision": "no"}
+        return TrainArguments(output_dir=str(tmp_path / name), **shared | more)
+
+    masked = train(model_json, data, settings("pretrained", save_steps=2), targets=targets, mask=MaskArguments())
+    epochs = masked.history.epochs
+    assert epochs[1]["loss"] < epochs[0]["loss"]
+    assert set(epochs[0]) >= {"occupancy_loss", "validation_value_loss"}
     pretrained = AutoModelForMaskedImageModeling.from_pretrained(tmp_path / "pretrained")
     schema, train_split = find_schema("simulated", jets_dir), load_e2e("simulated", jets_dir, split="train")
-    model_args = ModelArguments(model_name_or_path=str(tmp_path / "pretrained"))
-    model, _ = load_model(model_args, DataArguments(mass_column="jet_mass"), schema, train_split)
+    model, _ = pretrained_model(tmp_path / "pretrained", schema, train_split, "jet_mass")
     backbone = model.base_model.state_dict()
     assert all(torch.equal(tensor, pretrained.base_model.state_dict()[name]) for name, tensor in backbone.items())
     assert model.config.id2label == {0: "qcd", 1: "top"}
     assert model.config.mass_mean > 20
-    output = ["--output_dir", str(tmp_path / "tuned"), "--model_name_or_path", str(tmp_path / "pretrained")]
-    assert len(run_training([*output, *shared]).epochs) == 2
+    tuned = train(None, data, settings("tuned"), model_name_or_path=tmp_path / "pretrained")  # the same mass column
+    assert len(tuned.history.epochs) == 2
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "tuned").config.mass_mean > 20
 
 
@@ -346,11 +349,7 @@ def test_model_files_build(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes/quickstart").glob("*_nano.yaml")), ids=lambda path: path.stem)
 def test_recipes_parse_and_repeat_no_default(path):
-    groups = parse_recipe(DataArguments, ModelArguments, TrainArguments, arguments=[str(path)])
-    defaults = {
-        k: v for group in (DataArguments(), ModelArguments(), TrainArguments()) for k, v in vars(group).items()
-    }
-    resolved = {k: v for group in groups for k, v in vars(group).items()}
+    recipe = Recipe(*parse_recipe(*GROUPS, arguments=[str(path)]))
     for key in yaml.safe_load(path.read_text()):
-        assert resolved[key] != defaults[key], key
-    assert (ROOT / groups[1].model_config).is_file()
+        assert recipe.flat()[key] != Recipe().flat()[key], key
+    assert (ROOT / recipe.model.model_config).is_file()

@@ -1,4 +1,4 @@
-"""Searching for settings: what is tried, pruned, gone on with, and refused."""
+"""Searching for settings: what is tried, pruned, resumed, and refused."""
 
 import json
 import os
@@ -11,9 +11,17 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState
 
-from e2evit.training import tuning
+from e2evit.training import (
+    DataArguments,
+    ModelArguments,
+    Recipe,
+    TargetArguments,
+    TrainArguments,
+    TrainedModel,
+    tuning,
+)
 from e2evit.training.state import History
-from e2evit.training.tuning import Search, read_search, trial_settings, tune
+from e2evit.training.tuning import Search, read_search, trial_recipe, tune
 
 ROOT = Path(__file__).parents[1]
 SPACE = {
@@ -32,6 +40,17 @@ def _own_precision():
 
 
 @pytest.fixture
+def recipe(search, jets_dir, tmp_path):
+    """What its trials share."""
+    return Recipe(
+        model=ModelArguments(model_config=str(tmp_path / "model.json")),
+        data=DataArguments(data_dir=str(jets_dir)),
+        targets=TargetArguments(mass_column="jet_mass"),
+        training=TrainArguments(num_train_epochs=1, report_to="none"),
+    )
+
+
+@pytest.fixture
 def search(tmp_path):
     """A search file over tiny models."""
     model = {"model_type": "xcit", "hidden_size": 16, "num_attention_heads": 2}
@@ -43,7 +62,7 @@ def search(tmp_path):
     return tmp_path / "search.yaml"
 
 
-def test_the_script_goes_on_where_it_stopped(search, jets_dir, tmp_path):
+def test_the_script_resumes_where_it_stopped(search, jets_dir, tmp_path):
     output = tmp_path / "tuning"
 
     def call(num_trials):
@@ -66,27 +85,27 @@ def test_the_script_goes_on_where_it_stopped(search, jets_dir, tmp_path):
     assert (output / "tuning.png").stat().st_size > 10000
 
 
-def test_worse_trials_are_pruned(search, tmp_path, monkeypatch):
+def test_worse_trials_are_pruned(search, recipe, tmp_path, monkeypatch):
     """The value is the trial's number: after the first four, each is worse than the median."""
     trained = []
 
-    def run_training(flags, on_epoch_end):
+    def run_recipe(recipe, on_epoch_end):
         history = History()
         trained.append(history)
         for epoch in range(3):
             history.epochs.append({"validation_loss": float(len(trained)) + epoch})
             on_epoch_end(history)
-        return history
+        return TrainedModel(None, None, history, tmp_path)
 
-    monkeypatch.setattr(tuning, "run_training", run_training)
-    study = tune(read_search(search), tmp_path / "tuning", num_trials=6)
+    monkeypatch.setattr(tuning, "run_recipe", run_recipe)
+    study = tune(read_search(search), recipe, tmp_path / "tuning", num_trials=6)
     states = [trial.state.name for trial in study.trials]
     assert states == ["COMPLETE"] * 4 + ["PRUNED"] * 2
     assert study.best_value == 1.0  # of its best epoch
     assert [len(history.epochs) for history in trained] == [3, 3, 3, 3, 1, 1]
 
 
-def test_a_trial_that_was_ended_is_the_next(search, jets_dir, tmp_path, monkeypatch):
+def test_a_trial_that_was_ended_is_the_next(search, recipe, tmp_path, monkeypatch):
     from e2evit.training.state import Preempted, StopRequest
 
     agreed = StopRequest.agreed
@@ -98,21 +117,19 @@ def test_a_trial_that_was_ended_is_the_next(search, jets_dir, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(StopRequest, "agreed", terminated)
         with pytest.raises(Preempted):
-            tune(read_search(search), tmp_path / "tuning", num_trials=1, data_dir=str(jets_dir))
-    study = tune(read_search(search), tmp_path / "tuning", num_trials=1, data_dir=str(jets_dir))
+            tune(read_search(search), recipe, tmp_path / "tuning", num_trials=1)
+    study = tune(read_search(search), recipe, tmp_path / "tuning", num_trials=1)
     first, second = study.trials
     assert (first.state.name, second.state.name) == ("FAIL", "COMPLETE")
     assert first.params == second.params
-    assert len(list((tmp_path / "tuning").glob("trial-*"))) == 1  # it went on in the same folder
+    assert len(list((tmp_path / "tuning").glob("trial-*"))) == 1  # it was resumed in the same folder
 
 
-def test_settings_of_a_trial(search, tmp_path):
-    chosen = {"learning_rate": 0.01, "model.num_hidden_layers": 2}
-    settings = trial_settings(read_search(search), chosen, tmp_path)
-    assert settings["learning_rate"] == 0.01
-    assert settings["num_train_epochs"] == 1
-    assert "model.num_hidden_layers" not in settings
-    assert json.loads((tmp_path / "model.json").read_text())["num_hidden_layers"] == 2
+def test_settings_of_a_trial(recipe, tmp_path):
+    changed = trial_recipe(recipe, {"learning_rate": 0.01, "model.num_hidden_layers": 2}, tmp_path)
+    assert changed.training.learning_rate == 0.01
+    assert changed.training.num_train_epochs == 1
+    assert json.loads(Path(changed.model.model_config).read_text())["num_hidden_layers"] == 2
 
 
 @pytest.mark.parametrize(
@@ -120,7 +137,8 @@ def test_settings_of_a_trial(search, tmp_path):
     [
         ({"space": {"rate": {"choices": [1]}}}, "no setting 'rate'; fields of the model begin with `model.`"),
         ({"space": {"learning_rate": {"low": 1}}}, "learning_rate needs `choices`, or `low` and `high`"),
-        ({"space": {"learning_rate": {"low": 1, "high": 1}}}, "needs low < high, got 1 and 1"),
+        ({"space": {"learning_rate": {"low": 1, "high": 1}}}, "needs numbers low < high, got 1 and 1"),
+        ({"space": {"learning_rate": {"low": "1e-4", "high": 1}}}, "needs numbers low < high, got 1e-4 and 1"),
         ({"direction": "up"}, "minimize or maximize, got 'up'"),
         ({"trials": 3}, "expected `recipe`, `space` and perhaps settings"),
     ],
@@ -131,17 +149,17 @@ def test_bad_searches_are_refused(search, change, message):
         read_search(search)
 
 
-def test_an_objective_that_is_not_logged(search, jets_dir, tmp_path):
+def test_an_objective_that_is_not_logged(search, recipe, tmp_path):
     wrong = read_search(search)
     wrong.objective = "loss_of_sleep"
     with pytest.raises(ValueError, match="'loss_of_sleep' is not logged; there are loss"):
-        tune(wrong, tmp_path / "tuning", num_trials=1, data_dir=str(jets_dir))
+        tune(wrong, recipe, tmp_path / "tuning", num_trials=1)
 
 
-def test_processes_that_were_launched_together_are_refused(search, tmp_path, monkeypatch):
+def test_processes_that_were_launched_together_are_refused(search, recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="several times with the same `--storage`"):
-        tune(read_search(search), tmp_path / "tuning", num_trials=1)
+        tune(read_search(search), recipe, tmp_path / "tuning", num_trials=1)
 
 
 def test_the_recipe_of_the_repository_is_valid():

@@ -23,26 +23,23 @@ STOP_AFTER = 13  # steps: in the middle of the second epoch
 CODE = f"""
 import json, sys
 from pathlib import Path
-from e2evit.training import PREEMPTED_EXIT_CODE, Preempted, run_training
+from e2evit.cli.train import main
 from e2evit.training import loop
 from e2evit.training.weights import local_weights
 
 _, stops, *arguments = sys.argv
-finish, asked = loop._Run.finish, []
-def record(self):
-    here = sum(tensor.numel() for tensor in local_weights(self.bare_model).values())
-    everywhere = sum(tensor.numel() for tensor in self.bare_model.state_dict().values())
-    path = Path(self.args.output_dir) / f"share_{{self.accelerator.process_index}}.json"
+load_whole, asked = loop.load_whole, []
+def record(accelerator, model, weights):
+    here = sum(tensor.numel() for tensor in local_weights(model).values())
+    everywhere = sum(tensor.numel() for tensor in model.state_dict().values())
+    path = Path(arguments[arguments.index("--output_dir") + 1]) / f"share_{{accelerator.process_index}}.json"
     path.write_text(json.dumps([here, everywhere]))
-    finish(self)
+    load_whole(accelerator, model, weights)
 def agreed(self, accelerator):
     asked.append(None)
     return stops == "stop" and len(asked) == {STOP_AFTER}
-loop._Run.finish, loop.StopRequest.agreed = record, agreed
-try:
-    run_training(arguments)
-except Preempted:
-    sys.exit(PREEMPTED_EXIT_CODE)
+loop.load_whole, loop.StopRequest.agreed = record, agreed
+main(arguments)
 """
 
 
@@ -56,7 +53,7 @@ def folder(jets_dir, tmp_path_factory):
     def launch(name, config, *launcher, stop=False):
         command = [sys.executable, "-m", "accelerate.commands.launch"]
         command += ["--config_file", ROOT / f"recipes/accelerate/{config}.yaml", *launcher]
-        command += [folder / "script.py", "stop" if stop else "go on", "--output_dir", folder / name]
+        command += [folder / "script.py", "stop" if stop else "finish", "--output_dir", folder / name]
         command += ["--data_dir", jets_dir, "--cache_dir", folder / "cache", "--model_config", folder / "model.json"]
         command += ["--mass_column", "jet_mass", "--num_train_epochs", 3, "--per_device_batch_size", 8]
         command += ["--ema_decay", 0.9, "--mixed_precision", "no", "--report_to", "none", "--resume_from_checkpoint"]

@@ -19,7 +19,7 @@ from e2evit.data.sparse import sparse_to_dense
 from e2evit.plots import jet_displays, save_figure
 from e2evit.plots.saliency import gradient_times_input
 from e2evit.results.tables import read_predictions
-from e2evit.training import DataArguments, parse_recipe
+from e2evit.training import DataArguments, TargetArguments, TrainedOn, load_data, parse_recipe, targets_of
 
 
 @dataclass
@@ -30,9 +30,12 @@ class DisplayArguments:
 
 
 def main() -> None:
-    checkpoint, data_args, arguments = parse_recipe(DataArguments, DisplayArguments, first="checkpoint")
+    checkpoint, data, targets, arguments = parse_recipe(
+        DataArguments, TargetArguments, DisplayArguments, first="checkpoint"
+    )
+    trained_on = TrainedOn.of(checkpoint)
     processor = AutoImageProcessor.from_pretrained(checkpoint)
-    dataset, schema = data_args.load(processor.channel_names)
+    dataset, schema = load_data(data, targets_of(trained_on, data, targets), trained_on.channel_names)
     rows, found = dataset[arguments.split], read_predictions([arguments.results])
     masses, mass_preds = found.masses, found.mass_preds[Path(arguments.results).stem]
     measured = pq.read_table(Path(arguments.results).with_suffix(".parquet"), columns=["event_id"])["event_id"]

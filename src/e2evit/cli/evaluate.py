@@ -2,7 +2,7 @@
 
 accelerate launch scripts/eval.py runs/xcit --data_dir data/jets --results results/xcit.json
 
-Predictions are kept piece by piece until the results are written: the same command goes on after an interruption.
+Predictions are kept piece by piece until the results are written: after an interruption the same command resumes.
 """
 
 import json
@@ -25,15 +25,20 @@ from e2evit.results.measure import (
 )
 from e2evit.training import (
     DataArguments,
+    TargetArguments,
+    TrainedOn,
     end_processes,
+    load_data,
     model_cost,
     parse_recipe,
     peak_memory_gib,
     predict_in_pieces,
     run_info,
     start_accelerator,
+    targets_of,
 )
 from e2evit.training.collate import E2ECollator
+from e2evit.training.data import describe_data, with_defaults
 
 
 @dataclass
@@ -45,17 +50,21 @@ class EvaluateArguments:
 
 
 def main() -> None:
-    checkpoint, data_args, arguments = parse_recipe(DataArguments, EvaluateArguments, first="checkpoint")
+    checkpoint, data, targets, arguments = parse_recipe(
+        DataArguments, TargetArguments, EvaluateArguments, first="checkpoint"
+    )
     accelerator = start_accelerator(arguments.mixed_precision)
+    trained_on = TrainedOn.of(checkpoint)
+    targets = with_defaults(targets_of(trained_on, data, targets), trained_on.channel_names)
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     with accelerator.main_process_first():
-        dataset, schema = data_args.load(processor.channel_names)
+        dataset, schema = load_data(data, targets, trained_on.channel_names)
     model = AutoModelForImageClassification.from_pretrained(checkpoint)
     dataset = align_labels(dataset, model.config.label2id)
     label_names = [model.config.id2label[number] for number in range(model.config.num_labels)]
     rows = dataset[arguments.split]
 
-    collator = E2ECollator(processor, data_args.mass_column)
+    collator = E2ECollator(processor, targets.mass_column)
     cost = model_cost(model, accelerator, arguments.per_device_batch_size)
     pieces = Path(arguments.results).with_suffix(".pieces")
     found = predict_in_pieces(accelerator, model, rows, collator, arguments.per_device_batch_size, pieces)
@@ -63,17 +72,17 @@ def main() -> None:
     if not accelerator.is_main_process:
         end_processes(accelerator)
         return
-    predictors = baseline_predictions(dataset, arguments.split, schema, data_args.mass_column)
+    predictors = baseline_predictions(dataset, arguments.split, schema, targets.mass_column)
     probabilities = softmax(found["logits"])
     predictors["model"] = Predictions.of_classes(probabilities, found["mass_preds"], found.get("mass_scale_preds"))
-    metrics, columns = evaluate_predictions(rows, data_args.mass_column, label_names, predictors)
+    metrics, columns = evaluate_predictions(rows, targets.mass_column, label_names, predictors)
     trained = read_run_info(checkpoint)
     names = ("images_seen", "seconds", "best_epoch", "hardware")
     training = {name: trained[name] for name in names if name in trained}
     if trained.get("epochs"):  # the usual rate, since seconds count those in which the machine stood still
         training["images_per_second"] = median(epoch["images_per_second"] for epoch in trained["epochs"])
     record = run_info(dataset, accelerator, model)
-    record |= data_args.record(schema, arguments.split) | {"label_names": label_names}
+    record |= describe_data(data, targets, schema, arguments.split) | {"label_names": label_names}
     record |= {
         "seed": trained.get("seed"),
         "training": training,

@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from e2evit.data.sparse import sparse_to_dense
 from e2evit.hub.export import export_variants, parity_images
-from e2evit.training import DataArguments, parse_recipe
+from e2evit.training import DataArguments, load_data, parse_recipe
 
 
 @dataclass
@@ -29,8 +29,8 @@ def main() -> None:
     checkpoint, arguments = parse_recipe(ExportArguments, first="checkpoint")
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
-    data_args = DataArguments(dataset_name=arguments.dataset_name, data_dir=arguments.data_dir)
-    dataset, _ = data_args.load(processor.channel_names)
+    data = DataArguments(dataset_name=arguments.dataset_name, data_dir=arguments.data_dir)
+    dataset, _ = load_data(data, channel_names=processor.channel_names)
     jets = concatenate_datasets([dataset[part].shuffle(seed=0) for part in ("test", "validation", "train")])
     rows = jets.select(range(min(arguments.num_jets, len(jets))))
     images = np.stack([sparse_to_dense(row["pixel_index"], row["pixel_value"], processor.image_shape) for row in rows])

@@ -2,12 +2,13 @@
 
 accelerate launch scripts/train.py recipes/quickstart/xcit_nano.yaml --data_dir data/jets --output_dir runs/xcit
 
-SIGTERM saves the state and ends with exit code 75; the same command with --resume_from_checkpoint goes on.
+SIGTERM saves the state and ends with exit code 75; the same command with --resume_from_checkpoint resumes the run.
 """
 
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,25 +16,38 @@ from accelerate import PartialState
 
 from e2evit.training import (
     PREEMPTED_EXIT_CODE,
+    AugmentationArguments,
     DataArguments,
+    MassWeightArguments,
     ModelArguments,
     Preempted,
+    Recipe,
+    TargetArguments,
     TrainArguments,
     as_flags,
     parse_recipe,
-    run_training,
+    run_recipe,
+)
+
+GROUPS = (
+    ModelArguments,
+    DataArguments,
+    TargetArguments,
+    AugmentationArguments,
+    MassWeightArguments,
+    TrainArguments,
 )
 
 
-def main() -> None:
-    data_args, _, train_args = parse_recipe(DataArguments, ModelArguments, TrainArguments)
+def main(arguments: Sequence[str] | None = None) -> None:
+    recipe = Recipe(*parse_recipe(*GROUPS, arguments=arguments))
     try:
-        run_training()
+        run_recipe(recipe)
     except Preempted as stopped:
         print(stopped, flush=True)
         sys.exit(PREEMPTED_EXIT_CODE)
-    if train_args.push_to_hub and PartialState().is_main_process:
-        publish(data_args, train_args)
+    if recipe.training.push_to_hub and PartialState().is_main_process:
+        publish(recipe.data, recipe.training)
 
 
 def publish(data_args: DataArguments, train_args: TrainArguments) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from e2evit.baselines.boosted_trees import tree_predictions
 from e2evit.baselines.jet_features import VARIABLE_SETS, jet_features, variables
 from e2evit.results.measure import column, evaluate_predictions, measure_in_bins, write_results
-from e2evit.training import DataArguments, parse_recipe, run_info
+from e2evit.training import DataArguments, TargetArguments, load_data, parse_recipe, run_info
+from e2evit.training.data import describe_data, with_defaults
 
 SETS = {"trees_3": "mass, multiplicity, width", "trees_all": "all, with impact parameters"}
 
@@ -25,22 +26,23 @@ class TreeArguments:
 
 
 def main() -> None:
-    data_args, arguments = parse_recipe(DataArguments, TreeArguments)
-    dataset, schema = data_args.load()
+    data, targets, arguments = parse_recipe(DataArguments, TargetArguments, TreeArguments)
+    targets = with_defaults(targets)
+    dataset, schema = load_data(data, targets)
     rows = dataset[arguments.split]
     features = {part: jet_features(dataset[part], schema) for part in {"train", arguments.split}}
     labels = column(dataset["train"], "labels", -100).astype(int)
-    masses = column(dataset["train"], data_args.mass_column)
+    masses = column(dataset["train"], targets.mass_column)
     for name, groups in SETS.items():
         x = {part: variables(found, VARIABLE_SETS[groups]) for part, found in features.items()}
         for seed in arguments.seed:
             start = time.perf_counter()
             found = tree_predictions(x["train"], labels, masses, x[arguments.split], len(schema.label_names), seed)
             seconds = time.perf_counter() - start
-            metrics, columns = evaluate_predictions(rows, data_args.mass_column, schema.label_names, {"model": found})
+            metrics, columns = evaluate_predictions(rows, targets.mass_column, schema.label_names, {"model": found})
             record = (
                 run_info(dataset)
-                | data_args.record(schema, arguments.split)
+                | describe_data(data, targets, schema, arguments.split)
                 | {
                     "seed": seed,
                     "training": {"seconds": seconds},

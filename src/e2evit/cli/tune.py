@@ -1,4 +1,4 @@
-"""Search for settings with Optuna; prune what is worse than the median, go on where an earlier call stopped.
+"""Search for settings with Optuna; prune what is worse than the median, resume where an earlier call stopped.
 
 accelerate launch scripts/tune.py recipes/tune/xcit_nano.yaml --data_dir data/jets --output_dir runs/tuning
 
@@ -14,8 +14,10 @@ from pathlib import Path
 import yaml
 
 from e2evit.plots import save_figure, tuning
-from e2evit.training import PREEMPTED_EXIT_CODE, Preempted, parse_recipe
-from e2evit.training.tuning import read_search, trial_settings, tune
+from e2evit.training import PREEMPTED_EXIT_CODE, Preempted, Recipe, as_flags, parse_recipe
+from e2evit.training.tuning import read_search, trial_recipe, tune
+
+from .train import GROUPS
 
 
 @dataclass
@@ -30,7 +32,9 @@ def main() -> None:
     path, arguments = parse_recipe(TuneArguments, first="search")
     try:
         search = read_search(path)
-        study = tune(search, **vars(arguments))
+        flags = as_flags(search.settings | ({"data_dir": arguments.data_dir} if arguments.data_dir else {}))
+        recipe = Recipe(*parse_recipe(*GROUPS, arguments=[search.recipe, *flags]))
+        study = tune(search, recipe, arguments.output_dir, arguments.num_trials, arguments.storage)
     except Preempted as stopped:
         print(stopped, flush=True)
         sys.exit(PREEMPTED_EXIT_CODE)
@@ -44,7 +48,8 @@ def main() -> None:
     ]
     best = folder / "best"
     best.mkdir(exist_ok=True)
-    settings = trial_settings(search, study.best_params, best)
+    found, default = trial_recipe(recipe, study.best_params, best).flat(), Recipe().flat()
+    settings = {name: value for name, value in found.items() if value != default[name] and name != "data_dir"}
     for file, text in {"trials.json": json.dumps(trials, indent=1), "best.yaml": yaml.safe_dump(settings)}.items():
         temporary = folder / f"{file}.tmp"
         temporary.write_text(text + "\n")

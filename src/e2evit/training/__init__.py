@@ -1,36 +1,65 @@
-"""Training: recipes, the loops, checkpoints."""
+"""Training: settings, the loop, checkpoints, predictions."""
 
-from .arguments import DataArguments, ModelArguments, TrainArguments
-from .checkpoint import check_output_dir, load_model, run_info, save_checkpoint
+from .arguments import (
+    AugmentationArguments,
+    DataArguments,
+    MaskArguments,
+    MassWeightArguments,
+    ModelArguments,
+    Recipe,
+    TargetArguments,
+    TrainArguments,
+)
+from .checkpoint import (
+    TrainedOn,
+    check_output_dir,
+    find_checkpoint,
+    new_model,
+    pretrained_model,
+    read_model_config,
+    run_info,
+)
 from .cost import model_cost, peak_memory_gib
-from .loop import make_loader, train
+from .data import load_data, targets_of
+from .loaders import make_loader
 from .pieces import predict_in_pieces
 from .prediction import predict
 from .process import end_processes, start_accelerator
 from .recipe import as_flags, parse_recipe
-from .run import run_training
+from .run import TrainedModel, run_recipe, train
 from .state import PREEMPTED_EXIT_CODE, History, Preempted
 
 __all__ = [
     "PREEMPTED_EXIT_CODE",
+    "AugmentationArguments",
     "DataArguments",
     "History",
+    "MaskArguments",
+    "MassWeightArguments",
     "ModelArguments",
     "Preempted",
+    "Recipe",
+    "TargetArguments",
     "TrainArguments",
+    "TrainedModel",
+    "TrainedOn",
     "as_flags",
     "check_output_dir",
     "end_processes",
-    "load_model",
+    "find_checkpoint",
+    "load_data",
     "make_loader",
     "model_cost",
+    "new_model",
     "parse_recipe",
     "peak_memory_gib",
     "predict",
     "predict_in_pieces",
+    "pretrained_model",
+    "read_model_config",
     "run_info",
-    "run_training",
-    "save_checkpoint",
+    "run_recipe",
     "start_accelerator",
+    "targets_of",
     "train",
 ]

@@ -1,19 +1,24 @@
-"""Settings of a run: defaults < recipe < command line."""
+"""The settings of a run, one dataclass per subject. All names differ, so that a recipe is a flat YAML file."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
-import numpy as np
-from datasets import Dataset, DatasetDict
-
-from e2evit.data import DatasetSchema, find_schema, load_e2e
 from e2evit.transforms.augment import Augmentation
-from e2evit.transforms.targets import select_targets
-from e2evit.transforms.transverse import TRANSVERSE, to_transverse
 
 from .optim import OPTIMIZERS
 
-__all__ = ["DataArguments", "ModelArguments", "TrainArguments"]
+__all__ = [
+    "AugmentationArguments",
+    "DataArguments",
+    "MaskArguments",
+    "MassWeightArguments",
+    "ModelArguments",
+    "Recipe",
+    "TargetArguments",
+    "TrainArguments",
+]
+
+SPLITS = ("train", "validation", "test")
 
 
 def _field(default, text: str):
@@ -22,131 +27,163 @@ def _field(default, text: str):
 
 @dataclass
 class DataArguments:
-    dataset_name: str = _field("simulated", "Entry of the data schema, or custom.")
-    data_dir: str | None = _field(None, "Folder with the files of the data set, or with its prepared rows.")
-    schema: str | None = _field(None, "YAML file of a custom data set that is not prepared.")
-    cache_dir: str | None = _field(None, "Where prepared Arrow files go; the cache of `datasets` if not given.")
-    mass_column: str = _field("mass_labels", "Column that is the regression target [GeV].")
-    classes: list[str] | None = field(
-        default=None, metadata={"help": "Classes to tell apart; jets of others have no label. Default: all."}
-    )
-    mass_classes: list[str] | None = field(
-        default=None, metadata={"help": "Classes whose jets have a mass to learn. Default: all."}
-    )
-    transverse: bool = _field(
-        False, "Make calorimeter energies transverse ones; images do not say where on the detector they lie."
-    )
-    train_fraction: float = _field(1.0, "Share of the training jets that is used.")
-    validation_fraction: float = _field(1.0, "Share of the validation jets that is used.")
-    test_fraction: float = _field(1.0, "Share of the test jets that is used.")
-    fraction_seed: int = _field(0, "Which jets these are; smaller shares are part of larger ones.")
-    flips: bool = _field(True, "Mirror training images in eta and in phi at random.")
-    tower_shift: int = _field(0, "Shift training images by up to so many towers.")
-    energy_smearing: float = _field(0.0, "Relative spread of each calorimeter's energy scale in training images.")
-    dead_towers: float = _field(0.0, "Share of HCAL towers that are dead in a training image.")
-    dead_crystals: float = _field(0.0, "Share of ECAL crystals that are dead in a training image.")
-    noise_hits: float = _field(0.0, "Mean number of extra hits in each tracker layer of a training image.")
-    layer_drop: float = _field(0.0, "Probability that a tracker layer is dead in a training image.")
-    mask_ratio: float = _field(0.6, "Share of the tokens that pre-training hides.")
-    flat_in: str | None = _field(None, "Weigh jets flat in `mass` or in `mass_pt` in the mass loss.")
-    flat_bins: int = _field(20, "Bins of those weights along each axis.")
-    flat_max_weight: float = _field(10.0, "Largest weight, as a multiple of the mean.")
+    dataset_name: str = _field("simulated", "Data set of the schema table, or custom.")
+    data_dir: str | None = _field(None, "Folder with the data set's files, or with its prepared rows.")
+    schema: str | None = _field(None, "YAML schema of a custom data set that is not prepared.")
+    cache_dir: str | None = _field(None, "Where prepared Arrow files go. Default: the cache of `datasets`.")
+    train_fraction: float = _field(1.0, "Fraction of the training jets to use.")
+    validation_fraction: float = _field(1.0, "Fraction of the validation jets to use.")
+    test_fraction: float = _field(1.0, "Fraction of the test jets to use.")
+    fraction_seed: int = _field(0, "Seed that draws these jets; a smaller fraction is a subset of a larger one.")
     num_workers: int = _field(0, "Processes that load batches beside the training process.")
 
-    def load(self, channel_names: Sequence[str] | None = None) -> tuple[DatasetDict, DatasetSchema]:
-        """The rows in three splits with the targets that were asked for, and their schema.
-
-        Args:
-            channel_names: Those that a checkpoint reads: energies become transverse ones if its are, whatever
-                `transverse` says.
-
-        Raises:
-            ValueError: if the data has other channels than `channel_names`, for a share that is not in (0, 1]; and as
-                [`load_e2e`], [`to_transverse`] and [`select_targets`].
-        """
-        shares = {split: getattr(self, f"{split}_fraction") for split in ("train", "validation", "test")}
-        for split, share in shares.items():
-            if not 0 < share <= 1:
-                raise ValueError(f"`{split}_fraction` is more than 0 and at most 1, got {share}.")
-        dataset = load_e2e(self.dataset_name, self.data_dir, schema=self.schema, cache_dir=self.cache_dir)
-        schema = find_schema(self.dataset_name, self.data_dir, self.schema)
-        if self.transverse if channel_names is None else {*channel_names} & {*TRANSVERSE.values()}:
-            dataset, schema = to_transverse(dataset, schema)
-        if channel_names is not None and list(channel_names) != list(schema.channel_names):
-            raise ValueError(
-                f"The checkpoint reads the channels {', '.join(channel_names)}; {schema.name!r} has "
-                f"{', '.join(schema.channel_names)}."
-            )
-        dataset, schema = select_targets(dataset, schema, self.mass_column, self.classes, self.mass_classes)
-        for split, share in shares.items():
-            if share < 1 and split in dataset:
-                dataset[split] = _share_of(dataset[split], share, self.fraction_seed)
-        return dataset, schema
-
-    def record(self, schema: DatasetSchema, split: str) -> dict:
-        """What results say of the jets that they were measured on."""
-        return {
-            "dataset": self.dataset_name,
-            "split": split,
-            "mass_column": self.mass_column,
-            "mass_classes": self.mass_classes,
-            "label_names": list(schema.label_names),
-            "channel_names": list(schema.channel_names),
-            "image_size": list(schema.image_size),
-        }
-
-    def augmentation(self) -> Augmentation:
-        """What happens to training images."""
-        return Augmentation(**{field.name: getattr(self, field.name) for field in fields(Augmentation)})
+    def __post_init__(self):
+        for name in (f"{split}_fraction" for split in SPLITS):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must be above 0 and at most 1, got {getattr(self, name)}.")
+        _require(self, at_least={"num_workers": 0})
 
 
-def _share_of(rows: Dataset, share: float, seed: int) -> Dataset:
-    """A random part of the rows, at least one, in their order."""
-    chosen = np.random.default_rng(seed).permutation(len(rows))[: max(1, round(share * len(rows)))]
-    return rows.select(np.sort(chosen))
+@dataclass
+class TargetArguments:
+    """What is to be predicted. `None` stands for what the checkpoint was trained on, or else for the default."""
+
+    mass_column: str | None = _field(
+        None, "Column with the regression target [GeV]. Default: the checkpoint's, or mass_labels."
+    )
+    classes: list[str] | None = field(
+        default=None,
+        metadata={"help": "Classes to tell apart; other jets get no label. Default: the checkpoint's, or all."},
+    )
+    mass_classes: list[str] | None = field(
+        default=None,
+        metadata={"help": "Classes whose jets have a mass to learn. Default: the checkpoint's, or all."},
+    )
+    transverse: bool | None = _field(
+        None,
+        "Turn calorimeter energies into transverse ones, since an image does not say where on the detector it lies. "
+        "Default: as the checkpoint, or false.",
+    )
+
+
+@dataclass(frozen=True)
+class AugmentationArguments(Augmentation):
+    flips: bool = _field(True, "Mirror training images in eta and in phi at random.")
+    tower_shift: int = _field(0, "Shift training images by up to this many towers.")
+    energy_smearing: float = _field(0.0, "Relative spread of each calorimeter's energy scale in training images.")
+    dead_towers: float = _field(0.0, "Fraction of HCAL towers that are dead in a training image.")
+    dead_crystals: float = _field(0.0, "Fraction of ECAL crystals that are dead in a training image.")
+    noise_hits: float = _field(0.0, "Mean number of extra hits in each tracker layer of a training image.")
+    layer_drop: float = _field(0.0, "Probability that a tracker layer is dead in a training image.")
+
+
+@dataclass
+class MassWeightArguments:
+    flat_in: str | None = _field(None, "Weight jets in the mass loss as if they were flat in `mass` or in `mass_pt`.")
+    flat_bins: int = _field(20, "Bins of these weights along each axis.")
+    flat_max_weight: float = _field(10.0, "Largest weight, as a multiple of the mean.")
+
+
+@dataclass
+class MaskArguments:
+    mask_ratio: float = _field(0.6, "Fraction of the tokens that pre-training hides.")
+
+    def __post_init__(self):
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"`mask_ratio` must be between 0 and 1, got {self.mask_ratio}.")
 
 
 @dataclass
 class ModelArguments:
-    model_config: str | None = _field(None, "JSON with `model_type` and the fields of its configuration.")
-    model_name_or_path: str | None = _field(None, "Checkpoint to fine-tune instead of a new model.")
+    model_config: str | None = _field(None, "JSON file with `model_type` and the fields of its configuration.")
+    model_name_or_path: str | None = _field(None, "Checkpoint to fine-tune, a folder or a Hub id.")
 
 
 @dataclass
 class TrainArguments:
     output_dir: str | None = _field(None, "Folder of the checkpoint.")
-    resume_from_checkpoint: bool = _field(False, "Go on with the run that `output_dir` holds.")
+    resume_from_checkpoint: bool = _field(False, "Resume the run in `output_dir` from its newest state, if any.")
     overwrite_output_dir: bool = _field(False, "Start anew in an `output_dir` that is not empty.")
-    save_steps: int = _field(0, "Optimiser steps between two states to resume from, beside one after each epoch.")
-    keep_states: int = _field(1, "States that are kept.")
+    save_steps: int = _field(0, "Optimizer steps between saved states, besides one per epoch; 0: only those.")
+    keep_states: int = _field(1, "Number of states to keep.")
     num_train_epochs: int = _field(10, "Passes over the training split.")
     per_device_batch_size: int = _field(64, "Jets in a batch of one process.")
-    gradient_accumulation_steps: int = _field(1, "Batches per optimiser step.")
+    gradient_accumulation_steps: int = _field(1, "Batches per optimizer step.")
     optimizer: str = _field("adamw", "adamw, or muon: Muon for matrices outside the heads, AdamW for the rest.")
     learning_rate: float = _field(1e-3, "Peak of the schedule.")
     weight_decay: float = _field(0.05, "On matrices and kernels; vectors and biases are exempt.")
-    layer_decay: float = _field(1.0, "Factor on the rate for each block that is further from the head.")
-    head_first_epochs: int = _field(0, "Epochs in which the heads alone are trained.")
-    ema_decay: float = _field(0.0, "Of the running mean of the weights that is evaluated and saved; 0: no mean.")
-    validation_interval: int = _field(1, "Epochs between two validations; there is one after the last epoch.")
-    early_stopping_epochs: int = _field(0, "Stop after so many epochs without a better validation loss; 0: never.")
-    warmup_ratio: float = _field(0.1, "Share of the steps in which the rate rises linearly; a cosine follows.")
-    max_grad_norm: float = _field(1.0, "Length to which the gradient is clipped.")
+    layer_decay: float = _field(1.0, "Factor on the learning rate per block of distance from the head.")
+    head_first_epochs: int = _field(0, "Epochs in which only the heads are trained.")
+    ema_decay: float = _field(0.0, "Decay of the running mean of the weights, which is evaluated and saved; 0: none.")
+    validation_interval: int = _field(1, "Epochs between validations; the last epoch is always validated.")
+    early_stopping_epochs: int = _field(0, "Stop after this many epochs without a better validation loss; 0: never.")
+    warmup_ratio: float = _field(0.1, "Fraction of the steps with a linear warm-up; a cosine follows.")
+    max_grad_norm: float = _field(1.0, "Norm at which gradients are clipped; 0: no clipping.")
     mixed_precision: str = _field("auto", "no, bf16, fp16, or auto: bf16 where it is faster than float32.")
-    torch_compile: bool = _field(False, "Compile the model: slow to start.")
-    push_to_hub: str | None = _field(None, "ORG/NAME: measure the checkpoint on test and publish it at the end.")
+    torch_compile: bool = _field(False, "Compile the model; slow to start.")
+    push_to_hub: str | None = _field(None, "ORG/NAME: evaluate the checkpoint on test and publish it at the end.")
     hub_private: bool = _field(False, "Whether a new repository of `push_to_hub` is private.")
-    report_to: str = _field("auto", "tensorboard, wandb, trackio, none, or auto: TensorBoard where it is installed.")
-    seed: int = _field(0, "Of initial weights, order of the data and augmentation.")
-    logging_steps: int = _field(20, "Optimiser steps between two lines of a log that is no terminal.")
+    report_to: str = _field("auto", "tensorboard, wandb, trackio, none, or auto: TensorBoard if it is installed.")
+    seed: int = _field(0, "Seed of the initial weights, the order of the jets and the augmentation.")
+    logging_steps: int = _field(20, "Optimizer steps between log lines.")
 
     def __post_init__(self):
         if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"`optimizer` is {' or '.join(OPTIMIZERS)}, got {self.optimizer!r}.")
-        if self.validation_interval < 1:
-            raise ValueError(f"`validation_interval` is 1 or more, got {self.validation_interval}.")
+            raise ValueError(f"`optimizer` must be {' or '.join(OPTIMIZERS)}, got {self.optimizer!r}.")
+        positive = ("per_device_batch_size", "gradient_accumulation_steps", "num_train_epochs", "logging_steps")
+        positive += ("keep_states", "validation_interval")
+        others = ("save_steps", "head_first_epochs", "early_stopping_epochs", "max_grad_norm", "weight_decay")
+        others += ("learning_rate", "layer_decay", "ema_decay", "warmup_ratio")
+        _require(self, at_least=dict.fromkeys(positive, 1) | dict.fromkeys(others, 0))
+        if self.ema_decay >= 1 or self.warmup_ratio > 1:
+            raise ValueError(
+                "`ema_decay` must be below 1 and `warmup_ratio` at most 1, "
+                f"got {self.ema_decay} and {self.warmup_ratio}."
+            )
         if 0 < self.early_stopping_epochs < self.validation_interval:
             raise ValueError(
                 f"`early_stopping_epochs` ({self.early_stopping_epochs}) is less than `validation_interval` "
                 f"({self.validation_interval}): the run would stop before it is validated."
             )
+
+
+@dataclass
+class Recipe:
+    """Everything that defines a run. `mask` turns it into pre-training on masked images."""
+
+    model: ModelArguments = field(default_factory=ModelArguments)
+    data: DataArguments = field(default_factory=DataArguments)
+    targets: TargetArguments = field(default_factory=TargetArguments)
+    augmentation: AugmentationArguments = AugmentationArguments()
+    mass_weights: MassWeightArguments = field(default_factory=MassWeightArguments)
+    training: TrainArguments = field(default_factory=TrainArguments)
+    mask: MaskArguments | None = None
+
+    @property
+    def groups(self) -> list:
+        """The dataclasses it consists of."""
+        return [group for group in vars(self).values() if group is not None]
+
+    def flat(self) -> dict[str, Any]:
+        """All settings by name, as in a YAML file."""
+        return {name: value for group in self.groups for name, value in asdict(group).items()}
+
+    def replaced(self, **settings) -> "Recipe":
+        """A copy in which these settings differ.
+
+        Raises:
+            ValueError: for a name that is not a setting.
+        """
+        if unknown := sorted(settings.keys() - self.flat().keys()):
+            raise ValueError(f"There is no setting {', '.join(unknown)}.")
+        parts = {}
+        for name, group in vars(self).items():
+            own = [] if group is None else [known.name for known in fields(group) if known.name in settings]
+            parts[name] = replace(group, **{key: settings[key] for key in own}) if own else group
+        return Recipe(**parts)
+
+
+def _require(arguments, at_least: dict[str, float]) -> None:
+    for name, lowest in at_least.items():
+        if not getattr(arguments, name) >= lowest:
+            raise ValueError(f"`{name}` must be {lowest} or more, got {getattr(arguments, name)}.")

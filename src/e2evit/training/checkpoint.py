@@ -1,12 +1,15 @@
 """Models in, checkpoints out: a folder that `from_pretrained` reads, with the recipe and a record of the run."""
 
+import copy
 import json
+import logging
 import os
 import platform
 import shutil
 import subprocess
 import time
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
@@ -14,20 +17,36 @@ from pathlib import Path
 import torch
 import yaml
 from accelerate import Accelerator
+from datasets import Dataset
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
     AutoModelForMaskedImageModeling,
+    PreTrainedConfig,
 )
+from transformers.utils import cached_file
 
 from e2evit.data import DatasetSchema, TrainingStatistics, training_statistics
 from e2evit.modeling import E2EConfig, E2EImageProcessor
 
-from .arguments import DataArguments, ModelArguments
+from .arguments import TargetArguments
 from .weights import whole_model
 
-__all__ = ["check_output_dir", "load_model", "run_info", "save_checkpoint"]
+__all__ = [
+    "TrainedOn",
+    "check_output_dir",
+    "find_checkpoint",
+    "new_model",
+    "pretrained_model",
+    "read_model_config",
+    "run_info",
+    "save_checkpoint",
+]
+
+logger = logging.getLogger(__name__)
+
+CLASSIFIER = "head.classifier."
 
 
 def check_output_dir(output_dir: str | None, resume: bool, overwrite: bool) -> Path:
@@ -49,66 +68,155 @@ def check_output_dir(output_dir: str | None, resume: bool, overwrite: bool) -> P
     return folder
 
 
-def load_model(
-    model_args: ModelArguments, data_args: DataArguments, schema: DatasetSchema, train_split, masked: bool = False
-) -> tuple[torch.nn.Module, E2EImageProcessor]:
-    """A new model and processor with the statistics of the training split, or those of a checkpoint.
+def find_checkpoint(path: str | Path) -> str:
+    """A checkpoint's folder or Hub id as `from_pretrained` takes it.
 
-    A checkpoint of `scripts/pretrain.py` gets new heads, for the classes and the masses of the training split.
+    Raises:
+        ValueError: for a folder that is missing or not a checkpoint, which the Hub would be asked for in vain.
+    """
+    folder, text = Path(path).expanduser(), str(path)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{path} is not a checkpoint: it has no config.json. Has its training finished?")
+        return str(folder)
+    is_local = text.startswith((".", "/", "~")) or text.count("/") > 1 or folder.exists()
+    if is_local or ("/" in text and folder.parent.is_dir()):
+        raise ValueError(f"There is no checkpoint folder {path}.")
+    return text
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What a checkpoint reads and predicts.
+
+    Attributes:
+        label_names: Classes in the order of its classifier; none of a model for masked images.
+        targets: Those of the recipe it was trained with, as far as it holds one.
+    """
+
+    path: str
+    channel_names: tuple[str, ...]
+    label_names: tuple[str, ...]
+    targets: TargetArguments
+
+    @classmethod
+    def of(cls, path: str | Path) -> "TrainedOn":
+        """From a checkpoint's folder or Hub id.
+
+        Raises:
+            ValueError: as [`find_checkpoint`].
+        """
+        path = find_checkpoint(path)
+        config = AutoConfig.from_pretrained(path)
+        file = cached_file(path, "recipe.yaml", _raise_exceptions_for_missing_entries=False)
+        recipe = yaml.safe_load(Path(file).read_text()) if file else {}
+        known = [field.name for field in fields(TargetArguments)]
+        names = () if _is_masked(config) else tuple(sorted(config.label2id, key=config.label2id.get))
+        return cls(
+            path,
+            tuple(config.channel_names),
+            names,
+            TargetArguments(**{name: recipe[name] for name in known if name in recipe}),
+        )
+
+
+def new_model(
+    model_config: str | Path | E2EConfig,
+    schema: DatasetSchema,
+    train_split: Dataset,
+    mass_column: str = "mass_labels",
+    masked: bool = False,
+) -> tuple[torch.nn.Module, E2EImageProcessor]:
+    """A model with new weights, and its processor; both hold statistics of the training split.
 
     Args:
+        model_config: A JSON file, or a configuration; image size, channels and classes are those of the data.
         masked: A model for masked images instead of one for classes and masses.
 
     Raises:
-        ValueError: if neither or both of `model_config` and `model_name_or_path` are given, for a field that the
-            configuration does not have, or a checkpoint made for other channels or classes.
+        ValueError: as [`read_model_config`].
     """
-    path = model_args.model_name_or_path
-    if (model_args.model_config is None) == (path is None):
-        raise ValueError("Pass either `model_config` (a new model) or `model_name_or_path` (fine-tuning).")
+    config_class, own = _model_fields(model_config)
+    statistics = training_statistics(train_split, schema.image_shape, mass_column, own.get("log_mass", False))
+    config = config_class(
+        **own
+        | {
+            "image_size": list(schema.image_size),
+            "num_channels": len(schema.channel_names),
+            "channel_names": list(schema.channel_names),
+        }
+        | _predicted(schema, statistics)
+    )
+    processor = E2EImageProcessor(
+        channel_names=schema.channel_names,
+        image_size=schema.image_size,
+        channel_scale=[round(scale, 6) for scale in statistics.channel_scale],
+    )
     auto_class = AutoModelForMaskedImageModeling if masked else AutoModelForImageClassification
-    if path is None:
-        log_mass = _model_fields(model_args.model_config)[1].get("log_mass", False)
-        statistics = training_statistics(train_split, schema.image_shape, data_args.mass_column, log_mass)
-        config = read_model_config(
-            model_args.model_config,
-            image_size=list(schema.image_size),
-            num_channels=len(schema.channel_names),
-            channel_names=list(schema.channel_names),
-            **_targets(schema, statistics),
-        )
-        processor = E2EImageProcessor(
-            channel_names=schema.channel_names,
-            image_size=schema.image_size,
-            channel_scale=[round(scale, 6) for scale in statistics.channel_scale],
-        )
-        return auto_class.from_config(config), processor
+    return auto_class.from_config(config), processor
+
+
+def pretrained_model(
+    path: str | Path,
+    schema: DatasetSchema,
+    train_split: Dataset,
+    mass_column: str = "mass_labels",
+    masked: bool = False,
+) -> tuple[torch.nn.Module, E2EImageProcessor]:
+    """The model of a checkpoint, to be fine-tuned, and its processor.
+
+    A model for masked images gets new heads, with statistics of the masses in the training split. One with other
+    classes than the data gets a new classifier; its mass head stays.
+
+    Raises:
+        ValueError: for a checkpoint of other channels, and as [`find_checkpoint`].
+    """
+    path = find_checkpoint(path)
+    auto_class = AutoModelForMaskedImageModeling if masked else AutoModelForImageClassification
     processor, config = AutoImageProcessor.from_pretrained(path), AutoConfig.from_pretrained(path)
     if processor.channel_names != list(schema.channel_names):
         raise ValueError(
             f"{path} reads the channels {', '.join(processor.channel_names)}; "
             f"{schema.name!r} has {', '.join(schema.channel_names)}."
         )
-    if not masked and _is_masked(config):
-        statistics = training_statistics(train_split, schema.image_shape, data_args.mass_column, config.log_mass)
-        for name, value in _targets(schema, statistics).items():
+    if masked:
+        return auto_class.from_pretrained(path, config=config), processor
+    if _is_masked(config):
+        statistics = training_statistics(train_split, schema.image_shape, mass_column, config.log_mass)
+        for name, value in _predicted(schema, statistics).items():
             setattr(config, name, value)
+    model = auto_class.from_pretrained(path, config=config)
     known = sorted(config.label2id, key=config.label2id.get)
-    if not masked and schema.label_names and known != list(schema.label_names):
-        raise ValueError(
-            f"{path} tells {', '.join(known)} apart; {schema.name!r} has {', '.join(schema.label_names)}."
-        )
-    return auto_class.from_pretrained(path, config=config), processor
+    if schema.label_names and known != list(schema.label_names):
+        logger.info(f"{path} tells {', '.join(known)} apart: a new classifier for {', '.join(schema.label_names)}")
+        model = _with_new_classifier(model, schema.label_names)
+    return model, processor
 
 
-def _targets(schema: DatasetSchema, statistics: TrainingStatistics) -> dict:
+def _with_new_classifier(model: torch.nn.Module, label_names: Sequence[str]) -> torch.nn.Module:
+    config = copy.deepcopy(model.config)
+    config.class_weights = None
+    for name, value in _classes(label_names).items():
+        setattr(config, name, value)
+    changed = type(model)(config)
+    kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(CLASSIFIER)}
+    missing, unexpected = changed.load_state_dict(kept, strict=False)
+    assert not unexpected, unexpected
+    assert all(name.startswith(CLASSIFIER) for name in missing), missing
+    return changed
+
+
+def _predicted(schema: DatasetSchema, statistics: TrainingStatistics) -> dict:
     """The fields of a configuration that say what the heads predict."""
-    labels = schema.label_names or ("jet",)
+    return {"mass_mean": statistics.mass_mean, "mass_std": statistics.mass_std} | _classes(
+        schema.label_names or ("jet",)
+    )
+
+
+def _classes(label_names: Sequence[str]) -> dict:
     return {
-        "mass_mean": statistics.mass_mean,
-        "mass_std": statistics.mass_std,
-        "id2label": dict(enumerate(labels)),
-        "label2id": {name: number for number, name in enumerate(labels)},
+        "id2label": dict(enumerate(label_names)),
+        "label2id": {name: number for number, name in enumerate(label_names)},
     }
 
 
@@ -122,44 +230,55 @@ def read_model_config(path: str | Path, **overrides) -> E2EConfig:
     return config_class(**(fields | overrides))
 
 
-def _model_fields(path: str | Path) -> tuple[type[E2EConfig], dict]:
-    path = Path(path)
+def _model_fields(source: str | Path | E2EConfig) -> tuple[type[E2EConfig], dict]:
+    """The class of a configuration, and the fields that are its own rather than those of any model."""
+    if isinstance(source, PreTrainedConfig):
+        names = set(type(source).__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
+        return type(source), {name: copy.deepcopy(getattr(source, name)) for name in sorted(names)}
+    path = Path(source)
     if not path.is_file():
         raise ValueError(f"There is no model configuration {path}.")
-    fields = json.loads(path.read_text())
-    if "model_type" not in fields:
+    own = json.loads(path.read_text())
+    if "model_type" not in own:
         raise ValueError(f"{path}: `model_type` is missing.")
-    config_class = type(AutoConfig.for_model(fields.pop("model_type")))
-    unknown = sorted(set(fields) - set(config_class.__dataclass_fields__))
+    config_class = type(AutoConfig.for_model(own.pop("model_type")))
+    unknown = sorted(set(own) - set(config_class.__dataclass_fields__))
     if unknown:
         raise ValueError(f"{path}: {config_class.__name__} has no field {', '.join(unknown)}.")
-    return config_class, fields
+    return config_class, own
 
 
-def save_checkpoint(accelerator: Accelerator, model, processor, output_dir: Path, arguments, info: dict) -> None:
-    """Weights, configuration, processor, model code, recipe and record of the run, for `from_pretrained`.
+def save_checkpoint(
+    accelerator: Accelerator, model, processor, output_dir: Path, settings: Mapping, info: dict
+) -> torch.nn.Module | None:
+    """Write weights, configuration, processor, recipe and record of the run, for `from_pretrained`.
 
-    Files are written to a folder beside and then moved one by one, the weights last.
+    Files are written to a temporary folder and then moved one by one, the weights last.
+
+    Args:
+        settings: The whole recipe, by name.
+        info: See [`run_info`].
+
+    Returns:
+        The model as one process has it, ready for use; of a sharded one, `None` on all but the main process.
     """
     model = whole_model(accelerator, model)
     if not accelerator.is_main_process:
-        return
+        return model
     temporary = output_dir / "incomplete"
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
     processor.save_pretrained(temporary)
-    resolved = {name: value for group in arguments for name, value in asdict(group).items()}
-    (temporary / "recipe.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
+    (temporary / "recipe.yaml").write_text(yaml.safe_dump(dict(settings), sort_keys=False))
     (temporary / "run_info.json").write_text(json.dumps(info, indent=2) + "\n")
     for file in sorted(temporary.iterdir(), key=lambda file: file.suffix == ".safetensors"):
         file.replace(output_dir / file.name)
     temporary.rmdir()
+    return model
 
 
 def run_info(dataset, accelerator: Accelerator | None = None, model: torch.nn.Module | None = None) -> dict:
     """Commit, versions, hardware, fingerprint of the data and, where there is one, size of the model."""
-    root = Path(__file__).parent
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
     packages = ("e2evit", "torch", "transformers", "datasets", "accelerate", "numpy", "scikit-learn")
     hardware = {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     if accelerator is not None:
@@ -170,7 +289,7 @@ def run_info(dataset, accelerator: Accelerator | None = None, model: torch.nn.Mo
         }
     info = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": commit.stdout.strip() or None,
+        "commit": _commit(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "hardware": hardware,
         "data": {part: fingerprint(dataset[part]) for part in dataset},
@@ -178,6 +297,17 @@ def run_info(dataset, accelerator: Accelerator | None = None, model: torch.nn.Mo
     if model is not None:
         info["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     return info
+
+
+def _commit() -> str | None:
+    """The commit of this clone, if it is one and git is installed."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return found.stdout.strip() or None
 
 
 def fingerprint(dataset) -> dict:

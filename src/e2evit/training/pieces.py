@@ -1,4 +1,4 @@
-"""Predictions that are kept as they are made."""
+"""Predictions that survive an interruption."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from e2evit.training.collate import E2ECollator
 
 from .checkpoint import fingerprint
-from .loop import make_loader
+from .loaders import make_loader
 from .prediction import predict
 
 __all__ = ["predict_in_pieces"]
@@ -26,13 +26,12 @@ def predict_in_pieces(
     accelerator: Accelerator, model, rows: Dataset, collator: E2ECollator, batch_size: int, folder: str | Path
 ) -> dict[str, np.ndarray]:
     """The predictions of [`predict`], without targets, kept in `folder` piece by piece: after an interruption the same
-    call goes on with the next piece.
+    call resumes with the next piece.
 
-    What another model, precision or other jets left in `folder` is removed. All processes must see it.
+    Pieces of another model, precision or other jets are removed. All processes must see `folder`.
 
     Args:
-        model: Not prepared.
-        rows: In their order.
+        model: Not prepared by Accelerate.
     """
     folder = Path(folder)
     settings = {"rows": fingerprint(rows), "weights": weights_fingerprint(model), "piece": PIECE}
@@ -49,7 +48,7 @@ def predict_in_pieces(
     for start in range(0, len(rows), PIECE):
         path = folder / f"{start:09d}.safetensors"
         done = path.is_file()
-        accelerator.wait_for_everyone()  # before the main process writes it, so that all find the same
+        accelerator.wait_for_everyone()  # before the main process writes it, so that all see the same
         if not done:
             piece = rows.select(range(start, min(start + PIECE, len(rows))))
             loader = accelerator.prepare(make_loader(piece, collator, batch_size))

@@ -1,58 +1,140 @@
-"""One run from its recipe to its checkpoint: what `scripts/train.py` and `scripts/pretrain.py` do."""
+"""One run, from its settings to a checkpoint: the library's `train`."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
+import torch
 from accelerate.utils import set_seed
 
-from .arguments import DataArguments, ModelArguments, TrainArguments
-from .checkpoint import check_output_dir, load_model, run_info, save_checkpoint
-from .loop import train
+from e2evit.modeling import E2EConfig, E2EImageProcessor
+
+from .arguments import (
+    AugmentationArguments,
+    DataArguments,
+    MaskArguments,
+    MassWeightArguments,
+    ModelArguments,
+    Recipe,
+    TargetArguments,
+    TrainArguments,
+)
+from .checkpoint import TrainedOn, check_output_dir, new_model, pretrained_model, run_info, save_checkpoint
+from .data import load_data, targets_of, with_defaults
+from .loop import fit
 from .process import end_processes, start_accelerator
-from .recipe import parse_recipe
 from .state import History, Preempted
 
-__all__ = ["run_training"]
+__all__ = ["TrainedModel", "run_recipe", "train"]
 
 
-def run_training(
-    arguments: Sequence[str] | None = None,
-    masked: bool = False,
+@dataclass
+class TrainedModel:
+    """What [`train`] returns.
+
+    Attributes:
+        model: With the best weights, in evaluation mode; of a model that was sharded, `None` on all but the main
+            process.
+        output_dir: The checkpoint, a folder that `from_pretrained` reads.
+    """
+
+    model: torch.nn.Module | None
+    processor: E2EImageProcessor
+    history: History
+    output_dir: Path
+
+
+def train(
+    model_config: str | Path | E2EConfig | None,
+    data: DataArguments | str | Path,
+    settings: TrainArguments,
+    *,
+    model_name_or_path: str | Path | None = None,
+    targets: TargetArguments | None = None,
+    augmentation: AugmentationArguments | None = None,
+    mass_weights: MassWeightArguments | None = None,
+    mask: MaskArguments | None = None,
     on_epoch_end: Callable[[History], None] | None = None,
-) -> History:
-    """Train as the recipe and the command line say, and save the checkpoint.
+) -> TrainedModel:
+    """Train a model, or fine-tune a checkpoint, and save it with its recipe.
+
+    ```python
+    trained = e2evit.train("recipes/models/xcit_nano.json", "data/jets", TrainArguments(output_dir="runs/xcit"))
+    ```
+
+    Under `accelerate launch` all processes call it.
 
     Args:
-        arguments: `[RECIPE.yaml] [--field value ...]`; those of the command line if not given.
-        masked: Reconstruct hidden pixels instead of learning classes and masses.
-        on_epoch_end: As in [`train`].
+        model_config: JSON file with `model_type`, or a configuration; `None` with `model_name_or_path`.
+        data: The data set, or the folder of simulated jets.
+        model_name_or_path: Checkpoint to fine-tune, a folder or a Hub id. It keeps its channels and, unless `targets`
+            says otherwise, its targets.
+        mask: Pre-train on masked images instead of classes and masses.
+        on_epoch_end: Called with the history after each epoch that was validated; what it raises ends the run.
 
     Raises:
-        As [`parse_recipe`], [`check_output_dir`], [`DataArguments.load`], [`load_model`] and [`train`].
+        ValueError: for settings or data that a run cannot have; nothing is written then.
+        FloatingPointError: if the loss is no longer finite.
+        Preempted: after SIGTERM; the state is saved, and `settings.resume_from_checkpoint` resumes from it.
     """
-    groups = parse_recipe(DataArguments, ModelArguments, TrainArguments, arguments=arguments)
-    data_args, model_args, train_args = groups
-    output_dir = check_output_dir(
-        train_args.output_dir, train_args.resume_from_checkpoint, train_args.overwrite_output_dir
+    config = model_config if isinstance(model_config, E2EConfig) else None
+    recipe = Recipe(
+        model=ModelArguments(
+            model_config=None if model_config is None or config is not None else str(model_config),
+            model_name_or_path=None if model_name_or_path is None else str(model_name_or_path),
+        ),
+        data=data if isinstance(data, DataArguments) else DataArguments(data_dir=str(data)),
+        targets=targets or TargetArguments(),
+        augmentation=augmentation or AugmentationArguments(),
+        mass_weights=mass_weights or MassWeightArguments(),
+        training=settings,
+        mask=mask,
     )
-    accelerator = start_accelerator(
-        train_args.mixed_precision, train_args.gradient_accumulation_steps, train_args.report_to, output_dir / "logs"
-    )
-    set_seed(train_args.seed)
-    with accelerator.main_process_first():  # one process builds the Arrow cache, the others read it
-        dataset, schema = data_args.load()
-    model, processor = load_model(model_args, data_args, schema, dataset["train"], masked)
-    settings = {name: value for group in groups for name, value in asdict(group).items() if value is not None}
-    if accelerator.log_with and accelerator.is_main_process:
-        (output_dir / "logs").mkdir(parents=True, exist_ok=True)  # wandb takes the current folder if it is not there
-    accelerator.init_trackers("e2evit", config=settings, init_kwargs={"wandb": {"dir": str(output_dir / "logs")}})
+    return run_recipe(recipe, on_epoch_end, config)
 
+
+def run_recipe(
+    recipe: Recipe,
+    on_epoch_end: Callable[[History], None] | None = None,
+    config: E2EConfig | None = None,
+) -> TrainedModel:
+    """As [`train`], with all settings in one object.
+
+    Args:
+        config: A configuration instead of `recipe.model.model_config`.
+    """
+    model_config, checkpoint = config or recipe.model.model_config, recipe.model.model_name_or_path
+    if (model_config is None) == (checkpoint is None):
+        raise ValueError("Pass either `model_config` (a new model) or `model_name_or_path` (fine-tuning).")
+    settings, masked = recipe.training, recipe.mask is not None
+    output_dir = check_output_dir(settings.output_dir, settings.resume_from_checkpoint, settings.overwrite_output_dir)
+    accelerator = start_accelerator(
+        settings.mixed_precision, settings.gradient_accumulation_steps, settings.report_to, output_dir / "logs"
+    )
+    set_seed(settings.seed)
+    targets, channel_names = recipe.targets, None
+    if checkpoint is not None:
+        before = TrainedOn.of(checkpoint)
+        targets, channel_names = targets_of(before, recipe.data, targets, fine_tuning=True), before.channel_names
+    recipe = replace(recipe, targets=with_defaults(targets, channel_names))
+    with accelerator.main_process_first():  # one process builds the Arrow cache, the others read it
+        dataset, schema = load_data(recipe.data, recipe.targets, channel_names)
+    build, source = (new_model, model_config) if checkpoint is None else (pretrained_model, checkpoint)
+    model, processor = build(source, schema, dataset["train"], recipe.targets.mass_column, masked)
+
+    if accelerator.log_with and accelerator.is_main_process:
+        (output_dir / "logs").mkdir(parents=True, exist_ok=True)  # wandb takes the current folder if it is missing
+    accelerator.init_trackers(
+        "e2evit",
+        config={name: value for name, value in recipe.flat().items() if value is not None},
+        init_kwargs={"wandb": {"dir": str(output_dir / "logs")}},
+    )
     try:
-        history = train(accelerator, model, dataset, processor, data_args, train_args, on_epoch_end)
+        history = fit(accelerator, model, dataset, processor, recipe, on_epoch_end)
     except Preempted:
         end_processes(accelerator)
         raise
-    info = run_info(dataset, accelerator, model) | {"seed": train_args.seed} | asdict(history)
-    save_checkpoint(accelerator, model, processor, output_dir, groups, info)
+    info = run_info(dataset, accelerator, model) | {"seed": settings.seed} | asdict(history)
+    whole = save_checkpoint(accelerator, model, processor, output_dir, recipe.flat(), info)
     end_processes(accelerator)
-    return history
+    return TrainedModel(whole, processor, history, output_dir)

@@ -5,6 +5,7 @@ import logging
 import shutil
 import signal
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedConfig
 
 from .weights import RunningMean
 
-__all__ = ["PREEMPTED_EXIT_CODE", "History", "Preempted", "RunState", "StopRequest", "latest_state"]
+__all__ = ["PREEMPTED_EXIT_CODE", "History", "Preempted", "RunState", "StopRequest", "fixed_settings", "latest_state"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,16 +26,16 @@ INCOMPLETE = "incomplete"
 
 
 class Preempted(Exception):
-    """The run was asked to end; its state is saved, and it goes on with `resume_from_checkpoint`."""
+    """The run was asked to end; its state is saved, and `resume_from_checkpoint` resumes from it."""
 
 
 @dataclass
 class History:
-    """What a run knows of itself: finished epochs, and where it is in the one under way."""
+    """Progress of a run: finished epochs, and the position in the current one."""
 
     epochs: list[dict] = field(default_factory=list)
-    batches: int = 0  # done in the epoch under way, by each process
-    totals: dict[str, float] = field(default_factory=dict)  # of this process in that epoch
+    batches: int = 0  # done in the current epoch, by each process
+    totals: dict[str, float] = field(default_factory=dict)  # sums of the losses of this process in that epoch
     images_seen: int = 0
     seconds: float = 0.0
     best_loss: float = float("inf")
@@ -41,7 +43,7 @@ class History:
 
 
 class StopRequest:
-    """Notes SIGTERM, which schedulers send before they kill, until the loop is where it can save its state."""
+    """Remembers a SIGTERM, which schedulers send before they kill, until the loop can save its state."""
 
     def __init__(self):
         self.received = False
@@ -60,7 +62,7 @@ class StopRequest:
         self.received = True
 
     def agreed(self, accelerator: Accelerator) -> bool:
-        """Whether any process received it; all of them must ask."""
+        """Whether any process received it; all processes must call this."""
         if accelerator.num_processes == 1:
             return self.received
         if self.received:
@@ -69,11 +71,11 @@ class StopRequest:
 
 
 class RunState:
-    """Everything that resuming needs, as folders `epoch-EEEEE-batch-BBBBBB`, of which the newest `keep` are kept.
+    """Everything needed to resume, in folders `epoch-EEEEE-batch-BBBBBB`; the newest `keep` are kept.
 
-    Accelerate writes weights, optimiser and random numbers; the history and the schedule are JSON, the best weights
-    and the running mean safetensors: nothing of ours is loaded by pickle. `settings` are what a run that goes on from
-    a state must share with the one that wrote it.
+    Accelerate writes weights, optimizer and random numbers; the history and the schedule are JSON, the best weights
+    and the running mean safetensors: nothing of ours is loaded by pickle. A run that resumes from a state must have
+    the `settings` of the one that wrote it.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class RunState:
         self.tensors: dict[str, RunningMean | dict[str, torch.Tensor]] = {}
 
     def save(self) -> None:
-        """Written beside and renamed.
+        """Write a state to a temporary folder and rename it.
 
         Raises:
             OSError: if it cannot be written; the state before it stays.
@@ -118,7 +120,7 @@ class RunState:
             raise OSError(
                 f"The state could not be written to {final}: {error}. "
                 + (f"{kept} is complete" if kept else "There is none before it")
-                + ": make room, then go on with `--resume_from_checkpoint`."
+                + ": make room, then resume with `--resume_from_checkpoint`."
             ) from error
         if main:
             for old in _complete(self.folder)[: -self.keep]:
@@ -126,7 +128,7 @@ class RunState:
         self.accelerator.wait_for_everyone()
 
     def load(self, path: Path) -> None:
-        """Go on from a state.
+        """Resume from a state.
 
         Raises:
             ValueError: if it was written by another number of processes, which had other random numbers, or with
@@ -135,8 +137,8 @@ class RunState:
         processes = len(list(path.glob("totals_*.json")))
         if processes != self.accelerator.num_processes:
             raise ValueError(
-                f"{path} was written by {processes} processes, not {self.accelerator.num_processes}: go on with as "
-                "many, or start a new run from its weights with `--model_name_or_path`."
+                f"{path} was written by {processes} processes, not {self.accelerator.num_processes}: resume with as "
+                "many, or start a new run from the checkpoint with `--model_name_or_path`."
             )
         record = json.loads((path / "state.json").read_text())
         before = record["settings"]
@@ -147,8 +149,8 @@ class RunState:
         ]
         if changed:
             raise ValueError(
-                f"{path} is of a run with other settings: {', '.join(changed)}. Go on with the same, start anew with "
-                "`--overwrite_output_dir`, or choose another folder."
+                f"{path} belongs to a run with other settings: {', '.join(changed)}. Resume with the same settings, "
+                "start anew with `--overwrite_output_dir`, or choose another folder."
             )
         self.accelerator.load_state(str(path))
         vars(self.history).update(record["history"])
@@ -162,7 +164,7 @@ class RunState:
                 tensors.update(loaded)
 
     def forget(self) -> None:
-        """Remove the states of a run that this one overwrites: not to be resumed by mistake."""
+        """Remove the states of a run that this one overwrites, lest they be resumed by mistake."""
         if self.accelerator.is_main_process:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -174,3 +176,20 @@ def _complete(folder: Path) -> list[Path]:
 def latest_state(folder: Path) -> Path | None:
     """The newest complete state."""
     return max(_complete(folder), default=None)
+
+
+# settings that may differ when a run is resumed: none of them changes a number
+_MAY_CHANGE = {
+    *("data_dir", "cache_dir", "num_workers", "output_dir", "resume_from_checkpoint", "overwrite_output_dir"),
+    *("save_steps", "keep_states", "early_stopping_epochs", "logging_steps"),
+    *("report_to", "push_to_hub", "hub_private"),
+    *("model_config", "model_name_or_path"),  # the configuration itself is compared
+}
+
+
+def fixed_settings(config: PreTrainedConfig, settings: Mapping) -> dict:
+    """What a run must share with the one whose state it resumes from: its network and the other settings."""
+    own = set(type(config).__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
+    network = {name: getattr(config, name) for name in type(config).__dataclass_fields__ if name in own}
+    settings = network | {"model_type": config.model_type} | dict(settings)
+    return {name: value for name, value in settings.items() if name not in _MAY_CHANGE}

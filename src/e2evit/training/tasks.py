@@ -1,4 +1,4 @@
-"""What a run learns: classes and masses, or hidden pixels. The loop is the same for both."""
+"""What a run learns: classes and masses, or masked pixels. The loop is the same for both."""
 
 import numpy as np
 import torch
@@ -6,13 +6,13 @@ from accelerate import Accelerator
 from datasets import DatasetDict
 
 from e2evit.data.statistics import MassWeights
-from e2evit.modeling.modeling_masked import E2EForMaskedImageModeling, token_grid
-from e2evit.training.collate import E2ECollator
+from e2evit.modeling.modeling_masked import token_grid
 
-from .arguments import DataArguments
+from .arguments import Recipe
+from .collate import E2ECollator
 from .prediction import constant_baselines, coverage_temperature, predict, progress_bar, summarise
 
-__all__ = ["MaskedCollator", "MaskedImages", "Supervised", "task_of"]
+__all__ = ["MaskedCollator", "MaskedImages", "Supervised", "make_task"]
 
 
 class Supervised:
@@ -20,29 +20,26 @@ class Supervised:
 
     terms = ("loss", "classification_loss", "mass_loss")
 
-    def __init__(self, model, processor, dataset: DatasetDict, data_args: DataArguments):
-        self.config, self.mass_column = model.config, data_args.mass_column
+    def __init__(self, model, processor, dataset: DatasetDict, recipe: Recipe):
+        self.config, self.mass_column = model.config, recipe.targets.mass_column
+        weights = recipe.mass_weights
         self.mass_weights = None
-        if data_args.flat_in is not None:
+        if weights.flat_in is not None:
             self.mass_weights = MassWeights.of(
-                dataset["train"],
-                data_args.mass_column,
-                data_args.flat_in,
-                data_args.flat_bins,
-                data_args.flat_max_weight,
+                dataset["train"], self.mass_column, weights.flat_in, weights.flat_bins, weights.flat_max_weight
             )
-        self.collator = E2ECollator(processor, data_args.mass_column, data_args.augmentation(), self.mass_weights)
-        self.validation_collator = E2ECollator(processor, data_args.mass_column)
+        self.collator = E2ECollator(processor, self.mass_column, recipe.augmentation, self.mass_weights)
+        self.validation_collator = E2ECollator(processor, self.mass_column)
 
     def constants(self, dataset: DatasetDict) -> dict[str, float]:
-        """What predicting the same for every jet would reach on validation."""
+        """What the same prediction for every jet reaches on validation."""
         return constant_baselines(dataset, self.mass_column)
 
     def validate(self, accelerator: Accelerator, model, loader) -> dict[str, float]:
         return summarise(predict(accelerator, model, loader, "Validating"), self.config)
 
     def finish(self, accelerator: Accelerator, model, loader) -> None:
-        """Calibrate the predicted width on validation jets."""
+        """Calibrate the predicted mass uncertainty on validation jets."""
         if self.config.mass_loss != "huber":
             self.config.mass_temperature = 1.0
             predictions = predict(accelerator, model, loader, "Calibrating")
@@ -50,15 +47,17 @@ class Supervised:
 
 
 class MaskedImages:
-    """Hidden pixels (SimMIM); no labels are read."""
+    """Masked pixels (SimMIM); labels are not read."""
 
     terms = ("loss", "occupancy_loss", "value_loss")
 
-    def __init__(self, model, processor, dataset: DatasetDict, data_args: DataArguments):
+    def __init__(self, model, processor, dataset: DatasetDict, recipe: Recipe):
         grid = token_grid(model.stem, processor.image_size)
         self.collator, self.validation_collator = (
-            MaskedCollator(E2ECollator(processor, data_args.mass_column, augmentation), grid, data_args.mask_ratio)
-            for augmentation in (data_args.augmentation(), None)
+            MaskedCollator(
+                E2ECollator(processor, recipe.targets.mass_column, augmentation), grid, recipe.mask.mask_ratio
+            )
+            for augmentation in (recipe.augmentation, None)
         )
 
     def constants(self, dataset: DatasetDict) -> dict[str, float]:
@@ -66,7 +65,7 @@ class MaskedImages:
 
     @torch.no_grad()
     def validate(self, accelerator: Accelerator, model, loader) -> dict[str, float]:
-        """Mean losses over the batches; the masks are the same in every epoch."""
+        """Mean losses over the batches, with the same masks in every epoch."""
         model.eval()
         totals = []
         for batch in progress_bar(accelerator, loader, "Validating"):
@@ -82,27 +81,22 @@ class MaskedImages:
 
 
 class MaskedCollator:
-    """Rows to `pixel_values` and `bool_masked_pos` `(B, H' W')`: a share of the tokens of each image, at random.
+    """Rows to `pixel_values` and `bool_masked_pos` `(B, H' W')`, a random fraction of the tokens of each image.
 
     Args:
         collator: Makes the images.
         grid: Tokens in eta and in phi.
-        ratio: Share that is hidden.
-
-    Raises:
-        ValueError: for a ratio that is not between 0 and 1.
+        ratio: Fraction of the tokens to hide, between 0 and 1.
     """
 
     def __init__(self, collator: E2ECollator, grid: tuple[int, int], ratio: float):
-        if not 0 < ratio < 1:
-            raise ValueError(f"`mask_ratio` is between 0 and 1, got {ratio}.")
         self.collator, self.num_tokens, self.ratio = collator, grid[0] * grid[1], ratio
         self.columns, self.seed = collator.columns, collator.seed
 
     def __call__(self, rows) -> dict[str, torch.Tensor]:
         batch = self.collator(rows)
         pixel_values = batch["pixel_values"]
-        # as for the augmentation: from the batch, not from who makes it
+        # as in the augmentation, they depend on the batch, not on the process that makes it
         sample = np.flatnonzero(pixel_values.numpy()[0])[:64]
         rng = self.collator.random_numbers(sample, np.array([len(pixel_values)]))
         order = rng.random((len(pixel_values), self.num_tokens)).argsort(axis=1)
@@ -111,7 +105,6 @@ class MaskedCollator:
         return kept | {"bool_masked_pos": masked}
 
 
-def task_of(model, processor, dataset: DatasetDict, data_args: DataArguments) -> Supervised | MaskedImages:
-    """What a model with these heads learns."""
-    cls = MaskedImages if isinstance(model, E2EForMaskedImageModeling) else Supervised
-    return cls(model, processor, dataset, data_args)
+def make_task(model, processor, dataset: DatasetDict, recipe: Recipe) -> Supervised | MaskedImages:
+    """What a run of this recipe learns."""
+    return (Supervised if recipe.mask is None else MaskedImages)(model, processor, dataset, recipe)

@@ -1,4 +1,4 @@
-"""Searching for settings with Optuna (the `tune` extra): what is tried, pruned, gone on with and found."""
+"""Searching for settings with Optuna (the `tune` extra)."""
 
 import json
 import logging
@@ -11,17 +11,16 @@ from pathlib import Path
 
 import yaml
 
-from .arguments import DataArguments, ModelArguments, TrainArguments
-from .recipe import as_flags
-from .run import run_training
+from .arguments import Recipe
+from .run import run_recipe
 from .state import History, Preempted
 
-__all__ = ["Search", "read_search", "tune"]
+__all__ = ["Search", "read_search", "trial_recipe", "tune"]
 
 logger = logging.getLogger(__name__)
 
-MODEL = "model."  # before a name of the space: a field of the model's configuration
-HEARTBEAT = 30  # seconds; a trial without one for four times as long is taken for killed, and tried again
+MODEL = "model."  # prefix of names in the space that are fields of the model's configuration
+HEARTBEAT = 30  # seconds; a trial that misses four in a row counts as killed and is tried again
 
 
 @dataclass
@@ -29,12 +28,12 @@ class Search:
     """A search space and what its trials share.
 
     Args:
-        recipe: Of every trial.
-        space: By setting, or `model.` and a field of the model's configuration: `{low, high}` with `log` or `step`
-            (whole numbers if both ends are), or `{choices}`.
-        settings: Those that differ from the recipe in every trial.
-        objective: Of the entries that a finished epoch logs, e.g. `validation_loss` or `validation_mass_resolution`;
-            the best epoch of a trial counts.
+        recipe: YAML file of every trial.
+        space: For a setting, or `model.` and a field of the model's configuration: `{low, high}` with `log` or `step`
+            (integers if both ends are), or `{choices}`.
+        settings: Settings in which every trial differs from the recipe.
+        objective: One of the values that an epoch logs, e.g. `validation_loss` or `validation_mass_resolution`; the
+            best epoch of a trial counts.
         direction: `minimize` or `maximize`.
     """
 
@@ -46,10 +45,10 @@ class Search:
 
 
 def read_search(path: str | Path) -> Search:
-    """From a YAML file.
+    """A search from its YAML file.
 
     Raises:
-        ValueError: for an unknown or missing field, a setting that no run has, or a range that is none.
+        ValueError: for an unknown or missing field, an unknown setting, or an empty range.
     """
     if not Path(path).is_file():
         raise ValueError(f"There is no search space {path}.")
@@ -61,7 +60,7 @@ def read_search(path: str | Path) -> Search:
     search = Search(**text)
     if search.direction not in ("minimize", "maximize"):
         raise ValueError(f"{path}: `direction` is minimize or maximize, got {search.direction!r}.")
-    settings = {known.name for group in (DataArguments, ModelArguments, TrainArguments) for known in fields(group)}
+    settings = Recipe().flat()
     for name, values in search.space.items():
         if not name.startswith(MODEL) and name not in settings:
             raise ValueError(f"{path}: there is no setting {name!r}; fields of the model begin with `{MODEL}`.")
@@ -70,30 +69,31 @@ def read_search(path: str | Path) -> Search:
             raise ValueError(
                 f"{path}: {name} needs `choices`, or `low` and `high` with `log` or `step`, got {values}."
             )
-        if "low" in keys and not values["low"] < values["high"]:
-            raise ValueError(f"{path}: {name} needs low < high, got {values['low']} and {values['high']}.")
+        if "low" not in keys:
+            continue
+        ends = values["low"], values["high"]
+        if not all(isinstance(end, int | float) for end in ends) or not ends[0] < ends[1]:
+            raise ValueError(f"{path}: {name} needs numbers low < high, got {ends[0]} and {ends[1]}.")
     return search
 
 
-def tune(
-    search: Search, output_dir: str | Path, num_trials: int, data_dir: str | None = None, storage: str | None = None
-):
-    """Try settings until `num_trials` are finished or pruned, those of earlier calls with the same storage included.
+def tune(search: Search, recipe: Recipe, output_dir: str | Path, num_trials: int, storage: str | None = None):
+    """Try settings until `num_trials` are finished or pruned, including those of earlier calls with the same storage.
 
-    Each trial is a run in a folder of its own, `output_dir/trial-...`. One that was ended by SIGTERM is the next to be
-    tried, and one that was killed comes again after two minutes; both go on from their state. The median of the
-    trials before prunes one that is worse at the same epoch.
+    Each trial is a run in a folder of its own, `output_dir/trial-...`. A trial that was ended by SIGTERM is the next
+    to be tried, one that was killed is tried again after two minutes; both resume from their state. A trial is pruned
+    if it is worse than the median of the earlier trials at the same epoch.
 
     Args:
-        data_dir: Of the jets, if the recipe does not say.
-        storage: Of Optuna, e.g. `postgresql://...` for several machines; SQLite in `output_dir` if not given.
+        recipe: What all trials share: `search.recipe` with `search.settings`.
+        storage: Optuna storage, e.g. `postgresql://...` for several machines. Default: SQLite in `output_dir`.
 
     Returns:
         The `optuna.Study`.
 
     Raises:
         ImportError: without Optuna.
-        ValueError: if several processes were launched together: each would go through trials of its own.
+        ValueError: if several processes were launched together, since each would do trials of its own.
         Preempted: after SIGTERM.
     """
     try:
@@ -122,7 +122,7 @@ def tune(
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
     )
-    # another seed in each call: else the first trials of a second call would be those of the first
+    # a different seed in each call, or the second call would begin with the trials of the first
     study.sampler = optuna.samplers.TPESampler(seed=len(study.trials), n_startup_trials=6)
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
 
@@ -131,25 +131,22 @@ def tune(
 
     while finished() < num_trials:
         study.optimize(
-            lambda trial: _objective(trial, search, folder, data_dir), n_trials=1, catch=(FloatingPointError,)
+            lambda trial: _objective(trial, search, recipe, folder), n_trials=1, catch=(FloatingPointError,)
         )
         logger.info(f"{finished()} of {num_trials} trials are done")
     return study
 
 
-def _objective(trial, search: Search, folder: Path, data_dir: str | None) -> float:
+def _objective(trial, search: Search, recipe: Recipe, folder: Path) -> float:
     import optuna
 
     chosen = {name: _suggest(trial, name, values) for name, values in search.space.items()}
-    # a trial that comes again has the number of another one, but the same settings
+    # a trial that is tried again has another number, but the same settings
     digest = blake2b(json.dumps(chosen, sort_keys=True).encode(), digest_size=6).hexdigest()
     output_dir = folder / f"trial-{digest}"
     output_dir.mkdir(exist_ok=True)
-    flags = trial_settings(search, chosen, output_dir) | {
-        "output_dir": str(output_dir),
-        "resume_from_checkpoint": True,
-    }
-    flags |= {"data_dir": data_dir} if data_dir else {}
+    recipe = trial_recipe(recipe, chosen, output_dir)
+    recipe = recipe.replaced(output_dir=str(output_dir), resume_from_checkpoint=True)
     best = min if search.direction == "minimize" else max
 
     def on_epoch_end(history: History) -> None:
@@ -162,22 +159,21 @@ def _objective(trial, search: Search, folder: Path, data_dir: str | None) -> flo
 
     logger.info(f"Trial {trial.number}: {chosen}")
     try:
-        history = run_training(as_flags(flags), on_epoch_end=on_epoch_end)
+        history = run_recipe(recipe, on_epoch_end).history
     except Preempted:
         trial.study.enqueue_trial(trial.params)
         raise
     return best(entry[search.objective] for entry in history.epochs if search.objective in entry)
 
 
-def trial_settings(search: Search, chosen: Mapping, folder: Path) -> dict:
-    """The recipe with what a trial has chosen; its model's configuration is written to `folder`."""
-    settings = yaml.safe_load(Path(search.recipe).read_text()) | search.settings
-    model = json.loads(Path(settings["model_config"]).read_text())
+def trial_recipe(recipe: Recipe, chosen: Mapping, folder: Path) -> Recipe:
+    """The recipe with a trial's settings; the configuration of its model is written to `folder`."""
+    model = json.loads(Path(recipe.model.model_config).read_text())
     model |= {name.removeprefix(MODEL): value for name, value in chosen.items() if name.startswith(MODEL)}
     path = folder / "model.json"
     path.write_text(json.dumps(model, indent=2) + "\n")
-    chosen = {name: value for name, value in chosen.items() if not name.startswith(MODEL)}
-    return settings | {"model_config": str(path)} | chosen
+    settings = {name: value for name, value in chosen.items() if not name.startswith(MODEL)}
+    return recipe.replaced(**settings | {"model_config": str(path)})
 
 
 def _suggest(trial, name: str, values: Mapping):

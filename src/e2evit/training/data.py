@@ -1,0 +1,115 @@
+"""Rows for a run: loaded, with the targets it asks for, and checked before anything is trained on them."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+
+from e2evit.data import DatasetSchema, find_schema, load_e2e
+from e2evit.transforms.targets import select_targets
+from e2evit.transforms.transverse import TRANSVERSE, to_transverse
+
+from .arguments import SPLITS, DataArguments, TargetArguments
+from .checkpoint import TrainedOn
+
+__all__ = ["describe_data", "load_data", "targets_of", "with_defaults"]
+
+logger = logging.getLogger(__name__)
+
+MASS_COLUMN = "mass_labels"
+
+
+def load_data(
+    data: DataArguments, targets: TargetArguments | None = None, channel_names: Sequence[str] | None = None
+) -> tuple[DatasetDict, DatasetSchema]:
+    """The rows in three splits with the targets that were asked for, and their schema.
+
+    Args:
+        targets: See [`with_defaults`].
+        channel_names: The channels that a checkpoint reads. Energies become transverse if the checkpoint's are, unless
+            `targets.transverse` says otherwise.
+
+    Raises:
+        ValueError: if the data has other channels than `channel_names`; and as [`load_e2e`], [`to_transverse`] and
+            [`select_targets`].
+    """
+    targets = with_defaults(targets or TargetArguments(), channel_names)
+    dataset = load_e2e(data.dataset_name, data.data_dir, schema=data.schema, cache_dir=data.cache_dir)
+    schema = find_schema(data.dataset_name, data.data_dir, data.schema)
+    if targets.transverse:
+        dataset, schema = to_transverse(dataset, schema)
+    if channel_names is not None and list(channel_names) != list(schema.channel_names):
+        raise ValueError(
+            f"The checkpoint reads the channels {', '.join(channel_names)}; {schema.name!r} has "
+            f"{', '.join(schema.channel_names)}."
+        )
+    dataset, schema = select_targets(dataset, schema, targets.mass_column, targets.classes, targets.mass_classes)
+    for split in SPLITS:
+        fraction = getattr(data, f"{split}_fraction")
+        if fraction < 1 and split in dataset:
+            dataset[split] = _draw(dataset[split], fraction, data.fraction_seed)
+    return dataset, schema
+
+
+def with_defaults(targets: TargetArguments, channel_names: Sequence[str] | None = None) -> TargetArguments:
+    """Targets whose mass column and kind of energies are settled."""
+    is_transverse = bool({*(channel_names or ())} & {*TRANSVERSE.values()})
+    return replace(
+        targets,
+        mass_column=targets.mass_column or MASS_COLUMN,
+        transverse=is_transverse if targets.transverse is None else targets.transverse,
+    )
+
+
+def targets_of(
+    checkpoint: TrainedOn, data: DataArguments, targets: TargetArguments, fine_tuning: bool = False
+) -> TargetArguments:
+    """`targets`, with what they leave open taken from what a checkpoint was trained on; the log says what that was.
+
+    Classes and mass classes that the data does not have are left out.
+
+    Args:
+        fine_tuning: Whether the checkpoint gets a new classifier if the data lacks some of its classes.
+
+    Raises:
+        ValueError: if the data has none of the checkpoint's classes, and it is not to be fine-tuned.
+    """
+    in_data = find_schema(data.dataset_name, data.data_dir, data.schema).label_names
+    found = {"mass_column": checkpoint.targets.mass_column}
+    if checkpoint.label_names and in_data:
+        shared = [name for name in checkpoint.label_names if name in in_data]
+        if not shared and not fine_tuning and targets.classes is None:
+            raise ValueError(
+                f"The data has the classes {', '.join(in_data)}; {checkpoint.path} knows "
+                f"{', '.join(checkpoint.label_names)}."
+            )
+        if not fine_tuning or len(shared) == len(checkpoint.label_names):
+            found["classes"] = None if shared == list(in_data) else shared
+    if checkpoint.targets.mass_classes is not None and in_data:
+        found["mass_classes"] = [name for name in checkpoint.targets.mass_classes if name in in_data]
+    found = {name: value for name, value in found.items() if value is not None and getattr(targets, name) is None}
+    for name, value in found.items():
+        shown = value if isinstance(value, str) else ", ".join(value) or "none of the data's"
+        logger.info(f"`{name}` is taken from {checkpoint.path}: {shown}")
+    return replace(targets, **found)
+
+
+def describe_data(data: DataArguments, targets: TargetArguments, schema: DatasetSchema, split: str) -> dict:
+    """What results say of the jets they were measured on."""
+    return {
+        "dataset": data.dataset_name,
+        "split": split,
+        "mass_column": targets.mass_column,
+        "mass_classes": targets.mass_classes,
+        "label_names": list(schema.label_names),
+        "channel_names": list(schema.channel_names),
+        "image_size": list(schema.image_size),
+    }
+
+
+def _draw(rows: Dataset, fraction: float, seed: int) -> Dataset:
+    """A random fraction of the rows, at least one, in their order."""
+    chosen = np.random.default_rng(seed).permutation(len(rows))[: max(1, round(fraction * len(rows)))]
+    return rows.select(np.sort(chosen))
