@@ -1,4 +1,4 @@
-from e2evit.cli.train import __doc__, main  # noqa: F401
+from e2evit.cli import run
 
 if __name__ == "__main__":
-    main()
+    run("train")

@@ -19,6 +19,8 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from e2evit.baselines.boosted_trees import tree_predictions
 from e2evit.baselines.jet_features import VARIABLE_SETS, jet_features, variables
+from e2evit.cli.errors import one_line_errors
+from e2evit.cli.parser import parse
 from e2evit.data import DatasetSchema
 from e2evit.results.compare import QUANTITIES, quantities_with_intervals
 from e2evit.results.measure import Predictions, column, softmax
@@ -27,7 +29,6 @@ from e2evit.training import (
     TargetArguments,
     load_data,
     make_loader,
-    parse_recipe,
     predict,
     start_accelerator,
 )
@@ -46,7 +47,9 @@ class RobustnessArguments:
 
 
 def main() -> None:
-    data, targets, arguments = parse_recipe(DataArguments, TargetArguments, RobustnessArguments)
+    data, targets, arguments = parse(
+        "robustness.py", __doc__, None, DataArguments, TargetArguments, RobustnessArguments
+    )
     accelerator = start_accelerator("no")  # float32, as the study's other results
     networks = {Path(checkpoint).name: Network(checkpoint, accelerator) for checkpoint in arguments.checkpoints}
     channel_names = next(iter(networks.values())).processor.channel_names if networks else None
@@ -127,4 +130,5 @@ class Trees:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors("robustness.py"):
+        main()

@@ -28,7 +28,7 @@ def golden():
 def test_script_converts_a_checkpoint_file(golden, tmp_path):
     weights, pixel_values, logits = golden
     torch.save({"model": weights, "epoch": 3}, tmp_path / "authors.pth")
-    command = ["scripts/convert_checkpoint.py", "--checkpoint", tmp_path / "authors.pth", "--model_type", "xcit"]
+    command = ["scripts/convert_checkpoint.py", tmp_path / "authors.pth", "--model_type", "xcit"]
     command += ["--output_dir", tmp_path / "out", "--fields", json.dumps({"tokens_norm": False, "image_size": 64})]
     done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

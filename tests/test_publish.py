@@ -77,5 +77,5 @@ def test_a_hub_that_refuses(folder, tmp_path):
 def test_folders_that_are_not_complete(tmp_path):
     from e2evit.hub.publish import publish_dataset
 
-    with pytest.raises(ValueError, match=r"lacks README\.md, e2evit\.json: let `scripts/prepare_data\.py` finish"):
+    with pytest.raises(ValueError, match=r"lacks README\.md, e2evit\.json: run `e2evit prepare`"):
         publish_dataset(tmp_path, "physics/jets")

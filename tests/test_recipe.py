@@ -2,7 +2,14 @@
 
 import pytest
 
-from e2evit.training import AugmentationArguments, DataArguments, TrainArguments, parse_recipe
+from e2evit.cli.errors import UsageError
+from e2evit.cli.parser import parse
+from e2evit.data.packaged import find_recipe
+from e2evit.training import AugmentationArguments, DataArguments, TrainArguments
+
+
+def parse_recipe(*argument_classes, arguments, first=None):
+    return parse("e2evit test", "What it does.", arguments, *argument_classes, first=first)
 
 
 def test_recipe_defaults_file_command_line(tmp_path):
@@ -17,7 +24,7 @@ def test_recipe_defaults_file_command_line(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("learning_rte: 1\n", "unknown key learning_rte; known ones:.*learning_rate"),
+        ("learning_rte: 1\n", r"unknown key learning_rte \(did you mean learning_rate\?\); known: .*seed"),
         ("- 1\n", "key: value"),
         ("a: [\n", "not YAML"),
     ],
@@ -27,27 +34,50 @@ def test_bad_recipes(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         parse_recipe(DataArguments, TrainArguments, arguments=[str(path)])
-    with pytest.raises(ValueError, match="no recipe"):
+    with pytest.raises(ValueError, match="no packaged recipe"):
         parse_recipe(TrainArguments, arguments=["nowhere.yaml"])
+
+
+def test_packaged_recipes(tmp_path, monkeypatch):
+    """By name, from any folder; a file of the user's comes first."""
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe("quickstart/xcit_nano.yaml").is_file()
+    assert find_recipe("recipes/models/xcit_nano.json") == find_recipe("models/xcit_nano.json")
+    with pytest.raises(ValueError, match=r"did you mean models/xcit_nano\.json"):
+        find_recipe("models/xcit_nan.json")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/xcit_nano.json").write_text("{}")
+    assert find_recipe("models/xcit_nano.json").read_text() == "{}"
 
 
 def test_what_comes_before_a_recipe(tmp_path, capsys):
     path = tmp_path / "recipe.yaml"
     path.write_text("seed: 3")
-    checkpoint, training = parse_recipe(TrainArguments, first="checkpoint", arguments=["runs/a", str(path)])
+    first = ("checkpoint", "Folder of the model.")
+    checkpoint, training = parse_recipe(TrainArguments, first=first, arguments=["runs/a", str(path)])
     assert (checkpoint, training.seed) == ("runs/a", 3)
     for wrong, message in (
         (["--seed", "1"], "required: checkpoint"),
-        (["runs/a", "--seed", "1", str(path)], f"out of place: {path}"),
-        (["runs/a", str(path), "another.yaml"], "out of place: another.yaml"),
-        (["runs/a", "--sed", "1"], "out of place: --sed 1"),
+        (["runs/a", "--seed", "1", str(path)], f"unexpected argument {path}: a recipe comes before all options"),
+        (["runs/a", str(path), "another.yaml"], "unexpected argument another.yaml"),
+        (["runs/a", "--sed", "1"], r"unknown option --sed \(did you mean --seed\?\)\. See `e2evit test --help`"),
+        (["runs/a", "--see=1"], r"unknown option --see \(did you mean --seed\?\)"),
+        (["runs/a", "--seed", "one"], "argument --seed.*invalid int value: 'one'"),
     ):
-        with pytest.raises(SystemExit):
-            parse_recipe(TrainArguments, first="checkpoint", arguments=wrong)
-        assert message in capsys.readouterr().err
+        with pytest.raises(UsageError, match=message):
+            parse_recipe(TrainArguments, first=first, arguments=wrong)
+
+
+def test_help(capsys):
+    """Groups, examples, defaults where there are any, each option once."""
+    first = ("checkpoint", "Folder of the model.")
     with pytest.raises(SystemExit, match="0"):
-        parse_recipe(TrainArguments, first="checkpoint", arguments=["--help"])
+        parse_recipe(DataArguments, AugmentationArguments, TrainArguments, first=first, arguments=["--help"])
     text = capsys.readouterr().out
-    assert " checkpoint [RECIPE.yaml] " in text
-    assert "Peak of the schedule" in text
+    assert "usage: e2evit test CHECKPOINT [RECIPE.yaml] [--option value ...]\n\nWhat it does.\n" in text
+    assert "\ntrain:\n" in text
+    assert "Folder of the model." in text
     assert "(default: 0.001)" in text
+    assert "(default: None)" not in text
+    assert text.count("--data_dir") == text.count("--no_") == 1
+    assert "--data-dir" not in text

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from samples import random_images
 from transformers import AutoImageProcessor, AutoModelForImageClassification, AutoModelForMaskedImageModeling
 
+from e2evit.cli.parser import parse
 from e2evit.cli.train import GROUPS
 from e2evit.data import find_schema, load_e2e
 from e2evit.training import (
@@ -29,7 +30,6 @@ from e2evit.training import (
     check_output_dir,
     make_loader,
     new_model,
-    parse_recipe,
     pieces,
     predict,
     pretrained_model,
@@ -178,7 +178,7 @@ def test_model_arguments(tmp_path, jets_dir):
     path.write_text("{}")
     with pytest.raises(ValueError, match="model_type"):
         read_model_config(path)
-    with pytest.raises(ValueError, match="no model configuration"):
+    with pytest.raises(ValueError, match=r"no file .*no packaged recipe"):
         read_model_config(tmp_path / "nowhere.json")
 
 
@@ -349,7 +349,7 @@ def test_model_files_build(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes/quickstart").glob("*_nano.yaml")), ids=lambda path: path.stem)
 def test_recipes_parse_and_repeat_no_default(path):
-    recipe = Recipe(*parse_recipe(*GROUPS, arguments=[str(path)]))
+    recipe = Recipe(*parse("e2evit train", "", [str(path)], *GROUPS))
     for key in yaml.safe_load(path.read_text()):
         assert recipe.flat()[key] != Recipe().flat()[key], key
     assert (ROOT / recipe.model.model_config).is_file()

@@ -288,7 +288,7 @@ def test_the_script_ends_with_one_line(tmp_path):
     arguments = command(tmp_path / "out", "--processes", "susy")
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("simulate.py: Unknown process susy")
+    assert done.stderr.strip().splitlines()[-1].startswith("e2evit simulate: Unknown process susy")
     assert "Traceback" not in done.stderr
 
 

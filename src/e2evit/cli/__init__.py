@@ -1,1 +1,5 @@
-"""The `e2evit` command and the mains of `scripts/`."""
+"""The `e2evit` command. `scripts/*.py` start the same commands for `accelerate launch`."""
+
+from .command import run
+
+__all__ = ["run"]

@@ -1,37 +1,44 @@
-"""Turn a checkpoint file of the L2ViT or XCiT authors, or of timm, into a folder that `from_pretrained` reads.
+"""Convert a checkpoint file of the XCiT or L2ViT authors, or of timm, to a folder that `from_pretrained` reads.
 
-    python scripts/convert_checkpoint.py --checkpoint xcit_nano.pth --model_type xcit --output_dir runs/xcit \\
-        --fields '{"tokens_norm": false, "image_size": 224}'
+examples:
+  e2evit convert xcit_nano.pth --model_type xcit --output_dir runs/xcit \\
+      --fields '{"tokens_norm": false, "image_size": 224}'
 """
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from transformers import HfArgumentParser
+from transformers.hf_argparser import HfArg
 
 from e2evit.hub.conversion import adapt_stem, convert_reference, read_state_dict
 from e2evit.training import check_output_dir
 
+from .parser import parse
+
+CHECKPOINT = ("checkpoint", "A .safetensors file, or a PyTorch file (loaded as weights only).")
+
 
 @dataclass
 class ConvertArguments:
-    checkpoint: str = field(metadata={"help": "A .safetensors file, or a PyTorch file, opened as weights only."})
-    model_type: str = field(metadata={"help": "xcit or linearvit."})
-    output_dir: str = field(metadata={"help": "Folder to write."})
-    num_channels: int | None = field(default=None, metadata={"help": "Detector layers, if not the three colours."})
-    fields: str = field(default="{}", metadata={"help": "JSON with fields that shapes cannot tell."})
+    model_type: str = HfArg(help="xcit or linearvit.")
+    output_dir: str = HfArg(help="Folder to write.")
+    num_channels: int | None = HfArg(
+        default=None,
+        help="Adapt the stem to this many detector channels; by default it keeps the three colours.",
+    )
+    fields: str = HfArg(
+        default="{}",
+        help="JSON with the configuration fields that cannot be read off the weights' shapes.",
+    )
 
 
-def main() -> None:
-    (arguments,) = HfArgumentParser(ConvertArguments).parse_args_into_dataclasses()
-    output_dir = check_output_dir(arguments.output_dir, resume=False, overwrite=False)
-    state_dict = read_state_dict(arguments.checkpoint)
-    if arguments.num_channels is not None:
-        state_dict = adapt_stem(state_dict, arguments.num_channels)
-    model = convert_reference(state_dict, arguments.model_type, **json.loads(arguments.fields))
+def main(arguments: Sequence[str] | None = None) -> None:
+    checkpoint, options = parse("e2evit convert", __doc__, arguments, ConvertArguments, first=CHECKPOINT)
+    output_dir = check_output_dir(options.output_dir, resume=False, overwrite=False)
+    state_dict = read_state_dict(checkpoint)
+    if options.num_channels is not None:
+        state_dict = adapt_stem(state_dict, options.num_channels)
+    model = convert_reference(state_dict, options.model_type, **json.loads(options.fields))
     model.save_pretrained(output_dir)
     print(f"Wrote {type(model).__name__} with {model.num_parameters():,} parameters to {output_dir}")
-
-
-if __name__ == "__main__":
-    main()

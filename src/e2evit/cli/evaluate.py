@@ -1,17 +1,21 @@
 """Measure a checkpoint on held-out jets, beside baselines on the same jets.
 
-accelerate launch scripts/eval.py runs/xcit --data_dir data/jets --results results/xcit.json
+examples:
+  e2evit eval runs/xcit --data_dir data/jets --results results/xcit.json
 
-Predictions are kept piece by piece until the results are written: after an interruption the same command resumes.
+Predictions are saved piece by piece until the results are written: run the same command again after an interruption.
+For several processes: accelerate launch scripts/eval.py ..., or accelerate launch -m e2evit.cli eval ...
 """
 
 import json
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers.hf_argparser import HfArg
 from transformers.utils import cached_file
 
 from e2evit.results.measure import (
@@ -30,7 +34,6 @@ from e2evit.training import (
     end_processes,
     load_data,
     model_cost,
-    parse_recipe,
     peak_memory_gib,
     predict_in_pieces,
     run_info,
@@ -40,20 +43,24 @@ from e2evit.training import (
 from e2evit.training.collate import E2ECollator
 from e2evit.training.data import describe_data, with_defaults
 
+from .parser import parse
+
+CHECKPOINT = ("checkpoint", "Folder or Hub id of the model.")
+
 
 @dataclass
 class EvaluateArguments:
-    results: str = field(metadata={"help": "JSON file to write; predictions go beside it as Parquet."})
-    split: str = field(default="test", metadata={"help": "train, validation or test."})
-    per_device_batch_size: int = field(default=64, metadata={"help": "Jets in a batch of one process."})
-    mixed_precision: str = field(default="auto", metadata={"help": "no, bf16, fp16 or auto."})
+    results: str = HfArg(help="JSON file to write; predictions go beside it as Parquet.")
+    split: str = HfArg(default="test", help="Split to measure on: train, validation or test.")
+    per_device_batch_size: int = HfArg(default=64, help="Batch size of each process.")
+    mixed_precision: str = HfArg(default="auto", help="no, bf16, fp16, or auto: bf16 where it is faster than float32.")
 
 
-def main() -> None:
-    checkpoint, data, targets, arguments = parse_recipe(
-        DataArguments, TargetArguments, EvaluateArguments, first="checkpoint"
+def main(arguments: Sequence[str] | None = None) -> None:
+    checkpoint, data, targets, options = parse(
+        "e2evit eval", __doc__, arguments, DataArguments, TargetArguments, EvaluateArguments, first=CHECKPOINT
     )
-    accelerator = start_accelerator(arguments.mixed_precision)
+    accelerator = start_accelerator(options.mixed_precision)
     trained_on = TrainedOn.of(checkpoint)
     targets = with_defaults(targets_of(trained_on, data, targets), trained_on.channel_names)
     processor = AutoImageProcessor.from_pretrained(checkpoint)
@@ -62,17 +69,17 @@ def main() -> None:
     model = AutoModelForImageClassification.from_pretrained(checkpoint)
     dataset = align_labels(dataset, model.config.label2id)
     label_names = [model.config.id2label[number] for number in range(model.config.num_labels)]
-    rows = dataset[arguments.split]
+    rows = dataset[options.split]
 
     collator = E2ECollator(processor, targets.mass_column)
-    cost = model_cost(model, accelerator, arguments.per_device_batch_size)
-    pieces = Path(arguments.results).with_suffix(".pieces")
-    found = predict_in_pieces(accelerator, model, rows, collator, arguments.per_device_batch_size, pieces)
+    cost = model_cost(model, accelerator, options.per_device_batch_size)
+    pieces = Path(options.results).with_suffix(".pieces")
+    found = predict_in_pieces(accelerator, model, rows, collator, options.per_device_batch_size, pieces)
     cost["peak_memory_gib"] = peak_memory_gib(accelerator.device)  # before the baselines, which take more
     if not accelerator.is_main_process:
         end_processes(accelerator)
         return
-    predictors = baseline_predictions(dataset, arguments.split, schema, targets.mass_column)
+    predictors = baseline_predictions(dataset, options.split, schema, targets.mass_column)
     probabilities = softmax(found["logits"])
     predictors["model"] = Predictions.of_classes(probabilities, found["mass_preds"], found.get("mass_scale_preds"))
     metrics, columns = evaluate_predictions(rows, targets.mass_column, label_names, predictors)
@@ -82,7 +89,7 @@ def main() -> None:
     if trained.get("epochs"):  # the usual rate, since seconds count those in which the machine stood still
         training["images_per_second"] = median(epoch["images_per_second"] for epoch in trained["epochs"])
     record = run_info(dataset, accelerator, model)
-    record |= describe_data(data, targets, schema, arguments.split) | {"label_names": label_names}
+    record |= describe_data(data, targets, schema, options.split) | {"label_names": label_names}
     record |= {
         "seed": trained.get("seed"),
         "training": training,
@@ -90,17 +97,13 @@ def main() -> None:
         "metrics": metrics,
         "in_bins": measure_in_bins(columns, predictors["model"]),
     }
-    write_results(arguments.results, record, columns)
+    write_results(options.results, record, columns)
     shutil.rmtree(pieces)
-    print(f"Wrote {arguments.results}")
+    print(f"Wrote {options.results}")
     end_processes(accelerator)
 
 
 def read_run_info(checkpoint: str) -> dict:
-    """What the checkpoint tells of its training, if anything."""
+    """The training record of the checkpoint; empty if it has none."""
     path = cached_file(checkpoint, "run_info.json", _raise_exceptions_for_missing_entries=False)
     return json.loads(Path(path).read_text()) if path else {}
-
-
-if __name__ == "__main__":
-    main()

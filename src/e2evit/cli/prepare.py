@@ -1,82 +1,59 @@
-"""Turn the files of an E2E data set into a Parquet repository for `datasets.load_dataset`, or look into one file.
+"""Convert the files of an E2E data set to a Parquet repository that `datasets.load_dataset` reads.
 
-python scripts/prepare_data.py --inspect top_gun_opendata_0.parquet
-python scripts/prepare_data.py top_mass --data_dir downloads/top_gun --output_dir data/top_mass --num_proc 8
+examples:
+  e2evit inspect top_gun_opendata_0.parquet
+  e2evit prepare top_mass --data_dir downloads/top_gun --output_dir data/top_mass --num_proc 8
+
+Run the same command again to resume after an interruption; finished shards are kept.
 """
 
 import logging
-import sys
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from transformers import HfArgumentParser
+from transformers.hf_argparser import HfArg
 
 from e2evit.data import SCHEMAS, SplitRule
-from e2evit.data.inspect import inspect_file
 from e2evit.data.prepare import prepare
 from e2evit.hub.publish import publish_dataset
-from e2evit.plots import mean_images, save_figure
+
+from .parser import parse
+
+DATASET = ("dataset", f"One of {', '.join(SCHEMAS)}, or custom.")
 
 
 @dataclass
 class PrepareArguments:
-    inspect: str | None = field(default=None, metadata={"help": "Only report on this file, and draw its mean images."})
-    figure: str | None = field(default=None, metadata={"help": "Where `--inspect` draws; FILE.png here if not given."})
-    dataset_name: str | None = field(default=None, metadata={"help": "Entry of the data schema, or custom."})
-    data_dir: str | None = field(default=None, metadata={"help": "Folder (or address) of the files."})
-    output_dir: str | None = field(default=None, metadata={"help": "Folder to write; an interrupted call goes on."})
-    schema: str | None = field(default=None, metadata={"help": "YAML file of a custom data set."})
-    salt: str = field(default=SplitRule.salt, metadata={"help": "Another salt is another division into splits."})
-    shard_megabytes: float = field(default=200.0, metadata={"help": "Size of the training split's shards."})
-    on_bad_rows: str = field(default="error", metadata={"help": "error, or skip: leave out, count and list them."})
-    num_proc: int = field(default=1, metadata={"help": "Local worker processes."})
-    scheduler: str | None = field(default=None, metadata={"help": "Dask scheduler, tcp://..., instead."})
-    push_to_hub: str | None = field(default=None, metadata={"help": "Upload to this data set repository, ORG/NAME."})
-    private: bool = field(default=False, metadata={"help": "Make that repository private if it is new."})
-
-
-def main() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    given = sys.argv[1:]
-    if given and given[0] in (*SCHEMAS, "custom"):
-        given = ["--dataset_name", *given]
-    (arguments,) = HfArgumentParser(PrepareArguments).parse_args_into_dataclasses(given)
-    try:
-        if arguments.inspect is not None:
-            report(arguments)
-        else:
-            run(arguments)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        sys.exit(f"prepare_data.py: {error}")
-
-
-def report(arguments: PrepareArguments) -> None:
-    lines, survey, schema = inspect_file(arguments.inspect, arguments.dataset_name, arguments.schema)
-    print("\n".join(lines))
-    if survey is not None and survey.means:
-        path = Path(arguments.figure or f"{Path(arguments.inspect).name}.png")
-        figure = mean_images(survey.means, schema, Path(arguments.inspect).name.replace("_", " "))
-        print(f"Mean images: {save_figure(figure, path)}")
-
-
-def run(arguments: PrepareArguments) -> None:
-    if None in (arguments.dataset_name, arguments.data_dir, arguments.output_dir):
-        raise ValueError(f"Pass a data set ({', '.join(SCHEMAS)}, custom), `--data_dir` and `--output_dir`.")
-    folder = prepare(
-        arguments.dataset_name,
-        arguments.data_dir,
-        arguments.output_dir,
-        schema=arguments.schema,
-        rule=SplitRule(arguments.salt),
-        shard_megabytes=arguments.shard_megabytes,
-        on_bad_rows=arguments.on_bad_rows,
-        num_proc=arguments.num_proc,
-        scheduler=arguments.scheduler,
+    data_dir: str = HfArg(help="Folder (or fsspec address) of the files.")
+    output_dir: str = HfArg(help="Folder to write.")
+    schema: str | None = HfArg(default=None, help="YAML schema of a custom data set.")
+    salt: str = HfArg(default=SplitRule.salt, help="Another salt draws other splits.")
+    shard_megabytes: float = HfArg(default=200.0, help="Size of a training shard [MB].")
+    on_bad_rows: str = HfArg(
+        default="error", help="error: stop at a bad row; skip: leave bad rows out, count and list them."
     )
-    print(f"Prepared {arguments.dataset_name} in {folder}")
-    if arguments.push_to_hub:
-        print(f"Published {publish_dataset(folder, arguments.push_to_hub, private=arguments.private)}")
+    num_proc: int = HfArg(default=1, help="Local worker processes.")
+    scheduler: str | None = HfArg(
+        default=None, help="Address of a Dask scheduler, tcp://..., whose workers convert instead."
+    )
+    push_to_hub: str | None = HfArg(default=None, help="Upload to this data set repository, ORG/NAME.")
+    private: bool = HfArg(default=False, help="Make a new repository private.")
 
 
-if __name__ == "__main__":
-    main()
+def main(arguments: Sequence[str] | None = None) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    dataset, options = parse("e2evit prepare", __doc__, arguments, PrepareArguments, first=DATASET)
+    folder = prepare(
+        dataset,
+        options.data_dir,
+        options.output_dir,
+        schema=options.schema,
+        rule=SplitRule(options.salt),
+        shard_megabytes=options.shard_megabytes,
+        on_bad_rows=options.on_bad_rows,
+        num_proc=options.num_proc,
+        scheduler=options.scheduler,
+    )
+    print(f"Prepared {dataset} in {folder}")
+    if options.push_to_hub:
+        print(f"Published {publish_dataset(folder, options.push_to_hub, private=options.private)}")

@@ -1,8 +1,11 @@
-"""Train a jet classifier with mass regression, or fine-tune one from `--model_name_or_path`.
+"""Train a jet classifier with mass regression, or fine-tune one.
 
-accelerate launch scripts/train.py recipes/quickstart/xcit_nano.yaml --data_dir data/jets --output_dir runs/xcit
+examples:
+  e2evit train quickstart/xcit_nano.yaml --data_dir data/jets --output_dir runs/xcit
+  e2evit train --model_name_or_path runs/xcit --data_dir data/other --output_dir runs/other
 
-SIGTERM saves the state and ends with exit code 75; the same command with --resume_from_checkpoint resumes the run.
+SIGTERM saves the state and ends with exit code 75; add --resume_from_checkpoint to the same command to resume.
+For several processes: accelerate launch scripts/train.py ..., or accelerate launch -m e2evit.cli train ...
 """
 
 import os
@@ -15,19 +18,17 @@ from pathlib import Path
 from accelerate import PartialState
 
 from e2evit.training import (
-    PREEMPTED_EXIT_CODE,
     AugmentationArguments,
     DataArguments,
     MassWeightArguments,
     ModelArguments,
-    Preempted,
     Recipe,
     TargetArguments,
     TrainArguments,
-    as_flags,
-    parse_recipe,
     run_recipe,
 )
+
+from .parser import as_flags, parse
 
 GROUPS = (
     ModelArguments,
@@ -40,32 +41,29 @@ GROUPS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    recipe = Recipe(*parse_recipe(*GROUPS, arguments=arguments))
-    try:
-        run_recipe(recipe)
-    except Preempted as stopped:
-        print(stopped, flush=True)
-        sys.exit(PREEMPTED_EXIT_CODE)
+    recipe = Recipe(*parse("e2evit train", __doc__, arguments, *GROUPS))
+    run_recipe(recipe)
     if recipe.training.push_to_hub and PartialState().is_main_process:
         publish(recipe.data, recipe.training)
 
 
-def publish(data_args: DataArguments, train_args: TrainArguments) -> None:
-    """Measure on test and push, by the same scripts as by hand, one process each."""
+def publish(data: DataArguments, training: TrainArguments) -> None:
+    """Measure the checkpoint on the test split and push it, each in one new process.
+
+    Raises:
+        RuntimeError: if one of them fails; the checkpoint is complete then.
+    """
     from e2evit.hub.assemble import clean_environment  # loads matplotlib, which training does not need
 
-    scripts, checkpoint = Path(__file__).parents[3] / "scripts", train_args.output_dir
+    checkpoint = training.output_dir
     results = Path(checkpoint) / "results.json"
-    push = [scripts / "push_to_hub.py", checkpoint, "--results", results, "--repo_id", train_args.push_to_hub]
-    push += ["--private"] if train_args.hub_private else []
-    for command in ([scripts / "eval.py", checkpoint, *as_flags(asdict(data_args)), "--results", results], push):
-        token = {name: value for name, value in os.environ.items() if name.startswith("HF_")}
-        environment = clean_environment() | token
-        if subprocess.run([sys.executable, *map(str, command)], env=environment, check=False).returncode:
-            sys.exit(
-                f"The checkpoint is complete in {checkpoint}, but this step failed: {' '.join(map(str, command))}"
+    evaluate = ["eval", checkpoint, *as_flags(asdict(data)), "--results", results]
+    push = ["push", checkpoint, "--results", results, "--repo_id", training.push_to_hub]
+    push += ["--private"] if training.hub_private else []
+    token = {name: value for name, value in os.environ.items() if name.startswith("HF_")}
+    for command in (evaluate, push):
+        call = [sys.executable, "-m", "e2evit.cli", *map(str, command)]
+        if subprocess.run(call, env=clean_environment() | token, check=False).returncode:
+            raise RuntimeError(
+                f"The checkpoint in {checkpoint} is complete, but this step failed: e2evit {' '.join(call[3:])}"
             )
-
-
-if __name__ == "__main__":
-    main()

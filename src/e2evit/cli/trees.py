@@ -1,48 +1,57 @@
-"""Measure boosted trees on classical jet variables, as scripts/eval.py measures networks.
+"""Train boosted trees on classical jet variables and measure them as `e2evit eval` measures networks.
 
-python scripts/boosted_trees.py --data_dir data/jets --results_dir results --seed 0
+examples:
+  e2evit trees --data_dir data/jets --results_dir results --seed 0
 
 writes `trees_3_seed0.json` (mass, multiplicity and width) and `trees_all_seed0.json` (all variables).
 """
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from transformers.hf_argparser import HfArg
 
 from e2evit.baselines.boosted_trees import tree_predictions
 from e2evit.baselines.jet_features import VARIABLE_SETS, jet_features, variables
 from e2evit.results.measure import column, evaluate_predictions, measure_in_bins, write_results
-from e2evit.training import DataArguments, TargetArguments, load_data, parse_recipe, run_info
+from e2evit.training import DataArguments, TargetArguments, load_data, run_info
 from e2evit.training.data import describe_data, with_defaults
+
+from .parser import parse
 
 SETS = {"trees_3": "mass, multiplicity, width", "trees_all": "all, with impact parameters"}
 
 
 @dataclass
 class TreeArguments:
-    results_dir: str = field(metadata={"help": "Folder of the two results, with predictions as Parquet beside them."})
-    seed: list[int] = field(default_factory=lambda: [0], metadata={"help": "Of the jets that decide when to stop."})
-    split: str = field(default="test", metadata={"help": "train, validation or test."})
+    results_dir: str = HfArg(help="Folder for the two results, with predictions as Parquet beside them.")
+    seed: list[int] = HfArg(
+        default_factory=lambda: [0],
+        help="One training per seed; it draws the jets that early stopping watches.",
+    )
+    split: str = HfArg(default="test", help="Split to measure on: train, validation or test.")
 
 
-def main() -> None:
-    data, targets, arguments = parse_recipe(DataArguments, TargetArguments, TreeArguments)
+def main(arguments: Sequence[str] | None = None) -> None:
+    data, targets, options = parse("e2evit trees", __doc__, arguments, DataArguments, TargetArguments, TreeArguments)
     targets = with_defaults(targets)
     dataset, schema = load_data(data, targets)
-    rows = dataset[arguments.split]
-    features = {part: jet_features(dataset[part], schema) for part in {"train", arguments.split}}
+    rows = dataset[options.split]
+    features = {part: jet_features(dataset[part], schema) for part in {"train", options.split}}
     labels = column(dataset["train"], "labels", -100).astype(int)
     masses = column(dataset["train"], targets.mass_column)
     for name, groups in SETS.items():
         x = {part: variables(found, VARIABLE_SETS[groups]) for part, found in features.items()}
-        for seed in arguments.seed:
+        for seed in options.seed:
             start = time.perf_counter()
-            found = tree_predictions(x["train"], labels, masses, x[arguments.split], len(schema.label_names), seed)
+            found = tree_predictions(x["train"], labels, masses, x[options.split], len(schema.label_names), seed)
             seconds = time.perf_counter() - start
             metrics, columns = evaluate_predictions(rows, targets.mass_column, schema.label_names, {"model": found})
             record = (
                 run_info(dataset)
-                | describe_data(data, targets, schema, arguments.split)
+                | describe_data(data, targets, schema, options.split)
                 | {
                     "seed": seed,
                     "training": {"seconds": seconds},
@@ -50,10 +59,6 @@ def main() -> None:
                     "in_bins": measure_in_bins(columns, found),
                 }
             )
-            path = Path(arguments.results_dir) / f"{name}_seed{seed}.json"
+            path = Path(options.results_dir) / f"{name}_seed{seed}.json"
             write_results(path, record, columns)
             print(f"Wrote {path}")
-
-
-if __name__ == "__main__":
-    main()

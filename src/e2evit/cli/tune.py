@@ -1,46 +1,49 @@
-"""Search for settings with Optuna; prune what is worse than the median, resume where an earlier call stopped.
+"""Search for hyperparameters with Optuna (needs the `tune` extra), pruning trials worse than the median.
 
-accelerate launch scripts/tune.py recipes/tune/xcit_nano.yaml --data_dir data/jets --output_dir runs/tuning
+examples:
+  e2evit tune tune/xcit_nano.yaml --data_dir data/jets --output_dir runs/tuning
 
-leaves the best settings as a recipe in OUTPUT_DIR/best.yaml, all trials in trials.json and a figure of them. SIGTERM
-saves the trial's state and ends with exit code 75.
+writes the best settings as a recipe to OUTPUT_DIR/best.yaml, all trials to trials.json, and a figure of them. Run the
+same command again to resume. SIGTERM saves the state of the trial and ends with exit code 75.
 """
 
 import json
-import sys
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from transformers.hf_argparser import HfArg
 
+from e2evit.data.packaged import find_recipe
 from e2evit.plots import save_figure, tuning
-from e2evit.training import PREEMPTED_EXIT_CODE, Preempted, Recipe, as_flags, parse_recipe
+from e2evit.training import Recipe
 from e2evit.training.tuning import read_search, trial_recipe, tune
 
+from .parser import as_flags, parse
 from .train import GROUPS
+
+SEARCH = ("search", "YAML with the recipe, the search space and the objective; see `tune/xcit_nano.yaml`.")
 
 
 @dataclass
 class TuneArguments:
-    output_dir: str = field(metadata={"help": "Trials, storage, and what was found."})
-    data_dir: str | None = field(default=None, metadata={"help": "Folder of the jets."})
-    num_trials: int = field(default=20, metadata={"help": "Finished or pruned ones, of earlier calls too."})
-    storage: str | None = field(default=None, metadata={"help": "Optuna storage, to share trials between machines."})
+    output_dir: str = HfArg(help="Folder for trials, storage and the best settings.")
+    data_dir: str | None = HfArg(default=None, help="Folder of the jets.")
+    num_trials: int = HfArg(default=20, help="Stop at this many finished or pruned trials, earlier calls included.")
+    storage: str | None = HfArg(
+        default=None,
+        help="Optuna storage that machines share, postgresql://...; default: SQLite in the folder.",
+    )
 
 
-def main() -> None:
-    path, arguments = parse_recipe(TuneArguments, first="search")
-    try:
-        search = read_search(path)
-        flags = as_flags(search.settings | ({"data_dir": arguments.data_dir} if arguments.data_dir else {}))
-        recipe = Recipe(*parse_recipe(*GROUPS, arguments=[search.recipe, *flags]))
-        study = tune(search, recipe, arguments.output_dir, arguments.num_trials, arguments.storage)
-    except Preempted as stopped:
-        print(stopped, flush=True)
-        sys.exit(PREEMPTED_EXIT_CODE)
-    except (ImportError, ValueError) as error:
-        sys.exit(f"tune.py: {error}")
-    folder = Path(arguments.output_dir)
+def main(arguments: Sequence[str] | None = None) -> None:
+    path, options = parse("e2evit tune", __doc__, arguments, TuneArguments, first=SEARCH)
+    search = read_search(find_recipe(path))
+    flags = as_flags(search.settings | ({"data_dir": options.data_dir} if options.data_dir else {}))
+    recipe = Recipe(*parse("e2evit tune", __doc__, [search.recipe, *flags], *GROUPS))
+    study = tune(search, recipe, options.output_dir, options.num_trials, options.storage)
+    folder = Path(options.output_dir)
     trials = [
         {"number": trial.number, "state": trial.state.name, "params": trial.params}
         | {"value": trial.value, "by_epoch": trial.intermediate_values}
@@ -57,7 +60,3 @@ def main() -> None:
     figure = save_figure(tuning(trials, search.objective, search.direction), folder / "tuning")
     print(f"Best {search.objective}: {study.best_value:.4g} with {study.best_params}")
     print(f"Wrote {folder / 'best.yaml'}, {folder / 'trials.json'} and {figure}")
-
-
-if __name__ == "__main__":
-    main()

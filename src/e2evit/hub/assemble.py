@@ -13,6 +13,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from e2evit.data.packaged import packaged_folder
 from e2evit.modeling import E2EConfig
 from e2evit.plots import comparison_figures, save_figure
 from e2evit.results.tables import read_predictions
@@ -21,7 +22,7 @@ from .card import CAPTIONS, render_card
 from .code import add_code
 from .safety import check_checkpoint
 
-__all__ = ["assemble_model", "check_loads", "find_template"]
+__all__ = ["assemble_model", "check_loads"]
 
 TOLERANCE = 1e-5  # of logits and, relative, of masses, between two processes on one machine
 _LOAD = """
@@ -47,18 +48,6 @@ for task in () if aux else ("e2e-jets", "e2e-features"):
 assert "e2evit" not in sys.modules
 save_file({"logits": result.logits.numpy(), "mass_preds": result.mass_preds.numpy()}, outputs)
 """
-
-
-def find_template() -> Path:
-    """The template of model cards in the repository.
-
-    Raises:
-        FileNotFoundError: if e2evit is not installed from its repository.
-    """
-    path = Path(__file__).parents[3] / "model_cards/TEMPLATE.md"
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}: cards are made in a clone of the repository of e2evit.")
-    return path
 
 
 def assemble_model(
@@ -109,7 +98,8 @@ def assemble_model(
         shown = [name for name in CAPTIONS if name in figures]
         for name in shown:
             save_figure(figures[name], temporary / "figures" / name).with_suffix(".pdf").unlink()
-        card = render_card(find_template(), record, model.config.model_type, recipe, model_id, shown, has_code=True)
+        template = packaged_folder("model_cards") / "TEMPLATE.md"
+        card = render_card(template, record, model.config.model_type, recipe, model_id, shown, has_code=True)
         card.save(temporary / "README.md")
         check_checkpoint(temporary)
         check_loads(temporary, model, processor)

@@ -44,7 +44,7 @@ def publish_dataset(
     folder = Path(folder)
     missing = [name for name in ("README.md", "e2evit.json") if not (folder / name).is_file()]
     if missing:
-        raise ValueError(f"{folder} lacks {', '.join(missing)}: let `scripts/prepare_data.py` finish it first.")
+        raise ValueError(f"{folder} lacks {', '.join(missing)}: run `e2evit prepare` to the end first.")
     return _publish(folder, repo_id, "dataset", DATASET_FILES, private, revision, None, token)
 
 

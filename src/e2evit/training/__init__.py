@@ -25,7 +25,6 @@ from .loaders import make_loader
 from .pieces import predict_in_pieces
 from .prediction import predict
 from .process import end_processes, start_accelerator
-from .recipe import as_flags, parse_recipe
 from .run import TrainedModel, run_recipe, train
 from .state import PREEMPTED_EXIT_CODE, History, Preempted
 
@@ -43,7 +42,6 @@ __all__ = [
     "TrainArguments",
     "TrainedModel",
     "TrainedOn",
-    "as_flags",
     "check_output_dir",
     "end_processes",
     "find_checkpoint",
@@ -51,7 +49,6 @@ __all__ = [
     "make_loader",
     "model_cost",
     "new_model",
-    "parse_recipe",
     "peak_memory_gib",
     "predict",
     "predict_in_pieces",

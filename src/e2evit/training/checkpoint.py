@@ -28,6 +28,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from e2evit.data import DatasetSchema, TrainingStatistics, training_statistics
+from e2evit.data.packaged import find_recipe
 from e2evit.modeling import E2EConfig, E2EImageProcessor
 
 from .arguments import TargetArguments
@@ -235,9 +236,7 @@ def _model_fields(source: str | Path | E2EConfig) -> tuple[type[E2EConfig], dict
     if isinstance(source, PreTrainedConfig):
         names = set(type(source).__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
         return type(source), {name: copy.deepcopy(getattr(source, name)) for name in sorted(names)}
-    path = Path(source)
-    if not path.is_file():
-        raise ValueError(f"There is no model configuration {path}.")
+    path = find_recipe(source)
     own = json.loads(path.read_text())
     if "model_type" not in own:
         raise ValueError(f"{path}: `model_type` is missing.")

@@ -28,6 +28,8 @@ INCOMPLETE = "incomplete"
 class Preempted(Exception):
     """The run was asked to end; its state is saved, and `resume_from_checkpoint` resumes from it."""
 
+    exit_code = PREEMPTED_EXIT_CODE
+
 
 @dataclass
 class History:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from e2evit.data.packaged import find_recipe
+
 from .arguments import Recipe
 from .run import run_recipe
 from .state import History, Preempted
@@ -168,7 +170,7 @@ def _objective(trial, search: Search, recipe: Recipe, folder: Path) -> float:
 
 def trial_recipe(recipe: Recipe, chosen: Mapping, folder: Path) -> Recipe:
     """The recipe with a trial's settings; the configuration of its model is written to `folder`."""
-    model = json.loads(Path(recipe.model.model_config).read_text())
+    model = json.loads(find_recipe(recipe.model.model_config).read_text())
     model |= {name.removeprefix(MODEL): value for name, value in chosen.items() if name.startswith(MODEL)}
     path = folder / "model.json"
     path.write_text(json.dumps(model, indent=2) + "\n")

@@ -1,0 +1,64 @@
+"""How a command ends: one line for a user's mistake, a traceback for a bug, an exit code for both."""
+
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+
+__all__ = ["UsageError", "one_line_errors", "suggest"]
+
+EXPECTED = (FloatingPointError, ImportError, OSError, ValueError)
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class UsageError(ValueError):
+    """The command line is wrong."""
+
+    exit_code = 2
+
+
+@contextmanager
+def one_line_errors(program: str) -> Iterator[None]:
+    """End the process with `program: message` instead of a traceback where the message is meant for the user.
+
+    The exit code is the exception's `exit_code`, else 1. Of several processes on a machine, only the first prints.
+    `E2EVIT_DEBUG=1` shows the traceback of every error.
+
+    Raises:
+        SystemExit: for an exception that is meant for the user; all others pass.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        _print(f"{program}: interrupted")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("E2EVIT_DEBUG") or not _is_for_user(error):
+            raise
+        _print(f"{program}: {str(error).strip() or type(error).__name__}")
+        sys.exit(getattr(error, "exit_code", 1))
+
+
+def suggest(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """` (did you mean ...?)` for a misspelt word, or nothing."""
+    close = get_close_matches(word.lstrip("-_"), list(known), n=1)
+    return f" (did you mean {prefix}{close[0]}?)" if close else ""
+
+
+def _is_for_user(error: Exception) -> bool:
+    """Whether the message explains the error; a `RuntimeError` does so only if e2evit raised it."""
+    if isinstance(error, EXPECTED) or hasattr(error, "exit_code"):
+        return True
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return isinstance(error, RuntimeError) and frame.f_globals["__name__"].split(".")[0] == "e2evit"
+
+
+def _print(line: str) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        sys.stdout.flush()
+        print(line, file=sys.stderr, flush=True)

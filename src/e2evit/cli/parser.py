@@ -1,0 +1,134 @@
+"""Command lines and recipes: one YAML file is one run, unknown keys are errors, the command line has the last word."""
+
+import dataclasses
+import re
+import sys
+from argparse import Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+from e2evit.data.packaged import find_recipe
+
+from .errors import UsageError, suggest
+
+__all__ = ["as_flags", "parse"]
+
+
+class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """The docstring as it is, each option once and in one spelling, and its default if it has one."""
+
+    def add_argument(self, action: Action) -> None:
+        if not any(name.startswith("--no_") for name in action.option_strings):
+            super().add_argument(action)
+
+    def _format_action_invocation(self, action: Action) -> str:
+        names = [name for name in action.option_strings if "-" not in name.lstrip("-")]
+        if not names:
+            return super()._format_action_invocation(action)
+        if action.nargs in (0, "?"):
+            return ", ".join([*names, f"--no_{action.dest}"] if action.default is True else names)
+        return f"{names[-1]} {self._format_args(action, 'VALUE')}"
+
+    def _get_help_string(self, action: Action) -> str:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> None:
+        raise UsageError(f"{message}. See `{self.prog} --help`.")
+
+
+def parse(
+    command: str,
+    description: str,
+    arguments: Sequence[str] | None,
+    *argument_classes: type,
+    first: tuple[str, str] | None = None,
+) -> list:
+    """Instances of the dataclasses from `[FIRST] [RECIPE.yaml] [--field value ...]`.
+
+    Args:
+        command: What the user typed before the arguments, such as "e2evit train".
+        description: Docstring of the command, with examples.
+        arguments: Those of `sys.argv` if None.
+        argument_classes: Dataclasses whose fields are the options; each is a group in `--help`.
+        first: Name and help of an argument that must come before all others; its value is returned first.
+
+    Raises:
+        UsageError: for an unknown option, a missing one, or a value of the wrong type.
+        ValueError: for a recipe that does not exist, is not YAML, or has an unknown key.
+        SystemExit: after `--help`.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for argument_class in argument_classes:
+        if not hasattr(argument_class, "_argument_group_name"):
+            argument_class._argument_group_name = _title(argument_class)  # read by `HfArgumentParser`
+    parser = _Parser(
+        argument_classes,
+        prog=command,
+        usage=f"%(prog)s {'' if first is None else f'{first[0].upper()} '}[RECIPE.yaml] [--option value ...]",
+        description=description.strip(),
+        formatter_class=partial(_HelpFormatter, max_help_position=36),
+        allow_abbrev=False,
+    )
+    if first is not None:
+        parser.add_argument(first[0], help=first[1])
+
+    known = {field.name for cls in argument_classes for field in dataclasses.fields(cls)}
+    leading = list(takewhile(lambda argument: not argument.startswith("-"), arguments))
+    options, settings = arguments[len(leading) :], {}
+    if len(leading) > (first is not None):
+        settings = _read(find_recipe(leading.pop(first is not None)), known)
+    # as strings through the parser, so that the recipe obeys the types and choices of the command line
+    strings = [*leading, *as_flags(settings), *options]
+    *instances, unknown = parser.parse_args_into_dataclasses(
+        strings, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        parser.error(_explain(unknown, known))
+    return instances if first is None else [getattr(instances.pop(), first[0]), *instances]
+
+
+def as_flags(settings: Mapping) -> list[str]:
+    """Settings as command-line arguments; `None` is left out."""
+    flags = []
+    for key, value in settings.items():
+        if isinstance(value, list):
+            flags += [f"--{key}", *map(str, value)]
+        elif value is not None:
+            flags.append(f"--{key}={value}")
+    return flags
+
+
+def _title(argument_class: type) -> str:
+    """`MassWeightArguments` → "mass weight"."""
+    stem = argument_class.__name__.removesuffix("Arguments").removesuffix("Settings")
+    return " ".join(re.findall("[A-Z][a-z]*", stem)).lower()
+
+
+def _explain(unknown: Sequence[str], known: set[str]) -> str:
+    for argument in unknown:
+        if argument.startswith("-"):
+            name = argument.split("=")[0]
+            return f"unknown option {name}{suggest(name.replace('-', '_'), known, prefix='--')}"
+    return f"unexpected argument {unknown[0]}: a recipe comes before all options, and there is one at most"
+
+
+def _read(path: Path, known: set[str]) -> dict:
+    try:
+        settings = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: a recipe holds `key: value` lines, got a {type(settings).__name__}.")
+    for key in settings:
+        if key not in known:
+            raise ValueError(
+                f"{path}: unknown key {key}{suggest(str(key), known)}; known: {', '.join(sorted(known))}."
+            )
+    return settings

@@ -1,0 +1,115 @@
+"""The `e2evit` command: dispatch, help, and how it ends."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+import e2evit
+from e2evit.cli.command import COMMANDS, main, run
+from e2evit.cli.errors import UsageError, one_line_errors
+
+
+def test_help_names_every_command_at_once():
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "e2evit.cli", "--help"], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - start < 2  # 0.2 s on an idle machine; importing torch takes 5
+    assert all(f"\n  {command} " in done.stdout for command in COMMANDS)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out.strip() == e2evit.__version__
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert f"usage: e2evit {command} " in text
+    assert f"  e2evit {command} " in text.partition("examples:")[2]
+
+
+def test_these_need_no_torch():
+    code = "import sys, e2evit.cli.{0}; assert 'torch' not in sys.modules"
+    for module in ("simulate", "inspect", "prepare"):
+        subprocess.run([sys.executable, "-c", code.format(module)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["tran"], 2, "e2evit: unknown command tran (did you mean train?). See `e2evit --help`."),
+        (["simulate"], 2, "e2evit simulate: the following arguments are required: "),
+        (["simulate", "--output_dir", "x", "--processes", "susy"], 1, "e2evit simulate: Unknown process susy"),
+        (["inspect", "nowhere.h5"], 1, "e2evit inspect: There is no file nowhere.h5."),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments, code, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == code
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert error.count("\n") == 1
+
+
+def ends_with(error: Exception) -> int:
+    with pytest.raises(SystemExit) as ended, one_line_errors("e2evit test"):
+        raise error
+    return ended.value.code
+
+
+def test_exit_codes(capsys):
+    from e2evit.training import PREEMPTED_EXIT_CODE, Preempted
+
+    assert ends_with(UsageError("a")) == 2
+    assert ends_with(FloatingPointError("b")) == ends_with(FileNotFoundError(2, "No such file", "c")) == 1
+    assert ends_with(Preempted("d")) == PREEMPTED_EXIT_CODE == 75
+    with pytest.raises(SystemExit, match="130"), one_line_errors("e2evit test"):
+        raise KeyboardInterrupt
+    expected = ["a", "b", "[Errno 2] No such file: 'c'", "d", "interrupted"]
+    assert capsys.readouterr().err.splitlines() == [f"e2evit test: {line}" for line in expected]
+
+
+def test_bugs_keep_their_traceback(monkeypatch):
+    for bug in (KeyError("x"), RuntimeError("shapes do not match"), AssertionError()):
+        with pytest.raises(type(bug)), one_line_errors("e2evit test"):
+            raise bug
+    monkeypatch.setenv("E2EVIT_DEBUG", "1")
+    with pytest.raises(ValueError, match="mistake"), one_line_errors("e2evit test"):
+        raise ValueError("mistake")
+
+
+def test_a_runtime_error_of_ours_is_one_line(monkeypatch, capsys):
+    from e2evit.training import start_accelerator
+
+    monkeypatch.setenv("WORLD_SIZE", "2")  # of processes that do not find each other
+    monkeypatch.setattr("e2evit.training.process.Accelerator", lambda **_: Alone())
+    with pytest.raises(SystemExit, match="1"), one_line_errors("e2evit test"):
+        start_accelerator("no")
+    assert capsys.readouterr().err.startswith("e2evit test: 2 processes were launched, but Accelerate sees 1")
+
+
+class Alone:
+    num_processes, is_fsdp2, distributed_type = 1, False, None
+    state = type("State", (), {"deepspeed_plugin": None})
+
+
+def test_one_process_speaks_for_all(monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert ends_with(ValueError("a")) == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_scripts_and_command_are_the_same(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run("simulate", ["--help"])
+    by_command = capsys.readouterr().out
+    done = subprocess.run(
+        [sys.executable, "scripts/simulate.py", "--help"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == by_command
