@@ -19,7 +19,7 @@ class BaselineConfig(E2EConfig):
     """
 
     model_type = "e2e_baseline"
-    sub_configs = {"backbone_config": AutoConfig}
+    sub_configs = {"backbone_config": AutoConfig}  # pyright: ignore[reportAssignmentType]
 
     backbone_config: PreTrainedConfig | dict | None = None
 
@@ -47,6 +47,7 @@ class BaselineConfig(E2EConfig):
 
     def validate_backbone(self):
         backbone = self.backbone_config
+        assert isinstance(backbone, PreTrainedConfig)
         if backbone.num_channels != self.num_inputs:
             raise ValueError(
                 f"The backbone reads {backbone.num_channels} channels but the images have {self.num_inputs}: "

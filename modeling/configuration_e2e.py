@@ -89,7 +89,7 @@ class E2EConfig(PreTrainedConfig):
     def image_shape(self) -> tuple[int, int]:
         """Height (eta) and width (phi) in pixels."""
         size = self.image_size
-        return (size, size) if isinstance(size, int) else tuple(size)
+        return (size, size) if isinstance(size, int) else tuple(size)  # pyright: ignore[reportReturnType]
 
     def validate_image(self):
         if len(self.image_shape) != 2 or prod(self.image_shape) <= 0 or min(self.image_shape) <= 0:
@@ -101,7 +101,7 @@ class E2EConfig(PreTrainedConfig):
             )
 
     def validate_mass_scale(self):
-        if self.mass_std <= 0:
+        if self.mass_std is None or self.mass_std <= 0:
             raise ValueError(f"`mass_std` [GeV] must be positive, got {self.mass_std}.")
         if self.mass_temperature <= 0:
             raise ValueError(f"`mass_temperature` must be positive, got {self.mass_temperature}.")

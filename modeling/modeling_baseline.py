@@ -3,7 +3,7 @@
 import torch
 from transformers import AutoModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 from .configuration_baseline import BaselineConfig
 from .modeling_e2e import E2EForImageClassification, E2EModelOutput, E2EPreTrainedModel

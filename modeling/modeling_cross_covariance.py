@@ -82,10 +82,11 @@ class CrossCovarianceAttention(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         qkv = self.qkv(hidden_states).flatten(1, -2)  # [B, N, 3 D]
         if hidden_states.shape[-1] <= MAX_BLOCK_WIDTH:
-            context = cross_covariance_attention_in_blocks(*qkv.chunk(3, dim=-1), self.temperature)
+            query, key, value = qkv.chunk(3, dim=-1)
+            context = cross_covariance_attention_in_blocks(query, key, value, self.temperature)
         else:
-            context = cross_covariance_attention(*split_heads(qkv, self.num_heads), self.temperature)
-            context = context.transpose(1, 2)  # [B, N, h, d]
+            query, key, value = split_heads(qkv, self.num_heads)
+            context = cross_covariance_attention(query, key, value, self.temperature).transpose(1, 2)  # [B, N, h, d]
         return self.proj(context.reshape(hidden_states.shape))
 
     def attention_map(self, hidden_states, grid, place):

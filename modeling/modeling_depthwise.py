@@ -27,7 +27,8 @@ def plain_depthwise_conv(hidden_states: torch.Tensor, weight: torch.Tensor, bias
 
 def depthwise_conv(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """As [`plain_depthwise_conv`], on CPUs by an operator without second derivatives that is not exported."""
-    is_exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    is_tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    is_exporting = torch.compiler.is_exporting() or is_tracing
     # without gradients there is nothing to cure, and inductor does better with what it can see
     is_inference = torch.compiler.is_dynamo_compiling() and not torch.is_grad_enabled()
     if hidden_states.device.type != "cpu" or is_exporting or is_inference or not USE_OPERATOR:
@@ -118,4 +119,5 @@ class DepthwiseConv(nn.Conv2d):
         super().__init__(hidden_size, hidden_size, kernel_size, padding=kernel_size // 2, groups=hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        assert self.bias is not None
         return depthwise_conv(hidden_states, self.weight, self.bias)

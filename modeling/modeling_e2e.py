@@ -6,6 +6,7 @@ Letters in shape comments, in every file: `B` batch, `C` detector channels, `H W
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .modeling_head import E2EHead, e2e_loss, mass_in_gev
 
@@ -89,8 +90,9 @@ def _keep_inputs(kept: dict, name: str, module, inputs: tuple) -> None:
 class E2EPreTrainedModel(PreTrainedModel):
     """Initialisation, compilation, and what tools ask of any model."""
 
+    base_model: Any  # the model without heads: a property of transformers
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     supports_gradient_checkpointing = True
     # false where the paper's code leaves convolutions at PyTorch's default
     _truncated_normal_convolutions = True
@@ -188,6 +190,7 @@ class E2EBackbone(BackboneMixin):
     """
 
     has_attentions = False  # none are returned; see `attention_maps`
+    base_model: nn.Module
 
     @can_return_tuple
     def forward(

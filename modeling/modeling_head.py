@@ -80,12 +80,12 @@ class E2EHead(nn.Module):
     def forward(self, pooled, aux_values=None, tokens=None, pixel_values=None):
         """`pooled` `(B, D)`, `aux_values` `(B, num_aux_features)`; `tokens`, `pixel_values`: see [`EnergyPooling`]."""
         expected = (pooled.shape[0], self.num_aux_features)
-        if self.num_aux_features and (aux_values is None or tuple(aux_values.shape) != expected):
-            got = "none" if aux_values is None else tuple(aux_values.shape)
-            raise ValueError(
-                f"This model needs `aux_values` of shape {expected} (`config.num_aux_features`), got {got}."
-            )
         if self.num_aux_features:
+            if aux_values is None or tuple(aux_values.shape) != expected:
+                got = "none" if aux_values is None else tuple(aux_values.shape)
+                raise ValueError(
+                    f"This model needs `aux_values` of shape {expected} (`config.num_aux_features`), got {got}."
+                )
             pooled = pooled + self.aux_output(F.gelu(self.aux_hidden(aux_values.to(pooled.dtype))))
         if self.energy_pooling is not None:
             pooled = pooled + self.energy_pooling(tokens, pixel_values)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 from .configuration_linearvit import LinearViTConfig
 from .modeling_attention import softmax_attention
@@ -84,7 +84,8 @@ class LinearViTWindowAttention(nn.Module):
             qkv = qkv + self.qkv.bias.to(qkv.dtype)
         else:
             qkv = self.qkv(hidden_states)
-        context = softmax_attention(*window_partition(qkv, self.window_size, self.num_heads))
+        query, key, value = window_partition(qkv, self.window_size, self.num_heads)
+        context = softmax_attention(query, key, value)
         context = window_merge(context, self.window_size, height + bottom, width + right)
         return self.proj(context[:, :height, :width])
 
@@ -181,7 +182,8 @@ class LinearViTModel(LinearViTPreTrainedModel):
         self.stages = nn.ModuleList()
         for depth, *shape in zip(config.depths, sizes, config.num_attention_heads, config.mlp_ratios):
             kinds = [LinearViTGlobalBlock if i % 2 else LinearViTLocalBlock for i in range(depth)]
-            self.stages.append(nn.Sequential(*[block(config, *shape, next(rates)) for block in kinds]))
+            blocks = [block(config, *shape, next(rates)) for block in kinds]  # pyright: ignore[reportCallIssue]
+            self.stages.append(nn.Sequential(*blocks))
         self.norm = LayerNorm(sizes[-1], eps=config.layer_norm_eps)
         self.post_init()
 
@@ -250,11 +252,12 @@ class LinearViTForMaskedImageModeling(LinearViTPreTrainedModel, E2EForMaskedImag
     def __init__(self, config):
         super().__init__(config)
         self.linearvit = LinearViTModel(config, use_mask_token=True)
-        stem = self.linearvit.downsample_layers[0].proj
-        self.stride = stem.total_stride * 2 ** (len(config.hidden_sizes) - 1)
+        self.stride = self.stem.proj.total_stride * 2 ** (len(config.hidden_sizes) - 1)
         self.decoder = nn.Linear(config.hidden_sizes[-1], 2 * config.num_channels * self.stride**2)
         self.post_init()
 
     @property
-    def stem(self):
-        return self.linearvit.downsample_layers[0]
+    def stem(self) -> LinearViTStem:
+        stem = self.linearvit.downsample_layers[0]
+        assert isinstance(stem, LinearViTStem)
+        return stem

@@ -112,7 +112,8 @@ class ReluLinearAttention(GlobalAttention):
         if qkv.shape[-1] > 3 * MAX_BLOCK_WIDTH:
             return super().mix_tokens(qkv)
         tokens = qkv.flatten(1, 2)
-        return linear_attention_in_blocks(*tokens.chunk(3, dim=-1), self.temperature, self.floor(tokens.shape[1]))
+        query, key, value = tokens.chunk(3, dim=-1)
+        return linear_attention_in_blocks(query, key, value, self.temperature, self.floor(tokens.shape[1]))
 
     def floor(self, num_tokens: int) -> float:
         """Lower clamp of the denominator, a sum over tokens."""
@@ -254,7 +255,8 @@ class InnerTrainingAttention(nn.Module):
         query, key, value = split_heads(heads.flatten(1, 2), self.num_heads)
         context = inner_swiglu(query, key, value, self.weight, self.gate_weight)
         context = context.transpose(1, 2).reshape(hidden_states.shape)
-        local = inner_convolution(*local.chunk(3, dim=-1), self.kernel)
+        query, key, value = local.chunk(3, dim=-1)
+        local = inner_convolution(query, key, value, self.kernel)
         return self.proj(torch.cat([context, local], dim=-1))
 
 

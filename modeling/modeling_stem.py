@@ -56,6 +56,7 @@ class PixelEmbedding(nn.Module):
         values = pixel_features(values) if self.has_features else values
         if self.hidden is None:
             return values
+        assert self.hidden.bias is not None
         weight, bias = widen(self.hidden.weight.flatten(1), self.hidden.bias)
         return F.linear(values.to(weight.dtype), weight, bias).relu() - bias.relu()
 
@@ -63,7 +64,9 @@ class PixelEmbedding(nn.Module):
         """`(B, C, H, W)` to `(B, config.num_inputs, H, W)`, channels last."""
         check_pixel_values(pixel_values, self.num_channels)
         if self.has_features or self.hidden is not None:
-            embedded = _embed_occupied(self, pixel_values) if _may_skip_empty(self, pixel_values) else None
+            embedded = None
+            if _may_skip_empty(self, pixel_values):
+                embedded = _embed_occupied(self, pixel_values)  # pyright: ignore[reportCallIssue]
             if embedded is not None:
                 return embedded
         values = pixel_features(pixel_values) if self.has_features else pixel_values
@@ -71,6 +74,7 @@ class PixelEmbedding(nn.Module):
         values = values.contiguous(memory_format=torch.channels_last)
         if self.hidden is None:
             return values
+        assert self.hidden.bias is not None
         return self.hidden(values.to(self.hidden.weight.dtype)).relu() - self.hidden.bias.relu()[:, None, None]
 
 
@@ -111,7 +115,7 @@ class ConvStem(nn.Module):
         check_pixel_values(pixel_values, self.pixels.num_channels)
         hidden_states = None
         if self.sees_patches and _may_skip_empty(self.pixels, pixel_values):
-            hidden_states = _convolve_occupied(self.pixels, self.convs[0], pixel_values)
+            hidden_states = _convolve_occupied(self.pixels, self.convs[0], pixel_values)  # pyright: ignore
         if hidden_states is None:
             height, width = pixel_values.shape[-2:]
             right, bottom = -width % self.pad_multiple, -height % self.pad_multiple
@@ -129,7 +133,8 @@ def _may_skip_empty(pixels: PixelEmbedding, pixel_values: torch.Tensor) -> bool:
     An exported graph and gradients for empty pixels need them all. Skipping breaks a compiled graph, which is worth
     it only with a layer for single pixels.
     """
-    is_exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    is_tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    is_exporting = torch.compiler.is_exporting() or is_tracing
     is_worth_it = pixels.hidden is not None or not torch.compiler.is_dynamo_compiling()
     is_possible = pixel_values.device.type == "cpu" and not is_exporting and not pixel_values.requires_grad
     return SKIP_EMPTY and is_possible and is_worth_it

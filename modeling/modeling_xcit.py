@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 from .configuration_xcit import XCiTConfig
 from .modeling_branches import attention_branch, local_branch, mlp_branch

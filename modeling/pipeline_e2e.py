@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from transformers import Pipeline
+from transformers import Pipeline, PreTrainedModel
+
+from .image_processing_e2e import E2EImageProcessor
 
 __all__ = ["E2EFeaturesPipeline", "E2EJetsPipeline", "dataset_channels", "file_channels", "read_images"]
 
@@ -100,8 +102,10 @@ def _read_parquet(path: str, image_shape) -> Iterator[dict]:
 
 
 class _E2EPipeline(Pipeline):
-    """Reads detector images of every kind and makes network input of them."""
+    """Turns detector images of every kind into network input."""
 
+    image_processor: E2EImageProcessor
+    model: PreTrainedModel
     _load_processor = False
     _load_image_processor = True
     _load_feature_extractor = False
@@ -116,7 +120,7 @@ class _E2EPipeline(Pipeline):
         if isinstance(inputs, (str, os.PathLike)):
             channel_names = channel_names or file_channels(inputs)
             images = _checked(read_images(inputs, self.image_processor.image_shape))
-            return list(super().__call__(images, channel_names=channel_names, **kwargs))
+            return list(super().__call__(images, channel_names=channel_names, **kwargs))  # pyright: ignore
         channel_names = channel_names or dataset_channels(inputs)
         if isinstance(inputs, (np.ndarray, torch.Tensor)) and inputs.ndim == 4:
             inputs = list(inputs)
@@ -127,12 +131,12 @@ class _E2EPipeline(Pipeline):
     def preprocess(self, image, channel_names=None):
         processor = self.image_processor
         if isinstance(image, Mapping):
-            return processor(image, channel_names=channel_names, return_tensors="pt")
+            return processor.preprocess(image, channel_names=channel_names, return_tensors="pt")
         channels, height, width = processor.image_shape
         orders = {(channels, height, width): "channels_first", (height, width, channels): "channels_last"}
         # if the shape is ambiguous, the processor decides
         order = orders.get(tuple(image.shape)) if len(orders) == 2 else None
-        return processor(image, data_format=order, channel_names=channel_names, return_tensors="pt")
+        return processor.preprocess(image, data_format=order, channel_names=channel_names, return_tensors="pt")
 
     def save_pretrained(self, save_directory, **kwargs):
         """Model and image processor; a pipeline that came with a checkpoint's code takes that code along."""
@@ -176,7 +180,8 @@ class E2EJetsPipeline(_E2EPipeline):
 
     def postprocess(self, outputs):
         probabilities = outputs["logits"][0].float().softmax(-1).tolist()
-        scores = {self.model.config.id2label[number]: value for number, value in enumerate(probabilities)}
+        labels: dict = self.model.config.id2label or {}
+        scores = {labels[number]: value for number, value in enumerate(probabilities)}
         label = max(scores, key=scores.__getitem__)
         uncertainty = outputs.get("mass_scale_preds")
         return {

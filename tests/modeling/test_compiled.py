@@ -13,6 +13,10 @@ from e2evit.modeling.modeling_cross_covariance import (
 from e2evit.modeling.modeling_depthwise import depthwise_conv, plain_depthwise_conv
 from models import batch, make
 
+from e2evit import E2EImageProcessor
+from e2evit.data import find_schema
+from e2evit.hub.code import add_code
+
 # Dynamo itself makes an instance of each autograd function that it traces
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
@@ -161,6 +165,8 @@ def test_compiled_grids_keep_their_layout(monkeypatch):
 def test_two_copies_of_the_code_share_one_operator(tmp_path):
     """A checkpoint's own code and the installed package, in one process; a second definition would free the first."""
     make("linearvit").save_pretrained(tmp_path / "model")
+    E2EImageProcessor(find_schema("simulated").channel_names).save_pretrained(tmp_path / "model")
+    add_code(tmp_path / "model")
     script = f"""
 import sys, torch, e2evit.modeling
 from transformers import AutoModelForImageClassification as Auto

@@ -169,7 +169,7 @@ class DatasetSchema:
         """All columns, extra ones too."""
         return self.columns | self.extra
 
-    def description_of_rows(self, label_names: Sequence[str]) -> dict[str, list]:
+    def description_of_rows(self, label_names: Sequence[str]) -> dict[str, list | str]:
         """What a file of rows says of itself under the key `e2evit` of its metadata.
 
         Args:
