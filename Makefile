@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 STAMP := $(VENV)/installed
 
-.PHONY: quickstart study test lint docs
+.PHONY: quickstart study test notebooks lint docs
 
 quickstart: $(STAMP)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python studies/quickstart.py
@@ -14,6 +14,9 @@ study: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
+
+notebooks: $(STAMP)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses auto --maxprocesses 4 notebooks
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -1,11 +1,15 @@
 """What the site shows is true: its Python runs, its shell commands parse, the files that it names exist."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from e2evit.cli.command import COMMANDS
+
+from e2evit.cli import run
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -29,3 +33,33 @@ def test_files_exist(page):
     named = re.findall(r"\b(?:scripts|studies|benchmarks|recipes|tests|src|notebooks|modeling)/[\w/.]+\.\w+", text)
     named += [f"modeling/{name}" for name in re.findall(r"(?<!/)\bmodeling_\w+\.py", text)]
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def commands():
+    """Each call of `e2evit` or of a script in the shell blocks of README and site: page, command, arguments."""
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES):
+        for block in re.findall(r"```(?:sh|bash)\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                scripts = [number for number, word in enumerate(words) if re.fullmatch(r"scripts/\w+\.py", word)]
+                if words[:1] == ["e2evit"]:
+                    yield page.stem, words[1], words[2:]
+                elif scripts:
+                    (command,) = re.findall(r'run\("(\w+)"\)', (ROOT / words[scripts[0]]).read_text())
+                    yield page.stem, command, words[scripts[0] + 1 :]
+
+
+def test_commands_and_options_exist(capsys):
+    helps = {}
+    for page, command, arguments in commands():
+        if command == "--help":
+            continue
+        assert command in COMMANDS, f"{page}: e2evit {command}"
+        if command not in helps:
+            with pytest.raises(SystemExit) as stop:
+                run(command, ["--help"])
+            assert stop.value.code == 0
+            helps[command] = set(re.findall(r"--\w+", capsys.readouterr().out))
+        options = {word.split("=")[0] for word in arguments if word.startswith("--")}
+        assert options <= helps[command], f"{page}: e2evit {command} has no {options - helps[command]}"
+    assert {"simulate", "train", "eval", "prepare", "export"} <= set(helps)
