@@ -63,3 +63,20 @@ def test_commands_and_options_exist(capsys):
         options = {word.split("=")[0] for word in arguments if word.startswith("--")}
         assert options <= helps[command], f"{page}: e2evit {command} has no {options - helps[command]}"
     assert {"simulate", "train", "eval", "prepare", "export"} <= set(helps)
+
+
+def test_the_model_of_the_page_on_architectures():
+    """docs/own_model.py: registered, and its losses have gradients everywhere."""
+    code = """
+import runpy, torch
+from transformers import AutoModelForImageClassification
+names = runpy.run_path("docs/own_model.py")
+config = names["DeepSetConfig"](image_size=50)
+model = AutoModelForImageClassification.from_config(config)
+outputs = model(torch.rand(2, 8, 50, 50), labels=torch.tensor([0, 1]), mass_labels=torch.tensor([80.0, 170.0]))
+outputs.loss.backward()
+assert outputs.logits.shape == (2, 2) and outputs.mass_preds.shape == (2,)
+assert all(parameter.grad.any() for parameter in model.parameters())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
