@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from e2evit.cli.command import COMMANDS
 
 from e2evit.cli import run
+from e2evit.cli.command import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
