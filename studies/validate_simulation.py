@@ -13,8 +13,9 @@ import numpy as np
 from datasets import concatenate_datasets
 from transformers import HfArgumentParser
 
-from e2evit.baselines.jet_features import JET_RADIUS, jet_features, read_pixels
+from e2evit.baselines.jet_features import jet_features, read_pixels
 from e2evit.data import find_schema, load_e2e
+from e2evit.data.grid import JET_RADIUS
 from e2evit.data.sparse import sparse_to_dense
 from e2evit.plots import calorimeter_response, distributions, mean_images, save_figure
 from e2evit.simulation import validation

@@ -290,7 +290,11 @@ def test_signed_channels_are_looked_at(change, message, tmp_path, caplog):
 
 
 WRONG = {
-    "type": (lambda c: c | {"Y": np.array(["top"] * 8, dtype="S3")}, r"`Y` \(labels\) holds \|S3, not numbers"),
+    "type": (lambda c: c | {"pT": np.array(["high"] * 8, dtype="S4")}, r"`pT` \(pt\) holds text, not numbers"),
+    "name": (
+        lambda c: c | {"Y": np.array(["top"] * 7 + ["up"], dtype="S3")},
+        "row 7: the label 'up' as `Y`; known .* top",
+    ),
     "matrix": (lambda c: c | {"Y": np.zeros((8, 2))}, r"`Y` \(labels\) has shape \(8, 2\), expected one number a row"),
     "scalar": (lambda c: c | {"Y": np.float32(1)}, r"`Y` \(labels\) is a single number"),
     "infinite pT": (lambda c: c | {"m": np.full(8, 80.0), "pT": np.r_[np.zeros(7), np.inf]}, "row 7: inf as `pT`"),

@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from e2evit.data import DatasetSchema
-from e2evit.data.grid import COLUMNS, ROWS, TOWER, WINDOW, eta_centres
+from e2evit.data.grid import COLUMNS, JET_RADIUS, ROWS, TOWER, WINDOW, eta_centres
 from e2evit.transforms.transverse import TRANSVERSE, transverse_factor
 
 __all__ = [
@@ -23,8 +23,6 @@ __all__ = [
     "variables",
 ]
 
-JET_RADIUS = 0.8
-_ENDCAP_ROWS, _ENDCAP_FACTOR = 55, 4.0  # CMS's converter divides the endcap's ECAL energies by four
 _SUBJET_RADIUS = 0.3
 _PRIMARY_DZ, _DISPLACED_DZ = 0.2, 1.0  # cm
 _D0_CUTS = (0.005, 0.01, 0.02, 0.05, 0.1)  # cm

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Features
 
-from .formats import BadRows, Batch, FileError, open_data_file
+from .formats import BadRows, Batch, FileError, holds_text, open_data_file
 from .schema import DatasetSchema, row_features
 from .sparse import dense_to_sparse
 
@@ -57,8 +57,9 @@ def find_mismatch(path: str, schema: DatasetSchema) -> str | None:
     for name, source in ({"image": image} | schema.sources).items():  # the others are compared with it
         for key in source.stack or filter(None, [source.find(facts)]):
             shape, kind = facts[key]
-            if kind.kind not in "fiub" and name != "event_id":
-                return f"`{key}` ({name}) holds {kind}, not numbers"
+            text = holds_text(kind) and (name == "event_id" or (name == "labels" and not source.one_hot))
+            if kind.kind not in "fiub" and not text and name != "event_id":
+                return f"`{key}` ({name}) holds {'text' if holds_text(kind) else kind}, not numbers"
             if not shape:
                 return f"`{key}` ({name}) is a single number, not one a row"
             if number is not None and shape[0] != number:
@@ -212,10 +213,14 @@ def _images(batch: Batch, schema: DatasetSchema) -> tuple[np.ndarray, bool]:
 def _event_ids(piece: Piece, batch: Batch, key: str | None, number: int) -> list[str | None]:
     if key is None:
         return [f"{piece.name}:{row}" for row in range(batch.start, batch.start + number)]
-    return [
-        entry.decode(errors="replace") if isinstance(entry, bytes) else None if entry is None else str(entry)
-        for entry in batch[key].reshape(-1).tolist()
-    ]
+    return list(map(decode, batch[key].reshape(-1).tolist()))
+
+
+def decode(entry) -> str | None:
+    """Text from what a file holds: bytes, strings or numbers."""
+    if entry is None:
+        return None
+    return entry.decode(errors="replace") if isinstance(entry, bytes) else str(entry)
 
 
 def _column(batch: Batch, schema: DatasetSchema, field: pa.Field, key: str | None, problems: dict) -> pa.Array:
@@ -224,6 +229,8 @@ def _column(batch: Batch, schema: DatasetSchema, field: pa.Field, key: str | Non
     if key is None:
         return pa.nulls(number, kind)
     source, found = schema.sources[name], batch[key]
+    if name == "labels" and found.dtype.kind in "SUO":
+        return _numbers_of_names(found, schema, key, problems)
     if source.one_hot:
         chosen = found[:, list(source.one_hot)]
         for row in np.flatnonzero((np.sort(chosen, axis=1)[:, :-1] != 0).any(axis=1) | (chosen.max(axis=1) != 1)):
@@ -244,6 +251,16 @@ def _column(batch: Batch, schema: DatasetSchema, field: pa.Field, key: str | Non
     if pa.types.is_boolean(kind):
         return pa.array(found == 1, mask=np.isnan(found))
     return pa.array(single, mask=~np.isfinite(single))
+
+
+def _numbers_of_names(found: np.ndarray, schema: DatasetSchema, key: str, problems: dict) -> pa.Array:
+    """Labels that a file writes as text, by the names of the classes; None stays null."""
+    names = list(map(decode, found.reshape(len(found), -1)[:, 0].tolist()))
+    numbers = {name: number for number, name in enumerate(schema.label_names)}
+    for row, name in enumerate(names):
+        if name is not None and name not in numbers:
+            problems.setdefault(row, f"the label {name!r} as `{key}`; known ones: {', '.join(schema.label_names)}")
+    return pa.array([numbers.get(name) for name in names], pa.int64())
 
 
 def _check_pixels(index: pa.ListArray, value: pa.ListArray, schema: DatasetSchema, problems: dict) -> None:

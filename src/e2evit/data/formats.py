@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import fsspec
 import h5py
@@ -16,10 +17,15 @@ import pyarrow.parquet as pq
 
 from .storage import file_stamp, is_remote, open_file
 
-__all__ = ["BATCH_SIZE", "BadRows", "Batch", "FileError", "open_data_file"]
+__all__ = ["BATCH_SIZE", "BadRows", "Batch", "DataFile", "FileError", "file_format", "holds_text", "open_data_file"]
 
 BATCH_SIZE = 32  # jets; nested Parquet is read fastest in batches that fit into a processor's cache
 ARROW_ERRORS = (pa.ArrowException, OSError, MemoryError, OverflowError)
+TEXT_TYPES = (
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+    *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary),
+)
+MAGIC = {b"\x89HDF\r\n\x1a\n": "hdf5", b"PAR1": "parquet", b"PK\x03\x04": "npz"}
 OPEN_FILES, LARGE = 32, 4_000_000  # bytes of a footer
 CHUNK_CACHE = 64 * 2**20  # bytes: a chunk of 128 jets is then decompressed once, not once a batch
 # HDF5 reports damage to its trees of metadata as any of these
@@ -53,6 +59,29 @@ class Batch(dict[str, np.ndarray]):
     def __init__(self, start: int, arrays: dict[str, np.ndarray], problems: dict[int, str] | None = None):
         super().__init__(arrays)
         self.start, self.problems = start, problems or {}
+
+
+def holds_text(dtype: np.dtype) -> bool:
+    """Whether an array of this type holds strings, or bytes that stand for them."""
+    return dtype.kind in "SU" or h5py.check_string_dtype(dtype) is not None
+
+
+def file_format(path: Path) -> str:
+    """`"hdf5"`, `"parquet"` or `"npz"`, by the file's first bytes.
+
+    Raises:
+        FileError: for a missing file, or one of another kind.
+    """
+    if not path.is_file():
+        raise FileError(f"There is no file {path}.")
+    with path.open("rb") as file:
+        head = file.read(64)
+    for magic, kind in MAGIC.items():
+        if head.startswith(magic):
+            return kind
+    if b"<html" in head.lower() or b"<!doctype" in head.lower():
+        raise FileError(f"{path} is a web page: the link it was downloaded from has expired, or asks for a login.")
+    raise FileError(f"{path} is neither HDF5, Parquet nor npz (it begins with {head[:8]!r}).")
 
 
 def open_data_file(path: str, file_format: str):
@@ -216,10 +245,7 @@ class ParquetFile:
                 column = column.flatten() if column is not None and len(column) and not column.null_count else None
                 shape.append(-1 if column is None else len(column) // max(1, int(np.prod(shape[1:]))))
                 kind = kind.value_type
-            try:
-                found[name] = tuple(shape), np.dtype(kind.to_pandas_dtype())
-            except (NotImplementedError, TypeError):
-                found[name] = tuple(shape), np.dtype(object)
+            found[name] = tuple(shape), _numpy_type(kind)
         return found
 
     def _first_readable_row(self) -> pa.RecordBatch | None:
@@ -317,6 +343,16 @@ class ParquetFile:
         return result.reshape(number, *np.maximum(shape, 0))
 
 
+def _numpy_type(kind: pa.DataType) -> np.dtype:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if any(is_text(kind) for is_text in TEXT_TYPES):
+        return h5py.string_dtype()
+    try:
+        return np.dtype(kind.to_pandas_dtype())
+    except (NotImplementedError, TypeError):
+        return np.dtype(object)
+
+
 def _is_regular(column: pa.Array, shape: tuple[int, ...]) -> bool:
     """Whether the nested lists of `column` all have the lengths `shape`."""
     for length in shape:
@@ -326,3 +362,6 @@ def _is_regular(column: pa.Array, shape: tuple[int, ...]) -> bool:
                 return False
         column = column.flatten()
     return True
+
+
+DataFile = HDF5File | ParquetFile | NpzFile

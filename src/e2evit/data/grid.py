@@ -1,14 +1,17 @@
 """The detector grid of CMS E2E images: 280 x 360 crystals, 56 x 72 towers, and the 125 x 125 window around a jet.
 
 Conventions of RecHitAnalyzer (github.com/bhbam/MLAnalyzer@4bf821c): rows are eta, columns phi; 55 rows of
-pseudo-crystals on each side extend the 170 of the barrel to |eta| = 3; every fifth edge is an HCAL tower's.
+pseudo-crystals on each side extend the 170 of the barrel to |eta| = 3; every fifth edge is an HCAL tower edge.
 """
 
 import numpy as np
 
 __all__ = [
     "COLUMNS",
+    "ENDCAP_FACTOR",
+    "ENDCAP_ROWS",
     "ETA_EDGES",
+    "JET_RADIUS",
     "ROWS",
     "SEED_ROWS",
     "TOWER",
@@ -28,16 +31,19 @@ _BARREL_EDGES = np.linspace(-1.479, 1.479, 171)
 
 ETA_EDGES = np.concatenate([-np.array(_ENDCAP_EDGES[:0:-1]), _BARREL_EDGES, _ENDCAP_EDGES[1:]])
 ROWS, COLUMNS = 280, 360
-TOWER = 5  # crystals on a side of an HCAL tower
-WINDOW = 125  # crystals on a side of a jet image
-# rows of towers around which a whole window lies on the grid (jetSeed_ieta)
+ENDCAP_ROWS = len(_ENDCAP_EDGES) - 1  # rows of each endcap
+ENDCAP_FACTOR = 4.0  # ECAL energies in the endcaps of a CMS image are the measured ones divided by this
+TOWER = 5  # crystals along a side of an HCAL tower
+WINDOW = 125  # crystals along a side of a jet image
+JET_RADIUS = 0.8  # of the anti-kt jets
+# first and last tower row whose window lies entirely on the grid (jetSeed_ieta)
 SEED_ROWS = (WINDOW // TOWER // 2, ROWS // TOWER - 1 - WINDOW // TOWER // 2)
 
 
 def position_in_grid(eta, phi):
-    """Continuous row and column of a direction; the integer part is the crystal, the fraction the place in it.
+    """Continuous row and column of a direction: the integer part is the crystal, the fraction the position in it.
 
-    `phi` [radians] may have any range. Directions beyond |eta| = 3 get a row outside [0, 280).
+    `phi` [radians] may lie in any range. Directions beyond |eta| = 3 get a row outside [0, 280).
     """
     eta, degrees = np.asarray(eta), np.degrees(phi) + 10.0  # column 0 begins at -10 degrees
     row = np.searchsorted(ETA_EDGES, eta, side="right") - 1
@@ -48,7 +54,7 @@ def position_in_grid(eta, phi):
 
 
 def eta_centres(rows):
-    """Pseudorapidity of the centre of rows."""
+    """Pseudorapidity at the centres of `rows`."""
     rows = np.asarray(rows)
     return 0.5 * (ETA_EDGES[rows] + ETA_EDGES[rows + 1])
 
@@ -56,7 +62,7 @@ def eta_centres(rows):
 def window_centres(ieta: int, iphi: int):
     """Eta and phi [radians] of the 125 rows and columns of the window around seed tower `(ieta, iphi)`.
 
-    phi is continuous across the window and so may leave [-pi, pi).
+    phi is continuous across the window, so it may leave [-pi, pi).
     """
     half = WINDOW // 2
     rows = ieta * TOWER + TOWER // 2 + np.arange(-half, half + 1)

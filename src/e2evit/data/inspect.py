@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
+from .draft import draft_schema
 from .files import find_mismatch
-from .formats import FileError, open_data_file
+from .formats import file_format, open_data_file
 from .resolve import find_schema
 from .schema import SCHEMAS, DatasetSchema, read_schema
 from .survey import Survey, survey_file
 
-__all__ = ["inspect_file"]
-
-MAGIC = {b"\x89HDF\r\n\x1a\n": "hdf5", b"PAR1": "parquet", b"PK\x03\x04": "npz"}
+__all__ = ["draft_schema", "inspect_file"]
 
 
 def inspect_file(
@@ -30,9 +29,7 @@ def inspect_file(
         ValueError: for a file of no such kind, or a damaged one.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}.")
-    kind = _kind(path)
+    kind = file_format(path)
     file = open_data_file(str(path), kind)
     lines = [f"{path}: {kind}, {path.stat().st_size / 1e6:.1f} MB"]
     for key, (shape, dtype) in file.facts.items():
@@ -47,7 +44,8 @@ def inspect_file(
         else:
             fitting.append(candidate)
     if not fitting:
-        return [*lines, "No schema fits:", *reasons], None, None
+        advice = f"Draft a schema for it: e2evit inspect {path} --schema_out my.yaml"
+        return [*lines, "No schema fits:", *reasons, advice], None, None
     chosen = max(fitting, key=lambda candidate: len([s for s in candidate.sources.values() if s.find(file.facts)]))
     names = [f"{found.name}{f' ({found.variant})' if found.variant else ''}" for found in fitting]
     lines.append(f"fits: {', '.join(names)}; read as {chosen.name}: {chosen.description}")
@@ -67,16 +65,3 @@ def _candidates(path: Path, name: str | None, schema: str | Path | None) -> list
             found.append(described)
     candidates = [*found, *known]
     return [candidate for candidate in candidates if name in (None, candidate.name)]
-
-
-def _kind(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(64)
-    for magic, kind in MAGIC.items():
-        if head.startswith(magic):
-            return kind
-    if b"<html" in head.lower() or b"<!doctype" in head.lower():
-        raise FileError(
-            f"{path} is a web page: the link that it was downloaded from has expired, or asks for a login."
-        )
-    raise FileError(f"{path} is neither HDF5, Parquet nor npz (it begins with {head[:8]!r}).")

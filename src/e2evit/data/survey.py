@@ -15,7 +15,7 @@ from .resolve import find_files
 from .schema import DatasetSchema
 from .storage import relative_name
 
-__all__ = ["Survey", "survey_file", "survey_folder"]
+__all__ = ["Survey", "share_scaled_to_255", "survey_file", "survey_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -158,10 +158,15 @@ def _constant_towers(row, pixel, value, schema: DatasetSchema) -> float:
     return float(np.mean((filled == TOWER**2) & (high - low <= 1e-4 * np.abs(high)))) if len(number) else float("nan")
 
 
+def share_scaled_to_255(survey: Survey) -> float:
+    """Share of the non-empty images of a channel whose maximum is exactly 255."""
+    maxima = np.concatenate(list(survey.maxima.values()) or [np.zeros(0)])
+    return float(np.mean(np.abs(maxima - 255) < 1e-3)) if maxima.size else 0.0
+
+
 def _judge(found: Survey, schema: DatasetSchema) -> None:
     """Where the sample contradicts the schema: errors where units would be wrong, warnings elsewhere."""
-    maxima = np.concatenate(list(found.maxima.values()))
-    scaled = float(np.mean(np.abs(maxima - 255) < 1e-3)) if maxima.size else 0.0
+    maxima, scaled = np.concatenate(list(found.maxima.values())), share_scaled_to_255(found)
     statement = f"{scaled:.0%} of {maxima.size} images of a channel have a maximum of exactly 255"
     if scaled > 0.5 and schema.normalisation == "max_scaled_255":
         found.warnings.append(f"this file is max-scaled: absolute energies are lost ({statement})")

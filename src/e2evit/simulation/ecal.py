@@ -2,14 +2,13 @@
 
 import numpy as np
 
-from e2evit.data.grid import COLUMNS, ROWS
+from e2evit.data.grid import COLUMNS, ENDCAP_FACTOR, ENDCAP_ROWS, ROWS
 
 from .cells import Frames, spread
 
 __all__ = ["NOISE", "THRESHOLD", "crystal_energy", "resample_endcap"]
 
 NOISE, THRESHOLD = 0.040, 0.120  # GeV a crystal; 40 MeV: JINST 8 (2013) P09009, cut at three times that
-_ENDCAP_ROWS = 55
 _HALF_WIDTH = 2
 
 
@@ -36,9 +35,9 @@ def resample_endcap(energy: np.ndarray, frames: Frames) -> np.ndarray:
     rows = np.arange(-1, ROWS + 1)
     # the block of each row of the grid, -1 for the barrel
     block = np.where(
-        rows < _ENDCAP_ROWS, (rows + 1) // 2, np.where(rows >= ROWS - _ENDCAP_ROWS, (rows - 225) // 2, -1)
+        rows < ENDCAP_ROWS, (rows + 1) // 2, np.where(rows >= ROWS - ENDCAP_ROWS, (rows - ROWS + ENDCAP_ROWS) // 2, -1)
     )
-    touched = (frames.row < _ENDCAP_ROWS) | (frames.row + frames.height > ROWS - _ENDCAP_ROWS)
+    touched = (frames.row < ENDCAP_ROWS) | (frames.row + frames.height > ROWS - ENDCAP_ROWS)
     for frame in np.flatnonzero(touched):
         inside = np.clip(frames.row[frame] + np.arange(frames.height), -1, ROWS)
         row_block, image = block[inside + 1], energy[frame]
@@ -49,6 +48,6 @@ def resample_endcap(energy: np.ndarray, frames: Frames) -> np.ndarray:
         pairs = np.add.reduceat(image[endcap], starts, axis=0)
         padded = np.pad(pairs, ((0, 0), (odd, (frames.width + odd) % 2)))
         summed = padded[:, ::2] + padded[:, 1::2]
-        wide = np.repeat(summed, 2, axis=1)[:, odd : odd + frames.width] / 16
+        wide = np.repeat(summed, 2, axis=1)[:, odd : odd + frames.width] / (4 * ENDCAP_FACTOR)
         image[endcap] = np.repeat(wide, np.diff(starts, append=len(endcap)), axis=0)
     return energy

@@ -6,14 +6,15 @@ import awkward as ak
 import fastjet
 import numpy as np
 
+from e2evit.data.grid import JET_RADIUS
+
 from .events import EventBatch
 
 # without this each worker prints FastJet's banner over the progress bar; the README asks for the citation instead
 fastjet._swig.ClusterSequence.set_fastjet_banner_stream(None)
 
-__all__ = ["JET_RADIUS", "MAX_ETA", "Jets", "find_jets"]
+__all__ = ["MAX_ETA", "Jets", "find_jets"]
 
-JET_RADIUS = 0.8
 MAX_ETA = 1.37  # of the jet axis, as CMS's JetFrameProducer has it
 _CLUSTER_MAX_ETA = 3.0  # particles beyond are outside the grid
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from e2evit.data.grid import TOWER
+
 __all__ = [
     "Augmentation",
     "add_noise_hits",
@@ -21,7 +23,6 @@ __all__ = [
     "shift_towers",
 ]
 
-TOWER = 5  # crystals along the side of a tower
 CALORIMETERS = ("ecal", "hcal")
 LAYERS = ("bpix", "tib", "tob")  # their channels count hits
 

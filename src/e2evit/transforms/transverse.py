@@ -11,13 +11,12 @@ import pyarrow as pa
 from datasets import DatasetDict
 
 from e2evit.data.builder import describe_schema
-from e2evit.data.grid import ROWS, TOWER, eta_centres
+from e2evit.data.grid import ENDCAP_FACTOR, ENDCAP_ROWS, ROWS, TOWER, eta_centres
 from e2evit.data.schema import DatasetSchema
 
 __all__ = ["TRANSVERSE", "to_transverse", "transverse_factor", "transverse_schema", "transverse_table"]
 
 TRANSVERSE = {"ecal": "ecal_et", "hcal": "hcal_et"}  # channels by what they become
-_ENDCAP_ROWS, _ENDCAP_FACTOR = 55, 4.0  # CMS's converter divides the endcap's ECAL energies by four
 
 
 def transverse_factor(rows: np.ndarray, is_ecal) -> np.ndarray:
@@ -27,8 +26,8 @@ def transverse_factor(rows: np.ndarray, is_ecal) -> np.ndarray:
         rows: Rows of the 280 x 360 grid.
         is_ecal: Whether the energies are ECAL's.
     """
-    endcap = (rows < _ENDCAP_ROWS) | (rows >= ROWS - _ENDCAP_ROWS)
-    return np.where(endcap & is_ecal, _ENDCAP_FACTOR, 1.0) / np.cosh(eta_centres(rows))
+    endcap = (rows < ENDCAP_ROWS) | (rows >= ROWS - ENDCAP_ROWS)
+    return np.where(endcap & is_ecal, ENDCAP_FACTOR, 1.0) / np.cosh(eta_centres(rows))
 
 
 def transverse_table(table: pa.Table, schema: DatasetSchema) -> pa.Table:

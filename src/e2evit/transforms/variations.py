@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
+from e2evit.data.grid import TOWER
 from e2evit.data.schema import DatasetSchema
 
-from .augment import TOWER, add_noise_hits, drop_crystals, drop_towers, scale_energy
+from .augment import add_noise_hits, drop_crystals, drop_towers, scale_energy
 
 __all__ = ["VARIATIONS", "vary"]
 
