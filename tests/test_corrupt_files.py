@@ -169,7 +169,7 @@ def test_layouts_agree(images, channels_last, as_float32):
         ({"event_id": ["a", None]}, "row 1: no event_id"),
         ({"labels": [0, 2]}, "row 1: the label 2; known ones: 0 .no., 1 .yes."),
         ({"mass_labels": [1001.0, 1.0]}, "row 0: a mass of 1001 GeV, outside 0-1000"),
-        ({"pixel_index": [["a", "b"], ["c", "d"]]}, "rows from 0 on have another type"),
+        ({"pixel_index": [["a", "b"], ["c", "d"]]}, "the rows from 0 on have the wrong type"),
     ],
 )
 def test_rows_that_do_not_fit(change, message, tmp_path):

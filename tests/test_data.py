@@ -124,7 +124,7 @@ def test_folders_describe_themselves(tmp_path):
     rows = gather(load_e2e("simulated", tmp_path, cache_dir=tmp_path / "cache"))
     assert sorted(row["labels"] for row in rows.values()) == [0] * 10 + [1] * 10
     pq.write_table(row_table(5), tmp_path / "b.parquet")
-    with pytest.raises(ValueError, match=r"b\.parquet has the channel_names.*different folders"):
+    with pytest.raises(ValueError, match=r"b\.parquet has channel_names.*different folders"):
         find_schema("simulated", tmp_path)
 
 
@@ -162,7 +162,7 @@ BAD_LABELLED = {
     ),
     "missing key": (lambda p: write_labelled(p, random_images(3)), "missing key 'Y'.*'jet'"),
     "label": (lambda p: write_labelled(p, random_images(3), Y=[0, 1, 2]), r"row 2: the label 2.*1 \(top\)"),
-    "fraction": (lambda p: write_labelled(p, random_images(3), Y=[0, 0.5, 1]), "row 1: 0.5 as `Y`.*no whole"),
+    "fraction": (lambda p: write_labelled(p, random_images(3), Y=[0, 0.5, 1]), "row 1: 0.5 as `Y`.*not a whole"),
     "mass": (
         lambda p: write_labelled(p, random_images(3), Y=[0, 1, 1], m=[80, 8e4, 90]),
         "row 1: a mass of 80000 GeV",

@@ -129,21 +129,30 @@ def test_rows_known_to_be_bad_are_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"channels": ["ecal"]}, "unknown field channels; known ones: name, description"),
-        ({"format": "root"}, "`format` is one of rows, hdf5, parquet, npz, got 'root'"),
-        ({"channel_names": ["ecal", "muon"]}, "muon are neither known .* nor in `new_channels`"),
+        ({"channels": ["ecal"]}, "unknown field `channels`; did you mean new_channels or"),
+        ({"format": "root"}, "`format`: .* 'rows', 'hdf5', 'parquet' or 'npz', got 'root'"),
+        ({"channel_names": ["ecal", "muon"]}, "muon is neither in `new_channels` nor a known channel"),
         ({"channel_names": ["ecal", "ecal"]}, "distinct"),
-        ({"columns": {"image": "x", "mass": "m"}}, "`columns` has mass; rows have image, labels, mass_labels"),
-        ({"columns": {"labels": "y"}}, "says nothing of the `image`"),
-        ({"columns": {"image": "x", "labels": {"keys": "y", "one_hot": [1, 2, 3]}}}, "3 columns one-hot for 2 labels"),
-        ({"columns": {"image": {"axis": 3}}}, "wrong form.*axis"),
-        ({"channels_last": "yes"}, "wrong form .*expected true or false, got 'yes'"),
-        ({"normalisation": "standardised"}, "`normalisation` is one of"),
+        ({"columns": {"image": "x", "mass": "m"}}, "`columns` has mass, but rows have image, labels, mass_labels"),
+        ({"columns": {"labels": "y"}}, "does not say where the `image` is"),
+        (
+            {"columns": {"image": "x", "labels": {"keys": "y", "one_hot": [1, 2, 3]}}},
+            "3 one-hot columns for 2 classes",
+        ),
+        ({"columns": {"image": {"axis": 3}}}, "unknown field `columns.image.axis`; known fields: keys, column"),
+        ({"channels_last": "yes"}, "`channels_last`: input should be a valid boolean, got 'yes'"),
+        (
+            {"normalisation": "standardised"},
+            "`normalisation`: input should be 'physical', 'max_scaled_255' or 'scaled'",
+        ),
         ({"mass_range": [5, 1]}, "`mass_range` is a smaller and a larger number"),
-        ({"optional": ["pt"]}, "`optional` has pt, which `columns` does not have"),
+        ({"optional": ["pt"]}, "`optional` has pt, which `columns` lacks"),
         ({"extra": {"pt": "pt"}}, "`extra` has pt, which rows have anyway"),
-        ({"own_split": {"dev": "*"}}, "`own_split` has dev"),
+        ({"own_split": {"dev": "*"}}, "`own_split` has the key 'dev': input should be 'train'"),
         ({"variants": "none"}, "`variants` is a list"),
+        ({"labels": {False: "background", "yes": "signal"}}, "`labels` has the key False: .*put quotes around it"),
+        ({"image_size": [280, 0]}, r"`image_size\.1`: input should be greater than 0, got 0"),
+        ({"columns": {"image": {"keys": "x", "stack": ["a"]}}}, "`image` needs either `keys` or `stack`"),
     ],
 )
 def test_bad_schemas(changes, message, tmp_path):
@@ -155,7 +164,7 @@ def test_bad_schemas(changes, message, tmp_path):
 
 def test_schema_files_that_are_none(tmp_path):
     path = tmp_path / "mine.yaml"
-    with pytest.raises(ValueError, match="There is no schema"):
+    with pytest.raises(ValueError, match="There is no schema file"):
         read_schema(path)
     path.write_text("{")
     with pytest.raises(ValueError, match="not readable as YAML"):
@@ -164,11 +173,13 @@ def test_schema_files_that_are_none(tmp_path):
     with pytest.raises(ValueError, match="mapping of fields to values, got list"):
         read_schema(path)
     path.write_text("source: here")
-    with pytest.raises(ValueError, match="the field description, licence, format, pattern, channel_names is missing"):
+    with pytest.raises(
+        ValueError, match="the field `description` is missing; the field `licence` is missing; the field `format` is"
+    ):
         read_schema(path)
     with pytest.raises(ValueError, match="needs `schema`, a YAML file"):
         load_e2e("custom", tmp_path)
-    with pytest.raises(ValueError, match="'labelled' has its own"):
+    with pytest.raises(ValueError, match="'labelled' has its own schema"):
         load_e2e("labelled", tmp_path, schema=path)
 
 
@@ -295,7 +306,10 @@ WRONG = {
         lambda c: c | {"Y": np.array(["top"] * 7 + ["up"], dtype="S3")},
         "row 7: the label 'up' as `Y`; known .* top",
     ),
-    "matrix": (lambda c: c | {"Y": np.zeros((8, 2))}, r"`Y` \(labels\) has shape \(8, 2\), expected one number a row"),
+    "matrix": (
+        lambda c: c | {"Y": np.zeros((8, 2))},
+        r"`Y` \(labels\) has shape \(8, 2\), expected one number for each row",
+    ),
     "scalar": (lambda c: c | {"Y": np.float32(1)}, r"`Y` \(labels\) is a single number"),
     "infinite pT": (lambda c: c | {"m": np.full(8, 80.0), "pT": np.r_[np.zeros(7), np.inf]}, "row 7: inf as `pT`"),
     "overflow": (lambda c: c | {"jet": c["jet"].astype(float) * 1e300}, "rows 0-7: NaN or infinite .* trk_pt"),
@@ -323,13 +337,13 @@ def test_null_and_ragged_images_are_named(tmp_path):
     assert rows["event_id"].to_pylist() == [f"a.parquet:{row}" for row in (0, 1, 3, 5)]
     assert [(found.first, found.last) for found in bad] == [(2, 2), (4, 4)]
     assert "`X_jet` is null" in bad[0].reason
-    assert "another shape than (8, 125, 125)" in bad[1].reason
+    assert "not have the shape (8, 125, 125)" in bad[1].reason
 
 
 def test_files_without_rows(tmp_path):
     with h5py.File(tmp_path / "set.h5", "w") as file:
         file["jet"], file["Y"] = np.zeros((0, 125, 125, 8), np.float32), np.zeros((0, 1), np.float32)
-    with pytest.raises(FileError, match="there are no rows"):
+    with pytest.raises(ValueError, match="hold no rows"):
         load_e2e("labelled", tmp_path, cache_dir=tmp_path / "cache")
     (tmp_path / "set.h5").write_bytes(b"")
     with pytest.raises(FileError, match=r"set\.h5: not a readable HDF5 file"):

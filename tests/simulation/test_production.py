@@ -221,7 +221,7 @@ def test_more_jets_of_the_same_production(tmp_path):
     simulate(tmp_path, ["qcd"], 12, settings)
     assert sorted(path.name for path in tmp_path.glob("*.parquet")) == ["qcd-00000-8.parquet", "qcd-00001-4.parquet"]
     assert pq.read_table(tmp_path / "qcd-00000-8.parquet").slice(0, 4).equals(before)
-    with pytest.raises(ValueError, match="holds 12 qcd jets already"):
+    with pytest.raises(ValueError, match="already holds 12 qcd jets"):
         simulate(tmp_path, ["qcd"], 8, settings)
 
 

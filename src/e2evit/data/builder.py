@@ -18,7 +18,7 @@ from .files import Piece, list_pieces, read_rows
 from .resolve import find_files, find_schema
 from .schema import SCHEMAS, DatasetSchema, parse_schema, row_features
 from .splits import SPLIT_FRACTIONS, SplitRule
-from .storage import file_stamp, is_remote, relative_name
+from .storage import absolute, file_stamp, relative_name
 from .survey import survey_folder
 
 __all__ = ["E2EImages", "E2EImagesConfig", "describe_schema", "list_parts", "load_e2e"]
@@ -199,10 +199,10 @@ def load_e2e(
     stamp = "".join(f"{path}:{file_stamp(path)};" for path in find_files(found, data_dir))
     common = {
         "config_name": found.name if found.name in SCHEMAS else "custom",
-        "data_dir": str(data_dir) if is_remote(data_dir) else str(Path(data_dir).resolve()),
+        "data_dir": absolute(data_dir),
         "schema": json.dumps(found.to_dict()),
         "fingerprint": blake2b(stamp.encode(), digest_size=8).hexdigest(),
-        "cache_dir": None if cache_dir is None else str(cache_dir),
+        "cache_dir": None if cache_dir is None else absolute(cache_dir),
     }
     wanted = list(SPLIT_FRACTIONS) if split is None else [split]
     if streaming:

@@ -18,7 +18,7 @@ def render_card(schema: DatasetSchema, manifest: dict) -> str:
     """
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     rows = {split: sum(shard["rows"] for shard in shards) for split, shards in manifest["shards"].items()}
-    return environment.from_string(files(__package__).joinpath("CARD.md").read_text()).render(
+    return environment.from_string(files(__package__).joinpath("CARD.md").read_text(encoding="utf-8")).render(
         schema=schema,
         manifest=manifest,
         channels={name: schema.channel(name) for name in schema.channel_names},

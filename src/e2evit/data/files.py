@@ -1,4 +1,4 @@
-"""Files of each format to tables of rows; everything wrong with a row is found here, before anything is kept."""
+"""Files of each format to tables of rows; whatever is wrong with a row is caught here, before anything is kept."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Features
 
-from .formats import BadRows, Batch, FileError, holds_text, open_data_file
+from .formats import BadRows, Batch, DataFile, FileError, holds_text, open_data_file
+from .parquet import ParquetFile
 from .schema import DatasetSchema, row_features
 from .sparse import dense_to_sparse
 
@@ -21,38 +22,51 @@ ROWS_AT_ONCE = 1000  # of sparse Parquet
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows `[start, stop)` of a file; `name` is its path within the data set, and the start of its event ids."""
+    """Rows `[start, stop)` of a file; `name` is its path within the data set, with which its event ids begin."""
 
     path: str
     name: str
     start: int
     stop: int
 
+    @property
+    def root(self) -> str:
+        """The folder of the data set, where links of the file may lead."""
+        return self.path.removesuffix(self.name).rstrip("/")
+
 
 def _refuse(bad: BadRows) -> None:
-    raise FileError(f"{bad}. Fix the file, or leave such rows out with `scripts/prepare_data.py --on_bad_rows skip`.")
+    raise FileError(f"{bad}. Fix the file, or skip such rows: `e2evit prepare ... --on_bad_rows skip`.")
 
 
-def find_mismatch(path: str, schema: DatasetSchema) -> str | None:
-    """In what a file differs from a schema: its keys, their shapes or types; None if it fits.
+def find_mismatch(path: str, schema: DatasetSchema, root: str | None = None) -> str | None:
+    """How a file differs from a schema, in its keys, their shapes or types; None if it fits.
+
+    Args:
+        root: Folder that the links of the file may lead to, by default its own.
 
     Raises:
         FileError: if it cannot be opened.
     """
     if schema.format == "rows":
-        available = set(open_data_file(path, "parquet").file.schema_arrow.names)
+        available = set(_open_rows(path).file.schema_arrow.names)
         missing = [name for name in ("pixel_index", "pixel_value", "event_id") if name not in available]
         return f"missing key {_listed(missing)}; the file has {_listed(sorted(available))}" if missing else None
-    facts = open_data_file(path, schema.format).facts
-    missing = []
+    file = open_data_file(path, schema.format, root)
+    facts, missing = file.facts, []
     for name, source in schema.sources.items():
-        found = [key for key in source.stack or source.keys if key in facts]
-        if len(found) < (len(source.stack) or 1) and name not in schema.optional:
+        present = [key for key in source.stack or source.keys if key in facts]
+        for key in source.stack or source.keys:
+            if key in file.unusable and (source.stack or not present):
+                return f"`{key}` ({name}): {file.unusable[key]}"
+        if len(present) < (len(source.stack) or 1) and name not in schema.optional:
             missing.append(" or ".join(map(repr, source.keys)) or _listed(source.stack))
-        if len(found) > 1 and not source.stack:
-            return f"both {_listed(found)} could be {name}"
+        if len(present) > 1 and not source.stack:
+            return f"both {_listed(present)} could be {name}"
     if missing:
         return f"missing key {', '.join(missing)}; the file has {_listed(sorted(facts)) or 'none'}"
+    if not _num_rows(file, schema):
+        return None  # an empty file has no types or shapes to speak of
     image, number = schema.columns["image"], None
     for name, source in ({"image": image} | schema.sources).items():  # the others are compared with it
         for key in source.stack or filter(None, [source.find(facts)]):
@@ -61,20 +75,20 @@ def find_mismatch(path: str, schema: DatasetSchema) -> str | None:
             if kind.kind not in "fiub" and not text and name != "event_id":
                 return f"`{key}` ({name}) holds {'text' if holds_text(kind) else kind}, not numbers"
             if not shape:
-                return f"`{key}` ({name}) is a single number, not one a row"
+                return f"`{key}` ({name}) is a single number, not one for each row"
             if number is not None and shape[0] != number:
                 return f"`{key}` has {shape[0]} rows and the images have {number}"
             if source is image:
                 number = shape[0]
                 expected = schema.image_size if source.stack else _stored_shape(schema)
                 flat = len(shape) == 2 and shape[1] == int(np.prod(expected))
-                if shape[1:] != tuple(expected) and not flat and number:
+                if shape[1:] != tuple(expected) and not flat:
                     return _wrong_shape(shape[1:], expected, schema)
             elif (wanted := source.one_hot or (source.column,)) != (None,):
                 if len(shape) != 2 or max(wanted) >= shape[1]:
                     return f"`{key}` ({name}) has shape {shape}: there is no column {max(wanted)}"
             elif any(side != 1 for side in shape[1:]):
-                return f"`{key}` ({name}) has shape {shape}, expected one number a row"
+                return f"`{key}` ({name}) has shape {shape}, expected one number for each row"
     return None
 
 
@@ -83,28 +97,35 @@ def _stored_shape(schema: DatasetSchema) -> tuple[int, ...]:
     return (height, width, channels) if schema.channels_last else (channels, height, width)
 
 
-def _wrong_shape(found, expected, schema: DatasetSchema) -> str:
+def _wrong_shape(shape, expected, schema: DatasetSchema) -> str:
     order = "eta; phi; channels" if schema.channels_last else "channels; eta; phi"
     return (
-        f"expected images of shape {tuple(expected)} ({order}: {', '.join(schema.channel_names)}), got {tuple(found)}"
+        f"expected images of shape {tuple(expected)} ({order}: {', '.join(schema.channel_names)}), got {tuple(shape)}"
     )
 
 
+def _open_rows(path: str) -> ParquetFile:
+    file = open_data_file(path, "parquet")
+    assert isinstance(file, ParquetFile)
+    return file
+
+
+def _num_rows(file: DataFile, schema: DatasetSchema) -> int:
+    key = "" if schema.format == "rows" else schema.columns["image"].find(file.facts)
+    return file.num_rows(key or "")
+
+
 def list_pieces(path: str, name: str, schema: DatasetSchema, rows: int) -> list[Piece]:
-    """A file in pieces of about `rows` rows, which begin where reading can begin.
+    """A file in pieces of about `rows` rows, each beginning where reading can begin.
 
     Raises:
         FileError: if the file cannot be opened or does not fit the schema.
     """
-    if (mismatch := find_mismatch(path, schema)) is not None:
-        raise FileError(f"{path} is no file of the data set {schema.name!r}: {mismatch}.")
-    if schema.format == "rows":
-        file = open_data_file(path, "parquet")
-        number, borders = file.num_rows(""), file.borders("")
-    else:
-        file = open_data_file(path, schema.format)
-        key = schema.columns["image"].find(file.facts)
-        number, borders = file.num_rows(key), file.borders(key)
+    root = Piece(path, name, 0, 0).root
+    if (mismatch := find_mismatch(path, schema, root)) is not None:
+        raise FileError(f"{path} does not fit the data set {schema.name!r}: {mismatch}.")
+    file = _open_rows(path) if schema.format == "rows" else open_data_file(path, schema.format, root)
+    number, borders = _num_rows(file, schema), file.borders("")
     starts = np.arange(0, number, rows)
     if borders is not None and number:
         starts = np.unique(borders[np.searchsorted(borders, starts)])
@@ -119,8 +140,8 @@ def read_rows(
     """Tables with the columns of [`row_features`], a few dozen to some thousand rows each.
 
     Args:
-        on_bad_rows: Told of rows that cannot be read, or hold a NaN or infinite pixel, an index outside the image, an
-            unknown label or a mass out of range; they are left out. By default they are an error.
+        on_bad_rows: Called with rows that cannot be read, or that hold a NaN or infinite pixel, an index outside the
+            image, an unknown label or a mass out of range; they are skipped. By default they are an error.
 
     Raises:
         FileError: for a row that does not fit, naming file and row.
@@ -133,11 +154,11 @@ def read_rows(
         for span in spans
     ]
     reader = _read_sparse if schema.format == "rows" else _read_dense
-    for found in reader(piece, schema, target):
-        if isinstance(found, BadRows):
-            on_bad_rows(found)
+    for batch in reader(piece, schema, target):
+        if isinstance(batch, BadRows):
+            on_bad_rows(batch)
             continue
-        start, table, problems = found
+        start, table, problems = batch
         for first, last in known_bad:
             inside = range(max(first - start, 0), min(last + 1 - start, table.num_rows))
             problems |= dict.fromkeys(inside, None)  # known and announced: not worth an error
@@ -151,7 +172,7 @@ def read_rows(
 
 
 def _spans(problems: dict[int, str | None], path: str, start: int) -> Iterator[BadRows]:
-    """Neighbouring rows with the same problem as one."""
+    """Neighbouring rows with the same problem, as one range."""
     first = None
     for row in sorted(row for row, why in problems.items() if why is not None):
         if first is None:
@@ -182,7 +203,7 @@ def _check_labels(table: pa.Table, label_names: tuple[str, ...], problems: dict[
 
 
 def _read_dense(piece: Piece, schema: DatasetSchema, target: pa.Schema):
-    file = open_data_file(piece.path, schema.format)
+    file = open_data_file(piece.path, schema.format, piece.root)
     keys = {name: source.find(file.facts) for name, source in schema.sources.items()}
     wanted = list(dict.fromkeys([*schema.columns["image"].stack, *filter(None, keys.values())]))
     for batch in file.read(piece.start, piece.stop, wanted):
@@ -224,38 +245,38 @@ def decode(entry) -> str | None:
 
 
 def _column(batch: Batch, schema: DatasetSchema, field: pa.Field, key: str | None, problems: dict) -> pa.Array:
-    """One column of ours in the type of rows; what is not finite becomes null."""
+    """One of our columns, with the type it has in rows; values that are not finite become null."""
     name, kind, number = field.name, field.type, len(next(iter(batch.values())))
     if key is None:
         return pa.nulls(number, kind)
-    source, found = schema.sources[name], batch[key]
-    if name == "labels" and found.dtype.kind in "SUO":
-        return _numbers_of_names(found, schema, key, problems)
+    source, values = schema.sources[name], batch[key]
+    if name == "labels" and values.dtype.kind in "SUO":
+        return _numbers_of_names(values, schema, key, problems)
     if source.one_hot:
-        chosen = found[:, list(source.one_hot)]
+        chosen = values[:, list(source.one_hot)]
         for row in np.flatnonzero((np.sort(chosen, axis=1)[:, :-1] != 0).any(axis=1) | (chosen.max(axis=1) != 1)):
             problems.setdefault(int(row), f"no class or several: {name} {chosen[row].tolist()}")
-        found = chosen.argmax(axis=1)
+        values = chosen.argmax(axis=1)
     else:
-        found = found[:, source.column] if source.column is not None else found.reshape(number, -1)[:, 0]
-    found = found.astype(np.float64)
+        values = values[:, source.column] if source.column is not None else values.reshape(number, -1)[:, 0]
+    values = values.astype(np.float64)
     if pa.types.is_integer(kind):
-        for row in np.flatnonzero(np.isfinite(found) & ((found != np.round(found)) | (np.abs(found) > 2**31 - 1))):
-            problems.setdefault(int(row), f"{found[row]:g} as `{key}` ({name}), which is no whole number")
-        usable = np.isfinite(found) & (np.abs(found) < 2**31)
-        return pa.array(np.where(usable, found, 0).astype(np.int64), mask=~usable).cast(kind)
+        for row in np.flatnonzero(np.isfinite(values) & ((values != np.round(values)) | (np.abs(values) > 2**31 - 1))):
+            problems.setdefault(int(row), f"{values[row]:g} as `{key}` ({name}), which is not a whole number")
+        usable = np.isfinite(values) & (np.abs(values) < 2**31)
+        return pa.array(np.where(usable, values, 0).astype(np.int64), mask=~usable).cast(kind)
     with np.errstate(over="ignore"):
-        single = found.astype(np.float32)
+        single = values.astype(np.float32)
     for row in np.flatnonzero(np.isinf(single)):
-        problems.setdefault(int(row), f"{found[row]:g} as `{key}` ({name})")
+        problems.setdefault(int(row), f"{values[row]:g} as `{key}` ({name})")
     if pa.types.is_boolean(kind):
-        return pa.array(found == 1, mask=np.isnan(found))
+        return pa.array(values == 1, mask=np.isnan(values))
     return pa.array(single, mask=~np.isfinite(single))
 
 
-def _numbers_of_names(found: np.ndarray, schema: DatasetSchema, key: str, problems: dict) -> pa.Array:
-    """Labels that a file writes as text, by the names of the classes; None stays null."""
-    names = list(map(decode, found.reshape(len(found), -1)[:, 0].tolist()))
+def _numbers_of_names(values: np.ndarray, schema: DatasetSchema, key: str, problems: dict) -> pa.Array:
+    """Labels a file writes as text, by the names of the classes; None stays null."""
+    names = list(map(decode, values.reshape(len(values), -1)[:, 0].tolist()))
     numbers = {name: number for number, name in enumerate(schema.label_names)}
     for row, name in enumerate(names):
         if name is not None and name not in numbers:
@@ -285,7 +306,7 @@ def _check_pixels(index: pa.ListArray, value: pa.ListArray, schema: DatasetSchem
 
 
 def _read_sparse(piece: Piece, schema: DatasetSchema, target: pa.Schema):
-    file = open_data_file(piece.path, "parquet")
+    file = _open_rows(piece.path)
     available = file.file.schema_arrow.names
     label_names = _label_names(piece, file.file.schema_arrow, schema)
     renumber = [schema.label_names.index(name) if name in schema.labels else None for name in label_names]
@@ -304,7 +325,7 @@ def _read_sparse(piece: Piece, schema: DatasetSchema, target: pa.Schema):
             table = table.select(target.names).cast(target)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise FileError(
-                f"{piece.path}: rows from {start} on have another type than rows have ({error})."
+                f"{piece.path}: the columns of the rows from {start} on have the wrong type ({error})."
             ) from error
         _check_lists(table, problems)
         if label_names != schema.label_names:
@@ -312,13 +333,13 @@ def _read_sparse(piece: Piece, schema: DatasetSchema, target: pa.Schema):
             labels = table["labels"].to_numpy()
             new = [renumber[int(label)] if label == label and 0 <= label < len(renumber) else None for label in labels]
             table = table.set_column(table.column_names.index("labels"), "labels", pa.array(new, pa.int64()))
-        found: dict[int, str | None] = {}
+        pixel_problems: dict[int, str | None] = {}
         pixels, good = [table[name].combine_chunks() for name in PIXELS], np.arange(table.num_rows)
         if problems:
             good = np.setdiff1d(good, list(problems))
             pixels = [column.take(pa.array(good)) for column in pixels]
-        _check_pixels(*pixels, schema, found)
-        yield start, table, problems | {int(good[row]): reason for row, reason in found.items()}
+        _check_pixels(*pixels, schema, pixel_problems)
+        yield start, table, problems | {int(good[row]): reason for row, reason in pixel_problems.items()}
 
 
 def _check_lists(table: pa.Table, problems: dict[int, str | None]) -> None:
@@ -328,7 +349,7 @@ def _check_lists(table: pa.Table, problems: dict[int, str | None]) -> None:
 
 
 def _label_names(piece: Piece, arrow_schema: pa.Schema, schema: DatasetSchema) -> tuple[str, ...]:
-    """What the file calls its labels 0, 1, ...: classes that do not occur in a folder have no number once loaded."""
+    """The file's names of its labels 0, 1, ...; once loaded, classes that do not occur in a folder have no number."""
     if b"huggingface" not in (arrow_schema.metadata or {}):
         return schema.label_names
     try:

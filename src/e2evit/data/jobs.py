@@ -132,10 +132,12 @@ def claim(path: Path, record: dict) -> None:
         ValueError: if they differ, saying in what.
     """
     if path.exists():
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         differing = [key for key in record if found.get(key) != record[key]]
         if differing:
             changes = ", ".join(f"{key}: {found.get(key)} there, {record[key]} now" for key in differing)
             raise ValueError(f"{path.parent} was made with other settings ({changes}); choose another folder.")
     else:
-        write_whole(path, lambda temporary: temporary.write_text(json.dumps(record, indent=2) + "\n"))
+        write_whole(
+            path, lambda temporary: temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        )

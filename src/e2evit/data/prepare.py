@@ -11,17 +11,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from e2evit.data.jobs import claim, follow, workers, write_whole
-
 from .builder import list_parts
 from .card import render_card
 from .files import Piece, read_rows
 from .formats import BadRows, FileError
+from .jobs import claim, follow, workers, write_whole
 from .resolve import ROWS_PATTERNS, find_files, find_schema
 from .schema import DatasetSchema, row_features
 from .sparse import COLUMN_ENCODINGS
 from .splits import SPLIT_FRACTIONS, SplitRule
-from .storage import file_size, relative_name
+from .storage import absolute, file_size, relative_name
 from .survey import survey_folder
 
 __all__ = ["MANIFEST_FILE", "prepare"]
@@ -71,8 +70,8 @@ def prepare(
     if num_proc < 1 or shard_megabytes <= 0:
         raise ValueError(f"Need num_proc and shard_megabytes > 0, got {num_proc} and {shard_megabytes}.")
     rule, found = rule or SplitRule(), find_schema(name, data_dir, schema)
-    output_dir = Path(output_dir).absolute()
-    if str(output_dir) == str(Path(data_dir).absolute()):
+    output_dir = Path(absolute(output_dir))
+    if str(output_dir) == absolute(data_dir):
         raise ValueError(f"{output_dir} holds the files to read: choose another folder to write to.")
     warnings = survey_folder(found, data_dir)
     rows = _rows_per_shard(found, data_dir, shard_megabytes)
@@ -174,7 +173,7 @@ def _write_piece(
         "bad_rows": [{"file": piece.name, "first": b.first, "last": b.last, "reason": b.reason} for b in bad],
     }
     path = _record_path(output_dir, number)
-    write_whole(path, lambda temporary: temporary.write_text(json.dumps(record, indent=2) + "\n"))
+    write_whole(path, lambda temporary: temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8"))
     return piece.stop - piece.start
 
 
@@ -229,7 +228,7 @@ class _Shard:
 
 def _finish(output_dir: Path, total: int, record: dict, schema: DatasetSchema) -> None:
     """The manifest, the list of rows left out, and the card; then the traces of the way there go."""
-    found = [json.loads(_record_path(output_dir, number).read_text()) for number in range(total)]
+    found = [json.loads(_record_path(output_dir, number).read_text(encoding="utf-8")) for number in range(total)]
     shards: dict[str, list[dict]] = {}
     for split in SPLIT_FRACTIONS:
         if entries := [entry["shards"][split] for entry in found if split in entry["shards"]]:
@@ -242,10 +241,10 @@ def _finish(output_dir: Path, total: int, record: dict, schema: DatasetSchema) -
         _write_json(output_dir / BAD_ROWS_FILE, {"number": number_bad, "rows": bad})
     manifest = record | {"num_bad_rows": number_bad, "shards": shards}
     card = render_card(schema, manifest)
-    write_whole(output_dir / "README.md", lambda temporary: temporary.write_text(card))
+    write_whole(output_dir / "README.md", lambda temporary: temporary.write_text(card, encoding="utf-8"))
     _write_json(output_dir / MANIFEST_FILE, manifest)
     shutil.rmtree(output_dir / PROGRESS_FOLDER)
 
 
 def _write_json(path: Path, record: dict) -> None:
-    write_whole(path, lambda temporary: temporary.write_text(json.dumps(record, indent=2) + "\n"))
+    write_whole(path, lambda temporary: temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8"))

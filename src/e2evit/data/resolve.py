@@ -1,4 +1,4 @@
-"""Which schema, in which version, a folder's files have: by what they hold, never by a guess."""
+"""Which schema, in which version, fits the files of a folder: decided by what they hold, never guessed."""
 
 import json
 from dataclasses import replace
@@ -7,31 +7,31 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .files import find_mismatch
+from .files import Piece, find_mismatch
 from .schema import SCHEMAS, DatasetSchema, parse_schema, read_schema
-from .storage import list_files, open_file
+from .storage import list_files, open_file, relative_name
 
 __all__ = ["ROWS_PATTERNS", "find_files", "find_schema"]
 
-ROWS_PATTERNS = ("data/*.parquet", "*.parquet")  # of prepared data sets, and of the simulation's
+ROWS_PATTERNS = ("data/*.parquet", "*.parquet")  # of prepared data sets, and of simulated ones
 
 
 def find_schema(
     name: str, data_dir: str | Path | None = None, schema: str | Path | DatasetSchema | None = None
 ) -> DatasetSchema:
-    """The entry called `name`; with `data_dir`, in the version that the files in that folder have.
+    """The entry called `name`; with `data_dir`, in the version of the files in that folder.
 
     Rows describe themselves, so prepared data sets need no schema of their own, and simulated ones of eight or
     thirteen channels, of jets or of the whole detector, of two or of eleven classes are all `"simulated"`.
 
     Args:
         name: One of `SCHEMAS`, or `"custom"`.
-        data_dir: Folder (or a file, or an address that fsspec opens).
+        data_dir: Folder, file, or address fsspec opens.
         schema: YAML file of a custom data set.
 
     Raises:
-        ValueError: for an unknown name, naming the known ones; for files of different kinds in one folder, or files
-            that fit no version, saying why not.
+        ValueError: for an unknown name, listing the known ones; for different data sets in one folder; for files that
+            fit no version, saying why not.
         FileNotFoundError: for a missing folder, or one without such files.
     """
     variants = _variants(name, schema)
@@ -48,15 +48,15 @@ def find_schema(
     reasons, fitting = [], []
     for variant in variants:
         files = _list(variant, data_dir)
-        mismatch = find_mismatch(files[0], variant) if files else f"no {variant.pattern}"
+        mismatch = find_mismatch(files[0], variant, _root(files[0], data_dir)) if files else f"no {variant.pattern}"
         if mismatch is None:
             fitting.append(variant)
         else:
             reasons.append(f"{variant.variant}: {mismatch}")
     if len(fitting) != 1:
-        found = "; ".join(reasons) or ", ".join(variant.variant for variant in fitting) + " at once"
+        told = "; ".join(reasons) or ", ".join(variant.variant for variant in fitting) + " at once"
         error = ValueError if any(_list(variant, data_dir) for variant in variants) else FileNotFoundError
-        raise error(f"{data_dir} fits no single version of the data set {name!r} ({found}). {_hint(variants[0])}")
+        raise error(f"{data_dir} fits no single version of the data set {name!r} ({told}). {_hint(variants[0])}")
     return fitting[0]
 
 
@@ -67,7 +67,7 @@ def find_files(schema: DatasetSchema, data_dir: str | Path | None) -> list[str]:
         FileNotFoundError: if the folder or its files are missing.
     """
     if data_dir is None:
-        raise FileNotFoundError(f"Where is the data set {schema.name!r}? Pass `data_dir`. {_hint(schema)}")
+        raise FileNotFoundError(f"Pass `data_dir`, the folder of the data set {schema.name!r}. {_hint(schema)}")
     files = _list(schema, data_dir)
     if not files:
         raise FileNotFoundError(f"Data set {schema.name!r}: no {schema.pattern} in {data_dir}. {_hint(schema)}")
@@ -81,6 +81,10 @@ def _list(schema: DatasetSchema, data_dir: str | Path) -> list[str]:
         raise FileNotFoundError(f"Data set {schema.name!r}: {error} {_hint(schema)}") from None
 
 
+def _root(path: str, data_dir: str | Path) -> str:
+    return Piece(path, relative_name(path, data_dir), 0, 0).root
+
+
 def _hint(schema: DatasetSchema) -> str:
     return f"Source: {schema.source}."
 
@@ -91,22 +95,22 @@ def _variants(name: str, schema: str | Path | DatasetSchema | None) -> tuple[Dat
     if name == "custom":
         return None if schema is None else read_schema(schema)
     if schema is not None:
-        raise ValueError(f"`schema` is for the data set 'custom'; {name!r} has its own.")
+        raise ValueError(f"`schema` is for the data set 'custom'; {name!r} has its own schema.")
     if name not in SCHEMAS:
         raise ValueError(f"There is no data set {name!r}; known ones: {', '.join(SCHEMAS)}, custom.")
     return SCHEMAS[name]
 
 
 def _describe_rows(name: str, data_dir: str | Path) -> DatasetSchema | None:
-    """The schema of a folder of rows, from what its files say of themselves; None if they are no rows."""
+    """The schema of a folder of rows, from what its files say about themselves; None if they are not rows."""
     base = SCHEMAS[name][0] if name in SCHEMAS else None
     if base is None and name != "custom":
         return None
     for pattern in ROWS_PATTERNS:
         try:
             files = list_files(data_dir, pattern)
-        except FileNotFoundError:
-            return None
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"Data set {name!r}: {error}") from None
         described = {}
         for number, path in enumerate(files):
             if (description := _description(path)) is not None:
@@ -122,10 +126,10 @@ def _description(path: str) -> dict | None:
     if not path.endswith(".parquet"):
         return None
     try:
-        found = (pq.read_schema(open_file(path)).metadata or {}).get(b"e2evit")
+        text = (pq.read_schema(open_file(path)).metadata or {}).get(b"e2evit")
     except (pa.ArrowException, OSError):
         return None  # the reader will say what is wrong with it
-    return json.loads(found) if found else None
+    return json.loads(text) if text else None
 
 
 def _common(name: str, base: DatasetSchema | None, described: dict[str, dict]) -> DatasetSchema:
@@ -134,8 +138,8 @@ def _common(name: str, base: DatasetSchema | None, described: dict[str, dict]) -
         for key in ("channel_names", "image_size", "schema"):
             if description.get(key) != of_first.get(key):
                 raise ValueError(
-                    f"{path} has the {key} {description.get(key)} and {first} {of_first.get(key)}: they are different "
-                    "data sets, and belong in different folders."
+                    f"{path} has {key} {description.get(key)}, but {first} has {of_first.get(key)}: they are "
+                    "different data sets and belong in different folders."
                 )
     of = of_first["schema"]["name"] if "schema" in of_first else "simulated"
     if of != name:

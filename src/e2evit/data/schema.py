@@ -1,29 +1,37 @@
-"""What a data set's files are called inside, what the numbers mean, where they come from: one YAML file each.
+"""What a data set's files call their arrays, what the numbers mean and where they come from: one YAML file each.
 
-The files in `schemas/` are the table of the public data sets; a user's own file has the same form. A fact that nobody
-has seen in the files themselves is listed under `inferred`.
+The files in `schemas/` describe the public data sets; a user's own file has the same form. Facts that nobody has
+verified on the files themselves are listed under `inferred`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import yaml
 from datasets import ClassLabel, Features, List, Value
+from pydantic import BeforeValidator, ConfigDict, FiniteFloat, PositiveInt, StrictBool, TypeAdapter, ValidationError
 
 from .grid import WINDOW
 
-__all__ = ["CHANNELS", "SCHEMAS", "Channel", "DatasetSchema", "Source", "read_schema", "row_features"]
+__all__ = ["CHANNELS", "ROW_COLUMNS", "SCHEMAS", "Channel", "DatasetSchema", "Source", "read_schema", "row_features"]
+
+STRICT_KEYS = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+Strings = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 
 @dataclass(frozen=True)
 class Channel:
-    """One detector layer of an image; values of a `signed` one may be negative."""
+    """One detector layer of an image; only a `signed` channel may hold negative values."""
+
+    __pydantic_config__ = STRICT_KEYS
 
     unit: str
     title: str
-    signed: bool = False
+    signed: StrictBool = False
 
 
 CHANNELS = {
@@ -58,37 +66,36 @@ ROW_COLUMNS = {
     "num_pileup": "int32",
     "event_id": "string",
 }
-FORMATS = ("rows", "hdf5", "parquet", "npz")
-NORMALISATIONS = ("physical", "max_scaled_255", "scaled")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a column of ours lies in a file.
+    """Where a file keeps one of our columns; in YAML a name, a list of names, or a mapping of these fields.
 
     Args:
-        keys: Names that it goes by in different versions of the files; exactly one must be there.
+        keys: Names used by different versions of the files; exactly one must be there. `group/name` in HDF5 groups.
         column: Which column of a matrix `(N, K)`.
         one_hot: Columns of a matrix that hold 1 for the class, in the order of the classes.
-        stack: Arrays `(N, H, W)` that are one channel each.
+        stack: Arrays `(N, H, W)`, one for each channel.
     """
 
-    keys: tuple[str, ...] = ()
+    __pydantic_config__ = STRICT_KEYS
+
+    keys: Strings = ()
     column: int | None = None
     one_hot: tuple[int, ...] = ()
-    stack: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, text: str | Sequence[str] | Mapping) -> "Source":
-        """From YAML: a name, a list of names, or a mapping of this class's fields."""
-        if not isinstance(text, Mapping):
-            text = {"keys": text}
-        known = {name: value if name == "column" else _strings(value) for name, value in text.items()}
-        return cls(**known)
+    stack: Strings = ()
 
     def find(self, available) -> str | None:
-        """The name that it goes by among `available`, or None."""
+        """The first of its names among `available`, or None."""
         return next((key for key in self.stack or self.keys if key in available), None)
+
+
+def _as_source(value):
+    return value if isinstance(value, (Mapping, Source)) else {"keys": value}
+
+
+Sources = dict[str, Annotated[Source, BeforeValidator(_as_source)]]
 
 
 @dataclass(frozen=True)
@@ -96,57 +103,60 @@ class DatasetSchema:
     r"""One data set, in one version of its files.
 
     Args:
-        name, variant: `variant` tells versions of one data set apart, e.g. "4 channels".
+        name, variant: `variant` distinguishes versions of one data set, e.g. "4 channels".
         description, source, licence: For people.
         format: `"rows"` (our sparse Parquet), `"hdf5"`, `"npz"` (dense arrays) or `"parquet"` (dense lists).
         pattern: Glob of the files in a folder.
         channel_names: In the order of the file, each one of `CHANNELS` or of `new_channels`.
-        new_channels: Units and titles of channels that only this data set has.
+        new_channels: Units and titles of channels only this data set has.
         image_size: Height (eta) and width (phi) in pixels.
-        channels_last: Whether a dense image ends in its channels.
-        columns: Our column name to where it is in the file; a column that is not listed becomes null.
-        extra: Further numbers that rows keep (float32), by the name that they get.
-        optional: Those of `columns` that a file may lack.
-        labels: Classes in the order of their number, with their meaning; empty if there are none.
+        channels_last: Whether the last axis of a dense image is its channels.
+        columns: Where the file keeps each of our columns; a column not listed here is null in every row.
+        extra: Further numbers to keep with each row (float32), by the name they get.
+        optional: Those of `columns` a file may lack.
+        labels: Classes in the order of their numbers, with their meaning; empty if there are none. A file may number
+            them or write their names.
         mass_definition: What `mass_labels` [GeV] is.
-        mass_range: Masses [GeV] outside are an error.
-        normalisation: `"physical"` (the channels' units), `"max_scaled_255"` (each image and channel to 0..255) or
-            `"scaled"` (another, unknown scale).
+        mass_range: Masses [GeV] outside this range are an error.
+        normalisation: `"physical"` (the channels' units), `"max_scaled_255"` (each image and channel scaled to 0..255)
+            or `"scaled"` (any other scale).
         tower_blocks: Whether the HCAL is constant in blocks of 5 x 5 pixels, its towers.
-        own_split: Globs of the files of `train`, `validation`, `test`, where the data set has splits of its own; one
-            that is missing is carved out of `train`.
-        bad_rows: Glob of files to ranges `[first, last]` of rows known to be corrupt, which are left out.
-        inferred: Statements of this entry that nobody has verified on the files.
+        own_split: Globs of the files of `train`, `validation` and `test`, if the data set is already split; a split
+            it lacks is carved out of `train`.
+        bad_rows: Globs of files with ranges `[first, last]` of rows known to be corrupt, which are skipped.
+        inferred: Statements of this entry nobody has verified on the files.
         notes: What else a user should know.
     """
+
+    __pydantic_config__ = STRICT_KEYS
 
     name: str
     description: str
     source: str
     licence: str
-    format: str
+    format: Literal["rows", "hdf5", "parquet", "npz"]
     pattern: str
-    channel_names: tuple[str, ...]
+    channel_names: Strings
     variant: str = ""
     new_channels: dict[str, Channel] = field(default_factory=dict)
-    image_size: tuple[int, int] = (WINDOW, WINDOW)
-    channels_last: bool = False
-    columns: dict[str, Source] = field(default_factory=dict)
-    extra: dict[str, Source] = field(default_factory=dict)
-    optional: tuple[str, ...] = ()
+    image_size: tuple[PositiveInt, PositiveInt] = (WINDOW, WINDOW)
+    channels_last: StrictBool = False
+    columns: Sources = field(default_factory=dict)
+    extra: Sources = field(default_factory=dict)
+    optional: Strings = ()
     labels: dict[str, str] = field(default_factory=dict)
     mass_definition: str = "none"
-    mass_range: tuple[float, float] = (0.0, 2000.0)
-    normalisation: str = "physical"
-    tower_blocks: bool = False
-    own_split: dict[str, str] = field(default_factory=dict)
+    mass_range: tuple[FiniteFloat, FiniteFloat] = (0.0, 2000.0)
+    normalisation: Literal["physical", "max_scaled_255", "scaled"] = "physical"
+    tower_blocks: StrictBool = False
+    own_split: dict[Literal["train", "validation", "test"], str] = field(default_factory=dict)
     bad_rows: dict[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
-    inferred: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    inferred: Strings = ()
+    notes: Strings = ()
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Classes in the order of their number."""
+        """Classes in the order of their numbers."""
         return tuple(self.labels)
 
     @property
@@ -160,17 +170,17 @@ class DatasetSchema:
         return (len(self.channel_names), *self.image_size)
 
     def channel(self, name: str) -> Channel:
-        """Unit, title and sign of a channel; where values were rescaled, the unit is arbitrary."""
-        found = self.new_channels.get(name) or CHANNELS[name]
-        return found if self.has_physical_units else replace(found, unit="a.u.")
+        """Unit, title and sign of a channel; the unit is arbitrary if values were rescaled."""
+        channel = self.new_channels.get(name) or CHANNELS[name]
+        return channel if self.has_physical_units else replace(channel, unit="a.u.")
 
     @property
     def sources(self) -> dict[str, Source]:
-        """All columns, extra ones too."""
+        """All columns, extra ones included."""
         return self.columns | self.extra
 
     def description_of_rows(self, label_names: Sequence[str]) -> dict[str, list | str]:
-        """What a file of rows says of itself under the key `e2evit` of its metadata.
+        """What a file of rows says about itself, under the key `e2evit` of its metadata.
 
         Args:
             label_names: The classes that occur in the file.
@@ -183,21 +193,18 @@ class DatasetSchema:
         }
 
     def to_dict(self) -> dict:
-        """What is not a default, as [`parse_schema`] reads it."""
-        record = {}
-        for known in fields(self):
-            value = getattr(self, known.name)
-            default = known.default_factory() if known.default_factory is not MISSING else known.default
-            if value != default:
-                record[known.name] = _plain(value)
-        return record
+        """All values that are not defaults, in a form [`parse_schema`] reads."""
+        return _ADAPTER.dump_python(self, mode="json", exclude_defaults=True)
 
 
-def parse_schema(name: str, text: Mapping, where: str) -> tuple[DatasetSchema, ...]:
-    """The variants that a mapping describes: its fields, and the `variants` that add to or replace them.
+_ADAPTER = TypeAdapter(DatasetSchema)
+
+
+def parse_schema(name: str, text: Any, where: str) -> tuple[DatasetSchema, ...]:
+    """The variants a mapping describes: its fields, and `variants` that add to or replace them.
 
     Raises:
-        ValueError: for an unknown, missing or ill-typed field; it names `where`.
+        ValueError: for an unknown, missing or invalid field; it names `where` and the field.
     """
     if not isinstance(text, Mapping):
         raise ValueError(f"{where}: a schema is a mapping of fields to values, got {type(text).__name__}.")
@@ -209,138 +216,108 @@ def parse_schema(name: str, text: Mapping, where: str) -> tuple[DatasetSchema, .
 
 
 def _parse_variant(text: dict, where: str) -> DatasetSchema:
-    known = {known.name: known for known in fields(DatasetSchema)}
-    if unknown := sorted(set(text) - set(known)):
-        raise ValueError(f"{where}: unknown field {', '.join(unknown)}; known ones: {', '.join(known)}.")
-    needed = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
     if text.get("format") == "rows":
         text = {"pattern": "*.parquet"} | text
-    if missing := [name for name in needed if name not in text]:
-        raise ValueError(f"{where}: the field {', '.join(missing)} is missing.")
     try:
-        parsed = {name: _PARSE.get(name, str)(value) for name, value in text.items()}
-        schema = DatasetSchema(**parsed)
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
-        raise ValueError(f"{where}: a field has the wrong form ({error}).") from error
-    _validate(schema, where)
+        schema = _ADAPTER.validate_python(text)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {'; '.join(map(_explain, error.errors()))}") from None
+    if contradictions := list(_contradictions(schema)):
+        raise ValueError(f"{where}: {'; '.join(contradictions)}")
     return schema
 
 
-def _validate(schema: DatasetSchema, where: str) -> None:
-    def demand(fine: bool, message: str) -> None:
-        if not fine:
-            raise ValueError(f"{where}: {message}")
+def _explain(error) -> str:
+    """One of pydantic's errors in a few words: which field, what is wrong with it, what was meant."""
+    *parents, last = map(str, error["loc"])
+    path = ".".join([*parents, last])
+    if error["type"] == "missing":
+        return f"the field `{path}` is missing"
+    if error["type"] == "unexpected_keyword_argument":
+        kinds = {"columns": Source, "extra": Source, "new_channels": Channel}
+        kind = kinds[parents[0]] if parents else DatasetSchema
+        return f"unknown field `{path}`; {_did_you_mean(last, [known.name for known in fields(kind)])}"
+    if last == "[key]":
+        hint = " (put quotes around it: YAML reads no, yes, on and off as truth values)"
+        told = f"`{'.'.join(parents[:-1])}` has the key {error['input']!r}: {_lower(error['msg'])}"
+        return told + hint * isinstance(error["input"], bool)
+    return f"`{path}`: {_lower(error['msg'])}, got {error['input']!r}"
 
-    demand(schema.format in FORMATS, f"`format` is one of {', '.join(FORMATS)}, got {schema.format!r}.")
-    demand(
-        schema.normalisation in NORMALISATIONS,
-        f"`normalisation` is one of {', '.join(NORMALISATIONS)}, got {schema.normalisation!r}.",
-    )
-    strange = [name for name in schema.channel_names if name not in CHANNELS and name not in schema.new_channels]
-    demand(
-        not strange,
-        f"`channel_names` {', '.join(strange)} are neither known ({', '.join(CHANNELS)}) nor in `new_channels`.",
-    )
-    demand(
-        len(set(schema.channel_names)) == len(schema.channel_names) > 0,
-        "`channel_names` are distinct, and at least one.",
-    )
-    demand(len(schema.image_size) == 2 and min(schema.image_size) > 0, "`image_size` is a height and a width.")
-    demand(schema.mass_range[0] < schema.mass_range[1], "`mass_range` is a smaller and a larger number.")
-    strange = [name for name in schema.columns if name not in ("image", *ROW_COLUMNS)]
-    demand(not strange, f"`columns` has {', '.join(strange)}; rows have image, {', '.join(ROW_COLUMNS)}.")
-    demand(schema.format == "rows" or "image" in schema.columns, "`columns` says nothing of the `image`.")
-    strange = [name for name in schema.optional if name not in schema.columns]
-    demand(not strange, f"`optional` has {', '.join(strange)}, which `columns` does not have.")
-    clash = [name for name in schema.extra if name in ROW_COLUMNS]
-    demand(not clash, f"`extra` has {', '.join(clash)}, which rows have anyway.")
-    one_hot = schema.columns.get("labels", Source()).one_hot
-    demand(len(one_hot) in (0, len(schema.labels)), f"{len(one_hot)} columns one-hot for {len(schema.labels)} labels.")
-    strange = [name for name in schema.own_split if name not in ("train", "validation", "test")]
-    demand(not strange, f"`own_split` has {', '.join(strange)}; splits are train, validation, test.")
+
+def _lower(text: str) -> str:
+    return text[0].lower() + text[1:]
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    """The known names most similar to a mistyped one, or all of them."""
+    close = get_close_matches(name, known)
+    return f"did you mean {' or '.join(close)}?" if close else f"known fields: {', '.join(known)}"
+
+
+def _contradictions(schema: DatasetSchema):
+    """Fields that are valid by themselves, but not together."""
+    known = CHANNELS | schema.new_channels
+    for name in schema.channel_names:
+        if name not in known:
+            yield f"`channel_names`: {name} is neither in `new_channels` nor a known channel ({', '.join(CHANNELS)})"
+    if not 0 < len(set(schema.channel_names)) == len(schema.channel_names):
+        yield "`channel_names` must be distinct, and at least one"
+    if schema.mass_range[0] >= schema.mass_range[1]:
+        yield f"`mass_range` is a smaller and a larger number, got {list(schema.mass_range)}"
+    for name, source in schema.sources.items():
+        if name in schema.columns and name not in ("image", *ROW_COLUMNS):
+            yield f"`columns` has {name}, but rows have image, {', '.join(ROW_COLUMNS)}"
+        if name in schema.extra and name in ROW_COLUMNS:
+            yield f"`extra` has {name}, which rows have anyway"
+        if bool(source.keys) == bool(source.stack):
+            yield f"`{name}` needs either `keys` or `stack`"
+    if schema.format != "rows" and "image" not in schema.columns:
+        yield "`columns` does not say where the `image` is"
+    if unknown := [name for name in schema.optional if name not in schema.columns]:
+        yield f"`optional` has {', '.join(unknown)}, which `columns` lacks"
+    one_hot = schema.columns["labels"].one_hot if "labels" in schema.columns else ()
+    if len(one_hot) not in (0, len(schema.labels)):
+        yield f"`labels` has {len(one_hot)} one-hot columns for {len(schema.labels)} classes"
 
 
 def read_schema(path: str | Path) -> tuple[DatasetSchema, ...]:
-    """The variants of a schema in a YAML file; its name is `custom` unless it says another.
+    """The variants of a schema in a YAML file; its name is `custom` unless the file gives another.
 
     Raises:
-        ValueError: for a file that is missing, no YAML, or no schema.
+        ValueError: if the file is missing, not YAML, or not a schema.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
-        raise ValueError(f"There is no schema {path}.")
+        raise ValueError(f"There is no schema file {path}.")
     try:
-        text = yaml.safe_load(path.read_text())
+        text = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as YAML ({error}).") from error
+        raise ValueError(f"{path}: not readable as YAML ({' '.join(str(error).split())}).") from error
     return parse_schema("custom", text, str(path))
 
 
 def row_features(schema: DatasetSchema) -> Features:
-    """Columns of a sparse row, the same for every data set; a quantity that a set does not have is null.
+    """Columns of a sparse row, the same for every data set; a quantity a data set lacks is null.
 
     `pixel_index` is the flat index `(channel * height + row) * width + column`, ascending; `pixel_value` is in the
     channel's unit; `mass_labels` and `jet_mass` [GeV]; `pt` [GeV] and `eta` of the jet; `ieta`, `iphi` number the
-    seed tower; `merged` tells whether the jet holds all that its heavy particle decays to, `parton` is the PDG code
-    of what made it, `num_pileup` the number of collisions besides the hard one. The schema's `extra` columns follow.
+    seed tower; `merged` tells whether the jet holds all decay products of its heavy particle, `parton` is the PDG code
+    of what the jet comes from, `num_pileup` the number of collisions besides the hard one. The schema's `extra`
+    columns follow.
     """
-    columns = {name: Value(kind) for name, kind in ROW_COLUMNS.items()}
+    columns: dict[str, Any] = {name: Value(kind) for name, kind in ROW_COLUMNS.items()}
     if schema.labels:
         columns["labels"] = ClassLabel(names=list(schema.labels))
     pixels = {"pixel_index": List(Value("uint32")), "pixel_value": List(Value("float32"))}
     return Features(pixels | columns | dict.fromkeys(schema.extra, Value("float32")))
 
 
-def _strings(value) -> tuple:
-    return (value,) if isinstance(value, (str, int)) else tuple(value)
-
-
-def _numbers(value) -> tuple[float, ...]:
-    low, high = value
-    return (float(low), float(high))
-
-
-def _flag(value) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"expected true or false, got {value!r}")
-    return value
-
-
-_PARSE = {
-    "channel_names": _strings,
-    "new_channels": lambda value: {name: Channel(**channel) for name, channel in value.items()},
-    "image_size": lambda value: tuple(int(side) for side in value),
-    "channels_last": _flag,
-    "columns": lambda value: {name: Source.parse(source) for name, source in value.items()},
-    "extra": lambda value: {name: Source.parse(source) for name, source in value.items()},
-    "optional": _strings,
-    "labels": lambda value: {str(name): str(meaning) for name, meaning in value.items()},
-    "mass_range": _numbers,
-    "tower_blocks": _flag,
-    "own_split": dict,
-    "bad_rows": lambda value: {
-        glob: tuple((int(first), int(last)) for first, last in ranges) for glob, ranges in value.items()
-    },
-    "inferred": _strings,
-    "notes": _strings,
-}
-
-
-def _plain(value):
-    """Tuples and dataclasses as lists and mappings."""
-    if isinstance(value, (Source, Channel)):
-        return {name: _plain(part) for name, part in asdict(value).items() if part not in ((), None)}
-    if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, tuple) else value
-
-
 def _read_schemas() -> dict[str, tuple[DatasetSchema, ...]]:
-    found = {}
+    schemas = {}
     for path in sorted(files(__package__).joinpath("schemas").iterdir(), key=lambda path: path.name):
         name = path.name.removesuffix(".yaml")
-        found[name] = parse_schema(name, yaml.safe_load(path.read_text()), path.name)
-    return found
+        schemas[name] = parse_schema(name, yaml.safe_load(path.read_text(encoding="utf-8")), path.name)
+    return schemas
 
 
 SCHEMAS = _read_schemas()

@@ -1,11 +1,15 @@
-"""Where files lie: in a local folder, or behind any address that fsspec opens (`hf://`, `https://`, `root://`)."""
+"""Files in a local folder, or behind any address fsspec opens (`hf://`, `https://`, `root://`).
 
+Local paths are made absolute here, so that `raw`, `./raw` and `~/raw` are one folder with the same event ids.
+"""
+
+import os
 from fnmatch import fnmatch
 from pathlib import Path
 
 import fsspec
 
-__all__ = ["file_size", "file_stamp", "is_remote", "list_files", "open_file", "relative_name"]
+__all__ = ["absolute", "file_size", "file_stamp", "is_remote", "list_files", "open_file", "relative_name"]
 
 
 def is_remote(path: str | Path) -> bool:
@@ -13,21 +17,26 @@ def is_remote(path: str | Path) -> bool:
     return "://" in str(path)
 
 
+def absolute(path: str | Path) -> str:
+    """A local path without `~`, `.` and `..`; symbolic links stay, and so do addresses."""
+    return str(path).rstrip("/") if is_remote(path) else os.path.abspath(os.path.expanduser(path))
+
+
 def list_files(folder: str | Path, pattern: str) -> list[str]:
-    """Files below `folder` that match a glob, in the order of their names; `folder` itself if it is a file
-    (an address: if it has such a name).
+    """Absolute paths of the files below `folder` that match a glob, sorted; `folder` itself if it is a file (an
+    address: if its name matches).
 
     Raises:
         FileNotFoundError: if there is no such folder.
         OSError: if an address does not answer.
     """
     if not is_remote(folder):
-        folder = Path(folder)
+        folder = Path(absolute(folder))
         if folder.is_file():
             return [str(folder)]
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is neither a folder nor a file.")
-        # hidden files are what an interrupted run left
+        # hidden files are leftovers of an interrupted run
         return sorted(str(path) for path in folder.glob(pattern) if path.is_file() and path.name[0] != ".")
     system, root = fsspec.core.url_to_fs(str(folder))
     if fnmatch(root.rsplit("/", 1)[-1], pattern.rsplit("/", 1)[-1]):
@@ -44,8 +53,8 @@ def open_file(path: str):
 
 
 def relative_name(path: str, folder: str | Path) -> str:
-    """The name of a file within its folder; the same wherever the folder lies."""
-    folder = str(folder).rstrip("/")
+    """The path of a file (as [`list_files`] gives it) within its folder; the same wherever the folder lies."""
+    folder = absolute(folder)
     return path[len(folder) + 1 :] if path.startswith(folder + "/") else path.rsplit("/", 1)[-1]
 
 
@@ -58,10 +67,10 @@ def file_size(path: str) -> int:
 
 
 def file_stamp(path: str) -> str:
-    """What changes when a file does."""
+    """A string that changes when the file does."""
     if not is_remote(path):
-        found = Path(path).stat()
-        return f"{found.st_size}:{found.st_mtime_ns}"
+        status = Path(path).stat()
+        return f"{status.st_size}:{status.st_mtime_ns}"
     system, root = fsspec.core.url_to_fs(path)
-    found = system.info(root)
-    return ":".join(str(found.get(key)) for key in ("size", "ETag", "etag", "last_commit", "mtime", "created"))
+    about = system.info(root)
+    return ":".join(str(about.get(key)) for key in ("size", "ETag", "etag", "last_commit", "mtime", "created"))

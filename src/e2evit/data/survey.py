@@ -1,6 +1,7 @@
 """A look into files before they are read: what a sample of their rows holds, and what in it should make one wonder."""
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,14 +68,17 @@ class Survey:
             yield from (f"{kind}: {message}" for message in messages)
 
 
-def survey_file(path: str, schema: DatasetSchema) -> Survey:
+def survey_file(path: str, schema: DatasetSchema, name: str | None = None) -> Survey:
     """Statistics of some 256 rows of a file, and where they contradict the schema.
+
+    Args:
+        name: The file's path within its data set, by default its last part.
 
     Raises:
         FileError: if the file does not fit the schema.
     """
     result = Survey(path)
-    pieces = list_pieces(path, path, schema, ROWS)
+    pieces = list_pieces(path, name or os.path.basename(path), schema, ROWS)
     result.num_rows = pieces[-1].stop if pieces else 0
     chosen = [pieces[i] for i in np.unique(np.linspace(0, len(pieces) - 1, PLACES).astype(int))] if pieces else []
     bad: list[BadRows] = []
@@ -85,7 +89,7 @@ def survey_file(path: str, schema: DatasetSchema) -> Survey:
         rows = f"row {bad[0].first}" if bad[0].first == bad[0].last else f"rows {bad[0].first}-{bad[0].last}"
         result.warnings.append(f"{number} rows looked at do not fit the schema, first {rows}: {bad[0].reason}")
     if not tables:
-        result.errors.append("no row fits" if bad else "there are no rows")
+        result.warnings.append("no row fits" if bad else "there are no rows")
         return result
     table = pa.concat_tables(tables)
     result.sampled = table.num_rows
@@ -127,7 +131,7 @@ def survey_folder(schema: DatasetSchema, data_dir: str | Path) -> list[str]:
         return []
     files, messages = find_files(schema, data_dir), []
     for number in np.unique(np.linspace(0, len(files) - 1, FILES).astype(int)):
-        found = survey_file(files[number], schema)
+        found = survey_file(files[number], schema, relative_name(files[number], data_dir))
         if found.errors:
             raise FileError(f"{files[number]}: {'; '.join([*found.errors, *found.warnings])}.")
         messages += [f"{relative_name(files[number], data_dir)}: {warning}" for warning in found.warnings]

@@ -1,6 +1,8 @@
-"""How much of a particle's energy the calorimeters see, and in which of them."""
+"""How much of a particle's energy each calorimeter sees."""
 
 import numpy as np
+
+from e2evit.data.grid import TOWER
 
 from .cells import IMPACT, structured
 from .events import EventBatch
@@ -9,7 +11,7 @@ __all__ = ["calorimeter_impacts"]
 
 # JINST 2 (2007) P04004: stochastic term; constant term as achieved in situ, JINST 8 (2013) P09009
 ECAL_STOCHASTIC, ECAL_CONSTANT = 0.028, 0.005
-# ECAL and HCAL combined, for pions: JINST 3 (2008) S08004 section 5 and EPJ C 60 (2009) 359, which has e/h too
+# ECAL and HCAL combined, for pions: JINST 3 (2008) S08004 section 5 and EPJ C 60 (2009) 359, also the source of e/h
 HCAL_STOCHASTIC, HCAL_CONSTANT, E_OVER_H = 1.10, 0.09, 1.39
 # interaction lengths at normal incidence, growing with 1 / sin(theta) in the barrel: JINST 3 (2008) S08004 section 5.1
 ECAL_LENGTHS, HCAL_LENGTHS, MAX_LENGTHS = 1.1, 5.82, 10.6
@@ -24,9 +26,9 @@ TOWER_WIDTH = 0.10  # towers
 def calorimeter_impacts(batch: EventBatch, row, column, on_grid, rng) -> tuple[np.ndarray, np.ndarray]:
     """Showers in ECAL (grid of crystals) and HCAL (grid of towers), as `IMPACT`.
 
-    Electrons and photons end in the ECAL. A hadron starts to shower after a random depth: in the ECAL, where it
-    leaves a share, in the HCAL, or not at all; what the depth behind cannot hold punches through. Its energy is seen
-    with e/h, and with the resolution of both calorimeters together.
+    Electrons and photons stop in the ECAL. A hadron starts to shower at a random depth: in the ECAL, where it deposits
+    a share, in the HCAL, or not at all; what the remaining depth cannot contain punches through. The response follows
+    e/h, smeared with the combined resolution of both calorimeters.
     """
     event, row, column = batch.event[on_grid], row[on_grid], column[on_grid]
     momentum = batch.momentum[on_grid]
@@ -64,12 +66,12 @@ def calorimeter_impacts(batch: EventBatch, row, column, on_grid, rng) -> tuple[n
         energy=deposit,
         width=np.where(is_em, EM_WIDTH, HADRON_WIDTH),
     )
-    hcal = structured(IMPACT, event=event, row=row / 5, column=column / 5, energy=in_hcal, width=TOWER_WIDTH)
+    hcal = structured(IMPACT, event=event, row=row / TOWER, column=column / TOWER, energy=in_hcal, width=TOWER_WIDTH)
     return ecal[ecal["energy"] > 0.01], hcal[~is_em & (hcal["energy"] > 0.01)]
 
 
 def _gamma(energy, relative_width, selected, rng):
-    """Energies of those selected with the given relative spread; a gamma distribution is never negative."""
+    """Energies of the selected particles with a relative spread; a gamma distribution is never negative."""
     smeared = np.zeros_like(energy)
     shape = 1.0 / np.maximum(relative_width[selected], 1e-3) ** 2
     smeared[selected] = energy[selected] * rng.gamma(shape) / shape

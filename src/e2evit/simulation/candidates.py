@@ -1,4 +1,4 @@
-"""Reconstructed particle-flow candidates of real or fully simulated jets through the same image producer."""
+"""Images of real or fully simulated jets from their reconstructed particle-flow candidates."""
 
 from collections.abc import Mapping
 
@@ -15,16 +15,16 @@ __all__ = ["candidate_images"]
 
 
 def candidate_images(jets: np.ndarray, candidates: np.ndarray, geometry: str = "run1", seed: int = 0) -> pa.Table:
-    """Images of jets from their candidates: `pixel_index`, `pixel_value`, `ieta` and `iphi`, a row for each jet.
+    """Images of jets from their candidates: `pixel_index`, `pixel_value`, `ieta` and `iphi`, one row for each jet.
 
-    The candidates stand for generated particles, so detector effects come twice; no pile-up is added.
+    Candidates take the place of generated particles, so detector effects enter twice; no pile-up is added.
 
     Args:
         jets: Structured array with `eta` and `phi` [radians].
         candidates: Structured array with `jet` (row of `jets`), `pt`, `mass` [GeV], `eta`, `phi`, `charge`, `pdgId`,
-            and `d0`, `dz` [cm] with NanoAOD's sign, d0 = dxy; all candidates within the window of the jet.
+            and `d0`, `dz` [cm] with NanoAOD's sign, d0 = dxy; for all candidates within the window of the jet.
         geometry: `run1` or `run3`.
-        seed: Of the detector's random numbers.
+        seed: Seed of the detector's random numbers.
     """
     rng, layout, number = np.random.default_rng(seed), GEOMETRIES[geometry], len(jets)
     response = detect(_as_events(candidates, number), layout, rng)

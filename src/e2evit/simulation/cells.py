@@ -1,11 +1,11 @@
-"""Hits and calorimeter cells as flat structured arrays, and the sums over them that every sub-detector needs."""
+"""Hits and calorimeter cells as flat structured arrays, and the sums every sub-detector takes over them."""
 
 import numpy as np
 
 __all__ = ["IMPACT", "Frames", "join", "lateral_shares", "spread", "structured"]
 
-# a shower: where it starts on the grid of its calorimeter (the fraction is the place in the cell), its energy [GeV]
-# and the width of its profile in cells
+# a shower: its impact point on the grid of its calorimeter (the fraction is the position in the cell), its energy
+# [GeV] and the width of its profile in cells
 IMPACT = np.dtype([("event", "i4"), ("row", "f4"), ("column", "f4"), ("energy", "f4"), ("width", "f4")])
 
 
@@ -18,7 +18,7 @@ def structured(dtype: np.dtype, **columns) -> np.ndarray:
 
 
 class Frames:
-    """Rectangles of one size cut out of the detector grid, phi wrapping around.
+    """Rectangles of one size cut out of the detector grid; phi wraps around.
 
     Args:
         event: `(n,)` event of each frame.
@@ -34,13 +34,13 @@ class Frames:
         return len(self.event)
 
     def grown(self, margin: int) -> "Frames":
-        """The same with `margin` more crystals on every side."""
+        """The same frames with `margin` more crystals on every side."""
         return Frames(
             self.event, self.row - margin, self.column - margin, self.height + 2 * margin, self.width + 2 * margin
         )
 
     def locate(self, event, row, column, period: int, margin: float = 0):
-        """Frame, row and column in it, and index of those hits that lie in a frame of their event.
+        """Frame, row and column within it, and index of the hits that lie in a frame of their event.
 
         `event` ascends; `period` is the number of columns around the detector.
         """
@@ -62,15 +62,15 @@ def join(left, right):
 def lateral_shares(row_fraction, column_fraction, half_width: int, shower_width):
     """Share of a shower in the `(2 half_width + 1)²` cells around the one it hits, `(n, side, side)`.
 
-    Integral of the profile b / (2π (b² + r²)^1.5) over each cell, closed form of Lednev, NIM A 366 (1995) 292, scaled
-    to a sum of one: calibration makes up for what is farther out. Fractions are the place inside the central cell,
-    `shower_width` is b in cells.
+    Integral of the profile b / (2π (b² + r²)^1.5) over each cell, in the closed form of Lednev, NIM A 366 (1995) 292,
+    normalised to one: calibration makes up for energy farther out. Fractions are the position inside the central
+    cell, `shower_width` is b in cells.
     """
     edges = np.arange(-half_width, half_width + 2, dtype=np.float32)
     u = (edges - np.asarray(row_fraction, np.float32)[:, None])[:, :, None]
     v = (edges - np.asarray(column_fraction, np.float32)[:, None])[:, None, :]
     b = np.asarray(shower_width, np.float32).reshape(-1, 1, 1)
-    # terms of the integral in u or v alone cancel in the differences
+    # terms of the integral that depend on u or v alone cancel in the differences
     corner = np.arctan(u * v / (b * np.sqrt(b**2 + u**2 + v**2))) / np.float32(2 * np.pi)
     shares = corner[:, 1:, 1:] - corner[:, :-1, 1:] - corner[:, 1:, :-1] + corner[:, :-1, :-1]
     return shares / shares.sum(axis=(1, 2), keepdims=True)
@@ -79,7 +79,7 @@ def lateral_shares(row_fraction, column_fraction, half_width: int, shower_width)
 def spread(frames: Frames, impacts, half_width: int, num_rows: int, num_columns: int) -> np.ndarray:
     """Energy [GeV] of every cell of every frame, `(n, height, width)` float32; frames are in cells here.
 
-    What a shower deposits beyond the rows of the detector is lost.
+    Energy deposited beyond the rows of the detector is lost.
     """
     frame, row, column, hit = frames.locate(
         impacts["event"], impacts["row"], impacts["column"], num_columns, margin=half_width

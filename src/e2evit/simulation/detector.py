@@ -1,7 +1,7 @@
 """A parametrised CMS-like detector: particles to tracks, showers and silicon hits, vectorised over events.
 
 Not a full simulation: no material in front of the calorimeters, static shower profiles, no fake tracks;
-docs/simulation.md lists what is missing.
+docs/simulation.md lists the limits.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ BEAM_SPOT_LENGTH = 5.0  # standard deviation of vertices along the beam [cm]: JI
 
 @dataclass
 class Response:
-    """What the detector saw of some events, before noise; structured arrays in which `event` ascends.
+    """The detector's response to some events, before noise; structured arrays in which `event` ascends.
 
     Args:
         vertex_z: `(num_events,)` position of the primary vertex along the beam [cm].

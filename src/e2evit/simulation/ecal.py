@@ -1,4 +1,4 @@
-"""Crystals: noise, threshold, and what CMS's converter does to the endcaps."""
+"""Crystals: noise, threshold, and the endcaps as CMS's converter writes them."""
 
 import numpy as np
 
@@ -8,13 +8,13 @@ from .cells import Frames, spread
 
 __all__ = ["NOISE", "THRESHOLD", "crystal_energy", "resample_endcap"]
 
-NOISE, THRESHOLD = 0.040, 0.120  # GeV a crystal; 40 MeV: JINST 8 (2013) P09009, cut at three times that
+NOISE, THRESHOLD = 0.040, 0.120  # GeV per crystal; 40 MeV: JINST 8 (2013) P09009, cut at three times that
 _HALF_WIDTH = 2
 
 
 def crystal_energy(frames: Frames, impacts, rng: np.random.Generator) -> np.ndarray:
     """Energy E, not E_T, of each crystal above threshold [GeV], `(n, height, width)`, 0 elsewhere."""
-    # one crystal more on each side, for the endcap's 2 x 2 blocks that the border cuts
+    # one more crystal on each side, for the 2 x 2 blocks of the endcap that the border cuts
     grown = frames.grown(1) if frames.width < COLUMNS else frames
     energy = spread(grown, impacts, _HALF_WIDTH, ROWS, COLUMNS)
     energy += rng.standard_normal(energy.shape, dtype=np.float32) * np.float32(NOISE)
@@ -26,11 +26,11 @@ def crystal_energy(frames: Frames, impacts, rng: np.random.Generator) -> np.ndar
 
 
 def resample_endcap(energy: np.ndarray, frames: Frames) -> np.ndarray:
-    """Pseudo-crystals of the endcaps in blocks of 2 x 2, each with a sixteenth of their sum.
+    """Endcap pseudo-crystals in blocks of 2 x 2, each with a sixteenth of the block's sum.
 
-    CMS's converter (resample_EE of MLAnalyzer's convertRootFiles) divides by four twice, so energies in the endcap
-    channel are a quarter of what was measured; networks trained on CMS images know them like that. Blocks start at an
-    even column, and at the row next to the barrel on the positive, one row outside the grid on the negative side.
+    CMS's converter (resample_EE of MLAnalyzer's convertRootFiles) divides by four twice, so energies in the endcaps
+    are a quarter of the measured ones; networks trained on CMS images expect that. Blocks start at an even column; in
+    rows they start next to the barrel on the positive side, one row outside the grid on the negative side.
     """
     rows = np.arange(-1, ROWS + 1)
     # the block of each row of the grid, -1 for the barrel
@@ -43,7 +43,7 @@ def resample_endcap(energy: np.ndarray, frames: Frames) -> np.ndarray:
         row_block, image = block[inside + 1], energy[frame]
         odd = int(frames.column[frame]) % 2
         endcap = np.flatnonzero(row_block >= 0)
-        # sums over pairs of rows, by the change of the block's number, then over pairs of columns
+        # sum over pairs of rows (where the block number changes), then over pairs of columns
         starts = np.flatnonzero(np.diff(row_block[endcap] * 2 + (inside[endcap] > ROWS // 2), prepend=-1))
         pairs = np.add.reduceat(image[endcap], starts, axis=0)
         padded = np.pad(pairs, ((0, 0), (odd, (frames.width + odd) % 2)))

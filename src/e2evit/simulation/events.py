@@ -17,14 +17,14 @@ __all__ = ["EventBatch", "generate", "minimum_bias"]
 
 _NEUTRINOS = (12, 14, 16)
 _MM_TO_CM = 0.1
-_PARTON_MARGIN = 50.0  # GeV beyond the jets' range on both sides, so that its edges are filled by migration
+_PARTON_MARGIN = 50.0  # GeV beyond both ends of the jets' range, so that migration fills its edges
 _GUN_MARGIN = 100.0, 150.0  # radiation moves the gun's particles by 55 to 100 GeV (RMS)
-_MAX_ETA = 3.6  # particles beyond never reach the grid, whose end is at 3 seen from any vertex
+_MAX_ETA = 3.6  # particles beyond it miss the grid, which ends at 3, from any vertex
 
 _COMMON = (
     "Print:quiet = on",
     "Random:setSeed = on",
-    # K_S, Lambda and the like decay if they do so inside the ECAL
+    # K_S, Lambda and the like decay if that happens inside the ECAL
     "ParticleDecays:limitCylinder = on",
     "ParticleDecays:xyMax = 1290.",
     "ParticleDecays:zMax = 3170.",
@@ -33,17 +33,16 @@ _COMMON = (
 
 @dataclass
 class EventBatch:
-    """Particles of some events, flat; the `event` arrays ascend and tell which event an entry belongs to.
+    """Particles of some events, flat; the `event` arrays ascend and give the event of each entry.
 
     Args:
         num_events: Events in the batch.
-        event, pdg_id, charge: Stable particles within |eta| < 3.6, without neutrinos.
+        event, pdg_id, charge: Stable particles within |eta| < 3.6, except neutrinos.
         momentum: `(n, 4)` px, py, pz, E [GeV].
         vertex: `(n, 3)` production point [cm] relative to the primary vertex.
-        heavy_event, heavy_momentum: Heavy particles after the recoil against initial-state radiation, `(m, 4)` [GeV].
-        decay_heavy, decay_momentum: What they decay to (for top b, q, q'): index of the heavy particle, momentum.
-        parton_event, parton_id, parton_momentum: Outgoing quarks and gluons of the hard process, where it has no
-            heavy particle.
+        heavy_event, heavy_momentum: Heavy particles after recoil against initial-state radiation, `(m, 4)` [GeV].
+        decay_heavy, decay_momentum: Their decay products (b, q, q' for top): index of the heavy particle, momentum.
+        parton_event, parton_id, parton_momentum: Outgoing quarks and gluons of a hard process without heavy particle.
     """
 
     num_events: int
@@ -61,7 +60,7 @@ class EventBatch:
     parton_momentum: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
 
     def select(self, events: np.ndarray) -> "EventBatch":
-        """Only some events, ascending, numbered anew; their stable particles without what made them."""
+        """Some events, ascending and renumbered: their stable particles, without heavy particles and partons."""
         number = np.full(self.num_events, -1)
         number[events] = np.arange(len(events))
         kept = number[self.event] >= 0
@@ -78,14 +77,14 @@ def generate(
     extra: Sequence[str] = (),
     batch_size: int = 100,
 ) -> Iterator[EventBatch]:
-    """Endless batches of `process`, a function of the arguments and of Pythia's version.
+    """Endless batches of `process`, determined by the arguments and Pythia's version.
 
     Args:
-        seed: 1 to 900 000 000, what Pythia takes.
-        energy: Of the proton beams together [GeV].
-        pt: Range of the jets that are wanted [GeV]; partons are made a little beyond it.
-        mass: Range [GeV] of a gun's particles instead of its own.
-        extra: More settings for Pythia, e.g. `"Tune:pp = 18"`.
+        seed: 1 to 900 000 000, Pythia's range.
+        energy: Centre-of-mass energy of the proton beams [GeV].
+        pt: Range of the wanted jets [GeV]; partons are generated a little beyond it.
+        mass: Range of a gun's masses [GeV] instead of its own.
+        extra: Extra settings for Pythia, e.g. `"Tune:pp = 18"`.
 
     Raises:
         RuntimeError: if Pythia does not accept a setting or fails to initialise.
@@ -109,7 +108,7 @@ def generate(
 
 
 def minimum_bias(seed: int, energy: float, extra: Sequence[str] = (), batch_size: int = 100) -> Iterator[EventBatch]:
-    """Endless batches of inelastic collisions at `energy` [GeV], what pile-up consists of."""
+    """Endless batches of inelastic collisions at `energy` [GeV], for pile-up."""
     return _batches(_pythia(("SoftQCD:inelastic = on", f"Beams:eCM = {energy}", *extra), seed), 0, batch_size)
 
 
@@ -126,13 +125,13 @@ def _pythia(settings: Sequence[str], seed: int, gun: MassGun | None = None) -> p
 
 
 def _batches(pythia: pythia8mc.Pythia, heavy: int, batch_size: int, _gun=None) -> Iterator[EventBatch]:
-    # `_gun` is here to live as long as Pythia, which does not own it
+    # `_gun` keeps the gun alive as long as Pythia, which does not own it
     charges: dict[int, float] = {}
     while True:
         record = pythia.nextBatch(batch_size).prt
-        # without one accepted event the record has no fields
+        # a record without any accepted event has no fields
         if not (len(record) and record.fields):
-            raise RuntimeError(f"Pythia made no event in {batch_size} tries; is the energy high enough?")
+            raise RuntimeError(f"Pythia generated no event in {batch_size} tries; is the energy high enough?")
         yield _flatten(record, heavy, pythia.particleData, charges)
 
 
@@ -158,8 +157,8 @@ def _flatten(record, heavy: int, particle_data, charges: dict[int, float]) -> Ev
     outgoing = np.flatnonzero(np.abs(status) == 23)
     if heavy and len(counts) and not is_heavy.any():
         raise RuntimeError(
-            "Pythia's record has no heavy particle with status 62, of which the mass is read: only its simple shower "
-            "is supported, not Vincia or Dire (`PartonShowers:model`)."
+            "Pythia's record has no heavy particle with status 62, from which the mass is read: only the simple "
+            "shower is supported, not Vincia or Dire (`PartonShowers:model`)."
         )
     decay, ancestor = _descendants(outgoing, first + mother, is_heavy)
     parton = outgoing if heavy == 0 else outgoing[:0]
@@ -181,12 +180,12 @@ def _flatten(record, heavy: int, particle_data, charges: dict[int, float]) -> Ev
 
 
 def _descendants(particles, mother, is_ancestor):
-    """Those of `particles` that come from an ancestor, and its index; `mother` are indices into the same record."""
-    found = mother[particles]
+    """The `particles` that descend from an ancestor, and its index; `mother` holds indices into the same record."""
+    ancestor = mother[particles]
     for _ in range(100):  # copies of a recoiling W between it and the top
-        step = ~is_ancestor[found] & (mother[found] < found)
+        step = ~is_ancestor[ancestor] & (mother[ancestor] < ancestor)
         if not step.any():
             break
-        found = np.where(step, mother[found], found)
-    belongs = is_ancestor[found]
-    return particles[belongs], found[belongs]
+        ancestor = np.where(step, mother[ancestor], ancestor)
+    belongs = is_ancestor[ancestor]
+    return particles[belongs], ancestor[belongs]

@@ -1,4 +1,4 @@
-"""What the two detectors differ in: silicon layers, resolutions of tracks, channels of the image."""
+"""The two detectors: silicon layers, track resolutions, channels of the image."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ class Layer:
 
     Args:
         radius, half_length: In cm.
-        strip_length: 0 for pixels. A strip hit lies at the middle of its module, so many cm long; the two sensors of
-            a stereo module make a hit each.
+        strip_length: Length of a strip module [cm], 0 for pixels. A strip hit is placed at the middle of its module;
+            each of the two sensors of a stereo module makes a hit.
     """
 
     radius: float
@@ -45,7 +45,7 @@ GEOMETRIES = {
         d0_resolution=(1.0e-3, 9.0e-3),
         dz_resolution=(3.0e-3, 1.0e-2),
     ),
-    # pixels of the phase-1 upgrade: JINST 16 (2021) P02027; its resolution is that of the 20 real jets in tests/data
+    # pixels of the phase-1 upgrade: JINST 16 (2021) P02027; resolutions as in the 20 real jets in tests/data
     "run3": Geometry(
         channel_names=(
             *("trk_pt", "trk_dz_sig", "trk_d0_sig", "ecal", "hcal"),

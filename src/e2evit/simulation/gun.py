@@ -1,6 +1,6 @@
 """Pairs of particles flat in mass, pT and pseudorapidity, handed to Pythia as hard processes g g -> X X.
 
-The idea is that of MLAnalyzer's Py8PtGun; unlike it these pairs come with beams, initial-state radiation and
+The idea is from MLAnalyzer's Py8PtGun; unlike there, these pairs come with beams, initial-state radiation and
 underlying event, as the background does.
 """
 
@@ -19,9 +19,9 @@ class MassGun(pythia8mc.LHAup):
     """Les Houches events of `gun`.
 
     Args:
-        energy: Of the two beams together [GeV].
+        energy: Centre-of-mass energy of the two beams [GeV].
         pt, mass: Ranges [GeV], both flat; each particle of a pair has its own mass.
-        seed: Of the kinematics; Pythia has its own.
+        seed: Seed of the kinematics; Pythia has its own.
     """
 
     def __init__(self, gun: Gun, code: int, energy: float, pt, mass, seed: int):
@@ -51,7 +51,7 @@ class MassGun(pythia8mc.LHAup):
         return True
 
     def _kinematics(self) -> np.ndarray:
-        """px, py, pz, E, m [GeV] of both particles, drawn again while the beams lack the energy."""
+        """px, py, pz, E, m [GeV] of both particles, drawn again if the beams lack the energy."""
         while True:
             mass, eta = self.rng.uniform(*self.mass, 2), self.rng.uniform(-_MAX_ETA, _MAX_ETA, 2)
             pt, phi = self.rng.uniform(*self.pt), self.rng.uniform(-np.pi, np.pi)

@@ -9,16 +9,16 @@ from .cells import Frames, spread
 __all__ = ["NOISE", "TOWER_COLUMNS", "TOWER_ROWS", "seed_towers", "tower_energy"]
 
 TOWER_ROWS, TOWER_COLUMNS = ROWS // TOWER, COLUMNS // TOWER
-NOISE, THRESHOLD = 0.200, 0.600  # GeV a tower: CMS-PAS-JME-10-003 and the zero suppression of its towers
+NOISE, THRESHOLD = 0.200, 0.600  # GeV per tower: CMS-PAS-JME-10-003 and the zero suppression of its towers
 SEED_SEARCH = 3  # towers on each side of the axis: 7 x 7
-SEED_MIN_ENERGY = 5.0  # GeV; below, noise and pile-up would place the window of a jet of photons
+SEED_MIN_ENERGY = 5.0  # GeV; below it, noise and pile-up would place the window of a photon jet
 _COARSE = 20  # beyond |ieta| = 20 a tower covers ten degrees of phi
 
 
 def tower_energy(num_events: int, impacts, rng: np.random.Generator) -> np.ndarray:
     """Energy of each tower above threshold [GeV], `(num_events, 56, 72)`, 0 elsewhere.
 
-    Beyond |ieta| = 20 CMS's towers are ten degrees wide, and the image gives each half of one half of its energy.
+    Beyond |ieta| = 20 CMS's towers are ten degrees wide; in the image each half of such a tower has half its energy.
     """
     everything = Frames(
         np.arange(num_events), np.zeros(num_events, int), np.zeros(num_events, int), TOWER_ROWS, TOWER_COLUMNS
@@ -38,9 +38,9 @@ def _read_out(energy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def seed_towers(towers: np.ndarray, event, eta, phi) -> tuple[np.ndarray, np.ndarray]:
-    """Row (jetSeed_ieta) and column (jetSeed_iphi) of the hottest tower in the 7 x 7 around each jet axis.
+    """Row (jetSeed_ieta) and column (jetSeed_iphi) of the hottest of the 7 x 7 towers around each jet axis.
 
-    Where none reaches 5 GeV the tower on the axis is the seed: a jet of two photons leaves nothing in the HCAL.
+    If none reaches 5 GeV, the tower on the axis is the seed: a jet of two photons leaves nothing in the HCAL.
 
     Args:
         towers: `(num_events, 56, 72)` [GeV].

@@ -8,9 +8,9 @@ FIELD_TESLA = 3.8  # CMS detector paper, JINST 3 (2008) S08004, section 2
 
 
 def propagate(momentum, charge, vertex, radius: float, half_length: float):
-    """Where particles cross a cylinder of `radius`, or before that the planes at ± `half_length`.
+    """Where particles cross a cylinder of `radius`, or the planes at ± `half_length` if they reach those first.
 
-    Exact helices in the field along +z for charged, straight lines for neutral particles.
+    Charged particles follow exact helices in the field along +z, neutral ones straight lines.
 
     Args:
         momentum: `(n, 4)` px, py, pz, E [GeV].
@@ -18,14 +18,14 @@ def propagate(momentum, charge, vertex, radius: float, half_length: float):
         vertex: `(n, 3)` starting points [cm] in the frame of the cylinder.
 
     Returns:
-        `(n, 3)` crossing points [cm] and `(n,)` whether they exist: loopers and particles made outside do not cross.
+        `(n, 3)` crossing points [cm] and `(n,)` whether they exist: loopers and particles from outside do not cross.
     """
     px, py, pz = momentum[:, 0], momentum[:, 1], momentum[:, 2]
     x, y, z = vertex.T
     pt = np.maximum(np.hypot(px, py), 1e-9)
     ux, uy, slope = px / pt, py / pt, pz / pt
     with np.errstate(divide="ignore", invalid="ignore"):
-        # length in the transverse plane at which the end plane is reached
+        # transverse path length to the end plane
         to_plane = np.where(slope != 0, (np.sign(slope) * half_length - z) / slope, np.inf)
 
         along = x * ux + y * uy
@@ -55,7 +55,7 @@ def propagate(momentum, charge, vertex, radius: float, half_length: float):
 
 
 def impact_parameters(momentum, charge, vertex):
-    """Signed d0 = -dxy and dz [cm] of charged particles with respect to the origin, at the closest approach in the
+    """Signed d0 = -dxy and dz [cm] of charged particles relative to the origin, at the closest approach in the
     transverse plane; dxy = (-x py + y px) / pT as in CMS."""
     px, py, pz = momentum[:, 0], momentum[:, 1], momentum[:, 2]
     x, y, z = vertex.T

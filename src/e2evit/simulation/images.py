@@ -1,4 +1,4 @@
-"""From the response of the detector to sparse images of windows around jets, or of the whole detector."""
+"""Sparse images of windows around jets, or of the whole detector, from the detector's response."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ __all__ = ["jet_windows", "render", "whole_detector"]
 
 
 def jet_windows(event, ieta, iphi) -> Frames:
-    """The 125 x 125 crystals around seed towers.
+    """The 125 x 125 crystals around each seed tower.
 
     Raises:
         ValueError: for a seed whose window leaves the grid.
@@ -41,7 +41,7 @@ def render(frames: Frames, response: Response, towers: np.ndarray, geometry: Geo
             energy, as in CMS's converter.
 
     Returns:
-        `pixel_index` (uint32, ascending) and `pixel_value` (float32), Arrow lists with one entry a frame.
+        `pixel_index` (uint32, ascending) and `pixel_value` (float32), Arrow lists with one entry for each frame.
     """
     crystals = crystal_energy(frames, response.ecal, rng).reshape(-1)
     pixel = np.flatnonzero(crystals)

@@ -1,4 +1,4 @@
-"""Particle-level jets and what made them."""
+"""Particle-level jets and the particles they come from."""
 
 from dataclasses import dataclass, fields
 
@@ -10,12 +10,12 @@ from e2evit.data.grid import JET_RADIUS
 
 from .events import EventBatch
 
-# without this each worker prints FastJet's banner over the progress bar; the README asks for the citation instead
+# or each worker prints FastJet's banner over the progress bar; the README asks for the citation instead
 fastjet._swig.ClusterSequence.set_fastjet_banner_stream(None)
 
 __all__ = ["MAX_ETA", "Jets", "find_jets"]
 
-MAX_ETA = 1.37  # of the jet axis, as CMS's JetFrameProducer has it
+MAX_ETA = 1.37  # of the jet axis, as in CMS's JetFrameProducer
 _CLUSTER_MAX_ETA = 3.0  # particles beyond are outside the grid
 
 
@@ -24,12 +24,12 @@ class Jets:
     """Jets of a batch, flat.
 
     Args:
-        event: Of each jet, ascending.
+        event: Event of each jet, ascending.
         momentum: `(n, 4)` px, py, pz, E [GeV].
         heavy_mass: Generator mass [GeV] of the heavy particle in the jet, NaN without one.
-        merged: Whether the jet holds all that the heavy particle decays to; false without one.
-        parton: PDG code of what made the jet: the heavy particle, or the quark or gluon of the hard process nearest
-            to the axis; 0 if none is within the jet.
+        merged: Whether the jet contains all decay products of the heavy particle; false without one.
+        parton: PDG code of the jet's origin: the heavy particle, or the quark or gluon of the hard process nearest to
+            the axis; 0 if none is within the jet.
     """
 
     event: np.ndarray
@@ -56,9 +56,9 @@ class Jets:
 
 
 def find_jets(batch: EventBatch, heavy: int, min_pt: float, max_pt: float) -> Jets:
-    """Those of the two hardest anti-kt R = 0.8 jets of each event that lie in the pT range [GeV] and |eta| < 1.37.
+    """The two hardest anti-kt R = 0.8 jets of each event, if they lie in the pT range [GeV] and |eta| < 1.37.
 
-    With heavy particles, of PDG code `heavy`, only jets with one within ΔR < 0.8 of the axis are kept. `merged` is
+    With a `heavy` particle (its PDG code), only jets with one within ΔR < 0.8 of the axis are kept. `merged` is
     CMS's selection for its boosted-top sample (RHAnalyzer_runEvtSel_jet_dijet_top): all quarks within ΔR < 0.8.
     """
     near = np.abs(_eta_phi(batch.momentum)[0]) < _CLUSTER_MAX_ETA

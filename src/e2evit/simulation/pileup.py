@@ -1,4 +1,4 @@
-"""Pile-up: a pool of minimum-bias collisions, simulated once, overlaid at random places in phi."""
+"""Pile-up: a pool of minimum-bias collisions, simulated once and overlaid at random angles in phi."""
 
 import io
 from pathlib import Path
@@ -19,7 +19,7 @@ __all__ = ["MinimumBiasPool"]
 class MinimumBiasPool:
     """Detector response to minimum-bias collisions.
 
-    Each split of a data set draws from its own part of the pool, so that no collision is in both training and test.
+    Each split of a data set draws from its own part of the pool, so no collision is in both training and test.
     """
 
     def __init__(self, response: Response):
@@ -34,7 +34,7 @@ class MinimumBiasPool:
 
     @classmethod
     def simulate(cls, size: int, seed: int, energy: float, geometry: Geometry, extra=()) -> "MinimumBiasPool":
-        """`size` collisions at `energy` [GeV], a function of the arguments and of the versions."""
+        """`size` collisions at `energy` [GeV], determined by the arguments and the versions."""
         rng, responses, made = np.random.default_rng(seed), [], 0
         for batch in minimum_bias(seed, energy, extra):
             response = detect(batch, geometry, rng)
@@ -49,7 +49,7 @@ class MinimumBiasPool:
         return cls(Response(vertex_z, **{name: hits[hits["event"] < size] for name, hits in layers.items()}))
 
     def save(self, path: Path) -> None:
-        """Write the pool to `path`, in numpy's npz format whatever the name ends in."""
+        """Write the pool to `path` in NumPy's npz format, whatever its suffix."""
         with path.open("wb") as file:
             np.savez(file, vertex_z=self.response.vertex_z, **self.response.layers)
 
@@ -62,11 +62,11 @@ class MinimumBiasPool:
     def overlay(
         self, response: Response, splits, mean: float, rng: np.random.Generator
     ) -> tuple[Response, np.ndarray]:
-        """Add a Poisson number of collisions to each event, each turned in phi by a random number of towers.
+        """Add a Poisson number of collisions to each event, each rotated in phi by a random number of towers.
 
         Args:
             splits: Name of the split of each event.
-            mean: Of the number of collisions besides the hard one.
+            mean: Mean number of collisions besides the hard one.
 
         Returns:
             The response to everything, and the number of collisions added to each event.

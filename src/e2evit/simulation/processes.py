@@ -1,4 +1,4 @@
-"""The processes by name: hard processes of Pythia 8 and mass guns, all with the full event around them."""
+"""The processes by name: hard processes of Pythia 8 and mass guns, each with the full event around it."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ class Gun:
     """Two scalars, or a top-like pair, flat in mass and pT.
 
     Args:
-        mass: Default range [GeV], that of the public sets.
+        mass: Default range [GeV], the one of the public data sets.
         coloured: Whether the pair is a colour triplet and antitriplet, as top quarks are.
     """
 
@@ -20,15 +20,15 @@ class Gun:
 
 @dataclass(frozen=True)
 class Process:
-    """What Pythia makes.
+    """What Pythia generates.
 
     Args:
         title: For figures.
-        settings: Lines that Pythia reads.
-        heavy: PDG code of the particle that makes the jet and whose mass is the target; 0 if there is none.
-        gun: Its kinematics, if they are ours and not those of a hard process.
-        bias: Power of pT-hat by which hard processes are enhanced, so that the jets' spectrum is near flat between
-            400 and 1 000 GeV at 8 TeV. Weights are dropped: classes are compared at equal pT, not by cross section.
+        settings: Settings for Pythia.
+        heavy: PDG code of the heavy particle, whose mass is the target; 0 if there is none.
+        gun: The kinematics of a mass gun, None for a hard process.
+        bias: Power of pT-hat that enhances hard processes, so that the jets' spectrum is nearly flat between 400 and
+            1000 GeV at 8 TeV. Weights are dropped: classes are compared at equal pT, not by cross section.
     """
 
     title: str
@@ -38,7 +38,7 @@ class Process:
     bias: float = 0.0
 
 
-# a new code: Pythia's own Higgs bosons compute widths that depend on the mass and refuse some
+# a new code: Pythia's own Higgs bosons have widths that depend on the mass, and refuse some masses
 _X = 9000025
 
 

@@ -1,4 +1,4 @@
-"""Production of a data set: shards written whole or not at all, by local processes or a Dask cluster."""
+"""Production of a data set by local processes or a Dask cluster; shards are written whole or not at all."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from e2evit.data.jobs import claim, follow, workers, write_whole
+from e2evit.data.storage import absolute
 
 from .settings import SimulationSettings
 
@@ -23,22 +24,22 @@ def simulate(
     num_proc: int = 1,
     scheduler: str | None = None,
 ) -> Path:
-    """Write `num_jets` jets of each process into `output_dir`; shards that are already there are kept.
+    """Write `num_jets` jets of each process into `output_dir`, keeping shards that are already there.
 
     Args:
-        output_dir: Folder of the data set; it may be one that an interrupted call with the same settings left. The
-            workers of a cluster must see it under the same path.
+        output_dir: Folder of the data set, new or left by an interrupted call with the same settings. The workers of a
+            cluster must see it under the same path.
         processes: Names in [`PROCESSES`].
         num_jets: Jets, or events with `settings.whole_detector`, of each process.
         settings: See [`SimulationSettings`].
         num_proc: Local worker processes.
-        scheduler: Address of a Dask scheduler (`tcp://...`) whose workers make the shards instead.
+        scheduler: Address of a Dask scheduler (`tcp://...`) whose workers do the work instead.
 
     Returns:
         The folder, which `load_e2e("simulated", data_dir=...)` and `datasets.load_dataset(...)` read.
 
     Raises:
-        ImportError: without the `sim` extra, or without the `cluster` extra and with a scheduler.
+        ImportError: if the `sim` extra is not installed, or the `cluster` extra for a scheduler.
         ValueError: for an unknown process, a bad range, or a folder made with other settings.
         RuntimeError: if Pythia fails, if no jet passes, or if a worker dies; finished shards stay.
         OSError: if a file cannot be written, or the scheduler does not answer; finished shards stay.
@@ -52,14 +53,15 @@ def simulate(
         from .shards import versions
     except ImportError as error:
         raise ImportError(f"{error}. The simulation needs Pythia 8 and FastJet: pip install 'e2evit[sim]'.") from error
-    output_dir = Path(output_dir).absolute()
+    output_dir = Path(absolute(output_dir))
     with workers(num_proc, scheduler, f"{__package__}.shards") as run:
         output_dir.mkdir(parents=True, exist_ok=True)
         claim(output_dir / SETTINGS_FILE, asdict(settings) | versions())
         for process in processes:
             if (held := sum(_held(output_dir, process).values())) > num_jets:
                 raise ValueError(
-                    f"{output_dir} holds {held} {process} jets already; ask for as many or choose another."
+                    f"{output_dir} already holds {held} {process} jets: ask for at least as many, or "
+                    "choose another folder."
                 )
 
         preparations = [(_prepare_pool, output_dir, settings)] if settings.pileup else []
@@ -74,9 +76,9 @@ def simulate(
             for shard, start in enumerate(range(0, num_jets, settings.shard_size))
         ]
         missing = [job for job in jobs if not _shard_path(*job[1:5]).exists()]
-        found = len(processes) * num_jets - sum(job[4] for job in missing)
-        follow(run(missing), "Simulating", "jet", len(processes) * num_jets, found)
-    write_whole(output_dir / "README.md", lambda path: path.write_text(render_card(output_dir)))
+        held = len(processes) * num_jets - sum(job[4] for job in missing)
+        follow(run(missing), "Simulating", "jet", len(processes) * num_jets, held)
+    write_whole(output_dir / "README.md", lambda path: path.write_text(render_card(output_dir), encoding="utf-8"))
     return output_dir
 
 
@@ -85,7 +87,7 @@ def _shard_path(output_dir: Path, process: str, shard: int, num_jets: int) -> Pa
 
 
 def _held(output_dir: Path, process: str) -> dict[int, int]:
-    """Jets by number of the shard; of two files of one shard the longer counts."""
+    """Number of jets by shard; of two files of one shard the longer counts."""
     sizes: dict[int, int] = {}
     for path in output_dir.glob(f"{process}-*.parquet"):
         shard, size = map(int, path.stem.rsplit("-", 2)[1:])
@@ -108,13 +110,15 @@ def _prepare_acceptance(output_dir: Path, process: str, settings: SimulationSett
     from .shards import make_acceptance
 
     record = json.dumps(asdict(make_acceptance(process, settings)), indent=2) + "\n"
-    write_whole(_prepared(_prepare_acceptance, output_dir, process), lambda path: path.write_text(record))
+    write_whole(
+        _prepared(_prepare_acceptance, output_dir, process), lambda path: path.write_text(record, encoding="utf-8")
+    )
     return 1
 
 
 @lru_cache(1)
 def _load_pool(path: Path, _modified: int):
-    """The pool of this worker; `_modified` tells a new file from an old one of the same name."""
+    """This worker's pool; `_modified` distinguishes a new file from an old one of the same name."""
     from .pileup import MinimumBiasPool
 
     return MinimumBiasPool.load(path)
@@ -133,7 +137,9 @@ def _write_shard(output_dir: Path, process: str, shard: int, num_jets: int, sett
         path = _prepared(_prepare_pool, output_dir)
         pool = _load_pool(path, path.stat().st_mtime_ns)
     if settings.match_pt:
-        acceptance = Acceptance(**json.loads(_prepared(_prepare_acceptance, output_dir, process).read_text()))
+        acceptance = Acceptance(
+            **json.loads(_prepared(_prepare_acceptance, output_dir, process).read_text(encoding="utf-8"))
+        )
     table = make_shard(process, shard, num_jets, settings, pool, acceptance)
     path = _shard_path(output_dir, process, shard, num_jets)
     write_whole(path, lambda temporary: pq.write_table(table, temporary, row_group_size=1000, **COLUMN_ENCODINGS))

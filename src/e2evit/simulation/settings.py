@@ -1,4 +1,4 @@
-"""What a simulated data set depends on."""
+"""The settings of a simulated data set."""
 
 from dataclasses import dataclass, field
 
@@ -12,47 +12,55 @@ _MIN_ENERGY = 1000.0  # GeV; below it Pythia's multiparton interactions were nev
 
 @dataclass(frozen=True)
 class SimulationSettings:
-    """Settings of a simulation; a shard is a function of these, its process, its number and the versions.
+    """Settings of a simulation; they determine a shard, together with its process, its number and the versions.
 
     Args:
-        seed: Any non-negative integer; another seed makes other events.
-        energy: Of the proton beams together [GeV].
+        seed: Any non-negative integer; another seed gives other events.
+        energy: Centre-of-mass energy of the proton beams [GeV].
         geometry: `run1` (3 pixel layers, 8 channels) or `run3` (4 pixel and 4 strip layers, 13 channels).
         pileup: Mean number of collisions besides the hard one.
         min_pt, max_pt: Range of the jets' pT [GeV].
-        min_mass, max_mass: Range of a gun's masses [GeV] instead of its own.
-        match_pt: Give every process the same spectrum in pT and eta, and one jet an event, at random.
-        merged_only: Keep only heavy particles whose decay products are all in the jet.
-        whole_detector: One image of 280 x 360 an event instead of one of 125 x 125 a jet.
-        pool_size: Minimum-bias collisions that pile-up is drawn from.
-        pythia: More settings for Pythia in every process, e.g. `Tune:pp = 18`.
-        shard_size: Jets in a shard.
+        min_mass, max_mass: Range of the mass guns' masses [GeV] instead of each gun's own.
+        match_pt: Give every process the same spectrum in pT and eta, and keep one random jet per event.
+        merged_only: Keep only jets that contain all decay products of their heavy particle.
+        whole_detector: One image of 280 x 360 per event instead of one of 125 x 125 per jet.
+        pool_size: Number of minimum-bias collisions pile-up is drawn from.
+        pythia: Extra settings for Pythia in every process, e.g. `Tune:pp = 18`.
+        shard_size: Jets per shard.
     """
 
-    seed: int = field(default=0, metadata={"help": "Another seed makes other events."})
-    energy: float = field(default=8000.0, metadata={"help": "Of the proton beams together [GeV]."})
+    seed: int = field(default=0, metadata={"help": "Another seed gives other events."})
+    energy: float = field(default=8000.0, metadata={"help": "Centre-of-mass energy of the proton beams [GeV]."})
     geometry: str = field(default="run1", metadata={"help": "run1 (8 channels) or run3 (13 channels)."})
     pileup: float = field(default=21.0, metadata={"help": "Mean number of collisions besides the hard one."})
-    min_pt: float = field(default=400.0, metadata={"help": "Of the jets [GeV]."})
-    max_pt: float = field(default=1000.0, metadata={"help": "Of the jets [GeV]."})
-    min_mass: float | None = field(default=None, metadata={"help": "Of the mass guns [GeV]; default: each its own."})
-    max_mass: float | None = field(default=None, metadata={"help": "Of the mass guns [GeV]; default: each its own."})
-    match_pt: bool = field(
-        default=False, metadata={"help": "The same spectrum in pT and eta for every class, one jet an event."}
+    min_pt: float = field(default=400.0, metadata={"help": "Lowest pT of the jets [GeV]."})
+    max_pt: float = field(default=1000.0, metadata={"help": "Highest pT of the jets [GeV]."})
+    min_mass: float | None = field(
+        default=None, metadata={"help": "Lowest mass of the mass guns [GeV]; default: each its own."}
     )
-    merged_only: bool = field(default=False, metadata={"help": "Only heavy particles that decay within the jet."})
-    whole_detector: bool = field(default=False, metadata={"help": "One 280 x 360 image an event."})
-    pool_size: int = field(default=2000, metadata={"help": "Minimum-bias collisions that pile-up is drawn from."})
-    pythia: list[str] = field(default_factory=list, metadata={"help": 'More settings for Pythia: "Tune:pp = 18".'})
-    shard_size: int = field(default=2000, metadata={"help": "Jets in a shard."})
+    max_mass: float | None = field(
+        default=None, metadata={"help": "Highest mass of the mass guns [GeV]; default: each its own."}
+    )
+    match_pt: bool = field(
+        default=False, metadata={"help": "Same spectrum in pT and eta for every class, one jet per event."}
+    )
+    merged_only: bool = field(
+        default=False, metadata={"help": "Only jets that contain all decay products of their heavy particle."}
+    )
+    whole_detector: bool = field(
+        default=False, metadata={"help": "One 280 x 360 image per event instead of one per jet."}
+    )
+    pool_size: int = field(default=2000, metadata={"help": "Number of minimum-bias collisions pile-up is drawn from."})
+    pythia: list[str] = field(default_factory=list, metadata={"help": 'Extra settings for Pythia: "Tune:pp = 18".'})
+    shard_size: int = field(default=2000, metadata={"help": "Jets per shard."})
 
     @property
     def mass_range(self) -> tuple[float, float] | None:
-        """Masses of the guns [GeV] if they are set."""
+        """Masses of the guns [GeV], if set."""
         return None if self.min_mass is None or self.max_mass is None else (self.min_mass, self.max_mass)
 
     def validate(self, processes) -> None:
-        """Raise a ValueError that names the first thing wrong with a request for `processes`."""
+        """Raise a ValueError for the first setting that does not fit, or does not fit `processes`."""
         unknown = [process for process in processes if process not in PROCESSES]
         if unknown or not processes:
             raise ValueError(f"Unknown process {', '.join(unknown)}; known ones: {', '.join(PROCESSES)}.")
@@ -73,4 +81,4 @@ class SimulationSettings:
         if self.mass_range and not 0 < self.min_mass < self.max_mass:
             raise ValueError(f"Need 0 < min_mass < max_mass [GeV], got {self.min_mass:g} and {self.max_mass:g}.")
         if self.mass_range and not any(PROCESSES[process].gun for process in processes):
-            raise ValueError(f"min_mass and max_mass are of the mass guns (x_...), not of {', '.join(processes)}.")
+            raise ValueError(f"min_mass and max_mass apply to mass guns (x_...), not to {', '.join(processes)}.")

@@ -1,4 +1,4 @@
-"""One shard: from events to rows, a function of process, number, settings and versions."""
+"""One shard, from events to rows: determined by process, number, settings and versions."""
 
 import json
 from dataclasses import asdict, replace
@@ -26,12 +26,12 @@ from .spectra import Acceptance
 __all__ = ["make_acceptance", "make_pool", "make_shard", "output_schema", "versions"]
 
 PILOT_JETS = 4000
-BARREN_EVENTS = 5000  # without a jet: the request cannot be met
-_POOL, _PILOT = 1_000_000_001, 1_000_000_002  # where shards have their number in the seed
+BARREN_EVENTS = 5000  # after so many events without a jet, the request cannot be met
+_POOL, _PILOT = 1_000_000_001, 1_000_000_002  # take the place of a shard's number in the seed
 
 
 def output_schema(settings: SimulationSettings) -> DatasetSchema:
-    """What the rows hold."""
+    """Schema of the rows."""
     return replace(
         find_schema("simulated"),
         channel_names=GEOMETRIES[settings.geometry].channel_names,
@@ -40,12 +40,12 @@ def output_schema(settings: SimulationSettings) -> DatasetSchema:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that the numbers in a shard depend on."""
+    """Versions of everything the numbers in a shard depend on."""
     return {name: version(name) for name in ("e2evit", "pythia8mc", "fastjet", "numpy", "scikit-learn")}
 
 
 def make_pool(settings: SimulationSettings) -> MinimumBiasPool:
-    """Minimum-bias collisions of a production."""
+    """The minimum-bias collisions of a production."""
     seed = _seeds(settings, "minimum bias", _POOL)[0]
     return MinimumBiasPool.simulate(
         settings.pool_size, seed, settings.energy, GEOMETRIES[settings.geometry], settings.pythia
@@ -53,7 +53,7 @@ def make_pool(settings: SimulationSettings) -> MinimumBiasPool:
 
 
 def make_acceptance(process: str, settings: SimulationSettings) -> Acceptance:
-    """What `match_pt` keeps of a process, from the spectrum of a pilot run."""
+    """The fraction of a process's jets `match_pt` keeps, from the spectrum of a pilot run."""
     seed, rng = _seeds(settings, process, _PILOT)
     pt, eta = [], []
     for _, jets in _events_with_jets(process, seed, settings):
@@ -72,14 +72,14 @@ def make_shard(
     pool: MinimumBiasPool | None = None,
     acceptance: Acceptance | None = None,
 ) -> pa.Table:
-    """Rows of one shard, the same whenever and wherever it is made with the same versions.
+    """Rows of one shard; with the same versions, the same rows on any machine.
 
     Args:
-        pool: Of `make_pool(settings)`; not needed without pile-up.
-        acceptance: Of `make_acceptance(process, settings)`; not needed without `match_pt`.
+        pool: From `make_pool(settings)`; not needed without pile-up.
+        acceptance: From `make_acceptance(process, settings)`; not needed without `match_pt`.
 
     Raises:
-        RuntimeError: if 5 000 events in a row give no jet that passes.
+        RuntimeError: if no jet passes in 5000 events in a row.
     """
     if (settings.pileup and pool is None) or (settings.match_pt and acceptance is None):
         raise ValueError("Pile-up needs a pool (make_pool), match_pt an acceptance (make_acceptance).")
@@ -89,11 +89,11 @@ def make_shard(
     for first_event, batch, jets in _numbered(_events_with_jets(process, seed, settings)):
         if acceptance is not None:
             jets = jets.select(rng.random(len(jets.pt)) < acceptance.probability(jets.pt, jets.eta_phi[0]))
-            # one jet an event in every class, either of them: some processes never have two
+            # one jet per event in every class, either of the two: some processes never have two
             shuffled = rng.permutation(len(jets.event))
             jets = jets.select(np.sort(shuffled[np.unique(jets.event[shuffled], return_index=True)[1]]))
         if settings.whole_detector:
-            jets = jets.select(np.unique(jets.event, return_index=True)[1])  # the hardest stands for the event
+            jets = jets.select(np.unique(jets.event, return_index=True)[1])  # the hardest represents the event
         if not len(jets.event):
             continue
         events, jets.event = np.unique(jets.event, return_inverse=True)
@@ -111,7 +111,7 @@ def make_shard(
 
 
 def _images(batch, jets: Jets, event_ids, settings: SimulationSettings, pool, rng) -> pa.Table:
-    """Images and labels of the jets whose window lies on the grid."""
+    """Images and labels of the jets whose windows lie on the grid."""
     geometry = GEOMETRIES[settings.geometry]
     response, num_pileup = detect(batch, geometry, rng), np.zeros(batch.num_events, int)
     if settings.pileup:
@@ -142,14 +142,14 @@ def _images(batch, jets: Jets, event_ids, settings: SimulationSettings, pool, rn
 
 
 def _seeds(settings: SimulationSettings, what: str, number: int):
-    """Pythia's seed and numpy's generator of one task."""
+    """Pythia's seed and NumPy's generator for one task."""
     sequence = np.random.SeedSequence([settings.seed, crc32(what.encode()), number])
-    # Pythia: 0 is the clock, -1 a fixed default, those above 9e8 fail
+    # for Pythia 0 means the clock, -1 a fixed default; seeds above 9e8 fail
     return 1 + int(sequence.generate_state(1)[0]) % 900_000_000, np.random.default_rng(sequence.spawn(1)[0])
 
 
 def _events_with_jets(process: str, seed: int, settings: SimulationSettings):
-    """Endless batches of events and their jets that pass the selection."""
+    """Endless batches of events, with the jets that pass the selection."""
     made, barren, pt = PROCESSES[process], 0, (settings.min_pt, settings.max_pt)
     for batch in generate(made, seed, settings.energy, pt, settings.mass_range, settings.pythia):
         jets = find_jets(batch, made.heavy, *pt)

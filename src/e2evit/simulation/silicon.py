@@ -1,4 +1,4 @@
-"""Hits of the silicon layers, counted at the direction in which they are seen from the primary vertex."""
+"""Hits of the silicon layers, placed in the direction in which the primary vertex sees them."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def silicon_hits(batch: EventBatch, start, geometry: Geometry, rng) -> np.ndarra
     parts = []
     for number, layer in enumerate(geometry.layers.values()):
         point, reaches = propagate(momentum, charge, start, layer.radius, layer.half_length)
-        # those that left through the end planes did not cross the layer
+        # particles that leave through the end planes do not cross the layer
         reaches &= np.abs(point[:, 2]) < layer.half_length * (1 - 1e-9)
         crossed, (x, y, z) = event[reaches], point[reaches].T
         phi = np.arctan2(y, x)
@@ -35,8 +35,8 @@ def silicon_hits(batch: EventBatch, start, geometry: Geometry, rng) -> np.ndarra
         else:
             sensors = ((z, phi),)
         for seen_z, seen_phi in sensors:
-            found = rng.random(len(crossed)) < EFFICIENCY
-            parts.append(structured(SILICON, event=crossed, layer=number, z=seen_z, phi=seen_phi)[found])
+            detected = rng.random(len(crossed)) < EFFICIENCY
+            parts.append(structured(SILICON, event=crossed, layer=number, z=seen_z, phi=seen_phi)[detected])
     hits = np.concatenate(parts)
     return hits[np.argsort(hits["event"], kind="stable")]
 

@@ -1,4 +1,4 @@
-"""The same pT and eta spectrum for every process: jets are accepted with a probability learned from a pilot run."""
+"""One pT and eta spectrum for every process: jets are accepted with a probability learned from a pilot run."""
 
 from dataclasses import dataclass
 
@@ -19,14 +19,14 @@ _ETA_FALL = 0.8
 class Acceptance:
     """Probability with which a jet is kept, so that every process gets the same spectrum.
 
-    The target is flat in pT and falls as 1 - 0.8 (eta / 1.37)², near what hard processes have anyway, so that few
-    jets are lost. Its ratio to the process's own density is what logistic regression between the two estimates; a
-    polynomial has few parameters, so a pilot run of some thousand jets fixes it to a few percent.
+    The target is flat in pT and falls as 1 - 0.8 (eta / 1.37)², close to the spectrum of hard processes, so that few
+    jets are lost. Logistic regression between target and process estimates the ratio of their densities; a polynomial
+    has few parameters, so a pilot run of some thousand jets fixes it to a few percent.
 
     Args:
         pt_range: In GeV.
-        coefficients: Of the polynomial, the logarithm of the ratio.
-        maximum: Of the polynomial, but for the 1 % of the target where it is larger; jets there are always kept.
+        coefficients: Of the polynomial that is the logarithm of the ratio.
+        maximum: Of the polynomial, except for the 1 % of the target where it is larger; jets there are always kept.
     """
 
     pt_range: tuple[float, float]
@@ -47,7 +47,7 @@ class Acceptance:
         return cls(tuple(pt_range), tuple(fitted.coef_[0].tolist()), float(largest))
 
     def probability(self, pt, eta) -> np.ndarray:
-        """Of jets with `pt` [GeV] and `eta`."""
+        """Probability of keeping jets with `pt` [GeV] and `eta`."""
         return np.exp(np.minimum(_terms(pt, eta, self.pt_range) @ np.array(self.coefficients) - self.maximum, 0.0))
 
 

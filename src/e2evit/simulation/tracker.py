@@ -1,4 +1,4 @@
-"""Tracks: efficiency, resolution, and the three channels made of them at the ECAL face."""
+"""Tracks: efficiency, resolution, and the channels they fill at the ECAL face."""
 
 import numpy as np
 
@@ -17,8 +17,8 @@ TRACK = np.dtype(
 )
 
 MIN_PT, MAX_ETA = 0.5, 2.5  # MLAnalyzer's cut on pT [GeV]; acceptance of the tracker
-# high-purity tracks of charged pions, which are lost to nuclear interactions most of all: JINST 9 (2014) P10009,
-# section 4; those made away from the beam fade out within half a metre
+# high-purity tracks of charged pions, which nuclear interactions reduce most: JINST 9 (2014) P10009, section 4; the
+# efficiency falls to zero for particles produced half a metre from the beam
 EFFICIENCY, SOFT_EFFICIENCY, SOFT_PT, FADE_RADIUS = 0.93, 0.85, 0.9, 50.0
 # relative resolution of pT: about 1 % for 1 to 10 GeV, 2.8 % at 100 GeV (same paper, abstract and section 5)
 PT_CONSTANT, PT_SLOPE = 0.010, 2.6e-4
@@ -26,24 +26,24 @@ VERTEX_D0_ERROR, VERTEX_DZ_ERROR = 1.0e-3, 1.5e-3  # of the primary vertex of a 
 
 
 def reconstruct_tracks(batch: EventBatch, vertex_z, row, column, on_grid, geometry: Geometry, rng) -> np.ndarray:
-    """Tracks that are found, as `TRACK`; `row` and `column` are where the particles reach the ECAL."""
+    """Reconstructed tracks, as `TRACK`; `row` and `column` are where the particles reach the ECAL."""
     pt = np.hypot(batch.momentum[:, 0], batch.momentum[:, 1])
     eta = np.arcsinh(batch.momentum[:, 2] / np.maximum(pt, 1e-9))
     efficiency = np.where(pt < SOFT_PT, SOFT_EFFICIENCY, EFFICIENCY)
     efficiency *= np.clip(1.0 - np.hypot(batch.vertex[:, 0], batch.vertex[:, 1]) / FADE_RADIUS, 0.0, 1.0)
-    found = on_grid & (batch.charge != 0) & (pt > MIN_PT) & (np.abs(eta) < MAX_ETA)
-    found &= rng.random(found.size) < efficiency
-    pt, eta, event = pt[found], eta[found], batch.event[found]
-    d0, dz = impact_parameters(batch.momentum[found], batch.charge[found], batch.vertex[found])
-    # the track-length in the layer grows with 1 / sin(theta), and so does scattering
+    kept = on_grid & (batch.charge != 0) & (pt > MIN_PT) & (np.abs(eta) < MAX_ETA)
+    kept &= rng.random(kept.size) < efficiency
+    pt, eta, event = pt[kept], eta[kept], batch.event[kept]
+    d0, dz = impact_parameters(batch.momentum[kept], batch.charge[kept], batch.vertex[kept])
+    # the path length in a layer grows with 1 / sin(theta), and so does scattering
     scattering = np.cosh(eta) ** 0.5 / pt
     d0_error = np.hypot(geometry.d0_resolution[0], geometry.d0_resolution[1] * scattering)
     dz_error = np.hypot(geometry.dz_resolution[0], geometry.dz_resolution[1] * scattering * np.cosh(eta))
     return structured(
         TRACK,
         event=event,
-        row=row[found],
-        column=column[found],
+        row=row[kept],
+        column=column[kept],
         pt=pt * (1 + rng.normal(0.0, np.hypot(PT_CONSTANT, PT_SLOPE * pt))),
         d0=d0 + rng.normal(0.0, d0_error),
         dz=dz + vertex_z[event] + rng.normal(0.0, dz_error),
@@ -53,7 +53,8 @@ def reconstruct_tracks(batch: EventBatch, vertex_z, row, column, on_grid, geomet
 
 
 def track_channels(frames: Frames, tracks, vertex_z, num_columns: int) -> dict[str, tuple]:
-    """Sum of pT and unweighted means over the tracks of a crystal: d0 and dz [cm], and over their uncertainties.
+    """Sum of pT over the tracks of each crystal, and unweighted means of d0 and dz [cm], plain and in units of their
+    uncertainties.
 
     As in MLAnalyzer's fillTracksAtECALstitched: d0 and dz refer to the primary vertex, uncertainties include its own.
     """

@@ -1,4 +1,4 @@
-"""What the simulation is checked with: occupancies, masses, calorimeter response, boosted trees on jet variables."""
+"""Checks of the simulation: occupancies, masses, calorimeter response, boosted trees on jet variables."""
 
 import itertools
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from e2evit.baselines.jet_features import FEATURE_GROUPS, VARIABLE_SETS, jet_features, variables
 from e2evit.data import DatasetSchema
-from e2evit.data.grid import TOWER, WINDOW
+from e2evit.data.grid import ENDCAP_ROWS, ROWS, TOWER, WINDOW
 
 __all__ = [
     "mass_baseline",
@@ -30,7 +30,7 @@ FOLDS = 5
 
 
 def occupancy(dataset: Dataset, schema: DatasetSchema) -> dict[str, np.ndarray]:
-    """Number of pixels that are not zero in each channel of each image (of towers for HCAL), `(num_images,)` each."""
+    """Number of non-zero pixels (HCAL: towers) in each channel of each image, `(num_images,)` each."""
     index = dataset.with_format("arrow")["pixel_index"].combine_chunks()
     image = np.repeat(np.arange(len(index)), np.diff(index.offsets.to_numpy()))
     number, (_, height, width) = len(schema.channel_names), schema.image_shape
@@ -40,10 +40,10 @@ def occupancy(dataset: Dataset, schema: DatasetSchema) -> dict[str, np.ndarray]:
 
 
 def real_occupancy(folder: str | Path, schema: DatasetSchema) -> dict[str, dict[str, float]]:
-    """The same of the real samples in tests/data, by channel.
+    """[`occupancy`] of the real samples in tests/data, by channel.
 
     Returns:
-        `image`, the one real image, and `jets`, medians of the 20 real jets whose candidates go through our detector.
+        `image`, the one real image, and `jets`, medians over the 20 real jets whose candidates pass our detector.
     """
     from .candidates import candidate_images  # needs the `sim` extra
 
@@ -65,14 +65,14 @@ def response(true, seen, edges) -> list[dict[str, float]]:
     """Median of seen / true and half of its central 68 % over the median, in bins of `true` with `edges`."""
     true, ratio, rows = np.asarray(true), np.asarray(seen) / np.asarray(true), []
     for low, high in itertools.pairwise(edges):
-        found = percentiles(ratio[(true >= low) & (true < high)])
-        resolution = (found["p84"] - found["p16"]) / 2 / found["median"]
-        rows.append({"low": float(low), "high": float(high), "response": found["median"], "resolution": resolution})
+        inside = percentiles(ratio[(true >= low) & (true < high)])
+        resolution = (inside["p84"] - inside["p16"]) / 2 / inside["median"]
+        rows.append({"low": float(low), "high": float(high), "response": inside["median"], "resolution": resolution})
     return rows
 
 
 def tagging_baseline(x: np.ndarray, labels: np.ndarray, event_ids: np.ndarray) -> dict[str, float]:
-    """AUC (one against one, averaged, for more than two classes) of boosted trees, cross-validated by event.
+    """AUC of boosted trees (one-vs-one average for more than two classes), cross-validated by event.
 
     Returns:
         `auc` and `error`, the mean over the folds and its standard error; `accuracy`.
@@ -96,14 +96,14 @@ def tagging_baseline(x: np.ndarray, labels: np.ndarray, event_ids: np.ndarray) -
 def mass_baseline(x: np.ndarray, masses: np.ndarray, event_ids) -> dict[str, float]:
     """Mean absolute error [GeV] and relative resolution of boosted trees, cross-validated by event.
 
-    Resolution is half the central 68 % of predicted over true mass. `constant` is the error of the mean.
+    Resolution is half the central 68 % of predicted over true mass; `constant` is the error of predicting the mean.
     """
     groups = np.unique(event_ids, return_inverse=True)[1]
     folds = GroupKFold(FOLDS, shuffle=True, random_state=0)
-    found = cross_val_predict(HistGradientBoostingRegressor(random_state=0), x, masses, groups=groups, cv=folds)
-    spread = percentiles(found / masses)
+    predicted = cross_val_predict(HistGradientBoostingRegressor(random_state=0), x, masses, groups=groups, cv=folds)
+    spread = percentiles(predicted / masses)
     return {
-        "mae": float(np.abs(found - masses).mean()),
+        "mae": float(np.abs(predicted - masses).mean()),
         "constant": float(np.abs(masses - masses.mean()).mean()),
         "resolution": (spread["p84"] - spread["p16"]) / 2,
         "number": len(masses),
@@ -111,44 +111,44 @@ def mass_baseline(x: np.ndarray, masses: np.ndarray, event_ids) -> dict[str, flo
 
 
 def tagging_study(features, nuisances, labels, names: Sequence[str], event_ids) -> dict[str, dict]:
-    """[`tagging_baseline`] of the first class against each other one and of all, for growing sets of variables.
+    """[`tagging_baseline`] of the first class against each other and of all classes, for growing sets of variables.
 
     Args:
-        features: What `jet_features` gives.
-        nuisances: What [`nuisances`] gives, the control.
+        features: Returned by `jet_features`.
+        nuisances: Returned by [`nuisances`]; the control.
     """
     tasks = {f"{names[0]} / {name}": np.isin(labels, (0, number)) for number, name in enumerate(names) if number}
     tasks["all classes"] = np.ones(len(labels), bool)
     inputs = {title: variables(features, groups) for title, groups in VARIABLE_SETS.items()} | {"nuisances": nuisances}
-    found = {}
+    studies = {}
     for task, chosen in tasks.items():
-        found[task] = {
+        studies[task] = {
             title: tagging_baseline(x[chosen], labels[chosen], event_ids[chosen]) for title, x in inputs.items()
         }
-        print(task, {title: round(value["auc"], 3) for title, value in found[task].items()}, flush=True)
-    return found
+        print(task, {title: round(value["auc"], 3) for title, value in studies[task].items()}, flush=True)
+    return studies
 
 
 def mass_study(jets: Dataset, schema: DatasetSchema) -> dict[str, dict[str, float]]:
-    """[`mass_baseline`] on all variables, for jets that hold the whole decay and for all, by class."""
+    """[`mass_baseline`] on all variables by class, for jets that contain the whole decay and for all jets."""
     x = variables(jet_features(jets, schema), FEATURE_GROUPS)
     labels, masses, merged = (np.array(jets[name]) for name in ("labels", "mass_labels", "merged"))
-    event_ids, found = np.array(jets["event_id"][:]), {}
+    event_ids, studies = np.array(jets["event_id"][:]), {}
     for number, name in enumerate(schema.label_names):
         for title, chosen in (("contained", merged & (labels == number)), ("all", labels == number)):
-            found[f"{name}, {title}"] = mass_baseline(x[chosen], masses[chosen], event_ids[chosen])
-            print(f"{name}, {title}", found[f"{name}, {title}"], flush=True)
-    return found
+            studies[f"{name}, {title}"] = mass_baseline(x[chosen], masses[chosen], event_ids[chosen])
+            print(f"{name}, {title}", studies[f"{name}, {title}"], flush=True)
+    return studies
 
 
 def nuisances(dataset: Dataset) -> np.ndarray:
-    """What must not tell classes apart: jets in the event, pile-up, seed tower, pT, reach into the endcaps.
+    """Quantities that must not distinguish classes: jets per event, pile-up, seed tower, pT, reach into the endcaps.
 
-    Not the jet's eta: how far the seed lies from the axis is its own substructure.
+    The jet's eta is not among them: how far the seed lies from the axis is substructure.
     """
     rows = dataset.with_format("numpy")
     _, event, count = np.unique(rows["event_id"][:], return_inverse=True, return_counts=True)
     first_row = (rows["ieta"][:] - WINDOW // TOWER // 2) * TOWER
-    borders = [np.maximum(55 - first_row, 0), np.maximum(first_row + WINDOW - 225, 0)]
+    borders = [np.maximum(ENDCAP_ROWS - first_row, 0), np.maximum(first_row + WINDOW - ROWS + ENDCAP_ROWS, 0)]
     scalars = [rows[name][:] for name in ("num_pileup", "ieta", "iphi", "pt")]
     return np.stack([count[event], *scalars, *borders], axis=1).astype(float)

@@ -1,0 +1,91 @@
+"""HDF5: the arrays of a file, in groups and behind links too, and batches of their rows.
+
+Where the bytes lie is decided in `hdf5_storage`.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+
+import h5py
+import numpy as np
+
+from .batches import BATCH_SIZE, BadRows, Batch, FileError
+from .hdf5_storage import HDF5_ERRORS, StoredArray, find_arrays, open_dataset, open_hdf5
+from .storage import is_remote
+
+__all__ = ["HDF5File"]
+
+
+class HDF5File:
+    """Arrays of an HDF5 file.
+
+    Contiguous, uncompressed arrays are mapped into memory: the pages of the file are the array. The file is open only
+    while it is read, because HDF5 lets nobody write to an open one.
+
+    Args:
+        path: Of the file.
+        root: Folder that links and virtual data sets may read from.
+    """
+
+    kept_bytes = 0
+
+    def __init__(self, path: str, root: str):
+        self.path = path
+        self.stored: dict[str, StoredArray] = {}
+        self.unusable: dict[str, str] = {}  # arrays that cannot be read, with the reason
+        for key, array in find_arrays(path, root):
+            if isinstance(array, StoredArray):
+                self.stored[key] = array
+            else:
+                self.unusable[key] = array
+        self.facts = {key: (array.shape, array.dtype) for key, array in self.stored.items()}
+
+    def num_rows(self, key: str) -> int:
+        shape = self.facts[key][0]
+        return shape[0] if shape else 0
+
+    def borders(self, key: str) -> None:
+        """Pieces may begin at any row."""
+
+    def read(self, start: int, stop: int, keys: Sequence[str]) -> Iterator[Batch | BadRows]:
+        """Batches of rows `[start, stop)`."""
+        with ExitStack() as stack:
+            files: dict[str, h5py.File] = {}
+            arrays = {key: self._open(self.stored[key], files, stack) for key in keys}
+            for first in range(start, stop, BATCH_SIZE):
+                last = min(first + BATCH_SIZE, stop)
+                try:
+                    yield Batch(first, {key: np.asarray(array[first:last]) for key, array in arrays.items()})
+                except HDF5_ERRORS:
+                    yield from self._one_by_one(arrays, first, last)
+
+    def _open(self, array: StoredArray, files: dict[str, h5py.File], stack: ExitStack):
+        if array.offset is not None and array.dtype.kind in "fiu" and not is_remote(array.path):
+            return _Mapped(array)
+        if array.path not in files:
+            files[array.path] = stack.enter_context(open_hdf5(array.path))
+        try:
+            return open_dataset(files[array.path], array)
+        except HDF5_ERRORS as error:
+            raise FileError(f"{array.path}: `{array.key}` cannot be opened ({error}).") from error
+
+    def _one_by_one(self, arrays: dict, first: int, last: int) -> Iterator[Batch | BadRows]:
+        """To say which rows are damaged, and keep the others."""
+        for row in range(first, last):
+            try:
+                yield Batch(row, {key: np.asarray(array[row : row + 1]) for key, array in arrays.items()})
+            except HDF5_ERRORS as error:
+                yield BadRows(self.path, row, row, f"unreadable ({error})")
+
+
+class _Mapped:
+    """Rows of a contiguous array, mapped slice by slice: what has been read does not stay with the process."""
+
+    def __init__(self, array: StoredArray):
+        self.array = array
+        self.row_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:]))
+
+    def __getitem__(self, rows: slice) -> np.memmap:
+        start, stop, _ = rows.indices(self.array.shape[0])
+        offset = (self.array.offset or 0) + start * self.row_bytes
+        return np.memmap(self.array.path, self.array.dtype, "r", offset, (stop - start, *self.array.shape[1:]))

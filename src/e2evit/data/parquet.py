@@ -1,0 +1,212 @@
+"""Parquet: columns of nested lists as arrays, by their flat values, with no Python object for a pixel."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .batches import BATCH_SIZE, BadRows, Batch, FileError
+from .storage import open_file
+
+__all__ = ["ParquetFile"]
+
+ARROW_ERRORS = (pa.ArrowException, OSError, MemoryError, OverflowError)
+TEXT_TYPES = (
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+    *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary),
+)
+AGREEING_ROWS, SAMPLED_ROWS = 3, 16  # rows that settle a shape; rows looked at where they disagree
+
+
+def _open_parquet(path: str) -> pq.ParquetFile:
+    """A Parquet file whose pages are checked against their checksums, where it has them.
+
+    Raises:
+        FileError: if it is truncated, or not Parquet.
+    """
+    try:
+        return pq.ParquetFile(open_file(path), page_checksum_verification=True, pre_buffer=False)
+    except (*ARROW_ERRORS, UnicodeDecodeError) as error:
+        raise FileError(
+            f"{path}: not a readable Parquet file ({error}); is it truncated, or an expired link?"
+        ) from error
+
+
+class ParquetFile:
+    """Columns of a Parquet file, nested lists as arrays: by their flat values, with no Python object a pixel."""
+
+    def __init__(self, path: str):
+        self.path, self.file = path, _open_parquet(path)
+        metadata = self.file.metadata
+        counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self.first_rows = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self.kept_bytes = metadata.serialized_size
+        self.unusable: dict[str, str] = {}
+
+    @cached_property
+    def facts(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shapes and types of the columns; a shape is the commonest among the first rows that are whole."""
+        schema, number = self.file.schema_arrow, int(self.first_rows[-1])
+        kinds = {name: _element(schema.field(name).type) for name in schema.names}
+        seen: dict[str, Counter] = {name: Counter() for name, (depth, _) in kinds.items() if depth}
+        for _, row in zip(range(SAMPLED_ROWS), self._readable_rows(list(seen))):
+            for name, counter in seen.items():
+                if (shape := _regular_shape(row.column(name))) is not None:
+                    counter[shape] += 1
+            if all(counter.total() and max(counter.values()) >= AGREEING_ROWS for counter in seen.values()):
+                break
+        facts = {}
+        for name, (depth, kind) in kinds.items():
+            (shape, _), *_ = seen[name].most_common(1) if depth and seen[name] else [((-1,) * depth, 0)]
+            facts[name] = (number, *shape), _numpy_type(kind)
+        return facts
+
+    def _readable_rows(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        for group in np.flatnonzero(np.diff(self.first_rows)) if names else ():
+            try:
+                yield from self.file.iter_batches(1, [int(group)], names, use_threads=False)
+            except ARROW_ERRORS:
+                continue  # reading will say what is wrong with it
+
+    def num_rows(self, key: str) -> int:
+        return int(self.first_rows[-1])
+
+    def borders(self, key: str) -> np.ndarray:
+        """Rows at which row groups, and so pieces, begin."""
+        return self.first_rows
+
+    def read(self, start: int, stop: int, keys: Sequence[str]) -> Iterator[Batch | BadRows]:
+        """Batches of rows `[start, stop)`, which begin and end with a row group."""
+        for first, rows in self.tables(start, stop, keys):
+            if isinstance(rows, BadRows):
+                yield rows
+                continue
+            problems: dict[int, str] = {}
+            arrays = {key: self._array(rows.column(key), self.facts[key][0][1:], problems, key) for key in keys}
+            yield Batch(first, arrays, problems)
+
+    def tables(
+        self, start: int, stop: int, keys: Sequence[str], batch_size: int = BATCH_SIZE
+    ) -> Iterator[tuple[int, pa.RecordBatch | BadRows]]:
+        """Rows as Arrow holds them, with the number of the first; what is damaged as `BadRows`."""
+        groups, first = list(range(*np.searchsorted(self.first_rows, [start, stop]).tolist())), start
+        try:
+            for batch in self.file.iter_batches(batch_size, groups, list(keys), use_threads=False):
+                yield first, batch
+                first += batch.num_rows
+            yield from self._lacking(first, stop)
+        except ARROW_ERRORS:
+            # somewhere in what was read ahead: continue one row group at a time, to say which
+            for group in groups:
+                if self.first_rows[group + 1] > first:
+                    yield from self._tables_of_group(group, keys, batch_size, first)
+                    first = int(self.first_rows[group + 1])
+
+    def _tables_of_group(self, group: int, keys: Sequence[str], batch_size: int, first: int):
+        """The rows of a row group from row `first` of the file on."""
+        begin, stop = self.first_rows[group : group + 2].tolist()
+        try:
+            for batch in self.file.iter_batches(batch_size, [group], list(keys), use_threads=False):
+                new = batch.slice(max(0, first - begin))
+                begin += batch.num_rows
+                if new.num_rows:
+                    yield begin - new.num_rows, new
+                    first = begin
+            yield from self._lacking(begin, stop)
+        except ARROW_ERRORS as error:
+            first = max(first, begin)
+            yield first, BadRows(self.path, first, stop - 1, f"row group {group} is unreadable ({error})")
+
+    def _lacking(self, first: int, stop: int) -> Iterator[tuple[int, BadRows]]:
+        """Rows that the footer promises and the columns do not hold."""
+        if first > stop:
+            raise FileError(f"{self.path}: its columns hold more rows than its footer says; it is damaged.")
+        if first < stop:
+            yield first, BadRows(self.path, first, stop - 1, "the footer promises more rows than the columns hold")
+
+    @staticmethod
+    def _array(column: pa.Array, shape: tuple[int, ...], problems: dict[int, str], key: str) -> np.ndarray:
+        number, flat = len(column), column
+        if not shape:
+            return column.to_numpy(zero_copy_only=False)
+        fitting = True
+        for depth in range(len(shape)):
+            expected = number * int(np.prod(shape[: depth + 1]))
+            fitting = fitting and not flat.null_count
+            flat = flat.flatten()
+            fitting = fitting and len(flat) == expected
+        if fitting and _is_regular(column, shape):
+            return flat.to_numpy(zero_copy_only=False).reshape(number, *shape)
+        size = int(np.prod(np.maximum(shape, 0)))
+        # nulls are not numbers of any other type
+        result = np.zeros((number, size), np.float32 if pa.types.is_float32(flat.type) else np.float64)
+        for row in range(number):
+            one, sizes = column.slice(row, 1), []
+            if one.null_count and size == 1:
+                result[row] = np.nan  # one number, like a null in a plain column
+                continue
+            if one.null_count:
+                problems[row] = f"`{key}` is null"
+                continue
+            regular = _is_regular(one, shape)
+            for _ in shape:
+                one = one.flatten()
+                sizes.append(len(one))
+            if len(one) == size and regular:
+                result[row] = one.to_numpy(zero_copy_only=False)
+            else:
+                problems[row] = (
+                    f"`{key}` does not have the shape {tuple(shape)}: its lists hold {sizes} entries in all"
+                )
+        return result.reshape(number, *np.maximum(shape, 0))
+
+
+def _numpy_type(kind: pa.DataType) -> np.dtype:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if any(is_text(kind) for is_text in TEXT_TYPES):
+        return h5py.string_dtype()
+    try:
+        return np.dtype(kind.to_pandas_dtype())
+    except (NotImplementedError, TypeError):
+        return np.dtype(object)
+
+
+def _regular_shape(column: pa.Array) -> tuple[int, ...] | None:
+    """Shape of the nested lists of a single row; None if it is null, empty or ragged."""
+    shape: list[int] = []
+    while _is_list(column.type):
+        lists = len(column)
+        if column.null_count:
+            return None
+        column = column.flatten()
+        shape.append(len(column) // lists)
+        if not len(column) or shape[-1] * lists != len(column):
+            return None
+    return tuple(shape)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _element(kind: pa.DataType) -> tuple[int, pa.DataType]:
+    """How many lists are nested, and the type of what they hold."""
+    depth = 0
+    while _is_list(kind):
+        depth, kind = depth + 1, kind.value_type
+    return depth, kind
+
+
+def _is_regular(column: pa.Array, shape: tuple[int, ...]) -> bool:
+    """Whether the nested lists of `column` all have the lengths `shape`."""
+    for length in shape:
+        if not pa.types.is_fixed_size_list(column.type):
+            offsets = column.offsets.to_numpy()
+            if (np.diff(offsets) != length).any():
+                return False
+        column = column.flatten()
+    return True

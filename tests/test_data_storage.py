@@ -1,0 +1,243 @@
+"""Where bytes may come from, and files that are odd but valid: links, virtual data sets, groups, no rows, paths."""
+
+import os
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from e2evit import load_e2e
+from e2evit.data.formats import FileError
+from e2evit.data.prepare import prepare
+from e2evit.data.schema import parse_schema
+from e2evit.data.sparse import sparse_to_dense
+
+RNG = np.random.default_rng(0)
+IMAGES = (RNG.exponential(2.0, (12, 2, 6, 6)) * (RNG.random((12, 2, 6, 6)) < 0.3)).astype(np.float32)
+LABELS = np.arange(12) % 2
+
+
+def schema(**changes):
+    fields = {
+        "description": "small",
+        "source": "tests",
+        "licence": "CC0",
+        "format": "hdf5",
+        "pattern": "*.h5",
+        "channel_names": ["ecal", "hcal"],
+        "image_size": [6, 6],
+        "columns": {"image": "x", "labels": "y"},
+        "labels": {"background": "", "signal": ""},
+    }
+    return parse_schema("custom", fields | changes, "here")[0]
+
+
+def rows_of(folder, of_schema, **more):
+    dataset = load_e2e("custom", folder, schema=of_schema, cache_dir=folder.parent / "cache", **more)
+    return [row for part in dataset.values() for row in part]
+
+
+def assert_complete(rows):
+    assert len(rows) == 12
+    for row in rows:
+        number = int(row["event_id"].rsplit(":", 1)[1])
+        assert np.array_equal(sparse_to_dense(row["pixel_index"], row["pixel_value"], (2, 6, 6)), IMAGES[number])
+        assert row["labels"] == LABELS[number]
+
+
+def external_link(file, sources):
+    file["x"] = h5py.ExternalLink(f"{sources}/source.hdf", "/group/x")
+
+
+def link_to_a_link(file, sources):
+    file["far"] = h5py.ExternalLink(f"{sources}/source.hdf", "/")
+    file["x"] = h5py.SoftLink("/far/group/x")
+
+
+def virtual(file, sources):
+    layout = h5py.VirtualLayout(IMAGES.shape, IMAGES.dtype)
+    layout[...] = h5py.VirtualSource(f"{sources}/source.hdf", "group/x", IMAGES.shape)
+    file.create_virtual_dataset("x", layout)
+
+
+def raw_storage(file, sources):
+    file.create_dataset("x", IMAGES.shape, IMAGES.dtype, external=[(f"{sources}/source.raw", 0, IMAGES.nbytes)])
+
+
+def write_master(folder, sources, make):
+    """A file that only points to its images, in `sources`: shifted ones lie at the same place of the file itself."""
+    target = folder / sources
+    target.mkdir(parents=True, exist_ok=True)
+    with h5py.File(target / "source.hdf", "w") as file:
+        file["group/x"] = IMAGES
+    IMAGES.tofile(target / "source.raw")
+    with h5py.File(folder / "master.h5", "w") as file:
+        make(file, sources)
+        file["y"], file["decoy"] = LABELS, IMAGES[::-1]
+
+
+MASTERS = pytest.mark.parametrize("make", [external_link, link_to_a_link, virtual, raw_storage])
+
+
+@MASTERS
+def test_links_below_the_folder_are_followed(make, tmp_path, monkeypatch):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    write_master(folder, "sources", make)
+    monkeypatch.chdir(tmp_path)  # HDF5 looks for raw storage in the current folder
+    assert_complete(rows_of(folder, schema()))
+
+
+@MASTERS
+def test_links_out_of_the_folder_are_refused(make, tmp_path):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    write_master(folder, "../elsewhere", make)
+    with pytest.raises(FileError, match=rf"master\.h5.*`x` \(image\).*\.\./elsewhere/source.*outside {folder}"):
+        rows_of(folder, schema())
+
+
+@MASTERS
+def test_sources_that_are_gone_are_an_error_and_not_zeros(make, tmp_path):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    write_master(folder, "sources", make)
+    for path in (folder / "sources").iterdir():
+        path.unlink()
+    with pytest.raises(FileError, match=r"`x` \(image\).*sources/source\.(hdf|raw), and there is no such file"):
+        rows_of(folder, schema())
+
+
+def half_written(file):
+    file.create_dataset("x", IMAGES.shape, "f4", chunks=(2, 2, 6, 6), compression="gzip")[:6] = IMAGES[:6]
+
+
+def never_written(file):
+    file.create_dataset("x", (10**12, 2, 6, 6), "f4", chunks=(1, 2, 6, 6), compression="gzip")
+
+
+def short_source(file):
+    file["short"] = IMAGES[:6]
+    layout = h5py.VirtualLayout(IMAGES.shape, IMAGES.dtype)
+    layout[:6] = h5py.VirtualSource(".", "short", (6, 2, 6, 6))
+    file.create_virtual_dataset("x", layout)
+
+
+def shrunk_source(file):
+    file["shrunk"] = IMAGES[:6]
+    layout = h5py.VirtualLayout(IMAGES.shape, IMAGES.dtype)
+    layout[...] = h5py.VirtualSource(".", "shrunk", IMAGES.shape)
+    file.create_virtual_dataset("x", layout)
+
+
+def short_raw(file):
+    IMAGES[:6].tofile(f"{os.path.dirname(file.filename)}/short.raw")
+    file.create_dataset("x", IMAGES.shape, "f4", external=[("short.raw", 0, IMAGES.nbytes)])
+
+
+def huge_chunk(file):
+    data = file.create_dataset("x", (12, 2, 9000, 9000), "f4", chunks=(12, 2, 9000, 9000), compression="gzip")
+    data.id.write_direct_chunk((0, 0, 0, 0), b"small")
+
+
+def endless(file):
+    file["x"], file["z"] = h5py.SoftLink("/z"), h5py.SoftLink("/x")
+
+
+def unknown_filter(file):
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_chunk((2, 2, 6, 6))
+    properties.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, ())  # optional: or it could not be made without the filter
+    h5py.h5d.create(file.id, b"x", h5py.h5t.NATIVE_FLOAT, h5py.h5s.create_simple(IMAGES.shape), properties)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (half_written, "declares 12 rows .*not all were written"),
+        (never_written, "declares 1000000000000 rows .*not all were written"),
+        (short_source, "its virtual sources hold 432 of 864 values"),
+        (shrunk_source, r"its virtual source shrunk in \. has shape \(6, 2, 6, 6\)"),
+        (short_raw, "short.raw, which is too short"),
+        (huge_chunk, "its chunks unpack to 7.8 GB each"),
+        (endless, "its links never end"),
+        (unknown_filter, "compressed with filter 32015 .*not installed here: repack"),
+    ],
+)
+def test_bytes_that_hdf5_would_make_up(write, message, tmp_path):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    with h5py.File(folder / "own.h5", "w") as file:
+        write(file)
+        file["y"] = LABELS
+    with pytest.raises(FileError, match=rf"own\.h5.*`x` \(image\): .*{message}"):
+        rows_of(folder, schema())
+
+
+def test_arrays_in_groups_and_dangling_links_nobody_needs(tmp_path):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    with h5py.File(folder / "own.h5", "w") as file:
+        file["jets/calo/X"], file["jets/y"] = IMAGES, LABELS
+        file["jets/up"], file["lost"] = h5py.SoftLink("/jets"), h5py.ExternalLink("gone.h5", "/x")
+    assert_complete(rows_of(folder, schema(columns={"image": "jets/calo/X", "labels": "jets/y"})))
+
+
+def test_files_without_rows_among_full_ones(tmp_path):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    for name, rows in (("a", slice(0, 0)), ("b", slice(None)), ("c", slice(0, 0))):
+        with h5py.File(folder / f"{name}.h5", "w") as file:
+            file["x"], file["y"] = IMAGES[rows], LABELS[rows]
+    assert_complete(rows_of(folder, schema()))
+    assert prepare("custom", folder, tmp_path / "out", schema=schema()).is_dir()
+
+
+@pytest.mark.parametrize("bad", [None, [], "ragged", "short"])
+def test_a_first_row_that_is_not_whole_is_only_a_bad_row(bad, tmp_path):
+    nested = IMAGES.tolist()
+    if bad == "ragged":
+        nested[0][1].pop()
+    elif bad == "short":
+        nested[0] = [channel[:5] for channel in nested[0]]
+    else:
+        nested[0] = bad
+    masses = [[50.0] if row not in (0, 3) else None for row in range(12)]
+    (tmp_path / "raw").mkdir()
+    pq.write_table(pa.table({"x": nested, "y": LABELS, "m": masses}), tmp_path / "raw/own.parquet")
+    columns = {"image": "x", "labels": "y", "mass_labels": "m"}
+    of_schema = schema(format="parquet", pattern="*.parquet", columns=columns)
+    out = prepare("custom", tmp_path / "raw", tmp_path / "out", schema=of_schema, on_bad_rows="skip")
+    rows = [row for part in load_e2e("custom", out, cache_dir=tmp_path / "cache").values() for row in part]
+    assert sorted(int(row["event_id"].rsplit(":", 1)[1]) for row in rows) == list(range(1, 12))
+    masses = {row["event_id"]: row["mass_labels"] for row in rows}
+    assert masses.pop("own.parquet:3") is None
+    assert set(masses.values()) == {50.0}
+    with pytest.raises(FileError, match="row 0: `x`"):
+        rows_of(tmp_path / "raw", of_schema)
+
+
+def test_a_folder_is_the_same_however_it_is_spelled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    of_schema = schema(pattern="*/*.h5")
+    for year in ("2015", "2016"):
+        (tmp_path / "raw" / year).mkdir(parents=True)
+        with h5py.File(tmp_path / "raw" / year / "jets.h5", "w") as file:
+            file["x"], file["y"] = IMAGES, LABELS
+    ids = {}
+    for spelling in ("raw", "./raw", "raw/../raw/", "~/raw", str(tmp_path / "raw")):
+        dataset = load_e2e("custom", spelling, schema=of_schema, cache_dir=tmp_path / "cache")
+        ids[spelling] = {name: list(part["event_id"]) for name, part in dataset.items()}
+    assert len({event for part in ids["raw"].values() for event in part}) == 24
+    assert all(found == ids["raw"] for found in ids.values())
+    out = prepare("custom", "./raw", "~/out", schema=of_schema)
+    assert out == tmp_path / "out"
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_folder_that_does_not_exist(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere is neither a folder nor a file"):
+        load_e2e("custom", tmp_path / "nowhere")
