@@ -311,7 +311,7 @@ def test_an_event_in_two_splits_is_refused(jets_dir, tmp_path):
 def test_an_epoch_no_better_than_a_constant_is_said(run, monkeypatch, caplog, accuracy, mae, is_said):
     monkeypatch.setattr(Supervised, "constants", lambda *_: {"accuracy": accuracy, "mass_mae_gev": mae})
     run(num_train_epochs=1)
-    assert ("Not better than a constant" in caplog.text) == is_said
+    assert ("Not better than a constant prediction" in caplog.text) == is_said
 
 
 def test_pretraining_and_fine_tuning(jets_dir, model_json, tmp_path):

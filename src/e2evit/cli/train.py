@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from accelerate import PartialState
-
 from e2evit.training import (
     AugmentationArguments,
     DataArguments,
@@ -42,8 +40,8 @@ GROUPS = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     recipe = Recipe(*parse("e2evit train", __doc__, arguments, *GROUPS))
-    run_recipe(recipe)
-    if recipe.training.push_to_hub and PartialState().is_main_process:
+    trained = run_recipe(recipe)
+    if recipe.training.push_to_hub and trained.is_main_process:
         publish(recipe.data, recipe.training)
 
 

@@ -57,7 +57,7 @@ class TargetArguments:
     )
     mass_classes: list[str] | None = field(
         default=None,
-        metadata={"help": "Classes whose jets have a mass to learn. Default: the checkpoint's, or all."},
+        metadata={"help": "Classes whose jets have a mass to learn, or none. Default: the checkpoint's, or all."},
     )
     transverse: bool | None = _field(
         None,
@@ -97,6 +97,9 @@ class MaskArguments:
 class ModelArguments:
     model_config: str | None = _field(None, "JSON file with `model_type` and the fields of its configuration.")
     model_name_or_path: str | None = _field(None, "Checkpoint to fine-tune, a folder or a Hub id.")
+    model_module: str | None = _field(
+        None, "Module of your own that registers the architecture with the Auto classes, e.g. my_package.my_model."
+    )
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Models in, checkpoints out: a folder that `from_pretrained` reads, with the recipe and a record of the run."""
+"""New and pretrained models in, checkpoints out: folders for `from_pretrained`, with recipe and record of the run."""
 
 import copy
 import json
@@ -7,10 +7,12 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import yaml
 from accelerate import Accelerator
 from datasets import Dataset
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
@@ -38,6 +41,7 @@ __all__ = [
     "TrainedOn",
     "check_output_dir",
     "find_checkpoint",
+    "import_model_module",
     "new_model",
     "pretrained_model",
     "read_model_config",
@@ -54,7 +58,7 @@ def check_output_dir(output_dir: str | None, resume: bool, overwrite: bool) -> P
     """The output folder, if it may be written to.
 
     Raises:
-        ValueError: if none was given, or it is not empty and neither resuming nor overwriting was asked for.
+        ValueError: if none was given, or it is not empty and is neither to be resumed nor overwritten.
     """
     if output_dir is None:
         raise ValueError("Where should the checkpoint go? Pass `--output_dir`.")
@@ -63,8 +67,8 @@ def check_output_dir(output_dir: str | None, resume: bool, overwrite: bool) -> P
         raise ValueError(f"{folder} is a file; `--output_dir` needs a folder.")
     if folder.exists() and any(folder.iterdir()) and not (resume or overwrite):
         raise ValueError(
-            f"{folder} is not empty: pass `--resume_from_checkpoint` to go on with that run, "
-            "`--overwrite_output_dir` to start anew, or choose another folder."
+            f"{folder} is not empty: pass `--resume_from_checkpoint` to resume that run, `--overwrite_output_dir` to "
+            "start anew, or choose another folder."
         )
     return folder
 
@@ -108,7 +112,7 @@ class TrainedOn:
             ValueError: as [`find_checkpoint`].
         """
         path = find_checkpoint(path)
-        config = AutoConfig.from_pretrained(path)
+        config = _read_config(path)
         file = cached_file(path, "recipe.yaml", _raise_exceptions_for_missing_entries=False)
         recipe = yaml.safe_load(Path(file).read_text()) if file else {}
         known = [field.name for field in fields(TargetArguments)]
@@ -119,6 +123,17 @@ class TrainedOn:
             names,
             TargetArguments(**{name: recipe[name] for name in known if name in recipe}),
         )
+
+
+def _read_config(path: str) -> E2EConfig:
+    try:
+        return AutoConfig.from_pretrained(path)
+    except ValueError as error:
+        if "does not recognize this architecture" not in str(error):
+            raise
+        raise ValueError(
+            f"The architecture of {path} is not registered: import the module that registers it (`--model_module`)."
+        ) from None
 
 
 def new_model(
@@ -226,9 +241,29 @@ def _is_masked(config) -> bool:
 
 
 def read_model_config(path: str | Path, **overrides) -> E2EConfig:
-    """Configuration from a JSON file; a misspelt field, which `AutoConfig` would store silently, is an error."""
+    """A configuration from its JSON file; unlike `AutoConfig`, it refuses fields that the configuration does not have.
+
+    Raises:
+        ValueError: for a missing file, an unknown field, or a `model_type` that is missing or not registered.
+    """
     config_class, fields = _model_fields(path)
     return config_class(**(fields | overrides))
+
+
+def import_model_module(name: str | None) -> None:
+    """Import the module that registers an architecture from outside e2evit; the current folder is searched as well.
+
+    Raises:
+        ValueError: if it cannot be imported.
+    """
+    if name is None:
+        return
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        import_module(name)
+    except ImportError as error:
+        raise ValueError(f"`model_module` {name} cannot be imported: {error}") from error
 
 
 def _model_fields(source: str | Path | E2EConfig) -> tuple[type[E2EConfig], dict]:
@@ -240,7 +275,13 @@ def _model_fields(source: str | Path | E2EConfig) -> tuple[type[E2EConfig], dict
     own = json.loads(path.read_text())
     if "model_type" not in own:
         raise ValueError(f"{path}: `model_type` is missing.")
-    config_class = type(AutoConfig.for_model(own.pop("model_type")))
+    model_type = own.pop("model_type")
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"{path}: the `model_type` {model_type!r} is not registered: import the module that registers it "
+            "(`--model_module`)."
+        )
+    config_class = CONFIG_MAPPING[model_type]
     unknown = sorted(set(own) - set(config_class.__dataclass_fields__))
     if unknown:
         raise ValueError(f"{path}: {config_class.__name__} has no field {', '.join(unknown)}.")
@@ -261,7 +302,8 @@ def save_checkpoint(
     Returns:
         The model as one process has it, ready for use; of a sharded one, `None` on all but the main process.
     """
-    model = whole_model(accelerator, model)
+    whole = whole_model(accelerator, model)
+    model = None if whole is None else accelerator.unwrap_model(whole, keep_fp32_wrapper=False).eval()
     if not accelerator.is_main_process:
         return model
     temporary = output_dir / "incomplete"

@@ -17,12 +17,11 @@ AUX_COLUMNS = ("pt", "ieta", "iphi")
 
 
 class RowTables(torch.utils.data.Dataset):
-    """A data set whose batches are Arrow tables, as [`E2ECollator`] takes them: no row becomes a Python object.
+    """A data set whose batches are Arrow tables for [`E2ECollator`]; no row becomes a Python object.
 
     Args:
         dataset: Rows of [`load_e2e`].
-        columns: Those to read, where the data set has them, and `"row"` for the numbers of the rows; all of the
-            data set's columns if not given.
+        columns: Columns to read, if the data set has them, and `"row"` for row numbers. Default: all columns.
     """
 
     def __init__(self, dataset: Dataset, columns: Sequence[str] | None = None):
@@ -30,7 +29,7 @@ class RowTables(torch.utils.data.Dataset):
             dataset = dataset.select_columns([name for name in columns if name in dataset.column_names])
         self.numbered = columns is not None and "row" in columns
         self.table, mapping = dataset.data, dataset._indices
-        # a split is a selection, which `Dataset` looks up row by row: that would take longer than reading the rows
+        # a split is a selection, which `Dataset` would look up row by row: slower than reading the rows
         self.rows = np.arange(len(dataset)) if mapping is None else mapping.column(0).to_numpy().astype(np.int64)
 
     def __len__(self) -> int:
@@ -47,12 +46,12 @@ class RowTables(torch.utils.data.Dataset):
 class E2ECollator:
     """Rows to `pixel_values`, `labels`, `mass_labels` and, if the processor makes them, `aux_values`.
 
-    Batches of [`RowTables`] also have `rows`, the numbers of their rows; pop them before the model sees the batch.
+    Batches of [`RowTables`] also have `rows`, their row numbers; pop them before the model sees the batch.
 
     Args:
         processor: An `E2EImageProcessor`.
-        mass_column: Column that is the regression target [GeV]; null becomes NaN, which drops out of the loss.
-        augmentation: What happens to images at random (training only).
+        mass_column: Column with the regression target [GeV]; null becomes NaN, which drops out of the loss.
+        augmentation: Random changes to training images.
         mass_weights: Weights of jets in the mass loss; adds `mass_weights` to batches.
     """
 
@@ -65,21 +64,21 @@ class E2ECollator:
     ):
         self.processor, self.mass_column = processor, mass_column
         self.augmentation, self.mass_weights = augmentation, mass_weights
-        # shared with the processes that load batches, which live as long as the run
+        # shared with the worker processes, which live as long as the run
         self._seed = torch.zeros(2, dtype=torch.int64).share_memory_()
 
     @property
     def columns(self) -> list[str]:
-        """What it reads of rows."""
+        """The columns it reads."""
         aux = AUX_COLUMNS if self.processor.aux_names else ("pt",) if self.mass_weights else ()
         return ["row", "pixel_index", "pixel_value", "labels", self.mass_column, *aux]
 
     def seed(self, seed: int, epoch: int) -> None:
-        """Other random numbers for each epoch of a run; they depend on the batch, not on who makes it and when."""
+        """Set the seed of an epoch. Random numbers depend on it and on the batch, not on the process that makes it."""
         self._seed.copy_(torch.tensor([seed, epoch]))
 
     def random_numbers(self, pixel_index: np.ndarray, row_offsets: np.ndarray) -> np.random.Generator:
-        """The generator of one batch."""
+        """The generator for one batch."""
         batch = crc32(pixel_index[:64].tobytes(), crc32(np.asarray(row_offsets).tobytes()))
         return np.random.default_rng([*self._seed.tolist(), batch])
 
@@ -118,6 +117,6 @@ def _as_table(rows: Sequence[Mapping], mass_column: str) -> pa.Table:
 
 
 def _numbers(table: pa.Table, name: str, missing: float) -> np.ndarray:
-    """A column as doubles, `missing` for a null, which the formats of `datasets` give as `None` or as NaN."""
+    """A column as doubles, with `missing` for null, which `datasets` returns as `None` or NaN."""
     column = table[name].to_numpy().astype(np.float64)
     return np.where(np.isnan(column), missing, column)

@@ -1,4 +1,4 @@
-"""What a model costs to run."""
+"""The computing cost of a model."""
 
 import resource
 import sys
@@ -17,11 +17,11 @@ OCCUPANCY = 0.015  # of a channel's pixels
 
 
 def model_cost(model, accelerator: Accelerator, batch_size: int) -> dict[str, float]:
-    """`macs` of one image, and images a second of `model` in batches of `batch_size`, as the accelerator runs it.
+    """`macs` of one image, and images per second of `model` in batches of `batch_size`, as the accelerator runs it.
 
-    The inputs are random and lie on the device: neither reading nor preprocessing is in these numbers. For the rate
-    they are as empty as jet images, since stems may leave empty pixels out; it is the median of up to 20 batches, or
-    of what ten seconds allow.
+    Random inputs lie on the device: reading and preprocessing are not included. The rate is measured on inputs as
+    sparse as jet images, since stems may skip empty pixels; it is the median of up to 20 batches, or of as many as ten
+    seconds allow.
     """
     macs = count_macs(model)
     model = model.to(accelerator.device).eval()
@@ -44,7 +44,8 @@ def model_cost(model, accelerator: Accelerator, batch_size: int) -> dict[str, fl
 
 @torch.no_grad()
 def count_macs(model) -> int:
-    """Multiplications with addition of one full image's forward pass, in matrix products and convolutions."""
+    """Multiply-accumulate operations (MACs) of the forward pass of one image without empty pixels, in matrix products
+    and convolutions."""
     operator, modeling_depthwise.USE_OPERATOR = modeling_depthwise.USE_OPERATOR, False  # the counter knows PyTorch's
     was_training = model.training
     try:
@@ -65,7 +66,7 @@ def _inputs(model, batch_size: int, device) -> tuple[torch.Tensor, torch.Tensor 
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Most memory so far: of the accelerator, or of this process."""
+    """Peak memory so far, of the accelerator or else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024

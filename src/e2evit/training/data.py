@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 
 from e2evit.data import DatasetSchema, find_schema, load_e2e
-from e2evit.transforms.targets import select_targets
+from e2evit.transforms.targets import NO_CLASS, check_mass_column, select_targets
 from e2evit.transforms.transverse import TRANSVERSE, to_transverse
 
 from .arguments import SPLITS, DataArguments, TargetArguments
@@ -33,11 +33,12 @@ def load_data(
 
     Raises:
         ValueError: if the data has other channels than `channel_names`; and as [`load_e2e`], [`to_transverse`] and
-            [`select_targets`].
+            [`select_targets`] and [`check_mass_column`].
     """
     targets = with_defaults(targets or TargetArguments(), channel_names)
     dataset = load_e2e(data.dataset_name, data.data_dir, schema=data.schema, cache_dir=data.cache_dir)
     schema = find_schema(data.dataset_name, data.data_dir, data.schema)
+    check_mass_column(dataset, targets.mass_column)
     if targets.transverse:
         dataset, schema = to_transverse(dataset, schema)
     if channel_names is not None and list(channel_names) != list(schema.channel_names):
@@ -88,10 +89,10 @@ def targets_of(
         if not fine_tuning or len(shared) == len(checkpoint.label_names):
             found["classes"] = None if shared == list(in_data) else shared
     if checkpoint.targets.mass_classes is not None and in_data:
-        found["mass_classes"] = [name for name in checkpoint.targets.mass_classes if name in in_data]
+        found["mass_classes"] = [name for name in checkpoint.targets.mass_classes if name in in_data] or [NO_CLASS]
     found = {name: value for name, value in found.items() if value is not None and getattr(targets, name) is None}
     for name, value in found.items():
-        shown = value if isinstance(value, str) else ", ".join(value) or "none of the data's"
+        shown = value if isinstance(value, str) else ", ".join(value)
         logger.info(f"`{name}` is taken from {checkpoint.path}: {shown}")
     return replace(targets, **found)
 

@@ -1,19 +1,66 @@
-"""Against deceiving oneself, and for finding out why a run failed."""
+"""Checks before a run, warnings during it, and a replay of the step at which it failed."""
 
 import json
 import logging
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset, DatasetDict
 from safetensors.torch import save_file
 
-__all__ = ["check_splits", "save_replay", "warn_if_constant"]
+from e2evit.transforms.targets import columns_with_values
+
+__all__ = ["check_not_empty", "check_splits", "check_targets", "save_replay", "warn_if_constant"]
 
 logger = logging.getLogger(__name__)
+
+
+def check_not_empty(dataset: DatasetDict) -> None:
+    """There are jets to train and to validate on.
+
+    Raises:
+        ValueError: naming the split that is empty.
+    """
+    sizes = {part: len(rows) for part, rows in dataset.items()}
+    for part in ("train", "validation"):
+        if not sizes.get(part):
+            counts = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            raise ValueError(f"The {part} split is empty ({counts} jets): add more jets, of more events.")
+
+
+def check_targets(dataset: DatasetDict, mass_column: str, needs_masses: bool) -> None:
+    """The training jets have something to learn.
+
+    Args:
+        needs_masses: Whether masses were asked for, so that it is an error if there are none.
+
+    Raises:
+        ValueError: if there is nothing to learn, or all masses are the same.
+    """
+    train = dataset["train"].with_format("arrow")
+    labels = np.unique(train["labels"].drop_null().to_numpy())
+    masses = train[mass_column].to_numpy().astype(float)
+    masses = masses[np.isfinite(masses)]
+    others = [name for name in columns_with_values(dataset) if name != mass_column]
+    choice = f"columns with values: {', '.join(others) or 'none'}"
+    if masses.size and masses.min() == masses.max():
+        raise ValueError(
+            f"All masses in `{mass_column}` of the training jets are {masses[0]:g} GeV, and a constant cannot be "
+            f"learned. Choose another `mass_column` ({choice}), or pass `mass_classes: none` to train without masses."
+        )
+    if not masses.size and needs_masses:
+        raise ValueError(f"No training jet has a mass in `{mass_column}`; {choice}.")
+    if not masses.size and labels.size < 2:
+        what = "no labels" if not labels.size else "labels of one class only"
+        raise ValueError(
+            f"There is nothing to learn: the training jets have {what} and no masses in `{mass_column}`; {choice}."
+        )
+    if not masses.size:
+        logger.info(f"No training jet has a mass in `{mass_column}`: only the classes are trained")
 
 
 def check_splits(dataset: DatasetDict) -> None:
@@ -29,24 +76,24 @@ def check_splits(dataset: DatasetDict) -> None:
             found = pc.filter(events[second], pc.is_in(events[second], value_set=pa.chunked_array(events[first])))
             if len(found):
                 raise ValueError(
-                    f"{len(found)} rows of {second} are of events that are in {first} as well, for example "
-                    f"{found[0].as_py()!r}: what is measured there would be memory. Split by event, as `load_e2e` "
+                    f"{len(found)} rows of {second} belong to events that are also in {first}, for example "
+                    f"{found[0].as_py()!r}: {second} would measure what was memorised. Split by event, as `load_e2e` "
                     "does."
                 )
 
 
 def warn_if_constant(entry: dict[str, float], constant: dict[str, float]) -> None:
-    """Say so if an epoch ended no better than a constant."""
+    """Warn if an epoch ended no better than a constant prediction."""
     pairs = [("accuracy", 1), ("mass_mae_gev", -1)]
     better = [sign * (entry[f"validation_{name}"] - constant[name]) > 0 for name, sign in pairs if name in constant]
     if better and not any(better):
-        logger.warning("Not better than a constant yet, neither in accuracy nor in mass.")
+        logger.warning("Not better than a constant prediction yet, neither in accuracy nor in mass.")
 
 
 def save_replay(
     folder: Path, weights: dict, batch: dict, rows: torch.Tensor | None, dataset: Dataset, **where
 ) -> list[str]:
-    """What a step needs to be done again: the weights before it, the batch, the random numbers; by process.
+    """Save what is needed to repeat a step of this process: weights before it, batch and random numbers.
 
     Returns:
         Event ids of the batch.

@@ -1,4 +1,4 @@
-"""Optimiser and schedule."""
+"""Optimizer and schedule."""
 
 import math
 
@@ -12,7 +12,7 @@ OPTIMIZERS = ("adamw", "muon")
 
 
 class Optimizers(Optimizer):
-    """Several optimisers as one, each with parameters of its own."""
+    """Several optimizers as one, each with its own parameters."""
 
     def __init__(self, *parts: Optimizer):  # the base class would keep groups and state a second time
         self.parts = parts
@@ -31,7 +31,7 @@ class Optimizers(Optimizer):
 
     def step(self, closure=None):
         if closure is not None:
-            raise ValueError("A closure would be called once by each of the optimisers: call it before `step`.")
+            raise ValueError("Each of the optimizers would call the closure: call it before `step` instead.")
         for part in self.parts:
             part.step()
 
@@ -50,14 +50,14 @@ class Optimizers(Optimizer):
 def make_optimizer(
     model: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float = 1.0, name: str = "adamw"
 ) -> Optimizer:
-    """AdamW with the papers' exclusions: biases and 1-D parameters (norms, LayerScale) do not decay.
+    """AdamW without weight decay on biases and 1-D parameters (norms, LayerScale), as in the papers; or Muon.
 
     Args:
-        layer_decay: Below one it lowers the rate by that factor for each block that a parameter is further from the
-            head (section 3 of https://arxiv.org/abs/2106.08254, for fine-tuning).
-        name: With `"muon"` the matrices outside the heads are for Muon (https://kellerjordan.github.io/posts/muon),
-            whose updates are scaled to the size of AdamW's (section 2.2 of https://arxiv.org/abs/2502.16982), so that
-            one rate serves both. Kernels of convolutions are no matrices.
+        layer_decay: Factor on the learning rate per block of distance from the head (section 3 of
+            https://arxiv.org/abs/2106.08254, for fine-tuning).
+        name: With `"muon"`, Muon (https://kellerjordan.github.io/posts/muon) trains the matrices outside the heads;
+            its updates are scaled to the size of AdamW's (section 2.2 of https://arxiv.org/abs/2502.16982), so that
+            one learning rate serves both. Convolution kernels are trained by AdamW.
     """
     depths = model.parameter_depths()
     deepest = max(depths.values())
@@ -78,7 +78,11 @@ def make_optimizer(
 
 
 def make_schedule(optimizer, num_steps: int, warmup_ratio: float, head_first_steps: int = 0) -> LambdaLR:
-    """Linear warm-up, then a cosine to zero at `num_steps`; the backbone stands still for `head_first_steps`."""
+    """Linear warm-up, then a cosine to zero at `num_steps`; the backbone is frozen for `head_first_steps`.
+
+    The first step of the warm-up has the rate 1 / warmup, not 0 as in transformers' `get_cosine_schedule_with_warmup`,
+    whose first step changes nothing; published results were trained with this schedule.
+    """
     warmup = max(1, round(warmup_ratio * num_steps))
 
     def factor(step: int) -> float:

@@ -23,7 +23,13 @@ PIECE = 4096  # jets
 
 
 def predict_in_pieces(
-    accelerator: Accelerator, model, rows: Dataset, collator: E2ECollator, batch_size: int, folder: str | Path
+    accelerator: Accelerator,
+    model,
+    rows: Dataset,
+    collator: E2ECollator,
+    batch_size: int,
+    folder: str | Path,
+    num_workers: int = 0,
 ) -> dict[str, np.ndarray]:
     """The predictions of [`predict`], without targets, kept in `folder` piece by piece: after an interruption the same
     call resumes with the next piece.
@@ -51,7 +57,7 @@ def predict_in_pieces(
         accelerator.wait_for_everyone()  # before the main process writes it, so that all see the same
         if not done:
             piece = rows.select(range(start, min(start + PIECE, len(rows))))
-            loader = accelerator.prepare(make_loader(piece, collator, batch_size))
+            loader = accelerator.prepare(make_loader(piece, collator, batch_size, num_workers))
             found = predict(accelerator, prepared, loader, f"Predicting from {start}")
             found = {name: values for name, values in found.items() if name not in ("labels", "mass_labels")}
             if accelerator.is_main_process:

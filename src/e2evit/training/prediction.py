@@ -1,4 +1,4 @@
-"""Predictions of a data set, and what they are worth while a model trains."""
+"""Predictions for a data set, and the metrics logged during training."""
 
 import numpy as np
 import torch
@@ -14,12 +14,12 @@ __all__ = ["constant_baselines", "coverage_temperature", "predict", "progress_ba
 
 @torch.no_grad()
 def predict(accelerator: Accelerator, model, loader, title: str = "Predicting") -> dict[str, np.ndarray]:
-    """Predictions and targets of every row of a prepared, unshuffled `loader`, in order, each row once whatever the
-    number of processes.
+    """Predictions and targets for every row of a prepared, unshuffled `loader`, in order and each row once, whatever
+    the number of processes.
 
     Returns:
         `logits` `(n, num_labels)`, `mass_preds` and `mass_labels` `(n,)` [GeV], `labels` `(n,)`, `mass_outputs`
-        `(n, k)`, and `mass_scale_preds` `(n,)` [GeV] of a model that predicts it; float32 and int64.
+        `(n, k)`, and `mass_scale_preds` `(n,)` [GeV] if the model predicts it; float32 and int64.
     """
     model.eval()
     names = ("logits", "mass_preds", "mass_outputs", "mass_scale_preds")
@@ -35,10 +35,10 @@ def predict(accelerator: Accelerator, model, loader, title: str = "Predicting") 
 
 
 def summarise(predictions: dict[str, np.ndarray], config: E2EConfig) -> dict[str, float]:
-    """Loss and physics of a validation pass; NaN where there is no such target.
+    """Loss and physics metrics of a validation pass; NaN without the respective target.
 
-    `mass_response_low` and `mass_response_high` are the median m̂ / m of the tenth of the jets with the smallest and
-    with the largest mass: a regression to the mean shows there first.
+    `mass_response_low` and `mass_response_high` are the median m̂ / m of the lightest and the heaviest tenth of the
+    jets, where regression to the mean shows first.
     """
     tensors = {name: torch.tensor(value) for name, value in predictions.items()}
     loss, *_ = e2e_loss(config, *(tensors[name] for name in ("logits", "mass_outputs", "labels", "mass_labels")))
@@ -66,7 +66,7 @@ def summarise(predictions: dict[str, np.ndarray], config: E2EConfig) -> dict[str
 
 
 def coverage_temperature(predictions: dict[str, np.ndarray]) -> float:
-    """The factor on `mass_scale_preds` with which 68.3 % of the true masses are within one of them."""
+    """The factor on `mass_scale_preds` for which 68.3 % of the true masses lie within one of them."""
     error = np.abs(predictions["mass_preds"] - predictions["mass_labels"])
     pull = (error / predictions["mass_scale_preds"])[np.isfinite(error)]
     return float(np.quantile(pull, 0.6827)) if pull.size else 1.0
@@ -75,7 +75,7 @@ def coverage_temperature(predictions: dict[str, np.ndarray]) -> float:
 def constant_baselines(dataset: DatasetDict, mass_column: str) -> dict[str, float]:
     """Validation accuracy of the most frequent class and mass MAE [GeV] of the mean mass, both of the training split.
 
-    NaN where the training split has no such target.
+    NaN if the training split lacks the target.
     """
     columns = {
         (part, name): np.array(dataset[part].with_format("numpy")[name], dtype=float)
@@ -94,6 +94,6 @@ def constant_baselines(dataset: DatasetDict, mass_column: str) -> dict[str, floa
 
 
 def progress_bar(accelerator: Accelerator, loader, title: str, **more) -> tqdm:
-    """A bar on the main process's terminal, nothing elsewhere."""
-    disable = None if accelerator.is_main_process else True  # None: only if it is no terminal
+    """A progress bar on the main process's terminal, and none elsewhere."""
+    disable = None if accelerator.is_main_process else True  # None: unless it is a terminal
     return tqdm(loader, desc=title, unit="batch", disable=disable, mininterval=2, leave=False, **more)

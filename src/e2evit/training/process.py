@@ -1,4 +1,4 @@
-"""Starting a run: which processes, device and precision Accelerate really gives us."""
+"""Starting and ending the processes of a run: which device and precision Accelerate really gives us."""
 
 import ctypes
 import logging
@@ -12,6 +12,7 @@ import datasets
 import torch
 import transformers
 from accelerate import Accelerator, DataLoaderConfiguration, FullyShardedDataParallelPlugin, PartialState
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedType
 from transformers.utils import is_torch_bf16_gpu_available
 
@@ -29,13 +30,14 @@ def start_accelerator(
     report_to: str = "none",
     logging_dir: str | Path | None = None,
 ) -> Accelerator:
-    """An `Accelerator` that knows all processes that were launched, and says what it found.
+    """An `Accelerator` that knows all launched processes; the log says which device and precision it uses.
 
-    `report_to` is where metrics go: tensorboard (files in `logging_dir`), wandb, trackio, none, or auto: TensorBoard
-    where it is installed.
+    On CPUs, Accelerate treats processes started by torchrun as independent unless it is told that they run on CPUs:
+    each would train alone on all of the data. Here it is told.
 
-    Without an accelerator, Accelerate takes processes started by torchrun for independent ones unless it is told that
-    they run on CPUs: each would train alone on all of the data. Here they are told.
+    Args:
+        report_to: Where metrics go: tensorboard (files in `logging_dir`), wandb, trackio, none, or auto: TensorBoard
+            if it is installed.
 
     Raises:
         ValueError: for an unknown precision or tracker, one that is not installed, FSDP 1, or ZeRO-3.
@@ -61,7 +63,7 @@ def start_accelerator(
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
     )
     if on_cpu and accelerator.num_processes > 1 and os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        # Accelerate shards on accelerators alone, and would train on CPUs without a word as if it had not been asked
+        # Accelerate shards on accelerators only, and would silently not shard on CPUs
         plugin = FullyShardedDataParallelPlugin(fsdp_version=int(os.environ.get("FSDP_VERSION", "1")))
         for state in (PartialState(), accelerator.state):  # the second copies from the first whenever it is asked for
             state.distributed_type = DistributedType.FSDP
@@ -70,7 +72,7 @@ def start_accelerator(
         raise ValueError("Weights are sharded by FSDP2 only: `fsdp_version: 2` in the file of `accelerate launch`.")
     deepspeed = accelerator.state.deepspeed_plugin
     if deepspeed is not None and deepspeed.zero_stage == 3:
-        raise ValueError("DeepSpeed shards gradients and optimiser here (ZeRO-2); for weights take FSDP2, not ZeRO-3.")
+        raise ValueError("DeepSpeed may shard gradients and optimizer (ZeRO-2); to shard weights, use FSDP2 instead.")
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
         raise RuntimeError(
@@ -98,10 +100,10 @@ def start_accelerator(
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what tensors free, for the tensors of the next step.
+    """Have glibc keep the memory that tensors free for the tensors of the next step; does nothing elsewhere.
 
-    glibc gives anything from 32 MiB on back to the kernel, which zeroes it page by page for the next tensor: up to a
-    ninth of a training step (`benchmarks/freed_memory.py`). Other libraries are left alone.
+    glibc returns blocks of 32 MiB or more to the kernel, which zeroes them page by page for the next tensor: up to a
+    ninth of a training step (`benchmarks/freed_memory.py`).
     """
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
@@ -111,18 +113,20 @@ def keep_freed_memory() -> None:
 
 
 def end_processes(accelerator: Accelerator) -> None:
-    """Leave the process group when all others are here as well.
+    """Leave the process group once all processes are here; [`start_accelerator`] can then start again.
 
     Gloo's thread frees the tensors of the last `gather`, for which it needs Python's lock. A process that leaves at
-    once holds that lock while it waits for this very thread: it hangs for ever, or is aborted. Here it first waits for
-    the others, without the lock.
+    once holds that lock while it waits for this very thread: it hangs forever or is aborted. Here it first waits for
+    the others without the lock.
     """
     accelerator.wait_for_everyone()
     accelerator.end_training()
+    AcceleratorState._reset_state(reset_partial_state=True)  # the next run may have another precision
+    GradientState._reset_state()
 
 
 def _computes_in_bf16(on_cpu: bool) -> bool:
     """Whether bfloat16 is faster than float32."""
-    if on_cpu:  # with AVX-512's bfloat16 alone, without tiles, training was measured to be 1.2 to 1.8 times slower
+    if on_cpu:  # with AVX-512's bfloat16 but without AMX tiles, training was measured 1.2 to 1.8 times slower
         return torch.cpu._is_amx_tile_supported()
     return is_torch_bf16_gpu_available()

@@ -19,8 +19,17 @@ from .arguments import (
     TargetArguments,
     TrainArguments,
 )
-from .checkpoint import TrainedOn, check_output_dir, new_model, pretrained_model, run_info, save_checkpoint
+from .checkpoint import (
+    TrainedOn,
+    check_output_dir,
+    import_model_module,
+    new_model,
+    pretrained_model,
+    run_info,
+    save_checkpoint,
+)
 from .data import load_data, targets_of, with_defaults
+from .guards import check_not_empty, check_targets
 from .loop import fit
 from .process import end_processes, start_accelerator
 from .state import History, Preempted
@@ -36,12 +45,14 @@ class TrainedModel:
         model: With the best weights, in evaluation mode; of a model that was sharded, `None` on all but the main
             process.
         output_dir: The checkpoint, a folder that `from_pretrained` reads.
+        is_main_process: Of those that were launched together, the one that prints and publishes.
     """
 
     model: torch.nn.Module | None
     processor: E2EImageProcessor
     history: History
     output_dir: Path
+    is_main_process: bool = True
 
 
 def train(
@@ -106,19 +117,24 @@ def run_recipe(
     model_config, checkpoint = config or recipe.model.model_config, recipe.model.model_name_or_path
     if (model_config is None) == (checkpoint is None):
         raise ValueError("Pass either `model_config` (a new model) or `model_name_or_path` (fine-tuning).")
+    import_model_module(recipe.model.model_module)
     settings, masked = recipe.training, recipe.mask is not None
     output_dir = check_output_dir(settings.output_dir, settings.resume_from_checkpoint, settings.overwrite_output_dir)
     accelerator = start_accelerator(
         settings.mixed_precision, settings.gradient_accumulation_steps, settings.report_to, output_dir / "logs"
     )
     set_seed(settings.seed)
-    targets, channel_names = recipe.targets, None
+    asked = targets = recipe.targets
+    channel_names = None
     if checkpoint is not None:
         before = TrainedOn.of(checkpoint)
         targets, channel_names = targets_of(before, recipe.data, targets, fine_tuning=True), before.channel_names
     recipe = replace(recipe, targets=with_defaults(targets, channel_names))
     with accelerator.main_process_first():  # one process builds the Arrow cache, the others read it
         dataset, schema = load_data(recipe.data, recipe.targets, channel_names)
+    check_not_empty(dataset)
+    if not masked:
+        check_targets(dataset, recipe.targets.mass_column, bool(asked.mass_column or asked.mass_classes))
     build, source = (new_model, model_config) if checkpoint is None else (pretrained_model, checkpoint)
     model, processor = build(source, schema, dataset["train"], recipe.targets.mass_column, masked)
 
@@ -136,5 +152,6 @@ def run_recipe(
         raise
     info = run_info(dataset, accelerator, model) | {"seed": settings.seed} | asdict(history)
     whole = save_checkpoint(accelerator, model, processor, output_dir, recipe.flat(), info)
+    is_main_process = accelerator.is_main_process
     end_processes(accelerator)
-    return TrainedModel(whole, processor, history, output_dir)
+    return TrainedModel(whole, processor, history, output_dir, is_main_process)

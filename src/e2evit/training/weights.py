@@ -1,4 +1,4 @@
-"""Weights of a model that may be sharded over processes, and their running mean."""
+"""The weights of a model that may be sharded over processes, and their running mean."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ __all__ = [
 
 
 def local_weights(model: nn.Module) -> dict[str, Tensor]:
-    """What this process holds of each parameter and buffer: views, so that writing to them changes the model."""
+    """This process's part of each parameter and buffer, as views: writing to them changes the model."""
     return {
         name: tensor.to_local() if isinstance(tensor, DTensor) else tensor
         for name, tensor in model.state_dict().items()
@@ -32,7 +32,7 @@ def local_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def whole_weights(accelerator: Accelerator, model: nn.Module) -> dict[str, Tensor]:
-    """Copies on the CPU, of a sharded model on the main process alone. All processes must call it."""
+    """Copies on the CPU; of a sharded model, on the main process only. All processes must call it."""
     if accelerator.is_fsdp2:
         weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     else:
@@ -42,7 +42,7 @@ def whole_weights(accelerator: Accelerator, model: nn.Module) -> dict[str, Tenso
 
 @torch.no_grad()
 def share_buffers(accelerator: Accelerator, model: nn.Module) -> None:
-    """Give all processes the main one's BatchNorm statistics: each normalised with its own batches."""
+    """Give all processes the BatchNorm statistics of the main one; until then each has those of its own batches."""
     if accelerator.num_processes > 1:
         for buffer in model.buffers():
             buffer.copy_(broadcast(buffer))
@@ -50,14 +50,14 @@ def share_buffers(accelerator: Accelerator, model: nn.Module) -> None:
 
 @torch.no_grad()
 def measure_batch_norms(accelerator: Accelerator, model: nn.Module, loader) -> None:
-    """Give BatchNorms the mean statistics that the batches of `loader` have with the weights as they are.
+    """Recompute BatchNorm statistics with the present weights, as the mean over the batches of `loader`.
 
-    Running statistics are those of earlier weights. While the rate is high the two have little in common, and what a
-    model says with them less still (section 3 of https://arxiv.org/abs/2105.07576); a mean of weights never had any.
+    Running statistics come from earlier weights, which at a high learning rate are too different to predict with
+    (section 3 of https://arxiv.org/abs/2105.07576); a running mean of weights has no statistics of its own.
     """
     device = accelerator.device
     devices = [] if device.type == "cpu" else [device]
-    with torch.random.fork_rng(devices, device_type=device.type):  # dropout draws: training must not notice
+    with torch.random.fork_rng(devices, device_type=device.type):  # dropout draws, and training must not change
         update_bn(loader, _OfBatches(accelerator, model))
     for module in model.modules():
         if isinstance(module, _BatchNorm):
@@ -66,12 +66,12 @@ def measure_batch_norms(accelerator: Accelerator, model: nn.Module, loader) -> N
 
 
 class _OfBatches(nn.Module):
-    """`model` as a function of one of our batches, which is what `update_bn` calls."""
+    """`model` as a function of one of our batches, as `update_bn` calls it."""
 
     def __init__(self, accelerator: Accelerator, model: nn.Module):
         super().__init__()
         self.accelerator, self.model = accelerator, model
-        self.train(model.training)  # `update_bn` goes back to it
+        self.train(model.training)  # `update_bn` restores it
 
     def forward(self, batch: dict) -> None:
         with self.accelerator.autocast():
@@ -88,26 +88,26 @@ def load_whole(accelerator: Accelerator, model: nn.Module, weights: Mapping[str,
 
 
 def whole_model(accelerator: Accelerator, model: nn.Module) -> nn.Module | None:
-    """The model as one process would have it: itself, or of a sharded one a copy on the main process.
+    """The model itself or, if it is sharded, an unsharded copy on the main process and `None` on the others.
 
-    All processes must call it; it is `None` on the others of a sharded model.
+    All processes must call it.
     """
     if not accelerator.is_fsdp2:
         return model
     weights = whole_weights(accelerator, model)
     if not accelerator.is_main_process:
         return None
-    original_class = type(model).__mro__[2]  # after what sharding puts in front: FSDP<name> and FSDPModule
+    original_class = type(model).__mro__[2]  # behind FSDP<name> and FSDPModule, which sharding puts in front
     whole = original_class(model.config)
     whole.load_state_dict(weights)
     return whole
 
 
 class RunningMean:
-    """The exponential running mean of weights and BatchNorm statistics, where they are: of a sharded model in shards.
+    """The exponential running mean of weights and BatchNorm statistics; in shards if the model is sharded.
 
-    It forgets faster at first, `(1 + n) / (10 + n)` instead of `decay` after n steps, as timm and TensorFlow do: else
-    a short run would end with a mean of its beginning.
+    At first the decay is `(1 + n) / (10 + n)` after n steps, as in timm and TensorFlow; with `decay` from the start,
+    the mean of a short run would be dominated by its beginning.
     """
 
     def __init__(self, accelerator: Accelerator, model: nn.Module, decay: float):
@@ -116,7 +116,7 @@ class RunningMean:
 
     @torch.no_grad()
     def update(self, steps: int) -> None:
-        """Take the weights in, after so many steps before this one; the first are the mean itself."""
+        """Include the present weights, `steps` steps after the first ones, which become the mean as they are."""
         current = local_weights(self.model)
         weight = 1 - min(self.decay, (1 + steps) / (10 + steps)) if steps else 1.0
         moving = [name for name, tensor in current.items() if tensor.is_floating_point()]
@@ -126,7 +126,7 @@ class RunningMean:
 
     @contextmanager
     def in_model(self) -> Iterator[None]:
-        """The model has the mean for its weights inside this block; what changes them changes the mean."""
+        """Inside this block the model's weights are the mean; changing them changes the mean."""
         self._exchange()
         try:
             yield

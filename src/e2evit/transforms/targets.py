@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, DatasetDict
+from datasets import ClassLabel, DatasetDict, Value
 
 from e2evit.data.schema import DatasetSchema
 
-__all__ = ["select_targets"]
+__all__ = ["NO_CLASS", "check_mass_column", "columns_with_values", "select_targets"]
+
+NO_CLASS = "none"  # as the only one of `mass_classes`: no jet has a mass to learn
 
 
 def select_targets(
@@ -19,15 +21,15 @@ def select_targets(
     classes: Sequence[str] | None = None,
     mass_classes: Sequence[str] | None = None,
 ) -> tuple[DatasetDict, DatasetSchema]:
-    """The data set with the labels of jets outside `classes` and the masses of jets outside `mass_classes` taken away.
+    """The data set without the labels of jets outside `classes` and the masses of jets outside `mass_classes`.
 
-    All jets stay: one without a label can have a mass to learn, as those of a mass gun, which are no class of their
-    own, and the other way round, as those of a W, whose mass is a constant that would teach a network the classes.
+    All jets stay. A jet of a mass gun has a mass to learn and no class of its own; a jet of a W has a class, but its
+    mass is a constant, from which the mass head would learn the classes instead of the mass.
 
     Args:
-        mass_column: The column that becomes null.
-        classes: Names in the order of their new numbers; all of the schema as they are if not given.
-        mass_classes: Names, of `classes` or not; all if not given.
+        mass_column: The column that becomes null outside `mass_classes`.
+        classes: Names in the order of their new numbers. Default: those of the schema.
+        mass_classes: Names, in `classes` or not, or `["none"]`. Default: all.
 
     Returns:
         The data set, and the schema with these classes.
@@ -39,15 +41,18 @@ def select_targets(
         return dataset, schema
     known = schema.label_names
     for field, names in (("classes", classes), ("mass_classes", mass_classes)):
-        if unknown := [name for name in names or () if name not in known]:
+        allowed = [NO_CLASS] if field == "mass_classes" and names is not None and len(names) == 1 else []
+        if unknown := [name for name in names or () if name not in (*known, *allowed)]:
             raise ValueError(
                 f"`{field}` has {', '.join(unknown)}; the classes of {schema.name!r} are {', '.join(known)}."
             )
         if names is not None and (len(set(names)) < len(names) or not names):
-            raise ValueError(f"`{field}` is one or more names, each once, got {', '.join(names) or 'none'}.")
-    classes = list(known if classes is None else classes)
-    schema = replace(schema, labels={name: schema.labels[name] for name in classes})
-    features = dataset["train"].features | {"labels": ClassLabel(names=classes)}
+            raise ValueError(f"`{field}` must be one or more names, each once, got {', '.join(names) or 'none'}.")
+    features = dict(dataset["train"].features)
+    if classes is not None:
+        schema = replace(schema, labels={name: schema.labels[name] for name in classes})
+        features["labels"] = ClassLabel(names=list(classes))
+    classes = schema.label_names
     selected = dataset.with_format("arrow").map(
         _select,
         batched=True,
@@ -56,19 +61,51 @@ def select_targets(
             "mass_column": mass_column,
             "numbers": [classes.index(name) if name in classes else None for name in known],
             "with_mass": [mass_classes is None or name in mass_classes for name in known],
+            # a jet of unknown class keeps its mass, unless none has any
+            "unknown_with_mass": mass_classes is None or list(mass_classes) != [NO_CLASS],
         },
         desc="Selecting targets",
     )
     return selected.with_format(None), schema
 
 
-def _select(table: pa.Table, mass_column: str, numbers: list[int | None], with_mass: list[bool]) -> pa.Table:
+def _select(
+    table: pa.Table, mass_column: str, numbers: list[int | None], with_mass: list[bool], unknown_with_mass: bool
+) -> pa.Table:
     labels, masses = table["labels"], table[mass_column]
     columns = {
         "labels": pc.take(pa.array(numbers, pa.int64()), labels),
-        # a jet whose class is not known keeps its mass
-        mass_column: pc.if_else(pc.fill_null(pc.take(pa.array(with_mass), labels), True), masses, None),
+        mass_column: pc.if_else(
+            pc.fill_null(pc.take(pa.array(with_mass, pa.bool_()), labels), unknown_with_mass), masses, None
+        ),
     }
     for name, column in columns.items():
         table = table.set_column(table.column_names.index(name), name, column.cast(table[name].type))
     return table
+
+
+def check_mass_column(dataset: DatasetDict, mass_column: str) -> None:
+    """The column can hold masses.
+
+    Raises:
+        ValueError: if it does not exist, or holds something else than numbers.
+    """
+    if mass_column not in _numeric(dataset):
+        what = "does not hold numbers" if mass_column in dataset["train"].column_names else "is not in the data"
+        raise ValueError(
+            f"The column {mass_column!r} {what}: choose `mass_column` from "
+            f"{', '.join(columns_with_values(dataset)) or 'none'}."
+        )
+
+
+def columns_with_values(dataset: DatasetDict) -> list[str]:
+    """Columns of numbers that are not null in all training jets."""
+    train = dataset["train"].with_format("arrow")
+    return [name for name in _numeric(dataset) if train[name].null_count < len(train)]
+
+
+def _numeric(dataset: DatasetDict) -> list[str]:
+    features = dataset["train"].features
+    return [
+        name for name, feature in features.items() if isinstance(feature, Value) and feature.dtype.startswith("float")
+    ]
