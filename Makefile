@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 STAMP := $(VENV)/installed
 
-.PHONY: quickstart study test notebooks lint docs
+.PHONY: quickstart study test notebooks lint types docs
 
 quickstart: $(STAMP)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python studies/quickstart.py
@@ -22,6 +22,9 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/clang-format --dry-run --Werror modeling/kernels/*
+
+types: $(STAMP)
+	$(VENV)/bin/pyright
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet

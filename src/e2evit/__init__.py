@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the same names, for editors and type checkers
     from .data import load_e2e
     from .hub.conversion import convert_reference
-    from .modeling import (
+    from .modeling import (  # pyright: ignore[reportMissingImports] # the top-level folder, in an editable install
         BaselineConfig,
         BaselineForImageClassification,
         E2EImageProcessor,
