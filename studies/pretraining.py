@@ -6,7 +6,6 @@ needs the jets of `make study`. With few and with many labels, several seeds; wh
 `--seeds` does a part. `studies/render.py` then writes docs/pretraining.md from the results.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +13,8 @@ import yaml
 from pretraining_tables import name_of, summarise
 from steps import RECIPES, launch, run_step
 from transformers import HfArgumentParser
+
+from e2evit.results.record import write_record
 
 
 @dataclass
@@ -33,7 +34,7 @@ def main() -> None:
         one_seed(study, seed, arguments)
     results = Path(arguments.results_dir)
     summary = summarise(study, results, Path(arguments.output_dir))
-    (results / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    write_record(results / "summary.json", summary)
 
 
 def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> None:

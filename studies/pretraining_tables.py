@@ -1,4 +1,4 @@
-"""docs/pretraining.md from the results of `studies/pretraining.py`."""
+"""Table and findings of docs/pretraining.md, from the results of `studies/pretraining.py`."""
 
 import json
 from collections.abc import Mapping
@@ -7,17 +7,14 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from e2evit.results.tables import insert, markdown_table
+from e2evit.metrics import METRICS
+from e2evit.results.record import Result
+from e2evit.results.tables import markdown_table
 
-__all__ = ["name_of", "render_pretraining", "summarise"]
+__all__ = ["TABLES", "name_of", "summarise"]
 
 STARTS = {"finetune": "pre-trained", "scratch": "from scratch"}
-_QUALITY = (
-    ("mean AUC", "roc_auc_macro", ".4f"),
-    ("accuracy", "accuracy", ".3f"),
-    ("MAE [GeV]", "mae_gev", ".1f"),
-    ("resolution", "relative_resolution", ".3f"),
-)
+QUALITY = ("roc_auc_macro", "accuracy", "mae_gev", "relative_resolution")
 
 
 def name_of(start: str, share: str, seed: int) -> str:
@@ -49,17 +46,15 @@ def summarise(study: Mapping, results: Path, runs: Path) -> dict:
         done = [seed for seed, both in paths.items() if all(path.exists() for path in both)]
         if not done:
             continue
-        pairs = zip(*([json.loads(path.read_text()) for path in paths[seed]] for seed in done))
-        records = dict(zip(STARTS, map(list, pairs)))
+        pairs = zip(*([Result.from_json(path) for path in paths[seed]] for seed in done))
+        measured = dict(zip(STARTS, map(list, pairs)))
         entry: dict = {"seeds": done}
-        for start, found in records.items():
-            entry[start] = {"training": [record["training"] for record in found]}
-            entry[start] |= {
-                key: _over_seeds([record["metrics"]["model"][key] for record in found]) for _, key, _ in _QUALITY
-            }
+        for start, trainings in measured.items():
+            entry[start] = {"training": [result.training for result in trainings]}
+            entry[start] |= {key: _over_seeds([result.metric(key).value for result in trainings]) for key in QUALITY}
         entry["difference"] = {
             key: _over_seeds(np.subtract(entry["finetune"][key]["values"], entry["scratch"][key]["values"]))
-            for _, key, _ in _QUALITY
+            for key in QUALITY
         }
         summary["labels"][share] = entry
     return summary
@@ -74,43 +69,49 @@ def _over_seeds(values) -> dict:
     return {"values": values.tolist(), "mean": float(values.mean()), "half_interval": half}
 
 
-def render_pretraining(text: str, results: Path) -> str:
-    """`text` (docs/pretraining.md) with its table and findings written anew from `results` (results/pretraining)."""
-    summary = json.loads((results / "summary.json").read_text())
-    return insert(insert(text, "outcome", _table(summary)), "findings", _findings(summary))
+def _summary(results: Path) -> dict:
+    return json.loads((results / "pretraining/summary.json").read_text())
 
 
-def _table(summary: Mapping) -> str:
-    rows, before = [], np.mean([run["seconds"] for run in summary["pretraining"]])
+def outcome(results: Path) -> str:
+    """Quality by share of labels: pre-trained, from scratch, and the difference."""
+    summary, rows = _summary(results), []
+    before = np.mean([run["seconds"] for run in summary["pretraining"]])
     for share, entry in summary["labels"].items():
         for start, title in (*STARTS.items(), ("difference", "difference")):
-            found, minutes = entry[start], "–"
+            measured, minutes = entry[start], "–"
             if start in STARTS:
-                seconds = np.mean([run["seconds"] for run in found["training"]])
+                seconds = np.mean([run["seconds"] for run in measured["training"]])
                 minutes = f"{(seconds + before * (start == 'finetune')) / 60:.0f}"
-            cells = [_cell(found[key], form, start == "difference") for _, key, form in _QUALITY]
+            cells = [_cell(measured[key], METRICS[key].format, start == "difference") for key in QUALITY]
             about = [share, f"{len(entry['seeds'])}"] if start == "finetune" else ["", ""]
             rows.append([*about, title, minutes, *cells])
-    return markdown_table(["labels", "seeds", "", "minutes, all in all", *(title for title, _, _ in _QUALITY)], rows)
+    return markdown_table(
+        ["labels", "seeds", "", "minutes, all in all", *(METRICS[key].heading for key in QUALITY)], rows
+    )
 
 
-def _cell(found: Mapping, form: str, signed: bool) -> str:
-    half = "" if found["half_interval"] is None else f" ± {found['half_interval']:{form}}"
-    return f"{found['mean']:{'+' if signed else ''}{form}}{half}"
+def _cell(metric: Mapping, form: str, signed: bool) -> str:
+    half = "" if metric["half_interval"] is None else f" ± {metric['half_interval']:{form}}"
+    return f"{metric['mean']:{'+' if signed else ''}{form}}{half}"
 
 
-def _findings(summary: Mapping) -> str:
-    """What the intervals allow to say, share by share."""
-    lines = []
+def findings(results: Path) -> str:
+    """What the intervals support, share by share."""
+    summary, lines = _summary(results), []
     for share, entry in summary["labels"].items():
-        said = []
-        for title, key, _ in _QUALITY:
-            found, sign = entry["difference"][key], 1 if key in ("roc_auc_macro", "accuracy") else -1
-            clear = found["half_interval"] is not None and abs(found["mean"]) > found["half_interval"]
-            verdict = ("better" if sign * found["mean"] > 0 else "worse") if clear else "no clear difference"
-            said.append(f"{title} {verdict}")
-        lines.append(f"* with {share} of the labels, pre-training: {', '.join(said)}")
+        verdicts = []
+        for key in QUALITY:
+            mean, half = (entry["difference"][key][name] for name in ("mean", "half_interval"))
+            is_better = (mean > 0) == METRICS[key].higher_is_better
+            is_clear = half is not None and abs(mean) > half
+            verdict = ("better" if is_better else "worse") if is_clear else "no clear difference"
+            verdicts.append(f"{METRICS[key].title} {verdict}")
+        lines.append(f"* with {share} of the labels, pre-training: {', '.join(verdicts)}")
     minutes = np.mean([run["seconds"] for run in summary["pretraining"]]) / 60
     images = summary["pretraining"][0]["images_seen"]
     first = f"{len(summary['seeds'])} seeds; pre-training on {images} images took {minutes:.0f} minutes each."
     return "\n".join([first, *lines])
+
+
+TABLES = {"pretraining outcome": outcome, "pretraining findings": findings}

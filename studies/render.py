@@ -1,43 +1,108 @@
-"""Write the tables of README, docs/simulation.md and docs/study.md and the model cards from results.
+"""Write the tables of README.md and docs/ and the model cards from what results/ holds.
 
-python studies/render.py
+    python studies/render.py            # write
+    python studies/render.py --check    # exit with 1 if something is not up to date
+
+A page gets the table NAME between two lines, wherever they stand:
+
+    <!-- NAME: rendered by studies/render.py -->
+    <!-- end of NAME -->
 """
 
+import argparse
 import json
+import re
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pretraining_tables import render_pretraining
-from study_tables import render_study
+import pretraining_tables
+import simulation_tables
+import speed_tables
+import study_tables
 
 from e2evit.hub.card import CAPTIONS, render_card
-from e2evit.results.tables import read_results, render_readme, render_simulation
+from e2evit.results.record import Result
 
 ROOT = Path(__file__).parents[1]
+# by name, the function that makes the table from the folder of results
+TABLES: dict[str, Callable[[Path], str]] = {
+    **speed_tables.TABLES,
+    **simulation_tables.TABLES,
+    **study_tables.TABLES,
+    **pretraining_tables.TABLES,
+}
+START = re.compile(r"^<!-- (?P<name>.+): rendered by studies/render\.py -->$", re.MULTILINE)
+
+
+def render_page(text: str, tables: Mapping[str, Callable[[Path], str]], results: Path) -> str:
+    """`text` with each marked table written anew.
+
+    Raises:
+        ValueError: for an unknown table, or one without its end.
+    """
+    parts, place = [], 0
+    for start in START.finditer(text):
+        name = start["name"]
+        if name not in tables:
+            raise ValueError(f"There is no table {name!r}; known ones: {', '.join(tables)}.")
+        end = text.find(f"<!-- end of {name} -->", start.end())
+        if end < 0:
+            raise ValueError(f"The table {name!r} has no line `<!-- end of {name} -->`.")
+        parts += [text[place : start.end()], "\n", tables[name](results), "\n"]
+        place = end
+    return "".join([*parts, text[place:]])
+
+
+def pages(root: Path = ROOT) -> dict[Path, str]:
+    """Contents of every page with tables.
+
+    Raises:
+        ValueError: as [`render_page`], with the name of the file.
+    """
+    rendered = {}
+    for path in (root / "README.md", *sorted((root / "docs").rglob("*.md"))):
+        text = path.read_text()
+        if START.search(text):
+            try:
+                rendered[path] = render_page(text, TABLES, root / "results")
+            except ValueError as error:
+                raise ValueError(f"{path.relative_to(root)}: {error}") from None
+    return rendered
+
+
+def cards(root: Path = ROOT) -> dict[Path, str]:
+    """Contents of the model cards: of the quickstart's models and of the bundled checkpoints."""
+    template, rendered = root / "model_cards/TEMPLATE.md", {}
+    for model_type in ("linearvit", "xcit"):
+        name = f"{model_type}_nano"
+        result = Result.from_json(root / f"results/quickstart_seed0_{name}.json")
+        card = render_card(template, result, model_type, f"recipes/quickstart/{name}.yaml", f"runs/quickstart/{name}")
+        rendered[root / f"model_cards/quickstart_{name}.md"] = str(card)
+    for folder in sorted((root / "checkpoints").iterdir()):
+        result = Result.from_json(folder / "results.json")
+        model_type = json.loads((folder / "config.json").read_text())["model_type"]
+        figures = [name for name in CAPTIONS if (folder / f"figures/{name}.png").is_file()]
+        card = render_card(template, result, model_type, "recipe.yaml", f"checkpoints/{folder.name}", figures)
+        rendered[folder / "README.md"] = str(card)
+    return rendered
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
-    readme.write_text(render_readme(readme.read_text(), ROOT / "results"))
-    simulation = ROOT / "docs/simulation.md"
-    simulation.write_text(render_simulation(simulation.read_text(), ROOT / "results"))
-    pretraining = ROOT / "docs/pretraining.md"
-    pretraining.write_text(render_pretraining(pretraining.read_text(), ROOT / "results/pretraining"))
-    study = ROOT / "docs/study.md"
-    study.write_text(render_study(study.read_text(), ROOT / "results"))
-    for model_type in ("linearvit", "xcit"):
-        results = ROOT / f"results/quickstart_seed0_{model_type}_nano.json"
-        (record,) = read_results([results]).values()
-        recipe, checkpoint = f"recipes/quickstart/{model_type}_nano.yaml", f"runs/quickstart/{model_type}_nano"
-        card = render_card(ROOT / "model_cards/TEMPLATE.md", record, model_type, recipe, checkpoint)
-        card.save(ROOT / f"model_cards/quickstart_{model_type}_nano.md")
-    for folder in sorted((ROOT / "checkpoints").iterdir()):
-        record, config = (json.loads((folder / name).read_text()) for name in ("results.json", "config.json"))
-        figures = [name for name in CAPTIONS if (folder / f"figures/{name}.png").is_file()]
-        model_id = f"checkpoints/{folder.name}"
-        card = render_card(
-            ROOT / "model_cards/TEMPLATE.md", record, config["model_type"], "recipe.yaml", model_id, figures
-        )
-        card.save(folder / "README.md")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file would change")
+    arguments = parser.parse_args()
+    try:
+        rendered = pages() | cards()
+    except (OSError, ValueError) as error:
+        sys.exit(f"render.py: {error}")
+    changed = [path for path, text in rendered.items() if not path.is_file() or path.read_text() != text]
+    for path in changed:
+        print(f"{path.relative_to(ROOT)} {'is not up to date' if arguments.check else 'written'}")
+        if not arguments.check:
+            path.write_text(rendered[path])
+    if arguments.check and changed:
+        sys.exit("render.py: run `python studies/render.py`.")
 
 
 if __name__ == "__main__":

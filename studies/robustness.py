@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
+from scipy.special import softmax
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from e2evit.baselines.boosted_trees import tree_predictions
@@ -22,8 +23,10 @@ from e2evit.baselines.jet_features import VARIABLE_SETS, jet_features, variables
 from e2evit.cli.errors import one_line_errors
 from e2evit.cli.parser import parse
 from e2evit.data import DatasetSchema
-from e2evit.results.compare import QUANTITIES, quantities_with_intervals
-from e2evit.results.measure import Predictions, column, softmax
+from e2evit.results.compare import ROBUSTNESS, robustness_metrics
+from e2evit.results.measure import column
+from e2evit.results.predictions import Predictions
+from e2evit.results.record import model_name, provenance, write_record
 from e2evit.training import (
     DataArguments,
     TargetArguments,
@@ -79,16 +82,18 @@ def main() -> None:
         rows = None
         for name, predictor in predictors.items():
             path = folder / f"{name}.json"
-            found = json.loads(path.read_text()) if path.exists() else {}
-            if title in found:
+            conditions_of_model = json.loads(path.read_text())["conditions"] if path.exists() else {}
+            if title in conditions_of_model:
                 continue
             rows = rows_of() if rows is None else rows
-            labels, masses = column(rows, "labels", -100).astype(int), column(rows, targets.mass_column)
-            found[title] = {"jets": len(rows)} | quantities_with_intervals(labels, masses, predictor(rows))
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-            temporary.replace(path)
-            values = ", ".join(f"{key} {found[title][key]['value']:.4f}" for key in QUANTITIES if key in found[title])
+            labels, mass_labels = column(rows, "labels", -100).astype(int), column(rows, targets.mass_column)
+            made = {key: value for key, value in provenance().items() if key in ("date", "commit")}
+            metrics = robustness_metrics(labels, mass_labels, predictor(rows))
+            conditions_of_model[title] = {"jets": len(rows)} | made | metrics
+            seed = getattr(predictor, "seed", None)
+            entries = {"model": model_name(name, seed), "seed": seed, "conditions": conditions_of_model}
+            write_record(path, entries)
+            values = ", ".join(f"{key} {metrics[key]['value']:.4f}" for key in ROBUSTNESS if key in metrics)
             print(f"{name}, {title}: {values}", flush=True)
 
 
@@ -105,11 +110,13 @@ class Network:
         self.accelerator = accelerator
         self.processor = AutoImageProcessor.from_pretrained(checkpoint)
         self.model = AutoModelForImageClassification.from_pretrained(checkpoint)
+        info = Path(checkpoint) / "run_info.json"
+        self.seed = json.loads(info.read_text())["seed"] if info.is_file() else None
 
     def __call__(self, rows: Dataset) -> Predictions:
         loader = make_loader(rows, E2ECollator(self.processor), batch_size=64)
         found = predict(self.accelerator, *self.accelerator.prepare(self.model, loader))
-        return Predictions.of_classes(softmax(found["logits"]), found["mass_preds"])
+        return Predictions.of_classes(softmax(found["logits"], axis=1), found["mass_preds"])
 
 
 class Trees:

@@ -18,6 +18,7 @@ from e2evit.data import find_schema, load_e2e
 from e2evit.data.grid import JET_RADIUS
 from e2evit.data.sparse import sparse_to_dense
 from e2evit.plots import calorimeter_response, distributions, mean_images, save_figure
+from e2evit.results.record import write_record
 from e2evit.simulation import validation
 
 REAL_CHANNELS = {"trk_pt": "track pixels", "ecal": "crystals", "hcal": "HCAL towers", "bpix1": "pixels hit in layer 1"}
@@ -119,7 +120,7 @@ def main() -> None:
         "tagging": validation.tagging_study(features, validation.nuisances(jets), labels, names, event_ids),
         "mass": validation.mass_study(guns, find_schema("simulated", arguments.gun_dir)),
     }
-    Path(arguments.results).write_text(json.dumps(record, indent=2) + "\n")
+    write_record(arguments.results, record)
     print(f"Wrote {arguments.results} and {figures}/*.png")
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 from e2evit.data import find_schema
 from e2evit.data.schema import row_features
 from e2evit.data.sparse import dense_to_sparse
+from e2evit.results.record import Result
 
 
 def random_images(number: int, seed: int = 0, shape=(8, 125, 125), labels=None) -> np.ndarray:
@@ -42,3 +43,14 @@ def row_table(number: int, seed: int = 0, **replaced) -> pa.Table:
     description = json.dumps(schema.description_of_rows(["qcd", "top"])).encode()
     table = pa.table(columns | replaced).select(target.names).cast(target)
     return table.replace_schema_metadata(target.metadata | {b"e2evit": description})
+
+
+def make_result(model: str, seed: int | None, of_model: dict[str, float] | None = None, **fields) -> Result:
+    """A result on simulated test jets; `of_model` are the model's metrics, alone."""
+    default = {
+        **{"date": "2026-01-01T00:00:00Z", "commit": None, "versions": {}, "hardware": {"processor": None}},
+        **{"dataset": "simulated", "split": "test", "data": {"test": {"rows": 200, "event_ids": "0"}}},
+        **{"mass_column": "jet_mass", "label_names": ["qcd", "top"], "channel_names": ["ecal"]},
+        **{"image_size": [125, 125], "metrics": {"model": of_model}},
+    }
+    return Result(model=model, seed=seed, **default | fields)

@@ -15,6 +15,7 @@ from e2evit.hub.assemble import check_loads
 from e2evit.hub.card import CAPTIONS, render_card
 from e2evit.hub.code import add_code
 from e2evit.hub.safety import check_checkpoint
+from e2evit.results.record import Result
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,10 +23,10 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize("model_type", ["linearvit", "xcit"])
 def test_committed_card_is_what_its_results_render_to(model_type):
     name = f"quickstart_{model_type}_nano"
-    record = json.loads((ROOT / f"results/quickstart_seed0_{model_type}_nano.json").read_text())
+    result = Result.from_json(ROOT / f"results/quickstart_seed0_{model_type}_nano.json")
     recipe, checkpoint = f"recipes/quickstart/{model_type}_nano.yaml", f"runs/quickstart/{model_type}_nano"
     assert (ROOT / recipe).is_file()
-    card = render_card(ROOT / "model_cards/TEMPLATE.md", record, model_type, recipe, checkpoint)
+    card = render_card(ROOT / "model_cards/TEMPLATE.md", result, model_type, recipe, checkpoint)
     text = (ROOT / f"model_cards/{name}.md").read_text()
     assert text.strip() == str(card).strip(), "run `python studies/render.py`"
 
@@ -35,8 +36,8 @@ def test_committed_card_is_what_its_results_render_to(model_type):
         "image-classification",
         "apache-2.0",
     )
-    values = {result.metric_type: result.metric_value for result in data.eval_results}
-    assert values["roc_auc"] == round(record["metrics"]["model"]["roc_auc"], 4)
+    values = {entry.metric_type: entry.metric_value for entry in data.eval_results}
+    assert values["roc_auc"] == round(result.metric("roc_auc").value, 4)
     for channel in ("trk_pt", "trk_dz", "bpix3"):
         assert f"`{channel}`" in text
 
@@ -52,13 +53,13 @@ def test_bundled_checkpoints(folder, tmp_path):
     check_checkpoint(folder)
     assert not list(folder.glob("*.py"))
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 6 * 2**20
-    record = json.loads((folder / "results.json").read_text())
-    assert record == json.loads((ROOT / f"results/study/{folder.name}_seed0.json").read_text())
+    result = Result.from_json(folder / "results.json")
+    assert result == Result.from_json(ROOT / f"results/study/{folder.name}_seed0.json")
     figures = list(CAPTIONS)
     assert sorted(path.stem for path in (folder / "figures").iterdir()) == sorted(figures)
     template, model_id = ROOT / "model_cards/TEMPLATE.md", f"checkpoints/{folder.name}"
     model_type = json.loads((folder / "config.json").read_text())["model_type"]
-    card = render_card(template, record, model_type, "recipe.yaml", model_id, figures)
+    card = render_card(template, result, model_type, "recipe.yaml", model_id, figures)
     assert (folder / "README.md").read_text().strip() == str(card).strip()
     with_code = shutil.copytree(folder, tmp_path / "model")
     add_code(with_code)

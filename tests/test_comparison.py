@@ -8,26 +8,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset
-from samples import row_table
+from samples import make_result, row_table
+from scipy.special import softmax
 from scipy.stats import binomtest, norm, ttest_ind
 
-from e2evit.metrics.classification import delong_interval
-from e2evit.metrics.mass import mass_statistics
+from e2evit.metrics.classification import classification_statistics, delong_interval
 from e2evit.plots import quality_against_cost
 from e2evit.results.compare import (
     _accuracy_and_parts,
     _auc_and_parts,
     _difference_by_parts,
-    _macro_auc,
-    _resolution,
     compare_models,
     holm,
     paired_bootstrap,
     paired_difference,
     spread_over_seeds,
 )
-from e2evit.results.measure import Predictions, evaluate_predictions, softmax, write_results
-from e2evit.results.tables import JetPredictions, comparison_table, seed_groups
+from e2evit.results.measure import evaluate_predictions
+from e2evit.results.predictions import JetPredictions, Predictions
+from e2evit.results.record import by_model
+from e2evit.results.tables import comparison_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -99,13 +99,18 @@ def predictions(number=1500):
 
 
 def test_the_better_model_is_found():
-    found = compare_models(predictions(), "good", num_resamples=100)["bad"]
+    trainings = {"good": ["good_seed0"], "bad": ["bad_seed0"]}
+    found = compare_models(predictions(), trainings, "good", num_resamples=100)["bad"]
     assert found["roc_auc_macro"]["low"] > 0
     assert found["accuracy"]["difference"] > 0
     assert found["relative_resolution"]["high"] < 0
     assert all(entry["p_holm"] <= 0.02 for entry in found.values())
     with pytest.raises(ValueError, match="There is no model 'other'; known ones: good, bad"):
-        compare_models(predictions(), "other")
+        compare_models(predictions(), trainings, "other")
+
+
+def _macro_auc(labels, probabilities):
+    return classification_statistics(labels, probabilities)["roc_auc_macro"]
 
 
 def compare_aucs(labels, firsts, seconds):
@@ -118,14 +123,14 @@ def test_aucs_are_compared_as_the_bootstrap_does():
     labels = rng.integers(0, 3, number)
     shared = rng.normal(0, 2, (number, 3))  # what both models get wrong
     good, bad, worse = (
-        softmax(np.round(2 * np.eye(3)[labels] + shared + rng.normal(0, noise, (number, 3)), 1))
+        softmax(np.round(2 * np.eye(3)[labels] + shared + rng.normal(0, noise, (number, 3)), 1), axis=1)
         for noise in (0.5, 1.0, 1.0)
     )
     half = norm.ppf(0.975) * paired_bootstrap(_macro_auc, [labels], [good], [bad], num_resamples=300)
     found = compare_aucs(labels, [good], [bad])
     assert found["difference"] == pytest.approx(_macro_auc(labels, good) - _macro_auc(labels, bad), abs=1e-12)
     assert (found["high"] - found["low"]) / 2 == pytest.approx(half, rel=0.1)
-    alone = compare_aucs(labels, [good], [softmax(rng.normal(size=(number, 3)))])
+    alone = compare_aucs(labels, [good], [softmax(rng.normal(size=(number, 3)), axis=1)])
     assert found["high"] - found["low"] < 0.7 * (alone["high"] - alone["low"])
     assert compare_aucs(labels, [good], [good])["p_value"] == 1
     assert found["p_value"] == compare_aucs(labels, [bad], [good])["p_value"] < 1e-4
@@ -147,19 +152,17 @@ def test_the_error_of_two_classes_aucs_is_delongs():
     assert [0.5 + found["low"], 0.5 + found["high"]] == pytest.approx([low, high], abs=2e-4)
 
 
-def test_the_resolution_that_is_compared_is_the_metric():
-    masses = np.random.default_rng(5).uniform(50, 300, 500)
-    predicted = masses * np.random.default_rng(6).normal(1, 0.2, 500)
-    assert _resolution(masses, predicted) == pytest.approx(mass_statistics(masses, predicted)["relative_resolution"])
-
-
 def test_seeds_are_trainings_of_one_model():
-    records = {
-        name: {"metrics": {"model": {"roc_auc": value}}}
-        for name, value in {"a_seed0": 0.8, "a_seed1": 0.9, "b_seed0": 0.7}.items()
+    results = [
+        make_result(model, seed, {"roc_auc": value})
+        for model, seed, value in (("a", 0, 0.8), ("a", 1, 0.9), ("b", 0, 0.7))
+    ]
+    groups = by_model(results)
+    assert {model: [result.name for result in group] for model, group in groups.items()} == {
+        "a": ["a_seed0", "a_seed1"],
+        "b": ["b_seed0"],
     }
-    assert seed_groups(list(records)) == {"a": ["a_seed0", "a_seed1"], "b": ["b_seed0"]}
-    found = spread_over_seeds(records, ["roc_auc", "accuracy"])
+    found = spread_over_seeds(groups, ["roc_auc", "accuracy"])
     assert found["a"] == {
         "trainings": 2,
         "roc_auc": {"mean": pytest.approx(0.85), "deviation": pytest.approx(0.0707, 1e-3)},
@@ -169,18 +172,19 @@ def test_seeds_are_trainings_of_one_model():
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Two results on the same jets, one on others."""
+    """Three results on the same jets, one on others."""
     rng, paths, folder = np.random.default_rng(0), {}, tmp_path_factory.mktemp("results")
-    for name, seed, noise in (("good_seed0", 0, 0.3), ("bad_seed0", 0, 2.0), ("other_seed0", 1, 0.3)):
+    for number, (name, seed, noise) in enumerate(
+        (("good", 0, 0.3), ("bad", 0, 2.0), ("worse", 0, 3.0), ("other", 1, 0.3))
+    ):
         rows = Dataset(row_table(200, seed=seed))
         labels, masses = np.array(rows["labels"]), np.array(rows["jet_mass"])
         signal = 1 / (1 + np.exp(-(labels - 0.5) / 0.2 + rng.normal(0, noise, 200)))
         model = Predictions.of_classes(np.stack([1 - signal, signal], 1), masses * rng.normal(1, noise / 10, 200))
-        metrics, columns = evaluate_predictions(rows, "jet_mass", ["qcd", "top"], {"model": model})
-        record = {"dataset": "simulated", "split": "test", "mass_column": "jet_mass", "metrics": metrics}
-        record |= {"data": {"test": {"rows": 200, "event_ids": str(seed)}}, "cost": {"macs": 1e6 * (1 + seed)}}
-        paths[name] = folder / f"{name}.json"
-        write_results(paths[name], record, columns)
+        fields = evaluate_predictions(rows, "jet_mass", ["qcd", "top"], {"model": model})
+        fields |= {"data": {"test": {"rows": 200, "event_ids": str(seed)}}, "cost": {"macs": 1e6 * (1 + number)}}
+        paths[name] = folder / f"{number}.json"  # the name of the file says nothing
+        make_result(name, 0, **fields).to_json(paths[name])
     return paths
 
 
@@ -190,8 +194,8 @@ def compare(*arguments):
 
 
 def test_script(results, tmp_path):
-    pair = results["good_seed0"], results["bad_seed0"]
-    done = compare(*pair, "--output_dir", tmp_path / "out", "--figures", tmp_path / "figures")
+    three = results["good"], results["bad"], results["worse"]
+    done = compare(*three, "--output_dir", tmp_path / "out", "--figures", tmp_path / "figures")
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "out/comparison.json").read_text())
     assert found["paired"]["good"]["bad"]["relative_resolution"]["high"] < 0
@@ -199,34 +203,36 @@ def test_script(results, tmp_path):
     latex = (tmp_path / "out/comparison.tex").read_text()
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
     assert r"good $-$ bad" in latex
-    for name in ("roc", "sculpting", "mass_response", "cost"):
+    for name in ("roc", "resolution_mass", "mass_response", "cost"):
         assert (tmp_path / f"figures/{name}.png").stat().st_size > 5000
+    assert "No figure sculpting: too few models or jets." in done.stdout
 
 
 def test_different_jets_are_not_compared(results):
-    done = compare(results["good_seed0"], results["other_seed0"])
+    done = compare(results["good"], results["other"])
     assert done.returncode != 0
     assert "were not measured on the same jets" in done.stderr
 
 
 def test_references_must_be_among_the_results(results):
-    done = compare(results["good_seed0"], "--references", "good", "best")
+    done = compare(results["good"], "--references", "good", "best")
     assert done.returncode != 0
-    assert "no results of best; there are those of good" in done.stderr
+    assert "No results of best; there are good." in done.stderr
 
 
 def test_the_front_of_quality_against_cost():
-    def record(macs, value):
-        found = {"roc_auc": value, "roc_auc_low": value - 0.01, "roc_auc_high": value + 0.01}
-        return {"cost": {"macs": macs}, "metrics": {"model": found}}
+    def result(model, macs, value):
+        metrics = {"roc_auc": value, "roc_auc_low": value - 0.01, "roc_auc_high": value + 0.01}
+        return make_result(model, None, metrics, cost=None if macs is None else {"macs": macs})
 
-    records = {"cheap": record(1e6, 0.8), "good": record(4e6, 0.9), "beaten": record(5e6, 0.85)}
-    records["trees"] = {"metrics": {"model": {"roc_auc": 0.95}}}  # of unknown cost
-    figure = quality_against_cost(records, "roc_auc", "ROC AUC", True)
+    results = [result("cheap", 1e6, 0.8), result("good", 4e6, 0.9), result("beaten", 5e6, 0.85)]
+    results.append(result("trees", None, 0.95))  # of unknown cost
+    figure = quality_against_cost(results, "roc_auc")
     names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert names == ["cheap", "good", "beaten"]
     front = next(line for line in figure.axes[0].lines if line.get_linestyle() == ":")
     assert front.get_ydata().tolist() == [0.8, 0.9]
+    assert quality_against_cost(results[1:], "roc_auc") is None  # two points
 
 
 def test_a_single_training_has_no_spread():

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features
 from samples import row_table
+from scipy.special import softmax
 from scipy.stats import entropy, norm
 from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 
+from e2evit.baselines.constants import baseline_predictions, median_scale
 from e2evit.baselines.jet_features import image_mass
 from e2evit.data import find_schema
 from e2evit.data.grid import window_centres
 from e2evit.metrics import (
+    METRICS,
     JetClassification,
     JetTagging,
     MassRegression,
@@ -29,16 +32,8 @@ from e2evit.metrics.classification import (
     tagging_statistics,
 )
 from e2evit.metrics.sculpting import sculpting_statistics
-from e2evit.results.measure import (
-    Predictions,
-    align_labels,
-    baseline_predictions,
-    evaluate_predictions,
-    measure,
-    measure_in_bins,
-    median_scale,
-    softmax,
-)
+from e2evit.results.measure import align_labels, evaluate_predictions, measure, measure_in_bins
+from e2evit.results.predictions import Predictions
 
 
 def test_tagging_of_two_gaussians():
@@ -70,7 +65,7 @@ def test_delong_by_hand():
 def test_classification_of_five_classes():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, 4000)
-    probabilities = softmax(2 * np.eye(5)[labels] + rng.normal(0, 1, (4000, 5)))
+    probabilities = softmax(2 * np.eye(5)[labels] + rng.normal(0, 1, (4000, 5)), axis=1)
     found = JetClassification().compute(predictions=probabilities, references=labels, num_resamples=20)
     assert found["accuracy"] == accuracy_score(labels, probabilities.argmax(axis=1))
     assert found["roc_auc_macro"] == pytest.approx(roc_auc_score(labels, probabilities, multi_class="ovr"))
@@ -222,7 +217,7 @@ def test_unknown_targets_are_left_out():
 def test_measures_of_three_classes():
     rng = np.random.default_rng(0)
     labels, masses = rng.integers(0, 3, 600), rng.uniform(50, 200, 600)
-    probabilities = softmax(np.eye(3)[labels] + rng.normal(0, 1, (600, 3)))
+    probabilities = softmax(np.eye(3)[labels] + rng.normal(0, 1, (600, 3)), axis=1)
     found = measure(labels, masses, Predictions.of_classes(probabilities, masses), ["qcd", "w", "h"])
     # class 0 is the background, the others are signal together
     assert found["roc_auc"] == pytest.approx(roc_auc_score(labels > 0, 1 - probabilities[:, 0]))
@@ -233,10 +228,6 @@ def test_measures_of_three_classes():
     two = measure(labels % 2, masses, Predictions.of_classes(probabilities[:, :2], masses), ["qcd", "top"])
     assert {"accuracy", "calibration_error"} <= set(two)
     assert not {name for name in two if name.startswith("roc_auc_") and name not in ("roc_auc_low", "roc_auc_high")}
-
-
-def test_softmax():
-    assert softmax(np.array([[1000.0, 1000.0], [0.0, np.log(3)]])).round(6).tolist() == [[0.5, 0.5], [0.25, 0.75]]
 
 
 def test_image_mass_of_two_crystals():
@@ -264,9 +255,9 @@ def test_baselines_use_the_training_split():
     dataset = {"train": Dataset(row_table(30, seed=0)), "test": Dataset(row_table(10, seed=1))}
     found = baseline_predictions(dataset, "test", schema, "jet_mass")
     masses = np.array(dataset["train"]["jet_mass"])
-    np.testing.assert_allclose(found["constant"].mass, masses.mean(), rtol=1e-6)
+    np.testing.assert_allclose(found["constant"].mass_preds, masses.mean(), rtol=1e-6)
     scale = median_scale(masses, image_mass(dataset["train"], schema))
-    np.testing.assert_allclose(found["image mass"].mass, scale * image_mass(dataset["test"], schema))
+    np.testing.assert_allclose(found["image mass"].mass_preds, scale * image_mass(dataset["test"], schema))
     assert list(baseline_predictions(dataset, "test", find_schema("labelled"), "jet_mass")) == ["constant"]
 
 
@@ -287,15 +278,16 @@ def test_evaluation_tells_unlabelled_jets_and_the_sculpted_mass_apart():
     masses = [None if label is not None else float(mass) for label, mass in zip(labels, jet_mass)]
     rows = Dataset(row_table(120, labels=list(labels), jet_mass=jet_mass, mass_labels=masses))
     scores = np.where(labels == 1, 1.0, 0.0) + rng.normal(0, 1.0, 120)
-    found, columns = evaluate_predictions(
-        rows, "mass_labels", ["qcd", "top"], {"model": Predictions(scores, jet_mass)}
-    )
+    predictors = {"model": Predictions(scores, jet_mass)}
+    evaluated = evaluate_predictions(rows, "mass_labels", ["qcd", "top"], predictors)
+    found, columns = evaluated["metrics"], evaluated["predictions"]
     assert found["model"]["mae_gev"] == 0
     assert found["model"]["roc_auc"] == roc_auc_score((labels == 1)[labels != None], scores[labels != None])  # noqa: E711
     assert "mass_divergence_at_50" in found["model"]
     assert (columns["labels"] == -100).sum() == 40
     assert np.isnan(columns["mass_labels"]).sum() == 80
-    binned = measure_in_bins(columns, Predictions(scores, jet_mass), num_bins=2)
+    assert evaluated["in_bins"] == measure_in_bins(columns, predictors["model"])
+    binned = measure_in_bins(columns, predictors["model"], num_bins=2)
     assert {name: [row["number"] for row in rows] for name, rows in binned.items()} == {
         "roc_auc in jet mass": [40, 40],
         "roc_auc in pt": [40, 40],
@@ -307,3 +299,15 @@ def test_evaluation_tells_unlabelled_jets_and_the_sculpted_mass_apart():
     no_pt = columns | {"pt": np.full(120, np.nan)}
     binned = measure_in_bins(no_pt, Predictions(scores, jet_mass))
     assert set(binned) == {"roc_auc in jet mass", "response in mass"}
+
+
+def test_the_table_names_every_metric():
+    """What is measured has a row, and every row is measured."""
+    rng = np.random.default_rng(0)
+    labels, masses = rng.integers(0, 3, 300), rng.uniform(50, 200, 300)
+    probabilities = softmax(np.eye(3)[labels] + rng.normal(0, 1, (300, 3)), axis=1)
+    predictions = Predictions.of_classes(probabilities, masses * rng.normal(1, 0.1, 300), np.full(300, 10.0))
+    measured = {
+        name for name in measure(labels, masses, predictions) if not name.endswith(("_low", "_high", "_chance"))
+    }
+    assert measured - {f"roc_auc_{number}" for number in range(3)} == set(METRICS)

@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from samples import row_table
+from samples import make_result, row_table
 
 from e2evit.data import CHANNELS, find_schema
 from e2evit.plots import (
@@ -23,7 +23,7 @@ from e2evit.plots import (
     sculpting,
     true_against_predicted,
 )
-from e2evit.results.tables import JetPredictions
+from e2evit.results.predictions import JetPredictions
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,8 @@ def test_comparisons_have_the_figures_that_their_targets_allow():
     no_labels, no_masses = np.full(300, -100), np.full(300, np.nan)
 
     def figures(labels, true_masses, pts):
-        return list(comparison_figures(JetPredictions(labels, true_masses, masses, pts, **predictions)))
+        jets = JetPredictions(labels, true_masses, masses, pts, **predictions)
+        return list(comparison_figures(jets, make_result("a", None, {})))
 
     of_classes = ["roc", "sculpting", "calibration"]
     of_masses = ["mass_response", "resolution_mass", "resolution_pt", "true_against_predicted"]
@@ -112,6 +113,26 @@ def test_comparisons_have_the_figures_that_their_targets_allow():
     assert figures(no_labels, masses, masses) == of_masses
     assert figures(labels, no_masses, masses) == of_classes
     assert "resolution_pt" not in figures(labels, masses, no_masses)
+
+
+def test_figures_name_model_sample_and_jets():
+    rng = np.random.default_rng(0)
+    labels, masses, pts = rng.integers(0, 2, 400), rng.uniform(50, 200, 400), rng.uniform(410, 990, 400)
+    labels[:100], masses[100:], pts[:2] = -100, np.nan, (400, 1000)
+    predictions = {name: {"a_seed1": rng.uniform(10, 20, 400)} for name in ("scores", "mass_preds")}
+    result = make_result("a", 1, {})
+    figures = comparison_figures(JetPredictions(labels, masses, rng.uniform(1, 9, 400), pts, **predictions), result)
+    titles = {name: figure.axes[0].get_title(loc="right") for name, figure in figures.items()}
+    assert titles["resolution_mass"] == titles["mass_response"] == r"simulated, 100 test jets, $p_T$ 400–1000 GeV"
+    assert titles["true_against_predicted"].startswith("a_seed1, simulated, 100 test jets")
+    assert "300 test jets" in titles["roc"]
+
+
+def test_too_few_jets_give_no_spectrum():
+    labels, scores = np.repeat([0, 1], 60), np.r_[np.zeros(20), np.full(40, 0.9), np.ones(60)]
+    assert sculpting(labels, scores, np.arange(120.0)) is None  # no background passes
+    scores[:60] = np.linspace(1, 2, 60)  # 60 pass both cuts
+    assert len(sculpting(labels, scores, np.arange(120.0)).axes[0].patches) == 3
 
 
 def test_every_model_has_a_line_of_its_own():
@@ -124,8 +145,10 @@ def test_every_model_has_a_line_of_its_own():
         lines = figure.axes[0].get_lines()
         assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(names) + random
     left, right = resolution(masses, masses, mass_preds, "True mass [GeV]").axes
-    np.testing.assert_allclose([line.get_ydata() for line in left.get_lines()[:-1]], 1.1)
-    np.testing.assert_allclose([line.get_ydata() for line in right.get_lines()], 0, atol=1e-12)
+    lines = [[container[0] for container in axis.containers] for axis in (left, right)]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines[0]}) == len(names)
+    np.testing.assert_allclose([line.get_ydata() for line in lines[0]], 1.1)
+    np.testing.assert_allclose([line.get_ydata() for line in lines[1]], 0, atol=1e-12)
     assert len(mass_response(masses, mass_preds).axes[0].containers) == 9
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from pretraining_tables import _over_seeds, name_of, render_pretraining, summarise
+from pretraining_tables import _over_seeds, findings, name_of, outcome, summarise
+from samples import make_result
 from scipy import stats
 
 ROOT = Path(__file__).parents[1]
@@ -68,11 +69,12 @@ def test_the_report_says_what_intervals_allow(tmp_path):
                 "mae_gev": 20.0 + 50 * gain + 0.1 * rng.normal(),
                 "relative_resolution": 0.2 - gain + 0.001 * rng.normal(),
             }
-            record = {"metrics": {"model": metrics}, "training": {"seconds": 120.0}}
-            (tmp_path / f"{name_of(start, '1 %', seed)}.json").write_text(json.dumps(record))
+            result = make_result(f"{start}_1_percent", seed, metrics, training={"seconds": 120.0})
+            result.to_json(tmp_path / f"{name_of(start, '1 %', seed)}.json")
     summary = summarise(study, tmp_path, tmp_path)
     assert list(summary["labels"]) == ["1 %"]
-    (tmp_path / "summary.json").write_text(json.dumps(summary))
-    page = render_pretraining((ROOT / "docs/pretraining.md").read_text(), tmp_path)
-    assert "mean AUC better, accuracy no clear difference, MAE [GeV] worse, resolution better" in page
-    assert "| 1 %    | 3     | pre-trained  | 3 " in page
+    (tmp_path / "pretraining").mkdir()
+    (tmp_path / "pretraining/summary.json").write_text(json.dumps(summary))
+    expected = "mean AUC of classes better, accuracy no clear difference, mass MAE worse, rel. mass resolution better"
+    assert expected in findings(tmp_path)
+    assert "| 1 %    | 3     | pre-trained  | 3 " in outcome(tmp_path)

@@ -7,39 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from pretraining_tables import render_pretraining
-from study_tables import render_study
 
 from e2evit import E2EImageProcessor, XCiTConfig, XCiTForImageClassification
 from e2evit.data import find_schema
-from e2evit.results.tables import render_readme, render_simulation
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-
-
-def test_tables_are_rendered_from_results():
-    assert list((ROOT / "results").glob("quickstart_seed*_*.json"))
-    assert render_readme(README, ROOT / "results") == README, "run `python studies/render.py`"
-
-
-def test_the_study_is_rendered_from_its_results():
-    text = (ROOT / "docs/study.md").read_text()
-    assert render_study(text, ROOT / "results") == text, "run `python studies/render.py`"
-
-
-def test_the_page_of_pretraining_is_rendered_from_its_results():
-    text = (ROOT / "docs/pretraining.md").read_text()
-    assert render_pretraining(text, ROOT / "results/pretraining") == text, "run `python studies/render.py`"
-
-
-def test_tables_of_the_simulation_are_rendered_from_results():
-    text = (ROOT / "docs/simulation.md").read_text()
-    assert render_simulation(text, ROOT / "results") == text, "run `python studies/render.py`"
-    figures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
-    assert len(figures) >= 5
-    assert [name for name in figures if not (ROOT / "docs" / name).is_file()] == []
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))

@@ -15,7 +15,8 @@ from models import make
 from torch import nn
 
 from e2evit.baselines.boosted_trees import tree_predictions
-from e2evit.results.compare import QUANTITIES
+from e2evit.results.compare import ROBUSTNESS
+from e2evit.results.record import Result
 from e2evit.training.cost import count_macs
 from e2evit.transforms.variations import VARIATIONS
 
@@ -31,8 +32,8 @@ def test_trees_learn_each_target_from_the_jets_that_have_it():
     assert found.probabilities.shape == (900, 3)
     np.testing.assert_allclose(found.probabilities.sum(1), 1)
     assert (found.probabilities.argmax(1) == labels).mean() > 0.98
-    assert np.abs(found.mass - masses).mean() < 5
-    np.testing.assert_allclose(found.score, 1 - found.probabilities[:, 0])
+    assert np.abs(found.mass_preds - masses).mean() < 5
+    np.testing.assert_allclose(found.scores, 1 - found.probabilities[:, 0])
     again = tree_predictions(x, np.where(hidden, -100, labels), np.where(hidden, masses, np.nan), x, num_classes=3)
     assert np.array_equal(again.probabilities, found.probabilities)
     with pytest.raises(ValueError, match="3 of 4 classes"):
@@ -93,18 +94,22 @@ def test_a_small_study(tmp_path):
     assert (tmp_path / "results/comparison/comparison.md").is_file()
     assert {"roc.png", "jets_tiny.png"} <= {path.name for path in (tmp_path / "figures").iterdir()}
     robust = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results/robustness").iterdir()}
-    assert set(robust) == {"tiny_seed0", "trees_all"}
-    for found in robust.values():
+    assert {stem: (entry["model"], entry["seed"]) for stem, entry in robust.items()} == {
+        "tiny_seed0": ("tiny", 0),
+        "trees_all": ("trees_all", None),
+    }
+    for entry in robust.values():
+        found = entry["conditions"]
         assert list(found) == ["nominal", *VARIATIONS, "tune 4C"]
         assert found["tune 4C"]["jets"] == 60
-        assert all({"value", "low", "high"} == set(found["nominal"][name]) for name in QUANTITIES)
+        assert all({"value", "low", "high"} == set(found["nominal"][name]) for name in ROBUSTNESS)
     assert "trees_all, nominal" not in done.stdout
     names = {path.stem for path in (tmp_path / "results").glob("*.json")}
     assert names == {"tiny_seed0", "trees_3_seed0", "trees_all_seed0"}
-    record = json.loads((tmp_path / "results/tiny_seed0.json").read_text())
-    assert record["label_names"] == ["qcd", "w"]
-    assert record["cost"]["macs"] > 0
-    assert record["training"]["images_seen"] == record["data"]["train"]["rows"]
-    assert record["training"]["images_per_second"] > 0
-    assert record["training"]["hardware"]["num_processes"] == 1
-    assert {"accuracy", "roc_auc", "relative_resolution", "coverage_68"} <= set(record["metrics"]["model"])
+    result = Result.from_json(tmp_path / "results/tiny_seed0.json")
+    assert (result.model, result.seed, result.label_names) == ("tiny", 0, ["qcd", "w"])
+    assert result.cost["macs"] > 0
+    assert result.training["images_seen"] == result.data["train"]["rows"]
+    assert result.training["images_per_second"] > 0
+    assert result.training["hardware"]["num_processes"] == 1
+    assert {"accuracy", "roc_auc", "relative_resolution", "coverage_68"} <= set(result.metrics["model"])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
         XCiTForMaskedImageModeling,
         XCiTModel,
     )
+    from .results.record import Result
     from .simulation import simulate
     from .training import predict, train
 
@@ -41,6 +42,7 @@ __all__ = [
     "LinearViTForImageClassification",
     "LinearViTForMaskedImageModeling",
     "LinearViTModel",
+    "Result",
     "XCiTBackbone",
     "XCiTConfig",
     "XCiTForImageClassification",
@@ -56,6 +58,7 @@ __all__ = [
 _HOMES = {  # the others are models
     "convert_reference": "hub.conversion",
     "load_e2e": "data",
+    "Result": "results.record",
     "predict": "training",
     "simulate": "simulation",
     "train": "training",

@@ -14,13 +14,18 @@ from pathlib import Path
 
 from transformers.hf_argparser import HfArg
 
+from e2evit.data.jobs import write_whole
+from e2evit.metrics import METRICS
 from e2evit.plots import comparison_figures, quality_against_cost, save_figure
 from e2evit.results.compare import compare_models, spread_over_seeds
-from e2evit.results.tables import comparison_table, read_predictions, read_results, results_table, seed_groups
+from e2evit.results.predictions import IMAGE_MASS, read_predictions
+from e2evit.results.record import Result, by_model, read_results
+from e2evit.results.tables import comparison_table, results_table
 
 from .parser import parse
 
-QUANTITIES = ("roc_auc", "roc_auc_macro", "accuracy", "rejection_at_50", "mae_gev", "relative_resolution", "slope")
+SPREADS = ("roc_auc", "roc_auc_macro", "accuracy", "rejection_at_50", "mae_gev", "relative_resolution", "slope")
+RANKED_BY = ("roc_auc_macro", "roc_auc", "relative_resolution")  # the first that all models have
 
 
 @dataclass
@@ -35,49 +40,46 @@ class CompareArguments:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     (options,) = parse("e2evit compare", __doc__, arguments, CompareArguments)
-    records = read_results(options.results)
-    groups, references = seed_groups(list(records)), options.references or []
+    results = read_results(options.results)
+    groups, references = by_model(results), options.references or []
     unknown = [model for model in references if model not in groups]
     if unknown:
         raise ValueError(f"No results of {', '.join(unknown)}; there are {', '.join(groups)}.")
-    print(results_table(records))
+    print(results_table({result.name: result for result in results}))
     if options.output_dir:
         folder = Path(options.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        for path, text in tables(records, options).items():
-            temporary = folder / f"{path}.tmp"
-            temporary.write_text(text + "\n")
-            temporary.replace(folder / path)
+        for path, text in tables(results, options).items():
+            write_whole(folder / path, lambda temporary, text=text: temporary.write_text(text + "\n"))
             print(f"Wrote {folder / path}")
     if options.figures:  # of the first training of each model, references before the others
         firsts = [groups[model][0] for model in dict.fromkeys([*references, *groups])]
-        paths = {Path(path).stem: path for path in options.results}
-        figures = comparison_figures(read_predictions([paths[name] for name in firsts]))
-        if any(record.get("cost") for record in records.values()):
-            shown = {name: records[name] for name in firsts}
-            figures["cost"] = quality_against_cost(shown, *best_quantity(records))
+        paths = dict(zip((result.name for result in results), options.results))
+        figures = comparison_figures(read_predictions({paths[result.name]: result for result in firsts}), firsts[0])
+        figures["cost"] = quality_against_cost(firsts, ranking_metric(results))
         for name, figure in figures.items():
-            print(f"Wrote {save_figure(figure, Path(options.figures) / name)}")
+            if figure is None:
+                print(f"No figure {name}: too few models or jets.")
+            else:
+                print(f"Wrote {save_figure(figure, Path(options.figures) / name)}")
 
 
-def best_quantity(records: dict[str, dict]) -> tuple[str, str, bool]:
-    """What models are ranked by, with its title and whether more is better."""
-    metrics = [record["metrics"]["model"] for record in records.values()]
-    if all("roc_auc_macro" in found for found in metrics):
-        return "roc_auc_macro", "Mean AUC of the classes", True
-    if all("roc_auc" in found for found in metrics):
-        return "roc_auc", "ROC AUC", True
-    return "relative_resolution", "Relative mass resolution", False
+def ranking_metric(results: list[Result]) -> str:
+    """Key of the metric that models are ranked by."""
+    return next(key for key in RANKED_BY if all(result.metric(key) for result in results))
 
 
-def tables(records: dict[str, dict], options: CompareArguments) -> dict[str, str]:
+def tables(results: list[Result], options: CompareArguments) -> dict[str, str]:
     """Contents of the files by name."""
-    spreads = spread_over_seeds(records, QUANTITIES)
-    quantity, _, is_better_high = best_quantity(records)
-    best = (max if is_better_high else min)(spreads, key=lambda model: spreads[model][quantity]["mean"])
-    found = read_predictions(options.results)
-    found.mass_preds.pop("image mass", None)  # no model, and each test more makes the others weaker
-    paired = {reference: compare_models(found, reference) for reference in options.references or [best]}
+    groups, key = by_model(results), ranking_metric(results)
+    spreads = spread_over_seeds(groups, SPREADS)
+    best = (max if METRICS[key].higher_is_better else min)(spreads, key=lambda model: spreads[model][key]["mean"])
+    predictions = read_predictions(dict(zip(options.results, results)))
+    predictions.mass_preds.pop(IMAGE_MASS, None)  # no model, and each further test weakens the others
+    trainings = {model: [result.name for result in group] for model, group in groups.items()}
+    paired = {
+        reference: compare_models(predictions, trainings, reference) for reference in options.references or [best]
+    }
     return {
         "comparison.json": json.dumps({"models": spreads, "paired": paired}, indent=1),
         "comparison.md": comparison_table(spreads, paired),

@@ -8,10 +8,8 @@ Jets are ranked by the relative error |m̂ / m - 1| of the predictions that `e2e
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.hf_argparser import HfArg
@@ -19,7 +17,8 @@ from transformers.hf_argparser import HfArg
 from e2evit.data.sparse import sparse_to_dense
 from e2evit.plots import jet_displays, save_figure
 from e2evit.plots.saliency import gradient_times_input
-from e2evit.results.tables import read_predictions
+from e2evit.results.predictions import read_event_ids, read_predictions
+from e2evit.results.record import Result
 from e2evit.training import DataArguments, TargetArguments, TrainedOn, load_data, targets_of
 
 from .parser import parse
@@ -41,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trained_on = TrainedOn.of(checkpoint)
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     dataset, schema = load_data(data, targets_of(trained_on, data, targets), trained_on.channel_names)
-    rows, found = dataset[options.split], read_predictions([options.results])
-    masses, mass_preds = found.masses, found.mass_preds[Path(options.results).stem]
-    measured = pq.read_table(Path(options.results).with_suffix(".parquet"), columns=["event_id"])["event_id"]
-    if measured.to_pylist() != list(rows["event_id"]):
+    rows, result = dataset[options.split], Result.from_json(options.results)
+    predictions = read_predictions({options.results: result})
+    masses, mass_preds = predictions.mass_labels, predictions.mass_preds[result.name]
+    if read_event_ids(options.results) != list(rows["event_id"]):
         raise ValueError(f"{options.results} was measured on other jets than the {options.split} split of the data.")
     with_mass = np.flatnonzero(np.isfinite(masses))
     if not len(with_mass):

@@ -14,19 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from scipy.special import softmax
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.hf_argparser import HfArg
 from transformers.utils import cached_file
 
-from e2evit.results.measure import (
-    Predictions,
-    align_labels,
-    baseline_predictions,
-    evaluate_predictions,
-    measure_in_bins,
-    softmax,
-    write_results,
-)
+from e2evit.baselines.constants import baseline_predictions
+from e2evit.results.measure import align_labels, evaluate_predictions
+from e2evit.results.predictions import MODEL, Predictions
+from e2evit.results.record import Result, model_name
 from e2evit.training import (
     DataArguments,
     TargetArguments,
@@ -51,6 +47,9 @@ CHECKPOINT = ("checkpoint", "Folder or Hub id of the model.")
 @dataclass
 class EvaluateArguments:
     results: str = HfArg(help="JSON file to write; predictions go beside it as Parquet.")
+    model_name: str | None = HfArg(
+        default=None, help="Name of the model in tables; default: that of the checkpoint's folder, without the seed."
+    )
     split: str = HfArg(default="test", help="Split to measure on: train, validation or test.")
     per_device_batch_size: int = HfArg(default=64, help="Batch size of each process.")
     mixed_precision: str = HfArg(default="auto", help="no, bf16, fp16, or auto: bf16 where it is faster than float32.")
@@ -80,24 +79,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         end_processes(accelerator)
         return
     predictors = baseline_predictions(dataset, options.split, schema, targets.mass_column)
-    probabilities = softmax(found["logits"])
-    predictors["model"] = Predictions.of_classes(probabilities, found["mass_preds"], found.get("mass_scale_preds"))
-    metrics, columns = evaluate_predictions(rows, targets.mass_column, label_names, predictors)
+    probabilities = softmax(found["logits"], axis=1)
+    predictors[MODEL] = Predictions.of_classes(probabilities, found["mass_preds"], found.get("mass_scale_preds"))
     trained = read_run_info(checkpoint)
     names = ("images_seen", "seconds", "best_epoch", "hardware")
     training = {name: trained[name] for name in names if name in trained}
     if trained.get("epochs"):  # the usual rate, since seconds count those in which the machine stood still
         training["images_per_second"] = median(epoch["images_per_second"] for epoch in trained["epochs"])
-    record = run_info(dataset, accelerator, model)
-    record |= describe_data(data, targets, schema, options.split) | {"label_names": label_names}
-    record |= {
-        "seed": trained.get("seed"),
+    seed = trained.get("seed")
+    fields = run_info(dataset, accelerator, model) | describe_data(data, targets, schema, options.split)
+    fields |= evaluate_predictions(rows, targets.mass_column, label_names, predictors)
+    fields |= {
+        "model": options.model_name or model_name(checkpoint, seed),
+        "seed": seed,
+        "label_names": label_names,
         "training": training,
         "cost": cost,
-        "metrics": metrics,
-        "in_bins": measure_in_bins(columns, predictors["model"]),
     }
-    write_results(options.results, record, columns)
+    Result(**fields).to_json(options.results)
     shutil.rmtree(pieces)
     print(f"Wrote {options.results}")
     end_processes(accelerator)

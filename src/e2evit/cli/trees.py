@@ -15,7 +15,9 @@ from transformers.hf_argparser import HfArg
 
 from e2evit.baselines.boosted_trees import tree_predictions
 from e2evit.baselines.jet_features import VARIABLE_SETS, jet_features, variables
-from e2evit.results.measure import column, evaluate_predictions, measure_in_bins, write_results
+from e2evit.results.measure import column, evaluate_predictions
+from e2evit.results.predictions import MODEL
+from e2evit.results.record import Result
 from e2evit.training import DataArguments, TargetArguments, load_data, run_info
 from e2evit.training.data import describe_data, with_defaults
 
@@ -41,24 +43,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = dataset[options.split]
     features = {part: jet_features(dataset[part], schema) for part in {"train", options.split}}
     labels = column(dataset["train"], "labels", -100).astype(int)
-    masses = column(dataset["train"], targets.mass_column)
+    mass_labels = column(dataset["train"], targets.mass_column)
     for name, groups in SETS.items():
         x = {part: variables(found, VARIABLE_SETS[groups]) for part, found in features.items()}
         for seed in options.seed:
             start = time.perf_counter()
-            found = tree_predictions(x["train"], labels, masses, x[options.split], len(schema.label_names), seed)
-            seconds = time.perf_counter() - start
-            metrics, columns = evaluate_predictions(rows, targets.mass_column, schema.label_names, {"model": found})
-            record = (
-                run_info(dataset)
-                | describe_data(data, targets, schema, options.split)
-                | {
-                    "seed": seed,
-                    "training": {"seconds": seconds},
-                    "metrics": metrics,
-                    "in_bins": measure_in_bins(columns, found),
-                }
+            predictions = tree_predictions(
+                x["train"], labels, mass_labels, x[options.split], len(schema.label_names), seed
             )
-            path = Path(options.results_dir) / f"{name}_seed{seed}.json"
-            write_results(path, record, columns)
+            seconds = time.perf_counter() - start
+            fields = run_info(dataset) | describe_data(data, targets, schema, options.split)
+            fields |= {"model": name, "seed": seed, "training": {"seconds": seconds}}
+            fields |= evaluate_predictions(rows, targets.mass_column, schema.label_names, {MODEL: predictions})
+            result = Result(**fields)
+            path = Path(options.results_dir) / f"{result.name}.json"
+            result.to_json(path)
             print(f"Wrote {path}")

@@ -1,6 +1,5 @@
 """A folder to publish: weights, code, card and figures, checked to load without e2evit."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -16,7 +15,8 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from e2evit.data.packaged import packaged_folder
 from e2evit.modeling import E2EConfig
 from e2evit.plots import comparison_figures, save_figure
-from e2evit.results.tables import read_predictions
+from e2evit.results.predictions import read_predictions
+from e2evit.results.record import Result
 
 from .card import CAPTIONS, render_card
 from .code import add_code
@@ -72,16 +72,16 @@ def assemble_model(
     for path in (results, results.with_suffix(".parquet")):
         if not path.is_file():
             raise FileNotFoundError(f"There is no {path}: measure the checkpoint with scripts/eval.py first.")
-    record = json.loads(results.read_text())
+    result = Result.from_json(results)
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
     if not isinstance(model.config, E2EConfig):
         raise ValueError(f"{checkpoint} holds a {model.config.model_type}, which is not a model of e2evit.")
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    if record["parameters"] != parameters or record["channel_names"] != processor.channel_names:
+    if result.parameters != parameters or result.channel_names != processor.channel_names:
         raise ValueError(
-            f"{results} belongs to a model with {record['parameters']} parameters and the channels "
-            f"{', '.join(record['channel_names'])}; {checkpoint} has {parameters} and "
+            f"{results} belongs to a model with {result.parameters} parameters and the channels "
+            f"{', '.join(result.channel_names)}; {checkpoint} has {parameters} and "
             f"{', '.join(processor.channel_names)}."
         )
     temporary = folder.with_name(f".{folder.name}.tmp")
@@ -94,12 +94,12 @@ def assemble_model(
             if (checkpoint / name).is_file():
                 shutil.copyfile(checkpoint / name, temporary / name)
         shutil.copyfile(results, temporary / "results.json")
-        figures = comparison_figures(read_predictions([results]))
-        shown = [name for name in CAPTIONS if name in figures]
+        figures = comparison_figures(read_predictions({results: result}), result)
+        shown = [name for name in CAPTIONS if figures.get(name)]
         for name in shown:
             save_figure(figures[name], temporary / "figures" / name).with_suffix(".pdf").unlink()
         template = packaged_folder("model_cards") / "TEMPLATE.md"
-        card = render_card(template, record, model.config.model_type, recipe, model_id, shown, has_code=True)
+        card = render_card(template, result, model.config.model_type, recipe, model_id, shown, has_code=True)
         card.save(temporary / "README.md")
         check_checkpoint(temporary)
         check_loads(temporary, model, processor)

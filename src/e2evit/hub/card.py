@@ -6,7 +6,9 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from e2evit.data import CHANNELS, find_schema
+from e2evit.metrics import METRICS
 from e2evit.modeling import FAMILIES
+from e2evit.results.record import Result
 from e2evit.results.tables import results_table
 from e2evit.transforms.transverse import TRANSVERSE
 
@@ -20,19 +22,15 @@ CAPTIONS = {
     "calibration": "Accuracy against the probability of the most probable class.",
     "sculpting": "Masses of background jets that pass the tagger: a tagger that knows the mass shapes them.",
 }
-HEADLINES = (
-    ("roc_auc", "ROC AUC", "image-classification"),
-    ("roc_auc_macro", "mean ROC AUC of each class against the rest", "image-classification"),
-    ("accuracy", "accuracy", "image-classification"),
-    ("rejection_at_50", "background rejection at 50 % signal efficiency", "image-classification"),
-    ("mae_gev", "mass MAE [GeV]", "tabular-regression"),
-    ("relative_resolution", "relative mass resolution", "tabular-regression"),
+CARD_FIELDS = (  # of the result, that the template reads
+    *("dataset", "split", "mass_column", "mass_classes", "label_names", "image_size", "data", "parameters", "seed"),
+    "training",
 )
 
 
 def render_card(
     template: str | Path,
-    record: dict,
+    result: Result,
     model_type: str,
     recipe: str,
     model_id: str,
@@ -43,7 +41,7 @@ def render_card(
 
     Args:
         template: Jinja file.
-        record: What `scripts/eval.py` wrote.
+        result: Of the checkpoint.
         model_type: A key of [`FAMILIES`].
         recipe: Path of the recipe within the repository.
         model_id: Hub id or folder that the card's code loads.
@@ -56,7 +54,8 @@ def render_card(
     if model_type not in FAMILIES:
         raise ValueError(f"There is no card for {model_type!r}; known ones: {', '.join(FAMILIES)}.")
     family = FAMILIES[model_type]
-    schema, measured = find_schema(record["dataset"]), record["metrics"]["model"]
+    schema = find_schema(result.dataset)
+    listed = {key: result.metric(key) for key, metric in METRICS.items() if metric.hub_task and result.metric(key)}
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
@@ -66,20 +65,19 @@ def render_card(
             *(("linear-attention",) if family.backbone else ()),
             model_type,
         ],
-        datasets=[record["dataset"]],
-        metrics=[key for key, *_ in HEADLINES if key in measured],
+        datasets=[result.dataset],
+        metrics=list(listed),
         model_name=model_id.rsplit("/", 1)[-1],
         eval_results=[
             EvalResult(
-                task_type=task,
-                dataset_type=record["dataset"],
-                dataset_name=f"e2evit {record['dataset']} ({record['split']})",
+                task_type=METRICS[key].hub_task,
+                dataset_type=result.dataset,
+                dataset_name=f"e2evit {result.dataset} ({result.split})",
                 metric_type=key,
-                metric_name=name,
-                metric_value=round(measured[key], 4),
+                metric_name=METRICS[key].heading,
+                metric_value=round(measured.value, 4),
             )
-            for key, name, task in HEADLINES
-            if key in measured
+            for key, measured in listed.items()
         ],
     )
     return ModelCard.from_template(
@@ -89,20 +87,15 @@ def render_card(
         family=family.title,
         citation=family.citation,
         has_code=has_code,
-        input_names=[_PLAIN.get(name, name) for name in record["channel_names"]],
+        input_names=[_PLAIN.get(name, name) for name in result.channel_names],
         model_id=model_id,
         recipe=recipe,
         figures={name: CAPTIONS[name] for name in figures},
-        training=record.get("training", {}),
-        mass_classes=record.get("mass_classes"),
-        hardware=record["hardware"],
-        table=results_table({data.model_name: record}),
-        channels={name: CHANNELS[name] for name in record["channel_names"]},
-        image_size=record["image_size"],
-        label_names=record["label_names"],
+        table=results_table({data.model_name: result}),
+        channels={name: CHANNELS[name] for name in result.channel_names},
         dataset_description=schema.description.rstrip("."),
         mass_definition="particle-level mass of the jet"
-        if record["mass_column"] == "jet_mass"
+        if result.mass_column == "jet_mass"
         else schema.mass_definition,
-        **{key: record[key] for key in ("dataset", "split", "mass_column", "data", "parameters", "seed")},
+        **{name: getattr(result, name) for name in CARD_FIELDS},
     )

@@ -1,7 +1,17 @@
-"""Metrics with units and intervals."""
+"""Metrics with units and 95 % intervals."""
 
 from .classification import JetClassification, JetTagging
 from .mass import MassRegression, response_in_bins
 from .sculpting import MassSculpting, auc_in_bins
+from .table import METRICS, Metric
 
-__all__ = ["JetClassification", "JetTagging", "MassRegression", "MassSculpting", "auc_in_bins", "response_in_bins"]
+__all__ = [
+    "METRICS",
+    "JetClassification",
+    "JetTagging",
+    "MassRegression",
+    "MassSculpting",
+    "Metric",
+    "auc_in_bins",
+    "response_in_bins",
+]

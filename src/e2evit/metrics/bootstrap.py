@@ -1,10 +1,17 @@
-"""Intervals by resampling jets."""
+"""Intervals from resampled jets."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
-__all__ = ["with_intervals"]
+__all__ = ["resamples", "with_intervals"]
+
+
+def resamples(num_jets: int, num_resamples: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """Rows of bootstrap samples: `num_jets` drawn with replacement, `num_resamples` times."""
+    rng = np.random.default_rng(seed)
+    for _ in range(num_resamples):
+        yield rng.integers(0, num_jets, num_jets)
 
 
 def with_intervals(
@@ -14,27 +21,27 @@ def with_intervals(
     seed: int = 0,
     centred: Collection[str] = (),
 ) -> dict[str, float]:
-    """`statistics(*arrays)` and the bounds of its 95 % percentile bootstrap interval over jets.
+    """`statistics(*arrays)` with 95 % percentile bootstrap intervals over jets.
 
-    All statistics of a resample are taken on the same jets; undefined ones (one class alone, say) drop out.
+    All statistics of a resample use the same jets; undefined ones, e.g. where a class is missing, are dropped.
 
     Args:
-        centred: Statistics that grow with any fluctuation, such as distances between histograms: resampling, which
-            fluctuates once more, makes them larger than they are. The mean of theirs is shifted to the value.
+        centred: Statistics that any fluctuation increases, such as distances between histograms. Resampling adds
+            fluctuations and biases them upwards: their draws are shifted so that the mean is the measured value.
 
     Returns:
         `{name: value, name_low: ..., name_high: ...}` for each statistic.
     """
     values = statistics(*arrays)
-    if len(arrays[0]) == 0:
+    num_jets = len(arrays[0])
+    if num_jets == 0:
         return values
-    rng, resampled = np.random.default_rng(seed), []
-    for _ in range(num_resamples):
-        chosen = rng.integers(0, len(arrays[0]), len(arrays[0]))
-        resampled.append(statistics(*(array[chosen] for array in arrays)))
+    draws_of_all = [
+        statistics(*(array[rows] for array in arrays)) for rows in resamples(num_jets, num_resamples, seed)
+    ]
     result = {}
     for name, value in values.items():
-        draws = np.array([draw[name] for draw in resampled])
+        draws = np.array([draw[name] for draw in draws_of_all])
         draws = draws[np.isfinite(draws)]
         if name in centred and draws.size:
             draws += value - draws.mean()

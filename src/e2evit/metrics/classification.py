@@ -11,10 +11,12 @@ from .bootstrap import with_intervals
 __all__ = [
     "JetClassification",
     "JetTagging",
+    "accuracy",
     "background_rejection",
     "calibration_error",
     "classification_statistics",
     "delong_interval",
+    "is_correct",
     "placements",
     "tagging_statistics",
 ]
@@ -22,10 +24,20 @@ __all__ = [
 CALIBRATION_BINS = 15
 
 
-def background_rejection(labels: np.ndarray, scores: np.ndarray, signal_efficiency: float) -> float:
-    """1 / ε_B where the fraction `signal_efficiency` of label 1 passes, on the interpolated ROC curve.
+def is_correct(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Whether the most probable class is the true one, for each jet; `probabilities` `(n, num_classes)`."""
+    return probabilities.argmax(axis=1) == labels
 
-    If no background jet passes, the number of background jets: a lower limit.
+
+def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Fraction of the jets whose most probable class is the true one."""
+    return float(is_correct(labels, probabilities).mean())
+
+
+def background_rejection(labels: np.ndarray, scores: np.ndarray, signal_efficiency: float) -> float:
+    """1 / ε_B at a signal efficiency, on the interpolated ROC curve of label 1 against 0.
+
+    If no background jet passes: the number of background jets, a lower limit.
     """
     return _rejection(*roc_curve(labels, scores)[:2], signal_efficiency, int(np.sum(labels == 0)))
 
@@ -38,7 +50,7 @@ def _rejection(false_positive, true_positive, signal_efficiency: float, num_back
 
 
 def delong_interval(labels: np.ndarray, scores: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Interval of the AUC of label 1 against 0 from DeLong's variance, within [0, 1]; NaN with one class alone.
+    """Interval of the AUC of label 1 against 0 from DeLong's variance, clipped to [0, 1]; NaN if a class is absent.
 
     DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988) 837; by midranks as in Sun and Xu, IEEE Signal Process.
     Lett. 21 (2014) 1389.
@@ -55,43 +67,44 @@ def delong_interval(labels: np.ndarray, scores: np.ndarray, level: float = 0.95)
 
 
 def placements(is_signal: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The share of the other class that each jet is on the right side of, half for ties: DeLong's components.
+    """DeLong's components: the fraction of the other class that each jet is ranked correctly against, ties as half.
 
     Their mean over the signal, or over the background, is the AUC.
     """
-    above, together = np.empty(len(scores)), rankdata(scores)  # the share of the other class that has a lower score
-    for mine in (is_signal, ~is_signal):
-        above[mine] = (together[mine] - rankdata(scores[mine])) / (len(scores) - mine.sum())
-    return np.where(is_signal, above, 1 - above)
+    below, ranks = np.empty(len(scores)), rankdata(scores)  # fraction of the other class with a lower score
+    for of_class in (is_signal, ~is_signal):
+        below[of_class] = (ranks[of_class] - rankdata(scores[of_class])) / (len(scores) - of_class.sum())
+    return np.where(is_signal, below, 1 - below)
 
 
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Expected calibration error of the chosen class: mean |accuracy - confidence| over 15 equal bins of confidence.
+    """Expected calibration error of the most probable class: mean |accuracy - confidence| in 15 equal confidence bins.
 
     Guo et al., arXiv 1706.04599, eq. 3. `probabilities` `(n, num_classes)`.
     """
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    which = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gap = np.bincount(which, right, CALIBRATION_BINS) - np.bincount(which, confidence, CALIBRATION_BINS)
+    confidence = probabilities.max(axis=1)
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    correct = np.bincount(bins, is_correct(labels, probabilities), CALIBRATION_BINS)
+    gap = correct - np.bincount(bins, confidence, CALIBRATION_BINS)
     return float(np.abs(gap).sum() / len(labels))
 
 
 def tagging_statistics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """ROC AUC and background rejection at signal efficiencies of 30, 50 and 70 %; NaN with one class alone."""
+    """ROC AUC and background rejection at signal efficiencies of 30, 50 and 70 %; NaN if a class is absent."""
     names = ("roc_auc", *(f"rejection_at_{percent}" for percent in (30, 50, 70)))
     if len(np.unique(labels)) < 2:
         return dict.fromkeys(names, float("nan"))
-    curve, num_background = roc_curve(labels, scores)[:2], int(np.sum(labels == 0))  # once: it is the slow part
+    curve, num_background = roc_curve(labels, scores)[:2], int(np.sum(labels == 0))  # once: the slow part
     rejections = [_rejection(*curve, percent / 100, num_background) for percent in (30, 50, 70)]
     return dict(zip(names, (float(auc(*curve)), *rejections)))
 
 
 def classification_statistics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Accuracy, mean of the one-against-rest AUCs, and calibration error; AUC is NaN if a class is absent."""
+    """Accuracy, mean one-against-rest AUC (NaN if a class is absent) and calibration error."""
     present = len(np.unique(labels)) == probabilities.shape[1]
     one_hot = labels[:, None] == np.arange(probabilities.shape[1])
     return {
-        "accuracy": float((probabilities.argmax(axis=1) == labels).mean()),
+        "accuracy": accuracy(labels, probabilities),
         "roc_auc_macro": float(roc_auc_score(one_hot, probabilities)) if present else float("nan"),
         "calibration_error": calibration_error(labels, probabilities),
     }
@@ -112,15 +125,15 @@ class JetTagging(evaluate.Metric):
 
     def _compute(self, predictions, references, num_resamples=1000, seed=0):
         labels, scores = np.asarray(references), np.asarray(predictions)
-        found = with_intervals(tagging_statistics, labels, scores, num_resamples=num_resamples, seed=seed)
-        found["roc_auc_low"], found["roc_auc_high"] = delong_interval(labels, scores)
-        return found
+        result = with_intervals(tagging_statistics, labels, scores, num_resamples=num_resamples, seed=seed)
+        result["roc_auc_low"], result["roc_auc_high"] = delong_interval(labels, scores)
+        return result
 
 
 class JetClassification(evaluate.Metric):
-    """`predictions`: probabilities of all classes, a list for each jet; `references`: the index of the class.
+    """`predictions`: a list of class probabilities for each jet; `references`: the index of its class.
 
-    `roc_auc_0`, `roc_auc_1`, ... are those of each class against the rest.
+    `roc_auc_0`, `roc_auc_1`, ...: each class against the rest.
     """
 
     def _info(self):
@@ -136,10 +149,10 @@ class JetClassification(evaluate.Metric):
     def _compute(self, predictions, references, num_resamples=300, seed=0):
         labels, probabilities = np.asarray(references), np.asarray(predictions)
         options = {"num_resamples": num_resamples, "seed": seed, "centred": ("calibration_error",)}
-        found = with_intervals(classification_statistics, labels, probabilities, **options)
+        result = with_intervals(classification_statistics, labels, probabilities, **options)
         for number in range(probabilities.shape[1]):
-            of_class, name = (labels == number).astype(int), f"roc_auc_{number}"
-            known = len(np.unique(of_class)) == 2
-            found[name] = float(roc_auc_score(of_class, probabilities[:, number])) if known else float("nan")
-            found[f"{name}_low"], found[f"{name}_high"] = delong_interval(of_class, probabilities[:, number])
-        return found
+            is_class, name = (labels == number).astype(int), f"roc_auc_{number}"
+            defined = len(np.unique(is_class)) == 2
+            result[name] = float(roc_auc_score(is_class, probabilities[:, number])) if defined else float("nan")
+            result[f"{name}_low"], result[f"{name}_high"] = delong_interval(is_class, probabilities[:, number])
+        return result

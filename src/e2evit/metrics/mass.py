@@ -9,39 +9,57 @@ import numpy as np
 
 from .bootstrap import with_intervals
 
-__all__ = ["MassRegression", "mass_statistics", "response_in_bins", "uncertainty_statistics"]
+__all__ = [
+    "MassRegression",
+    "half_width_68",
+    "mass_statistics",
+    "quantile_edges",
+    "relative_resolution",
+    "response_in_bins",
+    "uncertainty_statistics",
+]
 
 EDGE_FRACTION = 0.1  # of the jets, at each end of the true masses
 LINEARITY_BINS = 10
 
 
-def mass_statistics(masses: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+def half_width_68(values: np.ndarray) -> float:
+    """Half of the interval that holds the central 68 %: the standard deviation of a Gaussian, robust against tails."""
+    low, high = np.percentile(values, [16, 84])
+    return float(high - low) / 2
+
+
+def relative_resolution(mass_labels: np.ndarray, mass_preds: np.ndarray) -> float:
+    """[`half_width_68`] of the response, predicted over true mass."""
+    return half_width_68(mass_preds / mass_labels)
+
+
+def mass_statistics(mass_labels: np.ndarray, mass_preds: np.ndarray) -> dict[str, float]:
     """Errors [GeV] and relative response of predicted (m̂) against true masses (m) [GeV].
 
-    * `relative_resolution`: half of the interval that holds the central 68 % of (m̂ - m) / m.
-    * `slope`: of the straight line fitted to m̂ against m. Regression to the mean makes it smaller than one, and the
-      resolution deceptively good: `resolution_over_slope` corrects for that.
-    * `response`, `mean_response`: median and mean of m̂ / m; `response_low_edge`, `response_high_edge`: its median for
+    * `relative_resolution`: half of the interval that holds the central 68 % of m̂ / m.
+    * `slope`: of the straight line fitted to m̂ against m. Regression to the mean makes it smaller than one and the
+      resolution deceptively good; `resolution_over_slope` corrects for that.
+    * `response`, `mean_response`: median and mean of m̂ / m; `response_low_edge`, `response_high_edge`: the median for
       the lightest and the heaviest tenth of the jets.
     * `linearity`: standard deviation of the median response over ten bins of m with equal numbers of jets.
     """
-    error, response = predictions - masses, predictions / masses
-    low, middle, high = np.percentile(response, [16, 50, 84])
-    spread = masses.var()
-    slope = float(np.mean((masses - masses.mean()) * predictions) / spread) if spread > 0 else float("nan")
-    order = np.argsort(masses, kind="stable")
-    edge = max(1, round(EDGE_FRACTION * len(masses)))
-    bins = [np.median(response[part]) for part in np.array_split(order, min(LINEARITY_BINS, len(masses)))]
-    resolution = float((high - low) / 2)
+    error, response = mass_preds - mass_labels, mass_preds / mass_labels
+    spread = mass_labels.var()
+    slope = float(np.mean((mass_labels - mass_labels.mean()) * mass_preds) / spread) if spread > 0 else float("nan")
+    order = np.argsort(mass_labels, kind="stable")
+    edge = max(1, round(EDGE_FRACTION * len(mass_labels)))
+    bins = [np.median(response[part]) for part in np.array_split(order, min(LINEARITY_BINS, len(mass_labels)))]
+    resolution = relative_resolution(mass_labels, mass_preds)
     return {
         "mae_gev": float(np.abs(error).mean()),
         "rmse_gev": float(np.sqrt(np.mean(error**2))),
         "r2": float(1 - np.mean(error**2) / spread) if spread > 0 else float("nan"),
-        "mean_relative_error": float(np.mean(np.abs(error) / masses)),
+        "mean_relative_error": float(np.mean(np.abs(error) / mass_labels)),
         "relative_resolution": resolution,
         "slope": slope,
         "resolution_over_slope": resolution / slope if slope and slope == slope else float("nan"),
-        "response": float(middle),
+        "response": float(np.median(response)),
         "mean_response": float(response.mean()),
         "response_low_edge": float(np.median(response[order[:edge]])),
         "response_high_edge": float(np.median(response[order[-edge:]])),
@@ -49,24 +67,32 @@ def mass_statistics(masses: np.ndarray, predictions: np.ndarray) -> dict[str, fl
     }
 
 
-def uncertainty_statistics(masses: np.ndarray, predictions: np.ndarray, scales: np.ndarray) -> dict[str, float]:
-    """How honest predicted uncertainties `scales` [GeV] are.
+def uncertainty_statistics(
+    mass_labels: np.ndarray, mass_preds: np.ndarray, mass_scale_preds: np.ndarray
+) -> dict[str, float]:
+    """How honest the predicted uncertainties σ (`mass_scale_preds` [GeV]) are.
 
     `coverage_68`: fraction of the jets within one predicted sigma (0.683 if honest); `pull_width`: half of the central
     68 % of (m̂ - m) / σ (1 if honest); `mean_scale_gev`: the mean σ.
     """
-    pull = (predictions - masses) / scales
-    low, high = np.percentile(pull, [16, 84])
+    pull = (mass_preds - mass_labels) / mass_scale_preds
     return {
         "coverage_68": float((np.abs(pull) < 1).mean()),
-        "pull_width": float((high - low) / 2),
-        "mean_scale_gev": float(scales.mean()),
+        "pull_width": half_width_68(pull),
+        "mean_scale_gev": float(mass_scale_preds.mean()),
     }
 
 
+def quantile_edges(values: np.ndarray, num_bins: int) -> np.ndarray:
+    """Edges of bins `low <= value < high` with equal numbers of jets; the last bin includes the largest value."""
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, num_bins + 1)))
+    edges[-1] = np.nextafter(edges[-1], np.inf)
+    return edges
+
+
 def response_in_bins(
-    masses: np.ndarray,
-    predictions: np.ndarray,
+    mass_labels: np.ndarray,
+    mass_preds: np.ndarray,
     by: np.ndarray,
     edges: Sequence[float],
     num_resamples: int = 300,
@@ -75,16 +101,20 @@ def response_in_bins(
     """`response`, `mean_response` and `relative_resolution` with intervals in bins of `by` (mass or pT [GeV]).
 
     Returns:
-        One record a bin, with its `low` and `high` edge and `number` of jets; without metrics for fewer than two.
+        One row a bin: its `low` and `high` edge, `number` of jets and, with at least two jets, the metrics.
     """
-    keys, rows = ("response", "mean_response", "relative_resolution"), []
+
+    def statistics(mass_labels, mass_preds):
+        every = mass_statistics(mass_labels, mass_preds)
+        return {name: every[name] for name in ("relative_resolution", "response", "mean_response")}
+
+    rows = []
     for low, high in pairwise(edges):
-        chosen = (by >= low) & (by < high)
-        row = {"low": float(low), "high": float(high), "number": int(chosen.sum())}
+        inside = (by >= low) & (by < high)
+        row = {"low": float(low), "high": float(high), "number": int(inside.sum())}
         if row["number"] > 1:
-            arrays = masses[chosen], predictions[chosen]
-            found = with_intervals(mass_statistics, *arrays, num_resamples=num_resamples, seed=seed)
-            row |= {name: value for name, value in found.items() if name.startswith(keys) and "edge" not in name}
+            arrays = mass_labels[inside], mass_preds[inside]
+            row |= with_intervals(statistics, *arrays, num_resamples=num_resamples, seed=seed)
         rows.append(row)
     return rows
 
@@ -106,14 +136,16 @@ class MassRegression(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, scales=None, num_resamples=1000, seed=0):
-        masses, predictions = np.asarray(references), np.asarray(predictions)
-        found = with_intervals(mass_statistics, masses, predictions, num_resamples=num_resamples, seed=seed)
+        arrays, options = (
+            (np.asarray(references), np.asarray(predictions)),
+            dict(num_resamples=num_resamples, seed=seed),
+        )
+        result = with_intervals(mass_statistics, *arrays, **options)
         if scales is None:
-            return found
+            return result
         scales = np.asarray(scales)
-        if scales.shape != masses.shape or not (scales > 0).all():
+        if scales.shape != arrays[0].shape or not (scales > 0).all():
             raise ValueError(
-                f"Need one positive scale [GeV] for each of {len(masses)} jets, got shape {scales.shape}."
+                f"Need one positive scale [GeV] for each of {len(arrays[0])} jets, got shape {scales.shape}."
             )
-        arrays = masses, predictions, scales
-        return found | with_intervals(uncertainty_statistics, *arrays, num_resamples=num_resamples, seed=seed)
+        return result | with_intervals(uncertainty_statistics, *arrays, scales, **options)

@@ -1,4 +1,4 @@
-"""Whether a tagger shapes the mass of the background that it lets through, as an `evaluate` module."""
+"""Mass sculpting: does a cut on the tagger shape the mass spectrum of the background that passes?"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -19,16 +19,18 @@ MASS_BINS = 20  # with equal numbers of background jets
 EFFICIENCIES = (30, 50)  # percent of the signal
 
 
-def sculpting_statistics(labels: np.ndarray, scores: np.ndarray, masses: np.ndarray, edges=None) -> dict[str, float]:
-    """Jensen-Shannon divergence (base 2: 0 to 1) between the masses of the background that passes and that fails.
+def sculpting_statistics(
+    labels: np.ndarray, scores: np.ndarray, jet_masses: np.ndarray, edges=None
+) -> dict[str, float]:
+    """Jensen-Shannon divergence (base 2: 0 to 1) between the mass spectra of background that passes and that fails.
 
-    At signal efficiencies of 30 and 50 %; 0 if the tagger ignores the mass. Same measure as in ATL-PHYS-PUB-2018-014.
+    At signal efficiencies of 30 and 50 %; 0 if the tagger ignores the mass. The measure of ATL-PHYS-PUB-2018-014.
 
     Args:
-        masses: Of the jets [GeV].
-        edges: Of the mass bins; quantiles of the background if not given.
+        jet_masses: In GeV.
+        edges: Of the mass bins; quantiles of the background by default.
     """
-    background = masses[labels == 0]
+    background = jet_masses[labels == 0]
     edges = _mass_edges(background) if edges is None else edges
     return {
         f"mass_divergence_at_{percent}": _divergence(background, passes, edges)
@@ -37,19 +39,19 @@ def sculpting_statistics(labels: np.ndarray, scores: np.ndarray, masses: np.ndar
 
 
 def chance_divergence(background: np.ndarray, number: int, num_resamples: int = 300, seed: int = 0) -> float:
-    """The mean divergence if `number` jets of the background passed at random.
+    """Mean divergence if `number` background jets passed at random.
 
-    Few jets scatter over the bins whatever let them pass: a divergence is to be compared with this, not with 0.
+    A few jets scatter over the bins whatever selected them: compare a divergence with this, not with 0.
 
     Args:
-        background: Masses of its jets [GeV].
+        background: Jet masses of the background [GeV].
     """
     rng, edges, passes = np.random.default_rng(seed), _mass_edges(background), np.arange(len(background)) < number
     return float(np.mean([_divergence(background, rng.permutation(passes), edges) for _ in range(num_resamples)]))
 
 
 def passing_background(labels: np.ndarray, scores: np.ndarray) -> dict[int, np.ndarray]:
-    """Which jets of the background pass where so many percent of the signal do."""
+    """Which background jets pass the cuts that keep 30 and 50 % of the signal, by that percentage."""
     signal = scores[labels == 1]
     cuts = {percent: np.quantile(signal, 1 - percent / 100) if len(signal) else np.inf for percent in EFFICIENCIES}
     return {percent: scores[labels == 0] > cut for percent, cut in cuts.items()}
@@ -68,14 +70,14 @@ def _divergence(background: np.ndarray, passes: np.ndarray, edges: np.ndarray) -
 
 
 def auc_in_bins(labels: np.ndarray, scores: np.ndarray, by: np.ndarray, edges: Sequence[float]) -> list[dict]:
-    """ROC AUC with DeLong's interval in bins of `by` (mass or pT [GeV]); without it where a class is absent."""
+    """ROC AUC with DeLong's interval in bins of `by` (mass or pT [GeV]); no AUC where a class is absent."""
     rows = []
     for low, high in pairwise(edges):
-        chosen = (by >= low) & (by < high)
-        row = {"low": float(low), "high": float(high), "number": int(chosen.sum())}
-        if len(np.unique(labels[chosen])) == 2:
-            row["roc_auc"] = float(roc_auc_score(labels[chosen], scores[chosen]))
-            row["roc_auc_low"], row["roc_auc_high"] = delong_interval(labels[chosen], scores[chosen])
+        inside = (by >= low) & (by < high)
+        row = {"low": float(low), "high": float(high), "number": int(inside.sum())}
+        if len(np.unique(labels[inside])) == 2:
+            row["roc_auc"] = float(roc_auc_score(labels[inside], scores[inside]))
+            row["roc_auc_low"], row["roc_auc_high"] = delong_interval(labels[inside], scores[inside])
         rows.append(row)
     return rows
 
@@ -83,12 +85,12 @@ def auc_in_bins(labels: np.ndarray, scores: np.ndarray, by: np.ndarray, edges: S
 class MassSculpting(evaluate.Metric):
     """`predictions`: score of the signal; `references`: 1 signal, 0 background; `masses=`: of the jets [GeV].
 
-    `mass_divergence_at_50_chance` is what a tagger that ignores the mass would have with as many background jets.
+    `mass_divergence_at_50_chance`: of a tagger that ignores the mass and passes as many background jets.
     """
 
     def _info(self):
         return evaluate.MetricInfo(
-            description="Divergence of the background's mass between jets that pass and fail a tagger.",
+            description="Divergence between the mass spectra of background jets that pass and that fail a tagger.",
             citation="",
             inputs_description=self.__doc__,
             features=datasets.Features(
@@ -104,8 +106,9 @@ class MassSculpting(evaluate.Metric):
         statistics = partial(sculpting_statistics, edges=_mass_edges(background))
         names = [f"mass_divergence_at_{percent}" for percent in EFFICIENCIES]
         options = {"num_resamples": num_resamples, "seed": seed, "centred": names}
-        found = with_intervals(statistics, labels, scores, masses, **options)
+        result = with_intervals(statistics, labels, scores, masses, **options)
         for name, passes in zip(names, passing_background(labels, scores).values()):
-            found[f"{name}_low"], found[f"{name}_high"] = np.clip([found[f"{name}_low"], found[f"{name}_high"]], 0, 1)
-            found[f"{name}_chance"] = chance_divergence(background, int(passes.sum()), num_resamples, seed)
-        return found
+            for bound in (f"{name}_low", f"{name}_high"):
+                result[bound] = float(np.clip(result[bound], 0, 1))
+            result[f"{name}_chance"] = chance_divergence(background, int(passes.sum()), num_resamples, seed)
+        return result

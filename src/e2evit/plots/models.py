@@ -1,6 +1,7 @@
-"""Figures of what models say: taggers, masses, cost."""
+"""Figures of predictions: taggers, masses, cost."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,8 +9,12 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from e2evit.metrics import METRICS
+from e2evit.metrics.classification import is_correct
+from e2evit.metrics.mass import quantile_edges, response_in_bins
 from e2evit.metrics.sculpting import passing_background
-from e2evit.results.tables import JetPredictions
+from e2evit.results.predictions import JetPredictions
+from e2evit.results.record import Result
 
 from .style import COLOURS, STYLE, label_simulation, styles
 
@@ -25,8 +30,11 @@ __all__ = [
     "tuning",
 ]
 
+MIN_MODELS = 3  # of the figure of quality against cost: two points are no trend
+MIN_PASSING = 50  # background jets that pass the tagger, to show a spectrum of them
 
-def roc(labels: np.ndarray, scores: Mapping[str, np.ndarray]) -> Figure:
+
+def roc(labels: np.ndarray, scores: Mapping[str, np.ndarray], sample: str = "") -> Figure:
     """Background rejection against signal efficiency, one line per predictor, AUC in the legend."""
     with plt.style.context(STYLE):
         figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
@@ -41,116 +49,135 @@ def roc(labels: np.ndarray, scores: Mapping[str, np.ndarray]) -> Figure:
         axis.set(yscale="log", xlim=(0, 1), ylim=(1, 100 * np.sum(labels == 0)))
         axis.set(xlabel=r"Signal efficiency $\varepsilon_S$", ylabel=r"Background rejection $1/\varepsilon_B$")
         axis.legend(fontsize=13 if len(scores) < 6 else 10)
-        label_simulation(axis)
+        label_simulation(axis, sample)
     return figure
 
 
-def calibration(labels: np.ndarray, probabilities: Mapping[str, np.ndarray], num_bins: int = 12) -> Figure:
-    """Share of right answers against the probability of the most probable class, in bins with equal numbers of jets.
+def calibration(
+    labels: np.ndarray, probabilities: Mapping[str, np.ndarray], sample: str = "", num_bins: int = 12
+) -> Figure:
+    """Accuracy against the probability of the most probable class, in bins with equal numbers of jets.
 
-    Above the diagonal a model is more often right than it says.
+    Above the diagonal a model is underconfident.
     """
     with plt.style.context(STYLE):
         figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
         for name, style in styles(probabilities):
-            confidence, right = probabilities[name].max(axis=1), probabilities[name].argmax(axis=1) == labels
+            confidence, correct = probabilities[name].max(axis=1), is_correct(labels, probabilities[name])
             parts = np.array_split(np.argsort(confidence, kind="stable"), num_bins)
-            points = [(confidence[part].mean(), right[part].mean()) for part in parts]
+            points = [(confidence[part].mean(), correct[part].mean()) for part in parts]
             axis.plot(*zip(*points), marker="o", markersize=4, **style, label=name)
         axis.plot([0, 1], [0, 1], color="grey", linestyle=":", label="calibrated")
         axis.set(xlabel="Probability of the most probable class", ylabel="Accuracy", xlim=(0, 1), ylim=(0, 1))
         axis.legend(fontsize=13 if len(probabilities) < 6 else 10)
-        label_simulation(axis)
+        label_simulation(axis, sample)
     return figure
 
 
-def mass_response(masses: np.ndarray, predictions: Mapping[str, np.ndarray], num_bins: int = 8) -> Figure:
+def mass_response(
+    mass_labels: np.ndarray, mass_preds: Mapping[str, np.ndarray], sample: str = "", num_bins: int = 8
+) -> Figure:
     """Median of predicted over true mass in bins of true mass [GeV] with equal numbers of jets; bars hold 68 %."""
-    edges = np.quantile(masses, np.linspace(0, 1, num_bins + 1))
-    which = np.clip(np.searchsorted(edges, masses, side="right") - 1, 0, num_bins - 1)
+    edges = quantile_edges(mass_labels, num_bins)
+    parts = [(mass_labels >= low) & (mass_labels < high) for low, high in pairwise(edges)]
     with plt.style.context(STYLE):
         figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
-        for number, (name, style) in enumerate(styles(predictions)):
-            response = predictions[name] / masses
-            low, middle, high = np.array(
-                [np.percentile(response[which == i], [16, 50, 84]) for i in range(num_bins)]
-            ).T
-            centres = np.array([np.median(masses[which == i]) for i in range(num_bins)])
+        for number, (name, style) in enumerate(styles(mass_preds)):
+            response = mass_preds[name] / mass_labels
+            low, middle, high = np.array([np.percentile(response[part], [16, 50, 84]) for part in parts]).T
+            centres = np.array([np.median(mass_labels[part]) for part in parts])
             # side by side, so that bars can be told apart
-            centres = centres * (1 + 0.012 * (number - (len(predictions) - 1) / 2))
+            centres = centres * (1 + 0.012 * (number - (len(mass_preds) - 1) / 2))
             errors = (middle - low, high - middle)
             axis.errorbar(centres, middle, errors, fmt="o", color=style["color"], capsize=3, label=name)
         axis.axhline(1, color="grey", linestyle=":")
         axis.set(xlabel="True mass [GeV]", ylabel="Predicted / true mass (median, 68 %)", ylim=(0, 2.5))
         axis.legend()
-        label_simulation(axis)
+        label_simulation(axis, sample)
     return figure
 
 
 def resolution(
-    by: np.ndarray, masses: np.ndarray, predictions: Mapping[str, np.ndarray], label: str, num_bins: int = 8
+    by: np.ndarray,
+    mass_labels: np.ndarray,
+    mass_preds: Mapping[str, np.ndarray],
+    label: str,
+    sample: str = "",
+    num_bins: int = 8,
 ) -> Figure:
-    """Median response m̂ / m and relative resolution in bins of `by` with equal numbers of jets, a line for each model.
+    """Median response m̂ / m and relative resolution in bins of `by` with equal numbers of jets; bars are 95 %.
 
     Args:
-        by: Of each jet what the bins are in, e.g. its mass or its pT [GeV].
-        masses, predictions: In GeV.
+        by: What the bins are in, e.g. mass or pT of the jets [GeV].
+        mass_labels, mass_preds: In GeV.
         label: Of the horizontal axis.
     """
-    parts = np.array_split(np.argsort(by, kind="stable"), num_bins)
-    centres = [np.median(by[part]) for part in parts]
+    edges = quantile_edges(by, num_bins)
+    centres = np.array([np.median(by[(by >= low) & (by < high)]) for low, high in pairwise(edges)])
+    step = 0.05 * np.diff(edges).min()
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(14, 6), layout="constrained")
-        for name, style in styles(predictions):
-            response = predictions[name] / masses
-            low, middle, high = np.array([np.percentile(response[part], [16, 50, 84]) for part in parts]).T
-            axes[0].plot(centres, middle, marker="o", markersize=4, **style, label=name)
-            axes[1].plot(centres, (high - low) / 2, marker="o", markersize=4, **style, label=name)
+        for number, (name, style) in enumerate(styles(mass_preds)):
+            rows = response_in_bins(mass_labels, mass_preds[name], by, edges, num_resamples=100)
+            places = centres + step * (number - (len(mass_preds) - 1) / 2)  # bars side by side
+            for axis, key in zip(axes, ("response", "relative_resolution")):
+                value, low, high = np.array([[row[f"{key}{end}"] for end in ("", "_low", "_high")] for row in rows]).T
+                errors = np.maximum([value - low, high - value], 0)
+                axis.errorbar(places, value, errors, marker="o", markersize=4, capsize=2, **style, label=name)
         axes[0].axhline(1, color="grey", linestyle=":")
         axes[0].set(xlabel=label, ylabel="Median of predicted / true mass")
         axes[1].set(xlabel=label, ylabel="Relative mass resolution")
         axes[1].set_ylim(0, 1.4 * axes[1].get_ylim()[1])  # room for the legend
         axes[1].legend(ncols=2, fontsize=11)
         for axis in axes:
-            label_simulation(axis)
+            label_simulation(axis, sample)
     return figure
 
 
-def true_against_predicted(masses: np.ndarray, predictions: np.ndarray, num_bins: int = 60) -> Figure:
+def true_against_predicted(
+    mass_labels: np.ndarray, mass_preds: np.ndarray, sample: str = "", num_bins: int = 60
+) -> Figure:
     """Jets in the plane of true and predicted mass [GeV], and the median prediction in slices of true mass."""
     with plt.style.context(STYLE):
         figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
-        upper = 1.02 * max(np.quantile(masses, 0.999), np.quantile(predictions, 0.99))
+        upper = 1.02 * max(np.quantile(mass_labels, 0.999), np.quantile(mass_preds, 0.99))
         edges = np.linspace(0, upper, num_bins + 1)
-        counts, *_ = np.histogram2d(masses, predictions, (edges, edges))
+        counts, *_ = np.histogram2d(mass_labels, mass_preds, (edges, edges))
         mesh = axis.pcolormesh(edges, edges, np.ma.masked_equal(counts.T, 0), cmap="viridis_r", norm=LogNorm(1))
-        parts = np.array_split(np.argsort(masses, kind="stable"), 15)
-        middle = [(np.median(masses[part]), np.median(predictions[part])) for part in parts]
-        axis.plot(*zip(*middle), "o-", color=COLOURS[1], label="median prediction")
+        parts = np.array_split(np.argsort(mass_labels, kind="stable"), 15)
+        medians = [(np.median(mass_labels[part]), np.median(mass_preds[part])) for part in parts]
+        axis.plot(*zip(*medians), "o-", color=COLOURS[1], label="median prediction")
         axis.plot([0, upper], [0, upper], color="grey", linestyle=":", label="true mass")
         axis.set(xlabel="True mass [GeV]", ylabel="Predicted mass [GeV]", xlim=(0, upper), ylim=(0, upper))
         figure.colorbar(mesh, ax=axis, pad=0.02).set_label("Jets", loc="center")
         axis.legend(loc="upper left")
-        label_simulation(axis)
+        label_simulation(axis, sample)
     return figure
 
 
-def sculpting(labels: np.ndarray, scores: np.ndarray, jet_masses: np.ndarray, num_bins: int = 20) -> Figure:
-    """Masses [GeV] of the background: of all of it, and of what passes the tagger at ε_S = 50 and 30 %.
+def sculpting(
+    labels: np.ndarray, scores: np.ndarray, jet_masses: np.ndarray, sample: str = "", num_bins: int = 20
+) -> Figure | None:
+    """Mass spectrum [GeV] of the background: all of it, and what passes the tagger at ε_S = 50 and 30 %.
 
-    `labels` are 1 for signal and 0 for background. A tagger that ignores the mass leaves the shape as it is. Bars are
-    the square root of what passes.
+    `labels` are 1 for signal and 0 for background. A tagger that ignores the mass keeps the shape. Bars are Poisson
+    errors. A working point that fewer than 50 background jets pass is left out; None if both are.
     """
     background = jet_masses[labels == 0]
+    passing = {
+        rf"pass at $\varepsilon_S$ = {percent} %": passes
+        for percent, passes in sorted(passing_background(labels, scores).items(), reverse=True)
+        if passes.sum() >= MIN_PASSING
+    }
+    if not passing:
+        return None
     edges = np.linspace(0, np.quantile(background, 0.995), num_bins + 1)
     with plt.style.context(STYLE):
         figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
-        chosen = {"all": np.ones(len(background), bool)}
-        for percent, passes in sorted(passing_background(labels, scores).items(), reverse=True):
-            chosen[rf"pass at $\varepsilon_S$ = {percent} %"] = passes
-        for number, (colour, (name, which)) in enumerate(zip(COLOURS, chosen.items())):
-            counts, _ = np.histogram(background[which], edges)
-            total, label = max(which.sum(), 1), f"{name} ({which.sum()} jets)"
+        spectra = {"all": np.ones(len(background), bool)} | passing
+        for number, (colour, (name, passes)) in enumerate(zip(COLOURS, spectra.items())):
+            counts, _ = np.histogram(background[passes], edges)
+            total, label = passes.sum(), f"{name} ({passes.sum()} jets)"
             axis.stairs(counts / total, edges, color=colour, label=label, linewidth=1.8)
             if number:  # side by side, so that bars can be told apart
                 places = edges[:-1] + np.diff(edges) * number / 3
@@ -158,27 +185,26 @@ def sculpting(labels: np.ndarray, scores: np.ndarray, jet_masses: np.ndarray, nu
         axis.set(xlabel="Mass of background jets [GeV]", ylabel="Fraction", xlim=(edges[0], edges[-1]))
         axis.set_ylim(0, 1.3 * axis.get_ylim()[1])  # room for the legend
         axis.legend()
-        label_simulation(axis)
+        label_simulation(axis, sample)
     return figure
 
 
-def quality_against_cost(records: Mapping[str, Mapping], quantity: str, label: str, is_better_high: bool) -> Figure:
-    """A quantity with its interval against the multiplications of one image, a point for each record that knows them.
+def quality_against_cost(results: Sequence[Result], key: str) -> Figure | None:
+    """A metric with its interval against the multiply-accumulates (MACs) of one image, a point for each model.
 
-    The line joins the records that no other beats in both.
+    The line is the Pareto front: models that no other beats in both. None for fewer than three models of known cost.
     """
     points = {
-        name: (
-            record["cost"]["macs"],
-            *(record["metrics"]["model"][f"{quantity}{end}"] for end in ("", "_low", "_high")),
-        )
-        for name, record in records.items()
-        if record.get("cost") and quantity in record["metrics"]["model"]
+        result.name: (result.cost["macs"], *metric)
+        for result in results
+        if result.cost and (metric := result.metric(key)) is not None
     }
-    sign = 1 if is_better_high else -1
+    if len(points) < MIN_MODELS:
+        return None
+    sign = 1 if METRICS[key].higher_is_better else -1
     front = [
-        name
-        for name, (macs, value, *_) in points.items()
+        (macs, value)
+        for macs, value, *_ in points.values()
         if not any(
             other[0] <= macs and sign * other[1] >= sign * value and other[:2] != (macs, value)
             for other in points.values()
@@ -191,51 +217,63 @@ def quality_against_cost(records: Mapping[str, Mapping], quantity: str, label: s
             error = [[max(value - low, 0)], [max(high - value, 0)]]
             marker = "os^Dv"[number // len(COLOURS) % 5]
             axis.errorbar([macs / 1e6], [value], yerr=error, fmt=marker, color=colour, capsize=3, label=name)
-        line = sorted(points[name][:2] for name in front)
-        axis.plot(
-            [macs / 1e6 for macs, _ in line], [value for _, value in line], color="grey", linestyle=":", zorder=0
-        )
-        axis.set(xlabel="Multiplications of one image [million]", ylabel=label)
+        line = [(macs / 1e6, value) for macs, value in sorted(front)]
+        axis.plot(*zip(*line), color="grey", linestyle=":", zorder=0)
+        heading = METRICS[key].heading
+        axis.set(xlabel="MACs of one image [million]", ylabel=heading[0].upper() + heading[1:])
         costs = [macs for macs, *_ in points.values()]
-        if max(costs, default=0) > 5 * min(
-            costs, default=0
-        ):  # in less than a decade the labels of a logarithmic axis overlap
+        if max(costs) > 5 * min(costs):  # in less than a decade the labels of a logarithmic axis overlap
             axis.set_xscale("log")
         axis.legend()
-        label_simulation(axis)
+        measured = results[0]
+        label_simulation(axis, f"{measured.dataset}, {measured.data[measured.split]['rows']} {measured.split} jets")
     return figure
 
 
-def comparison_figures(found: JetPredictions) -> dict[str, Figure]:
-    """As far as there are targets for them: ROC curves, calibration, mass response and resolution of all models;
-    sculpting, and true against predicted masses, of the first."""
-    known, has_mass, figures = found.labels != -100, np.isfinite(found.masses), {}
-    signal = (found.labels[known] > 0).astype(int)
+def comparison_figures(jets: JetPredictions, result: Result) -> dict[str, Figure | None]:
+    """ROC curves, calibration, mass response and resolution of all models; of the first, sculpting and true against
+    predicted mass. Left out without targets; None where too few jets are left.
+
+    Args:
+        jets: Predictions of all models.
+        result: Of the first model.
+    """
+    known, has_mass, figures = jets.labels != -100, np.isfinite(jets.mass_labels), {}
+    signal = (jets.labels[known] > 0).astype(int)
+
+    def sample(chosen, model: str = "") -> str:
+        pts = jets.pts[chosen]
+        reach = rf", $p_T$ {pts.min():.0f}–{pts.max():.0f} GeV" if len(pts) and np.isfinite(pts).all() else ""
+        return f"{model}{', ' * bool(model)}{result.dataset}, {chosen.sum()} {result.split} jets{reach}"
+
     if len(np.unique(signal)) == 2:
-        scores = {name: score[known] for name, score in found.scores.items()}
-        figures["roc"] = roc(signal, scores)
-        figures["sculpting"] = sculpting(signal, next(iter(scores.values())), found.jet_masses[known])
-    if found.probabilities and known.any():
-        probabilities = {name: of_classes[known] for name, of_classes in found.probabilities.items()}
-        figures["calibration"] = calibration(found.labels[known], probabilities)
+        scores = {name: score[known] for name, score in jets.scores.items()}
+        figures["roc"] = roc(signal, scores, sample(known))
+        first = sample(known, result.name)
+        figures["sculpting"] = sculpting(signal, scores[result.name], jets.jet_masses[known], first)
+    if jets.probabilities and known.any():
+        probabilities = {name: of_classes[known] for name, of_classes in jets.probabilities.items()}
+        figures["calibration"] = calibration(jets.labels[known], probabilities, sample(known))
     if has_mass.any():
-        mass_preds = {name: mass[has_mass] for name, mass in found.mass_preds.items()}
-        masses = found.masses[has_mass]
+        mass_preds = {name: masses[has_mass] for name, masses in jets.mass_preds.items()}
+        mass_labels, shown = jets.mass_labels[has_mass], sample(has_mass)
         if len(mass_preds) <= len(COLOURS):  # its bars have no line styles
-            figures["mass_response"] = mass_response(masses, mass_preds)
-        figures["resolution_mass"] = resolution(masses, masses, mass_preds, "True mass [GeV]")
-        if np.isfinite(found.pts[has_mass]).all():
-            figures["resolution_pt"] = resolution(found.pts[has_mass], masses, mass_preds, r"Jet $p_T$ [GeV]")
-        figures["true_against_predicted"] = true_against_predicted(masses, next(iter(mass_preds.values())))
+            figures["mass_response"] = mass_response(mass_labels, mass_preds, shown)
+        figures["resolution_mass"] = resolution(mass_labels, mass_labels, mass_preds, "True mass [GeV]", shown)
+        pts = jets.pts[has_mass]
+        if np.isfinite(pts).all():
+            figures["resolution_pt"] = resolution(pts, mass_labels, mass_preds, r"Jet $p_T$ [GeV]", shown)
+        first = sample(has_mass, result.name)
+        figures["true_against_predicted"] = true_against_predicted(mass_labels, mass_preds[result.name], first)
     return figures
 
 
 def tuning(trials: Sequence[Mapping], objective: str, direction: str) -> Figure:
-    """What each trial of a search reached: by its number, and against each of its settings.
+    """The objective of each trial of a search: by number, and against each setting.
 
     Args:
-        trials: With `number`, `state`, `params`, `value` (None if it was pruned) and `by_epoch`.
-        objective: What `value` is.
+        trials: With `number`, `state`, `params`, `value` (None if pruned) and `by_epoch`.
+        objective: Name of `value`.
         direction: `"minimize"` or `"maximize"`.
     """
     best = min if direction == "minimize" else max

@@ -1,4 +1,4 @@
-"""The look of all figures: that of the LHC experiments, and everything shown is labelled a simulation."""
+"""The style of all figures: that of the LHC experiments, with every figure labelled as simulation."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -12,28 +12,30 @@ __all__ = ["COLOURS", "STYLE", "label_simulation", "save_figure", "styles"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-# the style names fonts that few machines have, and falls back with a line for each
+# few machines have the fonts of the style; matplotlib falls back and logs a line for each
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 STYLE = [
     mplhep.style.CMS,
-    # legend lines are long enough to show dashes
+    # legend lines long enough to show dashes
     {"font.size": 16, "axes.labelsize": 16, "legend.fontsize": 13, "legend.handlelength": 2.6, "axes.titlesize": 15},
 ]
 
 
 def styles(names: Sequence[str]) -> Iterator[tuple[str, dict]]:
-    """Each name with a colour and a line of its own: six colours, then the same dashed, then dotted."""
+    """A distinct colour and line style for each name: six solid colours, then the same dashed, then dotted."""
     for number, name in enumerate(names):
         line = ("-", "--", ":")[number // len(COLOURS) % 3]
         yield name, {"color": COLOURS[number % len(COLOURS)], "linestyle": line}
 
 
-def label_simulation(axis) -> None:
+def label_simulation(axis, sample: str = "") -> None:
+    """`Simulation` at the top left, and at the top right what the figure shows: model, sample, jets."""
     axis.set_title("Simulation", loc="left", fontweight="bold")
+    axis.set_title(sample, loc="right", fontsize=10)
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """PNG and PDF under `path` without its ending; returns the PNG."""
+    """Write `path` with the endings .png and .pdf; returns the PNG."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for ending in (".pdf", ".png"):

@@ -1,1 +1,1 @@
-"""Results of evaluations: measure, compare, tabulate."""
+"""Results of evaluations: the record, measuring, comparing, tables."""

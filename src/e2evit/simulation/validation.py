@@ -13,6 +13,8 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from e2evit.baselines.jet_features import FEATURE_GROUPS, VARIABLE_SETS, jet_features, variables
 from e2evit.data import DatasetSchema
 from e2evit.data.grid import ENDCAP_ROWS, ROWS, TOWER, WINDOW
+from e2evit.metrics.classification import accuracy
+from e2evit.metrics.mass import half_width_68, relative_resolution
 
 __all__ = [
     "mass_baseline",
@@ -65,9 +67,10 @@ def response(true, seen, edges) -> list[dict[str, float]]:
     """Median of seen / true and half of its central 68 % over the median, in bins of `true` with `edges`."""
     true, ratio, rows = np.asarray(true), np.asarray(seen) / np.asarray(true), []
     for low, high in itertools.pairwise(edges):
-        inside = percentiles(ratio[(true >= low) & (true < high)])
-        resolution = (inside["p84"] - inside["p16"]) / 2 / inside["median"]
-        rows.append({"low": float(low), "high": float(high), "response": inside["median"], "resolution": resolution})
+        inside = ratio[(true >= low) & (true < high)]
+        median = float(np.median(inside))
+        resolution = half_width_68(inside) / median
+        rows.append({"low": float(low), "high": float(high), "response": median, "resolution": resolution})
     return rows
 
 
@@ -89,7 +92,7 @@ def tagging_baseline(x: np.ndarray, labels: np.ndarray, event_ids: np.ndarray) -
     return {
         "auc": float(np.mean(aucs)),
         "error": float(np.std(aucs, ddof=1) / FOLDS**0.5),
-        "accuracy": float((scores.argmax(axis=1) == np.searchsorted(np.unique(labels), labels)).mean()),
+        "accuracy": accuracy(np.searchsorted(np.unique(labels), labels), scores),
     }
 
 
@@ -101,11 +104,10 @@ def mass_baseline(x: np.ndarray, masses: np.ndarray, event_ids) -> dict[str, flo
     groups = np.unique(event_ids, return_inverse=True)[1]
     folds = GroupKFold(FOLDS, shuffle=True, random_state=0)
     predicted = cross_val_predict(HistGradientBoostingRegressor(random_state=0), x, masses, groups=groups, cv=folds)
-    spread = percentiles(predicted / masses)
     return {
         "mae": float(np.abs(predicted - masses).mean()),
         "constant": float(np.abs(masses - masses.mean()).mean()),
-        "resolution": (spread["p84"] - spread["p16"]) / 2,
+        "resolution": relative_resolution(masses, predicted),
         "number": len(masses),
     }
 

@@ -4,16 +4,11 @@ import copy
 import json
 import logging
 import os
-import platform
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from hashlib import blake2b
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -33,6 +28,7 @@ from transformers.utils import cached_file
 from e2evit.data import DatasetSchema, TrainingStatistics, training_statistics
 from e2evit.data.packaged import find_recipe
 from e2evit.modeling import E2EConfig, E2EImageProcessor
+from e2evit.results.record import fingerprint, provenance
 
 from .arguments import TargetArguments
 from .weights import whole_model
@@ -319,39 +315,15 @@ def save_checkpoint(
 
 
 def run_info(dataset, accelerator: Accelerator | None = None, model: torch.nn.Module | None = None) -> dict:
-    """Commit, versions, hardware, fingerprint of the data and, where there is one, size of the model."""
-    packages = ("e2evit", "torch", "transformers", "datasets", "accelerate", "numpy", "scikit-learn")
-    hardware = {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    """Provenance, fingerprints of the data and, if given, the number of parameters of the model."""
+    hardware = {"threads": torch.get_num_threads()}
     if accelerator is not None:
         hardware |= {
             "device": str(accelerator.device),
             "num_processes": accelerator.num_processes,
             "precision": accelerator.mixed_precision,
         }
-    info = {
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": _commit(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "hardware": hardware,
-        "data": {part: fingerprint(dataset[part]) for part in dataset},
-    }
+    info = provenance(**hardware) | {"data": {part: fingerprint(dataset[part]) for part in dataset}}
     if model is not None:
         info["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     return info
-
-
-def _commit() -> str | None:
-    """The commit of this clone, if it is one and git is installed."""
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
-    except OSError:
-        return None
-    return found.stdout.strip() or None
-
-
-def fingerprint(dataset) -> dict:
-    """Number of rows and a hash of their event ids in order."""
-    event_ids = dataset.with_format("arrow")["event_id"].to_pylist()
-    return {"rows": len(event_ids), "event_ids": blake2b("\n".join(event_ids).encode(), digest_size=8).hexdigest()}

@@ -1,0 +1,140 @@
+"""Predictions of single jets: in memory, and as the Parquet file beside a result."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from e2evit.data.jobs import write_whole
+
+if TYPE_CHECKING:
+    from .record import Result
+
+__all__ = [
+    "BACKGROUND",
+    "CONSTANT",
+    "IMAGE_MASS",
+    "MODEL",
+    "JetPredictions",
+    "Predictions",
+    "prediction_columns",
+    "read_event_ids",
+    "read_predictions",
+    "write_predictions",
+]
+
+BACKGROUND = 0  # label of the background; all other classes are signal
+MODEL, CONSTANT, IMAGE_MASS = "model", "constant", "image mass"  # predictors
+
+
+@dataclass
+class Predictions:
+    """What one predictor says of each jet.
+
+    Attributes:
+        scores: Of the signal: all classes but the first.
+        mass_preds: In GeV.
+        probabilities: Of all classes `(n, num_classes)`.
+        mass_scale_preds: One sigma of `mass_preds` [GeV].
+    """
+
+    scores: np.ndarray
+    mass_preds: np.ndarray
+    probabilities: np.ndarray | None = None
+    mass_scale_preds: np.ndarray | None = None
+
+    @classmethod
+    def of_classes(cls, probabilities: np.ndarray, mass_preds: np.ndarray, mass_scale_preds: np.ndarray | None = None):
+        """With the probability of any class but the background as score."""
+        return cls(1 - probabilities[:, BACKGROUND], mass_preds, probabilities, mass_scale_preds)
+
+
+@dataclass
+class JetPredictions:
+    """Predictions of several models for the same jets.
+
+    Attributes:
+        labels: -100 where unknown; class 0 is the background, all others are signal.
+        mass_labels: True masses [GeV], NaN where unknown.
+        jet_masses: Masses of the jets themselves [GeV], which a cut on the score could sculpt.
+        pts: Of the jets [GeV], NaN where unknown.
+        scores, mass_preds: By name of the result; masses in GeV.
+        probabilities: The same, of all classes `(n, num_classes)`, where a predictor has them.
+    """
+
+    labels: np.ndarray
+    mass_labels: np.ndarray
+    jet_masses: np.ndarray
+    pts: np.ndarray
+    scores: dict[str, np.ndarray]
+    mass_preds: dict[str, np.ndarray]
+    probabilities: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def _column(predictor: str, quantity: str) -> str:
+    """Name of a column; `quantity` is `score`, `mass` or `mass scale` [GeV], or `p_` and the name of a class."""
+    return f"{predictor} {quantity}"
+
+
+def prediction_columns(predictor: str, found: Predictions, label_names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The columns of one predictor, single precision."""
+    values = {"score": found.scores, "mass": found.mass_preds, "mass scale": found.mass_scale_preds}
+    if found.probabilities is not None:
+        values |= {f"p_{name}": of_class for name, of_class in zip(label_names, found.probabilities.T)}
+    return {_column(predictor, key): v.astype(np.float32) for key, v in values.items() if v is not None}
+
+
+def write_predictions(path: Path, columns: Mapping[str, np.ndarray]) -> None:
+    """A Parquet file with one row a jet."""
+    table = pa.table(dict(columns))
+    floats = [name for name in table.column_names if pa.types.is_floating(table[name].type)]
+    options = {"use_dictionary": False, "use_byte_stream_split": floats}  # two thirds of the size
+    options |= {"compression": "zstd", "compression_level": 9}
+    write_whole(path, lambda temporary: pq.write_table(table, temporary, **options))
+
+
+def read_predictions(results: Mapping[str | Path, "Result"]) -> JetPredictions:
+    """Per-jet predictions beside results, with those of the image mass where the first one has them.
+
+    Args:
+        results: By path.
+
+    Raises:
+        FileNotFoundError: if a result has no predictions beside it.
+    """
+    scores, mass_preds, probabilities, first = {}, {}, {}, None
+    for path, result in results.items():
+        table = pq.read_table(Path(path).with_suffix(".parquet"))
+        predictors = {result.name: MODEL}
+        if first is None:
+            first = table
+            if IMAGE_MASS in result.metrics:
+                predictors[IMAGE_MASS] = IMAGE_MASS
+        for name, predictor in predictors.items():
+            scores[name] = table[_column(predictor, "score")].to_numpy()
+            mass_preds[name] = table[_column(predictor, "mass")].to_numpy()
+        columns = [_column(MODEL, f"p_{name}") for name in result.label_names]
+        if set(columns) <= set(table.column_names):
+            probabilities[result.name] = np.stack([table[column].to_numpy() for column in columns], axis=1)
+    if IMAGE_MASS in scores:  # baselines after models
+        scores[IMAGE_MASS], mass_preds[IMAGE_MASS] = scores.pop(IMAGE_MASS), mass_preds.pop(IMAGE_MASS)
+    assert first is not None, "no results"
+    names = first.column_names
+    return JetPredictions(
+        labels=first["labels"].to_numpy(),
+        mass_labels=first["mass_labels"].to_numpy(),
+        jet_masses=first["jet_mass" if "jet_mass" in names else "mass_labels"].to_numpy(),
+        pts=first["pt"].to_numpy() if "pt" in names else np.full(len(first), np.nan),
+        scores=scores,
+        mass_preds=mass_preds,
+        probabilities=probabilities,
+    )
+
+
+def read_event_ids(path: str | Path) -> list[str]:
+    """Of the jets that the result at `path` was measured on, in order."""
+    return pq.read_table(Path(path).with_suffix(".parquet"), columns=["event_id"])["event_id"].to_pylist()

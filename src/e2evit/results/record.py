@@ -1,0 +1,257 @@
+"""`Result`: everything one evaluation measured, on which jets, and with what; a JSON file on disk."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from hashlib import blake2b
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple, get_type_hints
+
+from datasets import Dataset
+from huggingface_hub.dataclasses import type_validator
+
+from e2evit.data.jobs import write_whole
+
+from .predictions import MODEL, write_predictions
+
+__all__ = [
+    "Interval",
+    "Result",
+    "by_model",
+    "fingerprint",
+    "interval",
+    "model_name",
+    "provenance",
+    "read_results",
+    "write_record",
+]
+
+PACKAGES = ("e2evit", "torch", "transformers", "datasets", "accelerate", "numpy", "scikit-learn")
+
+
+class Interval(NamedTuple):
+    """A value and its 95 % interval; NaN bounds where none was computed."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(kw_only=True)
+class Result:
+    """One training of one model, measured on one split.
+
+    Attributes:
+        model: Name of the model, shared by its trainings.
+        seed: Of the training, if known.
+        date: UTC, ISO 8601.
+        commit: Of e2evit; None outside a clone, or where it was not recorded.
+        versions: Of Python and packages.
+        hardware: `processor` (model name), `machine` (architecture), `cores`, and where they matter `threads`,
+            `device`, `num_processes`, `precision`.
+        data: `rows` and a hash of the `event_ids` of each split.
+        mass_column: Column that masses are measured against.
+        mass_classes: Classes that the mass was learned from alone.
+        parameters: Of the network.
+        cost: `macs` of an image, `images_per_second`, `batch_size`, `peak_memory_gib`.
+        training: `images_seen`, `seconds`, `best_epoch`, `images_per_second`, `hardware`.
+        metrics: By predictor (`"model"` and baselines), then by the keys of `METRICS`, with `_low` and `_high`.
+        in_bins: Rows with `low`, `high`, `number` and metrics, by e.g. `"roc_auc in pt"`.
+        predictions: Columns of per-jet predictions of a new result; stored as Parquet beside the JSON.
+    """
+
+    model: str
+    seed: int | None
+    date: str | None
+    commit: str | None
+    versions: dict[str, str]
+    hardware: dict[str, str | int | None]
+    dataset: str
+    split: str
+    data: dict[str, dict[str, str | int]]
+    mass_column: str
+    mass_classes: list[str] | None = None
+    label_names: list[str]
+    channel_names: list[str]
+    image_size: list[int]
+    parameters: int | None = None
+    cost: dict[str, float | int] | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, dict[str, float | int]]
+    in_bins: dict[str, list[dict[str, float | int]]] = field(default_factory=dict)
+    predictions: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self):
+        for name, expected in get_type_hints(type(self)).items():
+            try:
+                type_validator(name, getattr(self, name), expected)
+            except TypeError as error:
+                raise ValueError(f"`{name}` of a result: {_innermost(error)}.") from None
+        if self.split not in self.data:
+            raise ValueError(f"`data` of a result: no split {self.split!r}, got {', '.join(self.data) or 'none'}.")
+        if MODEL not in self.metrics:
+            raise ValueError(f"`metrics` of a result: no {MODEL!r}, got {', '.join(self.metrics) or 'none'}.")
+        if "processor" not in self.hardware:
+            raise ValueError("`hardware` of a result: no 'processor'.")
+
+    @property
+    def name(self) -> str:
+        """Of this training: model and seed."""
+        return self.model if self.seed is None else f"{self.model}_seed{self.seed}"
+
+    def metric(self, key: str, predictor: str = MODEL) -> Interval | None:
+        """A metric of a predictor, None if it was not measured."""
+        return interval(self.metrics.get(predictor, {}), key)
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "Result":
+        """Read what [`Result.to_json`] wrote; per-jet predictions stay in their file.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is not a result; the message names the file and the field.
+        """
+        try:
+            entries = json.loads(Path(path).read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}.") from None
+        known = {entry.name: entry for entry in fields(cls) if entry.name != "predictions"}
+        if not isinstance(entries, dict):
+            raise ValueError(f"{path} is not a result: expected an object, got {type(entries).__name__}.")
+        required = [n for n, entry in known.items() if entry.default is MISSING and entry.default_factory is MISSING]
+        missing = [name for name in required if name not in entries]
+        unknown = [name for name in entries if name not in known]
+        if missing or unknown:
+            problems = [f"no {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(unknown)}"] * bool(unknown)
+            raise ValueError(f"{path} is not a result: {'; '.join(problems)}.")
+        try:
+            return cls(**entries)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the result, and its per-jet predictions, if any, as Parquet beside it; each whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.predictions:
+            write_predictions(path.with_suffix(".parquet"), self.predictions)
+        entries = {name: value for name, value in asdict(self).items() if name != "predictions"}
+        text = json.dumps(entries, indent=2) + "\n"
+        write_whole(path, lambda temporary: temporary.write_text(text))
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).rstrip(".")
+
+
+def interval(metrics: Mapping[str, float], key: str) -> Interval | None:
+    """A metric with its interval out of flat `{key, key_low, key_high}`, None if it is not there."""
+    if key not in metrics:
+        return None
+    return Interval(metrics[key], *(metrics.get(f"{key}_{end}", float("nan")) for end in ("low", "high")))
+
+
+def read_results(paths: Sequence[str | Path]) -> list[Result]:
+    """Results that were measured on the same jets.
+
+    Raises:
+        FileNotFoundError: if a file does not exist.
+        ValueError: if a file is not a result, two are of the same training, or jets or target differ.
+    """
+    results = [Result.from_json(path) for path in paths]
+
+    def measured_on(result):
+        return {"dataset": result.dataset, "split": result.split, "mass_column": result.mass_column} | result.data[
+            result.split
+        ]
+
+    names = [result.name for result in results]
+    for number, (path, result) in enumerate(zip(paths, results)):
+        if result.name in names[:number]:
+            raise ValueError(f"{paths[names.index(result.name)]} and {path} are both of {result.name}.")
+        if measured_on(result) != measured_on(results[0]):
+            raise ValueError(
+                f"{names[0]} and {result.name} were not measured on the same jets: "
+                f"{measured_on(results[0])} against {measured_on(result)}."
+            )
+    return results
+
+
+def by_model(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The trainings of each model, in the given order."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result.model, []).append(result)
+    return groups
+
+
+def model_name(checkpoint: str | Path, seed: int | None) -> str:
+    """Name of the model of a checkpoint: that of its folder, without the seed of the training."""
+    return Path(checkpoint).name.removesuffix(f"_seed{seed}")
+
+
+def provenance(**hardware: str | int | None) -> dict[str, Any]:
+    """Date, commit, versions and hardware of a measurement that is made now; every file of results holds them.
+
+    Args:
+        hardware: What else matters: `threads`, `device`, `num_processes`, `precision`.
+    """
+    machine = {"processor": processor_name(), "machine": platform.machine(), "cores": os.cpu_count()}
+    return {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": current_commit(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "hardware": machine | hardware,
+    }
+
+
+def write_record(path: str | Path, entries: Mapping[str, Any], **hardware: str | int | None) -> None:
+    """Write the measurements of a benchmark with their [`provenance`], which a later call replaces."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(provenance(**hardware) | dict(entries), indent=1, ensure_ascii=False) + "\n"
+    write_whole(path, lambda temporary: temporary.write_text(text))
+
+
+def processor_name() -> str:
+    """Model name of the processor, such as `AMD EPYC 9B14`."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return value.strip()
+    if platform.system() == "Darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        name = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        if name:
+            return name
+    return platform.processor() or platform.machine()
+
+
+def current_commit() -> str | None:
+    """HEAD of the clone that e2evit runs from; None of an installed copy, even inside another repository."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        is_ours = git("ls-files", Path(__file__).name)
+        return git("rev-parse", "HEAD") or None if is_ours else None
+    except OSError:  # git is not installed
+        return None
+
+
+def fingerprint(rows: Dataset) -> dict[str, str | int]:
+    """Number of rows and a hash of their event ids in order."""
+    event_ids = rows.with_format("arrow")["event_id"].to_pylist()
+    return {"rows": len(event_ids), "event_ids": blake2b("\n".join(event_ids).encode(), digest_size=8).hexdigest()}

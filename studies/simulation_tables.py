@@ -1,0 +1,98 @@
+"""Tables of docs/simulation.md, from `studies/validate_simulation.py` and `benchmarks/simulation.py`."""
+
+import json
+from pathlib import Path
+
+from e2evit.results.tables import markdown_table
+
+__all__ = ["TABLES"]
+
+
+def _validation(results: Path) -> dict:
+    return json.loads((results / "simulation_validation.json").read_text())
+
+
+def occupancy(results: Path) -> str:
+    """Medians of occupied pixels by channel, simulated and real."""
+    measured = _validation(results)
+    simulated, real = measured["occupancy"], measured["real_occupancy"]
+    rows = [
+        [
+            f"`{channel}`",
+            *(f"{counts[channel]['median']:.0f}" for counts in simulated.values()),
+            f"{real['image'][channel]:.0f}",
+            f"{real['jets'][channel]:.0f}",
+        ]
+        for channel in real["image"]
+    ]
+    return markdown_table(["channel", *simulated, "one real image", "20 real jets, our detector"], rows)
+
+
+def masses(results: Path) -> str:
+    """Jet and image masses by class."""
+    measured = _validation(results)
+    rows = [
+        [name, f"{measured['number'][name]}", *(_spread(mass[kind]) for kind in ("jet", "image"))]
+        for name, mass in measured["masses"].items()
+    ]
+    return markdown_table(["class", "jets", "particle-level [GeV]", "image [GeV]"], rows)
+
+
+def _spread(values: dict[str, float]) -> str:
+    return f"{values['median']:.0f} ({values['p16']:.0f}–{values['p84']:.0f})"
+
+
+def response(results: Path) -> str:
+    """Response and resolution of the calorimeters in bins of pT."""
+    rows = [
+        [f"{row['low']:.0f}–{row['high']:.0f}", f"{row['response']:.3f}", f"{row['resolution']:.3f}"]
+        for row in _validation(results)["response"]
+    ]
+    return markdown_table(["jet pT [GeV]", "median response", "relative resolution"], rows)
+
+
+def tagging(results: Path) -> str:
+    """AUC of boosted trees by task and set of variables."""
+    tasks = _validation(results)["tagging"]
+    titles = list(next(iter(tasks.values())))
+    rows = [
+        [task, *(f"{values[title]['auc']:.3f} ± {values[title]['error']:.3f}" for title in titles)]
+        for task, values in tasks.items()
+    ]
+    return markdown_table(["AUC", *titles], rows)
+
+
+def mass_regression(results: Path) -> str:
+    """Masses by boosted trees."""
+    rows = [
+        [name, f"{v['number']}", f"{v['constant']:.1f}", f"{v['mae']:.1f}", f"{v['resolution']:.3f}"]
+        for name, v in _validation(results)["mass"].items()
+    ]
+    heads = ["sample", "jets", "MAE of the mean [GeV]", "MAE [GeV]", "relative resolution"]
+    return markdown_table(heads, rows)
+
+
+def speed(results: Path) -> str:
+    """Milliseconds of each stage."""
+    stages = ["pythia", "jets", "detector", "pile-up", "image", "rest"]
+    measured = json.loads((results / "simulation_speed.json").read_text())
+    rows = [
+        [
+            row["process"],
+            f"{row['pileup']:.0f}",
+            *(f"{row.get(stage, 0.0):.2f}" for stage in stages),
+            f"{row['jets_per_second']:.0f}",
+        ]
+        for row in measured["rows"]
+    ]
+    return markdown_table(["process", "pile-up", *(f"{stage} [ms]" for stage in stages), "jets/s and core"], rows)
+
+
+TABLES = {
+    "occupancy": occupancy,
+    "masses": masses,
+    "response": response,
+    "tagging": tagging,
+    "mass regression": mass_regression,
+    "speed": speed,
+}

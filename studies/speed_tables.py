@@ -1,0 +1,159 @@
+"""Tables of README and docs: data sets, bundled checkpoints, the quickstart, loading, speed, export."""
+
+import json
+from pathlib import Path
+
+from e2evit.data import SCHEMAS, DatasetSchema
+from e2evit.metrics import METRICS
+from e2evit.results.predictions import MODEL
+from e2evit.results.record import Result, read_results
+from e2evit.results.tables import COLUMNS, markdown_table, metrics_table, results_table
+
+__all__ = ["TABLES"]
+
+EXPORTED = ("roc_auc", "relative_resolution")
+BUNDLED = ("linearvit", "xcit", "trees_3", "trees_all")  # the study's first trainings
+
+
+def _read(results: Path, name: str) -> dict:
+    return json.loads((results / f"{name}.json").read_text())
+
+
+def _threads(measured: dict) -> str:
+    number = measured["hardware"]["threads"]
+    return f"{number} thread{'s' * (number > 1)}"
+
+
+def bundled_checkpoint(results: Path) -> str:
+    """The bundled checkpoints beside boosted trees."""
+    measured = read_results([results / f"study/{name}_seed0.json" for name in BUNDLED])
+    return results_table({result.name: result for result in measured}, baselines=False)
+
+
+def quickstart(results: Path) -> str:
+    """The quickstart's models and baselines, seed by seed."""
+    measured = [Result.from_json(path) for path in sorted(results.glob("quickstart_*.json"))]
+    rows = []
+    for seed in sorted({result.seed for result in measured}):
+        of_seed = [result for result in measured if result.seed == seed]
+        predictors = {result.model: result.metrics[MODEL] for result in of_seed}
+        predictors |= {name: metrics for name, metrics in of_seed[0].metrics.items() if name != MODEL}
+        rows += [(f"{name}, seed {seed}", metrics) for name, metrics in predictors.items()]
+    return metrics_table(rows, COLUMNS)
+
+
+SCHEMA_HEADS = ("files", "image", "classes 0, 1, ...", "`mass_labels` [GeV]", "inferred, not verified")
+
+
+def data_sets(results: Path) -> str:
+    """The files we read, from their schemas."""
+    rows = []
+    for name, variants in SCHEMAS.items():
+        common = set.intersection(*(set(schema.inferred) for schema in variants))
+        for number, schema in enumerate(variants):
+            title = f"`{name}`" + (f" ({schema.variant})" if schema.variant else "")
+            inferred = [statement for statement in schema.inferred if number == 0 or statement not in common]
+            rows.append(
+                [
+                    title,
+                    _files(schema),
+                    f"{', '.join(schema.channel_names)}; {schema.image_size[0]} x {schema.image_size[1]}; "
+                    + schema.normalisation.replace("_", " "),
+                    ", ".join(schema.labels) or "–",
+                    schema.mass_definition,
+                    "; ".join(inferred) or ("as above" if number else "–"),
+                ]
+            )
+    return markdown_table(["data set", *SCHEMA_HEADS], rows, "---")
+
+
+def _files(schema: DatasetSchema) -> str:
+    if schema.format == "rows":
+        return "our Parquet rows"
+    keys = []
+    for source in schema.sources.values():
+        keys += source.stack or [" or ".join(f"`{key}`" for key in source.keys)]
+    order = "channels last" if schema.channels_last else "channels first"
+    title = {"hdf5": "HDF5", "parquet": "Parquet", "npz": "npz"}[schema.format]
+    return f"{title}, {order}: {', '.join(dict.fromkeys(keys))}"
+
+
+def loading(results: Path) -> str:
+    """Images a second, and the ratios and memory that go with them."""
+    measured, feeding = _read(results, "loading"), _read(results, "feeding")
+    slowest = measured["images_per_second"]["nested Parquet, to_pylist"]
+    rows = [[name, f"{rate:.0f}", f"{rate / slowest:.1f}"] for name, rate in measured["images_per_second"].items()]
+    table = markdown_table(["64 images to a dense float32 batch", "images/s, one core", "over to_pylist"], rows)
+    ratios = feeding["loader_over_model"].values()
+    memory = "; ".join(f"{name} {size:.0f} MiB" for name, size in measured["peak_memory_mib"].items())
+    rows_ratio, convert_ratio = measured["rows_over_to_pylist"], measured["convert_over_to_pylist"]
+    return (
+        f"{table}\n\nMedian ratios within a round: rows {rows_ratio:.0f} x `to_pylist`; converting nested Parquet "
+        f"{convert_ratio:.1f} x `to_pylist`; contiguous HDF5 through the memory map "
+        f"{measured['memory_map_gb_per_second']:.1f} GB/s, {measured['memory_map_over_readinto']:.0%} of `readinto`.\n"
+        f"Peak memory of preparing, all libraries included: {memory}.\n"
+        f"Training batches are made {min(ratios):.0f} to {max(ratios):.0f} times as fast as nano models take them, "
+        f"both on {_threads(feeding)} (`python benchmarks/feeding.py`)."
+    )
+
+
+def model_speed(results: Path) -> str:
+    """Times of the authors' code in ms and the speedup of ours, training and inference."""
+    measured, empty, freed = (_read(results, name) for name in ("model_speed", "empty_pixels", "freed_memory"))
+    columns = {
+        "training": ("eager fp32", "compiled fp32", "eager bf16", "compiled bf16"),
+        "inference": ("eager fp32", "eager bf16", "compiled bf16"),
+    }
+    rows = []
+    for name, parts in measured["models"].items():
+        for use, variants in columns.items():
+            speedup, times = parts[use]["speedup"], parts[use]["milliseconds"]
+            reference = " / ".join(f"{times[key]:.0f}" for key in times if key.startswith("reference"))
+            ours = dict.fromkeys(columns["training"], "–") | {key: f"{speedup[key]:.2f}" for key in variants}
+            rows.append([f"{name}, {use}", reference, *ours.values()])
+    table = markdown_table(["", "reference [ms]", *columns["training"]], rows)
+    gains = []
+    for name, entry in empty["models"].items():
+        plain, layer = (
+            entry["speedup"][f"{kind}, occupied pixels"] for kind in ("without", "with a layer for pixels")
+        )
+        gains.append(f"of {name} {plain:.2f} times as fast, with a layer for pixels {layer:.2f} times")
+    kept = ", ".join(f"of {name} {entry['speedup']['kept']:.2f} times" for name, entry in freed["models"].items())
+    return (
+        f"{table}\n\n{empty['occupied_pixels']:.0%} of the pixels of a jet hold anything. Leaving the others out of "
+        f"the stem makes a training step\n{'; '.join(gains)}\n(the study's models, batch {empty['batch_size']}; "
+        "`python benchmarks/empty_pixels.py`).\n\nOn CPUs, trainings have the C library keep what tensors free "
+        f"instead of giving it back to the kernel, which makes a step\n{kept} as fast, on {_threads(freed)} "
+        f"(`python benchmarks/freed_memory.py`)."
+    )
+
+
+def export(results: Path) -> str:
+    """Size, quality and speed of exported variants."""
+    measured = _read(results, "export")
+    variants = measured["variants"]
+    cases = list(variants["PyTorch eager"]["speed"])
+    rows = []
+    for name, entry in variants.items():
+        quality = entry["quality"]
+        cells = [f"{entry['mebibytes']:.1f}", *(f"{quality[key]:{METRICS[key].format}}" for key in EXPORTED)]
+        for case in cases:
+            speed = entry["speed"][case]
+            cells.append(f"{speed['milliseconds']:.1f} ({speed['over_pytorch']:.2f})")
+        rows.append([name, *cells])
+    heads = ["", "MiB", *(METRICS[key].heading for key in EXPORTED), *(f"{case} [ms]" for case in cases)]
+    return (
+        f"{markdown_table(heads, rows)}\n\n{measured['jets']} test jets; in brackets how many times as fast as eager "
+        "PyTorch on as many threads\n(`python benchmarks/export.py`). onnxruntime computes in float32 where weights "
+        "are bfloat16."
+    )
+
+
+TABLES = {
+    "data sets": data_sets,
+    "bundled checkpoint": bundled_checkpoint,
+    "quickstart table": quickstart,
+    "loading": loading,
+    "model speed": model_speed,
+    "export": export,
+}
