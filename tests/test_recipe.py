@@ -1,11 +1,17 @@
 """Recipes and command lines."""
 
+import configparser
+from pathlib import Path
+
 import pytest
+import yaml
 
 from e2evit.cli.errors import UsageError
 from e2evit.cli.parser import parse
 from e2evit.data.packaged import find_recipe
 from e2evit.training import AugmentationArguments, DataArguments, TrainArguments
+
+ROOT = Path(__file__).parents[1]
 
 
 def parse_recipe(*argument_classes, arguments, first=None):
@@ -48,6 +54,18 @@ def test_packaged_recipes(tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     (tmp_path / "models/xcit_nano.json").write_text("{}")
     assert find_recipe("models/xcit_nano.json").read_text() == "{}"
+
+
+def test_recipes_of_a_wheel_are_complete():
+    """A packaged recipe names a model file that is packaged too."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    patterns = setup["options.package_data"]["e2evit.recipes"].split(", ")
+    packaged = {path for pattern in patterns for path in (ROOT / "recipes").glob(pattern)}
+    recipes = [yaml.safe_load(path.read_text()) for path in packaged if path.suffix == ".yaml"]
+    models = {ROOT / recipe["model_config"] for recipe in recipes if "model_config" in recipe}
+    assert len(models) == 2
+    assert models <= packaged
 
 
 def test_what_comes_before_a_recipe(tmp_path, capsys):
