@@ -58,9 +58,10 @@ def call(*command, cwd=ROOT, **env):
 def checkpoint(tmp_path_factory, jets_dir):
     """A checkpoint as `scripts/train.py` leaves it, and its results."""
     base = tmp_path_factory.mktemp("model")
-    model = make("linearvit", id2label={0: "qcd", 1: "top"}, label2id={"qcd": 0, "top": 1}, **JETS)
-    model.save_pretrained(base / "run")
-    E2EImageProcessor(find_schema("simulated").channel_names).save_pretrained(base / "run")
+    names = {"id2label": {0: "qcd", 1: "top"}, "label2id": {"qcd": 0, "top": 1}}
+    channel_names = list(find_schema("simulated").channel_names)
+    make("linearvit", channel_names=channel_names, **names, **JETS).save_pretrained(base / "run")
+    E2EImageProcessor(channel_names).save_pretrained(base / "run")
     (base / "run/recipe.yaml").write_text("seed: 0\n")
     (base / "run/run_info.json").write_text(json.dumps({"seed": 0, "images_seen": 1000, "seconds": 10.0}))
     arguments = ("--data_dir", jets_dir, "--cache_dir", base / "cache", "--mass_column", "jet_mass")
@@ -243,7 +244,7 @@ def test_results_of_another_model_are_refused(checkpoint, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"other\.parquet: measure the checkpoint"):
         assemble_model(run, tmp_path / "model", REPO, tmp_path / "other.json")
     shutil.copyfile(results.with_suffix(".parquet"), tmp_path / "other.parquet")
-    with pytest.raises(ValueError, match="is of a model with 7 parameters"):
+    with pytest.raises(ValueError, match="belongs to a model with 7 parameters"):
         assemble_model(run, tmp_path / "model", REPO, tmp_path / "other.json")
     assert not (tmp_path / "model").exists()
 
