@@ -150,7 +150,7 @@ def test_own_splits_survive(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out/data").iterdir()) == ["test-00000-of-00001.parquet"]
     dataset = load_e2e("quark_gluon", tmp_path / "out", cache_dir=tmp_path / "cache")
     assert {split: len(rows) for split, rows in dataset.items()} == {"train": 0, "validation": 0, "test": 6}
-    with pytest.raises(ValueError, match="has splits of its own, which `salt` does not change"):
+    with pytest.raises(ValueError, match="has its own splits, which `salt` does not change"):
         load_e2e("quark_gluon", tmp_path / "out", salt="other")
     with pytest.raises(ValueError, match="holds the data set 'quark_gluon', not 'top_mass'"):
         find_schema("top_mass", tmp_path / "out")
@@ -256,5 +256,5 @@ def test_nothing_fits(tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
     write_parquet(raw / "a.parquet", {"X_jet": jets("top_mass", 3), "m": np.full(3, 5e4)})
-    with pytest.raises(FileError, match=r"a\.parquet: no row fits; 3 rows looked at .*: a mass of 50000 GeV"):
+    with pytest.raises(FileError, match=r"no row fits the data set 'top_mass': .*a\.parquet, .*: a mass of 50000 GeV"):
         prepare("top_mass", raw, tmp_path / "out", on_bad_rows="skip")

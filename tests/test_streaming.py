@@ -64,7 +64,7 @@ def test_shuffling_is_seeded_and_exact(rows_dir):
     # neighbours come from all over the data set
     files = [event.split("-")[1] for event in first]
     assert sum(a != b for a, b in itertools.pairwise(files)) > 0.5 * len(files)
-    with pytest.raises(ValueError, match="`shuffle_seed` is for streaming"):
+    with pytest.raises(ValueError, match="`shuffle_seed` needs `streaming=True`"):
         load_e2e("simulated", rows_dir, shuffle_seed=1)
 
 

@@ -1,4 +1,4 @@
-"""Data sets: schema, files, sparse rows, builder, splits. `collate` needs torch, so it is imported by its own name."""
+"""Data sets: schemas, files, sparse rows, builder, splits. Nothing here needs torch."""
 
 from .builder import E2EImages, load_e2e
 from .resolve import find_schema

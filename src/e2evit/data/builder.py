@@ -1,6 +1,6 @@
-"""The loading script of E2E images: a `datasets` builder, and `load_e2e` that prepares, caches and splits with it.
+"""A `datasets` builder for E2E images, and `load_e2e`, which prepares, caches and splits with it.
 
-`datasets` no longer runs scripts (`load_dataset("script.py")`), so the builder class is used directly.
+`datasets` no longer runs loading scripts (`load_dataset("script.py")`), so the builder class is used directly.
 """
 
 import json
@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from hashlib import blake2b
 from pathlib import Path
+from typing import cast
 
 import datasets
 import numpy as np
 import pyarrow as pa
+from datasets.exceptions import DatasetGenerationError
 
 from .files import Piece, list_pieces, read_rows
 from .resolve import find_files, find_schema
@@ -23,9 +25,9 @@ from .survey import survey_folder
 
 __all__ = ["E2EImages", "E2EImagesConfig", "describe_schema", "list_parts", "load_e2e"]
 
-ROW_FORMAT_VERSION = "3.0.0"  # part of the cache's name: raise it when rows change
+ROW_FORMAT_VERSION = "3.0.0"  # part of the cache's name: raise it when the format of rows changes
 PIECE_ROWS = 1000
-PIECES_AT_ONCE = 8  # that a shuffled stream mixes: some 100 MB
+PIECES_AT_ONCE = 8  # mixed by a shuffled stream: some 100 MB
 
 
 @dataclass
@@ -33,10 +35,10 @@ class E2EImagesConfig(datasets.BuilderConfig):
     """One data set of the schema in one folder.
 
     Args:
-        schema: The entry as JSON; found by the name and the files if not given.
-        fingerprint: Hash of names, sizes and times of the files; part of the cache's name, so that changed files are
+        schema: The entry as JSON; by default the one that fits the name and the files.
+        fingerprint: Hash of the files' names, sizes and times; part of the cache's name, so that changed files are
             read again.
-        split, salt, fold, num_folds: Yield only this split (streaming); all rows without.
+        split, salt, fold, num_folds: Yield only this split (streaming); by default all rows.
         shuffle_seed: Yield rows in the random order of this seed (streaming).
     """
 
@@ -50,8 +52,9 @@ class E2EImagesConfig(datasets.BuilderConfig):
 
 
 class E2EImages(datasets.ArrowBasedBuilder):
-    """Sparse rows of any data set of the schema, in one split called `full`, or the data set's own."""
+    """Sparse rows of any data set, in one split called `full` or in the data set's own splits."""
 
+    config: E2EImagesConfig
     BUILDER_CONFIG_CLASS = E2EImagesConfig
     BUILDER_CONFIGS = [E2EImagesConfig(name=name, version=ROW_FORMAT_VERSION) for name in (*SCHEMAS, "custom")]
 
@@ -77,7 +80,7 @@ class E2EImages(datasets.ArrowBasedBuilder):
                 datasets.SplitGenerator(name=part, gen_kwargs={"blocks": [[piece] for piece in pieces]})
                 for part, pieces in parts.items()
             ]
-        # an own split is all that is read for it, unless folds mix train and validation
+        # the data set's own split is all that has to be read, unless folds mix train and validation
         mixed = config.split not in parts or (config.fold is not None and config.split != "test")
         blocks = [
             [(part, piece)] for part, pieces in parts.items() if mixed or part == config.split for piece in pieces
@@ -97,7 +100,7 @@ class E2EImages(datasets.ArrowBasedBuilder):
                 yield datasets.builder.Key(number, part), table
 
     def _selected(self, schema: DatasetSchema, number: int, block) -> Iterator[pa.Table]:
-        """The rows of a block that are in the split, shuffled among each other if that was asked for."""
+        """The rows of a block that are in the split, shuffled within the block if `shuffle_seed` is set."""
         config, tables = self.config, []
         rule = SplitRule(config.salt, config.fold, config.num_folds)
         for part, piece in block:
@@ -107,14 +110,14 @@ class E2EImages(datasets.ArrowBasedBuilder):
                     tables.append(chosen)
                     if config.shuffle_seed is None:
                         yield tables.pop()
-        if tables:
+        if tables and config.shuffle_seed is not None:
             mixed = pa.concat_tables(tables)
             order = np.random.default_rng([*config.shuffle_seed, number]).permutation(mixed.num_rows)
             yield mixed.take(pa.array(order)).combine_chunks()
 
 
 def describe_schema(schema: DatasetSchema) -> str:
-    """A paragraph on what rows hold, for the information of a data set."""
+    """A paragraph on the content of the rows, for `DatasetInfo`."""
     channels = ", ".join(f"{name} [{schema.channel(name).unit}]" for name in schema.channel_names)
     lines = [
         schema.description,
@@ -127,22 +130,25 @@ def describe_schema(schema: DatasetSchema) -> str:
 
 
 def list_parts(schema: DatasetSchema, data_dir: str | Path | None, rows: int) -> dict[str, list[Piece]]:
-    """The pieces of each split that the data set has of its own, or all of them as `full`.
+    """The pieces of each of the data set's own splits, or all pieces as `full`.
 
     Raises:
-        ValueError: for a file that does not fit the schema, or that belongs to no split.
+        ValueError: for a file that does not fit the schema, or belongs to no split.
         FileNotFoundError: if the folder or its files are missing.
     """
     parts: dict[str, list[Piece]] = {}
     for path in find_files(schema, data_dir):
+        assert data_dir is not None, "find_files has refused it"
         name = relative_name(path, data_dir)
         part = "full"
         if schema.own_split:
-            found = [split for split, glob in schema.own_split.items() if fnmatch(name, glob)]
-            if len(found) != 1:
+            matching = [split for split, glob in schema.own_split.items() if fnmatch(name, glob)]
+            if len(matching) != 1:
                 globs = ", ".join(f"{split}: {glob}" for split, glob in schema.own_split.items())
-                raise ValueError(f"{path} should be in one of the splits of {schema.name!r} ({globs}), not {found}.")
-            (part,) = found
+                raise ValueError(
+                    f"{path} should be in one of the splits of {schema.name!r} ({globs}), not {matching}."
+                )
+            (part,) = matching
         parts.setdefault(part, []).extend(list_pieces(path, name, schema, rows))
     if not any(parts.values()):
         raise ValueError(f"Data set {schema.name!r}: the files in {data_dir} hold no rows.")
@@ -163,75 +169,79 @@ def load_e2e(
     shuffle_seed: int | Sequence[int] | None = None,
     cache_dir: str | Path | None = None,
 ) -> datasets.DatasetDict | datasets.Dataset | datasets.IterableDatasetDict | datasets.IterableDataset:
-    """Rows of a data set, split by event into train (70 %), validation (10 %) and test (20 %), or as it is itself.
+    """Rows of a data set, split by event into train (70 %), validation (10 %) and test (20 %), or by its own splits.
 
     Args:
         name: An entry of the schema, or `"custom"`.
-        data_dir: Folder with its files, public ones or prepared rows; also an address (`hf://datasets/...`).
+        data_dir: Folder of its files, public ones or prepared rows, or an address (`hf://datasets/...`).
         split: One split instead of all.
         schema: YAML file (or [`DatasetSchema`]) of a custom data set.
-        streaming: Read rows when they are asked for instead of preparing a cache. `state_dict` and `load_state_dict`
-            of the result go on at the very next row, `split_dataset_by_node` divides it among nodes.
+        streaming: Read rows on demand instead of preparing a cache. `state_dict` and `load_state_dict` of the result
+            resume at the very next row, `split_dataset_by_node` divides it among nodes.
         num_proc: Processes that prepare the cache.
-        salt: Another salt is another division into splits.
-        fold, num_folds: Validation is this fold of all rows that are not test, train are the other folds.
+        salt: Another salt gives another division into splits.
+        fold, num_folds: Validation is this fold of all rows outside test, train the other folds.
         shuffle_seed: Streaming only: read pieces of 1000 rows in random order and mix eight at a time. The order
-            depends on this seed alone: give `(seed, epoch)` for another in each epoch. Each row comes exactly once,
+            depends on this seed alone: pass `(seed, epoch)` for a new one in each epoch. Each row comes exactly once,
             and a stream resumes exactly; `IterableDataset.shuffle` loses the rows in its buffer on resuming.
-        cache_dir: Where the prepared Arrow files go; `datasets`' own cache if not given.
+        cache_dir: Folder of the prepared Arrow files; by default the cache of `datasets`.
 
     Returns:
         `DatasetDict`, or `Dataset` with `split`; their iterable counterparts with `streaming`. Columns as in
         [`row_features`].
 
     Raises:
-        ValueError: for an unknown name or split, or a file that does not fit the schema; it says where.
+        ValueError: for an unknown name or split, or a file that does not fit the schema; the message says where.
         FileNotFoundError: if the folder or its files are missing.
     """
     if split is not None and split not in SPLIT_FRACTIONS:
-        raise ValueError(f"There is no split {split!r}; known ones: {', '.join(SPLIT_FRACTIONS)}.")
+        raise ValueError(f"Unknown split {split!r}; known splits: {', '.join(SPLIT_FRACTIONS)}.")
     if shuffle_seed is not None and not streaming:
-        raise ValueError("`shuffle_seed` is for streaming; shuffle a `Dataset` with its `shuffle(seed=...)`.")
+        raise ValueError("`shuffle_seed` needs `streaming=True`; shuffle a `Dataset` with its `shuffle(seed=...)`.")
     rule = SplitRule(salt, fold, num_folds)
-    found = find_schema(name, data_dir, schema)
-    if len(found.own_split) == len(SPLIT_FRACTIONS) and salt != SplitRule.salt and fold is None:
-        raise ValueError(f"The data in {data_dir} has splits of its own, which `salt` does not change.")
-    stamp = "".join(f"{path}:{file_stamp(path)};" for path in find_files(found, data_dir))
+    resolved = find_schema(name, data_dir, schema)
+    if len(resolved.own_split) == len(SPLIT_FRACTIONS) and salt != SplitRule.salt and fold is None:
+        raise ValueError(f"The data in {data_dir} has its own splits, which `salt` does not change.")
+    stamp = "".join(f"{path}:{file_stamp(path)};" for path in find_files(resolved, data_dir))
     common = {
-        "config_name": found.name if found.name in SCHEMAS else "custom",
+        "config_name": resolved.name if resolved.name in SCHEMAS else "custom",
         "data_dir": absolute(data_dir),
-        "schema": json.dumps(found.to_dict()),
+        "schema": json.dumps(resolved.to_dict()),
         "fingerprint": blake2b(stamp.encode(), digest_size=8).hexdigest(),
         "cache_dir": None if cache_dir is None else absolute(cache_dir),
     }
     wanted = list(SPLIT_FRACTIONS) if split is None else [split]
     if streaming:
-        survey_folder(found, data_dir)
+        survey_folder(resolved, data_dir)
         if shuffle_seed is not None:
             shuffle_seed = list(np.atleast_1d(shuffle_seed).tolist())
-        streams = {
-            part: E2EImages(
-                **common, split=part, salt=salt, fold=fold, num_folds=num_folds, shuffle_seed=shuffle_seed
-            ).as_streaming_dataset(split=part)
+        streams: dict[str | datasets.NamedSplit, datasets.IterableDataset] = {
+            part: cast(
+                datasets.IterableDataset,
+                E2EImages(
+                    **common, split=part, salt=salt, fold=fold, num_folds=num_folds, shuffle_seed=shuffle_seed
+                ).as_streaming_dataset(split=part),
+            )
             for part in wanted
         }
         return datasets.IterableDatasetDict(streams) if split is None else streams[split]
     builder = E2EImages(**common)
     if not Path(builder.cache_dir).exists():
-        survey_folder(found, data_dir)
+        survey_folder(resolved, data_dir)
     try:
         builder.download_and_prepare(num_proc=num_proc)
-    except datasets.exceptions.DatasetGenerationError as error:
-        # the reader's own message says what is wrong; the wrapper only that something is
+    except DatasetGenerationError as error:
+        # the reader's own message says what is wrong, the wrapper only that something is
         raise (error.__cause__ or error) from None
     selected: dict[str, list[datasets.Dataset]] = {part: [] for part in wanted}
-    for part in builder.info.splits:
-        rows = builder.as_dataset(split=part)
-        splits = rule.assign(rows.with_format("arrow")["event_id"].to_pylist(), part, found.own_split)
+    for part in builder.info.splits or ():
+        rows = cast(datasets.Dataset, builder.as_dataset(split=part))
+        event_ids = cast(pa.ChunkedArray, rows.with_format("arrow")["event_id"])
+        splits = rule.assign(event_ids.to_pylist(), part, resolved.own_split)
         for name_of_split, chosen in selected.items():
             if (numbers := np.flatnonzero(splits == name_of_split)).size or part == "full":
                 chosen.append(rows.select(numbers))
-    divided = {
+    divided: dict[str | datasets.NamedSplit, datasets.Dataset] = {
         part: datasets.concatenate_datasets(chosen) if chosen else rows.select([]) for part, chosen in selected.items()
     }
     return datasets.DatasetDict(divided) if split is None else divided[split]

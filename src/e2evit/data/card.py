@@ -13,12 +13,12 @@ def render_card(schema: DatasetSchema, manifest: dict) -> str:
     """Markdown with YAML front matter.
 
     Args:
-        schema: Of the rows.
-        manifest: What `prepare` records of files, splits and shards.
+        schema: Schema of the rows.
+        manifest: Record of files, splits and shards, from `prepare`.
     """
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     rows = {split: sum(shard["rows"] for shard in shards) for split, shards in manifest["shards"].items()}
-    return environment.from_string(files(__package__).joinpath("CARD.md").read_text(encoding="utf-8")).render(
+    return environment.from_string(files("e2evit.data").joinpath("CARD.md").read_text(encoding="utf-8")).render(
         schema=schema,
         manifest=manifest,
         channels={name: schema.channel(name) for name in schema.channel_names},

@@ -210,12 +210,12 @@ def _range(file: DataFile, key: str | None) -> tuple[float, ...]:
 
 def _distinct(file: DataFile, key: str) -> list[str]:
     """What a column of text holds, sorted; cut short where it cannot be classes."""
-    found: set[str] = set()
+    names: set[str] = set()
     for values in _read(file, key):
-        found.update(text for text in map(decode, values.reshape(-1).tolist()) if text is not None)
-        if len(found) > MAX_CLASSES:
+        names.update(text for text in map(decode, values.reshape(-1).tolist()) if text is not None)
+        if len(names) > MAX_CLASSES:
             break
-    return sorted(found)
+    return sorted(names)
 
 
 def _read(file: DataFile, key: str) -> Iterator[np.ndarray]:

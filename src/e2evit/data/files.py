@@ -84,7 +84,7 @@ def find_mismatch(path: str, schema: DatasetSchema, root: str | None = None) -> 
                 flat = len(shape) == 2 and shape[1] == int(np.prod(expected))
                 if shape[1:] != tuple(expected) and not flat:
                     return _wrong_shape(shape[1:], expected, schema)
-            elif (wanted := source.one_hot or (source.column,)) != (None,):
+            elif wanted := source.one_hot or (() if source.column is None else (source.column,)):
                 if len(shape) != 2 or max(wanted) >= shape[1]:
                     return f"`{key}` ({name}) has shape {shape}: there is no column {max(wanted)}"
             elif any(side != 1 for side in shape[1:]):
@@ -173,12 +173,13 @@ def read_rows(
 
 def _spans(problems: dict[int, str | None], path: str, start: int) -> Iterator[BadRows]:
     """Neighbouring rows with the same problem, as one range."""
+    reasons = {row: why for row, why in problems.items() if why is not None}
     first = None
-    for row in sorted(row for row, why in problems.items() if why is not None):
+    for row in sorted(reasons):
         if first is None:
             first = row
-        if problems.get(row + 1) != problems[row]:
-            yield BadRows(path, start + first, start + row, problems[row])
+        if reasons.get(row + 1) != reasons[row]:
+            yield BadRows(path, start + first, start + row, reasons[row])
             first = None
 
 
@@ -228,7 +229,9 @@ def _images(batch: Batch, schema: DatasetSchema) -> tuple[np.ndarray, bool]:
     source = schema.columns["image"]
     if source.stack:
         return np.stack([batch[key].reshape(-1, *schema.image_size) for key in source.stack], axis=1), False
-    return batch[source.find(batch)].reshape(-1, *_stored_shape(schema)), schema.channels_last
+    key = source.find(batch)
+    assert key is not None, "find_mismatch has looked for it"
+    return batch[key].reshape(-1, *_stored_shape(schema)), schema.channels_last
 
 
 def _event_ids(piece: Piece, batch: Batch, key: str | None, number: int) -> list[str | None]:
@@ -277,7 +280,7 @@ def _column(batch: Batch, schema: DatasetSchema, field: pa.Field, key: str | Non
 def _numbers_of_names(values: np.ndarray, schema: DatasetSchema, key: str, problems: dict) -> pa.Array:
     """Labels a file writes as text, by the names of the classes; None stays null."""
     names = list(map(decode, values.reshape(len(values), -1)[:, 0].tolist()))
-    numbers = {name: number for number, name in enumerate(schema.label_names)}
+    numbers: dict[str | None, int] = {name: number for number, name in enumerate(schema.label_names)}
     for row, name in enumerate(names):
         if name is not None and name not in numbers:
             problems.setdefault(row, f"the label {name!r} as `{key}`; known ones: {', '.join(schema.label_names)}")
@@ -338,12 +341,13 @@ def _read_sparse(piece: Piece, schema: DatasetSchema, target: pa.Schema):
         if problems:
             good = np.setdiff1d(good, list(problems))
             pixels = [column.take(pa.array(good)) for column in pixels]
-        _check_pixels(*pixels, schema, pixel_problems)
+        index, value = pixels
+        _check_pixels(index, value, schema, pixel_problems)
         yield start, table, problems | {int(good[row]): reason for row, reason in pixel_problems.items()}
 
 
 def _check_lists(table: pa.Table, problems: dict[int, str | None]) -> None:
-    lengths = [pc.list_value_length(table[name]).to_numpy() for name in PIXELS]
+    lengths = [pc.call_function("list_value_length", [table[name]]).to_numpy() for name in PIXELS]
     for row in np.flatnonzero(lengths[0] != lengths[1]):  # null is NaN, and so unequal to itself
         problems[int(row)] = f"{lengths[0][row]:g} entries in pixel_index and {lengths[1][row]:g} in pixel_value"
 

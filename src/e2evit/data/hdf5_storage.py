@@ -61,7 +61,10 @@ def open_hdf5(path: str) -> Iterator[h5py.File]:
 def open_dataset(file: h5py.File, array: StoredArray) -> h5py.Dataset:
     """A data set whose external storage, if it has any, is looked for beside the file."""
     if not array.external:
-        return file[array.key]
+        item = file[array.key]
+        if not isinstance(item, h5py.Dataset):
+            raise FileError(f"{array.path}: `{array.key}` is no longer an array.")
+        return item
     access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
     access.set_efile_prefix(os.path.dirname(array.path).encode())
     return h5py.Dataset(h5py.h5d.open(file.id, array.key.encode(), access))
@@ -78,7 +81,7 @@ def find_arrays(path: str, root: str) -> Iterator[tuple[str, StoredArray | str]]
     """
     with ExitStack() as stack:
         walk = _Walk(root, stack)
-        groups = [("", walk.open(path), path, 0)]
+        groups: list[tuple[str, h5py.Group, str, int]] = [("", walk.open(path), path, 0)]
         number = 0
         while groups:
             prefix, group, file_path, depth = groups.pop()
@@ -109,7 +112,8 @@ class _Walk:
     """Follows links as HDF5 does, but only to files below `root`."""
 
     def __init__(self, root: str, stack: ExitStack):
-        self.root, self.stack, self.files = root, stack, {}
+        self.root, self.stack = root, stack
+        self.files: dict[str, h5py.File] = {}
 
     def open(self, path: str) -> h5py.File:
         if path not in self.files:
@@ -160,18 +164,18 @@ class _Walk:
                     "not installed here: repack the file with `h5repack -f GZIP=4 IN OUT`, or install hdf5plugin "
                     "and set HDF5_PLUGIN_PATH to its plugins"
                 )
-        external = bool(array.external)
+        external, size = bool(array.external), int(array.size or 0)
         if array.is_virtual:
-            self.check_sources(array, path, depth)
+            self.check_sources(array, path, size, depth)
         elif external:
-            self.check_external(array, path)
-        elif array.size:
-            self.check_size(array)
-        offset = None if array.chunks or external or not array.size else array.id.get_offset()
+            self.check_external(array, path, size)
+        elif size:
+            self.check_size(array, size)
+        offset = None if array.chunks or external or not size else array.id.get_offset()
         return StoredArray(path, array.name or "", array.shape, array.dtype, offset, external)
 
-    def check_size(self, array: h5py.Dataset) -> None:
-        declared = array.size * array.dtype.itemsize
+    def check_size(self, array: h5py.Dataset, size: int) -> None:
+        declared = size * array.dtype.itemsize
         if array.chunks and (chunk := int(np.prod(array.chunks)) * array.dtype.itemsize) > MAX_CHUNK:
             raise _Refused(f"its chunks unpack to {chunk / 1e9:.1f} GB each: use chunks of some MB")
         if array.id.get_space_status() != h5py.h5d.SPACE_STATUS_ALLOCATED:
@@ -181,14 +185,14 @@ class _Walk:
                 f"written ({stored / 1e6:.1f} MB are in the file): HDF5 would make up the others"
             )
 
-    def check_external(self, array: h5py.Dataset, path: str) -> None:
-        for name, offset, size in array.external:
+    def check_external(self, array: h5py.Dataset, path: str, size: int) -> None:
+        for name, offset, length in array.external or ():
             target = self.locate(os.fsdecode(name), path, "its bytes are in")
-            needed = offset + (array.size * array.dtype.itemsize if size == h5py.h5f.UNLIMITED else size)
+            needed = offset + (size * array.dtype.itemsize if length == h5py.h5f.UNLIMITED else length)
             if os.path.getsize(target) < needed:
                 raise _Refused(f"its bytes are in {os.fsdecode(name)}, which is too short ({needed} bytes are needed)")
 
-    def check_sources(self, array: h5py.Dataset, path: str, depth: int) -> None:
+    def check_sources(self, array: h5py.Dataset, path: str, size: int, depth: int) -> None:
         covered = 0
         for source in array.virtual_sources():
             if "%" in source.file_name:
@@ -196,18 +200,18 @@ class _Walk:
             target = path
             if source.file_name != ".":
                 target = self.locate(source.file_name, path, "its virtual source is")
-            found, found_path = self.step(self.open(target), source.dset_name, target)
-            if not isinstance(found, h5py.Dataset):
+            origin, origin_path = self.step(self.open(target), source.dset_name, target)
+            if not isinstance(origin, h5py.Dataset):
                 raise _Refused(f"its virtual source {source.dset_name} in {source.file_name} is no array")
-            self.describe(found, found_path, depth + 1)
+            self.describe(origin, origin_path, depth + 1)
             number = source.vspace.get_select_npoints()
             if source.src_space.get_select_type() == h5py.h5s.SEL_ALL:
-                fits = found.size == number
+                fits = origin.size == number
             else:
                 _, last = source.src_space.get_select_bounds()
-                fits = len(last) == found.ndim and all(np.less(last, found.shape))
+                fits = len(last) == origin.ndim and all(np.less(last, origin.shape))
             if not fits:
-                raise _Refused(f"its virtual source {source.dset_name} in {source.file_name} has shape {found.shape}")
+                raise _Refused(f"its virtual source {source.dset_name} in {source.file_name} has shape {origin.shape}")
             covered += number
-        if covered < array.size:
-            raise _Refused(f"its virtual sources hold {covered} of {array.size} values")
+        if covered < size:
+            raise _Refused(f"its virtual sources hold {covered} of {size} values")

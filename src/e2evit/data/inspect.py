@@ -1,4 +1,4 @@
-"""A one-screen report on a file that one knows nothing about."""
+"""A one-screen report on an unknown file."""
 
 from pathlib import Path
 
@@ -15,18 +15,18 @@ __all__ = ["draft_schema", "inspect_file"]
 def inspect_file(
     path: str | Path, name: str | None = None, schema: str | Path | None = None
 ) -> tuple[list[str], Survey | None, DatasetSchema | None]:
-    """What a file holds and which schemas it fits; statistics by the one that uses most of it.
+    """What a file holds and which schemas it fits, with statistics by the schema that uses most of it.
 
     Args:
         path: HDF5, Parquet or npz file.
-        name: Look at it as this data set.
-        schema: YAML file of a custom data set to try too.
+        name: Read it as this data set.
+        schema: YAML file of a custom data set to try as well.
 
     Returns:
-        The report's lines, the statistics and their schema, both None if no schema fits.
+        The lines of the report, the statistics and their schema (both None if no schema fits).
 
     Raises:
-        ValueError: for a file of no such kind, or a damaged one.
+        ValueError: for a file of another kind, or a damaged one.
     """
     path = Path(path)
     kind = file_format(path)
@@ -47,7 +47,7 @@ def inspect_file(
         advice = f"Draft a schema for it: e2evit inspect {path} --schema_out my.yaml"
         return [*lines, "No schema fits:", *reasons, advice], None, None
     chosen = max(fitting, key=lambda candidate: len([s for s in candidate.sources.values() if s.find(file.facts)]))
-    names = [f"{found.name}{f' ({found.variant})' if found.variant else ''}" for found in fitting]
+    names = [f"{fit.name}{f' ({fit.variant})' if fit.variant else ''}" for fit in fitting]
     lines.append(f"fits: {', '.join(names)}; read as {chosen.name}: {chosen.description}")
     survey = survey_file(str(path), chosen)
     return [*lines, *survey.lines(chosen)], survey, chosen
@@ -55,13 +55,13 @@ def inspect_file(
 
 def _candidates(path: Path, name: str | None, schema: str | Path | None) -> list[DatasetSchema]:
     known = [variant for variants in SCHEMAS.values() for variant in variants if variant.format != "rows"]
-    found = [*read_schema(schema)] if schema is not None else []
-    for rows in (*SCHEMAS, "custom"):  # rows say themselves which data set they are
+    own = [*read_schema(schema)] if schema is not None else []
+    for rows in (*SCHEMAS, "custom"):  # rows say which data set they are
         try:
             described = find_schema(rows, path)
         except (ValueError, FileNotFoundError):
             continue
         if described.format == "rows":
-            found.append(described)
-    candidates = [*found, *known]
+            own.append(described)
+    candidates = [*own, *known]
     return [candidate for candidate in candidates if name in (None, candidate.name)]

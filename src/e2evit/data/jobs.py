@@ -1,4 +1,4 @@
-"""Long work in pieces: on local processes or a Dask cluster, with progress, written whole or not at all."""
+"""Long work in pieces, on local processes or a Dask cluster, with progress; files are written whole or not at all."""
 
 import json
 import os
@@ -26,10 +26,10 @@ def workers(num_proc: int, scheduler: str | None, preload: str) -> Iterator[Call
     Args:
         num_proc: Local processes; 0 to run the jobs in this one.
         scheduler: Address of a Dask scheduler (`tcp://...`) whose workers run the jobs instead.
-        preload: Module that the functions need.
+        preload: Module the functions need.
 
     Raises:
-        ImportError: without the `cluster` extra, and with a scheduler.
+        ImportError: for a scheduler, if the `cluster` extra is not installed.
         OSError: if the scheduler does not answer.
         RuntimeError: if a worker dies.
     """
@@ -49,7 +49,7 @@ def workers(num_proc: int, scheduler: str | None, preload: str) -> Iterator[Call
             pool.shutdown(cancel_futures=True)
         return
     try:
-        import distributed
+        import distributed.scheduler
     except ImportError as error:
         raise ImportError(f"{error}. A scheduler needs Dask: pip install 'e2evit[cluster]'.") from error
     try:
@@ -59,7 +59,7 @@ def workers(num_proc: int, scheduler: str | None, preload: str) -> Iterator[Call
     with client:
 
         def run(jobs):
-            # a shard is the same wherever it is made: tasks of a worker that dies start again on another
+            # a shard is the same wherever it is made: another worker takes over the tasks of one that dies
             futures = [client.submit(*job, pure=False) for job in jobs]
             for future in distributed.as_completed(futures, loop=client.loop):
                 yield future.result()
@@ -71,17 +71,20 @@ def workers(num_proc: int, scheduler: str | None, preload: str) -> Iterator[Call
 
 
 def _die_with_parent() -> None:
-    """End this worker when the process that it works for is killed, instead of writing on into its folder."""
+    """End this worker when its parent is killed, so that it does not keep writing into the folder."""
+
+    parent = parent_process()
+    assert parent is not None, "this runs in workers only"
 
     def watch():
-        wait([parent_process().sentinel])
+        wait([parent.sentinel])
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()
 
 
 def _context(preload: str):
-    """Workers are forked from a server that only imported: this process has threads, which do not survive a fork."""
+    """Fork workers from a server that only imports: the threads of this process do not survive a fork."""
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
     context = get_context("forkserver")
@@ -89,28 +92,28 @@ def _context(preload: str):
     return context
 
 
-def follow(results: Iterator[int], what: str, unit: str, total: int, found: int = 0) -> None:
-    """Progress with a rate and the time left, a bar on a terminal and lines elsewhere.
+def follow(results: Iterator[int], what: str, unit: str, total: int, kept: int = 0) -> None:
+    """Show progress, rate and time left: a bar on a terminal, lines elsewhere.
 
     Args:
-        results: How many units each finished job made.
-        found: Units that were there before.
+        results: Number of units each finished job made.
+        kept: Units that were there before.
     """
-    if found == total:
+    if kept == total:
         return
     start, made = time.perf_counter(), 0
-    with tqdm(desc=what, unit=unit, total=total, initial=found, smoothing=0, disable=None) as progress:
+    with tqdm(desc=what, unit=unit, total=total, initial=kept, smoothing=0, disable=None) as progress:
         for number in results:
             made += number
             progress.update(number)
             if progress.disable:
                 rate = max(made, 1) / (time.perf_counter() - start)
-                left = (total - found - made) / rate
-                print(f"{what}: {found + made}/{total} {unit}s, {rate:.3g} a second, {left:.0f} s left", flush=True)
+                left = (total - kept - made) / rate
+                print(f"{what}: {kept + made}/{total} {unit}s, {rate:.3g} a second, {left:.0f} s left", flush=True)
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file beside `path`, then move it there; another worker may be making the same one.
+    """Let `write` make a file beside `path`, then move it there; another worker may be making the same file.
 
     Raises:
         OSError: if that fails, e.g. on a full disk; it says what to do.
@@ -126,16 +129,16 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def claim(path: Path, record: dict) -> None:
-    """Write the settings of a run to `path`, or compare them with those that a run before left there.
+    """Write the settings of a run to `path`, or compare them with those an earlier run left there.
 
     Raises:
-        ValueError: if they differ, saying in what.
+        ValueError: if they differ, naming the settings.
     """
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        differing = [key for key in record if found.get(key) != record[key]]
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        differing = [key for key in record if earlier.get(key) != record[key]]
         if differing:
-            changes = ", ".join(f"{key}: {found.get(key)} there, {record[key]} now" for key in differing)
+            changes = ", ".join(f"{key}: {earlier.get(key)} there, {record[key]} now" for key in differing)
             raise ValueError(f"{path.parent} was made with other settings ({changes}); choose another folder.")
     else:
         write_whole(

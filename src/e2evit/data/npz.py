@@ -1,9 +1,11 @@
 """NumPy archives, without pickles."""
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import fsspec
 import numpy as np
+from fsspec.core import OpenFile
 
 from .batches import BATCH_SIZE, Batch, FileError
 
@@ -16,7 +18,7 @@ class NpzFile:
     def __init__(self, path: str):
         try:
             # opened here because NumPy leaves a damaged archive open
-            with fsspec.open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            with cast(OpenFile, fsspec.open(path, "rb")) as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
             self.arrays = {key: array for key, array in arrays.items() if isinstance(array, np.ndarray)}
         except Exception as error:  # zipfile, zlib, numpy and struct each have their own

@@ -1,4 +1,4 @@
-"""Any data set to a Parquet repository that plain `datasets.load_dataset(folder)` reads."""
+"""Turn any data set into a Parquet repository that plain `datasets.load_dataset(folder)` reads."""
 
 import io
 import json
@@ -44,23 +44,23 @@ def prepare(
 ) -> Path:
     """Write the rows of a data set into `output_dir/data/SPLIT-00000-of-00010.parquet` and so on, with a card.
 
-    Row groups of 1000 jets, zstd, sorted pixel indices as deltas, checksums on each page. A call that was interrupted
-    is taken up by the same call: shards that are there are kept, and the result is the same to the byte.
+    Row groups of 1000 jets, zstd, sorted pixel indices as deltas, a checksum on each page. Repeating an interrupted
+    call resumes it: finished shards are kept, and the result is the same to the byte.
 
     Args:
         name, data_dir, schema: As for [`load_e2e`].
         rule: How rows are divided into splits.
-        shard_megabytes: Size of the shards of the largest split.
-        on_bad_rows: `"error"`, or `"skip"` to leave them out and list them in `bad_rows.json`.
+        shard_megabytes: Size of the largest split's shards.
+        on_bad_rows: `"error"`, or `"skip"` to drop them and list them in `bad_rows.json`.
         num_proc: Local worker processes.
-        scheduler: Address of a Dask scheduler whose workers do it instead.
+        scheduler: Address of a Dask scheduler whose workers do the work instead.
 
     Returns:
         `output_dir`, which `load_e2e(name, data_dir=...)` and `datasets.load_dataset(...)` read.
 
     Raises:
-        ValueError: for files that do not fit the schema, rows that do not fit it (with `"error"`), or a folder that
-            was prepared from other files or in another way.
+        ValueError: for files that do not fit the schema, rows that do not fit it (with `"error"`), or a folder
+            prepared from other files or with other settings.
         FileNotFoundError: if the folder or its files are missing.
         OSError: if a file cannot be written; finished shards stay.
         RuntimeError: if a worker dies; finished shards stay.
@@ -69,16 +69,16 @@ def prepare(
         raise ValueError(f"`on_bad_rows` is 'error' or 'skip', got {on_bad_rows!r}.")
     if num_proc < 1 or shard_megabytes <= 0:
         raise ValueError(f"Need num_proc and shard_megabytes > 0, got {num_proc} and {shard_megabytes}.")
-    rule, found = rule or SplitRule(), find_schema(name, data_dir, schema)
+    rule, source = rule or SplitRule(), find_schema(name, data_dir, schema)
     output_dir = Path(absolute(output_dir))
     if str(output_dir) == absolute(data_dir):
-        raise ValueError(f"{output_dir} holds the files to read: choose another folder to write to.")
-    warnings = survey_folder(found, data_dir)
-    rows = _rows_per_shard(found, data_dir, shard_megabytes)
-    parts = list_parts(found, data_dir, rows)
+        raise ValueError(f"{output_dir} holds the files to read: choose another `output_dir`.")
+    warnings = survey_folder(source, data_dir)
+    rows = _rows_per_shard(source, data_dir, shard_megabytes)
+    parts = list_parts(source, data_dir, rows)
     pieces = [(part, piece) for part in parts for piece in parts[part]]
     output = replace(
-        found,
+        source,
         format="rows",
         pattern=ROWS_PATTERNS[0],
         channels_last=False,
@@ -86,26 +86,26 @@ def prepare(
         optional=(),
         bad_rows={},
         own_split={split: f"data/{split}-*" for split in SPLIT_FRACTIONS},
-        extra={extra: replace(source, keys=(extra,), column=None) for extra, source in found.extra.items()},
+        extra={extra: replace(column, keys=(extra,), column=None) for extra, column in source.extra.items()},
     )
     record = {
         "schema": output.to_dict(),
         "split": asdict(rule),
         "on_bad_rows": on_bad_rows,
         "rows_per_shard": rows,
-        "files": {relative_name(path, data_dir): file_size(path) for path in find_files(found, data_dir)},
+        "files": {relative_name(path, data_dir): file_size(path) for path in find_files(source, data_dir)},
     }
     progress = output_dir / PROGRESS_FOLDER
     if (output_dir / MANIFEST_FILE).exists():
         claim(output_dir / MANIFEST_FILE, record)
-        shutil.rmtree(progress, ignore_errors=True)  # if the run before was killed in the very last step
+        shutil.rmtree(progress, ignore_errors=True)  # left if the run before was killed in its very last step
         return output_dir
     for folder in (progress, output_dir / "data"):
         folder.mkdir(parents=True, exist_ok=True)
         for left_over in folder.glob(".*.tmp"):
             left_over.unlink()
     claim(progress / "settings.json", record)
-    plan = (found, output, rule, on_bad_rows)
+    plan = (source, output, rule, on_bad_rows)
     jobs = [(_write_piece, output_dir, number, len(pieces), *piece, *plan) for number, piece in enumerate(pieces)]
     missing = [job for job in jobs if not _record_path(output_dir, job[2]).exists()]
     total = sum(piece.stop - piece.start for _, piece in pieces)
@@ -118,17 +118,19 @@ def prepare(
 
 
 def _rows_per_shard(schema: DatasetSchema, data_dir, megabytes: float) -> int:
-    """How many rows make a shard of the wanted size, from the first rows that fit."""
+    """Rows per shard of the wanted size, estimated from the first rows that fit."""
     kept: list[pa.Table] = []
+    bad: list[BadRows] = []
     for pieces in list_parts(schema, data_dir, SAMPLE_ROWS).values():
-        for table in (table for piece in pieces for table in read_rows(piece, schema, lambda bad: None)):
+        for table in (table for piece in pieces for table in read_rows(piece, schema, bad.append)):
             kept.append(table)
             if sum(map(len, kept)) >= SAMPLE_ROWS:
                 break
         if kept:
             break
     if not kept:
-        raise FileError(f"{data_dir}: no row fits the data set {schema.name!r}; `--inspect` a file to see why.")
+        example = f": {bad[0]}" if bad else ""
+        raise FileError(f"{data_dir}: no row fits the data set {schema.name!r}{example}.")
     buffer = io.BytesIO()
     table = pa.concat_tables(kept)
     pq.write_table(table, buffer, **COLUMN_ENCODINGS)
@@ -152,7 +154,7 @@ def _write_piece(
     rule: SplitRule,
     on_bad_rows: str,
 ) -> int:
-    """One shard of each split, then the record that says that they are complete."""
+    """One shard of each split, then the record that marks them complete."""
     bad: list[BadRows] = []
     rows = read_rows(piece, schema, bad.append) if on_bad_rows == "skip" else read_rows(piece, schema)
     target = row_features(output).arrow_schema
@@ -178,7 +180,7 @@ def _write_piece(
 
 
 class _Shard:
-    """A file that gets its rows in groups of 1000, so that few are in memory, and its name when it is complete."""
+    """A file written in groups of 1000 rows, so that few are in memory; it gets its name once it is complete."""
 
     def __init__(self, folder: Path, split: str, number: int, total: int, schema: pa.Schema):
         self.path = folder / f"{split}-{number:05d}-of-{total:05d}.parquet"
@@ -221,22 +223,22 @@ class _Shard:
 
     def discard(self) -> None:
         if self.writer is not None:
-            with suppress(OSError):  # of a full disk, which has been reported
+            with suppress(OSError):  # a full disk, which has been reported
                 self.writer.close()
             self.temporary.unlink(missing_ok=True)
 
 
 def _finish(output_dir: Path, total: int, record: dict, schema: DatasetSchema) -> None:
-    """The manifest, the list of rows left out, and the card; then the traces of the way there go."""
-    found = [json.loads(_record_path(output_dir, number).read_text(encoding="utf-8")) for number in range(total)]
+    """Write the manifest, the list of dropped rows and the card; then remove the traces of progress."""
+    records = [json.loads(_record_path(output_dir, number).read_text(encoding="utf-8")) for number in range(total)]
     shards: dict[str, list[dict]] = {}
     for split in SPLIT_FRACTIONS:
-        if entries := [entry["shards"][split] for entry in found if split in entry["shards"]]:
+        if entries := [entry["shards"][split] for entry in records if split in entry["shards"]]:
             shards[split] = entries
-    bad = [rows for entry in found for rows in entry["bad_rows"]]
+    bad = [rows for entry in records for rows in entry["bad_rows"]]
     number_bad = sum(rows["last"] + 1 - rows["first"] for rows in bad)
     if not shards:
-        raise FileError(f"None of the {number_bad} rows fits the data set {schema.name!r}: {bad[0]}")
+        raise FileError(f"None of the {number_bad} rows fits the data set {schema.name!r}, e.g. {bad[0]}")
     if bad:
         _write_json(output_dir / BAD_ROWS_FILE, {"number": number_bad, "rows": bad})
     manifest = record | {"num_bad_rows": number_bad, "shards": shards}

@@ -147,6 +147,7 @@ def _common(name: str, base: DatasetSchema | None, described: dict[str, dict]) -
     if "schema" in of_first:
         return parse_schema(name, of_first["schema"], first)[0]
     present = {label for description in described.values() for label in description["label_names"]}
+    assert base is not None, "only the simulation's rows describe themselves without a schema"
     return replace(
         base,
         channel_names=tuple(of_first["channel_names"]),

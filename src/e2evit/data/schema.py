@@ -314,7 +314,7 @@ def row_features(schema: DatasetSchema) -> Features:
 
 def _read_schemas() -> dict[str, tuple[DatasetSchema, ...]]:
     schemas = {}
-    for path in sorted(files(__package__).joinpath("schemas").iterdir(), key=lambda path: path.name):
+    for path in sorted(files("e2evit.data").joinpath("schemas").iterdir(), key=lambda path: path.name):
         name = path.name.removesuffix(".yaml")
         schemas[name] = parse_schema(name, yaml.safe_load(path.read_text(encoding="utf-8")), path.name)
     return schemas

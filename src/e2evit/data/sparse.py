@@ -1,11 +1,11 @@
-"""Dense images to sparse rows and back; a row keeps the 1.5 % of the pixels that are not zero."""
+"""Dense images to sparse rows and back; a row keeps the non-zero pixels, some 1.5 %."""
 
 import numpy as np
 import pyarrow as pa
 
 __all__ = ["COLUMN_ENCODINGS", "dense_to_sparse", "list_array", "sparse_to_dense", "table_to_dense"]
 
-# 8 kB an image instead of 13, and three times as fast to read as Parquet's defaults; a flipped bit is found on reading
+# 8 kB per image instead of 13, and three times as fast to read as Parquet's defaults; checksums detect flipped bits
 COLUMN_ENCODINGS = {
     "compression": "zstd",
     "use_dictionary": False,
@@ -27,31 +27,31 @@ def dense_to_sparse(images: np.ndarray, channels_last: bool = False) -> tuple[pa
     """Images `(B, C, H, W)` to the columns `pixel_index` (uint32, ascending) and `pixel_value` (float32).
 
     Args:
-        channels_last: Whether images are `(B, H, W, C)`; the index is that of channels first all the same.
+        channels_last: Whether images are `(B, H, W, C)`; the index is that of channels first in either case.
     """
     number, num_pixels = len(images), int(np.prod(images.shape[1:]))
     flat = np.ascontiguousarray(images).reshape(-1)
-    found = np.flatnonzero(flat != 0)
-    with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite, which readers report
-        value = flat[found].astype(np.float32)
-    if value.size and not value.all():  # a double that float32 rounds to zero
-        found, value = found[value != 0], value[value != 0]
+    nonzero = np.flatnonzero(flat != 0)
+    with np.errstate(over="ignore"):  # doubles beyond float32 become infinite, which readers report
+        value = flat[nonzero].astype(np.float32)
+    if value.size and not value.all():  # doubles that float32 rounds to zero
+        nonzero, value = nonzero[value != 0], value[value != 0]
     if channels_last:
-        image, pixel = np.divmod(found, num_pixels)
+        image, pixel = np.divmod(nonzero, num_pixels)
         place, channel = np.divmod(pixel, images.shape[-1])
-        found = image * num_pixels + channel * (num_pixels // images.shape[-1]) + place
-        order = np.argsort(found)
-        found, value = found[order], value[order]
-    ends = np.searchsorted(found, np.arange(1, number + 1) * num_pixels)
+        nonzero = image * num_pixels + channel * (num_pixels // images.shape[-1]) + place
+        order = np.argsort(nonzero)
+        nonzero, value = nonzero[order], value[order]
+    ends = np.searchsorted(nonzero, np.arange(1, number + 1) * num_pixels)
     counts = np.diff(ends, prepend=0)
-    index = (found - np.repeat(np.arange(number) * num_pixels, counts)).astype(np.uint32)
+    index = (nonzero - np.repeat(np.arange(number) * num_pixels, counts)).astype(np.uint32)
     return list_array(index, counts), list_array(value, counts)
 
 
 def table_to_dense(table: pa.Table, image_shape: tuple[int, int, int]) -> np.ndarray:
     """Many rows, as `Dataset.with_format("arrow")` gives them, to images `(B, C, H, W)`, float32, detector units.
 
-    One scatter for all of them: several times as fast as row by row.
+    One scatter for all rows: several times as fast as row by row.
     """
     index, value = (table[name].combine_chunks() for name in ("pixel_index", "pixel_value"))
     num_pixels = int(np.prod(image_shape))

@@ -1,4 +1,4 @@
-"""Train, validation and test by a hash of the event id: stable when files are added or reordered."""
+"""Train, validation and test by a hash of the event id, stable when files are added or reordered."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -16,8 +16,9 @@ class SplitRule:
     """How rows are divided.
 
     Args:
-        salt: Another salt is another division.
-        fold: Take fold `fold` of `num_folds` of what is not test as validation, and the others as train.
+        salt: Another salt gives another division.
+        fold: Number of the fold that becomes validation, of the `num_folds` folds of all rows outside test; the others
+            become train.
         num_folds: For cross-validation.
 
     Raises:
@@ -33,11 +34,11 @@ class SplitRule:
             raise ValueError(f"`fold` is 0 to num_folds - 1, got {self.fold} of {self.num_folds}.")
 
     def assign(self, event_ids: Iterable[str], part: str = "full", own: Collection[str] = ()) -> np.ndarray:
-        """Name of the split of each row; rows of one event share one, whatever else is in the data set.
+        """Split of each row; rows of one event share one, whatever else is in the data set.
 
         Args:
-            part: The part of the data set that they are in, one of its `own` splits or `"full"`.
-            own: The splits that the data set has of its own; those that it lacks are carved out of `train`.
+            part: Part of the data set the rows are in: one of its `own` splits, or `"full"`.
+            own: The data set's own splits; those it lacks are carved out of `train`.
         """
         event_ids = list(event_ids)
         if part == "full" or (part == "train" and len(own) < len(SPLIT_FRACTIONS)):
@@ -59,6 +60,6 @@ def assign_splits(event_ids: Iterable[str]) -> np.ndarray:
 
 
 def _uniform(event_ids: Iterable[str], salt: str) -> np.ndarray:
-    """A number in [0, 1) from each event id."""
+    """A number in [0, 1) for each event id."""
     digests = [blake2b(f"{salt}:{event_id}".encode(), digest_size=8).digest() for event_id in event_ids]
     return np.array([int.from_bytes(digest, "big") for digest in digests], dtype=np.float64) / 2**64

@@ -1,8 +1,10 @@
-"""Numbers that normalise inputs and targets, from the training split alone."""
+"""Statistics that normalise inputs and targets, from the training split alone."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
 
 __all__ = ["MassWeights", "TrainingStatistics", "training_statistics"]
@@ -27,9 +29,8 @@ def training_statistics(
 ) -> TrainingStatistics:
     """Statistics of the training rows; pixels from at most `max_rows` of them, evenly spaced.
 
-    With `log_mass` the mean and the standard deviation are those of ln(mass / GeV).
-
-    Medians, because a single mismeasured track moves a standard deviation by orders of magnitude.
+    With `log_mass`, mean and standard deviation are those of ln(mass / GeV). Channels get medians, because a single
+    mismeasured track moves a standard deviation by orders of magnitude.
     """
     chosen = np.unique(np.linspace(0, len(train) - 1, max_rows).astype(int))
     table = train.select(chosen).with_format("arrow")[:]
@@ -38,8 +39,8 @@ def training_statistics(
     channel = index // (image_shape[1] * image_shape[2])
     scales = []
     for number in range(image_shape[0]):
-        found = value[channel == number]
-        scales.append(float(np.median(found)) if found.size else 1.0)
+        pixels = value[channel == number]
+        scales.append(float(np.median(pixels)) if pixels.size else 1.0)
     mass = _column(train, mass_column)
     mass = np.log(mass[mass > 0]) if log_mass else mass[np.isfinite(mass)]
     if mass.size < 2:
@@ -49,11 +50,11 @@ def training_statistics(
 
 @dataclass(frozen=True)
 class MassWeights:
-    """Weights that make the training jets flat in mass, or in mass and pT; one on average over them.
+    """Weights that make the training jets flat in mass, or in mass and pT, and average to one over them.
 
     Attributes:
-        mass_edges, pt_edges: Of the bins [GeV]; jets outside count as in the nearest bin.
-        weights: Of the bins `(mass, pT)`.
+        mass_edges, pt_edges: Edges of the bins [GeV]; jets outside count in the nearest bin.
+        weights: One for each bin `(mass, pT)`.
     """
 
     mass_edges: tuple[float, ...]
@@ -68,8 +69,8 @@ class MassWeights:
 
         Args:
             flat_in: `"mass"` or `"mass_pt"`.
-            num_bins: Along each axis, between the 0.5 % and the 99.5 % quantile.
-            max_weight: Largest ratio to the mean weight: a bin with two jets must not rule the loss.
+            num_bins: Bins along each axis, between the 0.5 % and the 99.5 % quantile.
+            max_weight: Largest ratio to the mean weight, so that a bin with two jets does not dominate the loss.
 
         Raises:
             ValueError: for another `flat_in`, or if no jet has a mass (and a pT).
@@ -82,11 +83,12 @@ class MassWeights:
         known = np.isfinite(mass) & np.isfinite(pt)
         if not known.any():
             raise ValueError(f"No training jet has a {mass_column} and a pT: there is nothing to make flat.")
-        edges = [np.linspace(*np.quantile(values[known], (0.005, 0.995)), num_bins + 1) for values in (mass, pt)]
+        ends = [np.quantile(values[known], (0.005, 0.995)) for values in (mass, pt)]
+        edges = [np.linspace(low, high, num_bins + 1) for low, high in ends]
         if flat_in == "mass":
             edges[1] = np.array([0.0, np.inf])
-        found = cls(tuple(edges[0]), tuple(edges[1]), ((1.0,) * (len(edges[1]) - 1),) * num_bins)
-        bins = found._bins(mass[known], pt[known])
+        unweighted = cls(tuple(edges[0]), tuple(edges[1]), ((1.0,) * (len(edges[1]) - 1),) * num_bins)
+        bins = unweighted._bins(mass[known], pt[known])
         counts = np.zeros((num_bins, len(edges[1]) - 1))
         np.add.at(counts, bins, 1)
         weights = np.minimum(1 / np.maximum(counts, 1), max_weight * (counts > 0).sum() / counts.sum())
@@ -94,7 +96,7 @@ class MassWeights:
         return cls(tuple(edges[0].tolist()), tuple(edges[1].tolist()), tuple(map(tuple, weights.tolist())))
 
     def __call__(self, mass: np.ndarray, pt: np.ndarray) -> np.ndarray:
-        """Weights `(B,)` of jets with `mass` and `pt` [GeV]; of any finite value where those are unknown."""
+        """Weights `(B,)` of jets with `mass` and `pt` [GeV]; arbitrary but finite where those are unknown."""
         return np.array(self.weights)[self._bins(mass, pt)]
 
     def _bins(self, mass, pt):
@@ -105,4 +107,5 @@ class MassWeights:
 
 
 def _column(rows: Dataset, name: str) -> np.ndarray:
-    return np.asarray(rows.with_format("arrow")[name].to_numpy(zero_copy_only=False), dtype=np.float64)
+    column = cast(pa.ChunkedArray, rows.with_format("arrow")[name])
+    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""A look into files before they are read: what a sample of their rows holds, and what in it should make one wonder."""
+"""A look into files before they are read: statistics of a sample of rows, with a warning where they look wrong."""
 
 import logging
 import os
@@ -22,15 +22,15 @@ logger = logging.getLogger(__name__)
 
 PLACES, ROWS = 4, 64  # rows at evenly spaced places of a file
 FILES = 16
-ENOUGH = 50  # values that a statement needs
+ENOUGH = 50  # values a statement needs
 
 
 @dataclass
 class Survey:
-    """What a sample of a file's rows holds.
+    """Statistics of a sample of a file's rows.
 
-    `values` are the non-zero pixels of each channel; `maxima` the largest of each image that has any; `towers` the
-    share of HCAL towers whose 25 pixels agree, NaN without an HCAL; `means` the mean absolute image of each class.
+    `values` are the non-zero pixels of each channel, `maxima` the largest of each image that has any, `towers` the
+    share of HCAL towers whose 25 pixels agree (NaN without an HCAL), `means` the mean absolute image of each class.
     """
 
     path: str
@@ -40,7 +40,7 @@ class Survey:
     maxima: dict[str, np.ndarray] = field(default_factory=dict)
     towers: float = float("nan")
     labels: dict[str, int] = field(default_factory=dict)
-    masses: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    mass_labels: np.ndarray = field(default_factory=lambda: np.zeros(0))
     means: dict[str, np.ndarray] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -61,8 +61,8 @@ class Survey:
             yield f"HCAL towers of 5 x 5 equal pixels: {self.towers:.1%}"
         if self.labels:
             yield "labels: " + ", ".join(f"{name} {number}" for name, number in self.labels.items())
-        if self.masses.size:
-            low, middle, high = np.quantile(self.masses, [0, 0.5, 1])
+        if self.mass_labels.size:
+            low, middle, high = np.quantile(self.mass_labels, [0, 0.5, 1])
             yield f"mass_labels: {low:.4g} to {high:.4g} GeV, median {middle:.4g} ({schema.mass_definition})"
         for kind, messages in (("ERROR", self.errors), ("WARNING", self.warnings)):
             yield from (f"{kind}: {message}" for message in messages)
@@ -87,7 +87,7 @@ def survey_file(path: str, schema: DatasetSchema, name: str | None = None) -> Su
     if bad:
         number = sum(rows.last + 1 - rows.first for rows in bad)
         rows = f"row {bad[0].first}" if bad[0].first == bad[0].last else f"rows {bad[0].first}-{bad[0].last}"
-        result.warnings.append(f"{number} rows looked at do not fit the schema, first {rows}: {bad[0].reason}")
+        result.warnings.append(f"{number} of the sampled rows do not fit the schema, first {rows}: {bad[0].reason}")
     if not tables:
         result.warnings.append("no row fits" if bad else "there are no rows")
         return result
@@ -109,8 +109,8 @@ def survey_file(path: str, schema: DatasetSchema, name: str | None = None) -> Su
     labels = table["labels"].to_numpy()
     names = dict(enumerate(schema.label_names)) or {}
     result.labels = {name: int((labels == number).sum()) for number, name in names.items()}
-    masses = np.asarray(table["mass_labels"].to_numpy(), np.float64)
-    result.masses = masses[np.isfinite(masses)]
+    mass_labels = np.asarray(table["mass_labels"].to_numpy(), np.float64)
+    result.mass_labels = mass_labels[np.isfinite(mass_labels)]
     for name, chosen in {name: labels == i for i, name in names.items()}.items() if names else [("all", None)]:
         of_class = np.ones(table.num_rows, bool) if chosen is None else chosen
         if of_class.any():
@@ -122,26 +122,27 @@ def survey_file(path: str, schema: DatasetSchema, name: str | None = None) -> Su
 
 
 def survey_folder(schema: DatasetSchema, data_dir: str | Path) -> list[str]:
-    """Log and return the warnings on up to 16 files of a data set, each once; rows of our own are trusted.
+    """Log and return the warnings about up to 16 files of a data set, each once; prepared rows are trusted.
 
     Raises:
-        ValueError: if a file contradicts the schema where a silent mistake would follow.
+        ValueError: if a file contradicts the schema in a way that would silently give wrong numbers.
     """
     if schema.format == "rows":
         return []
     files, messages = find_files(schema, data_dir), []
     for number in np.unique(np.linspace(0, len(files) - 1, FILES).astype(int)):
-        found = survey_file(files[number], schema, relative_name(files[number], data_dir))
-        if found.errors:
-            raise FileError(f"{files[number]}: {'; '.join([*found.errors, *found.warnings])}.")
-        messages += [f"{relative_name(files[number], data_dir)}: {warning}" for warning in found.warnings]
+        name = relative_name(files[number], data_dir)
+        survey = survey_file(files[number], schema, name)
+        if survey.errors:
+            raise FileError(f"{files[number]}: {'; '.join([*survey.errors, *survey.warnings])}.")
+        messages += [f"{name}: {warning}" for warning in survey.warnings]
     for message in messages:
         logger.warning(message)
     return messages
 
 
 def _head(tables: Iterator[pa.Table]) -> pa.Table | None:
-    """The first rows of a piece, which may be a whole file where that is one row group."""
+    """The first rows of a piece, which may be a whole file of one row group."""
     kept: list[pa.Table] = []
     for table in tables:
         kept.append(table.slice(0, ROWS - sum(map(len, kept))))
@@ -151,7 +152,7 @@ def _head(tables: Iterator[pa.Table]) -> pa.Table | None:
 
 
 def _constant_towers(row, pixel, value, schema: DatasetSchema) -> float:
-    """Share of the towers with energy whose 5 x 5 pixels all hold the same."""
+    """Share of the non-empty towers whose 5 x 5 pixels are all equal."""
     height, width = schema.image_size
     line, column = np.divmod(pixel, width)
     tower = (row * (height // TOWER) + line // TOWER) * (width // TOWER) + column // TOWER
@@ -168,41 +169,41 @@ def share_scaled_to_255(survey: Survey) -> float:
     return float(np.mean(np.abs(maxima - 255) < 1e-3)) if maxima.size else 0.0
 
 
-def _judge(found: Survey, schema: DatasetSchema) -> None:
-    """Where the sample contradicts the schema: errors where units would be wrong, warnings elsewhere."""
-    maxima, scaled = np.concatenate(list(found.maxima.values())), share_scaled_to_255(found)
+def _judge(survey: Survey, schema: DatasetSchema) -> None:
+    """Compare the sample with the schema: errors where units would be wrong, warnings elsewhere."""
+    maxima, scaled = np.concatenate(list(survey.maxima.values())), share_scaled_to_255(survey)
     statement = f"{scaled:.0%} of {maxima.size} images of a channel have a maximum of exactly 255"
     if scaled > 0.5 and schema.normalisation == "max_scaled_255":
-        found.warnings.append(f"this file is max-scaled: absolute energies are lost ({statement})")
+        survey.warnings.append(f"this file is max-scaled: absolute energies are lost ({statement})")
     elif scaled > 0.5:
-        found.errors.append(
+        survey.errors.append(
             f"this file is max-scaled: absolute energies are lost ({statement}), but the schema {schema.name!r} says "
             f"its values are {schema.normalisation}; use a schema with `normalisation: max_scaled_255`"
         )
     elif schema.normalisation == "max_scaled_255" and maxima.size >= ENOUGH:
-        found.warnings.append(f"the schema says that this file is max-scaled, but {statement}")
-    if schema.tower_blocks and found.towers < 0.99:
-        found.warnings.append(
-            f"only {found.towers:.1%} of the HCAL towers are 5 x 5 equal pixels: is the window aligned to towers, and "
-            "the order of the channels right?"
+        survey.warnings.append(f"the schema says that this file is max-scaled, but {statement}")
+    if schema.tower_blocks and survey.towers < 0.99:
+        survey.warnings.append(
+            f"only {survey.towers:.1%} of the HCAL towers are 5 x 5 equal pixels: is the window aligned to "
+            "towers, and the order of the channels right?"
         )
-    for name, value in found.values.items():
+    for name, value in survey.values.items():
         negative = float((value < 0).mean()) if value.size else 0.0
         if not value.size:
-            found.warnings.append(f"channel {name} is empty in all {found.sampled} rows")
+            survey.warnings.append(f"channel {name} is empty in all {survey.sampled} rows")
         elif schema.channel(name).signed and not negative and value.size >= ENOUGH and schema.has_physical_units:
-            found.warnings.append(
+            survey.warnings.append(
                 f"channel {name} is signed, but none of {value.size} values is negative: the sign was lost, perhaps "
                 "by a threshold"
             )
         elif not schema.channel(name).signed and negative:
-            found.warnings.append(f"{negative:.2%} of the values of {name} are negative (least {value.min():.4g})")
+            survey.warnings.append(f"{negative:.2%} of the values of {name} are negative (least {value.min():.4g})")
     for d0, dz in (("trk_d0", "trk_dz"), ("trk_d0_sig", "trk_dz_sig")):
-        pair = [found.values.get(name, np.zeros(0)) for name in (d0, dz)]
+        pair = [survey.values.get(name, np.zeros(0)) for name in (d0, dz)]
         if min(map(len, pair)) >= ENOUGH and schema.has_physical_units:
             widths = [float(np.quantile(np.abs(value), 0.9)) for value in pair]
             if widths[0] > 2 * widths[1]:
-                found.warnings.append(
+                survey.warnings.append(
                     f"{d0} is wider than {dz} (90 % of |values| below {widths[0]:.3g} and {widths[1]:.3g}): are they "
                     "swapped?"
                 )

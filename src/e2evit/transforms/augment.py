@@ -1,7 +1,7 @@
-"""Augmentations of sparse rows that the detector's symmetries and defects allow; before the scatter, nearly free.
+"""Augmentations of sparse rows, from the detector's symmetries and defects: nearly free, before pixels become images.
 
-Every function takes the pixels of any number of images one after the other and gives them back. The mass stays that of
-the particles, which no defect of the detector changes.
+Every function takes and returns the concatenated pixels of any number of images. The mass stays that of the particles,
+which no detector defect changes.
 """
 
 from collections.abc import Sequence
@@ -29,11 +29,11 @@ LAYERS = ("bpix", "tib", "tob")  # their channels count hits
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to training images at random, drawn anew for each image.
+    """Random changes of training images, drawn anew for each image.
 
     Args:
         flips: Mirror in eta and in phi, each with probability 1/2.
-        tower_shift: Shift by up to so many whole towers (0.087) in eta and in phi; what leaves the window is lost.
+        tower_shift: Shift by up to this many whole towers (0.087) in eta and in phi; pixels that leave are lost.
         energy_smearing: Relative standard deviation of the energy scale of each calorimeter, e.g. 0.03.
         dead_towers: Probability that an HCAL tower reads nothing.
         dead_crystals: Probability that an ECAL crystal reads nothing.
@@ -71,7 +71,7 @@ class Augmentation:
         image_size: Sequence[int],
         rng: np.random.Generator,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels and offsets `(B + 1,)` of augmented images, as [`E2EImageProcessor`] takes them."""
+        """Pixels and offsets `(B + 1,)` of augmented images, in the form [`E2EImageProcessor`] takes."""
         number, lengths = len(row_offsets) - 1, np.diff(row_offsets)
         detector, index, value = (channel_names, image_size), pixel_index, pixel_value
         if self.flips:
@@ -108,8 +108,8 @@ def eta_flip(
     """Mirror z -> -z: rows are reversed and dz changes sign.
 
     Args:
-        pixel_index, pixel_value: Of any number of images, one after the other.
-        channel_names, image_size: As for a row.
+        pixel_index, pixel_value: Concatenated pixels of any number of images.
+        channel_names, image_size: Those of a row.
     """
     height, width = np.array(image_size, np.uint32)
     line, column, channel = _locate(pixel_index, height, width)
@@ -132,7 +132,7 @@ def shift_towers(image, index, value, image_size, shift):
     """Move every image by whole towers; pixels that leave the window are lost.
 
     Args:
-        image, index, value: The image, the place in it and the value of each pixel.
+        image, index, value: Image, index within it and value of each pixel.
         image_size: Height and width in pixels.
         shift: Towers in eta and in phi of each image `(B, 2)`.
     """
@@ -146,7 +146,7 @@ def shift_towers(image, index, value, image_size, shift):
 
 
 def scale_energy(image, index, value, channel_names, image_size, factors):
-    """Values with another energy scale in each calorimeter: `factors` `(B, 2)`, of ECAL and HCAL."""
+    """Scale the energies of each calorimeter by `factors` `(B, 2)`, for ECAL and HCAL."""
     channel = _channel(index, image_size)
     for calorimeter, name in enumerate(CALORIMETERS):
         factor = factors[image, calorimeter].astype(value.dtype)
@@ -155,7 +155,7 @@ def scale_energy(image, index, value, channel_names, image_size, factors):
 
 
 def drop_towers(image, index, value, channel_names, image_size, dead):
-    """Without the HCAL towers that are `dead` `(B, towers in eta, towers in phi)`."""
+    """Drop the HCAL towers that are `dead` `(B, towers in eta, towers in phi)`."""
     line, column, channel = _locate(index, *np.array(image_size, np.uint32))
     row = line - channel * np.uint32(image_size[0])
     kept = ~(_is_in(channel, channel_names, ("hcal",)) & dead[image, row // TOWER, column // TOWER])
@@ -163,22 +163,22 @@ def drop_towers(image, index, value, channel_names, image_size, dead):
 
 
 def drop_crystals(image, index, value, channel_names, image_size, probability, rng):
-    """Without a random share of the ECAL crystals."""
+    """Drop a random share of the ECAL crystals."""
     kept = ~(_is_in(_channel(index, image_size), channel_names, ("ecal",)) & (rng.random(len(index)) < probability))
     return image[kept], index[kept], value[kept]
 
 
 def drop_layers(image, index, value, channel_names, image_size, dead):
-    """Without the tracker layers that are `dead` `(B, C)`; other channels are left alone."""
+    """Drop the tracker layers that are `dead` `(B, C)`; other channels stay."""
     channel = _channel(index, image_size)
     kept = ~(_is_in(channel, channel_names, LAYERS) & dead[image, channel])
     return image[kept], index[kept], value[kept]
 
 
 def add_noise_hits(image, index, value, channel_names, image_size, mean, number, rng):
-    """With extra hits at random places of each tracker layer, `mean` of them in each of `number` images.
+    """Add hits at random places of each tracker layer, on average `mean` in each of `number` images.
 
-    A hit on top of another is one more hit there.
+    A hit on top of another increases its count.
     """
     area = image_size[0] * image_size[1]
     layers = [place for place, name in enumerate(channel_names) if name.startswith(LAYERS)]
@@ -188,13 +188,13 @@ def add_noise_hits(image, index, value, channel_names, image_size, mean, number,
     places = channels * area + rng.integers(0, area, len(channels))
     size = len(channel_names) * area
     key = np.concatenate([image * size + index, images * size + places])
-    found, inverse = np.unique(key, return_inverse=True)
+    pixels, inverse = np.unique(key, return_inverse=True)
     values = np.bincount(inverse, np.concatenate([value, np.ones(len(places))])).astype(value.dtype)
-    return found // size, found % size, values
+    return pixels // size, pixels % size, values
 
 
 def _locate(pixel_index, height, width):
-    """Line (channel * height + row), column and channel; unsigned, which numpy divides several times faster."""
+    """Line (channel * height + row), column and channel; unsigned, which NumPy divides several times faster."""
     index = pixel_index.astype(np.uint32)
     line = index // width
     return line, index - line * width, line // height
@@ -205,12 +205,12 @@ def _channel(pixel_index, image_size):
 
 
 def _is_in(channel, channel_names, wanted):
-    """Whether each pixel is in a channel whose name begins with one of `wanted`."""
+    """Whether the name of each pixel's channel begins with one of `wanted`."""
     return np.array([name.startswith(tuple(wanted)) for name in channel_names])[channel]
 
 
 def _negate(pixel_value, channel, channel_names, changing):
-    """Values with the other sign in the channels called `changing`."""
+    """Values with opposite sign in the channels named in `changing`."""
     for number, name in enumerate(channel_names):
         if name in changing:
             pixel_value = np.where(channel == number, -pixel_value, pixel_value)

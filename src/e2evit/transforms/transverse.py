@@ -1,7 +1,7 @@
-"""Calorimeter energies to transverse ones, as tracks have them already.
+"""Calorimeter energies to transverse energies, to match the tracks' transverse momenta.
 
-A jet image does not say where on the detector it lies, and the energy of a jet of some pT grows with cosh(eta), to
-twice as much at the edge of the barrel: without this a network cannot tell a heavy jet from a forward one.
+A jet image does not show where on the detector it lies, and at a given pT the energy of a jet grows with cosh(eta), by
+a factor of two at the edge of the barrel: without this a network cannot tell a heavy jet from a forward one.
 """
 
 from dataclasses import replace
@@ -16,25 +16,25 @@ from e2evit.data.schema import DatasetSchema
 
 __all__ = ["TRANSVERSE", "to_transverse", "transverse_factor", "transverse_schema", "transverse_table"]
 
-TRANSVERSE = {"ecal": "ecal_et", "hcal": "hcal_et"}  # channels by what they become
+TRANSVERSE = {"ecal": "ecal_et", "hcal": "hcal_et"}  # channels and their transverse counterparts
 
 
 def transverse_factor(rows: np.ndarray, is_ecal) -> np.ndarray:
-    """What a pixel's energy is multiplied with to be a transverse one.
+    """The factor from a pixel's energy to its transverse energy.
 
     Args:
         rows: Rows of the 280 x 360 grid.
-        is_ecal: Whether the energies are ECAL's.
+        is_ecal: Whether the energies are from the ECAL.
     """
     endcap = (rows < ENDCAP_ROWS) | (rows >= ROWS - ENDCAP_ROWS)
     return np.where(endcap & is_ecal, ENDCAP_FACTOR, 1.0) / np.cosh(eta_centres(rows))
 
 
 def transverse_table(table: pa.Table, schema: DatasetSchema) -> pa.Table:
-    """Rows whose ECAL and HCAL pixels are transverse energies [GeV].
+    """The rows with transverse energies [GeV] in ECAL and HCAL.
 
     Raises:
-        ValueError: if images are not in physical units, or a row does not say where its window lies (`ieta`).
+        ValueError: if images are not in physical units, or a row lacks the position of its window (`ieta`).
     """
     wanted = [number for number, name in enumerate(schema.channel_names) if name in TRANSVERSE]
     if not wanted or not schema.has_physical_units:
@@ -59,12 +59,12 @@ def transverse_table(table: pa.Table, schema: DatasetSchema) -> pa.Table:
 
 
 def transverse_schema(schema: DatasetSchema) -> DatasetSchema:
-    """With the names that the channels then have."""
+    """The schema with transverse channel names."""
     return replace(schema, channel_names=tuple(TRANSVERSE.get(name, name) for name in schema.channel_names))
 
 
 def to_transverse(dataset: DatasetDict, schema: DatasetSchema) -> tuple[DatasetDict, DatasetSchema]:
-    """A data set of transverse energies, and its schema.
+    """The data set with transverse energies, and its schema.
 
     Raises:
         As [`transverse_table`].

@@ -1,4 +1,4 @@
-"""Jets as a detector would see them that is not quite the one of the training jets."""
+"""Jets as seen by a detector slightly different from the one of the training jets."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +14,7 @@ from .augment import add_noise_hits, drop_crystals, drop_towers, scale_energy
 
 __all__ = ["VARIATIONS", "vary"]
 
-_PIECE = 1000  # jets that are changed at once
+_PIECE = 1000  # jets changed at once
 
 
 def _scaled(image, index, value, names, size, number, rng, factor):
@@ -41,7 +41,7 @@ def _misaligned(image, index, value, names, size, number, rng, d0, dz):
     return image, index, value + shift[channel]
 
 
-# by what a table says of them
+# by their title in tables
 VARIATIONS: dict[str, Callable] = {
     "energy scale +3 %": partial(_scaled, factor=1.03),
     "energy scale −3 %": partial(_scaled, factor=0.97),
@@ -53,14 +53,14 @@ VARIATIONS: dict[str, Callable] = {
 
 
 def vary(rows: Dataset, schema: DatasetSchema, name: str, seed: int = 0) -> Dataset:
-    """The same jets with one of [`VARIATIONS`]; random numbers depend on `seed` and the place of a jet alone.
+    """The same jets with one of [`VARIATIONS`]; random numbers depend only on `seed` and the position of a jet.
 
     Args:
         rows: In physical units.
         name: Key of [`VARIATIONS`].
 
     Raises:
-        ValueError: for another name, or images without physical units, in which no change has a known size.
+        ValueError: for an unknown name, or for images without physical units, where no change has a known size.
     """
     if name not in VARIATIONS:
         raise ValueError(f"Unknown variation {name!r}; known ones: {'; '.join(VARIATIONS)}.")
