@@ -1,6 +1,7 @@
 """Where bytes may come from, and files that are odd but valid: links, virtual data sets, groups, no rows, paths."""
 
 import os
+import zlib
 
 import h5py
 import numpy as np
@@ -173,6 +174,20 @@ def test_bytes_that_hdf5_would_make_up(write, message, tmp_path):
         write(file)
         file["y"] = LABELS
     with pytest.raises(FileError, match=rf"own\.h5.*`x` \(image\): .*{message}"):
+        rows_of(folder, schema())
+
+
+@pytest.mark.parametrize("options", [{}, {"shuffle": True}, {"shuffle": True, "fletcher32": True}])
+def test_a_chunk_that_unpacks_short_is_damage_and_not_other_memory(options, tmp_path):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    with h5py.File(folder / "own.h5", "w") as file:
+        file.create_dataset("x", data=IMAGES, chunks=(4, 1, 6, 6), compression="gzip", **options)
+        file["y"] = LABELS
+    assert_complete(rows_of(folder, schema()))
+    with h5py.File(folder / "own.h5", "r+") as file:
+        file["x"].id.write_direct_chunk((4, 1, 0, 0), zlib.compress(IMAGES[0, 0].tobytes()))
+    with pytest.raises(FileError, match=r"own\.h5, row 4: unreadable \(a chunk holds 144 bytes instead of 576\)"):
         rows_of(folder, schema())
 
 

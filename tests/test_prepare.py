@@ -186,7 +186,7 @@ def test_a_finished_folder_is_left_alone_and_another_recipe_refused(raw, prepare
     assert contents(prepared) == before
     with pytest.raises(ValueError, match=r"made with other settings \(split: .*'other'.* now\)"):
         prepare_raw(raw, prepared, rule=SplitRule("other"))
-    with pytest.raises(ValueError, match="choose another folder to write to"):
+    with pytest.raises(ValueError, match="choose another `output_dir`"):
         prepare_raw(raw, raw)
     with pytest.raises(ValueError, match="'error' or 'skip', got 'ignore'"):
         prepare_raw(raw, tmp_path / "out", on_bad_rows="ignore")
@@ -210,7 +210,7 @@ def test_bad_rows_are_left_out_counted_and_listed(tmp_path):
     kept = load_e2e("labelled", folder, cache_dir=tmp_path / "cache")
     numbers = sorted(int(row["event_id"].split(":")[1]) for part in kept.values() for row in part)
     assert numbers == [row for row in range(70) if row not in (5, 6, 20, 66)]
-    assert "4 rows that did not pass the checks were left out" in (folder / "README.md").read_text()
+    assert "4 rows that failed the checks were dropped" in (folder / "README.md").read_text()
 
 
 def test_a_flipped_byte_in_a_row_group(tmp_path):

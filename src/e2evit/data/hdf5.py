@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from .batches import BATCH_SIZE, BadRows, Batch, FileError
+from .hdf5_chunks import CheckedChunks, is_gzip
 from .hdf5_storage import HDF5_ERRORS, StoredArray, find_arrays, open_dataset, open_hdf5
 from .storage import is_remote
 
@@ -65,7 +66,8 @@ class HDF5File:
         if array.path not in files:
             files[array.path] = stack.enter_context(open_hdf5(array.path))
         try:
-            return open_dataset(files[array.path], array)
+            dataset = open_dataset(files[array.path], array)
+            return CheckedChunks(dataset) if dataset.chunks and is_gzip(dataset) else dataset
         except HDF5_ERRORS as error:
             raise FileError(f"{array.path}: `{array.key}` cannot be opened ({error}).") from error
 
