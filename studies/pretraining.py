@@ -1,9 +1,9 @@
-"""Is a model that was pre-trained on masked images better than one from scratch, when both take as long?
+"""Is a model pre-trained on masked images better than one trained from scratch in the same time?
 
 python studies/pretraining.py
 
-needs the jets of `make study`. With few and with many labels, several seeds; what is finished is not done again, and
-`--seeds` does a part. `studies/render.py` then writes docs/pretraining.md from the results.
+needs the jets of `make study`. It compares them with few and with many labels, for several seeds; finished runs are
+kept, and `--seeds` does a part. `studies/render.py` then writes the tables of its page from the results.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 from pretraining_tables import name_of, summarise
-from steps import RECIPES, launch, run_step
+from steps import RECIPES, run_script
 from transformers import HfArgumentParser
 
 from e2evit.results.record import write_record
@@ -19,12 +19,12 @@ from e2evit.results.record import write_record
 
 @dataclass
 class PretrainingArguments:
-    study: str = field(default="recipes/pretraining/study.yaml", metadata={"help": "Shares of labels, and passes."})
+    study: str = field(default="recipes/pretraining/study.yaml", metadata={"help": "Fractions of labels, and epochs."})
     data_dir: str = field(default="runs/study/data", metadata={"help": "Simulated jets."})
     output_dir: str = field(default="runs/pretraining", metadata={"help": "Checkpoints."})
     results_dir: str = field(default="results/pretraining", metadata={"help": "Metrics and per-jet predictions."})
     cache_dir: str | None = field(default=None, metadata={"help": "Where prepared Arrow files go."})
-    seeds: list[int] | None = field(default=None, metadata={"help": "Those to do in this call; default: all."})
+    seeds: list[int] | None = field(default=None, metadata={"help": "Seeds to run in this call. Default: all."})
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> None:
-    """Pre-train once; then fine-tune and train from scratch for each share of labels."""
+    """Pre-train once; then fine-tune and train from scratch with each fraction of the labels."""
     folder, results = Path(arguments.output_dir), Path(arguments.results_dir)
     data = ["--data_dir", arguments.data_dir]
     data += ["--cache_dir", arguments.cache_dir] if arguments.cache_dir else []
@@ -47,8 +47,8 @@ def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> None:
     def train(script: str, recipe: Path, output: Path, fraction: float, epochs: int, *more) -> None:
         if (output / "run_info.json").exists():
             return
-        run_step(
-            *(*launch(script), recipe, *data, *more),
+        run_script(
+            *(script, recipe, *data, *more),
             *("--train_fraction", fraction, "--validation_fraction", study["validation_fraction"]),
             *("--fraction_seed", seed, "--seed", seed, "--num_train_epochs", epochs),
             *("--validation_interval", max(1, epochs // study["validations"])),
@@ -57,7 +57,7 @@ def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> None:
 
     new, before = ("--model_config", study["model_config"]), study["pretraining"]
     recipe = RECIPES / "pretraining/pretrain.yaml"
-    train("pretrain.py", recipe, pretrained, before["fraction"], before["epochs"], *new)
+    train("scripts/pretrain.py", recipe, pretrained, before["fraction"], before["epochs"], *new)
     starts = {
         "finetune": (RECIPES / "pretraining/finetune.yaml", "--model_name_or_path", pretrained),
         "scratch": (RECIPES / "pretraining/scratch.yaml", *new),
@@ -67,12 +67,10 @@ def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> None:
             name = name_of(start, share, seed)
             if (results / f"{name}.json").exists():
                 continue
-            train("train.py", recipe, folder / name, settings["fraction"], settings[f"{start}_epochs"], *model)
-            targets = yaml.safe_load(recipe.read_text())
-            run_step(
-                *(*launch("eval.py"), folder / name, *data, "--results", results / f"{name}.json"),
-                *("--mass_column", targets["mass_column"], "--classes", *targets["classes"]),
-                *("--mass_classes", *targets["mass_classes"], "--test_fraction", study["test_fraction"]),
+            train("scripts/train.py", recipe, folder / name, settings["fraction"], settings[f"{start}_epochs"], *model)
+            run_script(
+                *("scripts/eval.py", folder / name, *data, "--results", results / f"{name}.json"),
+                *("--test_fraction", study["test_fraction"]),
             )
 
 

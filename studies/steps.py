@@ -1,28 +1,22 @@
-"""The steps of a study: scripts, each in a process of its own."""
+"""The steps of a study: scripts, each in a process of its own, so that none holds the memory of the one before."""
 
 import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["RECIPES", "SCRIPTS", "launch", "run_step"]
+__all__ = ["RECIPES", "run_script"]
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS, RECIPES = ROOT / "scripts", ROOT / "recipes"
+RECIPES = ROOT / "recipes"
 
 
-def run_step(*command) -> None:
-    """Run a command; a study ends with the first that fails.
+def run_script(script: str, *arguments) -> None:
+    """Run a script, such as "scripts/train.py", in one process of this interpreter.
 
     Raises:
-        SystemExit: if it failed.
+        SystemExit: if it fails, which ends the study.
     """
-    words = [str(part) for part in command]
-    print(f"\n$ {' '.join(words)}", flush=True)
-    if subprocess.run(words, check=False).returncode:
-        sys.exit(f"This step failed: {' '.join(words)}")
-
-
-def launch(script: str) -> tuple:
-    """The command that starts a script of this repository under Accelerate, in one process of this interpreter."""
-    config = RECIPES / "accelerate/one_process.yaml"
-    return sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, SCRIPTS / script
+    words = [str(part) for part in (script, *arguments)]
+    print(f"\n$ python {' '.join(words)}", flush=True)
+    if subprocess.run([sys.executable, ROOT / script, *words[1:]], check=False).returncode:
+        sys.exit(f"This step failed: python {' '.join(words)}")

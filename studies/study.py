@@ -1,18 +1,17 @@
-"""The comparison of all models: simulate, train, measure, compare. `make study` runs this.
+"""The comparison of all models: simulate, train, evaluate, compare. `make study` runs this.
 
 python studies/study.py
 
-What is finished is not done again: results by their files in `results_dir`, a run that was interrupted from its state.
-`studies/render.py` then writes docs/study.md from the results.
+Results whose files are in `results_dir` are kept, and a run that was interrupted resumes from its state.
+`studies/render.py` then writes the tables of the study's page from the results.
 """
 
-import sys
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
 import yaml
-from steps import SCRIPTS, launch, run_step
+from steps import run_script
 from transformers import HfArgumentParser
 
 
@@ -24,11 +23,11 @@ class StudyArguments:
     results_dir: str = field(default="results/study", metadata={"help": "Metrics and per-jet predictions."})
     figures_dir: str = field(default="docs/study", metadata={"help": "Figures of the comparison."})
     num_proc: int = field(default=2, metadata={"help": "Processes of the simulation."})
-    max_runs: int | None = field(default=None, metadata={"help": "Train no more than so many networks in this call."})
+    max_runs: int | None = field(default=None, metadata={"help": "Train at most this many networks in this call."})
 
 
 def ordered(seeds_of: dict[str, list[int]]) -> list[tuple[str, int]]:
-    """Models and seeds: the first seed of every model, then the second ones."""
+    """Models and seeds: the first seed of every model, then the second of each."""
     columns = zip_longest(*([(name, seed) for seed in seeds] for name, seeds in seeds_of.items()))
     return [pair for column in columns for pair in column if pair is not None]
 
@@ -42,15 +41,15 @@ def main() -> None:
     targets += ["--classes", *recipe["classes"], "--mass_classes", *recipe["mass_classes"]]
 
     for sample in study["simulation"]:
-        run_step(
-            *(sys.executable, SCRIPTS / "simulate.py", "--output_dir", data, "--processes", *sample["processes"]),
+        run_script(
+            *("scripts/simulate.py", "--output_dir", data, "--processes", *sample["processes"]),
             *("--num_jets", sample["num_jets"], "--num_proc", arguments.num_proc),
             *study["simulation_arguments"].split(),
         )
     seeds = [seed for seed in study["tree_seeds"] if not (results / f"trees_all_seed{seed}.json").exists()]
     if seeds:
-        run_step(
-            *(sys.executable, SCRIPTS / "boosted_trees.py", *targets),
+        run_script(
+            *("scripts/boosted_trees.py", *targets),
             *("--results_dir", results, "--seed", *seeds),
         )
     missing = [
@@ -58,25 +57,25 @@ def main() -> None:
     ]
     for number, (name, seed) in enumerate(missing[: arguments.max_runs], 1):
         checkpoint = folder / f"{name}_seed{seed}"
-        print(f"\nNetwork {number} of {len(missing)} that are left: {name}, seed {seed}", flush=True)
+        print(f"\nNetwork {number} of {len(missing)} to train: {name}, seed {seed}", flush=True)
         config = Path(arguments.recipe).parent / f"{name}.json"
-        run_step(
-            *(*launch("train.py"), arguments.recipe, "--data_dir", data, "--model_config", config),
+        run_script(
+            *("scripts/train.py", arguments.recipe, "--data_dir", data, "--model_config", config),
             *("--output_dir", checkpoint, "--seed", seed, "--save_steps", 200, "--resume_from_checkpoint"),
         )
         result = results / f"{name}_seed{seed}.json"
-        # in float32 whatever the machine, so that results of several are of one kind
-        run_step(*launch("eval.py"), checkpoint, *targets, "--mixed_precision", "no", "--results", result)
-    run_step(
-        *(sys.executable, SCRIPTS / "compare.py", "--results", *sorted(results.glob("*_seed*.json"))),
+        # in float32 on any machine, so that results of several machines can be compared
+        run_script("scripts/eval.py", checkpoint, "--data_dir", data, "--mixed_precision", "no", "--results", result)
+    run_script(
+        *("scripts/compare.py", "--results", *sorted(results.glob("*_seed*.json"))),
         *("--output_dir", results / "comparison", "--figures", arguments.figures_dir),
         *("--references", *study["references"]),
     )
     for name in study["references"]:
         first = f"{name}_seed{study['runs'][name][0]}"
         if (folder / first / "config.json").exists():
-            run_step(
-                *(sys.executable, SCRIPTS / "display_jets.py", folder / first, *targets),
+            run_script(
+                *("scripts/display_jets.py", folder / first, "--data_dir", data),
                 *("--results", results / f"{first}.json", "--output", Path(arguments.figures_dir) / f"jets_{name}"),
             )
     if "robustness" in study:
@@ -84,22 +83,22 @@ def main() -> None:
 
 
 def robustness(study: dict, targets: list, arguments: StudyArguments) -> None:
-    """Simulate other jets and measure on them the networks whose checkpoints are there."""
+    """Simulate other jets and measure the networks with a checkpoint on them."""
     settings, folder = study["robustness"], Path(arguments.output_dir)
     samples = []
     for title, changes in settings["samples"].items():
         sample = folder / f"robustness/{title.replace(' ', '_').replace('-', '_').lower()}"
         processes = [process for part in study["simulation"] for process in part["processes"]]
-        run_step(
-            *(sys.executable, SCRIPTS / "simulate.py", "--output_dir", sample, "--processes", *processes),
+        run_script(
+            *("scripts/simulate.py", "--output_dir", sample, "--processes", *processes),
             *("--num_jets", settings["num_jets"], "--num_proc", arguments.num_proc),
             *study["simulation_arguments"].split(),
             *("--seed", settings["seed"], *changes),
         )
         samples.append(f"{title}={sample}")
     checkpoints = [folder / f"{name}_seed{seed}" for name, seed in settings["models"].items()]
-    run_step(
-        *(sys.executable, SCRIPTS / "robustness.py", *targets, "--max_jets", settings["max_jets"]),
+    run_script(
+        *("studies/robustness.py", *targets, "--max_jets", settings["max_jets"]),
         *("--checkpoints", *(path for path in checkpoints if (path / "config.json").exists())),
         *("--samples", *samples, "--results_dir", Path(arguments.results_dir) / "robustness"),
     )

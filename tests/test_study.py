@@ -89,7 +89,7 @@ def test_a_small_study(tmp_path):
     for _ in range(2):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
-    assert "train.py" not in done.stdout
+    assert "scripts/train.py" not in done.stdout
     assert "boosted_trees.py" not in done.stdout
     assert (tmp_path / "results/comparison/comparison.md").is_file()
     assert {"roc.png", "jets_tiny.png"} <= {path.name for path in (tmp_path / "figures").iterdir()}
