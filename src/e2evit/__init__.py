@@ -28,13 +28,14 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     )
     from .results.record import Result
     from .simulation import simulate
-    from .training import predict, train
+    from .training import DataArguments, TargetArguments, TrainArguments, evaluate, predict, train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BaselineConfig",
     "BaselineForImageClassification",
+    "DataArguments",
     "E2EImageProcessor",
     "E2EOutput",
     "LinearViTBackbone",
@@ -43,12 +44,15 @@ __all__ = [
     "LinearViTForMaskedImageModeling",
     "LinearViTModel",
     "Result",
+    "TargetArguments",
+    "TrainArguments",
     "XCiTBackbone",
     "XCiTConfig",
     "XCiTForImageClassification",
     "XCiTForMaskedImageModeling",
     "XCiTModel",
     "convert_reference",
+    "evaluate",
     "load_e2e",
     "predict",
     "simulate",
@@ -58,7 +62,11 @@ __all__ = [
 _HOMES = {  # the others are models
     "convert_reference": "hub.conversion",
     "load_e2e": "data",
+    "DataArguments": "training",
     "Result": "results.record",
+    "TargetArguments": "training",
+    "TrainArguments": "training",
+    "evaluate": "training",
     "predict": "training",
     "simulate": "simulation",
     "train": "training",

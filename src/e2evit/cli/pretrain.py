@@ -14,8 +14,11 @@ from collections.abc import Sequence
 from e2evit.training import MaskArguments, Recipe, run_recipe
 
 from .parser import parse
-from .train import GROUPS
+from .train import GROUPS, print_outcome
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    run_recipe(Recipe(*parse("e2evit pretrain", __doc__, arguments, *GROUPS, MaskArguments)))
+    trained = run_recipe(Recipe(*parse("e2evit pretrain", __doc__, arguments, *GROUPS, MaskArguments)))
+    if trained.is_main_process:
+        print_outcome(trained)
+        print(f"Fine-tune it: e2evit train --model_name_or_path {trained.output_dir} --data_dir ... --output_dir ...")

@@ -33,6 +33,11 @@ class PushArguments:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     checkpoint, options = parse("e2evit push", __doc__, arguments, PushArguments, first=CHECKPOINT)
+    push(checkpoint, options)
+
+
+def push(checkpoint: str | Path, options: PushArguments) -> None:
+    """Assemble, check and upload a checkpoint, and print what was done."""
     with tempfile.TemporaryDirectory() as base:
         target = Path(options.output_dir or f"{base}/model")
         folder = assemble_model(checkpoint, target, options.repo_id, options.results)

@@ -8,11 +8,7 @@ SIGTERM saves the state and ends with exit code 75; add --resume_from_checkpoint
 For several processes: accelerate launch scripts/train.py ..., or accelerate launch -m e2evit.cli train ...
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from e2evit.training import (
@@ -23,10 +19,12 @@ from e2evit.training import (
     Recipe,
     TargetArguments,
     TrainArguments,
+    TrainedModel,
+    evaluate,
     run_recipe,
 )
 
-from .parser import as_flags, parse
+from .parser import parse
 
 GROUPS = (
     ModelArguments,
@@ -41,27 +39,41 @@ GROUPS = (
 def main(arguments: Sequence[str] | None = None) -> None:
     recipe = Recipe(*parse("e2evit train", __doc__, arguments, *GROUPS))
     trained = run_recipe(recipe)
-    if recipe.training.push_to_hub and trained.is_main_process:
-        publish(recipe.data, recipe.training)
+    if trained.is_main_process:
+        print_outcome(trained)
+    if recipe.training.push_to_hub:
+        publish(trained, recipe)
+    elif trained.is_main_process:
+        given = {name: getattr(recipe.data, name) for name in ("dataset_name", "data_dir", "schema", "cache_dir")}
+        options = [f"--{name} {value}" for name, value in given.items() if value != getattr(DataArguments, name)]
+        options.append(f"--results {Path('results', trained.output_dir.name)}.json")
+        print(f"Measure it on held-out jets: e2evit eval {trained.output_dir} {' '.join(options)}")
 
 
-def publish(data: DataArguments, training: TrainArguments) -> None:
-    """Measure the checkpoint on the test split and push it, each in one new process.
+def print_outcome(trained: TrainedModel) -> None:
+    """The best epoch on validation, and the checkpoint that holds it."""
+    history = trained.history
+    best = history.epochs[history.best_epoch - 1] if history.best_epoch else {}
+    found = {name.removeprefix("validation_"): value for name, value in best.items() if name.startswith("validation")}
+    numbers = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in found.items() if value == value)
+    print(f"Best on validation, epoch {history.best_epoch} of {len(history.epochs)}: {numbers}")
+    print(f"Wrote {trained.output_dir}")
+
+
+def publish(trained: TrainedModel, recipe: Recipe) -> None:
+    """Measure the checkpoint on the test split and push it.
 
     Raises:
         RuntimeError: if one of them fails; the checkpoint is complete then.
     """
-    from e2evit.hub.assemble import clean_environment  # loads matplotlib, which training does not need
+    from .push import PushArguments, push  # loads matplotlib, which training does not need
 
-    checkpoint = training.output_dir
-    results = Path(checkpoint) / "results.json"
-    evaluate = ["eval", checkpoint, *as_flags(asdict(data)), "--results", results]
-    push = ["push", checkpoint, "--results", results, "--repo_id", training.push_to_hub]
-    push += ["--private"] if training.hub_private else []
-    token = {name: value for name, value in os.environ.items() if name.startswith("HF_")}
-    for command in (evaluate, push):
-        call = [sys.executable, "-m", "e2evit.cli", *map(str, command)]
-        if subprocess.run(call, env=clean_environment() | token, check=False).returncode:
-            raise RuntimeError(
-                f"The checkpoint in {checkpoint} is complete, but this step failed: e2evit {' '.join(call[3:])}"
-            )
+    results = trained.output_dir / "results.json"
+    try:
+        result = evaluate(trained, recipe.data, mixed_precision=recipe.training.mixed_precision)
+        if result is not None:  # the main process
+            result.to_json(results)
+            options = PushArguments(recipe.training.push_to_hub, str(results), private=recipe.training.hub_private)
+            push(trained.output_dir, options)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise RuntimeError(f"{trained.output_dir} is complete, but publishing it failed: {error}") from error

@@ -14,6 +14,7 @@ from .checkpoint import (
     TrainedOn,
     check_output_dir,
     find_checkpoint,
+    import_model_module,
     new_model,
     pretrained_model,
     read_model_config,
@@ -21,6 +22,7 @@ from .checkpoint import (
 )
 from .cost import model_cost, peak_memory_gib
 from .data import load_data, targets_of
+from .evaluation import evaluate
 from .loaders import make_loader
 from .pieces import predict_in_pieces
 from .prediction import predict
@@ -44,7 +46,9 @@ __all__ = [
     "TrainedOn",
     "check_output_dir",
     "end_processes",
+    "evaluate",
     "find_checkpoint",
+    "import_model_module",
     "load_data",
     "make_loader",
     "model_cost",

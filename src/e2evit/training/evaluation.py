@@ -1,0 +1,124 @@
+"""Measuring a checkpoint beside the baselines: the library's `evaluate`."""
+
+import json
+from pathlib import Path
+from statistics import median
+
+from scipy.special import softmax
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers.utils import cached_file
+
+from e2evit.baselines.constants import baseline_predictions
+from e2evit.results.measure import align_labels, evaluate_predictions
+from e2evit.results.predictions import MODEL, Predictions
+from e2evit.results.record import Result, model_name
+
+from .arguments import SPLITS, DataArguments, TargetArguments
+from .checkpoint import TrainedOn, run_info
+from .collate import E2ECollator
+from .cost import model_cost, peak_memory_gib
+from .data import describe_data, load_data, targets_of, with_defaults
+from .loaders import make_loader
+from .pieces import predict_in_pieces
+from .prediction import predict
+from .process import end_processes, start_accelerator
+from .run import TrainedModel
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    checkpoint: TrainedModel | str | Path,
+    data: DataArguments | str | Path,
+    *,
+    split: str = "test",
+    targets: TargetArguments | None = None,
+    name: str | None = None,
+    per_device_batch_size: int = 64,
+    mixed_precision: str = "auto",
+    pieces_dir: str | Path | None = None,
+) -> Result | None:
+    """Measure a checkpoint on held-out jets, and the baselines on the same jets.
+
+    ```python
+    result = e2evit.evaluate("runs/xcit", "data/jets")
+    result.metric("roc_auc")
+    result.to_json("results/xcit.json")
+    ```
+
+    Under `accelerate launch` all processes call it, and it is `None` on all but the main one.
+
+    Args:
+        checkpoint: What [`train`] returned, a folder or a Hub id.
+        data: The data set, or the folder of simulated jets.
+        targets: Those that differ from what the checkpoint was trained on.
+        name: Name of the model. Default: the checkpoint's, without `_seedN`.
+        pieces_dir: Folder that keeps predictions piece by piece, so that the same call resumes after an interruption;
+            remove it once the result is saved.
+
+    Raises:
+        ValueError: for a split, checkpoint or data that cannot be measured.
+    """
+    checkpoint = checkpoint.output_dir if isinstance(checkpoint, TrainedModel) else checkpoint
+    data = data if isinstance(data, DataArguments) else DataArguments(data_dir=str(data))
+    if split not in SPLITS:
+        raise ValueError(f"`split` must be {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, got {split!r}.")
+    if per_device_batch_size < 1:
+        raise ValueError(f"`per_device_batch_size` must be 1 or more, got {per_device_batch_size}.")
+    trained_on = TrainedOn.of(checkpoint)
+    if not trained_on.label_names:
+        raise ValueError(f"{checkpoint} is a model for masked images, which predicts no classes: fine-tune it first.")
+    accelerator = start_accelerator(mixed_precision)
+    targets = targets_of(trained_on, data, targets or TargetArguments())
+    targets = with_defaults(targets, trained_on.channel_names)
+    with accelerator.main_process_first():
+        dataset, schema = load_data(data, targets, trained_on.channel_names)
+    if not len(dataset.get(split, ())):
+        raise ValueError(f"The {split} split has no jets to measure on.")
+    processor = AutoImageProcessor.from_pretrained(trained_on.path)
+    model = AutoModelForImageClassification.from_pretrained(trained_on.path)
+    dataset = align_labels(dataset, model.config.label2id)
+    label_names = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    rows, collator = dataset[split], E2ECollator(processor, targets.mass_column)
+
+    memory_before = peak_memory_gib(accelerator.device)
+    cost = model_cost(model, accelerator, per_device_batch_size)
+    if pieces_dir is None:
+        loader = make_loader(rows, collator, per_device_batch_size, data.num_workers)
+        outputs = predict(accelerator, *accelerator.prepare(model, loader))
+    else:
+        outputs = predict_in_pieces(
+            accelerator, model, rows, collator, per_device_batch_size, pieces_dir, data.num_workers
+        )
+    memory = peak_memory_gib(accelerator.device)  # before the baselines, which take more
+    if memory > memory_before:  # else the peak is that of something this process did earlier
+        cost["peak_memory_gib"] = memory
+    if not accelerator.is_main_process:
+        end_processes(accelerator)
+        return None
+
+    predictors = baseline_predictions(dataset, split, schema, targets.mass_column)
+    probabilities = softmax(outputs["logits"], axis=1)
+    predictors[MODEL] = Predictions.of_classes(probabilities, outputs["mass_preds"], outputs.get("mass_scale_preds"))
+    training = _read_run_info(trained_on.path)
+    fields = run_info(dataset, accelerator, model)
+    fields |= describe_data(data, targets, schema, split) | {"label_names": label_names}
+    fields |= evaluate_predictions(rows, targets.mass_column, label_names, predictors)
+    fields |= {"training": _summary(training), "cost": cost, "seed": training.get("seed")}
+    result = Result(**fields, model=name or model_name(checkpoint, training.get("seed")))
+    end_processes(accelerator)
+    return result
+
+
+def _read_run_info(checkpoint: str) -> dict:
+    """The training record of a checkpoint; empty if it has none."""
+    path = cached_file(checkpoint, "run_info.json", _raise_exceptions_for_missing_entries=False)
+    return json.loads(Path(path).read_text()) if path else {}
+
+
+def _summary(run_info: dict) -> dict:
+    names = ("images_seen", "seconds", "best_epoch", "hardware")
+    training = {name: run_info[name] for name in names if name in run_info}
+    if run_info.get("epochs"):  # the typical rate, since `seconds` include those in which the machine stood still
+        training["images_per_second"] = median(epoch["images_per_second"] for epoch in run_info["epochs"])
+    return training

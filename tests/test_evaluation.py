@@ -1,0 +1,91 @@
+"""Train and evaluate from Python, as a notebook does, and by the commands."""
+
+import json
+
+import pytest
+from accelerate.state import AcceleratorState
+
+import e2evit
+from e2evit.cli import evaluate as command
+from e2evit.results.predictions import MODEL
+from e2evit.training import TrainedModel, evaluation
+
+TINY = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def data(jets_dir, tmp_path_factory):
+    return e2evit.DataArguments(data_dir=str(jets_dir), cache_dir=str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> TrainedModel:
+    AcceleratorState._reset_state(reset_partial_state=True)  # of the tests before
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "model.json").write_text(json.dumps(TINY | {"mass_loss": "quantile"}))
+    settings = e2evit.TrainArguments(
+        output_dir=str(folder / "run"), num_train_epochs=1, mixed_precision="no", report_to="none", seed=3
+    )
+    return e2evit.train(folder / "model.json", data, settings, targets=e2evit.TargetArguments(mass_column="jet_mass"))
+
+
+@pytest.fixture(scope="module")
+def result(trained, data):
+    return e2evit.evaluate(trained, data, mixed_precision="no")
+
+
+def test_the_model_can_be_used_at_once(trained, data):
+    assert not trained.model.training
+    jets = e2evit.load_e2e("simulated", data.data_dir, split="test", cache_dir=data.cache_dir)
+    outputs = trained.model(**trained.processor([jets.with_format("numpy")[0]], return_tensors="pt"))
+    assert outputs.mass_preds.shape == (1,)
+
+
+def test_a_result_names_model_and_targets(trained, result):
+    assert (result.name, result.seed, result.mass_column) == ("run_seed3", 3, "jet_mass")
+    assert result.label_names == ["qcd", "top"]
+    assert {"roc_auc", "mae_gev", "coverage_68"} <= set(result.metrics[MODEL])
+    assert result.training["images_seen"] == result.data["train"]["rows"]
+    assert len(result.predictions["event_id"]) == result.data["test"]["rows"]
+
+
+def test_the_command_writes_the_same(trained, result, data, tmp_path, capsys):
+    path = tmp_path / "result.json"
+    arguments = ["--data_dir", data.data_dir, "--cache_dir", data.cache_dir, "--mixed_precision", "no"]
+    command.main([str(trained.output_dir), *arguments, "--results", str(path)])
+    written = e2evit.Result.from_json(path)
+    assert written.metrics == result.metrics
+    assert written.in_bins == result.in_bins
+    printed = capsys.readouterr().out
+    assert "| run_seed3  |" in printed
+    assert f"e2evit compare --results {path}" in printed
+    assert not path.with_suffix(".pieces").exists()
+
+
+def test_another_precision_in_the_same_process(trained, result, data):
+    lower = e2evit.evaluate(trained.output_dir, data, mixed_precision="bf16")
+    assert lower.hardware["precision"] == "bf16"
+    assert lower.metrics[MODEL]["mae_gev"] == pytest.approx(result.metrics[MODEL]["mae_gev"], rel=0.05)
+
+
+def test_options_override_the_checkpoint(trained, data):
+    other = e2evit.evaluate(trained, data, targets=e2evit.TargetArguments(mass_column="pt"), mixed_precision="no")
+    assert other.mass_column == "pt"
+    assert other.metrics[MODEL]["mae_gev"] > 200  # GeV: pT is not the mass
+
+
+def test_memory_of_something_earlier_is_not_the_models(trained, data, monkeypatch):
+    monkeypatch.setattr(evaluation, "peak_memory_gib", lambda device: 1e6)
+    assert "peak_memory_gib" not in e2evit.evaluate(trained, data, mixed_precision="no").cost
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"split": "holdout"}, "`split` must be train, validation or test, got 'holdout'"),
+        ({"per_device_batch_size": 0}, "`per_device_batch_size` must be 1 or more"),
+    ],
+)
+def test_what_cannot_be_measured(trained, data, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        e2evit.evaluate(trained, data, **arguments)
