@@ -24,9 +24,7 @@ class QuickstartArguments:
     num_jets: int = field(default=5000, metadata={"help": "Jets of each class."})
     num_proc: int = field(default=2, metadata={"help": "Processes of the simulation."})
     seed: int = field(default=0, metadata={"help": "Seed of the simulation and the training."})
-    simulate_arguments: str = field(
-        default="", metadata={"help": "More arguments for scripts/simulate.py."}
-    )
+    simulate_arguments: str = field(default="", metadata={"help": "More arguments for scripts/simulate.py."})
     train_arguments: str = field(default="", metadata={"help": "More arguments for scripts/train.py, in one string."})
 
 
