@@ -20,7 +20,7 @@ from accelerate.utils import set_seed
 from torch import nn
 from tqdm import tqdm
 
-from e2evit.data.jobs import write_whole
+from e2evit.results.record import write_record
 from e2evit.training import (
     DataArguments,
     Recipe,
@@ -145,7 +145,7 @@ def main() -> None:
             if any(run["seed"] == seed for run in runs):
                 continue
             runs.append(train(variant, arguments, accelerator, seed))
-            write_whole(arguments.results, lambda path: path.write_text(json.dumps(record, indent=1) + "\n"))
+            write_record(arguments.results, record, threads=torch.get_num_threads())
             print(title, runs[-1], flush=True)
 
 

@@ -7,7 +7,6 @@ batch 1, float32.
 """
 
 import json
-import platform
 import re
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from transformers import HfArgumentParser
 
 from e2evit import LinearViTConfig
 from e2evit.plots.style import COLOURS, STYLE, save_figure
+from e2evit.results.record import write_record
 
 WIDTH, HEADS = 96, 4
 SIDES = (16, 24, 32, 48, 64, 96, 128)
@@ -148,10 +148,8 @@ def main() -> None:
         "width": WIDTH,
         "heads": HEADS,
         "rounds": arguments.rounds,
-        "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
-    Path(arguments.results).write_text(json.dumps(record, indent=2) + "\n")
+    write_record(arguments.results, record, threads=torch.get_num_threads())
     print(json.dumps(record["slopes"], indent=2))
     print(f"Wrote {arguments.results} and {save_figure(draw(record), arguments.figure)}")
 

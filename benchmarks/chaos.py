@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
+from e2evit.results.record import write_record
 from e2evit.training import PREEMPTED_EXIT_CODE
 from e2evit.training.state import latest_state
 
@@ -89,7 +90,7 @@ def main() -> None:
         "save_steps": arguments.save_steps,
         "seed": arguments.seed,
     }
-    arguments.results.write_text(json.dumps(record, indent=2) + "\n")
+    write_record(arguments.results, record)
     print(json.dumps(record, indent=2))
     sys.exit(not (record["equal_weights"] and record["equal_losses"]))
 

@@ -7,7 +7,6 @@ layer for single pixels, whose cost without the shortcut is measured too. Ratios
 """
 
 import json
-import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from learning import read_jets
 from models import measure, summarize, training_step
 from transformers import AutoModelForImageClassification, HfArgumentParser
 
+from e2evit.results.record import write_record
 from e2evit.training.checkpoint import read_model_config
 
 STUDY = Path(__file__).parents[1] / "recipes/study"
@@ -48,8 +48,6 @@ def main() -> None:
         "occupied_pixels": float(images.ne(0).any(1).float().mean()),
         "batch_size": len(images),
         "models": {},
-        "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
     for name in ("xcit", "linearvit"):
         steps = {}
@@ -68,8 +66,7 @@ def main() -> None:
         record["models"][name] = summarize(measure(steps, arguments.rounds, name), baselines)
         print(name, json.dumps(record["models"][name]))
     path = Path(arguments.results)
-    path.with_suffix(".tmp").write_text(json.dumps(record, indent=2) + "\n")
-    path.with_suffix(".tmp").replace(path)
+    write_record(path, record, threads=torch.get_num_threads())
 
 
 if __name__ == "__main__":

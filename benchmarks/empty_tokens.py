@@ -7,7 +7,6 @@ need the MLP and the projections once, so the number of different tokens before 
 Tokens that are close to each other, by a tenth of their length, would bound a saving with an error of about as much.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from learning import MODELS, read_jets
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser
 
+from e2evit.results.record import write_record
 from e2evit.training import DataArguments, load_data
 from e2evit.training.checkpoint import read_model_config
 
@@ -104,8 +104,7 @@ def main() -> None:
         record["models"][f"checkpoints/{folder.name}"] = {"tokens_on_their_own": own, "largest_speedup": 1 / own}
         print(f"checkpoints/{folder.name}: {own:.2f} with an error of a tenth, {1 / own:.2f} x at most")
     path = Path(arguments.results)
-    path.with_suffix(".tmp").write_text(json.dumps(record, indent=2) + "\n")
-    path.with_suffix(".tmp").replace(path)
+    write_record(path, record, threads=torch.get_num_threads())
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from e2evit.data.sparse import table_to_dense
 from e2evit.hub.export import OUTPUTS, ExportModule, export_onnx, open_session
 from e2evit.metrics.mass import mass_statistics
 from e2evit.results.measure import BACKGROUND, column
+from e2evit.results.record import write_record
 from e2evit.training import DataArguments, TargetArguments, load_data
 
 BATCHES, THREADS = (1, 64), (1, 2)
@@ -152,9 +153,7 @@ def main() -> None:
                 measure(found, runners, images[:size], title, arguments.rounds)
     record = {"checkpoint": arguments.checkpoint, "jets": len(rows), "variants": found}
     path = Path(arguments.results)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    temporary.replace(path)
+    write_record(path, record, packages=("onnx", "onnxruntime"))
     print(json.dumps(record, indent=1))
 
 

@@ -9,13 +9,13 @@ medians.
 
 import argparse
 import json
-import os
 import statistics
 import time
 from pathlib import Path
 
 import torch
 
+from e2evit.results.record import write_record
 from e2evit.training import (
     DataArguments,
     Recipe,
@@ -68,12 +68,10 @@ def main() -> None:
     record = {
         "images_per_second": medians,
         "loader_over_model": {name: medians["loader"] / medians[name] for name in arguments.models},
-        "precision": accelerator.mixed_precision,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
         "rounds": arguments.rounds,
     }
-    arguments.results.write_text(json.dumps(record, indent=1) + "\n")
+    hardware = {"threads": torch.get_num_threads(), "precision": accelerator.mixed_precision}
+    write_record(arguments.results, record, **hardware)
     print(json.dumps(record, indent=1))
 
 

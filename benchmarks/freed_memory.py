@@ -8,7 +8,6 @@ those of `e2evit.training.process.keep_freed_memory`. Ratios are medians over ro
 
 import ctypes
 import json
-import platform
 import resource
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from learning import read_jets
 from models import measure, summarize, training_step
 from transformers import AutoModelForImageClassification, HfArgumentParser
 
+from e2evit.results.record import write_record
 from e2evit.training.checkpoint import read_model_config
 from e2evit.training.process import keep_freed_memory
 
@@ -64,9 +64,6 @@ def main() -> None:
     record = {
         "batch_size": len(images),
         "models": {},
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
     }
     for name in ("xcit", "linearvit", "vit"):
         torch.manual_seed(0)
@@ -85,8 +82,7 @@ def main() -> None:
         record["models"][name] = found
         print(name, json.dumps(found), flush=True)
     path = Path(arguments.results)
-    path.with_suffix(".tmp").write_text(json.dumps(record, indent=2) + "\n")
-    path.with_suffix(".tmp").replace(path)
+    write_record(path, record, threads=torch.get_num_threads())
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from transformers import AutoModelForImageClassification, HfArgumentParser
 
 from e2evit import E2EImageProcessor, load_e2e
 from e2evit.data import find_schema
+from e2evit.results.record import write_record
 from e2evit.training.checkpoint import read_model_config
 
 MODELS = Path(__file__).parents[1] / "recipes/models"
@@ -92,8 +93,7 @@ def main() -> None:
         if name not in record["training_auc"]:  # a run that was ended goes on
             record["training_auc"][name] = found = learn(config, images, labels, arguments.num_steps)
             print(f"{name}: training AUC {found:.3f}", flush=True)
-            path.with_suffix(".tmp").write_text(json.dumps(record, indent=2) + "\n")
-            path.with_suffix(".tmp").replace(path)
+            write_record(path, record, threads=torch.get_num_threads())
 
 
 if __name__ == "__main__":

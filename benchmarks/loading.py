@@ -6,7 +6,6 @@ python benchmarks/loading.py --results results/loading.json
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # images a second and core
@@ -33,6 +31,7 @@ from e2evit.data import SCHEMAS, find_schema
 from e2evit.data.files import list_pieces, read_rows
 from e2evit.data.formats import open_data_file
 from e2evit.data.sparse import COLUMN_ENCODINGS, table_to_dense
+from e2evit.results.record import write_record
 from e2evit.training.collate import E2ECollator, RowTables
 from e2evit.transforms.augment import Augmentation
 
@@ -233,11 +232,8 @@ def main() -> None:
         "peak_memory_mib": memory,
         "number": arguments.number,
         "rounds": arguments.rounds,
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("e2evit", "datasets", "h5py", "numpy", "pyarrow", "torch")},
-        "hardware": {"processor": platform.machine(), "cores": os.cpu_count()},
     }
-    arguments.results.write_text(json.dumps(record, indent=2) + "\n")
+    write_record(arguments.results, record, packages=("h5py", "pyarrow"), threads=1)
     print(json.dumps(record, indent=2))
 
 

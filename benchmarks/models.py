@@ -7,7 +7,6 @@ one process, and a ratio is the median of the ratios within a round. A training 
 """
 
 import json
-import platform
 import time
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from e2evit import convert_reference
+from e2evit.results.record import write_record
 
 BATCH_SIZE, NUM_CHANNELS, SIDE = 32, 8, 125
 AUTHORS = {  # the sizes of recipes/models, at one token a patch of 5
@@ -155,18 +155,19 @@ def compare(name: str, rounds: int) -> dict:
 
 def main() -> None:
     (arguments,) = HfArgumentParser(SpeedArguments).parse_args_into_dataclasses()
-    record = {name: compare(name, arguments.rounds) for name in AUTHORS}
-    record |= {
+    record = {
+        "models": {name: compare(name, arguments.rounds) for name in AUTHORS},
         "batch_size": BATCH_SIZE,
         "rounds": arguments.rounds,
-        "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "amx": torch.cpu._is_amx_tile_supported(),
     }
     path = Path(arguments.results)
-    path.with_suffix(".tmp").write_text(json.dumps(record, indent=2) + "\n")
-    path.with_suffix(".tmp").replace(path)
-    print(json.dumps({name: {k: record[name][k]["speedup"] for k in ("training", "inference")} for name in AUTHORS}))
+    write_record(path, record, threads=torch.get_num_threads())
+    print(
+        json.dumps(
+            {name: {k: record["models"][name][k]["speedup"] for k in ("training", "inference")} for name in AUTHORS}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -4,15 +4,13 @@ python benchmarks/simulation.py --results results/simulation_speed.json
 """
 
 import argparse
-import json
-import os
-import platform
 import resource
 import statistics
 import time
 from collections import defaultdict
 from pathlib import Path
 
+from e2evit.results.record import write_record
 from e2evit.simulation import SimulationSettings, shards
 from e2evit.simulation.shards import make_pool, make_shard, versions
 
@@ -86,10 +84,8 @@ def main() -> None:
         "num_jets": arguments.num_jets,
         "repeats": arguments.repeats,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "versions": {"python": platform.python_version()} | versions(),
-        "hardware": {"processor": platform.machine(), "cores": os.cpu_count()},
     }
-    arguments.results.write_text(json.dumps(record, indent=2) + "\n")
+    write_record(arguments.results, record, packages=tuple(versions()))
     for row in rows:
         print({name: round(value, 2) if isinstance(value, float) else value for name, value in row.items()})
     print(f"Peak memory {record['peak_memory_mib']:.0f} MiB")

@@ -197,26 +197,31 @@ def model_name(checkpoint: str | Path, seed: int | None) -> str:
     return Path(checkpoint).name.removesuffix(f"_seed{seed}")
 
 
-def provenance(**hardware: str | int | None) -> dict[str, Any]:
-    """Date, commit, versions and hardware of a measurement that is made now; every file of results holds them.
+def provenance(packages: Sequence[str] = (), **hardware: str | int | None) -> dict[str, Any]:
+    """Date, commit, versions and hardware of a measurement made now; every file of results holds them.
 
     Args:
+        packages: What to name the versions of, besides those of [`PACKAGES`].
         hardware: What else matters: `threads`, `device`, `num_processes`, `precision`.
     """
     machine = {"processor": processor_name(), "machine": platform.machine(), "cores": os.cpu_count()}
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": current_commit(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in (*PACKAGES, *packages)},
         "hardware": machine | hardware,
     }
 
 
-def write_record(path: str | Path, entries: Mapping[str, Any], **hardware: str | int | None) -> None:
-    """Write the measurements of a benchmark with their [`provenance`], which a later call replaces."""
+def write_record(
+    path: str | Path, entries: Mapping[str, Any], packages: Sequence[str] = (), **hardware: str | int | None
+) -> None:
+    """Write the measurements of a benchmark with their [`provenance`], in place of any that `entries` hold."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(provenance(**hardware) | dict(entries), indent=1, ensure_ascii=False) + "\n"
+    made = provenance(packages, **hardware)
+    made |= {name: value for name, value in entries.items() if name not in made}
+    text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
     write_whole(path, lambda temporary: temporary.write_text(text))
 
 
