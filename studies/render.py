@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import age
 import pretraining_tables
 import simulation_tables
 import speed_tables
@@ -31,6 +32,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     **simulation_tables.TABLES,
     **study_tables.TABLES,
     **pretraining_tables.TABLES,
+    **age.TABLES,
 }
 START = re.compile(r"^<!-- (?P<name>.+): rendered by studies/render\.py -->$", re.MULTILINE)
 

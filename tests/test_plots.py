@@ -45,6 +45,11 @@ def test_event_display_has_all_channels_with_axes_and_units(row, tmp_path):
     ]
     labels = {axis.get_ylabel() for axis in figure.axes}
     assert {"GeV", "cm", "hits", r"$\eta$"} <= labels
+    hits = [axis for axis in figure.axes if axis.get_ylabel() == "hits"]
+    assert len(hits) == 3
+    for bar in hits:
+        assert all(float(tick).is_integer() for tick in bar.get_yticks())
+        assert len(bar.yaxis.get_minorticklocs()) == 0
     path = save_figure(figure, tmp_path / "display")
     assert path.stat().st_size > 10000
     assert path.with_suffix(".pdf").exists()

@@ -1,4 +1,4 @@
-"""Figures of images: all channels, what a prediction hangs on, means of classes."""
+"""Figures of images: all channels, the pixels a prediction depends on, class means."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LogNorm, SymLogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from e2evit.data import DatasetSchema
 from e2evit.data.grid import WINDOW, window_centres
@@ -19,7 +20,7 @@ PARTICLES = {"W": 80.4, "Z": 91.2, "H": 125.2, "t": 172.6}  # GeV, Particle Data
 
 
 def event_display(row: Mapping, schema: DatasetSchema, title: str = "") -> Figure:
-    """All channels of one image, a jet's on axes of eta and phi [radians], colours in the unit of the channel."""
+    """All channels of one image; a jet window has axes in eta and phi [radians]. Colours are in the channel's unit."""
     image = sparse_to_dense(row["pixel_index"], row["pixel_value"], schema.image_shape)
     if schema.image_size == (WINDOW, WINDOW) and row["ieta"] is not None and row["iphi"] is not None:
         eta, phi = window_centres(row["ieta"], row["iphi"])
@@ -42,7 +43,7 @@ def event_display(row: Mapping, schema: DatasetSchema, title: str = "") -> Figur
             else:
                 norm, colours = LogNorm(max(largest * 1e-4, 1e-3), largest), "viridis_r"
             if np.count_nonzero(pixels) < 0.01 * pixels.size:
-                # single pixels of a 125 x 125 image would be too small to see
+                # single pixels of a 125 x 125 image are too small to see
                 row_of, column_of = np.nonzero(pixels)
                 along = np.linspace(extent[0], extent[1], pixels.shape[1])[column_of]
                 across = np.linspace(extent[2], extent[3], pixels.shape[0])[row_of]
@@ -54,6 +55,10 @@ def event_display(row: Mapping, schema: DatasetSchema, title: str = "") -> Figur
             bar = figure.colorbar(drawn, ax=axis, pad=0.02)
             bar.set_label(channel.unit, loc="center")
             bar.ax.tick_params(labelsize=11)
+            if channel.unit == "hits":
+                bar.locator = MaxNLocator(integer=True)
+                bar.update_ticks()
+                bar.minorticks_off()
             axis.set(xlabel=names[0], ylabel=names[1])
             axis.set_title(channel.title)
             axis.tick_params(labelsize=11)
@@ -64,9 +69,9 @@ def event_display(row: Mapping, schema: DatasetSchema, title: str = "") -> Figur
 
 
 def saliency_display(saliency: np.ndarray, schema: DatasetSchema, title: str = "") -> Figure:
-    """Gradient times input `(C, H, W)` of one image, a panel for each channel, one colour scale for all of them.
+    """Gradient times input `(C, H, W)` of one image, one panel per channel, all on one colour scale.
 
-    Red pixels raise the output, blue ones lower it; the share of a channel is its part of the sum of absolute values.
+    Red pixels raise the output, blue ones lower it. Titles give each channel's share of the sum of absolute values.
     """
     shares = np.abs(saliency).sum(axis=(1, 2))
     shares = shares / max(shares.sum(), 1e-30)
@@ -97,7 +102,7 @@ def saliency_display(saliency: np.ndarray, schema: DatasetSchema, title: str = "
 
 
 def jet_displays(jets: Sequence[Mapping], schema: DatasetSchema) -> Figure:
-    """A row for each jet: its energies and tracks, what a model's mass hangs on, and where its attention is.
+    """One row per jet: energies and tracks, the pixels the predicted mass depends on, and attention maps.
 
     Args:
         jets: Each with `title`, `image` `(C, H, W)` in detector units, `saliency` `(C, H, W)` (gradient times input),
@@ -141,12 +146,12 @@ def jet_displays(jets: Sequence[Mapping], schema: DatasetSchema) -> Figure:
 
 
 def mass_axis(mass: float, uncertainty: float | None = None, true_mass: float | None = None) -> Figure:
-    """A predicted mass with its uncertainty [GeV] on an axis with those of W, Z, H and top."""
+    """A predicted mass with its uncertainty [GeV], beside the masses of W, Z, H and top."""
     with plt.style.context(STYLE):
         figure, axis = plt.subplots(figsize=(8, 2.6), layout="constrained")
         for number, (name, value) in enumerate(PARTICLES.items()):
             axis.axvline(value, color="grey", linestyle=":")
-            # W and Z are too close for labels at one height
+            # W and Z are too close for labels at the same height
             axis.text(value, 1.03 + 0.12 * (number % 2), name, ha="center", transform=axis.get_xaxis_transform())
         error = None if uncertainty is None else [[uncertainty], [uncertainty]]
         axis.errorbar([mass], [0], xerr=error, fmt="o", color=COLOURS[0], capsize=6, markersize=10, label="predicted")
@@ -160,9 +165,9 @@ def mass_axis(mass: float, uncertainty: float | None = None, true_mass: float | 
 
 
 def mean_images(means: Mapping[str, np.ndarray], schema: DatasetSchema, title: str = "Simulation") -> Figure:
-    """Mean image of each class, `(C, H, W)`, a row for each class and a column for each channel.
+    """Mean image `(C, H, W)` of each class: one row per class, one column per channel.
 
-    Axes are eta and phi [radians] relative to the seed tower; give means of the absolute value for signed channels.
+    Axes are eta and phi [radians] relative to the seed tower. For signed channels pass means of absolute values.
     """
     half = schema.image_size[0] / 2 * np.pi / 180
     with plt.style.context(STYLE):

@@ -1,4 +1,4 @@
-"""Which pixels a prediction hangs on."""
+"""The pixels a prediction depends on."""
 
 import torch
 
@@ -6,19 +6,19 @@ __all__ = ["gradient_times_input"]
 
 
 def gradient_times_input(model, pixel_values: torch.Tensor, output: str = "logits", label: int | None = None):
-    """Gradient times input (Shrikumar et al., arXiv 1605.01713): to first order, what each pixel adds to an output.
+    """Gradient times input (Shrikumar et al., arXiv 1605.01713): what each pixel contributes, to first order.
 
     Args:
-        model: An `...ForImageClassification` of this repository; its weights and mode stay as they are.
-        pixel_values: `(B, C, H, W)` in network units. Pixels that are zero add nothing.
-        output: `"logits"`: that of class `label`; `"mass_preds"`: the mass [GeV].
-        label: Number of the class; of each image its most probable one if not given.
+        model: An `...ForImageClassification` of this repository; weights and mode are left unchanged.
+        pixel_values: `(B, C, H, W)` in network units. Zero pixels contribute nothing.
+        output: `"logits"`: the logit of class `label`; `"mass_preds"`: the mass [GeV].
+        label: Index of the class; by default each image's most probable class.
 
     Returns:
         `(B, C, H, W)`, in the unit of the output.
 
     Raises:
-        ValueError: for another `output`.
+        ValueError: for any other `output`.
     """
     if output not in ("logits", "mass_preds"):
         raise ValueError(f"`output` is logits or mass_preds, got {output!r}.")

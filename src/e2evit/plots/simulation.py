@@ -1,4 +1,4 @@
-"""Figures of the simulation: distributions, and the response of the calorimeters."""
+"""Figures of the simulation: distributions and calorimeter response."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,9 +16,9 @@ def distributions(
     log: bool = False,
     columns: int = 2,
 ) -> Figure:
-    """Normalised histograms, one panel each of `(label of the axis, values by class, bin edges, lines to mark)`.
+    """Normalised histograms, one panel per `(axis label, values by class, bin edges, values to mark)`.
 
-    The first and the last bin hold what lies beyond them too.
+    The first and last bins include underflow and overflow.
     """
     rows = -(-len(panels) // columns)
     with plt.style.context(STYLE):
@@ -43,11 +43,11 @@ def distributions(
 
 
 def calorimeter_response(rows: Sequence[Mapping[str, float]], published: Mapping[float, float]) -> Figure:
-    """Response and resolution of the calorimeters' jet pT in bins of particle-level pT [GeV].
+    """Response and resolution of the calorimeter jet pT in bins of particle-level pT [GeV].
 
     Args:
         rows: With `low`, `high`, `response`, `resolution`.
-        published: CMS's resolution of particle-flow jets by pT.
+        published: CMS's particle-flow jet resolution by pT.
     """
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")

@@ -1,0 +1,143 @@
+"""How old results are: the commit that each was measured with, and what has changed since in what it measures.
+
+python studies/age.py
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from e2evit.results.tables import markdown_table
+
+__all__ = ["LOST", "TABLES", "Measured", "changes_since", "in_history", "measured_files"]
+
+ROOT = Path(__file__).parents[1]
+_NETWORKS = ("modeling", "src/e2evit/data", "src/e2evit/metrics", "src/e2evit/results", "src/e2evit/transforms")
+_TRAINED = (*_NETWORKS, "src/e2evit/training")
+_SIMULATION = ("src/e2evit/simulation",)
+_TREES = ("src/e2evit/baselines", "src/e2evit/data", "src/e2evit/metrics", "src/e2evit/results")
+# what a file of results measures: the first pattern that matches counts
+SOURCES = {
+    "quickstart_*.json": (*_TRAINED, *_SIMULATION, "recipes/quickstart", "src/e2evit/baselines"),
+    "study/trees_*.json": _TREES,
+    "study/robustness/trees_*.json": _TREES,
+    "study/robustness/*.json": _NETWORKS,
+    "study/earlier/*/*.json": (),  # recipes of the past: they stay as they are
+    "study/*.json": (*_TRAINED, "recipes/study"),
+    "pretraining/*.json": (*_TRAINED, "recipes/pretraining"),
+    "simulation_*.json": (*_SIMULATION, "src/e2evit/baselines"),
+    "ablation.json": (*_TRAINED, "recipes/study", "benchmarks/ablation.py"),
+    "attention_scaling.json": ("modeling", "benchmarks/attention_scaling.py"),
+    "chaos.json": ("src/e2evit/training", "benchmarks/chaos.py"),
+    "empty_pixels.json": ("modeling", "benchmarks/empty_pixels.py"),
+    "empty_tokens.json": ("modeling", "benchmarks/empty_tokens.py"),
+    "export.json": ("modeling", "src/e2evit/hub/export.py", "benchmarks/export.py"),
+    "feeding.json": (*_TRAINED, "benchmarks/feeding.py"),
+    "freed_memory.json": ("modeling", "src/e2evit/training", "benchmarks/freed_memory.py"),
+    "learning.json": ("modeling", "benchmarks/learning.py"),
+    "loading.json": ("src/e2evit/data", "benchmarks/loading.py"),
+    "model_speed.json": ("modeling", "benchmarks/models.py"),
+}
+# commits that results name and the history does not hold
+LOST = dict.fromkeys(
+    (
+        "24a8f46213ef1ae3b03565db79ff6124902bccf6",
+        "3a3ac83e16d9472062732a39a1ecb3f5d5f5ae57",
+        "8b0c2b4feb15b6bab28ced2ffeae19428a07be13",
+        "9e02a1f637065ec91afb6b2d2acd13156984fc33",
+        "d1abf648ce085dfbfb298474bf29dbee876d1da5",
+        "e74743278ff885de7c9be70b391153b4bd53229f",
+    ),
+    "not in the history, and its code cannot be recovered",
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One file of results.
+
+    Attributes:
+        name: Its path within `results/`.
+        date, commit: As it says, None where it says nothing.
+        sources: Paths of what it measures.
+    """
+
+    name: str
+    date: str | None
+    commit: str | None
+    sources: tuple[str, ...]
+
+    @property
+    def origin(self) -> str:
+        """What is known of the commit."""
+        if self.commit is None:
+            return "unknown: measured before provenance was recorded"
+        return f"{self.commit[:8]}: {LOST[self.commit]}" if self.commit in LOST else self.commit[:8]
+
+
+def measured_files(results: Path) -> list[Measured]:
+    """All files that hold measurements.
+
+    Raises:
+        ValueError: for a file that no pattern of [`SOURCES`] matches.
+    """
+    found = []
+    for path in sorted(results.rglob("*.json")):
+        name, entries = path.relative_to(results), json.loads(path.read_text())
+        if "date" not in entries:  # made of other results
+            continue
+        sources = next((paths for pattern, paths in SOURCES.items() if name.match(pattern)), None)
+        if sources is None:
+            raise ValueError(f"{name}: say in studies/age.py what it measures.")
+        found.append(Measured(str(name), entries["date"], entries["commit"], sources))
+    return found
+
+
+def in_history(commit: str) -> bool:
+    return _git("merge-base", "--is-ancestor", commit, "HEAD") is not None
+
+
+def changes_since(measured: Measured) -> int:
+    """Commits since the measurement that touch what was measured."""
+    if not measured.sources:
+        return 0
+    return int(_git("rev-list", "--count", f"{measured.commit}..HEAD", "--", *measured.sources) or 0)
+
+
+def _git(*arguments: str) -> str | None:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def age_table(results: Path) -> str:
+    """Date and commit of every measurement, one row for files that share both."""
+    groups: dict[tuple, list[str]] = {}
+    for measured in measured_files(results):
+        date = "–" if measured.date is None else measured.date[:10]
+        groups.setdefault((date, measured.origin), []).append(measured.name.removesuffix(".json"))
+    rows = [[date, origin, ", ".join(names)] for (date, origin), names in sorted(groups.items())]
+    return markdown_table(["measured", "with commit", "results"], rows, "---")
+
+
+TABLES = {"age of results": age_table}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(
+        arguments
+    )
+    if _git("rev-parse", "--is-shallow-repository") != "false":
+        sys.exit("age.py: this needs a clone with its history (`git fetch --unshallow`).")
+    for measured in measured_files(ROOT / "results"):
+        if measured.commit is None or measured.commit in LOST:
+            print(f"{measured.name}: {measured.origin}")
+        elif number := changes_since(measured):
+            print(f"{measured.name}: {number} commits since {measured.origin} touch what it measures")
+
+
+if __name__ == "__main__":
+    main()

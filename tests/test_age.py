@@ -1,0 +1,49 @@
+"""Results name commits that exist, or the reason why they do not."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import age
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = age.measured_files(ROOT / "results")
+
+
+@pytest.fixture
+def history():
+    command = ["git", "rev-parse", "--is-shallow-repository"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.stdout.strip() != "false":
+        pytest.skip("needs a clone with its history: git fetch --unshallow")
+
+
+def test_commits_of_results_are_in_the_history(history):
+    named = {measured.commit for measured in FILES if measured.commit}
+    lost = {commit for commit in named if not age.in_history(commit)}
+    assert lost == set(age.LOST), "measure again, or list the commit with its reason in studies/age.py"
+
+
+def test_sources_of_results_exist():
+    assert len(FILES) > 50
+    paths = {path for measured in FILES for path in measured.sources}
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+
+
+def test_what_is_older_is_listed(history):
+    done = subprocess.run([sys.executable, "studies/age.py"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    older = {measured.name for measured in FILES if measured.commit not in age.LOST and measured.commit}
+    older = {name for name in older if f"\n{name}: " in f"\n{done.stdout}"}
+    by_name = {measured.name: measured for measured in FILES}
+    assert all(age.changes_since(by_name[name]) > 0 for name in older)
+    assert "chaos.json: unknown: measured before provenance was recorded" in done.stdout
+
+
+def test_a_file_that_nothing_describes_is_refused(tmp_path):
+    (tmp_path / "new.json").write_text('{"date": null, "commit": null}')
+    with pytest.raises(ValueError, match=r"new\.json: say in studies/age\.py what it measures"):
+        age.measured_files(tmp_path)
+    (tmp_path / "new.json").write_text("{}")  # made of other results
+    assert age.measured_files(tmp_path) == []
