@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from e2evit.results.tables import markdown_table
@@ -103,9 +104,12 @@ def in_history(commit: str) -> bool:
 
 def changes_since(measured: Measured) -> int:
     """Commits since the measurement that touch what was measured."""
-    if not measured.sources:
-        return 0
-    return int(_git("rev-list", "--count", f"{measured.commit}..HEAD", "--", *measured.sources) or 0)
+    return _changes(measured.commit, measured.sources) if measured.sources else 0
+
+
+@cache
+def _changes(commit: str, sources: tuple[str, ...]) -> int:
+    return int(_git("rev-list", "--count", f"{commit}..HEAD", "--", *sources) or 0)
 
 
 def _git(*arguments: str) -> str | None:
