@@ -95,7 +95,8 @@ def test_sculpting_shows_what_passes():
     figure = sculpting(labels, masses, masses)
     names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert names[0] == "all (400 jets)"
-    everyone, half, third = (patch.get_data() for patch in figure.axes[0].patches)
+    assert "70 %" in names[1]
+    everyone, _, half, third = (patch.get_data() for patch in figure.axes[0].patches)
     assert half.values[: len(half.values) // 3].sum() == 0
     assert third.values[: len(third.values) // 2].sum() == 0
     assert everyone.values.sum() == pytest.approx(1, abs=0.01)
@@ -136,8 +137,10 @@ def test_figures_name_model_sample_and_jets():
 def test_too_few_jets_give_no_spectrum():
     labels, scores = np.repeat([0, 1], 60), np.r_[np.zeros(20), np.full(40, 0.9), np.ones(60)]
     assert sculpting(labels, scores, np.arange(120.0)) is None  # no background passes
-    scores[:60] = np.linspace(1, 2, 60)  # 60 pass both cuts
-    assert len(sculpting(labels, scores, np.arange(120.0)).axes[0].patches) == 3
+    scores[:60] = np.linspace(1, 2, 60)  # 60 pass all cuts, 59 those above a score of 1
+    assert len(sculpting(labels, scores, np.arange(120.0)).axes[0].patches) == 4
+    scores[:60] = np.linspace(0, 1.99, 60)  # 30 pass
+    assert sculpting(labels, scores, np.arange(120.0)) is None
 
 
 def test_every_model_has_a_line_of_its_own():

@@ -50,10 +50,12 @@ def chance_divergence(background: np.ndarray, number: int, num_resamples: int = 
     return float(np.mean([_divergence(background, rng.permutation(passes), edges) for _ in range(num_resamples)]))
 
 
-def passing_background(labels: np.ndarray, scores: np.ndarray) -> dict[int, np.ndarray]:
-    """Which background jets pass the cuts that keep 30 and 50 % of the signal, by that percentage."""
+def passing_background(
+    labels: np.ndarray, scores: np.ndarray, efficiencies: Sequence[int] = EFFICIENCIES
+) -> dict[int, np.ndarray]:
+    """Which background jets pass the cuts that keep some percentages of the signal, by percentage."""
     signal = scores[labels == 1]
-    cuts = {percent: np.quantile(signal, 1 - percent / 100) if len(signal) else np.inf for percent in EFFICIENCIES}
+    cuts = {percent: np.quantile(signal, 1 - percent / 100) if len(signal) else np.inf for percent in efficiencies}
     return {percent: scores[labels == 0] > cut for percent, cut in cuts.items()}
 
 

@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 MIN_MODELS = 3  # of the figure of quality against cost: two points are no trend
+WORKING_POINTS = (70, 50, 30)  # percent of the signal that a tagger keeps
 MIN_PASSING = 50  # background jets that pass the tagger, to show a spectrum of them
 
 
@@ -158,15 +159,15 @@ def true_against_predicted(
 def sculpting(
     labels: np.ndarray, scores: np.ndarray, jet_masses: np.ndarray, sample: str = "", num_bins: int = 20
 ) -> Figure | None:
-    """Mass spectrum [GeV] of the background: all of it, and what passes the tagger at ε_S = 50 and 30 %.
+    """Mass spectrum [GeV] of the background: all of it, and what passes the tagger at ε_S = 70, 50 and 30 %.
 
     `labels` are 1 for signal and 0 for background. A tagger that ignores the mass keeps the shape. Bars are Poisson
-    errors. A working point that fewer than 50 background jets pass is left out; None if both are.
+    errors. A working point that fewer than 50 background jets pass is left out; None if all are.
     """
     background = jet_masses[labels == 0]
     passing = {
         rf"pass at $\varepsilon_S$ = {percent} %": passes
-        for percent, passes in sorted(passing_background(labels, scores).items(), reverse=True)
+        for percent, passes in passing_background(labels, scores, WORKING_POINTS).items()
         if passes.sum() >= MIN_PASSING
     }
     if not passing:
@@ -180,7 +181,7 @@ def sculpting(
             total, label = passes.sum(), f"{name} ({passes.sum()} jets)"
             axis.stairs(counts / total, edges, color=colour, label=label, linewidth=1.8)
             if number:  # side by side, so that bars can be told apart
-                places = edges[:-1] + np.diff(edges) * number / 3
+                places = edges[:-1] + np.diff(edges) * number / 4
                 axis.errorbar(places, counts / total, np.sqrt(counts) / total, fmt="none", color=colour)
         axis.set(xlabel="Mass of background jets [GeV]", ylabel="Fraction", xlim=(edges[0], edges[-1]))
         axis.set_ylim(0, 1.3 * axis.get_ylim()[1])  # room for the legend

@@ -6,6 +6,8 @@ from accelerate import Accelerator
 from datasets import DatasetDict
 from tqdm import tqdm
 
+from e2evit.metrics.classification import accuracy
+from e2evit.metrics.mass import relative_resolution
 from e2evit.modeling import E2EConfig
 from e2evit.modeling.modeling_head import e2e_loss
 
@@ -42,21 +44,22 @@ def summarise(predictions: dict[str, np.ndarray], config: E2EConfig) -> dict[str
     """
     tensors = {name: torch.tensor(value) for name, value in predictions.items()}
     loss, *_ = e2e_loss(config, *(tensors[name] for name in ("logits", "mass_outputs", "labels", "mass_labels")))
-    known = tensors["labels"] != -100
-    correct = (tensors["logits"].argmax(-1) == tensors["labels"])[known].float()
+    known = predictions["labels"] != -100
     mass, predicted = predictions["mass_labels"].astype(float), predictions["mass_preds"].astype(float)
     usable = np.isfinite(mass) & (mass > 0)
     mass, predicted = mass[usable], predicted[usable]
     found = {
         "loss": loss.item(),
-        "accuracy": correct.mean().item() if known.any() else float("nan"),
+        "accuracy": accuracy(predictions["labels"][known], predictions["logits"][known])
+        if known.any()
+        else float("nan"),
         "mass_mae_gev": float(np.abs(predicted - mass).mean()) if mass.size else float("nan"),
     }
     if not mass.size:
         return found
     response = predicted / mass
     edges = np.quantile(mass, (0.1, 0.9))
-    found["mass_resolution"] = float(np.diff(np.quantile(response, (0.16, 0.84)))[0] / 2)
+    found["mass_resolution"] = relative_resolution(mass, predicted)
     found["mass_response_low"] = float(np.median(response[mass <= edges[0]]))
     found["mass_response_high"] = float(np.median(response[mass >= edges[1]]))
     if "mass_scale_preds" in predictions:
