@@ -1,6 +1,6 @@
-"""Classical jet variables computed from E2E images, the input of baselines without a network.
+"""Classical jet variables from E2E images, the input of baselines without a network.
 
-Everything is within ΔR < 0.8 of the calorimeter's energy-weighted centre. Images must be in physical units.
+All variables use pixels within ΔR < 0.8 of the energy-weighted calorimeter centre. Images must be in physical units.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,8 +27,8 @@ _SUBJET_RADIUS = 0.3
 _PRIMARY_DZ, _DISPLACED_DZ = 0.2, 1.0  # cm
 _D0_CUTS = (0.005, 0.01, 0.02, 0.05, 0.1)  # cm
 _RINGS = (0.1, 0.2, 0.4, 0.6, 0.8)
-_PIECE = 2000  # jets whose pixels are held at once
-_CHUNK = 500  # jets whose pairs of towers are held at once
+_PIECE = 2000  # jets whose pixels are in memory at once
+_CHUNK = 500  # jets whose pairs of towers are in memory at once
 
 FEATURE_GROUPS = {
     "mass, multiplicity, width": ("mass", "num_tracks", "width"),
@@ -60,7 +60,7 @@ VARIABLE_SETS = {
 
 @dataclass
 class Pixels:
-    """Some pixels of some jets, flat: jet, value, and place relative to the seed tower (phi) or absolute (eta)."""
+    """Flat pixels of several jets: jet index, grid row, value, absolute eta, and phi relative to the seed tower."""
 
     jet: np.ndarray
     row: np.ndarray
@@ -83,14 +83,14 @@ class Pixels:
 
 
 def read_pixels(dataset: Dataset, schema: DatasetSchema) -> dict[str, Pixels]:
-    """Pixels by channel. ECAL and HCAL values become E_T [GeV]; the other channels stay as they are.
+    """Pixels by channel; ECAL and HCAL values become E_T [GeV], other channels are unchanged.
 
     Raises:
-        ValueError: if a row does not say where its window lies (`ieta` is null).
+        ValueError: if a row has no window position (`ieta` is null).
     """
     table = dataset.with_format("arrow")[:]
     if table["ieta"].null_count:
-        raise ValueError("Jet variables need `ieta` of the seed tower, which some rows do not have.")
+        raise ValueError("Jet variables need the seed tower's `ieta`, which is null in some rows.")
     index = table["pixel_index"].combine_chunks()
     pixel = index.flatten().to_numpy().astype(np.int64)
     value = table["pixel_value"].combine_chunks().flatten().to_numpy().astype(np.float64)
@@ -101,7 +101,7 @@ def read_pixels(dataset: Dataset, schema: DatasetSchema) -> dict[str, Pixels]:
     seed_row, seed_column = (
         table[name].to_numpy().astype(np.int64)[jet] * TOWER + TOWER // 2 for name in ("ieta", "iphi")
     )
-    if (height, width) == (ROWS, COLUMNS):  # the whole detector: of it the window around the seed
+    if (height, width) == (ROWS, COLUMNS):  # the whole detector: cut the window around the seed
         row, column = row - seed_row, (column - seed_column + width // 2) % width - width // 2
         inside = (np.abs(row) <= WINDOW // 2) & (np.abs(column) <= WINDOW // 2)
         jet, channel, row, column, value, seed_row = (x[inside] for x in (jet, channel, row, column, value, seed_row))
@@ -122,9 +122,9 @@ def read_pixels(dataset: Dataset, schema: DatasetSchema) -> dict[str, Pixels]:
 
 
 def image_mass(dataset: Dataset, schema: DatasetSchema) -> np.ndarray:
-    """Invariant mass [GeV] of the calorimeter image within ΔR < 0.8 of its centre, cells taken as massless.
+    """Invariant mass [GeV] of the calorimeter image within ΔR < 0.8 of its centre, with massless cells.
 
-    The division of HCAL by 25 needs no undoing: the sum over the 5 x 5 pixels of a tower is its energy.
+    HCAL pixels hold a 25th of their tower's energy, so the sum over its 5 x 5 pixels is the energy.
     """
     masses = [np.zeros(0)]
     for rows in _pieces(dataset):
@@ -134,13 +134,13 @@ def image_mass(dataset: Dataset, schema: DatasetSchema) -> np.ndarray:
 
 
 def _pieces(dataset: Dataset) -> Iterator[Dataset]:
-    """Rows whose pixels are held at once: those of 45 000 jets would take 13 GiB."""
+    """Rows in pieces: the pixels of 45 000 jets at once would take 13 GiB."""
     for start in range(0, len(dataset), _PIECE):
         yield dataset.select(range(start, min(start + _PIECE, len(dataset))))
 
 
 def jet_features(dataset: Dataset, schema: DatasetSchema) -> dict[str, np.ndarray]:
-    """All variables of [`FEATURE_GROUPS`], `(num_jets,)` each; pT and masses in GeV, d0 in cm."""
+    """All variables of [`FEATURE_GROUPS`], each `(num_jets,)`; pT and masses in GeV, d0 in cm."""
     parts = [_jet_features(rows, schema) for rows in _pieces(dataset)]
     names = [name for group in FEATURE_GROUPS.values() for name in group]
     return {name: np.concatenate([np.zeros(0), *(part[name] for part in parts)]) for name in names}
@@ -152,20 +152,20 @@ def _jet_features(dataset: Dataset, schema: DatasetSchema) -> dict[str, np.ndarr
     centre = _centre(calorimeter, number)
     near = {name: _near(channel, *centre, JET_RADIUS) for name, channel in pixels.items()}
     calorimeter = _near(calorimeter, *centre, JET_RADIUS)
-    found = _calorimeter_features(calorimeter, near, centre, number)
+    features = _calorimeter_features(calorimeter, near, centre, number)
     tracks, d0, dz = near["trk_pt"], near["trk_d0"].value, near["trk_dz"].value
-    found |= _track_features(tracks, np.abs(dz) < _PRIMARY_DZ, centre, number)
+    features |= _track_features(tracks, np.abs(dz) < _PRIMARY_DZ, centre, number)
     for layer in (1, 2, 3):
         hits = near[f"bpix{layer}"]
-        found[f"hits_{layer}"] = hits.sum(hits.value, number)
+        features[f"hits_{layer}"] = hits.sum(hits.value, number)
         core = _near(hits, *centre, _SUBJET_RADIUS)
-        found[f"core_hits_{layer}"] = core.sum(core.value, number)
-    found |= _impact_features(tracks.jet, np.abs(d0), np.abs(dz) < _DISPLACED_DZ, number)
-    return {name: np.nan_to_num(found[name]) for group in FEATURE_GROUPS.values() for name in group}
+        features[f"core_hits_{layer}"] = core.sum(core.value, number)
+    features |= _impact_features(tracks.jet, np.abs(d0), np.abs(dz) < _DISPLACED_DZ, number)
+    return {name: np.nan_to_num(features[name]) for group in FEATURE_GROUPS.values() for name in group}
 
 
 def variables(features: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
-    """Columns of some groups of [`FEATURE_GROUPS`], `(num_jets, num_variables)`."""
+    """The variables of the groups `names` of [`FEATURE_GROUPS`], `(num_jets, num_variables)`."""
     return np.stack([features[name] for group in names for name in FEATURE_GROUPS[group]], axis=1)
 
 
@@ -175,10 +175,13 @@ def _calorimeter(pixels: dict[str, Pixels]) -> Pixels:
 
 
 def _centre(pixels: Pixels, num_jets: int):
-    """Weighted mean of eta and phi within the radius of the hottest pixel, then twice within that of the mean."""
+    """Weighted mean of eta and phi within the radius of the hottest pixel, then twice within that mean's."""
     order = np.argsort(pixels.value, kind="stable")
     eta, phi = np.zeros(num_jets), np.zeros(num_jets)
-    eta[pixels.jet[order]], phi[pixels.jet[order]] = pixels.eta[order], pixels.phi[order]  # the last, hottest, stays
+    eta[pixels.jet[order]], phi[pixels.jet[order]] = (
+        pixels.eta[order],
+        pixels.phi[order],
+    )  # the hottest comes last
     for _ in range(3):
         near = _near(pixels, eta, phi, JET_RADIUS)
         total = np.maximum(near.sum(near.value, num_jets), 1e-9)
@@ -201,7 +204,7 @@ def _calorimeter_features(cells: Pixels, near: dict[str, Pixels], centre, number
     ]
     root = np.sqrt((tensor[0] - tensor[2]) ** 2 / 4 + tensor[1] ** 2)
     ecal, hcal = near["ecal"], near["hcal"]
-    found = {
+    features = {
         "mass": mass,
         "width": cells.sum(weight * radius, number),
         "pt": pt,
@@ -215,20 +218,20 @@ def _calorimeter_features(cells: Pixels, near: dict[str, Pixels], centre, number
     }
     inner = 0.0
     for i, outer in enumerate(_RINGS):
-        found[f"ring_{i}"] = cells.sum(weight * ((radius >= inner) & (radius < outer)), number)
+        features[f"ring_{i}"] = cells.sum(weight * ((radius >= inner) & (radius < outer)), number)
         inner = outer
     parts = []
     for start in range(0, number, _CHUNK):
         some = (cells.jet >= start) & (cells.jet < min(start + _CHUNK, number))
         parts.append(_substructure(cells.select(some), start, min(_CHUNK, number - start)))
-    return found | {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return features | {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _substructure(cells: Pixels, start: int, number: int) -> dict[str, np.ndarray]:
     """Energy correlations (JHEP 06 (2013) 108; D2: JHEP 12 (2014) 009) and N-subjettiness (JHEP 03 (2011) 015).
 
-    Of the 40 hottest cells of a grid of towers; the axes of N-subjettiness are the hottest cell and those farthest
-    from the axes before, weighted with pT.
+    From the 40 hottest cells of a grid of towers. The axes of N-subjettiness are the hottest cell, then the cell with
+    the largest pT times squared distance from the axes so far.
     """
     cell = np.round(cells.eta / 0.087).astype(np.int64) * 1000 + np.floor(cells.phi / 0.0872665).astype(np.int64)
     key, inverse = np.unique(np.stack([cells.jet - start, cell]), axis=1, return_inverse=True)
@@ -251,8 +254,8 @@ def _substructure(cells: Pixels, start: int, number: int) -> dict[str, np.ndarra
         np.einsum("jab,jbc,jac->j", pairs * distance / np.maximum(distance, 1e-12), distance * z[:, None], distance)
         / 6
     )
-    found = {"e2": e2, "c2": e3 / np.maximum(e2**2, 1e-12), "d2": e3 / np.maximum(e2**3, 1e-12)}
-    found |= {f"leading_{i}": z[:, :i].sum(axis=1) for i in (1, 2, 3, 5)}
+    features = {"e2": e2, "c2": e3 / np.maximum(e2**2, 1e-12), "d2": e3 / np.maximum(e2**3, 1e-12)}
+    features |= {f"leading_{i}": z[:, :i].sum(axis=1) for i in (1, 2, 3, 5)}
     everyone, closest = np.arange(number), np.full(pt.shape, np.inf)
     axis = np.zeros(number, dtype=np.int64)
     tau = {}
@@ -261,10 +264,10 @@ def _substructure(cells: Pixels, start: int, number: int) -> dict[str, np.ndarra
         tau[n] = (z * closest).sum(axis=1) / JET_RADIUS
         if n > 1:
             inside = pt * (closest < _SUBJET_RADIUS)
-            found[f"mass_{n}_subjets"] = _mass(inside, eta, phi)
+            features[f"mass_{n}_subjets"] = _mass(inside, eta, phi)
         axis = (z * closest**2).argmax(axis=1)
     ratios = {"tau21": tau[2] / np.maximum(tau[1], 1e-9), "tau32": tau[3] / np.maximum(tau[2], 1e-9)}
-    return found | {"tau1": tau[1]} | ratios
+    return features | {"tau1": tau[1]} | ratios
 
 
 def _mass(pt, eta, phi):
@@ -295,12 +298,12 @@ def _track_features(tracks: Pixels, primary, centre, number: int) -> dict[str, n
 def _impact_features(jet, d0, near_vertex, number: int) -> dict[str, np.ndarray]:
     jet, d0 = jet[near_vertex], d0[near_vertex]
     count = np.bincount(jet, minlength=number)
-    found = {f"num_d0_{cut:g}": np.bincount(jet[d0 > cut], minlength=number) for cut in _D0_CUTS}
+    features = {f"num_d0_{cut:g}": np.bincount(jet[d0 > cut], minlength=number) for cut in _D0_CUTS}
     total = np.bincount(jet, d0, minlength=number)
     order = np.lexsort((-d0, jet))
     rank = np.arange(len(jet)) - np.searchsorted(jet[order], jet[order])
     largest = np.zeros((number, 3))
     first = rank < 3
     largest[jet[order][first], rank[first]] = d0[order][first]
-    found |= {"sum_d0": total, "mean_d0": total / np.maximum(count, 1)}
-    return found | {f"d0_{i + 1}": largest[:, i] for i in range(3)}
+    features |= {"sum_d0": total, "mean_d0": total / np.maximum(count, 1)}
+    return features | {f"d0_{i + 1}": largest[:, i] for i in range(3)}
