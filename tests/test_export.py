@@ -15,7 +15,7 @@ from e2evit import E2EImageProcessor, load_e2e
 from e2evit.data import find_schema
 from e2evit.data.sparse import sparse_to_dense
 from e2evit.hub import export
-from e2evit.hub.export import check_parity, export_onnx, export_variants, open_session, parity_images
+from e2evit.hub.export import check_parity, export_onnx, export_variants, open_session, parity_images, write_row
 
 ROOT = Path(__file__).parents[1]
 JETS = {"image_size": 125, "num_channels": 8, "num_aux_features": 0, "log_mass": True, "mass_mean": 4.8}
@@ -119,6 +119,9 @@ def test_script(processor, simulated_jets, tmp_path):
     record = json.loads((tmp_path / "onnx/parity.json").read_text())
     assert record["jets"] == 60
     assert len(list((tmp_path / "onnx").glob("run_*.onnx"))) == len(record["largest difference"]) == 4
+    index, value = (tmp_path / "onnx/run_row.txt").read_text().splitlines()[0].split()
+    assert int(index) >= 0
+    assert float(value) != 0
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +140,8 @@ def test_cpp_agrees_with_pytorch(program, exported, images, tmp_path):
     folder, files = exported[0], []
     for number, image in enumerate(images[-12:]):  # the last two are an empty and a hot one
         index = np.flatnonzero(image)
-        files.append(tmp_path / f"{number}.txt")
-        lines = zip(index.tolist(), image.ravel()[index].tolist())
-        files[-1].write_text("".join(f"{pixel} {value!r}\n" for pixel, value in lines))
+        row = {"pixel_index": index.tolist(), "pixel_value": image.ravel()[index].tolist()}
+        files.append(write_row(row, tmp_path / f"{number}.txt"))
     for name in ("model_nhwc.onnx", "model_mass_nhwc.onnx"):
         done = subprocess.run([program, folder / name, *files], capture_output=True, text=True, check=True)
         lines = [dict(part.split("=") for part in line.split()) for line in done.stdout.splitlines()]

@@ -27,7 +27,18 @@ ALLOWED = {
     "plots": {"plots", "metrics", "data", "results"},
     "hub": {"hub", "modeling", "metrics", "data", "transforms", "results", "plots"},
     "cli": {
-        *("cli", "metrics", "data", "transforms", "results", "baselines", "simulation", "training", "plots"),
+        *(
+            "cli",
+            "modeling",
+            "metrics",
+            "data",
+            "transforms",
+            "results",
+            "baselines",
+            "simulation",
+            "training",
+            "plots",
+        ),
         "hub",
     },
 }
@@ -92,7 +103,12 @@ def test_every_package_is_installed():
     setup.read(ROOT / "setup.cfg")
     listed = set(setup["options"]["packages"].split())
     found = {"e2evit"} | {f"e2evit.{path.parent.name}" for path in (ROOT / "src/e2evit").glob("*/__init__.py")}
-    folders = {"e2evit.model_cards", "e2evit.modeling", "e2evit.recipes"}  # at the top of the repository
+    folders = {
+        "e2evit.model_cards",
+        "e2evit.modeling",
+        "e2evit.recipes",
+        "e2evit.space",
+    }  # at the top of the repository
     assert listed == found | folders
 
 

@@ -3,7 +3,6 @@
 Needs Debian's chromium (`apt-get install chromium`), which `.ci/run` installs; skipped without.
 """
 
-import importlib.util
 import os
 import shutil
 import socket
@@ -19,6 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import expect, sync_playwright
 from samples import random_images, row_table
+
+from e2evit.cli import uploads
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ROOT = Path(__file__).parents[1]
@@ -131,34 +132,25 @@ def test_without_a_file(page):
     expect(page.get_by_test_id("toast-body")).to_contain_text("Choose a file first", timeout=PATIENCE)
 
 
-@pytest.fixture(scope="module")
-def reading():
-    """The module of the demo that reads uploads."""
-    spec = importlib.util.spec_from_file_location("space_reading", ROOT / "space/reading.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_uploads_are_bounded(reading, tmp_path, monkeypatch):
+def test_uploads_are_bounded(tmp_path, monkeypatch):
     path = tmp_path / "jet.npy"
     np.save(path, random_images(1)[0])
-    assert reading.read_upload(str(path), SHAPE).shape == (8, 125, 125)
+    assert uploads.read_upload(str(path), SHAPE).shape == (8, 125, 125)
     with monkeypatch.context() as patch:
-        patch.setattr(reading, "READ_SECONDS", 0.05)
+        patch.setattr(uploads, "READ_SECONDS", 0.05)
         with pytest.raises(ValueError, match=r"^jet\.npy could not be read within 0\.05 seconds"):
-            reading.read_upload(str(path), SHAPE)
+            uploads.read_upload(str(path), SHAPE)
     with monkeypatch.context() as patch:
-        patch.setattr(reading, "READ_BYTES", 300 * 2**20)  # less than the libraries need
+        patch.setattr(uploads, "READ_BYTES", 300 * 2**20)  # less than the libraries need
         with pytest.raises(ValueError, match=r"\w"):
-            reading.read_upload(str(path), SHAPE)
+            uploads.read_upload(str(path), SHAPE)
     with monkeypatch.context() as patch:
-        patch.setattr(reading, "MAX_UPLOAD", "0.1mb")
+        patch.setattr(uploads, "MAX_UPLOAD", "0.1mb")
         with pytest.raises(ValueError, match=r"at most 0\.1mb are read"):
-            reading.read_upload(str(path), SHAPE)
+            uploads.read_upload(str(path), SHAPE)
 
 
-def test_hostile_uploads(reading, tmp_path):
+def test_hostile_uploads(tmp_path):
     """A pickle in disguise, indices outside of the image, a shape that is not there."""
     np.save(tmp_path / "pickle.npy", np.array([{}]), allow_pickle=True)
     pq.write_table(row_table(1, pixel_index=[[9_999_999]], pixel_value=[[1.0]]), tmp_path / "outside.parquet")
@@ -170,7 +162,7 @@ def test_hostile_uploads(reading, tmp_path):
         "pickle.npy": "not a readable array",
         "outside.parquet": "pixel_index reaches 9999999",
         "short.npy": "not a readable array",
-        "empty.parquet": "there is no image in it",
+        "empty.parquet": "it holds no image",
     }.items():
         with pytest.raises(ValueError, match=message):
-            reading.read_upload(str(tmp_path / name), SHAPE)
+            uploads.read_upload(str(tmp_path / name), SHAPE)

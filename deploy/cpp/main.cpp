@@ -1,11 +1,11 @@
-// Reads sparse rows and prints what an exported model says of each, as RecoE2E's predict_tf.cc would run it: one float32
-// input, flattened batch -> row -> column -> channel (NHWC), input 0, output 0 first.
+// Runs an exported model on sparse rows as RecoE2E's predict_tf.cc would: one float32 input, flattened batch -> row ->
+// column -> channel (NHWC), input 0, output 0 first. `e2evit export` writes the model and an example row:
 //
-//   e2e_predict MODEL_nhwc.onnx ROW.txt [ROW.txt ...]
+//   e2e_predict NAME_nhwc.onnx NAME_row.txt [ROW.txt ...]
 //
 // A row is a text file of `pixel_index pixel_value` lines, the two columns of our data sets: the flat index
 // (channel * height + row) * width + column, and a value in the channel's unit. An empty file is an empty image.
-// Prints one line a row: the outputs in the order of the file, `name=value[,value...]`.
+// Prints one line per row: the outputs in the model's order, `name=value[,value...]`.
 
 #include <onnxruntime_cxx_api.h>
 
@@ -33,7 +33,7 @@ Shape input_shape(const Ort::Session& session, const std::string& path) {
   const auto layout = session.GetModelMetadata().LookupCustomMetadataMapAllocated("layout", allocator);
   if (!layout || std::string(layout.get()) != "nhwc")
     fail(path + ": expected a model with layout nhwc, got " + (layout ? layout.get() : "one that does not say") +
-         "; take the *_nhwc.onnx file of scripts/export_onnx.py");
+         "; take the *_nhwc.onnx file of `e2evit export`");
   const auto shape = session.GetInputTypeInfo(0).GetTensorTypeAndShapeInfo().GetShape();
   if (shape.size() != 4 || shape[1] <= 0 || shape[2] <= 0 || shape[3] <= 0)
     fail(path + ": expected an input of shape (batch, height, width, channels)");
@@ -106,7 +106,7 @@ void run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   if (argc < 3) {
-    std::cerr << "usage: e2e_predict MODEL_nhwc.onnx ROW.txt [ROW.txt ...]\n";
+    std::cerr << "usage: e2e_predict NAME_nhwc.onnx ROW.txt [ROW.txt ...]\n";
     return 2;
   }
   try {

@@ -26,6 +26,7 @@ COMMANDS = {
     "convert": ("convert", "convert a checkpoint of the XCiT or L2ViT authors, or of timm"),
     "export": ("export", "write ONNX files and check them against PyTorch"),
     "push": ("push", "publish a checkpoint on the Hugging Face Hub"),
+    "demo": ("demo", "start the demo in a browser (needs the `space` extra)"),
 }
 EXAMPLES = """\
 examples:

@@ -2,6 +2,9 @@
 
 examples:
   e2evit export runs/xcit --output_dir onnx --data_dir data/jets
+  build/e2e_predict onnx/xcit_nhwc.onnx onnx/xcit_row.txt
+
+NAME_row.txt is one of these jets in the format that the C++ example `deploy/cpp` reads.
 """
 
 import json
@@ -15,8 +18,8 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.hf_argparser import HfArg
 
 from e2evit.data.sparse import sparse_to_dense
-from e2evit.hub.export import export_variants, parity_images
-from e2evit.training import DataArguments, load_data
+from e2evit.hub.export import export_variants, parity_images, write_row
+from e2evit.training import DataArguments, find_checkpoint, load_data
 
 from .parser import parse
 
@@ -25,26 +28,27 @@ CHECKPOINT = ("checkpoint", "Folder or Hub id of the model.")
 
 @dataclass
 class ExportArguments:
-    output_dir: str = HfArg(help="Folder for the ONNX files and parity.json.")
-    data_dir: str = HfArg(help="Jets to compare on, test split first.")
-    dataset_name: str = HfArg(default="simulated", help="Data set of these jets.")
+    output_dir: str = HfArg(help="Folder for the ONNX files, parity.json and the example row.")
     name: str | None = HfArg(default=None, help="Stem of the file names. Default: that of the checkpoint.")
     num_jets: int = HfArg(default=1000, help="Jets to compare on, besides an empty image and one with hot pixels.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    checkpoint, options = parse("e2evit export", __doc__, arguments, ExportArguments, first=CHECKPOINT)
+    checkpoint, data, options = parse(
+        "e2evit export", __doc__, arguments, DataArguments, ExportArguments, first=CHECKPOINT
+    )
+    checkpoint = find_checkpoint(checkpoint)
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
-    data = DataArguments(dataset_name=options.dataset_name, data_dir=options.data_dir)
     dataset, _ = load_data(data, channel_names=processor.channel_names)
     jets = concatenate_datasets([dataset[part].shuffle(seed=0) for part in ("test", "validation", "train")])
     rows = jets.select(range(min(options.num_jets, len(jets))))
     images = np.stack([sparse_to_dense(row["pixel_index"], row["pixel_value"], processor.image_shape) for row in rows])
-    name = options.name or Path(checkpoint).name
-    found = export_variants(model, processor, options.output_dir, name, parity_images(images))
-    record = {"checkpoint": name, "jets": len(rows), "largest difference": found}
-    Path(options.output_dir, "parity.json").write_text(json.dumps(record, indent=1) + "\n")
-    for file, errors in found.items():
-        size = (Path(options.output_dir) / file).stat().st_size / 2**20
+    name, folder = options.name or Path(checkpoint).name, Path(options.output_dir)
+    differences = export_variants(model, processor, folder, name, parity_images(images))
+    record = {"checkpoint": name, "jets": len(rows), "largest difference": differences}
+    (folder / "parity.json").write_text(json.dumps(record, indent=1) + "\n")
+    for file, errors in differences.items():
+        size = (folder / file).stat().st_size / 2**20
         print(f"{file}: {size:.1f} MiB, {', '.join(f'{key} {value:.1e}' for key, value in errors.items())}")
+    print(f"Wrote {write_row(rows[0], folder / f'{name}_row.txt')}, a jet for deploy/cpp")

@@ -1,4 +1,4 @@
-"""Files that travel with the package: recipes, and the template of model cards."""
+"""Files that travel with the package: recipes, the template of model cards, the demo's jets."""
 
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,7 +9,7 @@ __all__ = ["find_recipe", "packaged_folder"]
 
 
 def packaged_folder(name: str) -> Path:
-    """`recipes` or `model_cards`: inside the installed package, or at the top of a clone."""
+    """`recipes`, `model_cards` or `space`: inside the installed package, or at the top of a clone."""
     package = Path(e2evit.__file__).parent
     return package / name if (package / name).is_dir() else package.parents[1] / name
 

@@ -1,7 +1,8 @@
-"""Checkpoints as ONNX files that CMSSW runs: detector units go in, a probability and GeV come out."""
+"""Checkpoints as ONNX files that CMSSW runs: images in detector units in, a probability and a mass [GeV] out."""
 
 import json
 import warnings
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,7 +16,16 @@ from e2evit.modeling import E2EImageProcessor
 from e2evit.modeling.image_processing_e2e import compress
 from e2evit.modeling.modeling_e2e import E2EForImageClassification
 
-__all__ = ["LAYOUTS", "ExportModule", "check_parity", "export_onnx", "export_variants", "metadata", "parity_images"]
+__all__ = [
+    "LAYOUTS",
+    "ExportModule",
+    "check_parity",
+    "export_onnx",
+    "export_variants",
+    "metadata",
+    "parity_images",
+    "write_row",
+]
 
 LAYOUTS = ("nhwc", "nchw")
 OPSET = 18  # the exporter's own; onnxruntime reads it from 1.14 on
@@ -56,12 +66,12 @@ class ExportModule(nn.Module):
         images = inputs.permute(0, 3, 1, 2).contiguous() if self.layout == "nhwc" else inputs
         outputs = self.model(pixel_values=compress(images, self.channel_scale))
         probabilities = outputs.logits.float().softmax(-1)
-        found = (1 - probabilities[:, :1], probabilities, outputs.mass_preds.unsqueeze(1))
-        return found if outputs.mass_scale_preds is None else (*found, outputs.mass_scale_preds.unsqueeze(1))
+        results = (1 - probabilities[:, :1], probabilities, outputs.mass_preds.unsqueeze(1))
+        return results if outputs.mass_scale_preds is None else (*results, outputs.mass_scale_preds.unsqueeze(1))
 
 
 def metadata(model, processor, layout: str) -> dict[str, str]:
-    """What an ONNX file says of itself: all that is needed to fill its input and to read its outputs."""
+    """The metadata of an ONNX file: everything needed to fill its input and to read its outputs."""
     names = processor.channel_names
     classes = [model.config.id2label[number] for number in range(model.config.num_labels)]
     return {
@@ -79,10 +89,10 @@ def metadata(model, processor, layout: str) -> dict[str, str]:
 
 
 def export_onnx(model, processor, path: str | Path, layout: str = "nhwc", first: str = "signal") -> Path:
-    """Write one ONNX file, beside and then renamed; its batch is dynamic, its size that of the processor.
+    """Write one ONNX file, whole or not at all; its batch size is dynamic, its image size that of the processor.
 
     Args:
-        first: Output 0, `"signal"` or `"mass"`; RecoE2E reads no other.
+        first: Output 0, `"signal"` or `"mass"`; RecoE2E reads only this one.
 
     Raises:
         ValueError: as [`ExportModule`], or for another `first`.
@@ -97,7 +107,7 @@ def _translate(model, processor, layout: str):
     """The graph of a model as an ONNX message."""
     try:
         import onnx
-        import onnxscript  # noqa: F401  (torch's exporter needs it and would say so less clearly)
+        import onnxscript  # noqa: F401  (torch's exporter needs it, and its own error is less clear)
     except ImportError as error:
         raise ImportError("Exporting needs onnx and onnxscript: pip install 'e2evit[export]'.") from error
     module = ExportModule(model, processor, layout).eval()
@@ -137,7 +147,7 @@ def _save(proto, path: Path, first: str) -> Path:
 
 
 def parity_images(images: np.ndarray) -> np.ndarray:
-    """`images` `(N, C, H, W)` and two more: an empty one, and one with a hot pixel of both signs in each channel."""
+    """`images` `(N, C, H, W)`, an empty image, and one with a hot pixel of either sign in each channel."""
     extreme = np.zeros((2, *images.shape[1:]), np.float32)
     middle = images.shape[-1] // 2
     extreme[1, :, middle, middle], extreme[1, :, 0, 0] = 1e4, -1e4
@@ -145,13 +155,13 @@ def parity_images(images: np.ndarray) -> np.ndarray:
 
 
 def check_parity(model, processor, path: str | Path, images: np.ndarray, batch_size: int = 64) -> dict[str, float]:
-    """Largest differences between an ONNX file in onnxruntime and the model in PyTorch, in float32.
+    """Largest differences between an ONNX file run by onnxruntime and the model in PyTorch, in float32.
 
     Args:
-        images: `(N, C, H, W)`, in the detector's units, as from [`parity_images`].
+        images: `(N, C, H, W)`, in detector units, as from [`parity_images`].
 
     Returns:
-        By output: absolute for probabilities, relative for masses.
+        By output; absolute for probabilities, relative for masses.
 
     Raises:
         ValueError: if one is above 1e-4, or not a number.
@@ -166,8 +176,8 @@ def check_parity(model, processor, path: str | Path, images: np.ndarray, batch_s
         with torch.no_grad():
             expected = dict(zip(OUTPUTS, (tensor.numpy() for tensor in module(torch.from_numpy(batch)))))
         fed = np.ascontiguousarray(batch.transpose(0, 2, 3, 1)) if layout == "nhwc" else batch
-        for name, found in zip(names, session.run(names, {"inputs": fed})):
-            error = np.abs(found - expected[name])
+        for name, values in zip(names, session.run(names, {"inputs": fed})):
+            error = np.abs(values - expected[name])
             if name.startswith("mass"):
                 error = error / np.maximum(np.abs(expected["mass"]), 1.0)
             largest[name] = float(np.maximum(largest[name], error.max()))  # keeps a NaN
@@ -177,7 +187,7 @@ def check_parity(model, processor, path: str | Path, images: np.ndarray, batch_s
 
 
 def open_session(path: str | Path, num_threads: int = 0):
-    """An onnxruntime session on the CPU; 0 threads: all cores, 1: as in CMSSW."""
+    """An onnxruntime session on the CPU; 0 threads use all cores, 1 is what CMSSW does."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -198,15 +208,23 @@ def export_variants(
     Returns:
         The largest differences by file name.
     """
-    found = {}
-    for layout in LAYOUTS:
+    differences = {}
+    for layout in tqdm(LAYOUTS, desc="Exporting", unit="layout", disable=None):
         proto = _translate(model, processor, layout)
         for first in FIRST:
             path = Path(folder) / f"{name}_{'mass_' if first == 'mass' else ''}{layout}.onnx"
             unchecked = _save(proto, path.with_suffix(".unchecked"), first)
             try:
-                found[path.name] = check_parity(model, processor, unchecked, images)
+                differences[path.name] = check_parity(model, processor, unchecked, images)
                 unchecked.replace(path)
             finally:
                 unchecked.unlink(missing_ok=True)
-    return found
+    return differences
+
+
+def write_row(row: Mapping, path: str | Path) -> Path:
+    """Write `pixel_index pixel_value` lines, which `deploy/cpp` reads, of a row of a data set."""
+    pixels = zip(row["pixel_index"], row["pixel_value"])
+    path = Path(path)
+    path.write_text("".join(f"{index} {value!r}\n" for index, value in pixels))
+    return path

@@ -1,4 +1,4 @@
-"""Files of strangers: read in a process of their own with bounds on size, memory and time.
+"""Files that strangers upload, read in a separate process with limits on size, memory and time.
 
 A small file can unpack to a huge one, and a broken one can crash the library that reads it.
 """
@@ -22,7 +22,7 @@ shape = tuple(map(int, shape))
 try:
     image = next(iter(read_images(path, shape)), None)
     if image is None:
-        raise ValueError(f"{path}: there is no image in it.")
+        raise ValueError(f"{path}: it holds no image.")
     if isinstance(image, dict):
         from e2evit import E2EImageProcessor
         E2EImageProcessor([str(i) for i in range(shape[0])], shape[1:])(image)  # checks it
@@ -39,10 +39,10 @@ except (ImportError, OSError, ValueError) as error:
 
 
 def read_upload(path: str, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """The first image of a file, `image_shape`: channels, height, width.
+    """The first image of a file; `image_shape` is (channels, height, width).
 
     Raises:
-        ValueError: with one line that says what is wrong with it.
+        ValueError: with one line that says what is wrong.
     """
     size = os.path.getsize(path) / 2**20
     if size > float(MAX_UPLOAD.removesuffix("mb")):

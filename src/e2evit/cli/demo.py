@@ -1,0 +1,156 @@
+"""Start the demo in a browser: class and mass of a jet, and the pixels they depend on (needs the `space` extra).
+
+examples:
+  e2evit demo runs/xcit
+  e2evit demo ORG/NAME
+
+Pick a simulated jet or upload a file (.npy, .h5, .parquet). Stop the demo with Ctrl-C.
+"""
+
+import os
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+import e2evit.modeling  # noqa: F401  (registers the models)
+from e2evit.data import find_schema
+from e2evit.data.packaged import packaged_folder
+from e2evit.data.sparse import dense_to_sparse, sparse_to_dense
+from e2evit.plots import event_display, mass_axis, saliency_display
+from e2evit.plots.saliency import gradient_times_input
+from e2evit.training import find_checkpoint
+from e2evit.transforms.transverse import TRANSVERSE, transverse_schema, transverse_table
+
+from .parser import parse
+from .uploads import MAX_UPLOAD, read_upload
+
+CHECKPOINT = ("checkpoint", "Folder or Hub id of the model.")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    (checkpoint,) = parse("e2evit demo", __doc__, arguments, first=CHECKPOINT)
+    launch(build_demo(checkpoint))
+
+
+def launch(demo) -> None:
+    """Serve what [`build_demo`] returned until the process is stopped."""
+    demo.queue(max_size=16).launch(max_file_size=MAX_UPLOAD, show_error=True)
+
+
+class Demo:
+    """What the demo shows of one checkpoint."""
+
+    def __init__(self, checkpoint: str):
+        checkpoint = find_checkpoint(checkpoint)
+        self.processor = AutoImageProcessor.from_pretrained(checkpoint)
+        self.model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
+        self.schema, table = find_schema("simulated"), pq.read_table(packaged_folder("space") / "examples.parquet")
+        if {*self.processor.channel_names} & {*TRANSVERSE.values()}:
+            table, self.schema = transverse_table(table, self.schema), transverse_schema(self.schema)
+        if self.processor.channel_names != list(self.schema.channel_names):
+            raise ValueError(
+                f"{checkpoint} reads the channels {', '.join(self.processor.channel_names)}; the demo's jets have "
+                f"{', '.join(self.schema.channel_names)}."
+            )
+        self.examples = {
+            f"{row['process']}, pT = {row['pt']:.0f} GeV, jet mass {row['jet_mass']:.0f} GeV": row
+            for row in table.to_pylist()
+        }
+
+    def show(self, image: np.ndarray, row: dict, title: str, true_mass: float | None = None) -> tuple:
+        """Text, scores and figures of one image."""
+        inputs = self.processor(
+            image,
+            data_format="channels_first",
+            channel_names=self.processor.channel_names,
+            return_tensors="pt",
+        )
+        with torch.no_grad():
+            outputs = self.model(pixel_values=inputs["pixel_values"])
+        probabilities = outputs.logits[0].softmax(-1).tolist()
+        scores = {self.model.config.id2label[number]: value for number, value in enumerate(probabilities)}
+        label = max(scores, key=scores.get)
+        mass = outputs.mass_preds[0].item()
+        uncertainty = None if outputs.mass_scale_preds is None else outputs.mass_scale_preds[0].item()
+        saliency = gradient_times_input(self.model, inputs["pixel_values"])[0].numpy()
+        text = f"**{label}** with probability {scores[label]:.2f}; mass **{mass:.0f}"
+        text += f" ± {uncertainty:.0f} GeV**" if uncertainty is not None else " GeV**"
+        return (
+            text,
+            scores,
+            mass_axis(mass, uncertainty, true_mass),
+            event_display(row, self.schema, title),
+            saliency_display(saliency, self.schema, f"what speaks for {label}"),
+        )
+
+    def show_example(self, title: str) -> tuple:
+        row = self.examples[title]
+        image = sparse_to_dense(row["pixel_index"], row["pixel_value"], self.schema.image_shape)
+        return self.show(image, row, title, row["jet_mass"])
+
+    def show_upload(self, path: str | None) -> tuple:
+        import gradio as gr
+
+        if path is None:
+            raise gr.Error("Choose a file first: .npy, .h5 or .parquet.", title="No file")
+        try:
+            image = read_upload(path, self.processor.image_shape)
+        except (OSError, ValueError) as error:
+            raise gr.Error(str(error), title="This file cannot be read", duration=None) from error
+        index, value = dense_to_sparse(image[None])
+        row = {"pixel_index": index[0].as_py(), "pixel_value": value[0].as_py(), "ieta": None, "iphi": None}
+        return self.show(image, row, os.path.basename(path))
+
+
+def build_demo(checkpoint: str):
+    """The page of the demo, a `gradio.Blocks`.
+
+    Args:
+        checkpoint: Folder or Hub id of a model of simulated jets.
+
+    Raises:
+        ImportError: without the `space` extra.
+        ValueError: for a checkpoint that is missing or reads other channels than simulated jets have.
+    """
+    try:
+        import gradio as gr
+    except ImportError as error:
+        raise ImportError("The demo needs Gradio: pip install 'e2evit[space]'.") from error
+    matplotlib.use("Agg")  # figures are drawn outside the main thread
+    shown = Demo(checkpoint)
+    height, width = shown.processor.image_size
+    titles = list(shown.examples)
+    with gr.Blocks(title="e2evit: what made this jet?") as demo:
+        gr.Markdown(
+            "# What made this jet, and what is its mass?\n"
+            f"A {shown.model.config.model_type} model reads the hits of a jet in tracker, ECAL and HCAL as an image "
+            f"of {height} x {width} pixels in {len(shown.processor.channel_names)} channels. "
+            "Everything here is **simulation** (Pythia 8 with a parametrised detector): no CMS data, no CMS result."
+        )
+        with gr.Row():
+            with gr.Column(scale=1):
+                choice = gr.Dropdown(titles, value=titles[0], label="A simulated jet", elem_id="choice")
+                predict = gr.Button("Predict", variant="primary", elem_id="predict")
+                upload = gr.File(
+                    label="Or a file: .npy, .h5 or .parquet; its first image, of "
+                    f"{', '.join(shown.schema.channel_names)} [GeV, cm, hits]",
+                    file_types=[".npy", ".h5", ".hdf5", ".parquet"],
+                    elem_id="upload",
+                )
+                predict_upload = gr.Button("Predict the file", elem_id="predict_upload")
+            with gr.Column(scale=2):
+                summary = gr.Markdown(elem_id="summary")
+                classes = gr.Label(label="Probability of each class", elem_id="classes")
+                mass_plot = gr.Plot(label="Mass", elem_id="mass")
+        with gr.Tab("Image"):
+            display = gr.Plot(label="Event display")
+        with gr.Tab("Saliency"):
+            salient = gr.Plot(label="Gradient times input of the winning class")
+        outputs = [summary, classes, mass_plot, display, salient]
+        predict.click(shown.show_example, choice, outputs)
+        predict_upload.click(shown.show_upload, upload, outputs)
+    return demo
