@@ -4,11 +4,14 @@ import subprocess
 import sys
 import time
 
+import h5py
+import numpy as np
 import pytest
 
 import e2evit
 from e2evit.cli.command import COMMANDS, main, run
 from e2evit.cli.errors import UsageError, one_line_errors
+from e2evit.data import load_e2e
 
 
 def test_help_names_every_command_at_once():
@@ -113,3 +116,19 @@ def test_scripts_and_command_are_the_same(capsys):
         [sys.executable, "scripts/simulate.py", "--help"], capture_output=True, text=True, check=True
     )
     assert done.stdout == by_command
+
+
+def test_inspect_drafts_a_schema(tmp_path, capsys):
+    """A draft that reads the file as it is; an edited one is never overwritten."""
+    path, draft = tmp_path / "mine.h5", tmp_path / "mine.yaml"
+    with h5py.File(path, "w") as file:
+        file["images"] = np.random.default_rng(0).random((20, 3, 16, 16)).astype(np.float32)
+        file["y"] = np.arange(20) % 2
+    main(["inspect", str(path), "--schema_out", str(draft), "--figure", str(tmp_path / "mine.png")])
+    assert f"Next: edit it, then e2evit inspect {path} --schema {draft}" in capsys.readouterr().out
+    assert len(load_e2e("custom", tmp_path, schema=draft, cache_dir=tmp_path / "cache")["train"]) > 0
+    draft.write_text("edited")
+    with pytest.raises(SystemExit, match="1"):
+        main(["inspect", str(path), "--schema_out", str(draft)])
+    assert draft.read_text() == "edited"
+    assert "File exists" in capsys.readouterr().err

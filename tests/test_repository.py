@@ -103,13 +103,7 @@ def test_every_package_is_installed():
     setup.read(ROOT / "setup.cfg")
     listed = set(setup["options"]["packages"].split())
     found = {"e2evit"} | {f"e2evit.{path.parent.name}" for path in (ROOT / "src/e2evit").glob("*/__init__.py")}
-    folders = {
-        "e2evit.model_cards",
-        "e2evit.modeling",
-        "e2evit.recipes",
-        "e2evit.space",
-    }  # at the top of the repository
-    assert listed == found | folders
+    assert listed == found | {f"e2evit.{folder}" for folder in ("model_cards", "modeling", "recipes", "space")}
 
 
 def test_public_api():
