@@ -31,13 +31,14 @@ class CheckedChunks:
 
     def __init__(self, array: h5py.Dataset):
         self.array = array
-        self.chunk_bytes = int(np.prod(array.chunks)) * array.dtype.itemsize
+        self.chunks: tuple[int, ...] = array.chunks or ()
+        self.chunk_bytes = int(np.prod(self.chunks)) * array.dtype.itemsize
         self.gzip = 1 << _filters(array).index(h5py.h5z.FILTER_DEFLATE)  # its bit in the mask of skipped filters
         self.checked: set[int] = set()  # by their first row
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, _ = rows.indices(self.array.shape[0])
-        step = self.array.chunks[0]
+        step = self.chunks[0]
         for first in range(start // step * step, stop, step):
             if first not in self.checked:
                 self._check(first)
@@ -46,7 +47,7 @@ class CheckedChunks:
 
     def _check(self, first: int) -> None:
         """Raise an OSError, as HDF5 does for damage, if a chunk that begins at row `first` has the wrong length."""
-        sides = zip(self.array.shape[1:], self.array.chunks[1:])
+        sides = zip(self.array.shape[1:], self.chunks[1:])
         for offset in product(*(range(0, side, chunk) for side, chunk in sides)):
             skipped, packed = self.array.id.read_direct_chunk((first, *offset))
             length = len(packed) if skipped & self.gzip else self._unpacked_length(packed)
