@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from e2evit.data import load_e2e
+from e2evit.results.record import Result
 from e2evit.training.process import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
@@ -107,6 +109,31 @@ def test_validation_counts_each_jet_once(runs, jets_dir, tmp_path):
     assert len(masses) % 16
     one, two = (runs[name]["epochs"][0]["validation_mass_response_low"] for name in ("1_0", "2_0"))
     assert one == pytest.approx(two, rel=1e-3)
+
+
+@pytest.mark.distributed
+def test_two_processes_train_and_then_evaluate(jets_dir, tmp_path):
+    """From Python: they leave their group after training and find each other again."""
+    code = """
+import sys, e2evit
+jets, folder = sys.argv[1:]
+settings = e2evit.TrainArguments(output_dir=f"{folder}/run", num_train_epochs=1, report_to="none")
+config = e2evit.XCiTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+data = e2evit.DataArguments(data_dir=jets, cache_dir=f"{folder}/cache")
+trained = e2evit.train(config, data, settings, targets=e2evit.TargetArguments(mass_column="jet_mass"))
+result = e2evit.evaluate(trained, data)
+assert (result is not None) == trained.is_main_process
+if result is not None:
+    result.to_json(f"{folder}/result.json")
+"""
+    (tmp_path / "script.py").write_text(code)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    command += [ROOT / "recipes/accelerate/two_cpu_processes.yaml", tmp_path / "script.py", jets_dir, tmp_path]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr[-3000:]
+    result = Result.from_json(tmp_path / "result.json")
+    assert result.hardware["num_processes"] == 2
+    assert len(pq.read_table(tmp_path / "result.parquet")) == result.data["test"]["rows"]
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="The setting is glibc's.")
