@@ -18,6 +18,12 @@ TOOLS = {
 }
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests start first, so that no process waits for one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     """Skip tests whose tools are missing; with E2EVIT_REQUIRE=all, as in `.ci/run`, they fail."""
