@@ -160,6 +160,15 @@ def test_every_model_has_a_line_of_its_own():
     assert len(mass_response(masses, mass_preds).axes[0].containers) == 9
 
 
+def test_resolution_of_a_few_jets():
+    """Bins with one jet have no point, and do not stop the figure."""
+    masses = np.linspace(80.0, 160.0, 9)
+    left, _ = resolution(masses, masses, {"model": 1.1 * masses}, "True mass [GeV]").axes
+    heights = left.lines[0].get_ydata()
+    assert np.isnan(heights[:-1]).all()
+    assert heights[-1] == pytest.approx(1.1)
+
+
 def test_true_against_predicted_and_calibration():
     rng = np.random.default_rng(0)
     masses = rng.uniform(50, 200, 900)

@@ -122,7 +122,9 @@ def resolution(
             rows = response_in_bins(mass_labels, mass_preds[name], by, edges, num_resamples=100)
             places = centres + step * (number - (len(mass_preds) - 1) / 2)  # bars side by side
             for axis, key in zip(axes, ("response", "relative_resolution")):
-                value, low, high = np.array([[row[f"{key}{end}"] for end in ("", "_low", "_high")] for row in rows]).T
+                # a bin of one jet has no metrics
+                points = [[row.get(f"{key}{end}", np.nan) for end in ("", "_low", "_high")] for row in rows]
+                value, low, high = np.array(points).T
                 errors = np.maximum([value - low, high - value], 0)
                 axis.errorbar(places, value, errors, marker="o", markersize=4, capsize=2, **style, label=name)
         axes[0].axhline(1, color="grey", linestyle=":")
