@@ -1,4 +1,4 @@
-"""Fixtures of all tests: random sparse jets on disk, no simulation, no network."""
+"""Fixtures shared by all tests: random sparse jets on disk, no simulation, no network."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from samples import row_table
 
-# what a marker needs, and how to get it
+# the tools that a marker needs, and how to install them
 TOOLS = {
     "browser": (("chromium",), "apt-get install chromium"),
     "cpp": (("cmake", "c++"), "apt-get install cmake g++"),
@@ -50,12 +50,12 @@ def jets_dir(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_caches(tmp_path_factory):
-    """Prepared data goes to a folder of this test run."""
+    """Cache prepared data in a folder of this test run."""
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
     datasets.disable_progress_bars()
 
 
 @pytest.fixture(scope="session")
 def simulated_jets():
-    """The folder of 220 committed jets of the simulation; tests that use it need no Pythia."""
+    """The folder of 220 committed simulated jets; tests that use it need no Pythia."""
     return Path(__file__).parent / "data/jets"

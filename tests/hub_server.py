@@ -1,7 +1,7 @@
-"""A small Hub over HTTP: stores the bytes that the real client sends, checks its token, serves them back, and fails.
+"""A small Hub over HTTP: checks the real client's token, stores and serves its bytes, and fails on request.
 
-It knows models and data sets with branches and tags, as far as `upload_folder`, `from_pretrained` and `load_dataset`
-ask.
+It implements models and data sets with branches and tags, as far as `upload_folder`, `from_pretrained` and
+`load_dataset` need them.
 """
 
 import base64
@@ -25,9 +25,9 @@ class Fault:
     """What the server does with the next `times` requests whose method and path match `request`.
 
     Args:
-        request: Regular expression of `METHOD path`.
-        status: Of the answer; None: close the connection when half of the body has come.
-        headers: Of the answer.
+        request: Regular expression that `METHOD path` must match.
+        status: HTTP status to answer with; None closes the connection halfway through the body.
+        headers: HTTP headers to answer with.
     """
 
     request: str
@@ -39,7 +39,7 @@ class Fault:
 
 @dataclass
 class Repository:
-    """Branches and tags are names of commits, a commit is files by their path."""
+    """Branches and tags name commits; a commit maps paths to files."""
 
     kind: str
     private: bool
@@ -60,7 +60,7 @@ class Repository:
 
 
 class Hub:
-    """The state of the server: repositories, large files by their hash, what was sent, and what is to fail."""
+    """The state of the server: repositories, large files by hash, the requests received, and the faults to inject."""
 
     def __init__(self):
         self.repositories: dict[str, Repository] = {}

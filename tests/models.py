@@ -1,4 +1,4 @@
-"""One small model of every kind, and a batch for it."""
+"""One small model of each kind, and a matching batch."""
 
 from functools import partial
 
@@ -20,7 +20,7 @@ BACKBONES = {
 SHARED = {"image_size": 50, "num_aux_features": 2, "mass_mean": 120.0, "mass_std": 40.0}
 STUDY = {"pixel_features": True, "energy_pooling": True}
 ONE_STAGE = {"hidden_sizes": [16], "depths": [2], "num_attention_heads": [2], "mlp_ratios": [2]}
-# a small instance of each family of our own; the baselines have their backbones
+# a small instance of each of our own families; baselines are built from their backbones' configs
 SMALL = {
     "linearvit": {"hidden_sizes": [16, 32], "depths": [2, 2], "num_attention_heads": [2, 2], "mlp_ratios": [2, 2]},
     "xcit": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
@@ -39,7 +39,7 @@ _fields |= {
     for mixer in GLOBAL_ATTENTIONS
     if mixer != "relu_linear"  # that of "linearvit"
 }
-# with everything that the study's models add to their papers'
+# with everything that the study adds to the papers' models
 _fields |= {
     "linearvit_study": ("linearvit", ONE_STAGE | STUDY | {"fourier_positions": True}),
     "xcit_study": ("xcit", SMALL["xcit"] | STUDY),

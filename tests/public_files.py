@@ -13,7 +13,7 @@ TOWER = np.ones((5, 5), np.float32)
 
 
 def jets(name: str, number: int, seed: int = 0, version: int = 0) -> np.ndarray:
-    """Images with the channels of a data set: signed where they are, HCAL in towers of 5 x 5 equal pixels."""
+    """Random images with a data set's channels: signed ones take both signs, HCAL towers are 5 x 5 equal pixels."""
     schema, rng = SCHEMAS[name][version], np.random.default_rng(seed)
     shape = (number, *schema.image_shape)
     images = rng.exponential(2.0, shape).astype(np.float32) * (rng.random(shape) < 0.015)
@@ -27,7 +27,7 @@ def jets(name: str, number: int, seed: int = 0, version: int = 0) -> np.ndarray:
 
 
 def max_scaled(images: np.ndarray) -> np.ndarray:
-    """Each image and channel to 0..255, as in the linear-ViT task: no negative value survives."""
+    """Scale each image and channel to 0..255, as in the linear-ViT task: no negative value survives."""
     images = np.maximum(images, 0)
     largest = images.max(axis=(2, 3), keepdims=True)
     return (images / np.where(largest > 0, largest, 1) * 255).astype(np.float32)
@@ -41,7 +41,7 @@ def write_hdf5(path: Path, columns: dict[str, np.ndarray], image_key: str, **ima
 
 
 def write_parquet(path: Path, columns: dict[str, np.ndarray], rows_per_group: int = 1) -> Path:
-    """Nested doubles, snappy, by default one jet a row group."""
+    """Nested doubles, snappy, by default one jet per row group."""
     arrays = {name: pa.array(column.astype(np.float64).tolist()) for name, column in columns.items()}
     pq.write_table(pa.table(arrays), path, row_group_size=rows_per_group, compression="snappy")
     return path
@@ -52,10 +52,10 @@ def channels_last(images: np.ndarray) -> np.ndarray:
 
 
 def write_public(kind: str, folder: Path, number: int = 6, seed: int = 0) -> tuple[str, np.ndarray, dict]:
-    """A file of one data set in one of its versions.
+    """Write a file in the layout of one version of a data set.
 
     Returns:
-        The name for `load_e2e`, the images channels first, and the expected columns of the rows.
+        The name for `load_e2e`, the channels-first images, and the columns expected in the rows.
     """
     rng = np.random.default_rng(seed)
     labels, mass = np.arange(number) % 2, rng.uniform(85, 500, number)

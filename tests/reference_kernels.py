@@ -1,6 +1,6 @@
-"""The operators of modeling/kernels in PyTorch, under the schemas of kernels.cpp: for processors without AMX.
+"""The operators of modeling/kernels written in PyTorch, with the schemas of kernels.cpp, for processors without AMX.
 
-With these, tests see what Python passes to the kernels, and compiled models call them, on any machine.
+With them, tests on any machine check what Python passes to the kernels and that compiled models call them.
 """
 
 import re
@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parents[1] / "modeling/kernels/kernels.cpp"
 
 
 def schemas() -> list[str]:
-    """What kernels.cpp declares."""
+    """The operator schemas that kernels.cpp declares."""
     found = re.findall(r'library\.def\((?:R"\((.*?)\)"|"([^"]*)")\);', SOURCE.read_text(), re.DOTALL)
     return [" ".join((long or short).split()).replace("( ", "(") for long, short in found]
 
@@ -90,7 +90,7 @@ def local_interaction(x, weight, bias, eps, kernel1, bias1, scale, shift, kernel
 
 
 def _rounded(function):
-    """Results are contiguous and, but for gradients of weights, bfloat16."""
+    """Make results contiguous and, except for gradients of weights, bfloat16."""
 
     def run(*arguments):
         result = function(*arguments)
@@ -100,7 +100,7 @@ def _rounded(function):
 
 
 def install(monkeypatch) -> None:
-    """These operators instead of the compiled ones."""
+    """Register these operators in place of the compiled ones."""
     monkeypatch.setattr(kernels, "NAMESPACE", NAMESPACE)
     monkeypatch.setattr(kernels, "_operators", getattr(torch.ops, NAMESPACE))
     monkeypatch.setattr(kernels, "_load_kernels", lambda: True)

@@ -1,4 +1,4 @@
-"""Random jets in the formats that the tests need."""
+"""Random jets in the formats that tests need."""
 
 import json
 
@@ -12,7 +12,7 @@ from e2evit.results.record import Result
 
 
 def random_images(number: int, seed: int = 0, shape=(8, 125, 125), labels=None) -> np.ndarray:
-    """Mostly empty images; those of label 1 hold five times the energy, so that a model can learn something."""
+    """Mostly empty images; those with label 1 hold five times the energy, so that there is something to learn."""
     rng = np.random.default_rng(seed)
     images = rng.exponential(2.0, (number, *shape)).astype(np.float32) * (rng.random((number, *shape)) < 0.015)
     images[:, 1:3] *= rng.choice([-0.01, 0.01], (number, 2, *shape[1:])).astype(np.float32)
@@ -46,7 +46,7 @@ def row_table(number: int, seed: int = 0, **replaced) -> pa.Table:
 
 
 def make_result(model: str, seed: int | None, of_model: dict[str, float] | None = None, **fields) -> Result:
-    """A result on simulated test jets; `of_model` are the model's metrics, alone."""
+    """A result on simulated test jets; `of_model` holds the metrics of the model alone."""
     default = {
         **{"date": "2026-01-01T00:00:00Z", "commit": None, "versions": {}, "hardware": {"processor": None}},
         **{"dataset": "simulated", "split": "test", "data": {"test": {"rows": 200, "event_ids": "0"}}},

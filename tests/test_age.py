@@ -1,4 +1,4 @@
-"""Results name commits that exist, or the reason why they do not."""
+"""Each result names a commit in the history, or studies/age.py says why it cannot."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def test_sources_of_results_exist():
     assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
 
 
-def test_what_is_older_is_listed(history):
+def test_outdated_results_are_listed(history):
     done = subprocess.run([sys.executable, "studies/age.py"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     older = {measured.name for measured in FILES if measured.commit not in age.LOST and measured.commit}
@@ -41,9 +41,9 @@ def test_what_is_older_is_listed(history):
     assert "chaos.json: unknown: measured before provenance was recorded" in done.stdout
 
 
-def test_a_file_that_nothing_describes_is_refused(tmp_path):
+def test_an_undescribed_file_is_refused(tmp_path):
     (tmp_path / "new.json").write_text('{"date": null, "commit": null}')
     with pytest.raises(ValueError, match=r"new\.json: say in studies/age\.py what it measures"):
         age.measured_files(tmp_path)
-    (tmp_path / "new.json").write_text("{}")  # made of other results
+    (tmp_path / "new.json").write_text("{}")  # derived from other results
     assert age.measured_files(tmp_path) == []

@@ -1,4 +1,4 @@
-"""Augmentations: what must stay the same stays, and what changes is what was asked for."""
+"""Augmentations change what was asked for and nothing else."""
 
 import itertools
 
@@ -54,7 +54,7 @@ def test_shifts_are_by_whole_towers(pixels):
         assert np.array_equal(after, expected)
 
 
-def test_energy_scales_of_the_calorimeters_alone(pixels):
+def test_energy_scales_change_calorimeters_only(pixels):
     images, *sparse = pixels
     factors = np.linspace(0.9, 1.1, 12).reshape(6, 2)
     scaled = dense(sparse[0], sparse[1], scale_energy(*sparse, NAMES, SIZE, factors))

@@ -1,4 +1,4 @@
-"""Cards are what results render to, and valid."""
+"""Cards are valid and match what their results render to."""
 
 import json
 import re
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("model_type", ["linearvit", "xcit"])
-def test_committed_card_is_what_its_results_render_to(model_type):
+def test_committed_card_matches_its_results(model_type):
     name = f"quickstart_{model_type}_nano"
     result = Result.from_json(ROOT / f"results/quickstart_seed0_{model_type}_nano.json")
     recipe, checkpoint = f"recipes/quickstart/{model_type}_nano.yaml", f"runs/quickstart/{model_type}_nano"
@@ -49,7 +49,7 @@ def test_unknown_family():
 
 @pytest.mark.parametrize("folder", sorted((ROOT / "checkpoints").iterdir()), ids=lambda folder: folder.name)
 def test_bundled_checkpoints(folder, tmp_path):
-    """Each is safe, small, has the card that its results render to, and with its code loads without e2evit."""
+    """Each is safe and small, its card matches its results, and with its code it loads without e2evit."""
     check_checkpoint(folder)
     assert not list(folder.glob("*.py"))
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 6 * 2**20

@@ -1,4 +1,4 @@
-"""The `e2evit` command: dispatch, help, and how it ends."""
+"""The `e2evit` command: dispatch, help and exit codes."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from e2evit.data import load_e2e
 def test_help_names_every_command_at_once():
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", "e2evit.cli", "--help"], capture_output=True, text=True, check=True)
-    assert time.perf_counter() - start < 2  # 0.2 s on an idle machine; importing torch takes 5
+    assert time.perf_counter() - start < 2  # 0.2 s on an idle machine; importing torch would take 5 s
     assert all(f"\n  {command} " in done.stdout for command in COMMANDS)
 
 
@@ -90,7 +90,7 @@ def test_bugs_keep_their_traceback(monkeypatch):
 def test_a_runtime_error_of_ours_is_one_line(monkeypatch, capsys):
     from e2evit.training import start_accelerator
 
-    monkeypatch.setenv("WORLD_SIZE", "2")  # of processes that do not find each other
+    monkeypatch.setenv("WORLD_SIZE", "2")  # raised when processes do not find each other
     monkeypatch.setattr("e2evit.training.process.Accelerator", lambda **_: Alone())
     with pytest.raises(SystemExit, match="1"), one_line_errors("e2evit test"):
         start_accelerator("no")
@@ -119,7 +119,7 @@ def test_scripts_and_command_are_the_same(capsys):
 
 
 def test_inspect_drafts_a_schema(tmp_path, capsys):
-    """A draft that reads the file as it is; an edited one is never overwritten."""
+    """The draft reads the file unedited; an edited draft is never overwritten."""
     path, draft = tmp_path / "mine.h5", tmp_path / "mine.yaml"
     with h5py.File(path, "w") as file:
         file["images"] = np.random.default_rng(0).random((20, 3, 16, 16)).astype(np.float32)

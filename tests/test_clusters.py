@@ -1,4 +1,4 @@
-"""The batch files, as far as they can be tried without a batch system."""
+"""The batch files, as far as they can be tested without a batch system."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize("code", [0, 75, 3])
 def test_the_slurm_job(code, tmp_path):
-    """It activates the environment, starts the training with rank and address, and requeues itself after code 75."""
+    """It activates the environment, starts training with rank and address, and requeues itself after exit code 75."""
     tools = tmp_path / "bin"
     tools.mkdir()
     programs = {

@@ -1,4 +1,4 @@
-"""Paired tests against cases that can be computed by hand, and the script's refusal to compare different jets."""
+"""Paired tests against hand-computed cases, and the script's refusal to compare different jets."""
 
 import json
 import subprocess
@@ -33,13 +33,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_accuracies_are_compared_as_mcnemar_does():
-    """The exact test of the discordant jets, which knows nothing of several trainings, agrees where they are many."""
+    """McNemar's exact test on discordant jets, which ignores training spread, agrees when there are many of them."""
     labels = np.zeros(2000, int)
     first, second = np.eye(2)[labels], np.eye(2)[labels]
-    second[:250], first[250:450] = [0, 1], [0, 1]  # 250 that the first alone gets right, 200 the second
+    second[:250], first[250:450] = [0, 1], [0, 1]  # only the first gets 250 right, only the second 200
     found = _difference_by_parts(_accuracy_and_parts, labels, [first], [second])
     assert found["difference"] == pytest.approx(50 / 2000)
-    assert found["p_value"] == pytest.approx(binomtest(200, 450).pvalue, rel=0.15)  # the exact one is conservative
+    assert found["p_value"] == pytest.approx(binomtest(200, 450).pvalue, rel=0.15)  # the exact test is conservative
     variance = (250 + 200 - 50**2 / 2000) / 2000**2
     assert found["high"] - found["low"] == pytest.approx(2 * norm.ppf(0.975) * np.sqrt(variance), rel=1e-3)
     assert _difference_by_parts(_accuracy_and_parts, labels, [first], [first])["p_value"] == 1
@@ -58,7 +58,7 @@ def test_jets_and_trainings_both_count():
 
 
 def test_paired_bootstrap_knows_what_the_models_share():
-    """Errors that two models share cancel in the difference, and those of trainings in their mean."""
+    """Errors shared by two models cancel in their difference; errors of single trainings average out."""
     rng = np.random.default_rng(0)
     shared, own = rng.normal(0, 10, 4000), rng.normal(0, 1, (4, 4000))
     models = shared + own
@@ -98,7 +98,7 @@ def predictions(number=1500):
     return JetPredictions(labels, masses, truth, truth, scores, mass_preds, sharp)
 
 
-def test_the_better_model_is_found():
+def test_the_better_model_wins():
     trainings = {"good": ["good_seed0"], "bad": ["bad_seed0"]}
     found = compare_models(predictions(), trainings, "good", num_resamples=100)["bad"]
     assert found["roc_auc_macro"]["low"] > 0
@@ -118,7 +118,7 @@ def compare_aucs(labels, firsts, seconds):
 
 
 def test_aucs_are_compared_as_the_bootstrap_does():
-    """Of the mean of three AUCs, with ties: the same difference and, to a tenth, the same error."""
+    """For the mean of three AUCs, with ties: the same difference and, within 10 %, the same error."""
     rng, number = np.random.default_rng(3), 1000
     labels = rng.integers(0, 3, number)
     shared = rng.normal(0, 2, (number, 3))  # what both models get wrong
@@ -143,7 +143,7 @@ def test_aucs_are_compared_as_the_bootstrap_does():
 
 
 def test_the_error_of_two_classes_aucs_is_delongs():
-    """Against a model without any knowledge and without any spread, the interval is that of one AUC."""
+    """Against an uninformative model without spread, the interval is that of a single AUC."""
     rng = np.random.default_rng(4)
     labels = rng.integers(0, 2, 3000)
     scores = labels + rng.normal(0, 2, 3000)

@@ -1,4 +1,4 @@
-"""Checkpoint files to folders; what would run code, or is something else, is refused."""
+"""Converting checkpoint files to folders; files that would run code, or are no checkpoint, are refused."""
 
 import json
 import pickle

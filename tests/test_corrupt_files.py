@@ -1,4 +1,4 @@
-"""Mutated files: whatever is wrong with them, rows or one clear error, never a crash."""
+"""Mutated files: whatever the damage, they give rows or one clear error, never a crash."""
 
 import itertools
 
@@ -16,7 +16,7 @@ from e2evit.data.formats import FileError
 from e2evit.data.schema import parse_schema, row_features
 from e2evit.data.sparse import COLUMN_ENCODINGS, dense_to_sparse, sparse_to_dense
 
-MUTANTS = 125  # of each of four formats
+MUTANTS = 125  # for each of four formats
 FIELDS = {
     "description": "small",
     "source": "tests",
@@ -35,7 +35,7 @@ def schema_of(kind):
 
 
 def write(kind, path, images, labels, masses):
-    """A file of the schema; half a dozen rows in three row groups or chunks."""
+    """Write a file that matches the schema: six rows in three row groups or chunks."""
     if kind == "hdf5":
         with h5py.File(path, "w") as file:
             file.create_dataset("x", data=images, chunks=(min(2, len(images)), *images.shape[1:]), compression="gzip")
@@ -64,7 +64,7 @@ def read(kind, path, on_bad_rows=None):
 
 
 def mutate(data: bytes, rng) -> bytes:
-    """Flipped, zeroed, doubled, removed or foreign bytes, and truncation: one or several of them."""
+    """Damage the bytes in one or several ways: flip, zero, repeat, remove or insert some, or truncate."""
     mutated = bytearray(data)
     for _ in range(rng.integers(1, 4)):
         first = int(rng.integers(0, max(1, len(mutated))))
@@ -82,7 +82,7 @@ def mutate(data: bytes, rng) -> bytes:
                 mutated[first : first + length] = rng.bytes(length)
             case 5:
                 del mutated[first:]
-            case 6:  # where footers and headers are, which break more than pixels do
+            case 6:  # near footers and headers, where damage breaks more than in pixels
                 place = len(mutated) - 1 - first // 20 if rng.random() < 0.5 else first // 20
                 mutated[place : place + 1] = bytes([int(rng.integers(0, 256))])
     return bytes(mutated)
@@ -107,7 +107,7 @@ def test_mutated_files_give_rows_or_clean_errors(kind, tmp_path):
             except FileError as error:
                 messages.append((mutant.name, str(error)))
                 continue
-            # whatever was read is fit to be trained on
+            # whatever was read is fit for training
             values = rows["pixel_value"].combine_chunks().flatten().to_numpy()
             index = rows["pixel_index"].combine_chunks().flatten().to_numpy()
             assert np.isfinite(values).all()

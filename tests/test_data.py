@@ -1,4 +1,4 @@
-"""Files of each layout come back equal; bad ones give one clear error."""
+"""Files in each layout come back equal; bad ones give one clear error."""
 
 import json
 from dataclasses import replace
@@ -35,14 +35,14 @@ def write_labelled(path, images, **columns):
 
 
 def write_top_mass(path, images, columns, rows_per_group=1, dtype=np.float64):
-    """The public layout: three-level nested doubles, one jet a row group, snappy."""
+    """The public layout: three-level nested doubles, one jet per row group, snappy."""
     nested = pa.array(images.astype(dtype).tolist())
     pq.write_table(pa.table({"X_jet": nested} | columns), path, row_group_size=rows_per_group, compression="snappy")
     return path
 
 
 def gather(dataset):
-    """All splits of a DatasetDict by event id."""
+    """Rows of all splits of a DatasetDict, keyed by event id."""
     return {row["event_id"]: row for part in dataset.values() for row in part}
 
 
@@ -111,7 +111,7 @@ def test_plain_load_dataset_reads_simulated_rows(jets_dir):
 
 
 def test_folders_describe_themselves(tmp_path):
-    """Channels, grid and classes are those of the files; classes that do not occur get no number."""
+    """Channels, grid and classes come from the files; classes that do not occur get no number."""
     schema = replace(find_schema("simulated"), channel_names=("ecal", "hcal"), image_size=(280, 360))
     description = json.dumps(schema.description_of_rows(["qcd", "h"])).encode()
     table = row_table(20).set_column(2, "labels", pa.array([0, 4] * 10))
@@ -266,7 +266,7 @@ def test_collator(jets_dir, tmp_path):
     batch = E2ECollator(processor)(rows)
     assert batch["pixel_values"].shape == (8, 8, 125, 125)
     assert batch["labels"].tolist() == [row["labels"] for row in rows]
-    # QCD has no heavy particle: its mass is unknown, and both ways of saying so agree
+    # QCD has no heavy particle: its mass is unknown, null or NaN alike
     assert (batch["mass_labels"].isnan() == (batch["labels"] == 0)).all()
     assert E2ECollator(processor, "jet_mass")(rows)["mass_labels"].isfinite().all()
     flipping = E2ECollator(processor, augmentation=Augmentation(flips=True))
@@ -285,7 +285,7 @@ def test_tables_to_dense_images(jets_dir, tmp_path):
 
 @pytest.mark.parametrize("make", [lambda rows: rows, Dataset.flatten_indices], ids=["selected", "contiguous"])
 def test_row_tables_are_the_rows(jets_dir, tmp_path, make):
-    """They go round the look-up of `datasets`."""
+    """They bypass the indexing of `datasets`."""
     train = make(load_e2e("simulated", jets_dir, split="train", cache_dir=tmp_path / "cache").shuffle(seed=1))
     tables, chosen = RowTables(train, ["event_id", "pt", "absent"]), [5, 0, 17, 5]
     assert len(tables) == len(train)
@@ -323,7 +323,7 @@ def test_grid():
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_many_processes_prepare_the_same_cache(jets_dir, tmp_path, monkeypatch):
+def test_several_processes_prepare_one_cache(jets_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(builder, "PIECE_ROWS", 50)
     alone = load_e2e("simulated", jets_dir, cache_dir=tmp_path / "one")
     together = load_e2e("simulated", jets_dir, num_proc=2, cache_dir=tmp_path / "two")
@@ -334,8 +334,8 @@ def test_many_processes_prepare_the_same_cache(jets_dir, tmp_path, monkeypatch):
         load_e2e("labelled", tmp_path, num_proc=2, cache_dir=tmp_path / "cache")
 
 
-def test_shares_of_the_jets(jets_dir, tmp_path):
-    """Smaller shares lie in larger ones, another seed draws others, and what is no share is refused."""
+def test_fractions_of_the_jets(jets_dir, tmp_path):
+    """Smaller fractions are subsets of larger ones, another seed draws others, and invalid ones are refused."""
 
     def events(split="train", **settings):
         data = DataArguments(data_dir=str(jets_dir), cache_dir=str(tmp_path), **settings)

@@ -1,4 +1,4 @@
-"""A file nobody has described: look at it, draft its schema, load it with the draft."""
+"""An undescribed file: inspect it, draft its schema, load it with the draft."""
 
 import h5py
 import numpy as np
@@ -19,7 +19,7 @@ MASSES = np.linspace(60, 200, 12)
 
 
 def write(kind, folder, images, names, masses):
-    """A user's own file: images in the format's natural layout, labels as text, one column we do not know."""
+    """A user's own file: images in the format's natural layout, labels as text, one column unknown to us."""
     if kind == "hdf5 strings":
         with h5py.File(folder / "own.h5", "w") as file:
             file["images"], file["label"], file["mass"] = images, names, masses
@@ -87,7 +87,7 @@ def test_unknown_and_missing_names_of_classes(tmp_path):
         ({"m": np.full(6, np.nan)}, {"text": "which mass; no row has one"}),
     ],
 )
-def test_what_a_draft_makes_of_columns(columns, expected, tmp_path):
+def test_how_a_draft_maps_columns(columns, expected, tmp_path):
     path = tmp_path / "own.h5"
     with h5py.File(path, "w") as file:
         file["x"] = random_images(6, shape=(3, 9, 7))

@@ -1,4 +1,4 @@
-"""Every public data set comes back equal from a file in its layout; what does not fit is said, never guessed."""
+"""Every public data set comes back equal from a file in its layout; mismatches are reported, never guessed away."""
 
 import logging
 import re
@@ -36,7 +36,7 @@ REAL_IMAGE = Path(__file__).parent / "data/boostedtop"
 
 
 def gather(dataset):
-    """All splits of a data set by the row's number in its file."""
+    """Rows of all splits of a data set, keyed by row number in the file."""
     return {int(row["event_id"].rsplit(":", 1)[1]): row for part in dataset.values() for row in part}
 
 
@@ -63,9 +63,9 @@ def test_every_entry_is_complete_and_comes_back_from_its_own_record():
             assert schema.has_physical_units == (schema.normalisation == "physical")
             assert parse_schema(name, schema.to_dict(), "here") == (schema,)
             assert all(schema.channel(channel).unit for channel in schema.channel_names)
-            # nobody of us has seen the public files
+            # none of us has seen the public files
             assert schema.inferred or name == "simulated"
-        # two versions of a data set must differ in something that a file shows
+        # two versions of a data set must differ in something visible in a file
         shown = {(v.format, v.image_shape, v.channels_last, str(v.columns)) for v in variants}
         assert len(shown) == len(variants)
 
@@ -93,7 +93,7 @@ CUSTOM = {
 
 
 def write_custom(folder, number=6, **changes):
-    """A user's own file: whole detectors, one-hot labels, two rows an event."""
+    """A user's own file: whole-detector images, one-hot labels, two rows per event."""
     rng = np.random.default_rng(0)
     images = rng.exponential(2, (number, 2, 280, 360)).astype(np.float32) * (rng.random((number, 2, 280, 360)) < 0.01)
     images[:, 1] = np.kron(images[:, 1, ::5, ::5], np.ones((5, 5), np.float32))
@@ -162,7 +162,7 @@ def test_bad_schemas(changes, message, tmp_path):
         read_schema(path)
 
 
-def test_schema_files_that_are_none(tmp_path):
+def test_files_that_are_not_schemas(tmp_path):
     path = tmp_path / "mine.yaml"
     with pytest.raises(ValueError, match="There is no schema file"):
         read_schema(path)
@@ -239,7 +239,7 @@ def test_another_salt_is_another_division():
 
 
 def labelled_with(change, folder):
-    """A file of the linear-ViT task with changed images, and what is logged and raised on loading it."""
+    """Load a file of the linear-ViT task with changed images; return what is logged and raised."""
     images = change(max_scaled(jets("labelled", 8)))
     columns = {"jet": np.ascontiguousarray(np.moveaxis(images, 1, -1)), "Y": np.arange(8) % 2}
     write_hdf5(folder / "set.h5", columns, "")
@@ -351,14 +351,14 @@ def test_files_without_rows(tmp_path):
 
 
 def test_the_real_image(tmp_path):
-    """Recovered from published figures of CMS's boosted-top sample: by its own schema, and refused by the set's."""
+    """Recovered from published figures of CMS's boosted-top sample: only its own schema reads it."""
     with np.load(REAL_IMAGE / "boostedtop_image_uint8.npz") as file:
         np.savez_compressed(tmp_path / "real.npz", X=file["X"][None])
     dataset = load_e2e("custom", tmp_path, schema=REAL_IMAGE / "schema.yaml", cache_dir=tmp_path / "cache")
     (row,) = [row for part in dataset.values() for row in part]
     image = sparse_to_dense(row["pixel_index"], row["pixel_value"], (8, 125, 125))
     counts = np.count_nonzero(image, axis=(1, 2))
-    assert counts.tolist() == [54, 24, 26, 391, 1050, 99, 104, 85]  # shared with the publisher of the figures
+    assert counts.tolist() == [54, 24, 26, 391, 1050, 99, 104, 85]  # the publisher's counts
     assert 1 - counts.sum() / image.size == pytest.approx(0.9853, abs=1e-4)
     blocks = image[4].reshape(25, 5, 25, 5).swapaxes(1, 2).reshape(625, 25)
     assert (blocks == blocks[:, :1]).all()
@@ -370,7 +370,7 @@ def test_the_real_image(tmp_path):
         load_e2e("custom", tmp_path, schema=boosted_top, cache_dir=tmp_path / "cache")
 
 
-def test_rows_know_whose_they_are(simulated_jets):
+def test_rows_name_their_data_set(simulated_jets):
     for name in ("custom", "top_mass", "labelled"):
         with pytest.raises(ValueError, match=f"holds the data set 'simulated', not '{name}'"):
             find_schema(name, simulated_jets)

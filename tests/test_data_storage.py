@@ -1,4 +1,4 @@
-"""Where bytes may come from, and files that are odd but valid: links, virtual data sets, groups, no rows, paths."""
+"""Where bytes may come from, and odd but valid files: links, virtual data sets, groups, no rows, paths."""
 
 import os
 import zlib
@@ -68,7 +68,7 @@ def raw_storage(file, sources):
 
 
 def write_master(folder, sources, make):
-    """A file that only points to its images, in `sources`: shifted ones lie at the same place of the file itself."""
+    """A file that only points to its images in `sources`; at the same place in the file itself lie shifted ones."""
     target = folder / sources
     target.mkdir(parents=True, exist_ok=True)
     with h5py.File(target / "source.hdf", "w") as file:
@@ -101,7 +101,7 @@ def test_links_out_of_the_folder_are_refused(make, tmp_path):
 
 
 @MASTERS
-def test_sources_that_are_gone_are_an_error_and_not_zeros(make, tmp_path):
+def test_missing_sources_are_an_error_not_zeros(make, tmp_path):
     folder = tmp_path / "raw"
     folder.mkdir()
     write_master(folder, "sources", make)
@@ -150,7 +150,7 @@ def endless(file):
 def unknown_filter(file):
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_chunk((2, 2, 6, 6))
-    properties.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, ())  # optional: or it could not be made without the filter
+    properties.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, ())  # optional: the file is written without the filter
     h5py.h5d.create(file.id, b"x", h5py.h5t.NATIVE_FLOAT, h5py.h5s.create_simple(IMAGES.shape), properties)
 
 
@@ -178,7 +178,7 @@ def test_bytes_that_hdf5_would_make_up(write, message, tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, {"shuffle": True}, {"shuffle": True, "fletcher32": True}])
-def test_a_chunk_that_unpacks_short_is_damage_and_not_other_memory(options, tmp_path):
+def test_a_short_chunk_is_an_error_not_stale_memory(options, tmp_path):
     folder = tmp_path / "raw"
     folder.mkdir()
     with h5py.File(folder / "own.h5", "w") as file:
@@ -191,7 +191,7 @@ def test_a_chunk_that_unpacks_short_is_damage_and_not_other_memory(options, tmp_
         rows_of(folder, schema())
 
 
-def test_arrays_in_groups_and_dangling_links_nobody_needs(tmp_path):
+def test_arrays_in_groups_and_unused_dangling_links(tmp_path):
     folder = tmp_path / "raw"
     folder.mkdir()
     with h5py.File(folder / "own.h5", "w") as file:
@@ -211,7 +211,7 @@ def test_files_without_rows_among_full_ones(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [None, [], "ragged", "short"])
-def test_a_first_row_that_is_not_whole_is_only_a_bad_row(bad, tmp_path):
+def test_an_incomplete_first_row_is_just_a_bad_row(bad, tmp_path):
     nested = IMAGES.tolist()
     if bad == "ragged":
         nested[0][1].pop()
@@ -234,7 +234,7 @@ def test_a_first_row_that_is_not_whole_is_only_a_bad_row(bad, tmp_path):
         rows_of(tmp_path / "raw", of_schema)
 
 
-def test_a_folder_is_the_same_however_it_is_spelled(tmp_path, monkeypatch):
+def test_a_folder_is_the_same_however_its_path_is_spelled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     of_schema = schema(pattern="*/*.h5")

@@ -1,4 +1,4 @@
-"""What the site shows is true: its Python runs, its shell commands parse, the files that it names exist."""
+"""The site is true: its Python runs, its shell commands parse, the files it names exist."""
 
 import re
 import shlex
@@ -18,7 +18,7 @@ RUN = ("first-jet", "embeddings", "plot")  # the others need data or minutes; th
 
 @pytest.mark.parametrize("page", RUN)
 def test_python_runs(page, tmp_path):
-    """All blocks of a page, one after the other, from a folder that looks like the repository."""
+    """Run all blocks of a page in order, from a folder that looks like the repository."""
     for name in ("checkpoints", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
@@ -36,7 +36,7 @@ def test_files_exist(page):
 
 
 def commands():
-    """Each call of `e2evit` or of a script in the shell blocks of README and site: page, command, arguments."""
+    """Each call to `e2evit` or a script in the shell blocks of the README and the site: page, command, arguments."""
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES):
         for block in re.findall(r"```(?:sh|bash)\n(.*?)```", page.read_text(), re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():

@@ -1,4 +1,4 @@
-"""Train and evaluate from Python, as a notebook does, and by the commands."""
+"""Train and evaluate from Python, as a notebook does, and from the command line."""
 
 import json
 
@@ -71,10 +71,10 @@ def test_another_precision_in_the_same_process(trained, result, data):
 def test_options_override_the_checkpoint(trained, data):
     other = e2evit.evaluate(trained, data, targets=e2evit.TargetArguments(mass_column="pt"), mixed_precision="no")
     assert other.mass_column == "pt"
-    assert other.metrics[MODEL]["mae_gev"] > 200  # GeV: pT is not the mass
+    assert other.metrics[MODEL]["mae_gev"] > 200  # GeV: pT is not mass
 
 
-def test_memory_of_something_earlier_is_not_the_models(trained, data, monkeypatch):
+def test_earlier_memory_peaks_are_not_counted(trained, data, monkeypatch):
     monkeypatch.setattr(evaluation, "peak_memory_gib", lambda device: 1e6)
     assert "peak_memory_gib" not in e2evit.evaluate(trained, data, mixed_precision="no").cost
 

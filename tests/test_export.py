@@ -1,4 +1,4 @@
-"""ONNX files say what PyTorch says, in onnxruntime and in the C++ program."""
+"""ONNX files give PyTorch's outputs, in onnxruntime and in the C++ program."""
 
 import json
 import re
@@ -138,7 +138,7 @@ def program(tmp_path_factory):
 @pytest.mark.cpp
 def test_cpp_agrees_with_pytorch(program, exported, images, tmp_path):
     folder, files = exported[0], []
-    for number, image in enumerate(images[-12:]):  # the last two are an empty and a hot one
+    for number, image in enumerate(images[-12:]):  # the last two: an empty and a hot image
         index = np.flatnonzero(image)
         row = {"pixel_index": index.tolist(), "pixel_value": image.ravel()[index].tolist()}
         files.append(write_row(row, tmp_path / f"{number}.txt"))

@@ -1,4 +1,4 @@
-"""Checkpoints bring their targets along; other classes get a new classifier; own architectures train like ours."""
+"""Checkpoints define their targets; other classes get a new classifier; user-defined architectures train like ours."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ def settings(folder, **changes):
 
 @pytest.fixture(scope="module")
 def w_and_z(simulated_jets, tmp_path_factory):
-    """A folder of W and Z jets alone."""
+    """A folder of W and Z jets only."""
     folder = tmp_path_factory.mktemp("w_and_z")
     for name in ("w-00000-20.parquet", "z-00000-20.parquet", "simulation.json"):
         (folder / name).symlink_to(simulated_jets / name)
@@ -43,7 +43,7 @@ def w_and_z(simulated_jets, tmp_path_factory):
 
 
 def test_a_bundled_checkpoint_learns_z_against_w(w_and_z, tmp_path, caplog):
-    """Without options: transverse energies, channels and mass column are the checkpoint's, the classifier is new."""
+    """Without options, the checkpoint sets transverse energies, channels and mass column; the classifier is new."""
     caplog.set_level(logging.INFO)
     before = AutoModelForImageClassification.from_pretrained(XCIT)
     found = train(
@@ -58,7 +58,7 @@ def test_a_bundled_checkpoint_learns_z_against_w(w_and_z, tmp_path, caplog):
     assert found.model.head.classifier.out_features == 2
     assert "a new classifier for" in caplog.text
     assert "`mass_classes` is taken from" in caplog.text
-    for name, tensor in before.head.state_dict().items():  # hardly trained: the mass head is the checkpoint's
+    for name, tensor in before.head.state_dict().items():  # hardly trained: the mass head comes from the checkpoint
         if name.startswith("mass"):
             torch.testing.assert_close(found.model.head.state_dict()[name], tensor, atol=1e-5, rtol=1e-5)
     recipe = yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())
@@ -95,7 +95,7 @@ def test_none_of_the_checkpoints_classes(w_and_z):
 
 
 @pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "a/b/c", "{folder}/nowhere"])
-def test_a_missing_folder_is_not_asked_of_the_hub(path, tmp_path):
+def test_a_missing_folder_is_not_looked_up_on_the_hub(path, tmp_path):
     with pytest.raises(ValueError, match="There is no checkpoint folder"):
         find_checkpoint(path.format(folder=tmp_path))
 
@@ -150,7 +150,7 @@ def test_counts_are_positive(name):
 
 
 def test_gradients_are_clipped_or_not(jets_dir, tmp_path):
-    """Under SGD-like sizes one step differs: 0 means no clipping, not a gradient of length 0."""
+    """A norm of 0 means no clipping, not gradients of length 0."""
     (tmp_path / "model.json").write_text(json.dumps(TINY))
     data = DataArguments(data_dir=str(jets_dir), cache_dir=str(tmp_path / "cache"), train_fraction=0.3)
     targets = TargetArguments(mass_column="jet_mass")
@@ -216,7 +216,7 @@ AutoModelForImageClassification.register(PatchSumConfig, PatchSumForImageClassif
 
 
 def test_an_architecture_of_ones_own(jets_dir, tmp_path):
-    """From the command line, in a process that knows it by `--model_module` alone, and in Python."""
+    """From the command line, in a process that imports it by `--model_module` only, and in Python."""
     (tmp_path / "patch_sum.py").write_text(OWN_ARCHITECTURE)
     (tmp_path / "model.json").write_text(json.dumps({"model_type": "patch_sum", "hidden_size": 4}))
     command = [sys.executable, ROOT / "scripts/train.py", "--model_config", "model.json", "--data_dir", jets_dir]

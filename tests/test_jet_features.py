@@ -62,7 +62,7 @@ def test_tracks_and_impact_parameters():
     for row, column, pt, d0, dz in tracks:
         pixels += [("trk_pt", row, column, pt), ("trk_d0", row, column, d0), ("trk_dz", row, column, dz)]
     found = {name: value[0] for name, value in jet_features(jet_of(*pixels), SCHEMA).items()}
-    assert (found["num_tracks"], found["num_all_tracks"]) == (2, 3)  # the third comes from another vertex
+    assert (found["num_tracks"], found["num_all_tracks"]) == (2, 3)  # the third track comes from another vertex
     assert (found["track_pt"], found["all_track_pt"]) == (15, 35)
     assert (found["num_d0_0.02"], found["num_d0_0.1"]) == (2, 1)
     np.testing.assert_allclose([found["d0_1"], found["d0_2"], found["d0_3"]], [0.2, 0.03, 0], rtol=1e-6)
@@ -86,7 +86,7 @@ def test_simulated_jets(simulated):
     assert np.median(by_class["top"]["mass"]) > 1.3 * np.median(by_class["qcd"]["mass"])
     assert np.median(by_class["x_bb"]["sum_d0"]) > np.median(by_class["x_qq"]["sum_d0"])
     assert by_class["x_gammagamma"]["ecal_fraction"].mean() > 0.9
-    # two photons balance, their mass is that of the particle
+    # the two subjets are the photons: their mass is the particle's
     merged = np.array(jets["merged"], dtype=bool)[labels == names.index("x_gammagamma")]
     masses = np.array(jets["mass_labels"], dtype=float)[labels == names.index("x_gammagamma")]
     ratio = by_class["x_gammagamma"]["mass_2_subjets"][merged] / masses[merged]

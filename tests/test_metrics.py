@@ -82,7 +82,7 @@ def test_classification_of_five_classes():
 
 
 def test_calibration_error():
-    """Sure to 0.9 and right in half of the cases: 0.4; drawn from the stated probabilities: none."""
+    """0.9 certain but right half the time: 0.4; labels drawn from the stated probabilities: 0."""
     probabilities = np.tile([0.9, 0.1], (1000, 1))
     assert calibration_error(np.repeat([0, 1], 500), probabilities) == pytest.approx(0.4)
     rng = np.random.default_rng(0)
@@ -120,8 +120,8 @@ def test_resolution_of_a_gaussian():
     assert found["linearity"] < 0.01
 
 
-def test_regression_to_the_mean_is_found_out():
-    """m̂ = 175 + (m - 175) / 2 looks precise; slope, edges and linearity say what it is."""
+def test_regression_to_the_mean_is_exposed():
+    """m̂ = 175 + (m - 175) / 2 looks precise; slope, edges and linearity give it away."""
     masses = np.linspace(50, 300, 5001)
     found = MassRegression().compute(predictions=175 + (masses - 175) / 2, references=masses, num_resamples=5)
     assert found["slope"] == pytest.approx(0.5)
@@ -156,14 +156,14 @@ def test_sculpting():
     compute = partial(MassSculpting().compute, references=labels, masses=masses, num_resamples=10)
     blind = compute(predictions=labels + rng.normal(0, 1, 40000))
     assert blind["mass_divergence_at_50"] < 0.005
-    # a cut on the mass alone: what passes and what fails have nothing in common
+    # a cut on mass alone: jets that pass and jets that fail have nothing in common
     masses[labels == 1] = rng.uniform(230, 250, 20000)
     cut = MassSculpting().compute(predictions=masses, references=labels, masses=masses, num_resamples=10)
     assert cut["mass_divergence_at_50"] == pytest.approx(1, abs=0.02)
-    # two bins, half of those that pass in each, a quarter and three quarters of those that fail
+    # two bins: half of the passing jets in each; a quarter and three quarters of the failing ones
     labels, masses = np.array([0, 0, 0, 0, 0, 0, 1, 1]), np.array([1, 3, 1, 3, 3, 3, 9, 9.0])
     found = sculpting_statistics(labels, np.array([1, 1, 0, 0, 0, 0, 0.4, 1.5]), masses, [0, 2, 4])
-    assert np.isnan(found["mass_divergence_at_30"])  # the cut lies above all background
+    assert np.isnan(found["mass_divergence_at_30"])  # no background passes the cut
     middle = np.array([0.375, 0.625])
     expected = 0.5 * entropy([0.5, 0.5], middle, base=2) + 0.5 * entropy([0.25, 0.75], middle, base=2)
     assert found["mass_divergence_at_50"] == pytest.approx(expected)
@@ -172,7 +172,7 @@ def test_sculpting():
 
 
 def test_few_jets_pass():
-    """Twenty of 2 000, whatever their mass: their divergence is that of chance, and lies in its own interval."""
+    """Twenty of 2 000 jets pass regardless of mass: their divergence is pure chance and lies in its own interval."""
     rng = np.random.default_rng(0)
     labels, masses = np.repeat([0, 1], 2000), rng.uniform(50, 250, 4000)
     scores = np.where(labels == 1, rng.permutation(4000) / 4000, 0)
@@ -190,7 +190,7 @@ def test_few_jets_pass():
 
 
 def test_intervals_of_statistics_that_grow_with_fluctuations():
-    """A calibrated model's error is of chance alone, which resampling doubles; its interval holds it all the same."""
+    """A calibrated model's error is pure chance, which resampling doubles; its interval contains it nevertheless."""
     rng = np.random.default_rng(0)
     truth = rng.dirichlet(np.ones(3), 2000)
     labels = (truth.cumsum(1) < rng.random((2000, 1))).sum(1)
@@ -219,7 +219,7 @@ def test_measures_of_three_classes():
     labels, masses = rng.integers(0, 3, 600), rng.uniform(50, 200, 600)
     probabilities = softmax(np.eye(3)[labels] + rng.normal(0, 1, (600, 3)), axis=1)
     found = measure(labels, masses, Predictions.of_classes(probabilities, masses), ["qcd", "w", "h"])
-    # class 0 is the background, the others are signal together
+    # class 0 is background, all others are signal
     assert found["roc_auc"] == pytest.approx(roc_auc_score(labels > 0, 1 - probabilities[:, 0]))
     assert found["roc_auc_h"] == pytest.approx(roc_auc_score(labels == 2, probabilities[:, 2]))
     assert found["roc_auc_w_low"] < found["roc_auc_w"] < found["roc_auc_w_high"]
@@ -240,7 +240,7 @@ def test_image_mass_of_two_crystals():
     pt = 50.0 / np.cosh(eta[62])
     expected = np.sqrt(2 * pt**2 * (1 - np.cos(phi[82] - phi[42])))
     assert image_mass(Dataset(row), schema)[0] == pytest.approx(expected, rel=1e-6)
-    # ten rows beyond a seed at the edge of the barrel: the endcap, where images hold a quarter of the energy
+    # ten rows from a seed at the edge of the barrel: in the endcap, images hold a quarter of the energy
     pixels = [pixel + 10 * 125 for pixel in pixels[:2]]
     endcap = row_table(1, ieta=np.array([43]), iphi=np.array([10]), pixel_index=[pixels], pixel_value=[[50.0, 50.0]])
     farther = np.cosh(eta[62]) / np.cosh(window_centres(43, 10)[0][72])
@@ -271,7 +271,7 @@ def test_labels_are_numbered_as_the_model_numbers_them():
 
 
 def test_evaluation_tells_unlabelled_jets_and_the_sculpted_mass_apart():
-    """Jets of a gun have a mass and no label; a background jet has a label, a jet mass and no mass to predict."""
+    """Mass-gun jets have a mass but no label; background jets have a label and a jet mass but no target mass."""
     rng = np.random.default_rng(0)
     labels = np.array([0, 1, None] * 40)
     jet_mass = rng.uniform(50, 200, 120).astype(np.float32)
@@ -302,7 +302,7 @@ def test_evaluation_tells_unlabelled_jets_and_the_sculpted_mass_apart():
 
 
 def test_the_table_names_every_metric():
-    """What is measured has a row, and every row is measured."""
+    """Every measured quantity has a row, and every row is measured."""
     rng = np.random.default_rng(0)
     labels, masses = rng.integers(0, 3, 300), rng.uniform(50, 200, 300)
     probabilities = softmax(np.eye(3)[labels] + rng.normal(0, 1, (300, 3)), axis=1)

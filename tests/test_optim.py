@@ -1,4 +1,4 @@
-"""Which parameter moves by which rule, at which rate."""
+"""Which update rule and learning rate each parameter gets."""
 
 from copy import deepcopy
 from pathlib import Path

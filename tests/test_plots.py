@@ -1,4 +1,4 @@
-"""Figures show what they were given."""
+"""Figures show the data they are given."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -66,7 +66,7 @@ def test_roc_and_response(tmp_path):
     labels, masses = rng.integers(0, 2, 500), rng.uniform(50, 200, 500)
     figure = roc(labels, {"good": labels + rng.normal(0, 0.5, 500), "random": rng.random(500)})
     names = [text.get_text().split(" (")[0] for text in figure.axes[0].get_legend().get_texts()]
-    assert names == ["good", "random", "random"]  # the last is the dotted line of a random tagger
+    assert names == ["good", "random", "random"]  # the last is a random tagger's dotted line
     figure = mass_response(masses, {"exact": masses, "twice": 2 * masses})
     exact, twice = (container[0].get_ydata() for container in figure.axes[0].containers)
     np.testing.assert_allclose(exact, 1.0)
@@ -88,7 +88,7 @@ def test_figures_of_the_simulation(row, tmp_path):
 
 
 def test_sculpting_shows_what_passes():
-    """A score that is the mass lets heavy background pass; all lines are fractions."""
+    """A score equal to the mass passes heavy background; all lines are fractions."""
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 400)
     masses = rng.uniform(20, 200, 800)
@@ -102,7 +102,7 @@ def test_sculpting_shows_what_passes():
     assert everyone.values.sum() == pytest.approx(1, abs=0.01)
 
 
-def test_comparisons_have_the_figures_that_their_targets_allow():
+def test_comparisons_draw_the_figures_their_targets_allow():
     rng = np.random.default_rng(0)
     labels, masses = rng.integers(0, 3, 300), rng.uniform(50, 200, 300)
     probabilities = {"a": rng.dirichlet(np.ones(3), 300)}
@@ -144,7 +144,7 @@ def test_too_few_jets_give_no_spectrum():
 
 
 def test_every_model_has_a_line_of_its_own():
-    """Also where there are more models than colours."""
+    """Even with more models than colours."""
     rng = np.random.default_rng(0)
     labels, masses = rng.integers(0, 2, 400), rng.uniform(50, 200, 400)
     names = [f"model {number}" for number in range(9)]
@@ -175,7 +175,7 @@ def test_true_against_predicted_and_calibration():
     axis = true_against_predicted(masses, 2 * masses).axes[0]
     median = axis.get_lines()[0]
     np.testing.assert_allclose(median.get_ydata(), 2 * median.get_xdata())
-    labels = (rng.random(6000) < 0.7).astype(int)  # a model that says 70 % of each is calibrated
+    labels = (rng.random(6000) < 0.7).astype(int)  # a model that predicts 70 % for each is calibrated
     line = calibration(labels, {"a": np.tile([0.3, 0.7], (6000, 1))}, num_bins=2).axes[0].get_lines()[0]
     np.testing.assert_allclose(line.get_xdata(), 0.7)
     np.testing.assert_allclose(line.get_ydata(), 0.7, atol=0.03)

@@ -1,4 +1,4 @@
-"""Prepared repositories: read without our code, resumed to the byte, with what does not fit left out and listed."""
+"""Prepared repositories: readable without our code, resumed to the byte, with bad rows left out and listed."""
 
 import hashlib
 import json
@@ -30,14 +30,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Hashes of all files, hidden ones too."""
+    """Hashes of all files, including hidden ones."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    """2 500 labelled jets in two files, small images of a user's own: three shards each."""
+    """2 500 labelled jets with a user's own small images, in two files of three shards each."""
     folder = tmp_path_factory.mktemp("raw")
     rng = np.random.default_rng(0)
     for part in range(2):
@@ -156,10 +156,10 @@ def test_own_splits_survive(tmp_path):
         find_schema("top_mass", tmp_path / "out")
 
 
-def test_killed_and_started_again_ends_with_the_same_bytes(raw, prepared, tmp_path):
-    """Killed, all its processes, as soon as it has written something."""
+def test_killed_and_restarted_ends_with_the_same_bytes(raw, prepared, tmp_path):
+    """All its processes are killed as soon as it has written something."""
     output = tmp_path / "out"
-    for _ in range(5):  # on a busy machine it may have finished before it can be killed
+    for _ in range(5):  # on a busy machine it may finish before it can be killed
         shutil.rmtree(output, ignore_errors=True)
         running = subprocess.Popen(command(raw, output), start_new_session=True, stdout=subprocess.DEVNULL)
         while running.poll() is None and not list(output.glob("data/*.parquet")):
@@ -214,7 +214,7 @@ def test_bad_rows_are_left_out_counted_and_listed(tmp_path):
 
 
 def test_a_flipped_byte_in_a_row_group(tmp_path):
-    """Pages of rows have checksums; of the public files, only what breaks the format is seen."""
+    """Pages of our rows have checksums; in public files, only damage that breaks the format is noticed."""
     folder = tmp_path / "rows"
     folder.mkdir()
     path = folder / "part.parquet"

@@ -1,4 +1,4 @@
-"""Pre-training against scratch on a few jets, and what its report concludes."""
+"""Pre-training against training from scratch on a few jets, and the conclusions of its report."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ def test_the_interval_is_students():
 
 
 def test_a_small_study(tmp_path):
-    """One seed and one share of labels; a second call finds everything done."""
+    """One seed and one fraction of labels; a second call finds everything done."""
     simulate = [sys.executable, "scripts/simulate.py", "--output_dir", tmp_path / "jets", "--num_jets", 40]
     simulate += ["--pileup", 0, "--processes", "qcd", "top", "w", "z", "h", "x_qq", "--num_proc", 1]
     subprocess.run(list(map(str, simulate)), cwd=ROOT, check=True, capture_output=True)
@@ -54,8 +54,8 @@ def test_a_small_study(tmp_path):
     assert entry["difference"]["accuracy"]["values"] == [accuracies[0] - accuracies[1]]
 
 
-def test_the_report_says_what_intervals_allow(tmp_path):
-    """Three seeds: a difference that is clear, one that is not, and one the wrong way."""
+def test_the_report_concludes_what_intervals_allow(tmp_path):
+    """Three seeds: a clear difference, an unclear one, and one in the wrong direction."""
     study = {"seeds": [0, 1, 2], "labels": {"1 %": {}, "100 %": {}}}
     rng = np.random.default_rng(0)
     for seed in study["seeds"]:

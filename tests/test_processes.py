@@ -1,4 +1,4 @@
-"""How a run starts; two processes do what one does with twice the batch."""
+"""How a run starts; two processes train as one does with twice the batch."""
 
 import json
 import os
@@ -18,9 +18,9 @@ from e2evit.results.record import Result
 from e2evit.training.process import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
-NUMBER = 96  # jets: whole batches for one and for two processes
+NUMBER = 96  # jets: full batches for one process and for two
 
-# BatchNorm sees the batch of its own process; with a norm that sees one image, all else must agree
+# BatchNorm depends on its process's batch; with per-image norms instead, everything must agree
 CODE = f"""
 import json, sys
 from pathlib import Path
@@ -65,7 +65,7 @@ accelerator.end_training()
 
 @pytest.fixture(scope="module")
 def runs(jets_dir, tmp_path_factory):
-    """What each process of one and of two wrote."""
+    """What each process of a run with one and of a run with two wrote."""
     folder = tmp_path_factory.mktemp("runs")
     model = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     (folder / "model.json").write_text(json.dumps(model))
@@ -83,7 +83,7 @@ def runs(jets_dir, tmp_path_factory):
 
 @pytest.mark.distributed
 def test_the_losses_agree(runs):
-    """To one part in a thousand: sums are taken in another order, and Adam magnifies that where gradients vanish."""
+    """Within 0.1 %: the order of summation differs, and Adam magnifies that where gradients vanish."""
     for one, two in zip(runs["1_0"]["epochs"], runs["2_0"]["epochs"], strict=True):
         for name in ("loss", "classification_loss", "mass_loss", "validation_loss", "validation_mass_mae_gev"):
             assert one[name] == pytest.approx(two[name], rel=1e-3), name
@@ -104,7 +104,7 @@ def test_no_jet_is_lost_or_seen_twice(runs):
 
 @pytest.mark.distributed
 def test_validation_counts_each_jet_once(runs, jets_dir, tmp_path):
-    """Twelve jets in two processes' batches of eight are padded to sixteen, and the padding is not measured."""
+    """Two processes with batches of eight pad twelve jets to sixteen; the padding is not measured."""
     masses = np.array(load_e2e("simulated", jets_dir, split="validation", cache_dir=tmp_path / "cache")["jet_mass"])
     assert len(masses) % 16
     one, two = (runs[name]["epochs"][0]["validation_mass_response_low"] for name in ("1_0", "2_0"))
@@ -137,8 +137,8 @@ if result is not None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="The setting is glibc's.")
-def test_tensors_get_the_memory_that_others_freed():
-    """64 MiB are 16 384 pages, which glibc gives back and the kernel zeroes again unless it is told."""
+def test_tensors_reuse_freed_memory():
+    """64 MiB are 16 384 pages, which by default glibc returns and the kernel zeroes again."""
     keep_freed_memory()
     values = torch.rand(2**24, requires_grad=True)
     page_faults = []
@@ -147,4 +147,4 @@ def test_tensors_get_the_memory_that_others_freed():
         values.sin().sin().sin().sin().sum().backward()
         values.grad = None
         page_faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    assert sum(page_faults[3:]) / 3 < 65_536  # 196 620 if not told; some, since the heap gets holes
+    assert sum(page_faults[3:]) / 3 < 65_536  # 196 620 by default; not 0, because the heap gets holes

@@ -74,7 +74,7 @@ def test_a_hub_that_refuses(folder, tmp_path):
         assert READ_TOKEN not in done.stderr
 
 
-def test_folders_that_are_not_complete(tmp_path):
+def test_incomplete_folders(tmp_path):
     from e2evit.hub.publish import publish_dataset
 
     with pytest.raises(ValueError, match=r"lacks README\.md, e2evit\.json: run `e2evit prepare`"):

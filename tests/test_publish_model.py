@@ -42,7 +42,7 @@ print(json.dumps(pipeline("e2e-jets", model=repo, **where)(row)["mass"]))
 
 
 def environment(home, endpoint=None, token=None):
-    """That of a user with an empty cache, and nothing of this test run's settings."""
+    """The environment of a user with an empty cache, without this test run's settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     kept |= {"HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     kept |= {"HF_ENDPOINT": endpoint} if endpoint else {"HF_HUB_OFFLINE": "1"}
@@ -56,7 +56,7 @@ def call(*command, cwd=ROOT, **env):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, jets_dir):
-    """A checkpoint as `scripts/train.py` leaves it, and its results."""
+    """A checkpoint as `scripts/train.py` writes it, and its results."""
     base = tmp_path_factory.mktemp("model")
     names = {"id2label": {0: "qcd", 1: "top"}, "label2id": {"qcd": 0, "top": 1}}
     channel_names = list(find_schema("simulated").channel_names)
@@ -78,7 +78,7 @@ def assembled(checkpoint, tmp_path_factory):
 
 @pytest.fixture
 def folder(assembled, tmp_path):
-    """A copy to spoil."""
+    """A copy that a test may damage."""
     return Path(shutil.copytree(assembled, tmp_path / "copy"))
 
 
@@ -89,7 +89,7 @@ def push(checkpoint, endpoint, home, *more, token=TOKEN):
 
 
 def publish(folder, endpoint, home, token=TOKEN, **arguments):
-    """Without assembling anew."""
+    """Publish a folder that is already assembled."""
     code = f"""
 import sys
 from e2evit.hub.publish import publish_model
@@ -144,7 +144,7 @@ def test_push_load_and_push_again(checkpoint, tmp_path):
         logits, _mass = map(json.loads, found.stdout.splitlines())
         assert len(logits) == 2
 
-        # nothing is new: no commit, nothing travels
+        # nothing is new: no commit, no upload
         for name, data in hub.files(REPO).items():
             if name != ".gitattributes":
                 (tmp_path / "model" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -153,11 +153,11 @@ def test_push_load_and_push_again(checkpoint, tmp_path):
         assert done.returncode == 0, done.stderr[-3000:]
         assert hub.commits == [REPO]
         assert len(hub.uploaded) == 1
-        # the tag exists: refused before anything is sent
+        # the tag exists: refused before any upload
         done = publish(tmp_path / "model", endpoint, tmp_path / "a", tag="v1")
         assert done.returncode == 1
         assert done.stderr.strip().endswith("choose another name, or delete that tag first.")
-        # a branch of its own
+        # on its own branch
         done = publish(tmp_path / "model", endpoint, tmp_path / "a", revision="experiment")
         assert done.returncode == 0, done.stderr[-3000:]
         assert set(repository.branches) == {"main", "experiment"}
@@ -189,7 +189,7 @@ def test_dry_run_sends_nothing(checkpoint, tmp_path):
     ids=["create-500", "preupload-503", "batch-500", "dropped-upload", "upload-502", "commit-429", "commit-500"],
 )
 def test_a_hub_that_stumbles(assembled, tmp_path, fault):
-    """It is asked again, and in the end everything is there, once."""
+    """Requests are retried, and in the end everything is there exactly once."""
     with run_hub() as (hub, endpoint):
         hub.faults.append(fault)
         done = publish(assembled, endpoint, tmp_path)
@@ -210,7 +210,7 @@ def test_a_hub_that_stumbles(assembled, tmp_path, fault):
     ids=["upload-403", "commit-400", "create-400"],
 )
 def test_a_hub_that_fails(assembled, tmp_path, fault, message):
-    """One clear error, and no revision with a part of the files."""
+    """One clear error, and no revision with only some of the files."""
     with run_hub() as (hub, endpoint):
         hub.faults.append(fault)
         done = publish(assembled, endpoint, tmp_path, private=True, tag="v1")
@@ -224,13 +224,13 @@ def test_a_hub_that_fails(assembled, tmp_path, fault, message):
         assert TOKEN not in done.stdout + done.stderr
 
 
-def test_a_token_that_may_not_write(assembled, tmp_path):
+def test_a_token_without_write_access(assembled, tmp_path):
     with run_hub() as (hub, endpoint):
         done = publish(assembled, endpoint, tmp_path, token=READ_TOKEN)
         assert done.returncode == 1
         assert "403" in done.stderr
         assert not hub.repositories
-        # of somebody else's repository
+        # to somebody else's repository
         assert publish(assembled, endpoint, tmp_path).returncode == 0
         done = publish(assembled, endpoint, tmp_path, token=READ_TOKEN)
         assert done.returncode == 1
@@ -250,7 +250,7 @@ def test_results_of_another_model_are_refused(checkpoint, tmp_path):
 
 
 def test_a_folder_that_loads_only_with_e2evit_is_refused(checkpoint, tmp_path, monkeypatch):
-    """Code that imports e2evit would load here and nowhere else."""
+    """Code that imports e2evit would load here but nowhere else."""
 
     def add_bad_code(folder):
         add_code(folder)
@@ -269,7 +269,7 @@ def edit_config(folder, **changes):
 
 
 def test_hostile_folders(folder):
-    """Each is refused by its name, before anything of it is loaded."""
+    """Each is refused, naming the file, before anything in it is loaded."""
     check_checkpoint(folder)
     weights = (folder / "model.safetensors").read_bytes()
 
@@ -320,7 +320,7 @@ def test_hostile_folders(folder):
 
 
 def test_wrong_shapes_are_refused(folder):
-    """Weights of another width than the configuration says."""
+    """Weights whose width differs from the configuration's."""
     from transformers import AutoModelForImageClassification
 
     edit_config(folder, hidden_sizes=[32, 64])
@@ -328,16 +328,16 @@ def test_wrong_shapes_are_refused(folder):
         AutoModelForImageClassification.from_pretrained(folder)
 
 
-def test_code_of_strangers_does_not_run_unasked(assembled, tmp_path):
-    """Without `trust_remote_code` a process without e2evit runs none of the folder's code."""
+def test_remote_code_does_not_run_by_default(assembled, tmp_path):
+    """Without `trust_remote_code`, a process without e2evit runs none of the folder's code."""
     code = "import sys; sys.modules['e2evit'] = None; from transformers import AutoConfig; "
     done = call("-c", f"{code} AutoConfig.from_pretrained({str(assembled)!r})", home=tmp_path, cwd=tmp_path)
     assert done.returncode != 0
     assert "trust_remote_code" in done.stderr
 
 
-def test_training_publishes_at_its_end(jets_dir, tmp_path):
-    """`accelerate launch scripts/train.py --push_to_hub` measures, assembles and pushes by the same code."""
+def test_training_publishes_when_it_ends(jets_dir, tmp_path):
+    """`accelerate launch scripts/train.py --push_to_hub` evaluates, assembles and pushes with the same code."""
     config = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     (tmp_path / "model.json").write_text(json.dumps(config | {"mass_loss": "quantile"}))
     with run_hub() as (hub, endpoint):

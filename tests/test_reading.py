@@ -1,4 +1,4 @@
-"""Data sets that are changed as they are read: targets taken away, transverse energies, other detectors."""
+"""Data sets changed while they are read: masked targets, transverse energies, other detectors."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ def eleven_classes(simulated_jets, tmp_path_factory):
     return load_e2e("simulated", folder, cache_dir=tmp_path_factory.mktemp("cache")), find_schema("simulated", folder)
 
 
-def test_targets_of_other_classes_are_taken_away(eleven_classes):
+def test_targets_of_other_classes_are_masked(eleven_classes):
     dataset, schema = eleven_classes
     chosen = {"classes": ["top", "qcd"], "mass_classes": ["x_qq"]}
     selected, new_schema = select_targets(dataset, schema, "jet_mass", **chosen)
@@ -37,7 +37,7 @@ def test_targets_of_other_classes_are_taken_away(eleven_classes):
             assert before.to_pylist() == after.to_pylist()
 
 
-def test_nothing_changes_unasked(eleven_classes):
+def test_nothing_changes_by_default(eleven_classes):
     dataset, schema = eleven_classes
     assert select_targets(dataset, schema, "jet_mass") == (dataset, schema)
 
@@ -56,8 +56,8 @@ def test_unknown_classes(eleven_classes, chosen, message):
         select_targets(*eleven_classes, "jet_mass", **chosen)
 
 
-def test_transverse_energies_of_pixels_known_to_lie_somewhere(eleven_classes):
-    """Tracks and hits stay; calorimeter pixels lose the factor cosh(eta) of their row."""
+def test_transverse_energies_of_pixels_at_known_places(eleven_classes):
+    """Tracks and hits stay; calorimeter pixels are divided by the cosh(eta) of their row."""
     dataset, schema = eleven_classes
     converted, new_schema = to_transverse(dataset, schema)
     assert new_schema.channel_names == (*schema.channel_names[:3], "ecal_et", "hcal_et", *schema.channel_names[5:])
@@ -70,13 +70,13 @@ def test_transverse_energies_of_pixels_known_to_lie_somewhere(eleven_classes):
         barrel = np.abs(eta) < 1.479
         expected = old[3:5] / np.cosh(eta)[:, None]
         np.testing.assert_allclose(new[3:5, barrel], expected[:, barrel], rtol=1e-5)
-        np.testing.assert_allclose(new[3, ~barrel], 4 * expected[0, ~barrel], rtol=1e-5)  # a factor of CMS's files
+        np.testing.assert_allclose(new[3, ~barrel], 4 * expected[0, ~barrel], rtol=1e-5)  # a factor in CMS's files
         np.testing.assert_allclose(new[4], expected[1], rtol=1e-5)
         kept = [0, 1, 2, 5, 6, 7]
         np.testing.assert_array_equal(old[kept], new[kept])
 
 
-def test_jet_variables_do_not_depend_on_who_made_energies_transverse(eleven_classes):
+def test_jet_variables_do_not_depend_on_where_energies_became_transverse(eleven_classes):
     dataset, schema = eleven_classes
     converted, new_schema = to_transverse(dataset, schema)
     before, after = (jet_features(part["test"], about) for part, about in ((dataset, schema), (converted, new_schema)))
@@ -96,7 +96,7 @@ def test_what_cannot_become_transverse(eleven_classes):
 
 
 @pytest.mark.parametrize("name", VARIATIONS)
-def test_variations_change_what_they_say_and_nothing_else(eleven_classes, name):
+def test_variations_change_what_they_name_and_nothing_else(eleven_classes, name):
     dataset, schema = eleven_classes
     rows = dataset["train"].select(range(30))
     varied = vary(rows, schema, name)

@@ -1,4 +1,4 @@
-"""What the README says is true: its Python runs, its targets and files exist."""
+"""The README is true: its Python runs, its targets and files exist."""
 
 import re
 import subprocess

@@ -45,7 +45,7 @@ def test_bad_recipes(tmp_path, text, message):
 
 
 def test_packaged_recipes(tmp_path, monkeypatch):
-    """By name, from any folder; a file of the user's comes first."""
+    """Found by name from any folder; a user's own file takes precedence."""
     monkeypatch.chdir(tmp_path)
     assert find_recipe("quickstart/xcit_nano.yaml").is_file()
     assert find_recipe("recipes/models/xcit_nano.json") == find_recipe("models/xcit_nano.json")
@@ -57,7 +57,7 @@ def test_packaged_recipes(tmp_path, monkeypatch):
 
 
 def test_recipes_of_a_wheel_are_complete():
-    """A packaged recipe names a model file that is packaged too."""
+    """The model file that a packaged recipe names is packaged too."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     patterns = setup["options.package_data"]["e2evit.recipes"].split(", ")
@@ -68,7 +68,7 @@ def test_recipes_of_a_wheel_are_complete():
     assert models <= packaged
 
 
-def test_what_comes_before_a_recipe(tmp_path, capsys):
+def test_arguments_before_a_recipe(tmp_path, capsys):
     path = tmp_path / "recipe.yaml"
     path.write_text("seed: 3")
     first = ("checkpoint", "Folder of the model.")
@@ -87,7 +87,7 @@ def test_what_comes_before_a_recipe(tmp_path, capsys):
 
 
 def test_help(capsys):
-    """Groups, examples, defaults where there are any, each option once."""
+    """Groups, examples, defaults where they exist, each option once."""
     first = ("checkpoint", "Folder of the model.")
     with pytest.raises(SystemExit, match="0"):
         parse_recipe(DataArguments, AugmentationArguments, TrainArguments, first=first, arguments=["--help"])

@@ -1,4 +1,4 @@
-"""Pages and cards hold the tables that results render to."""
+"""Pages and cards hold the tables rendered from results."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""The house keeps its shape: imports point one way, every package is installed, the public names are these."""
+"""The repository keeps its shape: imports point one way, every package is installed, public names are listed."""
 
 import ast
 import configparser
@@ -14,7 +14,7 @@ import e2evit
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for folder in ("src/e2evit", "modeling", "scripts") for path in sorted((ROOT / folder).rglob("*.py"))]
-# what a part may import of ours, from bottom to top
+# which of our parts each part may import, from bottom to top
 ALLOWED = {
     "modeling": {"modeling"},
     "metrics": {"metrics"},
@@ -43,7 +43,7 @@ ALLOWED = {
     },
 }
 REMOTE_CODE_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "numpy", *sys.stdlib_module_names}
-IF_INSTALLED = {"h5py", "pyarrow"}  # inside `try`, for the files that only they read
+IF_INSTALLED = {"h5py", "pyarrow"}  # imported inside `try`, for the files that only they read
 
 
 def part_of(path: Path) -> str:
@@ -89,7 +89,7 @@ def test_imports_have_no_circles():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "modeling").glob("[!_]*.py")), ids=lambda path: path.stem)
 def test_remote_code_is_self_contained(path):
-    """transformers follows relative imports by a regular expression: siblings by name, nothing else, even in prose."""
+    """transformers finds relative imports by a regular expression: siblings by name, nothing else, even in prose."""
     text = path.read_text()
     outside = {name.split(".")[0] for name in imports(path) if not name.startswith("e2evit")}
     assert outside <= REMOTE_CODE_MAY_IMPORT | (IF_INSTALLED if path.stem == "pipeline_e2e" else set())
@@ -121,7 +121,7 @@ def test_public_api():
 
 
 def test_data_need_no_torch():
-    """Preparing data with many processes: each would be three times as large."""
+    """Preparing data uses many processes; with torch each would need three times the memory."""
     code = "import sys, e2evit.data.prepare, e2evit.simulation; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -1,4 +1,4 @@
-"""`Result`: what is written is read again, and what is no result is refused with file and field."""
+"""`Result`: written files read back equal; anything else is refused, naming file and field."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def test_round_trip(tmp_path):
     result = make_result("xcit", 3, METRICS, cost={"macs": 7}, in_bins={"roc_auc in pt": [{"low": 1.0, "number": 3}]})
     result.to_json(tmp_path / "a/any_name.json")
     assert Result.from_json(tmp_path / "a/any_name.json") == result
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["any_name.json"]  # no predictions, nothing left over
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["any_name.json"]  # no predictions, no leftovers
     assert result.name == "xcit_seed3"
     assert result.metric("roc_auc") == (0.9, 0.85, 0.95)
     assert np.isnan(result.metric("slope").low)
@@ -65,7 +65,7 @@ def test_wrong_fields_are_named(changes, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_what_is_no_result(tmp_path):
+def test_files_that_are_not_results(tmp_path):
     path = tmp_path / "a.json"
     for text, message in (("{", "is not JSON"), ("[]", "got list"), ('{"model": "a"}', "no seed, date, commit")):
         path.write_text(text)
@@ -77,7 +77,7 @@ def test_what_is_no_result(tmp_path):
         make_result("a", 0, METRICS, image_size=125)
 
 
-def test_one_training_is_not_read_twice(tmp_path):
+def test_one_training_cannot_count_twice(tmp_path):
     for name in "ab":
         make_result("xcit", 0, METRICS).to_json(tmp_path / f"{name}.json")
     with pytest.raises(ValueError, match=r"a\.json and .*b\.json are both of xcit_seed0"):
@@ -96,7 +96,7 @@ def test_provenance(tmp_path):
 
 
 def test_an_installed_copy_has_no_commit(monkeypatch, tmp_path):
-    """Not even in the repository of someone else, where virtual environments like to be."""
+    """Not even inside someone else's repository, where virtual environments often live."""
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert current_commit() == (head.stdout.strip() or None)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)

@@ -1,4 +1,4 @@
-"""Nothing is lost: states, signals, kills, full disks, dead processes. The long version is benchmarks/chaos.py."""
+"""Nothing is lost: states, signals, kills, full disks, dead processes. benchmarks/chaos.py is the long version."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def model_json(tmp_path):
 
 @pytest.fixture
 def run(jets_dir, model_json, tmp_path):
-    """A function that trains in this process, with everything that has a state, and returns model and history."""
+    """A function that trains in this process, using everything that has state, and returns model and history."""
 
     def start(name, **overrides):
         settings = {"num_train_epochs": 2, "per_device_batch_size": 16, "ema_decay": 0.9, "save_steps": 1}
@@ -74,7 +74,7 @@ def test_resuming_after_any_step_gives_the_same_weights(run, monkeypatch, accumu
             resumed, again = run("parts", gradient_accumulation_steps=accumulation, resume_from_checkpoint=True)
             break
         except KeyboardInterrupt:
-            torch.rand(7)  # whatever else happens to the random numbers
+            torch.rand(7)  # whatever else advances the random numbers
     assert saved > 4
     assert equal_weights(whole, resumed)
     for first, second in zip(history.epochs, again.epochs, strict=True):
@@ -121,8 +121,8 @@ def test_sigterm_saves_and_ends(run, monkeypatch, tmp_path):
     assert equal_weights(whole, resumed)
 
 
-def test_a_full_disk_leaves_the_state_before(run, monkeypatch, tmp_path):
-    """The limit on the size of files stands for the disk."""
+def test_a_full_disk_leaves_the_previous_state(run, monkeypatch, tmp_path):
+    """A limit on file sizes stands in for a full disk."""
     whole, _ = run("whole")
     save, limits = RunState.save, resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -151,7 +151,7 @@ def test_another_number_of_processes_is_refused(run, tmp_path):
 
 
 def start(script, *arguments, processes=1):
-    """A run in the background, in its own process group."""
+    """Start a run in the background, in its own process group."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     config = "two_cpu_processes" if processes == 2 else "one_process"
     command = [sys.executable, script]
@@ -180,7 +180,7 @@ def wait_for(process, condition, seconds=100):
 @pytest.mark.distributed
 @pytest.mark.slow
 def test_signals_to_scripts_and_a_dead_process(jets_dir, model_json, tmp_path):
-    """SIGTERM ends a script with code 75; a process that is killed takes the other with it, and the state stays."""
+    """SIGTERM ends a script with code 75; a killed process takes the other with it, and the state remains."""
     arguments = ("--model_config", model_json, "--data_dir", jets_dir, "--mass_column", "jet_mass", "--save_steps", 1)
     arguments += ("--cache_dir", tmp_path / "cache", "--num_train_epochs", 500, "--mixed_precision", "no")
     arguments += ("--per_device_batch_size", 16, "--resume_from_checkpoint", "--output_dir")

@@ -1,4 +1,4 @@
-"""Gradient times input is the derivative along the image, and leaves the model as it was."""
+"""Gradient times input is the derivative along the image, and leaves the model unchanged."""
 
 import pytest
 import torch
@@ -16,8 +16,8 @@ def test_it_is_the_slope_along_the_image(name, output):
     images = torch.randn(2, 8, 50, 50, dtype=torch.float64) * (torch.rand(2, 8, 50, 50) < 0.05)
     found = gradient_times_input(model, images, output, label=1)
     assert torch.equal(found != 0, images != 0)
-    # the sum over pixels is the derivative of the output when the whole image is made brighter
-    # masses are float32 whatever the model, so their difference needs a longer step
+    # the sum over pixels is the derivative of the output as the whole image brightens
+    # masses are float32 for any model, so their difference needs a longer step
     step, tolerance = (1e-5, 1e-4) if output == "logits" else (1e-3, 0.02)
     with torch.no_grad():
         up, down = (model(pixel_values=(1 + sign * step) * images)[output] for sign in (1, -1))

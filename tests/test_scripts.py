@@ -1,4 +1,4 @@
-"""The scripts as a user calls them, by subprocess."""
+"""The scripts as a user calls them, in subprocesses."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def model_json(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(jets_dir, model_json, tmp_path_factory):
-    """One model trained by one process and evaluated by one and by two, another trained by two; logs by name."""
+    """One model trained by one process and evaluated by one and two, another trained by two; logs by name."""
     folder = tmp_path_factory.mktemp("runs")
     data = ("--data_dir", jets_dir, "--mass_column", "jet_mass", "--cache_dir", folder / "cache")
     shared = (*data, "--per_device_batch_size", 16, "--mixed_precision", "no")
@@ -66,7 +66,7 @@ def test_processes_are_counted_and_no_jet_is_lost(runs, config, number):
 
     results = json.loads((folder / f"{config}.json").read_text())
     predictions = pq.read_table(folder / f"{config}.parquet")
-    # each jet once, whatever padding the last batch needed
+    # each jet once, however the last batch was padded
     assert predictions.num_rows == results["data"]["test"]["rows"]
     assert len(set(predictions["event_id"].to_pylist())) == predictions.num_rows
     assert set(results["metrics"]) == {"constant", "image mass", "model"}
@@ -79,11 +79,11 @@ def test_one_and_two_processes_predict_the_same(runs):
     assert one["event_id"].equals(two["event_id"])
     assert one["labels"].equals(two["labels"])
     difference = one["model mass"].to_numpy() - two["model mass"].to_numpy()
-    assert abs(difference).max() < 1e-3  # GeV; batches differ, and with them the order of sums
+    assert abs(difference).max() < 1e-3  # GeV; batches differ, and so does the order of summation
 
 
 def test_torchrun_is_refused_or_joined_never_alone():
-    """Plain torchrun on CPUs makes processes that Accelerate takes for loners; ours find each other."""
+    """On CPUs, plain torchrun starts processes that Accelerate believes to be alone; ours find each other."""
     code = (
         "from e2evit.training import start_accelerator; print(f'ranks {start_accelerator().num_processes}\\n', end='')"
     )
@@ -113,7 +113,7 @@ def test_errors_come_before_anything_is_written(jets_dir, model_json, tmp_path):
 
 
 def test_eleven_classes(simulated_jets, model_json, tmp_path):
-    """Train and measure on all processes; the model and the results know them by name."""
+    """Train and evaluate on all eleven; model and results list them by name."""
     data = ("--data_dir", simulated_jets, "--cache_dir", tmp_path / "cache", "--mixed_precision", "no")
     model = tmp_path / "model"
     arguments = ("--model_config", model_json, "--output_dir", model, "--num_train_epochs", 1, *data)

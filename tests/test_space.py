@@ -1,4 +1,4 @@
-"""The demo in a real browser: it predicts, reads a good file, and says what is wrong with a broken one.
+"""The demo in a real browser: it predicts, reads a good file, and explains what is wrong with a bad one.
 
 Needs Debian's chromium (`apt-get install chromium`), which `.ci/run` installs; skipped without.
 """
@@ -24,7 +24,7 @@ from e2evit.cli import uploads
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ROOT = Path(__file__).parents[1]
 SHAPE = (8, 125, 125)
-PATIENCE = 90_000  # ms; reading an upload starts a process that imports torch
+PATIENCE = 90_000  # ms; each upload is read in a process that imports torch
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
@@ -114,7 +114,7 @@ def test_reads_an_upload(page, tmp_path, ending):
         ("shapes.npy", None, "expected numbers of shape (8, 125, 125)"),
     ],
 )
-def test_says_what_is_wrong_with_a_file(page, tmp_path, name, content, message):
+def test_explains_a_bad_file(page, tmp_path, name, content, message):
     path = tmp_path / name
     if content is None:
         np.save(path, np.zeros((3, 32, 32)))
@@ -141,7 +141,7 @@ def test_uploads_are_bounded(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=r"^jet\.npy could not be read within 0\.05 seconds"):
             uploads.read_upload(str(path), SHAPE)
     with monkeypatch.context() as patch:
-        patch.setattr(uploads, "READ_BYTES", 300 * 2**20)  # less than the libraries need
+        patch.setattr(uploads, "READ_BYTES", 300 * 2**20)  # less memory than the libraries need
         with pytest.raises(ValueError, match=r"\w"):
             uploads.read_upload(str(path), SHAPE)
     with monkeypatch.context() as patch:
@@ -151,7 +151,7 @@ def test_uploads_are_bounded(tmp_path, monkeypatch):
 
 
 def test_hostile_uploads(tmp_path):
-    """A pickle in disguise, indices outside of the image, a shape that is not there."""
+    """A disguised pickle, indices outside the image, a shape larger than its data."""
     np.save(tmp_path / "pickle.npy", np.array([{}]), allow_pickle=True)
     pq.write_table(row_table(1, pixel_index=[[9_999_999]], pixel_value=[[1.0]]), tmp_path / "outside.parquet")
     whole = (tmp_path / "whole.npy", random_images(1)[0])

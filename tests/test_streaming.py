@@ -1,4 +1,4 @@
-"""Streams: every row once, in a seeded order, across nodes, resumed at the very next row."""
+"""Streams yield every row once, in a seeded order, across nodes, and resume at the very next row."""
 
 import functools
 import http.server
@@ -61,7 +61,7 @@ def test_shuffling_is_seeded_and_exact(rows_dir):
     assert sorted(first) == sorted(in_order)
     assert sorted(other) == sorted(in_order)
     assert len({*map(tuple, (in_order, first, other))}) == 3
-    # neighbours come from all over the data set
+    # neighbours come from all parts of the data set
     files = [event.split("-")[1] for event in first]
     assert sum(a != b for a, b in itertools.pairwise(files)) > 0.5 * len(files)
     with pytest.raises(ValueError, match="`shuffle_seed` needs `streaming=True`"):
@@ -125,8 +125,8 @@ def test_public_files_stream(kind, tmp_path):
         assert sorted(events(streamed[split])) == sorted(cached[split]["event_id"])
 
 
-def test_an_address_is_as_good_as_a_folder(rows_dir, tmp_path):
-    """Over HTTP, with ranges read on demand: a set that is larger than the disk."""
+def test_an_address_works_like_a_folder(rows_dir, tmp_path):
+    """Over HTTP, reading ranges on demand: for a data set larger than the disk."""
     write_public("quark_gluon hdf5", tmp_path, 20)
     for name, folder in (("simulated", rows_dir), ("quark_gluon", tmp_path)):
         handler = functools.partial(QuietHandler, directory=str(folder))
@@ -138,7 +138,7 @@ def test_an_address_is_as_good_as_a_folder(rows_dir, tmp_path):
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    """A web server that knows ranges, as public ones do."""
+    """A web server that supports range requests, as public ones do."""
 
     def log_message(self, *arguments):
         pass

@@ -1,4 +1,4 @@
-"""The study from its data to its results, on a few jets, and the pieces that only it uses."""
+"""The study from data to results, on a few jets, and the functions that only it uses."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ from e2evit.transforms.variations import VARIATIONS
 ROOT = Path(__file__).parents[1]
 
 
-def test_trees_learn_each_target_from_the_jets_that_have_it():
+def test_trees_learn_each_target_from_jets_that_have_it():
     rng = np.random.default_rng(0)
     labels, masses = rng.integers(0, 3, 900), rng.uniform(50, 200, 900)
     x = np.stack([labels + rng.normal(0, 0.1, 900), masses + rng.normal(0, 3, 900)], axis=1)
@@ -55,7 +55,7 @@ def test_macs_of_a_convolution():
 
 
 def test_macs_grow_with_the_grid():
-    """Those of a linear attention in proportion, the depthwise convolutions of our operator among them."""
+    """In proportion for linear attention, our own depthwise convolution included."""
     small, large = (count_macs(make("linearvit", image_size=side, num_aux_features=0)) for side in (100, 200))
     assert 3.8 < large / small < 4.2
     assert modeling_depthwise.USE_OPERATOR

@@ -1,4 +1,4 @@
-"""Recipes, the loop, checkpoints: in one process here, in several in test_scripts.py."""
+"""Recipes, the training loop, checkpoints: in one process here, in several in test_scripts.py."""
 
 import json
 from pathlib import Path
@@ -68,7 +68,7 @@ def run(jets_dir, model_json, tmp_path):
 
 
 def test_learns_and_saves_a_folder_that_loads(run):
-    """Label 1 has five times the energy: anything that trains at all tells them apart."""
+    """Label 1 has five times the energy: any training that works tells them apart."""
     model, history, folder = run(num_train_epochs=8, learning_rate=5e-3)
     assert max(entry["validation_accuracy"] for entry in history.epochs) > 0.85
     assert min(entry["loss"] for entry in history.epochs) < 0.5 * history.epochs[0]["loss"]
@@ -113,7 +113,7 @@ def test_trains_on_classes_without_masses(tmp_path):
 
 
 def test_trains_on_masses_without_classes(tmp_path):
-    """`top_mass` has no labels: they are null, and the classifier learns nothing, without a NaN."""
+    """`top_mass` has null labels: the classifier learns nothing, and no NaN appears."""
     images = random_images(60)
     columns = {key: np.linspace(100, 400, 60) for key in ("m", "pt")} | {
         key: np.full(60, 20.0) for key in ("ieta", "iphi")
@@ -140,7 +140,7 @@ def test_a_loss_that_is_not_finite_can_be_replayed(run, monkeypatch, jets_dir, m
     events = load_e2e("simulated", jets_dir, split="train", cache_dir=tmp_path / "cache")["event_id"]
     assert len(where["event_ids"]) == 16
     assert set(where["event_ids"]) <= set(events)
-    # the step again
+    # replay the step
     model = AutoModelForImageClassification.from_config(read_model_config(model_json))
     model.load_state_dict(load_file(folder / "model.safetensors"))
     torch.set_rng_state(batch.pop("random_state"))
@@ -182,7 +182,7 @@ def test_model_arguments(tmp_path, jets_dir):
         read_model_config(tmp_path / "nowhere.json")
 
 
-def test_muon_of_shards_is_refused(run, monkeypatch):
+def test_muon_on_sharded_weights_is_refused(run, monkeypatch):
     monkeypatch.setattr(Accelerator, "is_fsdp2", True)
     with pytest.raises(ValueError, match="Muon needs whole matrices"):
         run(optimizer="muon")
@@ -205,8 +205,8 @@ def test_the_average_is_what_is_saved(run):
     assert not torch.equal(plain.head.classifier.weight, averaged.head.classifier.weight)
 
 
-def test_batch_norms_have_the_statistics_of_the_weights_that_are_saved(run, jets_dir, tmp_path):
-    """At this rate, running statistics are those of other weights."""
+def test_batch_norm_statistics_match_the_saved_weights(run, jets_dir, tmp_path):
+    """At this learning rate, running statistics lag behind the weights."""
     model, _, folder = run(learning_rate=0.1, ema_decay=0.5)
     norm = model.xcit.patch_embed.norms[0]
     saved = norm.running_mean.clone(), norm.running_var.clone()
@@ -214,11 +214,11 @@ def test_batch_norms_have_the_statistics_of_the_weights_that_are_saved(run, jets
     collator = E2ECollator(AutoImageProcessor.from_pretrained(folder), "jet_mass")
     measure_batch_norms(Accelerator(cpu=True), model, make_loader(dataset["train"], collator, len(dataset["train"])))
     assert ((saved[0] - norm.running_mean) / norm.running_var.sqrt()).abs().max() < 0.05
-    assert (saved[1] / norm.running_var - 1).abs().max() < 0.2  # flips, and batches of 16
+    assert (saved[1] / norm.running_var - 1).abs().max() < 0.2  # differs by flips and batches of 16
 
 
 def test_an_epoch_without_validation(run, model_json):
-    """The last is always validated, and validating changes nothing for training, not even its random numbers."""
+    """The last epoch is always validated; validation leaves training unchanged, even its random numbers."""
     Path(model_json).write_text(json.dumps(MODEL | {"drop_path_rate": 0.3}))
     _, history, _ = run("rarely", num_train_epochs=3, validation_interval=2)
     assert ["validation_loss" in epoch for epoch in history.epochs] == [False, True, True]
@@ -265,7 +265,7 @@ def test_widths_are_calibrated_on_validation_jets(jets_dir, tmp_path, mass_loss)
     assert inside.mean() == pytest.approx(0.683, abs=2 / len(inside))
 
 
-def test_predictions_go_on_after_an_interruption(jets_dir, model_json, tmp_path, monkeypatch):
+def test_predictions_resume_after_an_interruption(jets_dir, model_json, tmp_path, monkeypatch):
     dataset = load_e2e("simulated", jets_dir, cache_dir=tmp_path / "cache")
     model, processor = new_model(model_json, find_schema("simulated", jets_dir), dataset["train"], "jet_mass")
     accelerator, collator, rows = Accelerator(cpu=True), E2ECollator(processor, "jet_mass"), dataset["train"]
@@ -293,7 +293,7 @@ def test_predictions_go_on_after_an_interruption(jets_dir, model_json, tmp_path,
         np.testing.assert_allclose(values, whole[name], rtol=1e-5, atol=1e-5)
     with torch.no_grad():
         model.head.classifier.bias += 1
-    moved = pieces.predict_in_pieces(*arguments)  # another model: nothing of the old one is left
+    moved = pieces.predict_in_pieces(*arguments)  # another model: nothing from the old one is left
     np.testing.assert_allclose(moved["logits"], whole["logits"] + 1, rtol=1e-5, atol=1e-5)
 
 
@@ -308,14 +308,14 @@ def test_an_event_in_two_splits_is_refused(jets_dir, tmp_path):
 
 
 @pytest.mark.parametrize(("accuracy", "mae", "is_said"), [(1.0, 0.0, True), (0.0, 0.0, False), (1.0, 1e6, False)])
-def test_an_epoch_no_better_than_a_constant_is_said(run, monkeypatch, caplog, accuracy, mae, is_said):
+def test_an_epoch_no_better_than_a_constant_is_reported(run, monkeypatch, caplog, accuracy, mae, is_said):
     monkeypatch.setattr(Supervised, "constants", lambda *_: {"accuracy": accuracy, "mass_mae_gev": mae})
     run(num_train_epochs=1)
     assert ("Not better than a constant prediction" in caplog.text) == is_said
 
 
 def test_pretraining_and_fine_tuning(jets_dir, model_json, tmp_path):
-    """One loop for both; the backbone is kept, the heads are new."""
+    """One loop serves both; the backbone is kept, the heads are new."""
     data = DataArguments(data_dir=str(jets_dir), cache_dir=str(tmp_path / "cache"))
     targets = TargetArguments(mass_column="jet_mass")
 

@@ -1,4 +1,4 @@
-"""Searching for settings: what is tried, pruned, resumed, and refused."""
+"""Hyperparameter search: what is tried, pruned, resumed and refused."""
 
 import json
 import os
@@ -33,7 +33,7 @@ SPACE = {
 
 @pytest.fixture(autouse=True)
 def _own_precision():
-    """Accelerate keeps the precision of the first training of a process, whichever file's test that was."""
+    """Reset Accelerate, which keeps the precision of the first training in a process, whichever test ran it."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -41,7 +41,7 @@ def _own_precision():
 
 @pytest.fixture
 def recipe(search, jets_dir, tmp_path):
-    """What its trials share."""
+    """The recipe that trials share."""
     return Recipe(
         model=ModelArguments(model_config=str(tmp_path / "model.json")),
         data=DataArguments(data_dir=str(jets_dir)),
@@ -101,11 +101,11 @@ def test_worse_trials_are_pruned(search, recipe, tmp_path, monkeypatch):
     study = tune(read_search(search), recipe, tmp_path / "tuning", num_trials=6)
     states = [trial.state.name for trial in study.trials]
     assert states == ["COMPLETE"] * 4 + ["PRUNED"] * 2
-    assert study.best_value == 1.0  # of its best epoch
+    assert study.best_value == 1.0  # value of its best epoch
     assert [len(history.epochs) for history in trained] == [3, 3, 3, 3, 1, 1]
 
 
-def test_a_trial_that_was_ended_is_the_next(search, recipe, tmp_path, monkeypatch):
+def test_an_interrupted_trial_runs_next(search, recipe, tmp_path, monkeypatch):
     from e2evit.training.state import Preempted, StopRequest
 
     agreed = StopRequest.agreed

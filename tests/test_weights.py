@@ -1,4 +1,4 @@
-"""The running mean of weights, and weights in shards: FSDP2 on two processes of the CPU, with gloo instead of NCCL."""
+"""The running mean of weights, and sharded weights: FSDP2 in two CPU processes, with gloo instead of NCCL."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ from e2evit.training.weights import RunningMean, measure_batch_norms
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 ROOT = Path(__file__).parents[1]
 MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-STOP_AFTER = 13  # steps: in the middle of the second epoch
+STOP_AFTER = 13  # steps: the middle of the second epoch
 
 CODE = f"""
 import json, sys
@@ -70,7 +70,7 @@ def folder(jets_dir, tmp_path_factory):
 
 
 def test_the_average_is_the_mean_of_the_weights():
-    """By hand, with its faster beginning; BatchNorm's statistics are averaged, its counter is not."""
+    """Computed by hand, with its faster start; BatchNorm statistics are averaged, the counter is not."""
     model = torch.nn.Sequential(torch.nn.BatchNorm1d(1))
     average, expected = RunningMean(Accelerator(cpu=True), model, 0.5), None
     for step in range(12):
@@ -98,7 +98,7 @@ class OneNorm(torch.nn.Module):
 
 
 def test_batch_norms_get_the_means_of_all_batches():
-    """Each batch counts the same, what was there before does not, and nothing else changes."""
+    """All batches count equally, earlier statistics do not count, and nothing else changes."""
     model, batches = OneNorm().eval(), torch.randn(4, 10, 3).mul(3).add(5)
     loader = [{"pixel_values": batch, "rows": torch.arange(10)} for batch in batches]
     measure_batch_norms(Accelerator(cpu=True), model, loader)
@@ -130,7 +130,7 @@ def test_each_process_holds_half(folder):
 
 
 def test_losses_are_those_without_sharding(folder):
-    """To one part in ten thousand: gradients are summed in another order."""
+    """Within 0.01 %: gradients are summed in another order."""
     for copied, sharded in zip(epochs(folder / "copied"), epochs(folder / "sharded"), strict=True):
         for name in ("loss", "classification_loss", "mass_loss", "validation_loss", "validation_mass_mae_gev"):
             assert sharded[name] == pytest.approx(copied[name], rel=1e-4), name
@@ -148,13 +148,13 @@ def test_the_checkpoint_is_whole(folder):
 
 
 def test_a_sharded_state_resumes_to_the_same_weights(folder):
-    """To the last bit, with the running mean, although its states were written in pieces and the other's whole."""
+    """Bit for bit, running mean included, although its states are written in shards and the other run's whole."""
     expected, found = (load_file(folder / name / "model.safetensors") for name in ("sharded", "stopped"))
     assert expected.keys() == found.keys()
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
 
 
-def test_a_sharded_state_is_made_one_file(folder):
+def test_a_sharded_state_is_merged_into_one_file(folder):
     state = "state/epoch-00003-batch-000000"
     merge_fsdp_weights(str(folder / "stopped" / state / "pytorch_model_fsdp_0"), str(folder / "merged"))
     merged = load_file(folder / "merged/model.safetensors")

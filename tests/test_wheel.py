@@ -19,7 +19,7 @@ MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_a
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A function that runs a program of an environment with the wheel, and without the clone."""
+    """A function that runs a program in an environment with the wheel and without the clone."""
     base = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", base, ROOT]
     done = subprocess.run(build, capture_output=True, text=True, check=False)
@@ -27,7 +27,7 @@ def installed(tmp_path_factory):
     (wheel,) = base.glob("*.whl")
     venv.create(base / "venv", with_pip=True)
     python = base / "venv/bin/python"
-    # dependencies come from here, e2evit does not: its wheel is first in the path
+    # dependencies come from this environment, e2evit from the wheel, which is first in the path
     site = Path(sysconfig.get_path("purelib", vars={"base": str(base / "venv")}))
     others = [path for path in sys.path if path.endswith("site-packages")]
     (site / "dependencies.pth").write_text("\n".join(others) + "\n")

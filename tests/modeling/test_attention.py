@@ -1,4 +1,4 @@
-"""Attention functions against plain forms that are easy to check against the papers, gradients included."""
+"""Attention functions against plain forms that are easy to check against the papers, including gradients."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def authors_cross_covariance(query, key, value, temperature):
 
 def compare(function, twin, *inputs):
     actual, expected = function(*inputs), twin(*inputs)
-    # both sides are the same sums in another order; in float64 they differ by some 1e-15, a wrong formula by much more
+    # the same sums in another order: in float64 they differ by some 1e-15, a wrong formula by much more
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
     tensors = [x for x in inputs if isinstance(x, torch.Tensor)]
     cotangent = torch.randn_like(expected)
@@ -79,7 +79,7 @@ def positive(*tensors):
 
 
 def rotated_scores(query, key, angles=None):
-    """q_i · k_j with both turned: as complex numbers, a product with a phase for the angle between them."""
+    """q_i · k_j after rotating both: as complex numbers, a product with the phase of the angle between them."""
     if angles is None:
         return query @ key.transpose(-1, -2)
     query, key = (torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) for x in (query, key))
@@ -93,7 +93,7 @@ def quadratic_rala(query, key, value, angles=None):
     query, key = positive(query, key)
     alike = torch.einsum("bhd,bhjd->bhj", query.mean(2), key) / query.shape[-1] ** 0.5
     alike = alike.softmax(-1)[:, :, None, :]
-    # the source's 1e-6 is beside a mean over tokens that is N times smaller than this sum of weights
+    # the source adds its 1e-6 to a mean over tokens, N times smaller than this sum of weights
     total = (query @ key.transpose(-1, -2) * alike).sum(-1, keepdim=True) + 1e-6
     return rotated_scores(query, key, angles) * alike @ value / total
 
@@ -123,7 +123,7 @@ def stepwise_swiglu(query, key, value, weight, gate_weight):
     def model(x):
         return lambda w, g: (x @ w) * torch.nn.functional.silu(x @ g)
 
-    samples = [w.expand(len(key), *w.shape) for w in (weight, gate_weight)]  # each sample trains its own
+    samples = [w.expand(len(key), *w.shape) for w in (weight, gate_weight)]  # each sample trains its own weights
     trained = inner_step(model(key), samples, value, 1 / (3 * key.shape[-2]), -2)
     return model(query)(*trained)
 
@@ -259,7 +259,7 @@ def test_mixer_modules(name, grid):
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in module.parameters())
 
 
-def test_windows_come_back_where_they_were():
+def test_windows_return_to_their_places():
     qkv = torch.randn(2, 10, 15, 3 * 8)
     windows = window_partition(qkv, 5, 2)
     assert all(part.shape == (2 * 6, 2, 25, 4) and part.is_contiguous() for part in windows)

@@ -1,4 +1,4 @@
-"""What holds for every model of tests/models.py."""
+"""Properties of every model in tests/models.py."""
 
 import json
 
@@ -62,7 +62,7 @@ def test_missing_targets_drop_out_of_the_loss(name):
 
 @every_model
 def test_mass_is_in_gev(name):
-    """Weights of zero leave the mean of the training jets."""
+    """With zero weights, the prediction is the mean mass of the training jets."""
     model = make(name)
     torch.nn.init.zeros_(model.head.mass_output.weight)
     torch.nn.init.zeros_(model.head.mass_output.bias)
@@ -96,13 +96,13 @@ def test_save_and_load_is_exact(name, tmp_path):
 
 @every_model
 def test_a_missing_key_is_initialised_as_in_a_fresh_model(name, tmp_path):
-    """`from_pretrained` builds on the meta device: what nobody initialises comes back as uninitialised memory."""
+    """`from_pretrained` builds on the meta device: whatever is not initialised stays uninitialised memory."""
     from safetensors.torch import load_file, save_file
 
     model = make(name)
     model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    # transformers saves some backbones under older names; those weights are its own affair
+    # transformers saves some backbones under older names; those weights are not ours to test
     ours = [key for key in weights if key in model.state_dict()]
     if name.startswith("linearvit_"):  # another mixer in the blocks of linearvit
         ours = [key for key in ours if ".1.attn." in key]
@@ -120,7 +120,7 @@ def test_a_missing_key_is_initialised_as_in_a_fresh_model(name, tmp_path):
         else:  # random: same spread, none left at zero
             number, spread = fresh.numel(), (fresh.std() + other.std()).item() / 2
             assert (parameter != 0).all(), key
-            # five standard errors, of samples that are normal at the widest
+            # five standard errors of samples that are at most as wide as a normal distribution
             assert abs(parameter.mean() - fresh.mean()) <= 5 * spread * (2 / number) ** 0.5, key
             assert abs(parameter.std() - spread) <= 5 * spread * (1 / number) ** 0.5, key
 
@@ -172,7 +172,7 @@ def test_gradient_checkpointing_changes_nothing(name):
 
 
 @pytest.mark.parametrize("name", ["linearvit", "xcit"])
-def test_drop_path_acts_in_training_alone(name):
+def test_drop_path_acts_only_in_training(name):
     model, plain = make(name, drop_path_rate=0.5), make(name)
     inputs = batch()
     with torch.no_grad():
@@ -220,7 +220,7 @@ def test_config_round_trip(name, tmp_path):
         (BaselineConfig, {"backbone_config": BACKBONES["resnet"] | {"num_channels": 3}}, "3 channels"),
     ],
 )
-def test_bad_configurations_say_why(config_class, fields, message):
+def test_bad_configurations_are_explained(config_class, fields, message):
     from huggingface_hub.errors import StrictDataclassError
 
     with pytest.raises((ValueError, StrictDataclassError), match=message):
@@ -236,7 +236,7 @@ def test_bad_configurations_say_why(config_class, fields, message):
         ({"global_attention": "rala", "hidden_sizes": [24], "rotary_positions": True}, "4 channels, got 6"),
     ],
 )
-def test_bad_mixers_say_why(fields, message):
+def test_bad_mixers_are_explained(fields, message):
     with pytest.raises(ValueError, match=message):
         LinearViTForImageClassification(LinearViTConfig(**fields))
 

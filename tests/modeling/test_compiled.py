@@ -1,4 +1,4 @@
-"""Faster formulations against plain ones, in outputs and gradients: depthwise convolutions, blocks, activations."""
+"""Fast formulations against plain ones, outputs and gradients: depthwise convolutions, blocks, activations."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from e2evit import E2EImageProcessor
 from e2evit.data import find_schema
 from e2evit.hub.code import add_code
 
-# Dynamo itself makes an instance of each autograd function that it traces
+# Dynamo itself instantiates each autograd function it traces
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
 
@@ -53,7 +53,7 @@ def test_depthwise_convolution_of_mixed_types():
     assert result.dtype == torch.bfloat16
     assert [tensor.grad.dtype for tensor in inputs] == [tensor.dtype for tensor in inputs]
     expected = plain_depthwise_conv(*(tensor.detach().float() for tensor in inputs))
-    # 49 products of bfloat16 numbers, whose rounding is 2^-9 each
+    # 49 products of bfloat16 numbers, each rounded to 2^-9
     torch.testing.assert_close(result.float(), expected, rtol=0.02, atol=0.1)
 
 
@@ -65,7 +65,7 @@ def test_the_switch_for_the_plain_convolution(monkeypatch):
 
 
 def in_heads(function, *rest):
-    """A function of heads `(B, h, N, d)` as one of tokens `(B, N, D)`."""
+    """Turn a function of heads `(B, h, N, d)` into one of tokens `(B, N, D)`."""
 
     def of_tokens(query, key, value, temperature):
         heads = (x.unflatten(-1, (len(temperature), -1)).transpose(1, 2) for x in (query, key, value))
@@ -92,9 +92,11 @@ def test_linear_attention_in_blocks(num_tokens, denominator_floor):
     )
 
 
-@pytest.mark.parametrize("denominator_floor", [1e-6, 1e4])  # below and above all, or rounding would decide
+@pytest.mark.parametrize(
+    "denominator_floor", [1e-6, 1e4]
+)  # below and above all denominators, or rounding would decide
 def test_linear_attention_in_blocks_of_bfloat16(denominator_floor):
-    """Its denominators come from a product of their own; a rounding of 2^-8 is made in half a dozen places."""
+    """Denominators come from a separate product; half a dozen places round to 2^-8."""
     torch.manual_seed(0)
     tokens = [torch.randn(2, 625, 24).bfloat16() for _ in range(3)]
     temperature = torch.rand(3, 1, 1)
@@ -119,14 +121,14 @@ def test_cross_covariance_attention_in_blocks(num_tokens):
 @pytest.mark.cpp
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_rank_augmented_attention_compiled_for_cpus():
-    """Inductor wrote beyond the end of a sum: wrong gradients, or an abort (pytorch/pytorch#196681)."""
+    """Inductor wrote past the end of a sum: wrong gradients or an abort (pytorch/pytorch#196681)."""
 
     def attend(qkv):
         return modeling_attention.rank_augmented_attention(*qkv.permute(2, 0, 3, 1, 4))
 
     torch.manual_seed(0)
-    inputs = [draw(2, 13 * 13, 3, 4, 32, dtype=torch.float32)]  # 169 tokens are no multiple of a vector
-    compare(torch.compile(attend), attend, inputs, rtol=1e-4, atol=1e-5)  # float32's sums in another order
+    inputs = [draw(2, 13 * 13, 3, 4, 32, dtype=torch.float32)]  # 169 tokens are not a multiple of the vector length
+    compare(torch.compile(attend), attend, inputs, rtol=1e-4, atol=1e-5)  # float32 sums in another order
 
 
 @pytest.mark.parametrize("name", ["gelu", "relu"])
@@ -134,7 +136,7 @@ def test_activations(name):
     function, plain = getattr(modeling_activations, name), getattr(torch.nn.functional, name)
     compiled = torch.compile(function, backend="aot_eager")
     inputs = [torch.linspace(-9, 9, 2000).requires_grad_()]
-    # the error of float32's erf, 1.2e-6 at 9, is the larger part
+    # mostly the error of erf in float32, 1.2e-6 at 9
     compare(compiled, plain, inputs, rtol=0, atol=2e-6)
     zeros = [torch.zeros(5, requires_grad=True)]
     compare(compiled, plain, zeros, rtol=0, atol=1e-6)  # a derivative of 0, or of 1 / 2
@@ -158,12 +160,12 @@ def test_compiled_grids_keep_their_layout(monkeypatch):
     given = []
     monkeypatch.setattr(torch, "compile", lambda function, **kwargs: given.append(kwargs) or function)
     make("linearvit").compile()
-    make("linearvit").compile(mode="reduce-overhead")  # who asks for something gets that alone
+    make("linearvit").compile(mode="reduce-overhead")  # an explicit request wins
     assert given == [{"options": {"layout_optimization": False}}, {"mode": "reduce-overhead"}]
 
 
 def test_two_copies_of_the_code_share_one_operator(tmp_path):
-    """A checkpoint's own code and the installed package, in one process; a second definition would free the first."""
+    """A checkpoint's own code and the installed package in one process; a second definition would free the first."""
     make("linearvit").save_pretrained(tmp_path / "model")
     E2EImageProcessor(find_schema("simulated").channel_names).save_pretrained(tmp_path / "model")
     add_code(tmp_path / "model")

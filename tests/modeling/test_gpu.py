@@ -1,4 +1,4 @@
-"""On a GPU models compute what they compute on CPUs."""
+"""Models compute the same on a GPU as on a CPU."""
 
 import pytest
 import torch

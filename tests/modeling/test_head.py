@@ -1,4 +1,4 @@
-"""The losses against other people's formulas, and masses and widths in GeV."""
+"""The losses against formulas from other libraries, and masses and widths in GeV."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def outputs(number):
 
 
 @pytest.mark.parametrize("log_mass", [False, True])
-def test_mass_losses_are_those_of_others(log_mass):
+def test_mass_losses_agree_with_other_libraries(log_mass):
     logits = torch.zeros(5, 2)
 
     def loss(name, out, **more):
@@ -67,7 +67,7 @@ def test_missing_masses_leave_no_nan(name, number, log_mass):
 @pytest.mark.parametrize("name", ["gaussian", "quantile"])
 @pytest.mark.parametrize("log_mass", [False, True])
 def test_the_width_is_in_gev(name, log_mass):
-    """Small widths: the derivative of the scale, in both cases."""
+    """For small widths, the width scales with the derivative of the mass scale, in both cases."""
     settings = config(mass_loss=name, log_mass=log_mass, mass_temperature=2.0)
     width = 1e-3
     inverse_softplus = np.log(np.expm1(width))
@@ -88,7 +88,7 @@ def test_a_model_without_a_mass_scale_is_near_100_gev(log_mass, tmp_path):
     assert XCiTConfig(**loaded.to_dict()).to_dict() == loaded.to_dict()
 
 
-def test_class_weights_and_label_smoothing_are_those_of_torch():
+def test_class_weights_and_label_smoothing_agree_with_torch():
     logits = torch.randn(5, 2, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([0, 1, -100, 1, 0])
     settings = config(class_weights=[0.5, 2.0], label_smoothing=0.1)
@@ -99,7 +99,7 @@ def test_class_weights_and_label_smoothing_are_those_of_torch():
 
 
 def test_learned_weights_find_the_noise_of_each_term():
-    """Their minimum is where each variance is the loss it divides (half of it for classes)."""
+    """At the minimum, each variance equals the loss it divides (half of it for classes)."""
     log_variances = torch.zeros(2, requires_grad=True)
     settings, logits, labels = config(loss_weighting="uncertainty"), torch.randn(5, 2), torch.tensor([0, 1, 0, 1, 1])
     optimizer = torch.optim.Adam([log_variances], lr=0.05)
@@ -126,9 +126,9 @@ def test_every_field_survives_a_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize(("height", "width", "class_token"), [(10, 20, False), (9, 18, True)])
-def test_energy_pooling_weighs_each_token_with_what_its_patch_holds(height, width, class_token):
+def test_energy_pooling_weights_tokens_by_the_energy_of_their_patches(height, width, class_token):
     pooling = EnergyPooling(config(num_channels=2), hidden_size=4)
-    rows, columns = 2, 4  # patches of 5 x 5, the last ones partly outside of the smaller image
+    rows, columns = 2, 4  # patches of 5 x 5; the last ones lie partly outside the smaller image
     tokens = torch.randn(3, rows * columns + class_token, 4)
     pixel_values = torch.zeros(3, 2, height, width)
     pixel_values[0, 0, 1, 2], pixel_values[0, 0, 7, 16] = 1.0, 2.0  # in the first and in the last patch

@@ -42,8 +42,8 @@ def test_compress_is_one_formula_for_arrays_and_tensors():
 
 
 @pytest.mark.parametrize("height", [125, 280])
-def test_transverse_energies_are_those_of_the_data(height):
-    """The checkpoints' copy of the geometry equals `e2evit.data`'s, in every row and for every seed tower."""
+def test_transverse_energies_agree_with_the_data_code(height):
+    """The processor's copy of the geometry equals that of `e2evit.data`, in every row and for every seed tower."""
     assert geometry_e2e.TRANSVERSE == transverse.TRANSVERSE
     rows = np.arange(grid.ROWS)
     for is_ecal in (False, True):

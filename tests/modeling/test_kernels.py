@@ -1,6 +1,6 @@
-"""Our kernels against the modules that they replace, and when they are used.
+"""Our kernels against the modules they replace, and when they are used.
 
-Without AMX, PyTorch's operators stand in for them (`reference_kernels.py`): then this tests the calls from Python.
+Without AMX, PyTorch operators stand in for them (`reference_kernels.py`): only the calls from Python are tested.
 """
 
 import os
@@ -22,7 +22,7 @@ from torch import nn
 
 from e2evit import LinearViTConfig, LinearViTForImageClassification, XCiTConfig, XCiTForImageClassification
 
-# Dynamo itself makes an instance of each autograd function that it traces
+# Dynamo itself instantiates each autograd function it traces
 pytestmark = [pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"), pytest.mark.cpp]
 HAS_AMX = torch.cpu._is_amx_tile_supported()
 needs_amx = pytest.mark.skipif(not HAS_AMX, reason="the processor has no AMX")
@@ -45,7 +45,7 @@ def loaded(monkeypatch):
 
 
 def halve(*modules):
-    """The modules with random weights of bfloat16, and the same numbers in float32."""
+    """The modules with random bfloat16 weights, and the same numbers in float32."""
     for module in modules:
         for parameter in module.parameters():
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.5)
@@ -57,7 +57,7 @@ def halve(*modules):
 
 
 def assert_near(result, expected):
-    """Sums are float32, what enters a product and the result are rounded: 2^-9 each."""
+    """Sums are float32; inputs of products and results are rounded, each to 2^-9."""
     assert result.dtype == torch.bfloat16
     difference = result.float() - expected
     assert difference.norm() < 0.01 * expected.norm()
@@ -131,7 +131,7 @@ def test_depthwise(loaded, grid):
 @pytest.mark.parametrize("side", [3, 5, 7])
 @pytest.mark.parametrize("dtype", [torch.float, torch.bfloat16])
 def test_depthwise_gradients(loaded, dtype, side, grid):
-    """The operator of training, with weights of float32 (autocast) and of bfloat16."""
+    """The training operator, with float32 (autocast) and bfloat16 weights."""
     torch.manual_seed(0)
     tokens, cotangent = (torch.randn(*grid, 64).bfloat16() for _ in range(2))
     inputs = [tokens, torch.randn(64, 1, side, side).to(dtype), torch.randn(64).to(dtype)]
@@ -146,7 +146,7 @@ def test_depthwise_gradients(loaded, dtype, side, grid):
     assert_near(gradients[0], to_tokens)
     for actual, right in zip(gradients[1:], to_weights):
         assert actual.dtype == dtype
-        # sums in float32 in another order, then rounded to the weights' type
+        # float32 sums in another order, then rounded to the weights' type
         tolerance = 1e-5 if dtype == torch.float else 2**-8
         assert (actual - right).norm() < tolerance * right.norm()
 
@@ -175,7 +175,7 @@ def test_local_interaction(loaded, side, grid):
 @pytest.mark.parametrize("spread", [0.0, 1e-4, 1e4])
 @torch.no_grad()
 def test_extreme_tokens(loaded, spread):
-    """Norms take the spread away; with weights as large, GELU and softmax meet thousands."""
+    """Norms remove the spread of the tokens; with weights this large, GELU and softmax see values in the thousands."""
     torch.manual_seed(0)
     tokens = spread * torch.randn(2, 10, 10, 64).bfloat16()
     modules = LayerNorm(64), Mlp(64, 128), LinearViTWindowAttention(64, 2, 5)
@@ -189,12 +189,12 @@ def test_extreme_tokens(loaded, spread):
     ):
         assert result.isfinite().all()
         difference = result.float() - tokens - branch
-        # 2^-9 of a score of a thousand is a factor of e^2 in its weight: most of a window's weight stays where it was
+        # 2^-9 of a score of 1000 is a factor e^2 in its weight: most of a window's weight stays in place
         assert difference.norm() < 0.1 * (tokens + branch).norm()
 
 
 def operators(model, pixel_values) -> set[str]:
-    """Our kernels in the graphs that are compiled for a model."""
+    """Our kernels in a model's compiled graphs."""
     targets = set()
 
     def backend(graph, inputs):
@@ -221,7 +221,7 @@ def test_compiled_models_use_them(loaded, name):
 
 @torch.no_grad()
 def test_each_branch_decides_for_itself(loaded):
-    """A window attention with odd heads and 9 x 9 kernels have no kernel; the other branches keep theirs."""
+    """Window attention with odd heads and 9 x 9 convolutions have no kernel; the other branches keep theirs."""
     shape = {"hidden_sizes": [96], "depths": [2], "num_attention_heads": [32], "mlp_ratios": [2]}
     config = LinearViTConfig(**shape, image_size=50, local_kernel_size=9, global_attention="xca")
     model = LinearViTForImageClassification(config).eval().bfloat16()
@@ -231,7 +231,7 @@ def test_each_branch_decides_for_itself(loaded):
 
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("case", ["switch", "float32", "training", "gradients", "width"])
-def test_where_they_are_not_used(loaded, name, case, monkeypatch):
+def test_when_they_are_not_used(loaded, name, case, monkeypatch):
     if case == "switch":
         monkeypatch.setattr(kernels, "USE_KERNELS", False)
     dtype = torch.float if case == "float32" else torch.bfloat16
@@ -251,7 +251,7 @@ def test_compiled_models_stay_near(loaded, name):
     half = deepcopy(model).bfloat16()
     half.compile()
     model.compile(backend="aot_eager")
-    for number in (3, 2):  # the second is compiled for any number of images
+    for number in (3, 2):  # the second call compiles for any number of images
         logits = half(pixel_values[:number].bfloat16()).logits.float()
         assert (logits - expected[:number]).norm() < 0.05 * expected[:number].norm()
     with torch.autocast("cpu", torch.bfloat16):
@@ -261,7 +261,7 @@ def test_compiled_models_stay_near(loaded, name):
 @needs_amx
 @pytest.mark.parametrize("compiler", ["false", "a-compiler-that-does-not-exist"])
 def test_without_a_compiler(compiler, tmp_path):
-    """A warning says so, and models run as they are written."""
+    """A warning says so, and models fall back to plain PyTorch."""
     code = "from e2evit.modeling import modeling_kernels; print(modeling_kernels._load_kernels())"
     environment = os.environ | {"CXX": compiler, "TORCH_EXTENSIONS_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -272,7 +272,7 @@ def test_without_a_compiler(compiler, tmp_path):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="building the kernels needs g++")
 def test_the_library_builds(tmp_path):
-    """Its operators have the names of this version, and the schemas that tests on other processors use."""
+    """Its operators carry this version's names, and the schemas used by tests on other processors."""
     code = """
 import torch
 from e2evit.modeling import modeling_kernels as kernels

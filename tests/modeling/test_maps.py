@@ -1,4 +1,4 @@
-"""Feature maps and attention maps are what the models really compute."""
+"""Feature maps and attention maps show what the models really compute."""
 
 import pytest
 import torch
@@ -12,8 +12,8 @@ LINEAR_IN_VALUES = [name for name in GLOBAL_ATTENTIONS if name not in ("xca", "m
 
 
 @pytest.mark.parametrize("name", LINEAR_IN_VALUES)
-def test_the_row_of_a_token_gives_its_result(name):
-    """Σ_j w_ij v_j over the whole grid, head by head, is what the mixer gives for the chosen token."""
+def test_a_tokens_attention_row_gives_its_output(name):
+    """Σ_j w_ij v_j over the whole grid, head by head, equals the mixer's output for the chosen token."""
     torch.manual_seed(0)
     module = GLOBAL_ATTENTIONS[name](LinearViTConfig(global_attention=name), 16, 2).double()
     hidden_states = torch.randn(2, 4, 6, 16, dtype=torch.float64)
@@ -33,7 +33,7 @@ def test_maps_of_a_model(name):
     assert all(
         weights.shape[0] == 3 and weights.isfinite().all() and not weights.requires_grad for weights in maps.values()
     )
-    assert torch.equal(model(**inputs).logits, before)  # no hook is left
+    assert torch.equal(model(**inputs).logits, before)  # all hooks are removed
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
             again = model.attention_maps(inputs["pixel_values"], token=(1, 2))
@@ -42,7 +42,7 @@ def test_maps_of_a_model(name):
     for weights in channels:
         torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
     if name == "xcit":
-        assert 0 < maps["xcit.cls_attn_blocks.0.attn"].sum((2, 3)).max() < 1  # the rest is the class token's own
+        assert 0 < maps["xcit.cls_attn_blocks.0.attn"].sum((2, 3)).max() < 1  # the rest goes to the class token itself
     with pytest.raises(ValueError, match=r"grid of 5 x 5, got \(5, 0\)"):
         model.attention_maps(inputs["pixel_values"], token=(5, 0))
 
@@ -78,9 +78,9 @@ def test_gradient_checkpointing_changes_nothing_but_memory(name):
     [("linearvit", LinearViTBackbone, ["stem", "stage2"]), ("xcit", XCiTBackbone, ["stem", "block2"])],
 )
 def test_a_checkpoint_is_a_backbone(name, cls, chosen, tmp_path):
-    """As for detectors and segmentation in transformers: maps of chosen stages, equal to those of the model.
+    """As in transformers' detection and segmentation: feature maps of chosen stages, equal to the model's own.
 
-    `AutoBackbone.from_pretrained` takes every folder for a model of timm, so folders are loaded by the class.
+    `AutoBackbone.from_pretrained` takes every folder for a timm model, so folders are loaded with the class itself.
     """
     model, pixel_values = make(name), batch()["pixel_values"]
     model.save_pretrained(tmp_path / "model")

@@ -1,4 +1,4 @@
-"""Masked image modelling: nothing hidden is seen, and empty pixels do not decide the loss."""
+"""Masked image modelling: hidden pixels stay hidden, and empty pixels do not dominate the loss."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def test_loss_by_hand():
     logits, reconstruction = torch.tensor([[[[0.0, 0.0, 9.0]]]]), torch.tensor([[[[7.0, 4.0, 0.0]]]])
     hidden = torch.tensor([[[[True, True, False]]]])
     occupancy, value = masked_image_loss(pixel_values, reconstruction, logits, hidden)
-    # two masked pixels of even odds; the value of the occupied one is wrong by 2, and smooth L1 takes off a half
+    # two masked pixels at even odds; the occupied one's value is off by 2, from which smooth L1 subtracts a half
     assert occupancy.item() == pytest.approx(0.6931472)
     assert value.item() == pytest.approx(1.5)
     nothing = masked_image_loss(pixel_values, reconstruction, logits, torch.zeros_like(hidden))
@@ -58,7 +58,7 @@ def test_loss_by_hand():
 
 
 @both
-def test_weights_go_on_to_the_classifier(name, tmp_path):
+def test_weights_carry_over_to_the_classifier(name, tmp_path):
     model = make(name, num_aux_features=0)
     model.save_pretrained(tmp_path)
     classifier = AutoModelForImageClassification.from_pretrained(tmp_path).eval()

@@ -1,4 +1,4 @@
-"""Finite numbers whatever comes in, and models that learn from the first steps."""
+"""Outputs are finite for any input, and models learn from the first steps."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def model_of(name):
 
 @pytest.fixture(scope="module")
 def _one_thread():
-    """Tensors this small are slower in two."""
+    """Tensors this small are slower with two threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -40,7 +40,7 @@ def widened_norm(width):
 
 @pytest.mark.parametrize("make_norm", [LayerNorm, widened_norm])
 def test_layer_norms_of_many_tokens_in_bfloat16(make_norm):
-    """PyTorch's own kernel for CPUs is wrong by 0.2 (weight) and 0.8 (bias) of these gradients."""
+    """PyTorch's own CPU kernel gets these gradients wrong by a fraction of 0.2 (weight) and 0.8 (bias)."""
     torch.manual_seed(0)
     tokens, cotangent = (torch.randn(30_000, 32) + 0.5).bfloat16(), (0.1 * torch.randn(30_000, 32) + 0.02).bfloat16()
     norm, plain = make_norm(32), nn.LayerNorm(32)
@@ -49,11 +49,11 @@ def test_layer_norms_of_many_tokens_in_bfloat16(make_norm):
     result.backward(cotangent.to(result.dtype))
     plain(tokens.float()).backward(cotangent.float())
     for actual, expected in zip(norm.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(actual.grad, expected.grad, rtol=1e-3, atol=1e-2)  # of sums of up to 600
+        torch.testing.assert_close(actual.grad, expected.grad, rtol=1e-3, atol=1e-2)  # for sums of up to 600
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_layer_norm_is_such_a_one(name):
+def test_every_layer_norm_is_ours(name):
     norms = [module for module in make(name).modules() if isinstance(module, nn.LayerNorm)]
     assert all(isinstance(norm, LayerNorm) or norm._forward_pre_hooks for norm in norms)
     assert norms or "resnet" in name
@@ -71,8 +71,8 @@ def test_every_layer_norm_is_such_a_one(name):
 def test_finite(name, dtype, log_spread, occupancy, seed):
     """Forward and backward, for inputs of spread 1e-4 to 1e4, empty images and single hot pixels.
 
-    In float16 the first image of the pair is a full one: in a batch of nothing but (nearly) empty images every norm
-    divides by the root of its epsilon, and the product of these exceeds 65504. A gradient scaler skips such a step.
+    In float16 the first of the two images is full: in a batch of only (nearly) empty images, every norm divides by the
+    square root of its epsilon, and the product of these factors exceeds 65504. A gradient scaler skips such a step.
     """
     generator = torch.Generator().manual_seed(seed)
     pixel_values = torch.randn(2, 8, 25, 25, generator=generator) * 10**log_spread
@@ -94,7 +94,7 @@ def test_finite(name, dtype, log_spread, occupancy, seed):
 
 @pytest.mark.parametrize("family", ["linearvit", "xcit"])
 def test_a_new_model_learns(family, simulated_jets):
-    """On the committed jets of all processes; `benchmarks/learning.py` has every configuration on 512 jets."""
+    """On the committed jets of all processes; `benchmarks/learning.py` tries every configuration on 512 jets."""
     images, labels = read_jets(simulated_jets, signal=("top", "x_top"))
     config = read_model_config(MODELS / f"{family}_nano.json", num_labels=2)
     assert learn(config, images, labels) >= 0.8

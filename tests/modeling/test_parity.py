@@ -1,4 +1,4 @@
-"""The authors' outputs, stage by stage, on the golden files (tests/data/golden/README.md)."""
+"""Our models reproduce the authors' outputs, stage by stage, on the golden files (tests/data/golden/README.md)."""
 
 import json
 import re
@@ -18,7 +18,7 @@ SIDES = {"l2vit_c3_64_clamp_both_sides": (1, -1, 1, 1), "l2vit_c8_125_clamp_both
 
 
 def read(name):
-    """The source's arguments, all tensors, and the state dict among them."""
+    """The source's arguments, all tensors, and the state dict extracted from them."""
     with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         config = json.loads(file.metadata()["config"])
@@ -35,7 +35,7 @@ def load(name):
 
 
 def is_of_windows(model, module):
-    """The authors record windows with their padding `(B * windows, N, D)`, ours is fed with the grid."""
+    """The authors record padded windows `(B * windows, N, D)`; our module takes the grid."""
     return isinstance(dict(model.base_model.named_modules()).get(module), LinearViTWindowAttention)
 
 
@@ -47,7 +47,7 @@ def grid_of(windows, batch_size):
 
 
 def recorded(tensors):
-    """(module, "in" or "out") -> tensor, under our names of the modules."""
+    """(module, "in" or "out") -> tensor, under our module names."""
     result = {}
     for key, tensor in tensors.items():
         if key.startswith("act/"):
@@ -63,7 +63,7 @@ def recorded(tensors):
 
 
 def trace(model, pixel_values):
-    """Input and output of every module of the backbone, flattened to the authors' `(B, N, D)` by the caller."""
+    """Input and output of every module of the backbone; the caller flattens them to the authors' `(B, N, D)`."""
     found = {}
 
     def keep(name):
@@ -106,7 +106,7 @@ def test_every_recorded_tensor(name, record_property):
 
 @pytest.mark.parametrize("name", [name for name in FILES if "clamp" not in name and "authors" not in name])
 def test_each_module_alone(name):
-    """Fed with the authors' input, so that no rounding of earlier layers takes part: 1e-5, absolute."""
+    """Fed with the authors' input, so that rounding in earlier layers plays no part: 1e-5, absolute."""
     model, tensors = load(name)
     pairs, modules = recorded(tensors), dict(model.base_model.named_modules())
     batch_size, checked = len(tensors.get("pixel_values", tensors.get("input/x"))), 0
@@ -123,7 +123,7 @@ def test_each_module_alone(name):
                 given = given.unflatten(1, tensors["out/pos_embed"].shape[-2:])
             with torch.no_grad():
                 ours = modules[module](given).reshape(expected.shape)
-            # one part in 1e-6 for values up to 50, where 1e-5 is two units in the last place
+            # a relative 1e-6 for values up to 50, where 1e-5 is two units in the last place
             torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-5)
             checked += 1
     assert checked >= 6
@@ -133,9 +133,9 @@ def test_each_module_alone(name):
 def test_gradients(name):
     """Gradients of the logits with half of the denominators on either side of the clamp.
 
-    In float64, and with the clamp moved by 2e-4: each stage has one denominator within 1.1e-4 of 100, and the side on
-    which float32 rounding put it for the authors changes gradients by percents. Of the 16 combinations of sides
-    exactly one gives their gradients, within 1e-5 of every entry; the next denominator is 1e-2 away.
+    In float64, with the clamp moved by 2e-4: each stage has one denominator within 1.1e-4 of 100, and the side to
+    which float32 rounding took it for the authors changes gradients by several percent. Exactly one of the 16
+    combinations gives their gradients, within 1e-5 of every entry; the next denominator is 1e-2 away.
     """
     model, tensors = load(name)
     global_attentions = [module for module in model.modules() if hasattr(module, "denominator_floor")]
@@ -156,7 +156,7 @@ def test_gradients(name):
 
 
 def gradients_by_reference_key(model):
-    """Our gradients under the authors' keys: a state dict of marks through the conversion tells which is which."""
+    """Our gradients under the authors' keys, matched by converting a state dict of distinct markers."""
     from e2evit.hub.conversion import _LINEARVIT_KEYS, _rename
 
     reference = {}
@@ -171,7 +171,7 @@ def gradients_by_reference_key(model):
 
 @pytest.mark.parametrize("name", [name for name in FILES if "clamp" in name])
 def test_training_mode_and_denominators(name):
-    """Batch statistics in BatchNorm; and the recorded denominators do lie on both sides of the clamp."""
+    """BatchNorm uses batch statistics, and the recorded denominators do lie on both sides of the clamp."""
     model, tensors = load(name)
     with torch.no_grad():
         logits = model.train()(tensors["input/x"]).logits
@@ -217,7 +217,7 @@ def test_missing_and_leftover_keys_are_named():
 # the reference has the authors' keys; timm's differ in class attention
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("l2vit") or "authors" in name])
 def test_the_reference_of_the_benchmarks(name):
-    """What speeds are compared with gives the authors' logits."""
+    """The baseline of the speed benchmarks gives the authors' logits."""
     config, tensors, weights = read(name)
     classes, channels = config["num_classes"], config["in_chans"]
     if name.startswith("xcit"):

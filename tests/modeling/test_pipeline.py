@@ -1,4 +1,4 @@
-"""The pipelines from a checkpoint folder: every kind of input, the numbers of the model, and the energies it wants."""
+"""The pipelines on a checkpoint folder: every kind of input, the model's own numbers, and the energies it expects."""
 
 import re
 import shutil
@@ -42,7 +42,7 @@ def jets(folder):
 
 @pytest.fixture(scope="module")
 def expected(folder):
-    """Of three random images."""
+    """Three random images and the model's outputs for them."""
     processor = AutoImageProcessor.from_pretrained(folder)
     model = AutoModelForImageClassification.from_pretrained(folder).eval()
     images = random_images(3, labels=np.array([0, 1, 1]))
@@ -56,7 +56,7 @@ def check(predictions, outputs, labels=("qcd", "top")):
     for number, one in enumerate(predictions):
         assert list(one) == ["label", "score", "scores", "mass", "mass_uncertainty"]
         probabilities = outputs.logits[number].softmax(-1).tolist()
-        # a batch of one and a batch of three need not round alike
+        # batches of one and of three may round differently
         assert list(one["scores"].values()) == pytest.approx(probabilities, abs=1e-5)
         assert one["label"] == labels[int(np.argmax(probabilities))]
         assert one["score"] == max(one["scores"].values())
@@ -140,8 +140,8 @@ def test_bad_inputs(jets, tmp_path):
         jets(random_images(1)[0], top_k=2)
 
 
-def test_it_travels(folder, tmp_path):
-    """A process without e2evit runs it from a folder with code, and what it saves runs there again."""
+def test_it_works_without_e2evit(folder, tmp_path):
+    """A process without e2evit runs it from a folder with code, saves it, and runs the saved copy."""
     folder = shutil.copytree(folder, tmp_path / "model")
     add_code(folder)
     np.save(tmp_path / "jets.npy", random_images(2))
@@ -162,7 +162,7 @@ print(len(pipeline("e2e-jets", model=other, trust_remote_code=True)(file)))
 
 
 def test_embeddings(folder, expected):
-    """What the heads read, without the heads."""
+    """The pooled features that the heads read."""
     images, _ = expected
     features = pipeline("e2e-features", model=str(folder))
     processor = AutoImageProcessor.from_pretrained(folder)
@@ -179,7 +179,7 @@ TRANSVERSE = [{"ecal": "ecal_et", "hcal": "hcal_et"}.get(name, name) for name in
 
 @pytest.fixture(scope="module")
 def transverse(tmp_path_factory):
-    """A bundled model, trained on transverse energies, and the simulated jets as they are and converted."""
+    """A bundled model, trained on transverse energies, and the simulated jets before and after conversion."""
     data = ROOT / "tests/data/jets"
     plain = load_e2e("simulated", data, cache_dir=tmp_path_factory.mktemp("cache"))
     converted, _ = to_transverse(plain, find_schema("simulated", data))
@@ -193,12 +193,12 @@ def outputs_of(jets, rows, channel_names):
 
 
 def test_plain_energies_become_transverse(transverse):
-    """Rows of `load_e2e` and Parquet files say what they hold; predictions are those for converted rows."""
+    """Rows of `load_e2e` and Parquet files say what they hold; predictions equal those for converted rows."""
     jets, plain, converted, data = transverse
     assert dataset_channels(plain) == list(PLAIN)
     assert dataset_channels(converted) == TRANSVERSE
     expected = outputs_of(jets, converted, TRANSVERSE)
-    wrong = outputs_of(jets, plain, TRANSVERSE).mass_preds  # plain energies that are called transverse
+    wrong = outputs_of(jets, plain, TRANSVERSE).mass_preds  # plain energies labelled as transverse
     assert (wrong / expected.mass_preds - 1).abs().mean() > 0.05
     labels = list(jets.model.config.id2label.values())
     check(list(jets(plain, batch_size=8)), expected, labels)
@@ -211,7 +211,7 @@ def test_plain_energies_become_transverse(transverse):
     assert next(iter(stream))["mass"] == pytest.approx(expected.mass_preds[0].item(), rel=1e-5)
 
 
-def test_energies_that_nobody_names_are_refused(transverse, tmp_path):
+def test_unlabelled_energies_are_refused(transverse, tmp_path):
     jets, plain, _, data = transverse
     row = plain[0]
     image = sparse_to_dense(row["pixel_index"], row["pixel_value"], (8, 125, 125))

@@ -1,4 +1,4 @@
-"""The published variants have the authors' numbers of parameters, our mass and aux branches apart."""
+"""The published variants have the authors' parameter counts, apart from our mass and aux branches."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ DETECTOR = {  # first tokens of LinearViT and of XCiT, which has no later stages
 @pytest.mark.parametrize("family", ["linearvit", "xcit"])
 @pytest.mark.parametrize("variant", DETECTOR)
 def test_detector_variants(family, variant):
-    """Sizes for detector images, built and run without memory; both families of a variant are of one size."""
+    """Sizes for detector images, built and run on the meta device; both families of a variant are equally large."""
     num_tokens, (least, most) = DETECTOR[variant]
     expected = dict(zip(("linearvit", "xcit"), num_tokens, strict=True))[family]
     config = read_model_config(RECIPES / f"{family}_{variant}.json")

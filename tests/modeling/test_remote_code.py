@@ -1,4 +1,4 @@
-"""A folder with code works where e2evit cannot be imported, and gives the same bits."""
+"""A folder with code works where e2evit cannot be imported, with bit-identical outputs."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ SHARED = {
     *("configuration_e2e", "geometry_e2e", "image_processing_e2e", "pipeline_e2e"),
     *("modeling_e2e", "modeling_head", "modeling_precision", "modeling_stem"),
 }
-# and that of models with our own blocks
+# code for models with our own blocks
 BLOCKS = {
     *("modeling_activations", "modeling_branches", "modeling_cross_covariance", "modeling_depthwise"),
     *("modeling_kernels", "modeling_layers", "modeling_masked", "modeling_operators"),
@@ -80,8 +80,8 @@ def test_folder_loads_without_the_package(name, tmp_path, monkeypatch):
     assert torch.equal(loaded["pixel_values"], processor(row, return_tensors="pt")["pixel_values"])
 
 
-def test_references_to_code_go_where_code_goes(tmp_path):
-    """With e2evit, a folder with code loads as e2evit's own classes, which save neither code nor references to it."""
+def test_code_references_are_saved_only_with_code(tmp_path):
+    """With e2evit, a folder with code loads as e2evit's own classes, which save neither code nor code references."""
     model = make("xcit")
     model.save_pretrained(tmp_path / "checkpoint")
     E2EImageProcessor(find_schema("simulated").channel_names).save_pretrained(tmp_path / "checkpoint")
@@ -104,7 +104,7 @@ def test_code_of_other_packages_is_not_added(tmp_path):
 OLDER = """
 import importlib.util, sys, torch
 from pathlib import Path
-# an older copy of the code, whose convolution computes something else, comes first
+# an older copy of the code, with a different convolution, is loaded first
 spec = importlib.util.spec_from_file_location("older", Path(sys.argv[1]) / "__init__.py")
 older = importlib.util.module_from_spec(spec)
 sys.modules["older"] = older
@@ -118,7 +118,7 @@ torch.testing.assert_close(older_conv(*inputs), 2 * expected)
 """
 
 
-def test_older_code_in_one_process_keeps_its_operators_to_itself(tmp_path):
+def test_older_code_in_the_same_process_keeps_its_own_operators(tmp_path):
     source = Path(__file__).parents[2] / "modeling"
     shutil.copytree(source, tmp_path / "older", ignore=shutil.ignore_patterns("__pycache__", "kernels"))
     (tmp_path / "older/__init__.py").write_text("")

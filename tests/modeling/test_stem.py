@@ -1,4 +1,4 @@
-"""Stems that leave empty pixels out against the same ones over all pixels, in outputs and gradients."""
+"""Stems that skip empty pixels against the same stems over all pixels, in outputs and gradients."""
 
 import pytest
 import torch
@@ -22,8 +22,8 @@ def images(height=23, width=31, share=0.1, dtype=torch.float32):
     generator = torch.Generator().manual_seed(1)
     pixel_values = torch.randn(4, 3, height, width, generator=generator, dtype=dtype)
     pixel_values *= torch.rand(4, 1, height, width, generator=generator) < share
-    pixel_values[1] = 0  # a whole image without a hit
-    pixel_values[2, :2] = 0  # hits in one channel alone
+    pixel_values[1] = 0  # an entire image without a hit
+    pixel_values[2, :2] = 0  # hits in one channel only
     return pixel_values
 
 
@@ -39,7 +39,7 @@ def run(module, pixel_values, monkeypatch, skip_empty):
 @pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
 @pytest.mark.parametrize(("height", "width"), [(25, 25), (23, 31)])
 @pytest.mark.parametrize("token_stride", [1, 2])
-def test_empty_pixels_may_be_left_out(fields, height, width, token_stride, monkeypatch):
+def test_empty_pixels_may_be_skipped(fields, height, width, token_stride, monkeypatch):
     module = stem(token_stride, **fields).double()
     pixel_values = images(height, width, dtype=torch.float64)
     expected, slow = run(module, pixel_values, monkeypatch, skip_empty=False)
@@ -55,10 +55,10 @@ def test_under_autocast(monkeypatch):
     with torch.autocast("cpu", torch.bfloat16):
         expected, slow = run(module, images(), monkeypatch, skip_empty=False)
         found, fast = run(module, images(), monkeypatch, skip_empty=True)
-    # inputs and products are rounded to 2^-9 in both
+    # both round inputs and products to 2^-9
     torch.testing.assert_close(found.float(), expected.float(), rtol=0.05, atol=0.05)
     assert fast.keys() == slow.keys()
-    # products in bfloat16 would make oneDNN write and keep a kernel for each number of pixels
+    # bfloat16 products would make oneDNN generate and cache a kernel for each number of pixels
     full = modeling_stem._convolve_occupied(module.pixels, module.convs[0], images())
     with torch.autocast("cpu", torch.bfloat16):
         half = modeling_stem._convolve_occupied(module.pixels, module.convs[0], images())
@@ -67,7 +67,7 @@ def test_under_autocast(monkeypatch):
 
 
 def test_when_all_pixels_are_taken(monkeypatch):
-    """Nearly full images, other devices' graphs and gradients of empty pixels are left to the plain convolution."""
+    """The plain convolution handles nearly full images, graphs of other devices and gradients of empty pixels."""
     module, taken = stem(), []
 
     def convolve(*inputs):
@@ -90,7 +90,7 @@ def test_when_all_pixels_are_taken(monkeypatch):
 
 @pytest.mark.parametrize("fields", [{"pixel_features": True}, {"pixel_hidden_size": 6}, FIELDS["study"]])
 def test_embeddings_of_all_pixels(fields, monkeypatch):
-    """For models whose first convolution is not ours."""
+    """For models whose first convolution is not our own."""
     torch.manual_seed(0)
     module = PixelEmbedding(XCiTConfig(num_channels=3, **fields)).double()
     weight = torch.ones(1, dtype=torch.float64, requires_grad=True)  # where the embedding has no weights of its own
@@ -122,7 +122,7 @@ def test_an_empty_pixel_stays_empty():
 
 
 def test_pixel_features_undo_the_processor():
-    """Values, their sizes, and what was there before the processor's logarithm, zero where there was nothing."""
+    """Values, magnitudes, and the values before the processor's logarithm; zero where the image is empty."""
     processor = E2EImageProcessor(["trk_pt", "trk_d0"], image_size=4, channel_scale=[0.5, 0.01])
     image = torch.zeros(1, 2, 4, 4)
     image[0, 0, 1, 2], image[0, 1, 1, 2] = 30.0, -0.2

@@ -1,4 +1,4 @@
-"""One small minimum-bias pool for all tests: Pythia takes seconds to prepare such collisions."""
+"""One small minimum-bias pool for all tests: Pythia takes seconds to set up such collisions."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Production on a Dask cluster, a worker killed in the middle included, and the recipes for batch systems."""
+"""Production on a Dask cluster, including a worker killed midway, and the recipes for batch systems."""
 
 import os
 import re
@@ -74,7 +74,7 @@ def test_without_the_cluster_extra(tmp_path, monkeypatch):
     ("system", "directive"), [("slurm", "#SBATCH --mem=4G"), ("htcondor", "MY.DaskWorkerMemory = 4000000000")]
 )
 def test_recipes_for_batch_systems(system, directive):
-    """The job that the recipe would submit asks for what it says and starts a Dask worker."""
+    """The job that the recipe would submit requests the stated resources and starts a Dask worker."""
     recipe = ROOT / f"recipes/dask/{system}.py"
     done = subprocess.run(
         [sys.executable, recipe, "--jobs", "10", "--print_job"], capture_output=True, text=True, check=True

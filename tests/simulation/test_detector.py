@@ -71,7 +71,7 @@ def test_showers_wrap_in_phi_and_stop_at_the_frame():
     assert whole[100, 0] > 1
     around = spread(frame(90, 350, 20, 20), shower, 2, 280, 360)[0]
     np.testing.assert_allclose(around, np.roll(whole, -350, axis=1)[90:110, :20], rtol=1e-5)
-    # one that starts outside leaves its tail inside; what is beyond the last row of the detector is lost
+    # a shower that starts outside leaves its tail inside; energy beyond the detector's last row is lost
     np.testing.assert_allclose(spread(frame(101, 0, 5, 5), shower, 2, 280, 360)[0], whole[101:106, :5], rtol=1e-5)
     edge = spread(frame(270, 0, 20, 360), impacts((0, 279.5, 5.5, 10.0, 0.105)), 2, 280, 360)[0]
     assert edge[10:].sum() == 0 < edge[9].sum()
@@ -127,7 +127,7 @@ def seeds(towers, eta, phi):
 def test_seed_is_the_hottest_tower_near_the_axis():
     # the axis at eta = 0.01, phi = 2.5 degrees lies in tower (28, 2); 30 is two away, 34 is out of reach
     assert seeds([(28, 2, 5.0), (30, 71, 9.0), (34, 2, 99.0)], 0.01, 0.0436) == [30, 71]
-    # nothing but noise: the axis
+    # only noise: the axis itself
     assert seeds([(30, 71, 1.0)], 0.01, 0.0436) == [28, 2]
 
 
@@ -159,7 +159,7 @@ def test_pions_have_the_response_and_resolution_of_both_calorimeters(energy):
     response = seen.mean() / energy
     assert 0.70 < response < 0.95
     width = np.hypot(calorimeters.HCAL_STOCHASTIC / math.sqrt(energy), calorimeters.HCAL_CONSTANT)
-    # leakage and depth add to the resolution proper
+    # leakage and shower depth add to the intrinsic resolution
     assert width < seen.std() / seen.mean() < 1.35 * width
     if energy < 50:
         return  # late and early showers cannot be told apart

@@ -1,4 +1,4 @@
-"""The committed jets are those that the generator makes."""
+"""The generator still produces the committed jets."""
 
 import json
 
@@ -11,7 +11,7 @@ from e2evit.simulation.shards import make_shard, versions
 
 
 def test_the_generator_still_makes_the_committed_jets(simulated_jets):
-    """After a change on purpose make them anew, with the command in tests/data/README.md."""
+    """After a deliberate change, regenerate them with the command in tests/data/README.md."""
     recorded = json.loads((simulated_jets / "simulation.json").read_text())
     settings = SimulationSettings(**{name: recorded[name] for name in SimulationSettings.__dataclass_fields__})
     pool = MinimumBiasPool.load(simulated_jets / "minimum_bias.npz")
@@ -21,7 +21,7 @@ def test_the_generator_still_makes_the_committed_jets(simulated_jets):
         assert made.schema.equals(committed.schema)
         if all(recorded[name] == found for name, found in versions().items()):
             assert made["event_id"].equals(committed["event_id"])
-            # vector instructions of another processor may round another way
+            # another processor's vector instructions may round differently
             for name in ("pt", "jet_mass", "eta"):
                 np.testing.assert_allclose(made[name], committed[name], rtol=1e-4)
             counts = [np.diff(table["pixel_index"].combine_chunks().offsets) for table in (made, committed)]

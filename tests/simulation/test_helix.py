@@ -22,7 +22,7 @@ def test_a_track_bends_by_the_textbook_angle():
     assert reached.all()
     phi = math.atan2(point[0, 1], point[0, 0])
     assert phi == pytest.approx(-math.asin(129.0 / (2 * curvature)), rel=1e-9)
-    # z grows with the length of the arc, not of the chord
+    # z grows with the arc length, not the chord
     arc = 2 * curvature * math.asin(129.0 / (2 * curvature))
     assert point[0, 2] == pytest.approx(arc / 5.0, rel=1e-9)
     opposite, _ = propagate(momentum(5.0, 0.0, 1.0), np.array([-1.0]), ORIGIN, 129.0, 317.0)
@@ -48,7 +48,7 @@ def test_loopers_and_outsiders():
 
 
 def test_impact_parameters():
-    # a straight-ish track along x that passes y = 0.1 cm: dxy = -x py/pT + y px/pT = +0.1, d0 = -dxy
+    # a nearly straight track along x at y = 0.1 cm: dxy = -x py/pT + y px/pT = +0.1, d0 = -dxy
     d0, dz = impact_parameters(momentum(1000.0, 0.0, 500.0), np.array([1.0]), np.array([[2.0, 0.1, 3.0]]))
     assert d0[0] == pytest.approx(-0.1, abs=1e-4)
     assert dz[0] == pytest.approx(3.0 - 2.0 * 0.5, abs=1e-3)

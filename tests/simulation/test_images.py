@@ -1,4 +1,4 @@
-"""Windows, whole detectors and the real jets through the image producer."""
+"""Windows, whole detectors and real jets through the image producer."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def response_of(tracks=(), silicon=(), num_events=2):
 
 
 def test_windows_wrap_in_phi_and_spread_towers():
-    """Tower (20, 71) of the second event is the seed, its neighbour across phi = 0 belongs to the window."""
+    """Tower (20, 71) of the second event is the seed; its neighbour across phi = 0 is in the window."""
     tracks = [
         {"event": 0, "row": 102, "column": 357, "pt": 99.0},
         {"event": 1, "row": 102, "column": 357, "pt": 7.0, "d0": -0.5},
@@ -62,8 +62,8 @@ def test_windows_wrap_in_phi_and_spread_towers():
     assert image[0, 62, 62] == 7.0  # the middle crystal of the seed tower
     assert image[1, 62, 62] == -0.5
     assert image[0, 62, 124] == 3.0  # 62 columns further, across the seam
-    assert image[0, 0, 62] == 5.0  # 62 rows before
-    assert image[0].sum() == 15.0  # column 60 and row 39 are one too far
+    assert image[0, 0, 62] == 5.0  # 62 rows earlier
+    assert image[0].sum() == 15.0  # column 60 and row 39 lie just outside the window
     np.testing.assert_allclose(image[4, 60:65, 60:65], 2.0)
     np.testing.assert_allclose(image[4, 60:65, 65:70], 1.0)
     assert image[4].sum() == pytest.approx(75.0)

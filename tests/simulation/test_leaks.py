@@ -1,4 +1,4 @@
-"""The class must not be readable from anything but the jet itself."""
+"""Nothing but the jet itself may reveal its class."""
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ from e2evit.simulation.validation import nuisances
 
 
 def test_a_classifier_on_nuisances_guesses(tmp_path):
-    """Tops that decay within the jet are rare at low pT: without matching their pT gives them away."""
+    """Tops that decay within the jet are rare at low pT: without matching, their pT gives them away."""
     settings = SimulationSettings(seed=1, pool_size=60, shard_size=500, match_pt=True, merged_only=True)
     simulate(tmp_path, ["qcd", "top"], 2000, settings, num_proc=2)
     columns = ["event_id", "num_pileup", "ieta", "iphi", "pt"]

@@ -1,4 +1,4 @@
-"""Pile-up is Poisson, turned in phi, kept apart between splits, and survives its file."""
+"""Pile-up is Poisson, rotated in phi, separate between splits, and survives its file."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_number_and_places(pool):
 
 
 def test_a_collision_stays_together(pool):
-    """Tracks, showers and hits of one collision are turned by one angle."""
+    """Tracks, showers and hits of one collision are rotated by the same angle."""
     busiest = np.bincount(pool.response.tracks["event"]).argmax()
     layers = {name: hits[hits["event"] == busiest] for name, hits in pool.response.layers.items()}
     for hits in layers.values():
@@ -63,5 +63,5 @@ def test_files(pool, tmp_path):
     again = MinimumBiasPool.load(path)
     assert np.array_equal(again.response.vertex_z, pool.response.vertex_z)
     assert all(np.array_equal(hits, again.response.layers[name]) for name, hits in pool.response.layers.items())
-    # 8 TeV: some 5 charged particles a unit of eta, of which half have 0.5 GeV
+    # 8 TeV: about 5 charged particles per unit of eta, half of them above 0.5 GeV
     assert 5 < len(pool.response.tracks) / len(pool) < 16

@@ -56,17 +56,17 @@ def test_shards_look_like_jets(tables):
         assert {row["labels"] for row in rows} == {find_schema("simulated").label_names.index(process)}
         heavy = process != "qcd"
         assert all((row["mass_labels"] is not None) == (row["merged"] is not None) == heavy for row in rows)
-        # Poisson of mean 21: standard error of some 40 events 0.7
+        # Poisson with mean 21: standard error 0.7 over some 40 events
         assert 18 < np.mean([row["num_pileup"] for row in rows]) < 24
         images = images_of(table)
         assert 0.97 < (images == 0).mean() < 0.99  # CMS: 98.5 %
         towers = images[:, 4].reshape(60, 25, 5, 25, 5)
         assert np.array_equal(towers, np.broadcast_to(towers[:, :, :1, :, :1], towers.shape))
-        assert towers[:, 12, 0, 12, 0].min() > 0.2  # the seed tower, of 5 GeV at least, is in the middle
+        assert towers[:, 12, 0, 12, 0].min() > 0.2  # the seed tower, of at least 5 GeV, is in the middle
         assert (images[:, [0, 3, 4, 5, 6, 7]] >= 0).all()
         assert (images[:, 1] < 0).any()
         assert (images[:, 2] > 0).any()
-        # tracks and calorimeters see the jet: the sum of their energies is of the size of its own
+        # tracks and calorimeters see the jet: the sum of their energies is comparable to the jet's
         energy = (images[:, 3] + images[:, 4]).sum(axis=(1, 2))
         assert 0.6 < np.median(energy / np.array([row["pt"] for row in rows])) < 2.5
     masses = {name: np.median(table["mass_labels"].drop_null()) for name, table in tables.items() if name != "qcd"}
@@ -80,7 +80,7 @@ def test_shards_look_like_jets(tables):
     partons = set(tables["qcd"]["parton"].drop_null().to_pylist())
     assert 21 in partons
     assert partons <= {21, *range(-5, 0), *range(1, 6)}
-    # displaced decays: b jets have the wider d0
+    # displaced decays: b jets have a wider d0
     spread = {name: np.abs(images_of(table)[:, 1]).sum(axis=(1, 2)).mean() for name, table in tables.items()}
     assert spread["x_bb"] > 1.2 * spread["w"]
 
@@ -122,7 +122,7 @@ def test_run3_has_thirteen_channels():
     assert images.shape == (20, 13, 125, 125)
     occupancy = dict(zip(names, (images != 0).mean(axis=(0, 2, 3)) * 125**2))
     assert all(occupancy[name] > 20 for name in names[5:])
-    # two sensors a module: more than one hit where there is one, as in CMS's sets (1.63 to 1.69)
+    # two sensors per module: more than one hit per occupied pixel, as in CMS's data sets (1.63 to 1.69)
     strips = images[:, 9:]
     assert 1.2 < strips[strips > 0].mean() < 2.2
     significance = images[:, 2][images[:, 2] != 0]
@@ -139,7 +139,7 @@ def test_whole_detector(tmp_path):
     rows = load_e2e("simulated", tmp_path, cache_dir=tmp_path / "cache")
     jets, schema = datasets.concatenate_datasets(list(rows.values())), find_schema("simulated", tmp_path)
     assert schema.image_size == (280, 360)
-    # the seed is where the image says it is, whichever phi it has
+    # the seed is where the image says it is, at any phi
     seen = jet_features(jets, schema)["pt"] / np.array(jets["pt"])
     assert ((seen > 0.6) & (seen < 1.2)).all()
     # both jets of an event are in the image
@@ -151,8 +151,8 @@ def command(folder, *arguments):
     return [str(part) for part in script]
 
 
-def test_workers_end_with_the_process_that_they_work_for(tmp_path):
-    """`kill -9` at the main process alone: nothing is written afterwards."""
+def test_workers_end_with_their_main_process(tmp_path):
+    """`kill -9` on the main process only: nothing is written afterwards."""
     arguments = ("--processes", "qcd", "--num_jets", "4000", "--shard_size", "10")
     process = subprocess.Popen(command(tmp_path / "out", *arguments), stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -163,7 +163,7 @@ def test_workers_end_with_the_process_that_they_work_for(tmp_path):
     time.sleep(0.5)
     before = bytes_of(tmp_path / "out")
     assert 1 <= len(before) < 100
-    time.sleep(3)  # two shards' time
+    time.sleep(3)  # the time of two shards
     assert bytes_of(tmp_path / "out") == before
 
 
@@ -172,7 +172,7 @@ def bytes_of(folder):
 
 
 def test_a_killed_production_ends_with_the_same_bytes(tmp_path, capsys):
-    """`kill -9` at the whole process group in the middle, then once more; one or two processes."""
+    """`kill -9` on the whole process group midway, then a restart; one or two processes."""
     settings = SimulationSettings(seed=5, pileup=0.0, shard_size=20)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     arguments = ("--processes", "qcd", "x_qq", "--num_jets", "60", "--shard_size", "20", "--seed", "5")
@@ -284,7 +284,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_script_ends_with_one_line(tmp_path):
+def test_the_script_reports_errors_in_one_line(tmp_path):
     arguments = command(tmp_path / "out", "--processes", "susy")
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 1
