@@ -1,11 +1,11 @@
-"""Short trainings that differ in one thing: optimiser, stem, denominator's floor in the linear attention, batch size.
+"""Short trainings that differ in one thing: optimiser, stem, floor of the linear attention's denominator, batch size.
 
 python benchmarks/ablation.py --data_dir runs/study/data --results results/ablation.json
 
-Models and recipe are those of the study (recipes/study), cut to a part of the training jets, each once and in the same
-order; then part of the validation jets is measured. A hint, not a study: what differs
-less than seeds do says nothing. A variant whose result is in the file is not trained again.
-`AdamW, schedule-free` (https://arxiv.org/abs/2405.15682) needs `pip install schedulefree`.
+Models and recipe come from the study (recipes/study). Each variant sees the same part of the training jets once, in
+the same order, and is evaluated on part of the validation jets. A hint, not a study: differences smaller than those
+between seeds mean nothing. A variant whose result is already in the file is not trained again. `AdamW, schedule-free`
+(https://arxiv.org/abs/2405.15682) needs `pip install schedulefree`.
 """
 
 import argparse
@@ -40,7 +40,7 @@ PLAIN = {"pixel_hidden_size": 0}
 
 
 class Variant(NamedTuple):
-    """`fields` replace those of the configuration of the study's `model`."""
+    """`fields` override the configuration of the study's `model`."""
 
     model: str = "xcit"
     fields: dict = {}
@@ -79,7 +79,7 @@ def optimizer_of(kind: str, model: nn.Module, learning_rate: float, weight_decay
 
 
 def train(variant: Variant, arguments: argparse.Namespace, accelerator, seed: int) -> dict:
-    """One training and what it reached."""
+    """Train one variant; return its losses and validation metrics."""
     name, fields, kind, learning_rate, batch_size = variant
     num_steps = arguments.num_jets // batch_size
     settings = yaml.safe_load((ROOT / "recipes/study/train.yaml").read_text())
@@ -116,29 +116,28 @@ def train(variant: Variant, arguments: argparse.Namespace, accelerator, seed: in
     if is_schedule_free:
         optimizer.eval()
     rows = dataset["validation"].select(range(0, len(dataset["validation"]), arguments.validation_step))
-    measured = make_loader(rows, task.validation_collator, 64)
-    found = task.validate(accelerator, model, accelerator.prepare(measured))
+    loader = make_loader(rows, task.validation_collator, 64)
+    metrics = task.validate(accelerator, model, accelerator.prepare(loader))
     return {"seed": seed, "training_loss_second_half": total / (num_steps - num_steps // 2)} | {
-        **{f"validation_{key}": found[key] for key in ("loss", "accuracy", "mass_resolution")},
+        **{f"validation_{key}": metrics[key] for key in ("loss", "accuracy", "mass_resolution")},
         "seconds": seconds,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", required=True, help="jets of `make study`")
+    parser.add_argument("--data_dir", required=True, help="folder of jets made by `make study`")
     parser.add_argument("--results", type=Path, default=ROOT / "results/ablation.json")
-    parser.add_argument("--num_jets", type=int, default=300 * 64, help="jets of each training")
-    parser.add_argument("--validation_step", type=int, default=3, help="one of so many validation jets is measured")
+    parser.add_argument("--num_jets", type=int, default=300 * 64, help="training jets of each variant")
+    parser.add_argument("--validation_step", type=int, default=3, help="evaluate every n-th validation jet")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments = parser.parse_args()
     accelerator = start_accelerator("no")
     record = {"num_jets": arguments.num_jets, "variants": {}}
     if arguments.results.exists():
-        found = json.loads(arguments.results.read_text())
-        if found["num_jets"] != arguments.num_jets:
-            parser.error(f"{arguments.results} is of `--num_jets {found['num_jets']}`: choose another file.")
-        record = found
+        record = json.loads(arguments.results.read_text())
+        if record["num_jets"] != arguments.num_jets:
+            parser.error(f"{arguments.results} was made with `--num_jets {record['num_jets']}`: choose another file.")
     for seed in arguments.seeds:
         for title, variant in VARIANTS.items():
             runs = record["variants"].setdefault(title, [])

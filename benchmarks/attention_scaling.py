@@ -2,8 +2,8 @@
 
     python benchmarks/attention_scaling.py --results results/attention_scaling.json --figure docs/attention_scaling
 
-All kinds are measured in turn, round by round, in one process; memory in a fresh process each. Width 96, 4 heads,
-batch 1, float32.
+Times of all kinds are measured in turn, round by round, in one process; each memory in a fresh process. Width 96,
+4 heads, batch 1, float32.
 """
 
 import json
@@ -30,14 +30,16 @@ WIDTH, HEADS = 96, 4
 SIDES = (16, 24, 32, 48, 64, 96, 128)
 KINDS = ("relu_linear", "xca", "softmax", "softmax_eager")
 MODES = ("forward", "training")
-EAGER_LIMIT = 64  # side above which the N x N matrices of one training step fill a machine
+EAGER_LIMIT = 64  # above this side, the N x N matrices of one training step fill the memory
 
 
 @dataclass
 class ScalingArguments:
     results: str = field(default="results/attention_scaling.json", metadata={"help": "JSON file to write."})
-    figure: str = field(default="docs/attention_scaling", metadata={"help": "Figure to write, without its ending."})
-    rounds: int = field(default=5, metadata={"help": "Measurements of each point; the median counts."})
+    figure: str = field(
+        default="docs/attention_scaling", metadata={"help": "Figure to write, without a file extension."}
+    )
+    rounds: int = field(default=5, metadata={"help": "Measurements of each point; the median is kept."})
     memory_of: list[str] = field(default_factory=list, metadata={"help": "Internal: kind, side and mode to measure."})
 
 
@@ -61,7 +63,7 @@ def step(module, tokens, mode: str) -> None:
 
 
 def measure_memory(kind: str, side: int, mode: str) -> float:
-    """MiB that a step adds to the peak of a process that has run a small one."""
+    """MiB that a step adds to the peak memory of a process that has already run a small step."""
     command = [sys.executable, __file__, "--memory_of", kind, str(side), mode]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -75,7 +77,7 @@ def report_memory(kind: str, side: str, mode: str) -> None:
 
 
 def peak_memory() -> float:
-    """MiB; from the kernel's record of this process, since `getrusage` starts a child at the peak of its parent."""
+    """Peak memory in MiB, read from /proc: `getrusage` starts a child process at the peak of its parent."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
 
@@ -99,13 +101,13 @@ def measure_times(rounds: int) -> dict[str, dict[str, dict[int, float]]]:
             for _ in range(repeats):
                 step(modules[kind], tokens, mode)
             samples[mode, side, kind].append((time.perf_counter() - start) / repeats)
-    for (mode, side, kind), found in samples.items():
-        times[mode][kind][side**2] = float(np.median(found[1:]))  # the first round warms up
+    for (mode, side, kind), seconds in samples.items():
+        times[mode][kind][side**2] = float(np.median(seconds[1:]))  # the first round warms up
     return times
 
 
 def slope(points: dict[int, float], from_tokens: int = 1024) -> float:
-    """Exponent of a power law through the points from so many tokens up."""
+    """Exponent of a power law fitted to the points with at least `from_tokens` tokens."""
     tokens = np.array([n for n in points if n >= from_tokens])
     return float(np.polyfit(np.log(tokens), np.log([points[n] for n in tokens]), 1)[0])
 

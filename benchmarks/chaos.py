@@ -1,8 +1,8 @@
-"""Kill a training run at random moments, go on each time, and compare the weights with those of a run left alone.
+"""Kill a training run at random moments, resume it each time, and compare its weights with an uninterrupted run's.
 
 python benchmarks/chaos.py --results results/chaos.json
 
-Two kills of three are SIGKILL, the others SIGTERM. One process on the CPU, where equal means equal to the last bit.
+Two of three kills are SIGKILL, the others SIGTERM. One process on the CPU, where equal means equal to the last bit.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main() -> None:
         while len(codes) < arguments.kills:
             process = start(arguments, parts)
             before = latest_state(parts / "state")
-            # at any moment of starting, training, validating and saving, but not so early that the run never moves
+            # at any moment of starting, training, validating or saving, but not so early that the run never advances
             minimum = 0 if rng.random() < 0.2 else seconds / arguments.kills
             time.sleep(minimum + rng.expovariate(1 / 3))
             number = signal.SIGKILL if len(codes) % 3 else signal.SIGTERM
@@ -74,9 +74,9 @@ def main() -> None:
         progress.close()
         if start(arguments, parts).wait():
             sys.exit((parts.parent / "parts.log").read_text()[-3000:])
-        expected, found = (load_file(path / "model.safetensors") for path in (whole, parts))
+        expected, resumed = (load_file(path / "model.safetensors") for path in (whole, parts))
         histories = [json.loads((path / "run_info.json").read_text())["epochs"] for path in (whole, parts)]
-    equal = expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)
+    equal = expected.keys() == resumed.keys() and all(torch.equal(expected[name], resumed[name]) for name in expected)
     losses = [[entry["loss"] for entry in history] for history in histories]
     record = {
         "equal_weights": equal,

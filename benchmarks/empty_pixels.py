@@ -1,9 +1,9 @@
-"""What leaving empty pixels out of the stem saves in a training step of the study's models.
+"""How much time skipping empty pixels in the stem saves in a training step of the study's models.
 
     python benchmarks/empty_pixels.py --data_dir tests/data/jets --results results/empty_pixels.json
 
-The same model takes turns with the first convolution over occupied pixels and over all of them, without and with the
-layer for single pixels, whose cost without the shortcut is measured too. Ratios are medians over rounds.
+Steps with the first convolution over occupied pixels and over all pixels alternate, without and with the layer for
+single pixels, whose cost without the shortcut is measured too. Ratios are medians over rounds.
 """
 
 import json
@@ -25,12 +25,12 @@ BATCH_SIZE = 64
 
 @dataclass
 class PixelArguments:
-    data_dir: str = field(metadata={"help": "Folder of scripts/simulate.py."})
+    data_dir: str = field(metadata={"help": "Folder of simulated jets."})
     results: str = field(default="results/empty_pixels.json", metadata={"help": "JSON file to write."})
     rounds: int = field(default=8, metadata={"help": "Measurements of each variant; three more warm up."})
 
 
-def step_of(model, pixel_values, labels, skip_empty: bool):
+def stem_step(model, pixel_values, labels, skip_empty: bool):
     step = training_step(model, pixel_values, labels, "fp32", fused=True)
 
     def switched():
@@ -59,7 +59,7 @@ def main() -> None:
             model = AutoModelForImageClassification.from_config(config).train()
             layer = "with a layer for pixels" if hidden else "without"
             for pixels, skip_empty in (("all pixels", False), ("occupied pixels", True)):
-                steps[f"{layer}, {pixels}"] = step_of(model, images, labels, skip_empty)
+                steps[f"{layer}, {pixels}"] = stem_step(model, images, labels, skip_empty)
         baselines = {
             f"{layer}, occupied pixels": f"{layer}, all pixels" for layer in ("without", "with a layer for pixels")
         }

@@ -1,10 +1,10 @@
-"""How many tokens of a jet image are copies of each other, and what skipping the copies could save at most.
+"""How many tokens of a jet image are copies of each other, and how much skipping the copies could save at most.
 
     python benchmarks/empty_tokens.py --data_dir tests/data/jets --results results/empty_tokens.json
 
-Tokens that see no deposit are equal until convolutions and windows tell them where the deposits are. Equal tokens
-need the MLP and the projections once, so the number of different tokens before each block bounds every exact saving.
-Tokens that are close to each other, by a tenth of their length, would bound a saving with an error of about as much.
+Tokens that see no deposit are equal until convolutions and windows tell them where the deposits are. The MLP and the
+projections need to process equal tokens only once, so the number of distinct tokens before each block bounds any exact
+saving. Tokens within a tenth of their length of each other bound a saving with an error of about a tenth.
 """
 
 from dataclasses import dataclass, field
@@ -21,15 +21,15 @@ from e2evit.training.checkpoint import read_model_config
 
 @dataclass
 class EmptyArguments:
-    data_dir: str = field(metadata={"help": "Folder of scripts/simulate.py."})
+    data_dir: str = field(metadata={"help": "Folder of simulated jets."})
     results: str = field(default="results/empty_tokens.json", metadata={"help": "JSON file to write."})
-    models: list[str] = field(default_factory=lambda: ["nano", "tiny", "small"], metadata={"help": "Sizes."})
+    models: list[str] = field(default_factory=lambda: ["nano", "tiny", "small"], metadata={"help": "Model sizes."})
 
 
 def different_tokens(model, images: torch.Tensor, tolerance: float = 1e-3) -> dict[str, float]:
-    """Share of tokens that differ from all earlier ones of their image by about `tolerance`, before each module.
+    """Fraction of tokens that differ from all earlier ones in their image by about `tolerance`, before each module.
 
-    Float32 noise of 1e-7 must not make copies look different, hence no smaller tolerance.
+    The tolerance keeps float32 noise of 1e-7 from making copies look different.
     """
     shares: dict[str, list[float]] = {}
 
@@ -50,13 +50,13 @@ def different_tokens(model, images: torch.Tensor, tolerance: float = 1e-3) -> di
         model(images)
     for handle in handles:
         handle.remove()
-    return {name: sum(found) / len(found) for name, found in shares.items()}
+    return {name: sum(values) / len(values) for name, values in shares.items()}
 
 
 def tokens_on_their_own(model, images: torch.Tensor, tolerance: float = 0.1) -> float:
-    """Mean share of the tokens before the MLPs that are not within `tolerance` of the commonest one of their image.
+    """Mean fraction of tokens before the MLPs that are not within `tolerance` of their image's most common token.
 
-    Distances are relative to the length of the commonest token, the one that has most others around it.
+    The most common token has the most neighbours; distances are relative to its length.
     """
     shares = []
 
@@ -89,7 +89,7 @@ def main() -> None:
             model = AutoModelForImageClassification.from_config(config).eval()
             shares = different_tokens(model, images[:32])
             at_mlp = [share for name, share in shares.items() if name.endswith(".mlp")]
-            bound = len(at_mlp) / sum(at_mlp)  # every block as dear as the others
+            bound = len(at_mlp) / sum(at_mlp)  # if all blocks cost the same
             record["models"][f"{family}_{size}"] = {"different_tokens": shares, "largest_speedup": bound}
             print(f"{family}_{size}: {min(shares.values()):.2f} to {max(shares.values()):.2f}, {bound:.2f} x at most")
     for folder in sorted((MODELS.parents[1] / "checkpoints").iterdir()):  # trained, on a grid of 13 x 13

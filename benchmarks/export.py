@@ -2,11 +2,11 @@
 
     python benchmarks/export.py --checkpoint checkpoints/linearvit --data_dir runs/study/data
 
-Speed: one image and batches of 64, on one thread (as in CMSSW) and on two; every variant in turn, round by round, in
-one process; a ratio is the median of the ratios to eager PyTorch on as many threads within a round. Quality: jets of
-the test split, with the targets of the checkpoint's recipe. int8 is onnxruntime's dynamic (matrix products) and static
-quantisation (convolutions too, calibrated on training jets). onnxruntime has no kernels in bfloat16 for CPUs: weights
-are stored in bfloat16 and become float32 when the file is loaded.
+Speed: one image and batches of 64, on one thread (as in CMSSW) and on two. Variants are measured in turn, round by
+round, in one process; ratios to eager PyTorch with the same number of threads are taken within a round, then their
+median. Quality: jets of the test split, with the targets of the checkpoint's recipe. int8 is onnxruntime's dynamic
+(matrix products) and static quantisation (convolutions too, calibrated on training jets). onnxruntime has no bfloat16
+kernels for CPUs: weights are stored in bfloat16 and become float32 when the file is loaded.
 """
 
 import json
@@ -38,15 +38,15 @@ BATCHES, THREADS = (1, 64), (1, 2)
 
 @dataclass
 class ExportArguments:
-    data_dir: str = field(metadata={"help": "Simulated jets of the checkpoint's classes."})
-    checkpoint: str = field(default="checkpoints/linearvit", metadata={"help": "Folder of a model."})
+    data_dir: str = field(metadata={"help": "Folder of simulated jets with the checkpoint's classes."})
+    checkpoint: str = field(default="checkpoints/linearvit", metadata={"help": "Checkpoint folder."})
     results: str = field(default="results/export.json", metadata={"help": "JSON file to write."})
-    num_jets: int = field(default=4000, metadata={"help": "Of the test split, to measure quality on."})
+    num_jets: int = field(default=4000, metadata={"help": "Test jets on which quality is measured."})
     rounds: int = field(default=7, metadata={"help": "Measurements of each variant."})
 
 
 def bfloat16_weights(source: Path, target: Path) -> None:
-    """Large float32 constants become bfloat16, followed by a cast back."""
+    """Store large float32 constants in bfloat16, followed by a cast back."""
     model = onnx.load(source)
     casts = []
     for tensor in model.graph.initializer:
@@ -96,12 +96,12 @@ def write_variants(model, processor, folder: Path, calibration: np.ndarray) -> d
 
 def quality(outputs: dict[str, np.ndarray], labels, masses) -> dict[str, float]:
     known, has_mass = labels != -100, np.isfinite(masses)
-    found = mass_statistics(masses[has_mass], outputs["mass"][has_mass, 0].astype(float))
+    mass = mass_statistics(masses[has_mass], outputs["mass"][has_mass, 0].astype(float))
     return {
         "roc_auc": float(roc_auc_score(labels[known] != BACKGROUND, outputs["signal"][known, 0])),
         "accuracy": float((outputs["probabilities"][known].argmax(1) == labels[known]).mean()),
-        "mae_gev": found["mae_gev"],
-        "relative_resolution": found["relative_resolution"],
+        "mae_gev": mass["mae_gev"],
+        "relative_resolution": mass["relative_resolution"],
     }
 
 
@@ -119,7 +119,7 @@ def main() -> None:
     dataset, schema = load_data(
         DataArguments(data_dir=arguments.data_dir), TargetArguments(**targets), processor.channel_names
     )
-    # rows lie one process after the other
+    # rows are sorted by process
     rows = dataset["test"].shuffle(seed=0).select(range(min(arguments.num_jets, len(dataset["test"]))))
     images = table_to_dense(rows.with_format("arrow")[:], schema.image_shape)
     labels, masses = column(rows, "labels", -100).astype(int), column(rows, targets["mass_column"])
@@ -137,27 +137,27 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         paths = write_variants(model, processor, Path(folder), calibration)
-        found = {"PyTorch eager": {"quality": quality(run_all(in_torch, images), labels, masses)}}
+        variants = {"PyTorch eager": {"quality": quality(run_all(in_torch, images), labels, masses)}}
         for name, path in tqdm(paths.items(), desc="Quality", disable=None):
             outputs = run_all(in_onnxruntime(open_session(path)), images)
             size = path.stat().st_size / 2**20
-            found[name] = {"mebibytes": round(size, 2), "quality": quality(outputs, labels, masses)}
+            variants[name] = {"mebibytes": round(size, 2), "quality": quality(outputs, labels, masses)}
         weights = Path(arguments.checkpoint, "model.safetensors").stat().st_size / 2**20
-        found["PyTorch eager"]["mebibytes"] = round(weights, 2)
+        variants["PyTorch eager"]["mebibytes"] = round(weights, 2)
         for threads in THREADS:
             torch.set_num_threads(threads)
             runners = {"PyTorch eager": in_torch}
             runners |= {name: in_onnxruntime(open_session(path, threads)) for name, path in paths.items()}
             for size in BATCHES:
                 title = f"{threads} thread{'s' * (threads > 1)}, batch {size}"
-                measure(found, runners, images[:size], title, arguments.rounds)
-    record = {"checkpoint": arguments.checkpoint, "jets": len(rows), "variants": found}
+                measure(variants, runners, images[:size], title, arguments.rounds)
+    record = {"checkpoint": arguments.checkpoint, "jets": len(rows), "variants": variants}
     path = Path(arguments.results)
     write_record(path, record, packages=("onnx", "onnxruntime"))
     print(json.dumps(record, indent=1))
 
 
-def measure(found: dict, runners: dict, batch: np.ndarray, title: str, rounds: int) -> None:
+def measure(variants: dict, runners: dict, batch: np.ndarray, title: str, rounds: int) -> None:
     seconds = {name: [] for name in runners}
     repeats = 10 if len(batch) == 1 else 1
     for _ in tqdm(range(rounds + 2), desc=title, disable=None):
@@ -168,7 +168,7 @@ def measure(found: dict, runners: dict, batch: np.ndarray, title: str, rounds: i
             seconds[name].append((time.perf_counter() - start) / repeats)
     times = {name: np.array(values[2:]) for name, values in seconds.items()}  # two rounds warm up
     for name, values in times.items():
-        entry = found[name].setdefault("speed", {})
+        entry = variants[name].setdefault("speed", {})
         entry[title] = {
             "milliseconds": round(1000 * float(np.median(values)), 2),
             "over_pytorch": round(float(np.median(times["PyTorch eager"] / values)), 2),

@@ -1,10 +1,10 @@
-"""How many times faster training batches are made than models take them.
+"""How many times faster the loader makes training batches than models consume them.
 
 python benchmarks/feeding.py --results results/feeding.json
 
 The loader of the training loop, with flips and in the training process itself (`num_workers: 0`, one core), against
-training steps of the nano models on all cores (`taskset` chooses them). Rounds are interleaved; the ratio is one of
-medians.
+training steps of the nano models on all cores (choose them with `taskset`). Rounds are interleaved; the ratio is that
+of the medians.
 """
 
 import argparse
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "results/feeding.json")
-    parser.add_argument("--jets", default=str(ROOT / "tests/data/jets"), help="folder of simulated rows")
+    parser.add_argument("--jets", default=str(ROOT / "tests/data/jets"), help="folder of simulated jets")
     parser.add_argument("--models", nargs="+", default=["linearvit_nano", "xcit_nano"])
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
@@ -63,8 +63,8 @@ def main() -> None:
                 optimizer.step()
                 optimizer.zero_grad()
             rates[name].append(3 * len(batch["pixel_values"]) / (time.perf_counter() - start))
-        print({name: round(found[-1]) for name, found in rates.items()}, flush=True)
-    medians = {name: statistics.median(found[1:] or found) for name, found in rates.items()}  # the first warms up
+        print({name: round(values[-1]) for name, values in rates.items()}, flush=True)
+    medians = {name: statistics.median(values[1:] or values) for name, values in rates.items()}  # the first warms up
     record = {
         "images_per_second": medians,
         "loader_over_model": {name: medians["loader"] / medians[name] for name in arguments.models},

@@ -1,9 +1,9 @@
-"""What keeping freed memory saves in a training step of the study's models.
+"""How much time keeping freed memory saves in a training step of the study's models.
 
     python benchmarks/freed_memory.py --data_dir tests/data/jets --results results/freed_memory.json
 
-The same step takes turns under glibc's own thresholds, as they are once it has adapted to large tensors, and under
-those of `e2evit.training.process.keep_freed_memory`. Ratios are medians over rounds; Linux with glibc alone.
+The same step alternates between glibc's own thresholds, as they are once adapted to large tensors, and those of
+`e2evit.training.process.keep_freed_memory`. Ratios are medians over rounds. Linux with glibc only.
 """
 
 import ctypes
@@ -23,18 +23,18 @@ from e2evit.training.process import keep_freed_memory
 
 STUDY = Path(__file__).parents[1] / "recipes/study"
 BATCH_SIZE = 64
-LARGEST_KEPT = 2**25  # bytes; glibc's threshold stops adapting there
+LARGEST_KEPT = 2**25  # bytes; where glibc's threshold stops adapting
 
 
 @dataclass
 class FreedMemoryArguments:
-    data_dir: str = field(metadata={"help": "Folder of scripts/simulate.py."})
+    data_dir: str = field(metadata={"help": "Folder of simulated jets."})
     results: str = field(default="results/freed_memory.json", metadata={"help": "JSON file to write."})
     rounds: int = field(default=8, metadata={"help": "Measurements of each variant; three more warm up."})
 
 
 def give_back() -> None:
-    """glibc's own thresholds."""
+    """Restore glibc's own thresholds."""
     trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
     libc = ctypes.CDLL(None)
     libc.mallopt(mmap_threshold, LARGEST_KEPT)
@@ -43,7 +43,7 @@ def give_back() -> None:
 
 
 def after(change, step):
-    """Both as one: the step whose freed memory the next one finds, or does not."""
+    """The step, with the thresholds changed first: it decides whether the next step finds its freed memory."""
 
     def run():
         change()
@@ -75,12 +75,12 @@ def main() -> None:
             steps[f"first {title}"] = after(set_thresholds, step)
             steps[title] = step
         times = measure(steps, arguments.rounds, name)
-        found = summarize({title: times[title] for title in ("given back", "kept")}, {"kept": "given back"})
+        entry = summarize({title: times[title] for title in ("given back", "kept")}, {"kept": "given back"})
         for set_thresholds, title in ((keep_freed_memory, "kept"), (give_back, "given back")):
             after(set_thresholds, step)()
-            found.setdefault("page_faults", {})[title] = page_faults(step)
-        record["models"][name] = found
-        print(name, json.dumps(found), flush=True)
+            entry.setdefault("page_faults", {})[title] = page_faults(step)
+        record["models"][name] = entry
+        print(name, json.dumps(entry), flush=True)
     path = Path(arguments.results)
     write_record(path, record, threads=torch.get_num_threads())
 

@@ -1,12 +1,12 @@
-"""Whether a new model of every configuration learns: training AUC of top against QCD after 100 steps on 512 jets.
+"""Whether a new model of each configuration learns: training AUC of top against QCD after 100 steps on 512 jets.
 
     python scripts/simulate.py --output_dir data/learning --processes qcd top --num_jets 256 --merged_only
     python benchmarks/learning.py --data_dir data/learning --results results/learning.json
 
-AdamW, one-cycle rate, batch 16, bfloat16; our configurations of recipes/models (those for the whole detector see jets
-of 125 x 125 too) and the nano LinearViT with every mixer. The peak rate is 1e-3 at a width of 96 and goes with the
-inverse of the width (https://arxiv.org/abs/2203.03466, table 8): at 1e-3 LinearViT small hardly learned. What is
-measured is that gradients reach the weights, not how good a model becomes.
+AdamW, one-cycle schedule, batch 16, bfloat16; our configurations in recipes/models (those for the whole detector see
+jets of 125 x 125 too) and the nano LinearViT with every mixer. The peak learning rate is 1e-3 at a width of 96 and
+scales with the inverse width (https://arxiv.org/abs/2203.03466, table 8): at 1e-3, LinearViT small hardly learned.
+This checks that gradients reach the weights, not how good a model becomes.
 """
 
 import json
@@ -32,13 +32,13 @@ SIZES = ("nano", "tiny", "small", "pixel", "full_detector")
 
 @dataclass
 class LearningArguments:
-    data_dir: str = field(metadata={"help": "Folder of scripts/simulate.py with QCD and top jets."})
+    data_dir: str = field(metadata={"help": "Folder of simulated QCD and top jets."})
     results: str = field(default="results/learning.json", metadata={"help": "JSON file to write."})
     num_steps: int = field(default=100, metadata={"help": "Steps of each model."})
 
 
 def read_jets(folder: str | Path, signal: tuple[str, ...] = ("top",)) -> tuple[torch.Tensor, torch.Tensor]:
-    """All images of a folder in network units `(N, C, H, W)`, and whether each is of a `signal` class."""
+    """All images of a folder in network units `(N, C, H, W)`, and whether each belongs to a `signal` class."""
     splits = load_e2e("simulated", folder)
     jets = datasets.concatenate_datasets(list(splits.values())).with_format("numpy")
     schema = find_schema("simulated")
@@ -49,7 +49,7 @@ def read_jets(folder: str | Path, signal: tuple[str, ...] = ("top",)) -> tuple[t
 
 
 def learn(config, images, labels, num_steps: int = 100, batch_size: int = 16, seed: int = 0) -> float:
-    """Training AUC of a new model after so many steps."""
+    """Training AUC of a new model after `num_steps` steps."""
     torch.manual_seed(seed)
     model = AutoModelForImageClassification.from_config(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
@@ -90,9 +90,9 @@ def main() -> None:
     if {name: record.get(name) for name in settings} != settings:
         record = settings | {"training_auc": {}}
     for name, config in tqdm(configs.items(), disable=None):
-        if name not in record["training_auc"]:  # a run that was ended goes on
-            record["training_auc"][name] = found = learn(config, images, labels, arguments.num_steps)
-            print(f"{name}: training AUC {found:.3f}", flush=True)
+        if name not in record["training_auc"]:  # resumes an interrupted run
+            record["training_auc"][name] = auc = learn(config, images, labels, arguments.num_steps)
+            print(f"{name}: training AUC {auc:.3f}", flush=True)
             write_record(path, record, threads=torch.get_num_threads())
 
 

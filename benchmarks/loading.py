@@ -1,4 +1,4 @@
-"""How fast images come out of each kind of file, as dense float32 batches, and what preparing them costs.
+"""How fast images are read from each kind of file, as dense float32 batches, and what preparing them costs.
 
 python benchmarks/loading.py --results results/loading.json
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # images a second and core
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # images per second and core
 
 import datasets
 import h5py
@@ -79,7 +79,7 @@ class Sources:
         return pa.table({"X_jet": pa.array([self.images[row].astype(float).tolist()]), "m": [170.0]})
 
     def readers(self) -> dict[str, tuple[int, Callable[[], object]]]:
-        """By name: how many images, and the function that reads them."""
+        """By name: the number of images, and the function that reads them."""
         rng = np.random.default_rng(0)
         processor = E2EImageProcessor(self.schema.channel_names, channel_scale=[1.0] * len(self.schema.channel_names))
         collators = [E2ECollator(processor, "jet_mass", Augmentation(flips=flips)) for flips in (False, True)]
@@ -113,8 +113,8 @@ class Sources:
         def nested_to_pylist():
             file = pq.ParquetFile(self.folder / "nested.parquet")
             for row in rng.integers(0, NESTED_ROWS, 16).tolist():
-                (found,) = file.read_row_group(row, columns=["X_jet"]).to_pylist()
-                np.array(found["X_jet"], np.float32)
+                (jet,) = file.read_row_group(row, columns=["X_jet"]).to_pylist()
+                np.array(jet["X_jet"], np.float32)
 
         def gzip_rows():
             with h5py.File(self.folder / "gzip.h5") as file:
@@ -148,7 +148,7 @@ class Sources:
         }
 
     def bandwidth(self) -> tuple[float, float]:
-        """Bytes a second from the page cache: the contiguous file in our batches, and by plain `readinto`."""
+        """Bytes per second from the page cache: the contiguous file in our batches, and with plain `readinto`."""
         path, size = self.folder / "contiguous.h5", self.images.nbytes
         (piece,) = list_pieces(str(path), path.name, self.hdf5, 10**9)
         target = np.empty((BATCH, *np.moveaxis(self.images[:1], 1, -1).shape[1:]), np.float32)
@@ -164,9 +164,9 @@ class Sources:
 
 
 def peak_memory(folder: Path) -> dict[str, float]:
-    """MiB of `prepare` on the worst files: 150 327 row groups of one row, and 8 GB of contiguous HDF5."""
+    """Peak MiB of `prepare` on the worst files: 150 327 row groups of one row, and 8 GB of contiguous HDF5."""
     fields = {"description": "memory", "source": "here", "licence": "CC0", "channel_names": ["trk_pt", "ecal"]}
-    found = {}
+    peaks = {}
     for kind in ("150 327 row groups", "8 GB contiguous HDF5"):
         place = folder / kind.split()[-1]
         place.mkdir()
@@ -179,7 +179,7 @@ def peak_memory(folder: Path) -> dict[str, float]:
             more = {"format": "parquet", "pattern": "*.parquet", "image_size": [10, 20]}
             columns = {"image": "X_jet", "mass_labels": "m", "pt": "pt", "ieta": "ieta", "iphi": "iphi"}
         else:
-            with h5py.File(place / "a.h5", "w") as file:  # a file with holes: reads as zeros
+            with h5py.File(place / "a.h5", "w") as file:  # a sparse file: holes read as zeros
                 file.create_dataset("jet", (64_000, 125, 125, 2), "f4")[-1] = 1.0
             more = {"format": "hdf5", "pattern": "*.h5", "channels_last": True}
             columns = {"image": "jet"}
@@ -190,8 +190,8 @@ def peak_memory(folder: Path) -> dict[str, float]:
             "print(*(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
         )
         done = subprocess.run([sys.executable, "-c", code, str(place)], check=True, capture_output=True, text=True)
-        found[kind] = float(done.stdout.splitlines()[-1]) / 1024
-    return found
+        peaks[kind] = float(done.stdout.splitlines()[-1]) / 1024
+    return peaks
 
 
 def main() -> None:
@@ -210,16 +210,16 @@ def main() -> None:
         readers = sources.readers()
         rates: dict[str, list[float]] = {name: [] for name in readers}
         bandwidths = []
-        for _ in range(arguments.rounds):  # interleaved, so that a busy neighbour hits all alike
+        for _ in range(arguments.rounds):  # interleaved, so that a busy machine slows all alike
             for name, (number, read) in readers.items():
                 start = time.perf_counter()
                 read()
                 rates[name].append(number / (time.perf_counter() - start))
             bandwidths.append(sources.bandwidth())
-            print({name: round(found[-1]) for name, found in rates.items()}, flush=True)
+            print({name: round(values[-1]) for name, values in rates.items()}, flush=True)
         memory = peak_memory(Path(folder))
     record = {
-        "images_per_second": {name: statistics.median(found) for name, found in rates.items()},
+        "images_per_second": {name: statistics.median(values) for name, values in rates.items()},
         # ratios within a round, then their median
         "rows_over_to_pylist": statistics.median(
             a / b for a, b in zip(rates["rows"], rates["nested Parquet, to_pylist"])

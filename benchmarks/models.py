@@ -1,9 +1,9 @@
-"""Speed of the models against a plain transcription of the authors' code, with the same weights.
+"""Speed of our models against a plain transcription of the authors' code, with the same weights.
 
     python benchmarks/models.py --results results/model_speed.json
 
-Batch 32, 8 channels, 125 x 125 pixels, patch 5: 25 x 25 tokens. Every variant is measured in turn, round by round, in
-one process, and a ratio is the median of the ratios within a round. A training step is forward, backward and AdamW.
+Batch 32, 8 channels, 125 x 125 pixels, patch 5: 25 x 25 tokens. Variants are measured in turn, round by round, in one
+process; ratios are taken within a round, then their median. A training step is forward, backward and AdamW.
 """
 
 import json
@@ -25,7 +25,7 @@ from e2evit import convert_reference
 from e2evit.results.record import write_record
 
 BATCH_SIZE, NUM_CHANNELS, SIDE = 32, 8, 125
-AUTHORS = {  # the sizes of recipes/models, at one token a patch of 5
+AUTHORS = {  # the sizes of recipes/models, with one token per 5 x 5 patch
     "linearvit nano": lambda: reference.L2ViT(NUM_CHANNELS, [96], [4], [4], [4], window=5, patch_size=5),
     "linearvit tiny": lambda: reference.L2ViT(
         NUM_CHANNELS, [64, 128, 256], [2, 4, 2], [2, 4, 8], [4] * 3, window=5, patch_size=5
@@ -55,10 +55,10 @@ def logits_of(model, pixel_values):
 
 
 def check_equal(authors, ours, pixel_values, labels) -> dict[str, float]:
-    """Largest difference of logits, and of the stem's gradients relative to the largest one; float32.
+    """Largest difference of the logits, and of the stem's gradients relative to the largest gradient; float32.
 
     Raises:
-        AssertionError: if they are above 1e-5 and 1e-3.
+        AssertionError: if they exceed 1e-5 or 1e-3.
     """
     logits, gradients = [], []
     for model in (authors, ours):
@@ -67,13 +67,13 @@ def check_equal(authors, ours, pixel_values, labels) -> dict[str, float]:
         F.cross_entropy(logits_of(model.train(), pixel_values), labels).backward()
         gradients.append(next(parameter for parameter in model.parameters() if parameter.ndim == 4).grad)
     expected, actual = gradients
-    found = {
+    differences = {
         "logits": (logits[0] - logits[1]).abs().max().item(),
         "gradients": ((actual - expected).abs().max() / expected.abs().max()).item(),
     }
-    if found["logits"] > 1e-5 or found["gradients"] > 1e-3:
-        raise AssertionError(f"The two models differ: {found}")
-    return found
+    if differences["logits"] > 1e-5 or differences["gradients"] > 1e-3:
+        raise AssertionError(f"The two models differ: {differences}")
+    return differences
 
 
 def training_step(model, pixel_values, labels, precision: str, **optimizer):
@@ -105,12 +105,12 @@ def measure(variants: dict, rounds: int, description: str) -> dict[str, np.ndarr
             start = time.perf_counter()
             step()
             times[name].append(time.perf_counter() - start)
-    return {name: np.array(found[3:]) for name, found in times.items()}
+    return {name: np.array(seconds[3:]) for name, seconds in times.items()}
 
 
 def summarize(times: dict[str, np.ndarray], baseline_of: dict[str, str]) -> dict:
     return {
-        "milliseconds": {name: round(1e3 * float(np.median(found)), 1) for name, found in times.items()},
+        "milliseconds": {name: round(1e3 * float(np.median(seconds)), 1) for name, seconds in times.items()},
         "speedup": {
             name: round(float(np.median(times[baseline] / times[name])), 3) for name, baseline in baseline_of.items()
         },
@@ -118,7 +118,7 @@ def summarize(times: dict[str, np.ndarray], baseline_of: dict[str, str]) -> dict
 
 
 def compare(name: str, rounds: int) -> dict:
-    torch.compiler.reset()  # it stops compiling a function that has met too many models
+    torch.compiler.reset()  # it stops compiling a function that has seen too many models
     authors, ours = make_models(name)
     torch.manual_seed(1)
     pixel_values = torch.randn(BATCH_SIZE, NUM_CHANNELS, SIDE, SIDE)
@@ -148,9 +148,9 @@ def compare(name: str, rounds: int) -> dict:
     }
     # weights become constants and are packed for oneDNN; as an option of torch.compile this does nothing
     with inductor.patch(freezing=True):
-        found = measure(steps, rounds, f"{name}, inference")
-    inferred = summarize(found, dict.fromkeys(list(steps)[1:], "reference fp32"))
-    return {"differences": differences, "training": training, "inference": inferred}
+        times = measure(steps, rounds, f"{name}, inference")
+    speeds = summarize(times, dict.fromkeys(list(steps)[1:], "reference fp32"))
+    return {"differences": differences, "training": training, "inference": speeds}
 
 
 def main() -> None:

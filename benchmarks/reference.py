@@ -1,8 +1,8 @@
-"""The authors' models, transcribed plainly: what the speed of ours is measured against.
+"""Plain transcriptions of the authors' models, the baseline for the speed of ours.
 
-Tokens are `(B, N, D)` and turned into an image for each convolution, as in the authors' code; keys of the state dicts
-are theirs, so `e2evit.convert_reference` gives our model with the same weights. `tests/test_benchmarks.py` checks both
-against the golden files. The one thing added is a stem for patches of 5 pixels, one convolution in place of a chain.
+Tokens are `(B, N, D)` and become an image for each convolution, as in the authors' code. State dict keys are theirs,
+so `e2evit.convert_reference` gives our model with the same weights. `tests/modeling/test_parity.py` checks both
+against the golden files. The only addition is a stem for patches of 5 pixels: one convolution instead of a chain.
 """
 
 import torch
@@ -22,7 +22,7 @@ class Mlp(nn.Module):
 
 
 class TokenConv(nn.Module):
-    """Depthwise convolution of tokens that are turned into an image and back."""
+    """Depthwise convolution of tokens, reshaped to an image and back."""
 
     def __init__(self, dim, kernel_size=3):
         super().__init__()

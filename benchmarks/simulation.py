@@ -1,4 +1,4 @@
-"""Where the time of the simulation goes: milliseconds a jet by stage, jets a second and core, memory.
+"""Where the simulation spends its time: milliseconds per jet and stage, jets per second and core, memory.
 
 python benchmarks/simulation.py --results results/simulation_speed.json
 """
@@ -24,7 +24,7 @@ STAGES = {
 
 
 class Stopwatch:
-    """Processor time spent in the stages of `make_shard`."""
+    """CPU time spent in each stage of `make_shard`."""
 
     def __init__(self):
         self.seconds = defaultdict(float)
@@ -59,12 +59,12 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results/simulation_speed.json"))
     parser.add_argument("--processes", nargs="+", default=["qcd", "top"])
     parser.add_argument("--pileup", nargs="+", type=float, default=[0.0, 21.0, 60.0])
-    parser.add_argument("--num_jets", type=int, default=2000, help="in a shard")
+    parser.add_argument("--num_jets", type=int, default=2000, help="jets of a shard")
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
     stopwatch, pool = Stopwatch(), make_pool(SimulationSettings())
-    found = defaultdict(list)
-    for repeat in range(arguments.repeats):  # interleaved, so that a busy neighbour hits all alike
+    runs_by_sample = defaultdict(list)
+    for repeat in range(arguments.repeats):  # interleaved, so that a busy machine slows all alike
         for pileup in arguments.pileup:
             for process in arguments.processes:
                 stopwatch.seconds.clear()
@@ -73,11 +73,11 @@ def main() -> None:
                 seconds = time.process_time() - start
                 stages = {name: 1e3 * spent / table.num_rows for name, spent in stopwatch.seconds.items()}
                 stages["rest"] = 1e3 * seconds / table.num_rows - sum(stages.values())
-                found[process, pileup].append({"jets_per_second": table.num_rows / seconds} | stages)
+                runs_by_sample[process, pileup].append({"jets_per_second": table.num_rows / seconds} | stages)
     rows = [
         {"process": process, "pileup": pileup}
         | {name: statistics.median(run.get(name, 0.0) for run in runs) for name in sorted(set().union(*runs))}
-        for (process, pileup), runs in found.items()
+        for (process, pileup), runs in runs_by_sample.items()
     ]
     record = {
         "rows": rows,

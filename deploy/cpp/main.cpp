@@ -1,10 +1,10 @@
-// Runs an exported model on sparse rows as RecoE2E's predict_tf.cc would: one float32 input, flattened batch -> row ->
-// column -> channel (NHWC), input 0, output 0 first. `e2evit export` writes the model and an example row:
+// Runs an exported model on sparse rows as RecoE2E's predict_tf.cc would: input 0 is one float32 tensor, flattened
+// batch -> row -> column -> channel (NHWC); output 0 comes first. `e2evit export` writes the model and an example row:
 //
 //   e2e_predict NAME_nhwc.onnx NAME_row.txt [ROW.txt ...]
 //
-// A row is a text file of `pixel_index pixel_value` lines, the two columns of our data sets: the flat index
-// (channel * height + row) * width + column, and a value in the channel's unit. An empty file is an empty image.
+// A row is a text file of `pixel_index pixel_value` lines, as in the columns of our data sets: the flat index
+// (channel * height + row) * width + column, and the value in the channel's unit. An empty file is an empty image.
 // Prints one line per row: the outputs in the model's order, `name=value[,value...]`.
 
 #include <onnxruntime_cxx_api.h>
@@ -32,15 +32,15 @@ Shape input_shape(const Ort::Session& session, const std::string& path) {
   Ort::AllocatorWithDefaultOptions allocator;
   const auto layout = session.GetModelMetadata().LookupCustomMetadataMapAllocated("layout", allocator);
   if (!layout || std::string(layout.get()) != "nhwc")
-    fail(path + ": expected a model with layout nhwc, got " + (layout ? layout.get() : "one that does not say") +
-         "; take the *_nhwc.onnx file of `e2evit export`");
+    fail(path + ": expected a model with layout nhwc, got " + (layout ? layout.get() : "none") +
+         "; use the *_nhwc.onnx file from `e2evit export`");
   const auto shape = session.GetInputTypeInfo(0).GetTensorTypeAndShapeInfo().GetShape();
   if (shape.size() != 4 || shape[1] <= 0 || shape[2] <= 0 || shape[3] <= 0)
     fail(path + ": expected an input of shape (batch, height, width, channels)");
   return {shape[1], shape[2], shape[3]};
 }
 
-// Fills one image of `inputs`, which is zero.
+// Writes a row into `image`, which must be zero.
 void read_row(const std::string& path, const Shape& shape, float* image) {
   std::ifstream file(path);
   if (!file) fail(path + ": cannot be read");

@@ -1,4 +1,4 @@
-// Softmax attention in windows, and linear attention.
+// Window softmax attention and linear attention.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -8,7 +8,7 @@
 
 namespace e2evit {
 
-// softmax(q kT / sqrt(d)) v of one head in one window; rows of query, key and value are `stride` apart
+// softmax(q kT / sqrt(d)) v for one head in one window; rows of query, key and value are `stride` apart
 class WindowHead {
  public:
   WindowHead(int64_t num_tokens, int64_t head_width)
@@ -71,7 +71,7 @@ class WindowHead {
   }
 };
 
-// x + attention(norm(x)) in each window of a grid (B, H, W, D), beyond whose sides tokens are zeros; a band is a row of
+// x + attention(norm(x)) in each window of a grid (B, H, W, D); tokens beyond its edges are zero; a band is a row of
 // windows
 Tensor window_attention(const Tensor& x, const Tensor& norm_weight, const Tensor& norm_bias, double eps,
                         const Tensor& panels_qkv, const Tensor& bias_qkv, const Tensor& panels, const Tensor& bias,
@@ -88,8 +88,8 @@ Tensor window_attention(const Tensor& x, const Tensor& norm_weight, const Tensor
     const Tiles tiles;
     WindowHead attend(area, head_width);
     Buffer<BFloat16> normed(num_rows * depth), context(num_rows * depth);
-    Buffer<BFloat16> qkv((num_rows + round_up(area)) * 3 * depth);  // the last window's block reaches beyond it
-    std::vector<int64_t> places(num_rows, -1);                      // of a band's tokens in x
+    Buffer<BFloat16> qkv((num_rows + round_up(area)) * 3 * depth);  // the last window's block overruns it
+    std::vector<int64_t> places(num_rows, -1);                      // where a band's tokens are in x
     for (int64_t band = begin; band < end; ++band) {
       for (int64_t row = 0; row < num_windows * area; ++row) {
         const int64_t i = band % num_bands * side + row % area / side, j = row / area * side + row % side;
@@ -119,9 +119,8 @@ Tensor window_attention(const Tensor& x, const Tensor& norm_weight, const Tensor
   return result;
 }
 
-// x + temperature * (q kv / max(q ks, floor)) W + b of tokens (B, N, D): q and k behind ReLUs, kv the mean of k vT of a
-// head over the tokens, ks that of k. Tokens come in chunks, which first add up k vT, then read all sums of their
-// image.
+// x + temperature * (q kv / max(q ks, floor)) W + b for tokens (B, N, D): q and k are after ReLUs; for each head, kv is
+// the mean of k vT over the tokens, ks that of k. Chunks of tokens first add up k vT, then read all sums of an image.
 Tensor linear_attention(const Tensor& x, const Tensor& norm_weight, const Tensor& norm_bias, double eps,
                         const Tensor& panels_qkv, const Tensor& bias_qkv, const Tensor& key_weight,
                         const Tensor& temperature, double floor, const Tensor& panels, const Tensor& bias) {

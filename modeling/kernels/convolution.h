@@ -1,4 +1,4 @@
-// Depthwise convolutions of grids of tokens.
+// Depthwise convolutions over token grids.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -12,9 +12,9 @@
 
 namespace e2evit {
 
-// Depthwise convolution of 32 channels of a grid that has a margin of zeros, (.., padded, 32); the numbers of a kernel
-// are `stride` apart. `write(row, column, Row)` takes the sums.
-constexpr int64_t RUN = 7;  // columns whose sums are kept in registers
+// Depthwise convolution of 32 channels of a zero-padded grid, (.., padded, 32); a kernel's elements are `stride` apart.
+// `write(row, column, Row)` receives the sums.
+constexpr int64_t RUN = 7;  // columns whose sums stay in registers
 template <int64_t side, typename Write>
 void convolve_side(const float* grid, int64_t height, int64_t width, int64_t padded, const float* kernel,
                    int64_t stride, const Write& write) {
@@ -39,7 +39,7 @@ void convolve_side(const float* grid, int64_t height, int64_t width, int64_t pad
     }
 }
 
-// `work(side)` with a side that the compiler knows
+// calls `work(side)` with a compile-time side
 template <typename Work>
 void for_side(int64_t side, const Work& work) {
   if (side == 3) return work(std::integral_constant<int64_t, 3>());
@@ -54,8 +54,8 @@ void convolve(const float* grid, int64_t height, int64_t width, int64_t padded, 
   for_side(side, [&](auto constant) { convolve_side<constant()>(grid, height, width, padded, kernel, stride, write); });
 }
 
-// Adds to `sums` (side * side, 32, `stride` apart) what their kernel's gradient is: each pixel of `grid` that it met,
-// times the gradient of what it gave; `gradients` (height, ceiled, 32) end with zeros.
+// Adds the kernel's gradient to `sums` (side * side, 32, `stride` apart): for each element, the pixels of `grid` that
+// it multiplied times the gradients of its outputs; `gradients` (height, ceiled, 32) end with zeros.
 template <int64_t side>
 void correlate_side(const float* grid, const float* gradients, int64_t height, int64_t padded, int64_t ceiled,
                     float* sums, int64_t stride) {
@@ -104,7 +104,7 @@ Tensor depthwise(const Tensor& x, const Tensor& kernel, const Tensor& bias, int6
   return result;
 }
 
-// Gradients of kernel and bias of a depthwise convolution of x, (side * side + 1, D) with the bias's at the end.
+// Gradients of kernel and bias of a depthwise convolution of x, (side * side + 1, D), the bias's last.
 Tensor depthwise_gradient(const Tensor& gradient, const Tensor& x, int64_t side) {
   const int64_t height = x.size(1), width = x.size(2), depth = x.size(3), margin = side / 2, num_groups = depth / SIDE;
   const int64_t ceiled = round_up(width, RUN), padded = ceiled + 2 * margin, area = side * side;
@@ -136,8 +136,8 @@ Tensor depthwise_gradient(const Tensor& gradient, const Tensor& x, int64_t side)
 
 // x + gamma * ((GELU(norm(x) * kernel1 + b1) scale + shift) * kernel2 + b2): scale and shift are a BatchNorm's
 Tensor local_interaction(const Tensor& x, const Tensor& norm_weight, const Tensor& norm_bias, double eps,
-                           const Tensor& kernel1, const Tensor& bias1, const Tensor& scale, const Tensor& shift,
-                           const Tensor& kernel2, const Tensor& bias2, const Tensor& gamma, int64_t side) {
+                         const Tensor& kernel1, const Tensor& bias1, const Tensor& scale, const Tensor& shift,
+                         const Tensor& kernel2, const Tensor& bias2, const Tensor& gamma, int64_t side) {
   const int64_t height = x.size(1), width = x.size(2), depth = x.size(3), margin = side / 2, num_groups = depth / SIDE;
   const int64_t padded = round_up(width, RUN) + 2 * margin, num_tokens = x.numel() / depth;
   const Norm norm{floats_of(norm_weight), floats_of(norm_bias), float(eps), depth};

@@ -1,11 +1,11 @@
-// Inference of whole residual branches in bfloat16, for processors with AMX; `modeling_kernels.py` says when and
-// builds it.
+// Inference of whole residual branches in bfloat16 on processors with AMX; `modeling_kernels.py` builds this file and
+// decides when to use it.
 //
-// A branch reads and writes its tokens once; what lies between stays in a core's cache. Sums are float32 and are
-// rounded where a matrix product reads them and at the end. Widths are multiples of 32.
+// A branch reads and writes its tokens once; intermediate results stay in a core's cache. Sums are float32, rounded
+// where a matrix product reads them and at the end. Widths are multiples of 32.
 //
-// Letters as in the models: B images, H x W grid, D width. Matrices come as panels, (N / 32, K / 2, 32, 2) of a weight
-// (N, K); vectors come in float32.
+// Letters as in the models: B images, H x W grid, D width. A weight (N, K) comes as panels (N / 32, K / 2, 32, 2);
+// vectors are float32.
 
 #include <torch/library.h>
 

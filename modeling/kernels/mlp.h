@@ -1,4 +1,4 @@
-// The MLP, and projections before and after attention.
+// The MLP, and the projections before and after attention.
 #pragma once
 
 #include <ATen/Parallel.h>

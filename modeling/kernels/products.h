@@ -1,4 +1,4 @@
-// Matrix products by AMX, and what belongs to every branch.
+// Matrix products with AMX, and the layer norm at the start of each branch.
 #pragma once
 
 #include <atomic>
@@ -16,7 +16,7 @@ struct Tiles {
     uint8_t num_rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
   };
   Tiles() {
-    // static, since compilers see a read of its first bytes alone
+    // static, since compilers see only its first bytes being read
     static const Configuration configuration;
     _tile_loadconfig(&configuration);
   }
@@ -48,11 +48,11 @@ inline void multiply(const BFloat16* a, int64_t a_stride, const BFloat16* b, int
   std::atomic_signal_fence(std::memory_order_seq_cst);
 }
 
-// Two rows, one number of each in a word: what a matrix on the right of a product is made of.
+// Interleaves two rows, one number of each per word: the layout of a product's right-hand matrix.
 inline void pair_rows(const BFloat16* first, const BFloat16* second, int64_t width, uint32_t* words) {
   for (int64_t i = 0; i < width; ++i) words[i] = first[i].x | uint32_t(second[i].x) << 16;
 }
-// The transposed of tokens in words, `(width / 2, words_stride)`: the same for a matrix whose columns are the tokens.
+// The same for a matrix whose columns are the tokens: their transpose in words, `(width / 2, words_stride)`.
 inline void pair_columns(const BFloat16* tokens, int64_t number, int64_t stride, int64_t width, uint32_t* words,
                          int64_t words_stride) {
   for (int64_t i = 0; i < number; ++i)
@@ -60,7 +60,7 @@ inline void pair_columns(const BFloat16* tokens, int64_t number, int64_t stride,
 }
 inline const BFloat16* halves(const uint32_t* words) { return reinterpret_cast<const BFloat16*>(words); }
 
-// `write(row, column, Row)` takes the products of `tokens` (num_rows, depth) with a matrix, 32 columns at a time.
+// `write(row, column, Row)` receives the products of `tokens` (num_rows, depth) with a matrix, 32 columns at a time.
 template <typename Write>
 inline void linear(const BFloat16* tokens, int64_t num_rows, int64_t depth, const Tensor& panels, const Write& write) {
   alignas(64) float block[SIDE * SIDE];
@@ -78,7 +78,7 @@ struct Norm {
   float eps;
   int64_t width;
 
-  // mean, and one over the standard deviation
+  // mean and inverse standard deviation
   std::pair<float, float> measure(const BFloat16* token) const {
     Row sum = all(0), squares = all(0);
     for (int64_t i = 0; i < width; i += SIDE) sum = sum + load(token + i);

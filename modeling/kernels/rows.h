@@ -1,4 +1,4 @@
-// Numbers in memory and in registers.
+// Arrays in memory, and rows of 32 numbers in registers.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,9 +10,9 @@ namespace e2evit {
 
 using at::BFloat16;
 using at::Tensor;
-constexpr int64_t SIDE = 32;  // of a block of a product: two by two tiles
+constexpr int64_t SIDE = 32;  // rows and columns of a block of a product: two by two tiles
 
-// pointers are taken once, outside of loops: each of these checks the tensor
+// take pointers once, outside loops: each call checks the tensor
 template <typename Number>
 const Number* numbers_of(const Tensor& tensor) {
   TORCH_CHECK(tensor.is_contiguous(), "Expected a contiguous tensor, got strides ", tensor.strides(), ".");
@@ -23,7 +23,7 @@ const float* floats_of(const Tensor& tensor) { return numbers_of<float>(tensor);
 BFloat16* written_to(Tensor& tensor) { return tensor.mutable_data_ptr<BFloat16>(); }
 int64_t round_up(int64_t size, int64_t multiple = SIDE) { return (size + multiple - 1) / multiple * multiple; }
 
-// Tiles are loaded and stored several times faster where rows do not cross cache lines.
+// Tiles load and store several times faster if rows do not cross cache lines.
 template <typename Number>
 struct Aligned {
   using value_type = Number;
@@ -74,7 +74,7 @@ inline __m512 polynomial(const __m512& x, std::initializer_list<float> coefficie
   return sum;
 }
 
-// x Phi(x) to 6e-5: Phi is a polynomial between -4.25 and 4.25, and 0 and 1 beyond
+// x Phi(x) within 6e-5: Phi is a polynomial between -4.25 and 4.25, and 0 or 1 outside
 inline __m512 gelu(const __m512& x) {
   const __m512 inside = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(4.25f)), _mm512_set1_ps(-4.25f));
   const __m512 ratio =
@@ -85,7 +85,7 @@ inline __m512 gelu(const __m512& x) {
 }
 inline Row gelu(const Row& x) { return {gelu(x.low), gelu(x.high)}; }
 
-// 2^x to 4e-6 of itself
+// 2^x within a relative 4e-6
 inline __m512 power_of_two(const __m512& x) {
   const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   return _mm512_scalef_ps(polynomial(x - whole, {0.00966637f, 0.05592198f, 0.24022349f, 0.69312105f, 1.f}), whole);

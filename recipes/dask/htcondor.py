@@ -1,6 +1,6 @@
-"""Dask workers as HTCondor jobs (CERN's, say), for scripts/simulate.py --scheduler (needs the `cluster` extra).
+"""Dask workers as HTCondor jobs (at CERN, say) for scripts/simulate.py --scheduler (needs the `cluster` extra).
 
-Start it on a submit node inside tmux and leave it; it prints the address. Jobs that end early are replaced.
+Start it on a submit node inside tmux and leave it running; it prints the address. Jobs that end early are replaced.
 
     python recipes/dask/htcondor.py --jobs 40
     python scripts/simulate.py --scheduler tcp://... --output_dir /shared/jets --processes qcd top --num_jets 500000
@@ -12,12 +12,12 @@ import signal
 from dask_jobqueue import HTCondorCluster
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--jobs", type=int, default=10, help="one worker each")
+parser.add_argument("--jobs", type=int, default=10, help="number of jobs, one worker each")
 parser.add_argument("--flavour", default="workday", help="CERN's name for a time limit")
-parser.add_argument("--print_job", action="store_true", help="only show what would be submitted")
+parser.add_argument("--print_job", action="store_true", help="only print the job script")
 arguments = parser.parse_args()
 
-# a worker needs one core and less than 1 GiB; a shard of 2 000 jets takes some 20 seconds
+# a worker needs one core and less than 1 GiB; a shard of 2 000 jets takes about 20 seconds
 cluster = HTCondorCluster(
     cores=1,
     processes=1,

@@ -1,6 +1,6 @@
-"""Dask workers as Slurm jobs, for scripts/simulate.py --scheduler (needs the `cluster` extra).
+"""Dask workers as Slurm jobs for scripts/simulate.py --scheduler (needs the `cluster` extra).
 
-Start it on a login node inside tmux and leave it; it prints the address. Jobs that end early are replaced.
+Start it on a login node inside tmux and leave it running; it prints the address. Jobs that end early are replaced.
 
     python recipes/dask/slurm.py --jobs 40
     python scripts/simulate.py --scheduler tcp://... --output_dir /shared/jets --processes qcd top --num_jets 500000
@@ -12,13 +12,13 @@ import signal
 from dask_jobqueue import SLURMCluster
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--jobs", type=int, default=10, help="one worker each")
+parser.add_argument("--jobs", type=int, default=10, help="number of jobs, one worker each")
 parser.add_argument("--queue", help="partition")
 parser.add_argument("--account")
-parser.add_argument("--print_job", action="store_true", help="only show what would be submitted")
+parser.add_argument("--print_job", action="store_true", help="only print the job script")
 arguments = parser.parse_args()
 
-# a worker needs one core and less than 1 GiB; a shard of 2 000 jets takes some 20 seconds
+# a worker needs one core and less than 1 GiB; a shard of 2 000 jets takes about 20 seconds
 cluster = SLURMCluster(
     cores=1, processes=1, memory="4GB", walltime="08:00:00", queue=arguments.queue, account=arguments.account
 )
