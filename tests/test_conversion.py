@@ -45,7 +45,7 @@ def test_adapted_stem_sees_grey_as_grey(golden):
     grey = torch.randn(1, 1, 16, 16)
     before = torch.nn.functional.conv2d(grey.expand(-1, 3, -1, -1), weights[key])
     torch.testing.assert_close(torch.nn.functional.conv2d(grey.expand(-1, 8, -1, -1), kernel), before)
-    with pytest.raises(KeyError, match="first convolutions"):
+    with pytest.raises(ValueError, match="first convolutions"):
         adapt_stem({"head.weight": kernel}, 8)
 
 

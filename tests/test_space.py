@@ -20,10 +20,14 @@ from playwright.sync_api import expect, sync_playwright
 from samples import random_images, row_table
 
 from e2evit.cli import uploads
+from e2evit.data import find_schema
+from e2evit.data.sparse import sparse_to_dense
+from e2evit.transforms.transverse import transverse_schema, transverse_table
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ROOT = Path(__file__).parents[1]
 SHAPE = (8, 125, 125)
+CHANNELS = find_schema("simulated").channel_names
 PATIENCE = 90_000  # ms; each upload is read in a process that imports torch
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
@@ -135,19 +139,29 @@ def test_without_a_file(page):
 def test_uploads_are_bounded(tmp_path, monkeypatch):
     path = tmp_path / "jet.npy"
     np.save(path, random_images(1)[0])
-    assert uploads.read_upload(str(path), SHAPE).shape == (8, 125, 125)
+    assert uploads.read_upload(str(path), CHANNELS, SHAPE[1:]).shape == (8, 125, 125)
     with monkeypatch.context() as patch:
         patch.setattr(uploads, "READ_SECONDS", 0.05)
         with pytest.raises(ValueError, match=r"^jet\.npy could not be read within 0\.05 seconds"):
-            uploads.read_upload(str(path), SHAPE)
+            uploads.read_upload(str(path), CHANNELS, SHAPE[1:])
     with monkeypatch.context() as patch:
         patch.setattr(uploads, "READ_BYTES", 300 * 2**20)  # less memory than the libraries need
         with pytest.raises(ValueError, match=r"\w"):
-            uploads.read_upload(str(path), SHAPE)
+            uploads.read_upload(str(path), CHANNELS, SHAPE[1:])
     with monkeypatch.context() as patch:
         patch.setattr(uploads, "MAX_UPLOAD", "0.1mb")
         with pytest.raises(ValueError, match=r"at most 0\.1mb are read"):
-            uploads.read_upload(str(path), SHAPE)
+            uploads.read_upload(str(path), CHANNELS, SHAPE[1:])
+
+
+def test_uploads_of_plain_energies_become_transverse(simulated_jets):
+    """A Parquet file of `load_e2e` names its channels, and its rows know their place."""
+    path = next(simulated_jets.glob("top-*.parquet"))
+    table, schema = pq.read_table(path), find_schema("simulated", simulated_jets)
+    row = transverse_table(table.slice(0, 1), schema).to_pylist()[0]
+    expected = sparse_to_dense(row["pixel_index"], row["pixel_value"], SHAPE)
+    names = transverse_schema(schema).channel_names
+    np.testing.assert_allclose(uploads.read_upload(str(path), names, SHAPE[1:]), expected, rtol=1e-6)
 
 
 def test_hostile_uploads(tmp_path):
@@ -165,4 +179,4 @@ def test_hostile_uploads(tmp_path):
         "empty.parquet": "it holds no image",
     }.items():
         with pytest.raises(ValueError, match=message):
-            uploads.read_upload(str(tmp_path / name), SHAPE)
+            uploads.read_upload(str(tmp_path / name), CHANNELS, SHAPE[1:])

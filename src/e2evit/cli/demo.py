@@ -98,7 +98,7 @@ class Demo:
         if path is None:
             raise gr.Error("Choose a file first: .npy, .h5 or .parquet.", title="No file")
         try:
-            image = read_upload(path, self.processor.image_shape)
+            image = read_upload(path, self.processor.channel_names, self.processor.image_size)
         except (OSError, ValueError) as error:
             raise gr.Error(str(error), title="This file cannot be read", duration=None) from error
         index, value = dense_to_sparse(image[None])

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,18 +17,27 @@ READ_SECONDS, READ_BYTES = 60, 8 * 2**30  # of the process that reads an upload;
 _READ = """
 import sys
 import numpy as np
-from e2evit.modeling.pipeline_e2e import read_images
-path, output, *shape = sys.argv[1:]
-shape = tuple(map(int, shape))
+from e2evit.modeling.pipeline_e2e import file_channels, read_images
+path, output, height, width, *expected = sys.argv[1:]
+shape = (len(expected), int(height), int(width))
 try:
+    channel_names = file_channels(path) or expected
     image = next(iter(read_images(path, shape)), None)
     if image is None:
         raise ValueError(f"{path}: it holds no image.")
     if isinstance(image, dict):
-        from e2evit import E2EImageProcessor
-        E2EImageProcessor([str(i) for i in range(shape[0])], shape[1:])(image)  # checks it
         from e2evit.data.sparse import sparse_to_dense
+        from e2evit.modeling import E2EImageProcessor
+        from e2evit.modeling.geometry_e2e import TRANSVERSE, transverse_factor, window_rows
+        E2EImageProcessor(expected, shape[1:])(image, channel_names=channel_names)  # checks it
+        ieta = image.get("ieta")
         image = sparse_to_dense(image["pixel_index"], image["pixel_value"], shape)
+        for number in range(shape[0]):
+            if channel_names[number] != expected[number]:  # plain energies, which have a place
+                rows = window_rows(np.arange(shape[1]), shape[1], ieta)
+                filled = image[number].any(axis=1)
+                is_ecal = np.full(filled.sum(), TRANSVERSE["ecal"] == expected[number])
+                image[number, filled] *= transverse_factor(rows[filled], is_ecal)[:, None]
     image = np.asarray(image, dtype=np.float32)
     image = image if image.shape == shape else np.moveaxis(image, -1, 0)
     if not np.isfinite(image).all():
@@ -38,8 +48,15 @@ except (ImportError, OSError, ValueError) as error:
 """
 
 
-def read_upload(path: str, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """The first image of a file; `image_shape` is (channels, height, width).
+def read_upload(path: str, channel_names: Sequence[str], image_size: tuple[int, int]) -> np.ndarray:
+    """The first image of a file, `(channels, height, width)`.
+
+    Plain energies of Parquet rows become transverse where the channels are; other files do not name their channels
+    and are taken to hold these.
+
+    Args:
+        channel_names: Channels of the image.
+        image_size: Height and width.
 
     Raises:
         ValueError: with one line that says what is wrong.
@@ -50,7 +67,7 @@ def read_upload(path: str, image_shape: tuple[int, int, int]) -> np.ndarray:
     name = os.path.basename(path)
     with tempfile.TemporaryDirectory() as folder:
         output = f"{folder}/image.npy"
-        command = [sys.executable, "-c", _READ, path, output, *map(str, image_shape)]
+        command = [sys.executable, "-c", _READ, path, output, *map(str, image_size), *channel_names]
         try:
             done = subprocess.run(
                 command,

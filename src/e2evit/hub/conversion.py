@@ -186,11 +186,11 @@ def adapt_stem(state_dict: Mapping[str, Tensor], num_channels: int) -> dict[str,
     grey image gave. This is only a warm start: the layers measure different things.
 
     Raises:
-        KeyError: if there is no first convolution with a known name.
+        ValueError: if there is no first convolution with a known name.
     """
     key = next((key for key in _STEM_KEYS if key in state_dict), None)
     if key is None:
-        raise KeyError(f"The state dict has none of the first convolutions {', '.join(_STEM_KEYS)}.")
+        raise ValueError(f"The state dict has none of the first convolutions {', '.join(_STEM_KEYS)}.")
     kernel = state_dict[key].sum(dim=1, keepdim=True) / num_channels
     return {**state_dict, key: kernel.expand(-1, num_channels, -1, -1).clone()}
 

@@ -105,14 +105,16 @@ class TrainedOn:
         """From a checkpoint's folder or Hub id.
 
         Raises:
-            ValueError: as [`find_checkpoint`].
+            ValueError: as [`find_checkpoint`], and for a configuration without `channel_names`.
         """
         path = find_checkpoint(path)
         config = _read_config(path)
         file = cached_file(path, "recipe.yaml", _raise_exceptions_for_missing_entries=False)
         recipe = yaml.safe_load(Path(file).read_text()) if file else {}
         known = [field.name for field in fields(TargetArguments)]
-        names = () if _is_masked(config) else tuple(sorted(config.label2id, key=config.label2id.get))
+        names = () if _is_masked(config) else tuple(config.id2label[number] for number in range(config.num_labels))
+        if config.channel_names is None:
+            raise ValueError(f"{path} does not say what its channels are: set `channel_names` in its config.json.")
         return cls(
             path,
             tuple(config.channel_names),
