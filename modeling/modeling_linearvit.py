@@ -35,8 +35,10 @@ __all__ = [
 
 
 def window_partition(qkv, side, num_heads):
-    """A grid `(B, H, W, 3 D)` whose sides `side` divides, to query, key and value of the heads in each window, each
-    `(B * windows, h, side * side, d)`."""
+    """Split a grid (B, H, W, 3D) into windows; return query, key and value, each (B * windows, h, side * side, d).
+
+    `side` must divide H and W.
+    """
     batch_size, height, width, channels = qkv.shape
     grid = qkv.view(batch_size, height // side, side, width // side, side, 3, num_heads, channels // (3 * num_heads))
     # one copy, after which each of the three is contiguous

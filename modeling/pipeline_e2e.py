@@ -92,7 +92,7 @@ def _read_parquet(path: str, image_shape) -> Iterator[dict]:
         if missing:
             raise ValueError(
                 f"{path}: the column {', '.join(missing)} is missing, got {', '.join(known)}; "
-                "`scripts/prepare_data.py` converts public files to sparse rows."
+                "`e2evit prepare` converts public files to sparse rows."
             )
         columns = [name for name in ("pixel_index", "pixel_value", "pt", "ieta", "iphi") if name in known]
         for batch in file.iter_batches(batch_size=64, columns=columns):

@@ -211,7 +211,7 @@ def test_script(results, tmp_path):
 def test_different_jets_are_not_compared(results):
     done = compare(results["good"], results["other"])
     assert done.returncode != 0
-    assert "were not measured on the same jets" in done.stderr
+    assert "were not measured on the same jets and targets: event_ids 0 and 1." in done.stderr
 
 
 def test_references_must_be_among_the_results(results):

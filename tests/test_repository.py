@@ -114,7 +114,7 @@ def test_public_api():
         for suffix in ("Backbone", "Config", "Model", "ForImageClassification", "ForMaskedImageModeling")
     }
     expected |= {"BaselineConfig", "BaselineForImageClassification", "E2EImageProcessor", "E2EOutput"}
-    expected |= {"Result", "convert_reference", "load_e2e", "simulate", "train", "evaluate", "predict"}
+    expected |= {"Result", "convert_reference", "load_e2e", "simulate", "train", "evaluate"}
     expected |= {"DataArguments", "TargetArguments", "TrainArguments"}
     assert set(e2evit.__all__) == expected
     assert all(hasattr(e2evit, name) for name in e2evit.__all__)

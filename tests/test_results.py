@@ -84,6 +84,23 @@ def test_one_training_cannot_count_twice(tmp_path):
         read_results([tmp_path / "a.json", tmp_path / "b.json"])
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label_names": ["top", "qcd"]}, r"label_names \['qcd', 'top'\] and \['top', 'qcd'\]"),
+        ({"mass_classes": ["top"]}, r"mass_classes None and \['top'\]"),
+        ({"mass_column": "mass_labels"}, "mass_column jet_mass and mass_labels"),
+    ],
+)
+def test_other_targets_are_not_compared(tmp_path, changes, message):
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    shared = {"label_names": ["qcd", "top"], "mass_column": "jet_mass", "mass_classes": None}
+    for path, more in zip(paths, ({}, changes)):
+        make_result(path.stem, 0, METRICS, **(shared | more)).to_json(path)
+    with pytest.raises(ValueError, match=rf"the same jets and targets: {message}\.$"):
+        read_results(paths)
+
+
 def test_provenance(tmp_path):
     made = provenance(threads=3)
     assert set(made) == {"date", "commit", "versions", "hardware"}

@@ -1,9 +1,9 @@
-"""Dask workers as HTCondor jobs (at CERN, say) for scripts/simulate.py --scheduler (needs the `cluster` extra).
+"""Dask workers as HTCondor jobs (at CERN, say) for `e2evit simulate --scheduler` (needs the `cluster` extra).
 
 Start it on a submit node inside tmux and leave it running; it prints the address. Jobs that end early are replaced.
 
     python recipes/dask/htcondor.py --jobs 40
-    python scripts/simulate.py --scheduler tcp://... --output_dir /shared/jets --processes qcd top --num_jets 500000
+    e2evit simulate --scheduler tcp://... --output_dir /shared/jets --processes qcd top --num_jets 500000
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Dask workers as Slurm jobs for scripts/simulate.py --scheduler (needs the `cluster` extra).
+"""Dask workers as Slurm jobs for `e2evit simulate --scheduler` (needs the `cluster` extra).
 
 Start it on a login node inside tmux and leave it running; it prints the address. Jobs that end early are replaced.
 
     python recipes/dask/slurm.py --jobs 40
-    python scripts/simulate.py --scheduler tcp://... --output_dir /shared/jets --processes qcd top --num_jets 500000
+    e2evit simulate --scheduler tcp://... --output_dir /shared/jets --processes qcd top --num_jets 500000
 """
 
 import argparse

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     )
     from .results.record import Result
     from .simulation import simulate
-    from .training import DataArguments, TargetArguments, TrainArguments, evaluate, predict, train
+    from .training import DataArguments, TargetArguments, TrainArguments, evaluate, train
 
 __version__ = "0.1.0"
 
@@ -54,7 +54,6 @@ __all__ = [
     "convert_reference",
     "evaluate",
     "load_e2e",
-    "predict",
     "simulate",
     "train",
 ]
@@ -67,7 +66,6 @@ _HOMES = {  # the others are models
     "TargetArguments": "training",
     "TrainArguments": "training",
     "evaluate": "training",
-    "predict": "training",
     "simulate": "simulation",
     "train": "training",
 }

@@ -23,8 +23,8 @@ def tree_predictions(
 
     Args:
         train_variables: `(n, k)`, from [`jet_features`].
-        labels: Of the training jets, -100 where unknown.
-        mass_labels: Of the training jets [GeV], NaN where unknown.
+        labels: Classes of the training jets, -100 where unknown.
+        mass_labels: Masses of the training jets [GeV], NaN where unknown.
         variables: `(m, k)`, of the jets to predict.
         num_classes: All of them need training jets.
 

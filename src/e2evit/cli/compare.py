@@ -66,7 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def ranking_metric(results: list[Result]) -> str:
     """Key of the metric that models are ranked by."""
-    return next(key for key in RANKED_BY if all(result.metric(key) for result in results))
+    for key in RANKED_BY:
+        if all(result.metric(key) for result in results):
+            return key
+    raise ValueError(f"The results share no metric to rank the models by: each needs one of {', '.join(RANKED_BY)}.")
 
 
 def tables(results: list[Result], options: CompareArguments) -> dict[str, str]:

@@ -84,7 +84,7 @@ class Demo:
             scores,
             mass_axis(mass, uncertainty, true_mass),
             event_display(row, self.schema, title),
-            saliency_display(saliency, self.schema, f"what speaks for {label}"),
+            saliency_display(saliency, self.schema, f"evidence for {label}"),
         )
 
     def show_example(self, title: str) -> tuple:

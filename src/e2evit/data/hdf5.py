@@ -24,7 +24,7 @@ class HDF5File:
     while it is read, because HDF5 lets nobody write to an open one.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         root: Folder that links and virtual data sets may read from.
     """
 

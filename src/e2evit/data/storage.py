@@ -59,7 +59,7 @@ def relative_name(path: str, folder: str | Path) -> str:
 
 
 def file_size(path: str) -> int:
-    """In bytes."""
+    """Size in bytes."""
     if not is_remote(path):
         return Path(path).stat().st_size
     system, root = fsspec.core.url_to_fs(path)

@@ -71,7 +71,7 @@ def assemble_model(
     check_checkpoint(checkpoint, subfolders=False)
     for path in (results, results.with_suffix(".parquet")):
         if not path.is_file():
-            raise FileNotFoundError(f"There is no {path}: measure the checkpoint with scripts/eval.py first.")
+            raise FileNotFoundError(f"There is no {path}: measure the checkpoint with `e2evit eval` first.")
     result = Result.from_json(results)
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
@@ -115,7 +115,7 @@ def check_loads(folder: str | Path, model, processor) -> None:
     """Load the folder in a new process that cannot import e2evit, with an empty cache, and compare its predictions.
 
     Raises:
-        ValueError: if it does not load, or predicts something else than `model` in this process.
+        ValueError: if it does not load, or its predictions differ from those of `model` in this process.
     """
     images = np.zeros((3, *processor.image_shape), np.float32)  # an empty one, and two random ones
     rng = np.random.default_rng(0)
@@ -143,7 +143,7 @@ def check_loads(folder: str | Path, model, processor) -> None:
         "mass_preds": np.abs(loaded["mass_preds"] / expected.mass_preds.numpy() - 1).max(),
     }
     if not max(errors.values()) <= TOLERANCE:
-        raise ValueError(f"{folder} predicts something else in another process; largest differences: {errors}.")
+        raise ValueError(f"{folder} gives different predictions in another process; largest differences: {errors}.")
 
 
 def clean_environment() -> dict[str, str]:

@@ -41,7 +41,7 @@ def render_card(
 
     Args:
         template: Jinja file.
-        result: Of the checkpoint.
+        result: Result of the checkpoint.
         model_type: A key of [`FAMILIES`].
         recipe: Path of the recipe within the repository.
         model_id: Hub id or folder that the card's code loads.

@@ -28,7 +28,7 @@ def publish_dataset(
     """Upload a prepared data set in one commit; files that the repository has already do not travel again.
 
     Args:
-        folder: What `scripts/prepare_data.py` wrote.
+        folder: What `e2evit prepare` wrote.
         repo_id: `ORG/NAME`; created if it does not exist.
         private: Whether a new repository is private.
         revision: Branch; the repository's main one if not given. Made from main if it does not exist.
@@ -73,7 +73,7 @@ def publish_model(
     folder = Path(folder)
     check_checkpoint(folder)
     if not (folder / "README.md").is_file():
-        raise ValueError(f"{folder} has no card: assemble it with `scripts/push_to_hub.py`.")
+        raise ValueError(f"{folder} has no card: publish the checkpoint with `e2evit push`.")
     return _publish(folder, repo_id, "model", MODEL_FILES, private, revision, tag, token)
 
 

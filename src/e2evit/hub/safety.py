@@ -15,7 +15,7 @@ TEXT = (".json", ".yaml", ".yml", ".md", ".py", ".txt")
 
 
 def check_checkpoint(folder: str | Path, subfolders: bool = True) -> None:
-    """Nothing in the folder can run by being loaded, and nothing in it points out of it.
+    """Refuse a folder that could run code when loaded, or that refers to files outside it.
 
     Refused are pickles and other files that hold Python objects, symbolic links, a safetensors header that is broken
     or absurdly large, tensors that lie outside of their file, code references (`auto_map`, `custom_pipelines`) that
@@ -42,7 +42,7 @@ def check_checkpoint(folder: str | Path, subfolders: bool = True) -> None:
         if path.suffix.lower() in PICKLES:
             raise ValueError(
                 f"{folder}: {name} can hold a pickle, which runs code when it is loaded; remove it, or make "
-                "safetensors of it (scripts/convert_checkpoint.py)."
+                "safetensors of it (`e2evit convert`)."
             )
         if path.suffix == ".safetensors":
             _check_header(path)

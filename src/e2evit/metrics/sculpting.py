@@ -28,7 +28,7 @@ def sculpting_statistics(
 
     Args:
         jet_masses: In GeV.
-        edges: Of the mass bins; quantiles of the background by default.
+        edges: Edges of the mass bins; quantiles of the background by default.
     """
     background = jet_masses[labels == 0]
     edges = _mass_edges(background) if edges is None else edges

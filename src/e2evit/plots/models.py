@@ -111,7 +111,7 @@ def resolution(
     Args:
         by: What the bins are in, e.g. mass or pT of the jets [GeV].
         mass_labels, mass_preds: In GeV.
-        label: Of the horizontal axis.
+        label: Label of the horizontal axis.
     """
     edges = quantile_edges(by, num_bins)
     centres = np.array([np.median(by[(by >= low) & (by < high)]) for low, high in pairwise(edges)])
@@ -239,7 +239,7 @@ def comparison_figures(jets: JetPredictions, result: Result) -> dict[str, Figure
 
     Args:
         jets: Predictions of all models.
-        result: Of the first model.
+        result: Result of the first model.
     """
     known, has_mass, figures = jets.labels != -100, np.isfinite(jets.mass_labels), {}
     signal = (jets.labels[known] > 0).astype(int)

@@ -55,8 +55,8 @@ def measure(
     Args:
         labels: -100 where unknown. Class 0 is the background, all others are signal.
         mass_labels: In GeV, NaN where unknown.
-        predictions: Of the same jets.
-        label_names: Of the classes, for the names of those AUCs.
+        predictions: Predictions for the same jets.
+        label_names: Names of the classes, for the names of those AUCs.
         jet_masses: Masses [GeV] that a cut on the score could sculpt, NaN where unknown; `mass_labels` by default.
 
     Returns:

@@ -36,7 +36,7 @@ class Predictions:
     """What one predictor says of each jet.
 
     Attributes:
-        scores: Of the signal: all classes but the first.
+        scores: Probability of the signal: all classes but the first.
         mass_preds: In GeV.
         probabilities: Of all classes `(n, num_classes)`.
         mass_scale_preds: One sigma of `mass_preds` [GeV].
@@ -61,7 +61,7 @@ class JetPredictions:
         labels: -100 where unknown; class 0 is the background, all others are signal.
         mass_labels: True masses [GeV], NaN where unknown.
         jet_masses: Masses of the jets themselves [GeV], which a cut on the score could sculpt.
-        pts: Of the jets [GeV], NaN where unknown.
+        pts: Transverse momenta of the jets [GeV], NaN where unknown.
         scores, mass_preds: By name of the result; masses in GeV.
         probabilities: The same, of all classes `(n, num_classes)`, where a predictor has them.
     """
@@ -136,5 +136,5 @@ def read_predictions(results: Mapping[str | Path, "Result"]) -> JetPredictions:
 
 
 def read_event_ids(path: str | Path) -> list[str]:
-    """Of the jets that the result at `path` was measured on, in order."""
+    """Event ids of the jets in the result at `path`, in order."""
     return pq.read_table(Path(path).with_suffix(".parquet"), columns=["event_id"])["event_id"].to_pylist()

@@ -48,16 +48,16 @@ class Result:
 
     Attributes:
         model: Name of the model, shared by its trainings.
-        seed: Of the training, if known.
+        seed: Seed of the training, if known.
         date: UTC, ISO 8601.
-        commit: Of e2evit; None outside a clone, or where it was not recorded.
-        versions: Of Python and packages.
+        commit: Commit of e2evit; None outside a clone, or where it was not recorded.
+        versions: Versions of Python and packages.
         hardware: `processor` (model name), `machine` (architecture), `cores`, and where they matter `threads`,
             `device`, `num_processes`, `precision`.
         data: `rows` and a hash of the `event_ids` of each split.
         mass_column: Column that masses are measured against.
         mass_classes: Classes that the mass was learned from alone.
-        parameters: Of the network.
+        parameters: Parameters of the network.
         cost: `macs` of an image, `images_per_second`, `batch_size`, `peak_memory_gib`.
         training: `images_seen`, `seconds`, `best_epoch`, `images_per_second`, `hardware`.
         metrics: By predictor (`"model"` and baselines), then by the keys of `METRICS`, with `_low` and `_high`.
@@ -101,7 +101,7 @@ class Result:
 
     @property
     def name(self) -> str:
-        """Of this training: model and seed."""
+        """Name of this training: model and seed."""
         return self.model if self.seed is None else f"{self.model}_seed{self.seed}"
 
     def metric(self, key: str, predictor: str = MODEL) -> Interval | None:
@@ -163,23 +163,22 @@ def read_results(paths: Sequence[str | Path]) -> list[Result]:
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: if a file is not a result, two are of the same training, or jets or target differ.
+        ValueError: if a file is not a result, two are of the same training, or jets or targets differ.
     """
     results = [Result.from_json(path) for path in paths]
 
     def measured_on(result):
-        return {"dataset": result.dataset, "split": result.split, "mass_column": result.mass_column} | result.data[
-            result.split
-        ]
+        shared = ("dataset", "split", "label_names", "mass_column", "mass_classes")
+        return {name: getattr(result, name) for name in shared} | result.data[result.split]
 
     names = [result.name for result in results]
     for number, (path, result) in enumerate(zip(paths, results)):
         if result.name in names[:number]:
             raise ValueError(f"{paths[names.index(result.name)]} and {path} are both of {result.name}.")
-        if measured_on(result) != measured_on(results[0]):
+        first, other = measured_on(results[0]), measured_on(result)
+        if different := [f"{key} {first.get(key)} and {other.get(key)}" for key in first if first[key] != other[key]]:
             raise ValueError(
-                f"{names[0]} and {result.name} were not measured on the same jets: "
-                f"{measured_on(results[0])} against {measured_on(result)}."
+                f"{names[0]} and {result.name} were not measured on the same jets and targets: {'; '.join(different)}."
             )
     return results
 

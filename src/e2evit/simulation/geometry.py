@@ -25,7 +25,7 @@ class Geometry:
     """One detector.
 
     Args:
-        channel_names: Of the image, in order.
+        channel_names: Channels of the image, in order.
         layers: Channel name to silicon layer.
         d0_resolution, dz_resolution: Constant [cm] and multiple-scattering [cm GeV] terms, added in quadrature.
     """

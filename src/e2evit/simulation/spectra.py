@@ -25,8 +25,8 @@ class Acceptance:
 
     Args:
         pt_range: In GeV.
-        coefficients: Of the polynomial that is the logarithm of the ratio.
-        maximum: Of the polynomial, except for the 1 % of the target where it is larger; jets there are always kept.
+        coefficients: Coefficients of the polynomial that is the logarithm of the ratio.
+        maximum: Maximum of the polynomial, except in the 1 % of the target above it; jets there are always kept.
     """
 
     pt_range: tuple[float, float]

@@ -157,7 +157,7 @@ class Recipe:
     model: ModelArguments = field(default_factory=ModelArguments)
     data: DataArguments = field(default_factory=DataArguments)
     targets: TargetArguments = field(default_factory=TargetArguments)
-    augmentation: AugmentationArguments = AugmentationArguments()
+    augmentation: AugmentationArguments = field(default_factory=AugmentationArguments)
     mass_weights: MassWeightArguments = field(default_factory=MassWeightArguments)
     training: TrainArguments = field(default_factory=TrainArguments)
     mask: MaskArguments | None = None

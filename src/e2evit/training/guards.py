@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_not_empty(dataset: DatasetDict) -> None:
-    """There are jets to train and to validate on.
+    """Check that the training and validation splits are not empty.
 
     Raises:
         ValueError: naming the split that is empty.
@@ -33,7 +33,7 @@ def check_not_empty(dataset: DatasetDict) -> None:
 
 
 def check_targets(dataset: DatasetDict, mass_column: str, needs_masses: bool) -> None:
-    """The training jets have something to learn.
+    """Check that the training jets have a class or a mass to learn.
 
     Args:
         needs_masses: Whether masses were asked for, so that it is an error if there are none.

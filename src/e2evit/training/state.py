@@ -190,7 +190,7 @@ _MAY_CHANGE = {
 
 
 def fixed_settings(config: PreTrainedConfig, settings: Mapping) -> dict:
-    """What a run must share with the one whose state it resumes from: its network and the other settings."""
+    """Settings that must match those of the run being resumed."""
     own = set(type(config).__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
     network = {name: getattr(config, name) for name in type(config).__dataclass_fields__ if name in own}
     settings = network | {"model_type": config.model_type} | dict(settings)

@@ -103,7 +103,7 @@ def tune(search: Search, recipe: Recipe, output_dir: str | Path, num_trials: int
     except ImportError as error:
         raise ImportError("Searching for settings needs Optuna: pip install e2evit[tune].") from error
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("A trial is one process: start scripts/tune.py several times with the same `--storage`.")
+        raise ValueError("A trial is one process: start `e2evit tune` several times with the same `--storage`.")
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.disable_default_handler()
