@@ -103,13 +103,20 @@ def in_history(commit: str) -> bool:
 
 
 def changes_since(measured: Measured) -> int:
-    """Commits since the measurement that touch what was measured."""
+    """Number of commits since the measurement that touch what was measured.
+
+    Raises:
+        RuntimeError: if git cannot count them.
+    """
     return _changes(measured.commit, measured.sources) if measured.sources else 0
 
 
 @cache
 def _changes(commit: str, sources: tuple[str, ...]) -> int:
-    return int(_git("rev-list", "--count", f"{commit}..HEAD", "--", *sources) or 0)
+    number = _git("rev-list", "--count", f"{commit}..HEAD", "--", *sources)
+    if number is None:
+        raise RuntimeError(f"git cannot count the commits since {commit}.")
+    return int(number)
 
 
 def _git(*arguments: str) -> str | None:

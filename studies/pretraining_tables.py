@@ -86,9 +86,7 @@ def outcome(results: Path) -> str:
             cells = [_cell(measured[key], METRICS[key].format, start == "difference") for key in QUALITY]
             about = [share, f"{len(entry['seeds'])}"] if start == "finetune" else ["", ""]
             rows.append([*about, title, minutes, *cells])
-    return markdown_table(
-        ["labels", "seeds", "", "minutes, all in all", *(METRICS[key].heading for key in QUALITY)], rows
-    )
+    return markdown_table(["labels", "seeds", "", "total minutes", *(METRICS[key].heading for key in QUALITY)], rows)
 
 
 def _cell(metric: Mapping, form: str, signed: bool) -> str:

@@ -45,7 +45,7 @@ class RobustnessArguments:
     results_dir: str = field(metadata={"help": "Folder of the results."})
     checkpoints: list[str] = field(default_factory=list, metadata={"help": "Folders or Hub ids of networks."})
     samples: list[str] = field(default_factory=list, metadata={"help": "Other simulated jets, each TITLE=FOLDER."})
-    max_jets: int | None = field(default=None, metadata={"help": "Of the test jets, evenly chosen; default: all."})
+    max_jets: int | None = field(default=None, metadata={"help": "Number of test jets, evenly chosen; default: all."})
     trees: bool = field(default=True, metadata={"help": "Whether to measure boosted trees as well."})
 
 

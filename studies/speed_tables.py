@@ -27,7 +27,7 @@ def _threads(measured: dict) -> str:
 def bundled_checkpoint(results: Path) -> str:
     """The bundled checkpoints beside boosted trees."""
     measured = read_results([results / f"study/{name}_seed0.json" for name in BUNDLED])
-    return results_table({result.name: result for result in measured}, baselines=False)
+    return results_table({f"{result.model}, seed {result.seed}": result for result in measured}, baselines=False)
 
 
 def quickstart(results: Path) -> str:

@@ -1,5 +1,6 @@
 """Each result names a commit in the history, or studies/age.py says why it cannot."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,11 +35,16 @@ def test_sources_of_results_exist():
 def test_outdated_results_are_listed(history):
     done = subprocess.run([sys.executable, "studies/age.py"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    older = {measured.name for measured in FILES if measured.commit not in age.LOST and measured.commit}
-    older = {name for name in older if f"\n{name}: " in f"\n{done.stdout}"}
-    by_name = {measured.name: measured for measured in FILES}
-    assert all(age.changes_since(by_name[name]) > 0 for name in older)
+    known = [measured for measured in FILES if measured.commit and measured.commit not in age.LOST]
+    counts = {measured.name: age.changes_since(measured) for measured in known}
+    listed = dict(re.findall(r"^(.+): (\d+) commits since", done.stdout, re.MULTILINE))
+    assert listed == {name: str(number) for name, number in counts.items() if number}
     assert "chaos.json: unknown: measured before provenance was recorded" in done.stdout
+
+
+def test_an_unknown_commit_is_not_counted_as_unchanged(history):
+    with pytest.raises(RuntimeError, match="git cannot count the commits since 0000"):
+        age.changes_since(age.Measured("a.json", None, "0" * 40, ("modeling",)))
 
 
 def test_an_undescribed_file_is_refused(tmp_path):

@@ -27,6 +27,23 @@ def test_python_runs(page, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+def test_python_compiles(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        compile(block, page.name, "exec")
+
+
+def test_snippets_are_markers():
+    """`ruff format` would break them inside a block that it takes for Python."""
+    snippets = {}
+    for page in PAGES:
+        if named := re.findall(r'^--8<-- "(.+)"$', page.read_text(), re.MULTILINE):
+            snippets[page.stem] = named
+        assert len(re.findall(r"--\s*8\s*<", page.read_text())) == len(named), page.name
+    assert snippets["architecture"] == ["docs/own_model.py"]
+    assert all((ROOT / name).is_file() for names in snippets.values() for name in names)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_files_exist(page):
     text = page.read_text()

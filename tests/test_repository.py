@@ -1,4 +1,4 @@
-"""The repository keeps its shape: imports point one way, every package is installed, public names are listed."""
+"""The layout of the repository: imports point one way, packages are installed, public names are listed."""
 
 import ast
 import configparser
@@ -14,6 +14,9 @@ import e2evit
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for folder in ("src/e2evit", "modeling", "scripts") for path in sorted((ROOT / folder).rglob("*.py"))]
+PYTHON = SOURCES + [
+    path for folder in ("studies", "benchmarks", "tests") for path in sorted((ROOT / folder).rglob("*.py"))
+]
 # which of our parts each part may import, from bottom to top
 ALLOWED = {
     "modeling": {"modeling"},
@@ -138,11 +141,11 @@ def test_benchmarks_find_what_they_import():
 
 
 def test_files_stay_short():
-    long = {str(path.relative_to(ROOT)): n for path in SOURCES if (n := len(path.read_text().splitlines())) > 400}
+    long = {str(path.relative_to(ROOT)): n for path in PYTHON if (n := len(path.read_text().splitlines())) > 400}
     assert not long
 
 
 def test_no_private_paths():
     pattern = re.compile(r"/(?:root|home|work|tmp)/\w")
-    texts = [*SOURCES, *ROOT.glob("*.md"), *ROOT.glob("recipes/**/*.*"), *ROOT.glob("results/*.json")]
+    texts = [*PYTHON, *ROOT.glob("*.md"), *ROOT.glob("recipes/**/*.*"), *ROOT.glob("results/*.json")]
     assert not [str(path) for path in texts if pattern.search(path.read_text())]
