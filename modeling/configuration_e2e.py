@@ -20,7 +20,7 @@ class E2EConfig(PreTrainedConfig):
         num_channels (`int`): Detector layers of the image.
         channel_names (`tuple[str, ...]`, *optional*): Their names in order, e.g. `("trk_pt", "trk_d0", ...)`.
         num_aux_features (`int`):
-            Number of scalars beside the image (`aux_values`), e.g. the standardised log pT; they enter both heads.
+            Number of scalars besides the image (`aux_values`), e.g. the standardised log pT; they enter both heads.
         pixel_features (`bool`):
             Show the network every channel three times: compressed, as the processor returns it; its absolute value,
             because signed impact parameters cancel in the first convolution's sum over a patch; and linear, so that
@@ -29,7 +29,7 @@ class E2EConfig(PreTrainedConfig):
             Width of a layer that sees the channels of a single pixel before the first convolution sums over a patch:
             whether a track is displaced depends on d0 and dz together, which the sum hides. 0 for no such layer.
         energy_pooling (`bool`):
-            Add to the backbone's own pooling tokens weighted with the content of their patches ([`EnergyPooling`]).
+            Add a second pooling to the backbone's own: tokens weighted by their patches' content ([`EnergyPooling`]).
         log_mass (`bool`): Predict the logarithm of the mass, so that the loss counts relative errors.
         mass_mean (`float`, *optional*):
             Mean mass of the training jets [GeV], or with `log_mass` mean of ln(mass / GeV); 100 or ln 100 by default.
@@ -40,7 +40,7 @@ class E2EConfig(PreTrainedConfig):
         mass_temperature (`float`): Factor on `mass_scale_preds`, calibrated on validation jets.
         loss_weighting (`str`):
             `"fixed"`: the mass loss has weight `mass_loss_weight`; `"uncertainty"`: both terms have learned weights.
-        mass_loss_weight (`float`): Weight of the mass loss beside the cross-entropy; 0 makes a pure classifier.
+        mass_loss_weight (`float`): Weight of the mass loss relative to the cross-entropy; 0 makes a pure classifier.
         label_smoothing (`float`): Fraction of the target probability that is spread over all classes.
         class_weights (`tuple[float, ...]`, *optional*): Weights of the classes in the cross-entropy.
         initializer_range (`float`): Standard deviation of the truncated normal initialisation.
@@ -113,7 +113,7 @@ class E2EConfig(PreTrainedConfig):
             raise ValueError(f"`label_smoothing` is at least 0 and below 1, got {self.label_smoothing}.")
         if self.mass_loss == "gaussian" and self.loss_weighting == "uncertainty":
             raise ValueError(
-                "A negative log-likelihood has no lower bound, so a learned weight would grow without end: combine "
+                "A negative log-likelihood has no lower bound, so a learned weight would grow without limit: combine "
                 '`mass_loss="gaussian"` with `loss_weighting="fixed"`.'
             )
         if self.class_weights is not None and (

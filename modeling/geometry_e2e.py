@@ -27,14 +27,14 @@ def window_rows(rows: np.ndarray, height: int, ieta: np.ndarray) -> np.ndarray:
     """Rows of an image of `height` rows to rows of the whole detector.
 
     Args:
-        rows: In the image.
-        ieta: Row of towers of the seed that the window is centred on; unused if the image is the whole detector.
+        rows: Rows in the image.
+        ieta: Tower row of the seed at the window's centre; unused if the image is the whole detector.
     """
     return rows if height == DETECTOR_ROWS else rows - height // 2 + ieta * _TOWER + _TOWER // 2
 
 
 def transverse_factor(rows: np.ndarray, is_ecal: np.ndarray) -> np.ndarray:
-    """What an energy in `rows` of the whole detector is multiplied by to become transverse: 1 / cosh(eta)."""
+    """The factor that makes energies in `rows` of the whole detector transverse: 1 / cosh(eta)."""
     eta = 0.5 * (_ETA_EDGES[rows] + _ETA_EDGES[rows + 1])
     is_endcap = (rows < _ENDCAP_ROWS) | (rows >= DETECTOR_ROWS - _ENDCAP_ROWS)
     return np.where(is_endcap & is_ecal, _ENDCAP_FACTOR, 1.0) / np.cosh(eta)

@@ -27,7 +27,7 @@ class E2EImageProcessor(BaseImageProcessor):
 
     Everything before the last step works on the 1.5 % of the pixels that are not zero. A processor whose channels
     hold transverse energies (`ecal_et`, `hcal_et`) converts plain ones (`ecal`, `hcal`) of rows that say where on the
-    detector they lie (`ieta`), and refuses images whose `channel_names` it is not told.
+    detector they lie (`ieta`), and refuses images that come without `channel_names`.
 
     Args:
         channel_names (`Sequence[str]`): Detector layers in the order of the image, e.g. `["trk_pt", ...]`.

@@ -1,8 +1,8 @@
-"""Depthwise convolutions of token grids `(B, H, W, D)`: on CPUs, most of a LinearViT's training step if left alone.
+"""Depthwise convolutions of token grids `(B, H, W, D)`, otherwise most of a LinearViT's training step on CPUs.
 
 Two things are slow there. oneDNN computes the gradient of a depthwise kernel quickly only if it has at most three
 columns: 7 x 7 takes seven times as long as 7 x 3, in bfloat16 fifteen times. And a compiled model turns tokens into
-images and back around each convolution. One operator with tokens in and out, opaque to `torch.compile`, cures both.
+images and back around each convolution. One operator with tokens in and out, opaque to `torch.compile`, avoids both.
 In bfloat16 on CPUs with AMX our own kernels are faster still (`modeling_kernels.py`).
 """
 
@@ -71,8 +71,8 @@ def _kernel_gradient(gradient, image, kernel, with_bias: bool = True):
 def _kernel_gradient_in_columns(gradient: torch.Tensor, image: torch.Tensor, kernel: torch.Tensor):
     """Gradients of kernel and bias, three columns of the kernel at a time.
 
-    Columns beside the middle are the same convolution of an image shifted by two; the column that would read what the
-    shift cut off is left to the neighbouring group.
+    Columns away from the middle are the same convolution of an image shifted by two; the column that would read what
+    the shift cut off is left to the neighbouring group.
     """
     width, half = image.shape[-1], kernel.shape[-1] // 2
     three_columns, result = kernel[..., :3].contiguous(), torch.zeros_like(kernel)

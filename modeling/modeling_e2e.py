@@ -98,7 +98,7 @@ class E2EPreTrainedModel(PreTrainedModel):
     _truncated_normal_convolutions = True
 
     def compile(self, *args, **kwargs):
-        """As `nn.Module.compile`, but on CPUs inductor is told to leave layouts alone: near a convolution it mistakes
+        """Like `nn.Module.compile`, but on CPUs inductor is told to keep layouts: near a convolution it mistakes
         each grid of tokens `(B, H, W, D)` for an image of H channels and changes its layout."""
         if self.device.type == "cpu" and not args and not kwargs:
             kwargs["options"] = {"layout_optimization": False}
@@ -132,7 +132,7 @@ class E2EPreTrainedModel(PreTrainedModel):
     ) -> dict[str, torch.Tensor]:
         """The weights of each attention module, by the module's name.
 
-        * class attention (XCiT): `(B, h, H, W)`, the weights of the patches; the class token has the rest;
+        * class attention (XCiT): `(B, h, H, W)`, the weights of the patches; the class token gets the rest;
         * cross-covariance attention: `(B, h, d, d)`, the weights between channels;
         * attention over the whole grid (LinearViT): `(B, h, H, W)`, the row of `token` in the N x N attention matrix.
           The matrix is never computed: the row is the derivative of the token's result with respect to the values.

@@ -5,7 +5,7 @@ windows one by one and rearranges them four times. Here a branch of compiled inf
 once. Depthwise convolutions use these kernels in training too, with gradients in float32.
 
 The kernels are built with inductor's C++ compiler when first needed. Without a compiler, or in a checkpoint's copy of
-this file, which has no such folder beside it, the models run as they are written.
+this file, which comes without that folder, the models run in plain PyTorch.
 """
 
 import os
@@ -43,7 +43,7 @@ SIDES = {3, 5, 7}  # of depthwise convolutions
 logger = logging.get_logger(__name__)
 
 _SOURCES = sorted(Path(__file__).with_name("kernels").glob("*"))
-# the operators of one build: a checkpoint of another date may bring, and load, another
+# the operators of one build: the code of a checkpoint from another date may load its own
 _DIGEST = sha256("\n".join([torch.__version__, *(path.read_text() for path in _SOURCES)]).encode()).hexdigest()[:12]
 NAMESPACE = f"e2evit_kernels_{_DIGEST}"
 _operators = getattr(torch.ops, NAMESPACE)
@@ -52,7 +52,7 @@ _operators = getattr(torch.ops, NAMESPACE)
 def can_fuse(hidden_states: torch.Tensor, module: nn.Module) -> bool:
     """Whether a residual branch of `module` may run as one kernel: compiled inference in bfloat16 on a CPU.
 
-    What else a kernel needs of its module, the branch itself checks (`modeling_branches.py`).
+    The branch itself checks what else its kernel requires (`modeling_branches.py`).
     """
     is_inference = torch.compiler.is_dynamo_compiling() and not (torch.is_grad_enabled() or module.training)
     if not (USE_KERNELS and is_inference) or torch.compiler.is_exporting():
@@ -115,7 +115,7 @@ def _build() -> Path:
     library = root / f"{NAMESPACE}.so"
     if library.is_file():
         return library
-    logger.info(f"Building {library}, which takes some seconds.")
+    logger.info(f"Building {library}, which takes several seconds.")
     compiler, source = cpp_extension.get_cxx_compiler(), str(_SOURCES[0].with_name("kernels.cpp"))
     # the first processors with AMX, so that a cache may serve several machines
     flags = ["-std=c++20", "-O3", "-march=sapphirerapids", "-fopenmp", "-fPIC", f"-DE2EVIT_NAMESPACE={NAMESPACE}"]
@@ -124,7 +124,7 @@ def _build() -> Path:
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as folder:
         compiled, linked = f"{folder}/kernels.o", f"{folder}/kernels.so"
-        # two steps: a linker told of OpenMP would add a second runtime, with threads of its own
+        # two steps: linking with OpenMP would add a second runtime, with its own threads
         for arguments in (
             [*flags, *includes, "-c", source, "-o", compiled],
             ["-shared", compiled, *libraries, "-o", linked],

@@ -30,7 +30,7 @@ def fourier_positions(height: int, width: int, num_frequencies: int, device) -> 
 
 
 class FourierPositionEncoding(nn.Module):
-    """A learned projection of `fourier_positions` to `(1, D, H, W)`, computed for the grid at hand."""
+    """A learned projection of `fourier_positions` to `(1, D, H, W)`, computed for the current grid."""
 
     num_frequencies = 16
 

@@ -24,12 +24,12 @@ def define_operator(
 ):
     """The operator `name` of this version of the code; equal copies share it.
 
-    Defining it twice would free the first definition under those who hold it.
+    Defining it twice would free the first definition while it is still in use.
 
     Args:
         name: Its name in [`NAMESPACE`].
         function: What it computes, with types in its signature.
-        fake: The same without numbers: tensors of the result's shape, type and strides.
+        fake: The same without data: tensors of the result's shape, type and strides.
         differentiate: `(ctx, gradient)` to the gradients of the inputs.
         save: `(ctx, inputs, output)`, keeps what `differentiate` needs.
     """

@@ -1,4 +1,4 @@
-"""What is computed in float32 although the tokens are not: normalisers, layer norms on CPUs, the float16 stream."""
+"""Computed in float32 although the tokens are not: normalisers, layer norms on CPUs, the float16 residual stream."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -9,7 +9,7 @@ __all__ = ["LayerNorm", "no_autocast", "residual_stream", "widen", "widen_layer_
 
 
 def widen(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The tensors in float32, or float64 if they are."""
+    """The tensors in float32; float64 tensors are kept."""
     return tuple(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors)
 
 
@@ -41,7 +41,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 def widen_layer_norms(model: nn.Module) -> None:
-    """The same for a model that is not ours; its norms then return float32, as they do under autocast on GPUs."""
+    """The same for a model that we only wrap; its norms then return float32, as they do under autocast on GPUs."""
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             module.register_forward_pre_hook(_widen_input)

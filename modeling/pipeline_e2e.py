@@ -139,7 +139,7 @@ class _E2EPipeline(Pipeline):
         return processor.preprocess(image, data_format=order, channel_names=channel_names, return_tensors="pt")
 
     def save_pretrained(self, save_directory, **kwargs):
-        """Model and image processor; a pipeline that came with a checkpoint's code takes that code along."""
+        """Model and image processor; a pipeline that came with a checkpoint's code saves that code too."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.image_processor.save_pretrained(save_directory, **kwargs)
         if getattr(self.model.config, "custom_pipelines", None):
@@ -162,10 +162,10 @@ class E2EJetsPipeline(_E2EPipeline):
 
     Inputs are in the detector's units (GeV, cm, hits), in the channel order of the processor: a dense array
     `(C, H, W)` or `(H, W, C)`, a sparse row, a path as in [`read_images`]; a batch `(B, C, H, W)`, a list of any of
-    these but paths, a `Dataset`, or a generator.
+    these except paths, a `Dataset`, or a generator.
 
     `channel_names` says what the channels hold; a model of transverse energies needs it, and converts plain energies
-    of rows that have `ieta`. Parquet rows and data sets of e2evit bring it along.
+    of rows that have `ieta`. Parquet rows and data sets of e2evit provide it.
 
     Returns, for each image:
         `label` and `score` of the most probable class, `scores` of all; `mass` [GeV] and `mass_uncertainty` [GeV], one

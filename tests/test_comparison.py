@@ -237,5 +237,5 @@ def test_the_front_of_quality_against_cost():
 
 def test_a_single_training_has_no_spread():
     spreads = {"a": {"trainings": 1, "accuracy": {"mean": 0.5, "deviation": None}}}
-    assert "0.5000 " in comparison_table(spreads, {})
+    assert "0.500 " in comparison_table(spreads, {})
     assert "±" not in comparison_table(spreads, {})

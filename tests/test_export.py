@@ -100,7 +100,7 @@ def test_a_file_that_differs_is_not_kept(exported, processor, images, tmp_path, 
 
 
 def test_what_cannot_be_exported(processor, tmp_path):
-    with pytest.raises(ValueError, match="2 scalars beside the image"):
+    with pytest.raises(ValueError, match="2 scalars besides the image"):
         export_onnx(make("linearvit", **JETS | {"num_aux_features": 2}), processor, tmp_path / "a.onnx")
     with pytest.raises(ValueError, match="`layout` is nhwc or nchw, got 'nchw8'"):
         export_onnx(make("linearvit", **JETS), processor, tmp_path / "a.onnx", layout="nchw8")

@@ -18,7 +18,7 @@ COMMANDS = {
     "prepare": ("prepare", "convert the files of a data set to Parquet rows"),
     "train": ("train", "train a jet classifier with mass regression, or fine-tune one"),
     "pretrain": ("pretrain", "pre-train a backbone on unlabelled images"),
-    "eval": ("evaluate", "measure a checkpoint on held-out jets, beside baselines"),
+    "eval": ("evaluate", "measure a checkpoint and baselines on held-out jets"),
     "trees": ("trees", "train and measure boosted trees on jet variables"),
     "compare": ("compare", "compare results: tables, paired tests, figures"),
     "display": ("display", "draw a model's best, median and worst jet"),

@@ -28,7 +28,7 @@ CHECKPOINT = ("checkpoint", "Folder or Hub id of the measured model.")
 
 @dataclass
 class DisplayArguments:
-    results: str = HfArg(help="Result file of `e2evit eval`, with its predictions beside it.")
+    results: str = HfArg(help="Result file of `e2evit eval`, with its predictions next to it.")
     output: str = HfArg(help="Figure to write, without a file extension.")
     split: str = HfArg(default="test", help="Split that was measured: train, validation or test.")
 

@@ -1,4 +1,4 @@
-"""Measure a checkpoint on held-out jets, beside baselines on the same jets.
+"""Measure a checkpoint on held-out jets, and baselines on the same jets.
 
 examples:
   e2evit eval runs/xcit --data_dir data/jets --results results/xcit.json
@@ -24,7 +24,7 @@ CHECKPOINT = ("checkpoint", "Folder or Hub id of the model.")
 
 @dataclass
 class EvaluateArguments:
-    results: str = HfArg(help="JSON file to write; predictions go beside it as Parquet.")
+    results: str = HfArg(help="JSON file to write; predictions are written next to it as Parquet.")
     model_name: str | None = HfArg(
         default=None, help="Name of the model in tables; default: that of the checkpoint's folder, without the seed."
     )

@@ -54,8 +54,10 @@ def print_outcome(trained: TrainedModel) -> None:
     """The best epoch on validation, and the checkpoint that holds it."""
     history = trained.history
     best = history.epochs[history.best_epoch - 1] if history.best_epoch else {}
-    found = {name.removeprefix("validation_"): value for name, value in best.items() if name.startswith("validation")}
-    numbers = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in found.items() if value == value)
+    metrics = {
+        name.removeprefix("validation_"): value for name, value in best.items() if name.startswith("validation")
+    }
+    numbers = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items() if value == value)
     print(f"Best on validation, epoch {history.best_epoch} of {len(history.epochs)}: {numbers}")
     print(f"Wrote {trained.output_dir}")
 

@@ -28,7 +28,7 @@ SETS = {"trees_3": "mass, multiplicity, width", "trees_all": "all, with impact p
 
 @dataclass
 class TreeArguments:
-    results_dir: str = HfArg(help="Folder for the two results, with predictions as Parquet beside them.")
+    results_dir: str = HfArg(help="Folder for the two results, with predictions next to them as Parquet.")
     seed: list[int] = HfArg(
         default_factory=lambda: [0],
         help="One training per seed; it draws the jets that early stopping watches.",

@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     best = folder / "best"
     best.mkdir(exist_ok=True)
-    found, default = trial_recipe(recipe, study.best_params, best).flat(), Recipe().flat()
-    settings = {name: value for name, value in found.items() if value != default[name] and name != "data_dir"}
+    chosen, default = trial_recipe(recipe, study.best_params, best).flat(), Recipe().flat()
+    settings = {name: value for name, value in chosen.items() if value != default[name] and name != "data_dir"}
     for file, text in {"trials.json": json.dumps(trials, indent=1), "best.yaml": yaml.safe_dump(settings)}.items():
         temporary = folder / f"{file}.tmp"
         temporary.write_text(text + "\n")

@@ -1,4 +1,4 @@
-"""What every reader of dense files gives: batches of arrays, the rows it could not read, one kind of error."""
+"""What every reader of dense files returns: batches of arrays, the rows it could not read, one kind of error."""
 
 from dataclasses import dataclass
 

@@ -181,7 +181,7 @@ def _find_labels(file: DataFile, key: str | None) -> tuple[dict[str, str], str |
     if len(shape) == 2 and shape[1] > 1:
         values = np.concatenate(list(_read(file, key)))
         if not np.isin(values, (0, 1)).all() or (values.sum(axis=1) != 1).any():
-            return {}, key, f"`{key}` has {shape[1]} columns, which are not one 1 and zeros in each row"
+            return {}, key, f"`{key}` has {shape[1]} columns, but its rows do not hold a single 1 and zeros"
         return _numbered(shape[1]), {"keys": key, "one_hot": list(range(shape[1]))}, ""
     values = np.unique(np.concatenate(list(_read(file, key))).astype(np.float64))
     values = values[np.isfinite(values)]

@@ -1,6 +1,6 @@
 """Dense files, HDF5, Parquet and npz, behind one interface: what they hold, and batches of their arrays.
 
-Nothing here knows of channels or masses; see `files` for those.
+Nothing here knows about channels or masses; see `files` for those.
 """
 
 import os

@@ -21,7 +21,7 @@ class HDF5File:
     """Arrays of an HDF5 file.
 
     Contiguous, uncompressed arrays are mapped into memory: the pages of the file are the array. The file is open only
-    while it is read, because HDF5 lets nobody write to an open one.
+    while it is read, because HDF5 locks open files against writing.
 
     Args:
         path: Path of the file.
@@ -72,7 +72,7 @@ class HDF5File:
             raise FileError(f"{array.path}: `{array.key}` cannot be opened ({error}).") from error
 
     def _one_by_one(self, arrays: dict, first: int, last: int) -> Iterator[Batch | BadRows]:
-        """To say which rows are damaged, and keep the others."""
+        """Read row by row, to name the damaged rows and keep the others."""
         for row in range(first, last):
             try:
                 yield Batch(row, {key: np.asarray(array[row : row + 1]) for key, array in arrays.items()})
@@ -81,7 +81,7 @@ class HDF5File:
 
 
 class _Mapped:
-    """Rows of a contiguous array, mapped slice by slice: what has been read does not stay with the process."""
+    """Rows of a contiguous array, mapped slice by slice, so that the process does not keep what it has read."""
 
     def __init__(self, array: StoredArray):
         self.array = array

@@ -26,7 +26,7 @@ HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryErr
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array and the file that holds it, which links can make another than the one they are in.
+    """An array and the file that holds it, which links can make a different file from their own.
 
     `offset` is where the bytes of a contiguous array begin; `external` says that they lie in files of their own.
     """
@@ -77,7 +77,7 @@ def find_arrays(path: str, root: str) -> Iterator[tuple[str, StoredArray | str]]
         root: Folder that links may lead to.
 
     Raises:
-        FileError: if the file is no readable HDF5, or has more than 10 000 groups and arrays.
+        FileError: if the file is not readable HDF5, or has more than 10 000 groups and arrays.
     """
     with ExitStack() as stack:
         walk = _Walk(root, stack)
@@ -202,7 +202,7 @@ class _Walk:
                 target = self.locate(source.file_name, path, "its virtual source is")
             origin, origin_path = self.step(self.open(target), source.dset_name, target)
             if not isinstance(origin, h5py.Dataset):
-                raise _Refused(f"its virtual source {source.dset_name} in {source.file_name} is no array")
+                raise _Refused(f"its virtual source {source.dset_name} in {source.file_name} is not an array")
             self.describe(origin, origin_path, depth + 1)
             number = source.vspace.get_select_npoints()
             if source.src_space.get_select_type() == h5py.h5s.SEL_ALL:

@@ -60,7 +60,7 @@ def assemble_model(
         folder: Destination.
         model_id: Hub id, or the path that users will load it from; the card shows it.
         results: The checkpoint's evaluation, with its Parquet file beside it.
-        recipe: What the card calls the recipe.
+        recipe: Name of the recipe on the card.
 
     Raises:
         ValueError: if the checkpoint is not safe to load (see [`check_checkpoint`]) or not a model of e2evit, if the

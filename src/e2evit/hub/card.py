@@ -1,4 +1,4 @@
-"""Model cards from a template and a results file; no number of theirs is typed."""
+"""Model cards from a template and a results file; no number is typed by hand."""
 
 from collections.abc import Sequence
 from pathlib import Path

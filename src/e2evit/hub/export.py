@@ -55,8 +55,8 @@ class ExportModule(nn.Module):
             raise ValueError(f"`layout` is {' or '.join(LAYOUTS)}, got {layout!r}.")
         if model.config.num_aux_features:
             raise ValueError(
-                f"This model reads {model.config.num_aux_features} scalars beside the image, and CMSSW's producers "
-                "pass one input alone: export a model without `num_aux_features`."
+                f"This model reads {model.config.num_aux_features} scalars besides the image, and CMSSW's producers "
+                "pass a single input: export a model without `num_aux_features`."
             )
         self.model, self.layout = model, layout
         self.register_buffer("channel_scale", torch.tensor(processor.channel_scale).reshape(1, -1, 1, 1))

@@ -1,4 +1,4 @@
-"""Folders of ours to repositories on the Hub."""
+"""Upload our folders to repositories on the Hub."""
 
 import itertools
 import time
@@ -25,14 +25,14 @@ def publish_dataset(
     revision: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Upload a prepared data set in one commit; files that the repository has already do not travel again.
+    """Upload a prepared data set in one commit; files already in the repository are not uploaded again.
 
     Args:
         folder: What `e2evit prepare` wrote.
         repo_id: `ORG/NAME`; created if it does not exist.
         private: Whether a new repository is private.
         revision: Branch; the repository's main one if not given. Made from main if it does not exist.
-        token: With the right to write; the one of `hf auth login` or `HF_TOKEN` if not given.
+        token: A token with write access; that of `hf auth login` or `HF_TOKEN` if not given.
 
     Returns:
         Address of the commit.
@@ -56,11 +56,11 @@ def publish_model(
     tag: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Upload an assembled model in one commit; files that the repository has already do not travel again.
+    """Upload an assembled model in one commit; files already in the repository are not uploaded again.
 
     Args:
         folder: What [`assemble_model`] wrote.
-        tag: Name for the commit; refused before anything is sent if the repository has it already.
+        tag: Name for the commit; refused before any upload if the repository already has it.
         repo_id, private, revision, token: As in [`publish_dataset`].
 
     Returns:
@@ -84,7 +84,7 @@ def _publish(folder, repo_id, repo_type, patterns, private, revision, tag, token
     if tag is not None or revision is not None:
         refs = _persist(lambda: api.list_repo_refs(**where))
         if tag in [known.name for known in refs.tags]:
-            raise ValueError(f"{repo_id} has a tag {tag} already: choose another name, or delete that tag first.")
+            raise ValueError(f"{repo_id} already has a tag {tag}: choose another name, or delete that tag first.")
         if revision is not None and revision not in [known.name for known in refs.branches]:
             _persist(lambda: api.create_branch(**where, branch=revision, exist_ok=True))
     commit = _persist(
@@ -103,9 +103,9 @@ def _publish(folder, repo_id, repo_type, patterns, private, revision, tag, token
 
 
 def _persist(request: Callable):
-    """The result of `request`, asked again if the Hub is overloaded or broken for a moment.
+    """The result of `request`, retried while the Hub is overloaded or briefly broken.
 
-    The client itself asks again for uploads and commits; this is for what it asks once, and after it has given up.
+    The client itself retries uploads and commits; this covers requests that it makes once, and those it has given up.
     """
     for attempt in itertools.count(1):
         try:

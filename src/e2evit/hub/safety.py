@@ -1,4 +1,4 @@
-"""What a folder of a checkpoint must not hold, wherever it comes from."""
+"""What a checkpoint folder must not contain, wherever it comes from."""
 
 import json
 import re
@@ -18,7 +18,7 @@ def check_checkpoint(folder: str | Path, subfolders: bool = True) -> None:
     """Refuse a folder that could run code when loaded, or that refers to files outside it.
 
     Refused are pickles and other files that hold Python objects, symbolic links, a safetensors header that is broken
-    or absurdly large, tensors that lie outside of their file, code references (`auto_map`, `custom_pipelines`) that
+    or absurdly large, tensors that lie outside their file, code references (`auto_map`, `custom_pipelines`) that
     are not `module.Class` of a file in the folder, cards with active HTML, and files that hold a Hub token.
 
     Shapes that do not fit the configuration are refused by transformers when it loads the weights.
@@ -34,22 +34,22 @@ def check_checkpoint(folder: str | Path, subfolders: bool = True) -> None:
     folder = Path(folder)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} holds no {name}: it is no checkpoint.")
+            raise FileNotFoundError(f"{folder} holds no {name}: it is not a checkpoint.")
     for path in sorted(folder.rglob("*") if subfolders else folder.glob("*")):
         name = path.relative_to(folder)
         if path.is_symlink():
             raise ValueError(f"{folder}: {name} is a symbolic link; put the file itself there.")
         if path.suffix.lower() in PICKLES:
             raise ValueError(
-                f"{folder}: {name} can hold a pickle, which runs code when it is loaded; remove it, or make "
-                "safetensors of it (`e2evit convert`)."
+                f"{folder}: {name} can hold a pickle, which runs code when it is loaded; remove it, or "
+                "convert it to safetensors (`e2evit convert`)."
             )
         if path.suffix == ".safetensors":
             _check_header(path)
-        if path.suffix in TEXT and (found := TOKEN.search(path.read_bytes())):
-            raise ValueError(f"{folder}: {name} holds what looks like a Hub token ({found[0][:6].decode()}...).")
-        if path.suffix == ".md" and (found := ACTIVE_HTML.search(path.read_text(errors="replace"))):
-            raise ValueError(f"{folder}: {name} holds active HTML ({found[0]!r}); a card is Markdown and pictures.")
+        if path.suffix in TEXT and (token := TOKEN.search(path.read_bytes())):
+            raise ValueError(f"{folder}: {name} holds what looks like a Hub token ({token[0][:6].decode()}...).")
+        if path.suffix == ".md" and (html := ACTIVE_HTML.search(path.read_text(errors="replace"))):
+            raise ValueError(f"{folder}: {name} holds active HTML ({html[0]!r}); a card is Markdown and pictures.")
     for name in ("config.json", "preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
             _check_references(folder, name)

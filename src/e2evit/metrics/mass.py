@@ -101,7 +101,7 @@ def response_in_bins(
     """`response`, `mean_response` and `relative_resolution` with intervals in bins of `by` (mass or pT [GeV]).
 
     Returns:
-        One row a bin: its `low` and `high` edge, `number` of jets and, with at least two jets, the metrics.
+        One row per bin: its `low` and `high` edge, `number` of jets and, with at least two jets, the metrics.
     """
 
     def statistics(mass_labels, mass_preds):

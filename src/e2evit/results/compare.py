@@ -72,7 +72,7 @@ def paired_bootstrap(
     Args:
         statistic: Of `(*shared, predictions)`; its mean over the trainings of a model is compared.
         shared: Targets of the jets.
-        firsts, seconds: Predictions of each training, one row a jet.
+        firsts, seconds: Predictions of each training, one row per jet.
     """
     draws = []
     for rows in resamples(len(shared[0]), num_resamples, seed):

@@ -80,16 +80,16 @@ def _column(predictor: str, quantity: str) -> str:
     return f"{predictor} {quantity}"
 
 
-def prediction_columns(predictor: str, found: Predictions, label_names: Sequence[str]) -> dict[str, np.ndarray]:
+def prediction_columns(predictor: str, jets: Predictions, label_names: Sequence[str]) -> dict[str, np.ndarray]:
     """The columns of one predictor, single precision."""
-    values = {"score": found.scores, "mass": found.mass_preds, "mass scale": found.mass_scale_preds}
-    if found.probabilities is not None:
-        values |= {f"p_{name}": of_class for name, of_class in zip(label_names, found.probabilities.T)}
+    values = {"score": jets.scores, "mass": jets.mass_preds, "mass scale": jets.mass_scale_preds}
+    if jets.probabilities is not None:
+        values |= {f"p_{name}": of_class for name, of_class in zip(label_names, jets.probabilities.T)}
     return {_column(predictor, key): v.astype(np.float32) for key, v in values.items() if v is not None}
 
 
 def write_predictions(path: Path, columns: Mapping[str, np.ndarray]) -> None:
-    """A Parquet file with one row a jet."""
+    """Write a Parquet file with one row per jet."""
     table = pa.table(dict(columns))
     floats = [name for name in table.column_names if pa.types.is_floating(table[name].type)]
     options = {"use_dictionary": False, "use_byte_stream_split": floats}  # two thirds of the size

@@ -56,7 +56,7 @@ class Result:
             `device`, `num_processes`, `precision`.
         data: `rows` and a hash of the `event_ids` of each split.
         mass_column: Column that masses are measured against.
-        mass_classes: Classes that the mass was learned from alone.
+        mass_classes: The only classes from which the mass was learned.
         parameters: Parameters of the network.
         cost: `macs` of an image, `images_per_second`, `batch_size`, `peak_memory_gib`.
         training: `images_seen`, `seconds`, `best_epoch`, `images_per_second`, `hardware`.

@@ -66,11 +66,11 @@ def find_jets(batch: EventBatch, heavy: int, min_pt: float, max_pt: float) -> Je
     particles = ak.zip({"px": px, "py": py, "pz": pz, "E": energy}, with_name="Momentum4D")
     particles = ak.unflatten(particles, np.bincount(batch.event[near], minlength=batch.num_events))
     definition = fastjet.JetDefinition(fastjet.antikt_algorithm, JET_RADIUS)
-    found = fastjet.ClusterSequence(particles, definition).inclusive_jets(min_pt=min_pt)
-    hardest = ak.argsort(found.px**2 + found.py**2, axis=1, ascending=False)[:, :2]
-    found = found[hardest]
-    event = np.repeat(np.arange(batch.num_events), ak.to_numpy(ak.num(found)))
-    momentum = np.stack([ak.to_numpy(ak.flatten(found[axis])) for axis in ("px", "py", "pz", "E")], axis=1)
+    clustered = fastjet.ClusterSequence(particles, definition).inclusive_jets(min_pt=min_pt)
+    hardest = ak.argsort(clustered.px**2 + clustered.py**2, axis=1, ascending=False)[:, :2]
+    clustered = clustered[hardest]
+    event = np.repeat(np.arange(batch.num_events), ak.to_numpy(ak.num(clustered)))
+    momentum = np.stack([ak.to_numpy(ak.flatten(clustered[axis])) for axis in ("px", "py", "pz", "E")], axis=1)
     nothing = np.zeros(len(event), int)
     jets = Jets(event, momentum, np.full(len(event), np.nan), nothing.astype(bool), nothing)
     jets = jets.select((jets.pt < max_pt) & (np.abs(_eta_phi(momentum)[0]) < MAX_ETA))

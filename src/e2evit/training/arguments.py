@@ -35,7 +35,7 @@ class DataArguments:
     validation_fraction: float = _field(1.0, "Fraction of the validation jets to use.")
     test_fraction: float = _field(1.0, "Fraction of the test jets to use.")
     fraction_seed: int = _field(0, "Seed that draws these jets; a smaller fraction is a subset of a larger one.")
-    num_workers: int = _field(0, "Processes that load batches beside the training process.")
+    num_workers: int = _field(0, "Worker processes that load batches; 0: the training process itself.")
 
     def __post_init__(self):
         for name in (f"{split}_fraction" for split in SPLITS):
@@ -106,15 +106,15 @@ class ModelArguments:
 class TrainArguments:
     output_dir: str | None = _field(None, "Folder of the checkpoint.")
     resume_from_checkpoint: bool = _field(False, "Resume the run in `output_dir` from its newest state, if any.")
-    overwrite_output_dir: bool = _field(False, "Start anew in an `output_dir` that is not empty.")
+    overwrite_output_dir: bool = _field(False, "Start over in an `output_dir` that is not empty.")
     save_steps: int = _field(0, "Optimizer steps between saved states, besides one per epoch; 0: only those.")
     keep_states: int = _field(1, "Number of states to keep.")
     num_train_epochs: int = _field(10, "Passes over the training split.")
     per_device_batch_size: int = _field(64, "Jets in a batch of one process.")
     gradient_accumulation_steps: int = _field(1, "Batches per optimizer step.")
     optimizer: str = _field("adamw", "adamw, or muon: Muon for matrices outside the heads, AdamW for the rest.")
-    learning_rate: float = _field(1e-3, "Peak of the schedule.")
-    weight_decay: float = _field(0.05, "On matrices and kernels; vectors and biases are exempt.")
+    learning_rate: float = _field(1e-3, "Peak learning rate of the schedule.")
+    weight_decay: float = _field(0.05, "Weight decay of matrices and kernels; vectors and biases are exempt.")
     layer_decay: float = _field(1.0, "Factor on the learning rate per block of distance from the head.")
     head_first_epochs: int = _field(0, "Epochs in which only the heads are trained.")
     ema_decay: float = _field(0.0, "Decay of the running mean of the weights, which is evaluated and saved; 0: none.")

@@ -64,7 +64,7 @@ def check_output_dir(output_dir: str | None, resume: bool, overwrite: bool) -> P
     if folder.exists() and any(folder.iterdir()) and not (resume or overwrite):
         raise ValueError(
             f"{folder} is not empty: pass `--resume_from_checkpoint` to resume that run, `--overwrite_output_dir` to "
-            "start anew, or choose another folder."
+            "start over, or choose another folder."
         )
     return folder
 

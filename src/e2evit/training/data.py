@@ -67,7 +67,7 @@ def with_defaults(targets: TargetArguments, channel_names: Sequence[str] | None 
 def targets_of(
     checkpoint: TrainedOn, data: DataArguments, targets: TargetArguments, fine_tuning: bool = False
 ) -> TargetArguments:
-    """`targets`, with what they leave open taken from what a checkpoint was trained on; the log says what that was.
+    """`targets`, with what they leave open taken from a checkpoint's own targets; the log says what was taken.
 
     Classes and mass classes that the data does not have are left out.
 
@@ -78,7 +78,7 @@ def targets_of(
         ValueError: if the data has none of the checkpoint's classes, and it is not to be fine-tuned.
     """
     in_data = find_schema(data.dataset_name, data.data_dir, data.schema).label_names
-    found = {"mass_column": checkpoint.targets.mass_column}
+    defaults = {"mass_column": checkpoint.targets.mass_column}
     if checkpoint.label_names and in_data:
         shared = [name for name in checkpoint.label_names if name in in_data]
         if not shared and not fine_tuning and targets.classes is None:
@@ -87,18 +87,20 @@ def targets_of(
                 f"{', '.join(checkpoint.label_names)}."
             )
         if not fine_tuning or len(shared) == len(checkpoint.label_names):
-            found["classes"] = None if shared == list(in_data) else shared
+            defaults["classes"] = None if shared == list(in_data) else shared
     if checkpoint.targets.mass_classes is not None and in_data:
-        found["mass_classes"] = [name for name in checkpoint.targets.mass_classes if name in in_data] or [NO_CLASS]
-    found = {name: value for name, value in found.items() if value is not None and getattr(targets, name) is None}
-    for name, value in found.items():
+        defaults["mass_classes"] = [name for name in checkpoint.targets.mass_classes if name in in_data] or [NO_CLASS]
+    defaults = {
+        name: value for name, value in defaults.items() if value is not None and getattr(targets, name) is None
+    }
+    for name, value in defaults.items():
         shown = value if isinstance(value, str) else ", ".join(value)
         logger.info(f"`{name}` is taken from {checkpoint.path}: {shown}")
-    return replace(targets, **found)
+    return replace(targets, **defaults)
 
 
 def describe_data(data: DataArguments, targets: TargetArguments, schema: DatasetSchema, split: str) -> dict:
-    """What results say of the jets they were measured on."""
+    """What results record about the jets they were measured on."""
     return {
         "dataset": data.dataset_name,
         "split": split,

@@ -1,4 +1,4 @@
-"""Measuring a checkpoint beside the baselines: the library's `evaluate`."""
+"""Measuring a checkpoint and the baselines: the library's `evaluate`."""
 
 import json
 from pathlib import Path

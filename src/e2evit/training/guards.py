@@ -29,7 +29,7 @@ def check_not_empty(dataset: DatasetDict) -> None:
     for part in ("train", "validation"):
         if not sizes.get(part):
             counts = ", ".join(f"{name} {size}" for name, size in sizes.items())
-            raise ValueError(f"The {part} split is empty ({counts} jets): add more jets, of more events.")
+            raise ValueError(f"The {part} split is empty ({counts} jets): add more jets, from more events.")
 
 
 def check_targets(dataset: DatasetDict, mass_column: str, needs_masses: bool) -> None:
@@ -64,7 +64,7 @@ def check_targets(dataset: DatasetDict, mass_column: str, needs_masses: bool) ->
 
 
 def check_splits(dataset: DatasetDict) -> None:
-    """No event may be in two splits.
+    """Check that no event is in two splits.
 
     Raises:
         ValueError: with an example and the number of such rows.
@@ -73,11 +73,11 @@ def check_splits(dataset: DatasetDict) -> None:
     parts = list(events)
     for number, first in enumerate(parts):
         for second in parts[number + 1 :]:
-            found = pc.filter(events[second], pc.is_in(events[second], value_set=pa.chunked_array(events[first])))
-            if len(found):
+            shared = pc.filter(events[second], pc.is_in(events[second], value_set=pa.chunked_array(events[first])))
+            if len(shared):
                 raise ValueError(
-                    f"{len(found)} rows of {second} belong to events that are also in {first}, for example "
-                    f"{found[0].as_py()!r}: {second} would measure what was memorised. Split by event, as `load_e2e` "
+                    f"{len(shared)} rows of {second} belong to events that are also in {first}, for example "
+                    f"{shared[0].as_py()!r}: {second} would measure what was memorised. Split by event, as `load_e2e` "
                     "does."
                 )
 

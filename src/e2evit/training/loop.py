@@ -252,11 +252,11 @@ def validate(run: Run, epoch: int) -> dict[str, float]:
     history = run.history
     with nullcontext() if run.average is None else run.average.in_model():
         measure_batch_norms(run.accelerator, run.bare_model, run.statistics_loader)
-        found = run.task.validate(run.accelerator, run.model, run.validation_loader)
-        if found["loss"] < history.best_loss:
-            history.best_loss, history.best_epoch = found["loss"], epoch + 1
+        metrics = run.task.validate(run.accelerator, run.model, run.validation_loader)
+        if metrics["loss"] < history.best_loss:
+            history.best_loss, history.best_epoch = metrics["loss"], epoch + 1
             run.best.update(whole_weights(run.accelerator, run.bare_model))
-    return {f"validation_{name}": value for name, value in found.items()}
+    return {f"validation_{name}": value for name, value in metrics.items()}
 
 
 def close_epoch(run: Run, epoch: int, entry: dict[str, float]) -> None:

@@ -58,15 +58,15 @@ def predict_in_pieces(
         if not done:
             piece = rows.select(range(start, min(start + PIECE, len(rows))))
             loader = accelerator.prepare(make_loader(piece, collator, batch_size, num_workers))
-            found = predict(accelerator, prepared, loader, f"Predicting from {start}")
-            found = {name: values for name, values in found.items() if name not in ("labels", "mass_labels")}
+            predictions = predict(accelerator, prepared, loader, f"Predicting from {start}")
+            predictions = {name: v for name, v in predictions.items() if name not in ("labels", "mass_labels")}
             if accelerator.is_main_process:
                 temporary = path.with_suffix(".tmp")
-                save_file({name: np.ascontiguousarray(values) for name, values in found.items()}, temporary)
+                save_file({name: np.ascontiguousarray(values) for name, values in predictions.items()}, temporary)
                 temporary.replace(path)
         else:
-            found = load_file(path)
-        for name, values in found.items():
+            predictions = load_file(path)
+        for name, values in predictions.items():
             parts.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in parts.items()}
 

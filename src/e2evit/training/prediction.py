@@ -48,7 +48,7 @@ def summarise(predictions: dict[str, np.ndarray], config: E2EConfig) -> dict[str
     mass, predicted = predictions["mass_labels"].astype(float), predictions["mass_preds"].astype(float)
     usable = np.isfinite(mass) & (mass > 0)
     mass, predicted = mass[usable], predicted[usable]
-    found = {
+    metrics = {
         "loss": loss.item(),
         "accuracy": accuracy(predictions["labels"][known], predictions["logits"][known])
         if known.any()
@@ -56,16 +56,16 @@ def summarise(predictions: dict[str, np.ndarray], config: E2EConfig) -> dict[str
         "mass_mae_gev": float(np.abs(predicted - mass).mean()) if mass.size else float("nan"),
     }
     if not mass.size:
-        return found
+        return metrics
     response = predicted / mass
     edges = np.quantile(mass, (0.1, 0.9))
-    found["mass_resolution"] = relative_resolution(mass, predicted)
-    found["mass_response_low"] = float(np.median(response[mass <= edges[0]]))
-    found["mass_response_high"] = float(np.median(response[mass >= edges[1]]))
+    metrics["mass_resolution"] = relative_resolution(mass, predicted)
+    metrics["mass_response_low"] = float(np.median(response[mass <= edges[0]]))
+    metrics["mass_response_high"] = float(np.median(response[mass >= edges[1]]))
     if "mass_scale_preds" in predictions:
         pull = np.abs(predicted - mass) / predictions["mass_scale_preds"][usable]
-        found["mass_coverage"] = float((pull < 1).mean())
-    return found
+        metrics["mass_coverage"] = float((pull < 1).mean())
+    return metrics
 
 
 def coverage_temperature(predictions: dict[str, np.ndarray]) -> float:

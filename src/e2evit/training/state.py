@@ -76,7 +76,7 @@ class RunState:
     """Everything needed to resume, in folders `epoch-EEEEE-batch-BBBBBB`; the newest `keep` are kept.
 
     Accelerate writes weights, optimizer and random numbers; the history and the schedule are JSON, the best weights
-    and the running mean safetensors: nothing of ours is loaded by pickle. A run that resumes from a state must have
+    and the running mean safetensors: we load nothing by pickle. A run that resumes from a state must have
     the `settings` of the one that wrote it.
     """
 
@@ -139,8 +139,8 @@ class RunState:
         processes = len(list(path.glob("totals_*.json")))
         if processes != self.accelerator.num_processes:
             raise ValueError(
-                f"{path} was written by {processes} processes, not {self.accelerator.num_processes}: resume with as "
-                "many, or start a new run from the checkpoint with `--model_name_or_path`."
+                f"{path} was written by {processes} processes, not {self.accelerator.num_processes}: resume with the "
+                "same number, or start a new run from the checkpoint with `--model_name_or_path`."
             )
         record = json.loads((path / "state.json").read_text())
         before = record["settings"]
@@ -152,7 +152,7 @@ class RunState:
         if changed:
             raise ValueError(
                 f"{path} belongs to a run with other settings: {', '.join(changed)}. Resume with the same settings, "
-                "start anew with `--overwrite_output_dir`, or choose another folder."
+                "start over with `--overwrite_output_dir`, or choose another folder."
             )
         self.accelerator.load_state(str(path))
         vars(self.history).update(record["history"])

@@ -82,9 +82,9 @@ def read_search(path: str | Path) -> Search:
 def tune(search: Search, recipe: Recipe, output_dir: str | Path, num_trials: int, storage: str | None = None):
     """Try settings until `num_trials` are finished or pruned, including those of earlier calls with the same storage.
 
-    Each trial is a run in a folder of its own, `output_dir/trial-...`. A trial that was ended by SIGTERM is the next
-    to be tried, one that was killed is tried again after two minutes; both resume from their state. A trial is pruned
-    if it is worse than the median of the earlier trials at the same epoch.
+    Each trial is a run in its own folder, `output_dir/trial-...`. A trial ended by SIGTERM is tried next, a killed one
+    after two minutes; both resume from their state. A trial is pruned if it is worse than the median of the earlier
+    trials at the same epoch.
 
     Args:
         recipe: What all trials share: `search.recipe` with `search.settings`.
@@ -95,7 +95,7 @@ def tune(search: Search, recipe: Recipe, output_dir: str | Path, num_trials: int
 
     Raises:
         ImportError: without Optuna.
-        ValueError: if several processes were launched together, since each would do trials of its own.
+        ValueError: if several processes were launched together, since each would run its own trials.
         Preempted: after SIGTERM.
     """
     try:

@@ -29,7 +29,7 @@ LAYERS = ("bpix", "tib", "tob")  # their channels count hits
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of training images, drawn anew for each image.
+    """Random changes of training images, drawn afresh for each image.
 
     Args:
         flips: Mirror in eta and in phi, each with probability 1/2.
@@ -163,7 +163,7 @@ def drop_towers(image, index, value, channel_names, image_size, dead):
 
 
 def drop_crystals(image, index, value, channel_names, image_size, probability, rng):
-    """Drop a random share of the ECAL crystals."""
+    """Drop a random fraction of the ECAL crystals."""
     kept = ~(_is_in(_channel(index, image_size), channel_names, ("ecal",)) & (rng.random(len(index)) < probability))
     return image[kept], index[kept], value[kept]
 

@@ -11,7 +11,7 @@ from e2evit.data.schema import DatasetSchema
 
 __all__ = ["NO_CLASS", "check_mass_column", "columns_with_values", "select_targets"]
 
-NO_CLASS = "none"  # as the only one of `mass_classes`: no jet has a mass to learn
+NO_CLASS = "none"  # as the only entry of `mass_classes`: no jet has a mass to learn
 
 
 def select_targets(
@@ -85,10 +85,10 @@ def _select(
 
 
 def check_mass_column(dataset: DatasetDict, mass_column: str) -> None:
-    """The column can hold masses.
+    """Check that the column can hold masses.
 
     Raises:
-        ValueError: if it does not exist, or holds something else than numbers.
+        ValueError: if it does not exist, or does not hold numbers.
     """
     if mass_column not in _numeric(dataset):
         what = "does not hold numbers" if mass_column in dataset["train"].column_names else "is not in the data"

@@ -78,5 +78,5 @@ def to_transverse(dataset: DatasetDict, schema: DatasetSchema) -> tuple[DatasetD
     )
     schema = transverse_schema(schema)
     for rows in converted.values():
-        rows.info.description = describe_schema(schema)  # which pipelines read
+        rows.info.description = describe_schema(schema)  # read by pipelines
     return converted.with_format(None), schema

@@ -1,4 +1,4 @@
-"""Jets as seen by a detector slightly different from the one of the training jets."""
+"""Jets as seen by a detector that differs slightly from the training jets'."""
 
 from collections.abc import Callable
 from functools import partial
