@@ -8,6 +8,7 @@ import torch
 from accelerate.utils import set_seed
 
 from e2evit.modeling import E2EConfig, E2EImageProcessor
+from e2evit.transforms.targets import NO_CLASS
 
 from .arguments import (
     AugmentationArguments,
@@ -134,7 +135,8 @@ def run_recipe(
         dataset, schema = load_data(recipe.data, recipe.targets, channel_names)
     check_not_empty(dataset)
     if not masked:
-        check_targets(dataset, recipe.targets.mass_column, bool(asked.mass_column or asked.mass_classes))
+        needs_masses = bool(asked.mass_column or asked.mass_classes) and asked.mass_classes != [NO_CLASS]
+        check_targets(dataset, recipe.targets.mass_column, needs_masses)
     build, source = (new_model, model_config) if checkpoint is None else (pretrained_model, checkpoint)
     model, processor = build(source, schema, dataset["train"], recipe.targets.mass_column, masked)
 
