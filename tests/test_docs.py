@@ -10,6 +10,7 @@ import pytest
 
 from e2evit.cli import run
 from e2evit.cli.command import COMMANDS
+from e2evit.training.checkpoint import read_model_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -31,6 +32,15 @@ def test_python_runs(page, tmp_path):
 def test_python_compiles(page):
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
         compile(block, page.name, "exec")
+
+
+def test_model_configurations_have_known_fields(tmp_path):
+    blocks = [block for page in PAGES for block in re.findall(r"```json\n(.*?)```", page.read_text(), re.DOTALL)]
+    models = [block for block in blocks if '"model_type"' in block]
+    assert models
+    for block in models:
+        (tmp_path / "model.json").write_text(block)
+        read_model_config(tmp_path / "model.json")
 
 
 def test_snippets_are_markers():
