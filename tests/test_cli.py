@@ -49,6 +49,12 @@ def test_these_need_no_torch():
         (["simulate"], 2, "e2evit simulate: the following arguments are required: "),
         (["simulate", "--output_dir", "x", "--processes", "susy"], 1, "e2evit simulate: Unknown process susy"),
         (["inspect", "nowhere.h5"], 1, "e2evit inspect: There is no file nowhere.h5."),
+        (["pretrain", "--push_to_hub", "org/name"], 2, "e2evit pretrain: unknown option --push_to_hub"),
+        (
+            ["pretrain", "--flat_in", "mass", "--classes", "qcd"],
+            1,
+            "e2evit pretrain: Pre-training learns from images alone: leave out classes, flat_in.",
+        ),
     ],
 )
 def test_mistakes_end_in_one_line(arguments, code, message, capsys):

@@ -234,8 +234,14 @@ def test_an_architecture_of_ones_own(jets_dir, tmp_path):
     refused = call()
     assert refused.returncode
     assert "'patch_sum' is not registered: import the module that registers it" in refused.stderr
+    refused = call("--model_module", "patch_sum", "--push_to_hub", "org/patch_sum")
+    assert refused.returncode
+    assert "Only models of e2evit can be published: model.json holds a 'patch_sum'" in refused.stderr
+    assert not (tmp_path / "run").exists()
     done = call("--model_module", "patch_sum")
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "e2evit eval run " in done.stdout
+    assert " --model_module patch_sum --results results/run.json" in done.stdout
 
     with pytest.raises(ValueError, match="is not registered: import the module"):
         TrainedOn.of(tmp_path / "run")

@@ -9,12 +9,14 @@ Pick a simulated jet or upload a file (.npy, .h5, .parquet). Stop the demo with 
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
 import pyarrow.parquet as pq
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers.hf_argparser import HfArg
 
 import e2evit.modeling  # noqa: F401  (registers the models)
 from e2evit.data import find_schema
@@ -22,7 +24,7 @@ from e2evit.data.packaged import packaged_folder
 from e2evit.data.sparse import dense_to_sparse, sparse_to_dense
 from e2evit.plots import event_display, mass_axis, saliency_display
 from e2evit.plots.saliency import gradient_times_input
-from e2evit.training import find_checkpoint
+from e2evit.training import find_checkpoint, import_model_module, read_config
 from e2evit.transforms.transverse import TRANSVERSE, transverse_schema, transverse_table
 
 from .parser import parse
@@ -31,8 +33,16 @@ from .uploads import MAX_UPLOAD, read_upload
 CHECKPOINT = ("checkpoint", "Folder or Hub id of the model.")
 
 
+@dataclass
+class DemoArguments:
+    model_module: str | None = HfArg(
+        default=None, help="Module of your own that registers the architecture with the Auto classes."
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    (checkpoint,) = parse("e2evit demo", __doc__, arguments, first=CHECKPOINT)
+    checkpoint, options = parse("e2evit demo", __doc__, arguments, DemoArguments, first=CHECKPOINT)
+    import_model_module(options.model_module)
     launch(build_demo(checkpoint))
 
 
@@ -46,8 +56,9 @@ class Demo:
 
     def __init__(self, checkpoint: str):
         checkpoint = find_checkpoint(checkpoint)
+        config = read_config(checkpoint)
         self.processor = AutoImageProcessor.from_pretrained(checkpoint)
-        self.model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
+        self.model = AutoModelForImageClassification.from_pretrained(checkpoint, config=config).eval()
         self.schema, table = find_schema("simulated"), pq.read_table(packaged_folder("space") / "examples.parquet")
         if {*self.processor.channel_names} & {*TRANSVERSE.values()}:
             table, self.schema = transverse_table(table, self.schema), transverse_schema(self.schema)

@@ -19,7 +19,7 @@ from e2evit.plots import jet_displays, save_figure
 from e2evit.plots.saliency import gradient_times_input
 from e2evit.results.predictions import read_event_ids, read_predictions
 from e2evit.results.record import Result
-from e2evit.training import DataArguments, TargetArguments, TrainedOn, load_data, targets_of
+from e2evit.training import DataArguments, TargetArguments, TrainedOn, import_model_module, load_data, targets_of
 
 from .parser import parse
 
@@ -31,12 +31,16 @@ class DisplayArguments:
     results: str = HfArg(help="Result file of `e2evit eval`, with its predictions next to it.")
     output: str = HfArg(help="Figure to write, without a file extension.")
     split: str = HfArg(default="test", help="Split that was measured: train, validation or test.")
+    model_module: str | None = HfArg(
+        default=None, help="Module of your own that registers the architecture with the Auto classes."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     checkpoint, data, targets, options = parse(
         "e2evit display", __doc__, arguments, DataArguments, TargetArguments, DisplayArguments, first=CHECKPOINT
     )
+    import_model_module(options.model_module)
     trained_on = TrainedOn.of(checkpoint)
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     dataset, schema = load_data(data, targets_of(trained_on, data, targets), trained_on.channel_names)

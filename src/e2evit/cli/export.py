@@ -19,7 +19,7 @@ from transformers.hf_argparser import HfArg
 
 from e2evit.data.sparse import sparse_to_dense
 from e2evit.hub.export import export_variants, parity_images, write_row
-from e2evit.training import DataArguments, find_checkpoint, load_data
+from e2evit.training import DataArguments, find_checkpoint, import_model_module, load_data, read_config
 
 from .parser import parse
 
@@ -31,15 +31,20 @@ class ExportArguments:
     output_dir: str = HfArg(help="Folder for the ONNX files, parity.json and the example row.")
     name: str | None = HfArg(default=None, help="Stem of the file names. Default: that of the checkpoint.")
     num_jets: int = HfArg(default=1000, help="Jets to compare on, besides an empty image and one with hot pixels.")
+    model_module: str | None = HfArg(
+        default=None, help="Module of your own that registers the architecture with the Auto classes."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     checkpoint, data, options = parse(
         "e2evit export", __doc__, arguments, DataArguments, ExportArguments, first=CHECKPOINT
     )
+    import_model_module(options.model_module)
     checkpoint = find_checkpoint(checkpoint)
+    config = read_config(checkpoint)
     processor = AutoImageProcessor.from_pretrained(checkpoint)
-    model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
+    model = AutoModelForImageClassification.from_pretrained(checkpoint, config=config).eval()
     dataset, _ = load_data(data, channel_names=processor.channel_names)
     jets = concatenate_datasets([dataset[part].shuffle(seed=0) for part in ("test", "validation", "train")])
     rows = jets.select(range(min(options.num_jets, len(jets))))

@@ -9,6 +9,7 @@ SIGTERM saves the state and ends with exit code 75; add --resume_from_checkpoint
 For several processes: accelerate launch scripts/pretrain.py ..., or accelerate launch -m e2evit.cli pretrain ...
 """
 
+import shlex
 from collections.abc import Sequence
 
 from e2evit.training import MaskArguments, Recipe, run_recipe
@@ -18,7 +19,14 @@ from .train import GROUPS, print_outcome
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    trained = run_recipe(Recipe(*parse("e2evit pretrain", __doc__, arguments, *GROUPS, MaskArguments)))
+    recipe = Recipe(*parse("e2evit pretrain", __doc__, arguments, *GROUPS, MaskArguments))
+    needs_labels = (recipe.targets, "classes"), (recipe.targets, "mass_classes"), (recipe.mass_weights, "flat_in")
+    if given := [name for group, name in needs_labels if getattr(group, name) is not None]:
+        raise ValueError(f"Pre-training learns from images alone: leave out {', '.join(given)}.")
+    trained = run_recipe(recipe)
     if trained.is_main_process:
         print_outcome(trained)
-        print(f"Fine-tune it: e2evit train --model_name_or_path {trained.output_dir} --data_dir ... --output_dir ...")
+        command = ["e2evit", "train", "--model_name_or_path", str(trained.output_dir)]
+        if recipe.model.model_module:
+            command += ["--model_module", recipe.model.model_module]
+        print(f"Fine-tune it: {shlex.join(command)} --data_dir ... --output_dir ...")

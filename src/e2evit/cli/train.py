@@ -8,9 +8,14 @@ SIGTERM saves the state and ends with exit code 75; add --resume_from_checkpoint
 For several processes: accelerate launch scripts/train.py ..., or accelerate launch -m e2evit.cli train ...
 """
 
+import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from transformers.hf_argparser import HfArg
+
+from e2evit.hub.code import check_publishable
 from e2evit.training import (
     AugmentationArguments,
     DataArguments,
@@ -21,10 +26,23 @@ from e2evit.training import (
     TrainArguments,
     TrainedModel,
     evaluate,
+    find_checkpoint,
+    import_model_module,
+    read_config,
+    read_model_config,
     run_recipe,
 )
 
 from .parser import parse
+
+
+@dataclass
+class HubArguments:
+    push_to_hub: str | None = HfArg(
+        default=None, help="ORG/NAME: evaluate the checkpoint on test and publish it at the end."
+    )
+    hub_private: bool = HfArg(default=False, help="Whether a new repository of `push_to_hub` is private.")
+
 
 GROUPS = (
     ModelArguments,
@@ -37,17 +55,44 @@ GROUPS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    recipe = Recipe(*parse("e2evit train", __doc__, arguments, *GROUPS))
+    *groups, hub = parse("e2evit train", __doc__, arguments, *GROUPS, HubArguments)
+    recipe = Recipe(*groups)
+    if hub.push_to_hub:
+        check_architecture(recipe.model)
     trained = run_recipe(recipe)
     if trained.is_main_process:
         print_outcome(trained)
-    if recipe.training.push_to_hub:
-        publish(trained, recipe)
+    if hub.push_to_hub:
+        publish(trained, recipe, hub)
     elif trained.is_main_process:
-        given = {name: getattr(recipe.data, name) for name in ("dataset_name", "data_dir", "schema", "cache_dir")}
-        options = [f"--{name} {value}" for name, value in given.items() if value != getattr(DataArguments, name)]
-        options.append(f"--results {Path('results', trained.output_dir.name)}.json")
-        print(f"Measure it on held-out jets: e2evit eval {trained.output_dir} {' '.join(options)}")
+        print(f"Measure it on held-out jets: {shlex.join(evaluation(trained.output_dir, recipe))}")
+
+
+def check_architecture(model: ModelArguments) -> None:
+    """Refuse a run whose checkpoint could not be published.
+
+    Raises:
+        ValueError: for an architecture of another package, and as [`read_config`] and [`read_model_config`].
+    """
+    import_model_module(model.model_module)
+    if model.model_name_or_path:
+        config = read_config(find_checkpoint(model.model_name_or_path))
+    elif model.model_config:
+        config = read_model_config(model.model_config)
+    else:  # refused by the run
+        return
+    check_publishable(model.model_name_or_path or model.model_config, config.model_type)
+
+
+def evaluation(output_dir: Path, recipe: Recipe) -> list[str]:
+    """The command that measures the checkpoint on the data of its training."""
+    command = ["e2evit", "eval", str(output_dir)]
+    for name in ("dataset_name", "data_dir", "schema", "cache_dir"):
+        if (value := getattr(recipe.data, name)) != getattr(DataArguments, name):
+            command += [f"--{name}", str(value)]
+    if recipe.model.model_module:
+        command += ["--model_module", recipe.model.model_module]
+    return [*command, "--results", f"{Path('results', output_dir.name)}.json"]
 
 
 def print_outcome(trained: TrainedModel) -> None:
@@ -62,7 +107,7 @@ def print_outcome(trained: TrainedModel) -> None:
     print(f"Wrote {trained.output_dir}")
 
 
-def publish(trained: TrainedModel, recipe: Recipe) -> None:
+def publish(trained: TrainedModel, recipe: Recipe, hub: HubArguments) -> None:
     """Measure the checkpoint on the test split and push it.
 
     Raises:
@@ -75,7 +120,7 @@ def publish(trained: TrainedModel, recipe: Recipe) -> None:
         result = evaluate(trained, recipe.data, mixed_precision=recipe.training.mixed_precision)
         if result is not None:  # the main process
             result.to_json(results)
-            options = PushArguments(recipe.training.push_to_hub, str(results), private=recipe.training.hub_private)
+            options = PushArguments(hub.push_to_hub, str(results), private=hub.hub_private)
             push(trained.output_dir, options)
     except (OSError, RuntimeError, ValueError) as error:
         raise RuntimeError(f"{trained.output_dir} is complete, but publishing it failed: {error}") from error

@@ -1,5 +1,6 @@
 """A folder to publish: weights, code, card and figures, checked to load without e2evit."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,14 +13,14 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+import e2evit.modeling  # noqa: F401  (registers the models)
 from e2evit.data.packaged import packaged_folder
-from e2evit.modeling import E2EConfig
 from e2evit.plots import comparison_figures, save_figure
 from e2evit.results.predictions import read_predictions
 from e2evit.results.record import Result
 
 from .card import CAPTIONS, render_card
-from .code import add_code
+from .code import add_code, check_publishable
 from .safety import check_checkpoint
 
 __all__ = ["assemble_model", "check_loads"]
@@ -69,14 +70,13 @@ def assemble_model(
     """
     checkpoint, folder, results = Path(checkpoint), Path(folder), Path(results)
     check_checkpoint(checkpoint, subfolders=False)
+    check_publishable(checkpoint, json.loads((checkpoint / "config.json").read_text()).get("model_type", ""))
     for path in (results, results.with_suffix(".parquet")):
         if not path.is_file():
             raise FileNotFoundError(f"There is no {path}: measure the checkpoint with `e2evit eval` first.")
     result = Result.from_json(results)
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
-    if not isinstance(model.config, E2EConfig):
-        raise ValueError(f"{checkpoint} holds a {model.config.model_type}, which is not a model of e2evit.")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if result.parameters != parameters or result.channel_names != processor.channel_names:
         raise ValueError(

@@ -10,12 +10,28 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from e2evit.modeling import FAMILIES, E2EImageProcessor
 from e2evit.modeling.pipeline_e2e import E2EFeaturesPipeline, E2EJetsPipeline
 
-__all__ = ["add_code"]
+__all__ = ["add_code", "check_publishable"]
 
 PIPELINES = {
     "e2e-jets": (E2EJetsPipeline, "AutoModelForImageClassification"),
     "e2e-features": (E2EFeaturesPipeline, "AutoModel"),
 }
+
+
+def check_publishable(source: str | Path, model_type: str) -> None:
+    """Refuse a model whose code is not that of e2evit.
+
+    Args:
+        source: What the error names: the checkpoint, or the file of the configuration.
+
+    Raises:
+        ValueError: for a `model_type` of another package.
+    """
+    if model_type not in FAMILIES:
+        raise ValueError(
+            f"Only models of e2evit can be published: {source} holds a {model_type!r}; "
+            f"e2evit has {', '.join(FAMILIES)}."
+        )
 
 
 def add_code(folder: str | Path) -> None:
@@ -26,8 +42,7 @@ def add_code(folder: str | Path) -> None:
     """
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text())
-    if config["model_type"] not in FAMILIES:
-        raise ValueError(f"{folder} holds a {config['model_type']!r}; e2evit has {', '.join(FAMILIES)}.")
+    check_publishable(folder, config["model_type"])
     family = FAMILIES[config["model_type"]]
     classes = {"AutoConfig": family.config, **family.auto_classes}
     config["auto_map"] = {name: _copy_code(value, folder) for name, value in classes.items()}

@@ -17,6 +17,7 @@ from .checkpoint import (
     import_model_module,
     new_model,
     pretrained_model,
+    read_config,
     read_model_config,
     run_info,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "predict",
     "predict_in_pieces",
     "pretrained_model",
+    "read_config",
     "read_model_config",
     "run_info",
     "run_recipe",

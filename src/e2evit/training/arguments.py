@@ -124,8 +124,6 @@ class TrainArguments:
     max_grad_norm: float = _field(1.0, "Norm at which gradients are clipped; 0: no clipping.")
     mixed_precision: str = _field("auto", "no, bf16, fp16, or auto: bf16 where it is faster than float32.")
     torch_compile: bool = _field(False, "Compile the model; slow to start.")
-    push_to_hub: str | None = _field(None, "ORG/NAME: evaluate the checkpoint on test and publish it at the end.")
-    hub_private: bool = _field(False, "Whether a new repository of `push_to_hub` is private.")
     report_to: str = _field("auto", "tensorboard, wandb, trackio, none, or auto: TensorBoard if it is installed.")
     seed: int = _field(0, "Seed of the initial weights, the order of the jets and the augmentation.")
     logging_steps: int = _field(20, "Optimizer steps between log lines.")

@@ -40,6 +40,7 @@ __all__ = [
     "import_model_module",
     "new_model",
     "pretrained_model",
+    "read_config",
     "read_model_config",
     "run_info",
     "save_checkpoint",
@@ -108,7 +109,7 @@ class TrainedOn:
             ValueError: as [`find_checkpoint`], and for a configuration without `channel_names`.
         """
         path = find_checkpoint(path)
-        config = _read_config(path)
+        config = read_config(path)
         file = cached_file(path, "recipe.yaml", _raise_exceptions_for_missing_entries=False)
         recipe = yaml.safe_load(Path(file).read_text()) if file else {}
         known = [field.name for field in fields(TargetArguments)]
@@ -123,7 +124,12 @@ class TrainedOn:
         )
 
 
-def _read_config(path: str) -> E2EConfig:
+def read_config(path: str | Path) -> E2EConfig:
+    """The configuration of a checkpoint.
+
+    Raises:
+        ValueError: if no module that was imported registers its architecture.
+    """
     try:
         return AutoConfig.from_pretrained(path)
     except ValueError as error:
@@ -187,7 +193,7 @@ def pretrained_model(
     """
     path = find_checkpoint(path)
     auto_class = AutoModelForMaskedImageModeling if masked else AutoModelForImageClassification
-    processor, config = AutoImageProcessor.from_pretrained(path), AutoConfig.from_pretrained(path)
+    processor, config = AutoImageProcessor.from_pretrained(path), read_config(path)
     if processor.channel_names != list(schema.channel_names):
         raise ValueError(
             f"{path} reads the channels {', '.join(processor.channel_names)}; "

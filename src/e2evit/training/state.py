@@ -184,8 +184,7 @@ def latest_state(folder: Path) -> Path | None:
 _MAY_CHANGE = {
     *("data_dir", "cache_dir", "num_workers", "output_dir", "resume_from_checkpoint", "overwrite_output_dir"),
     *("save_steps", "keep_states", "early_stopping_epochs", "logging_steps"),
-    *("report_to", "push_to_hub", "hub_private"),
-    *("model_config", "model_name_or_path", "model_module"),  # the configuration itself is compared
+    *("report_to", "model_config", "model_name_or_path", "model_module"),  # the configuration itself is compared
 }
 
 
