@@ -109,7 +109,8 @@ def test_an_assembled_folder_is_complete(assembled):
     names = {str(path.relative_to(assembled)) for path in assembled.rglob("*") if path.is_file()}
     assert {"README.md", "config.json", "model.safetensors", "recipe.yaml", "run_info.json", "results.json"} <= names
     assert {"pipeline_e2e.py", "modeling_linearvit.py", "image_processing_e2e.py"} <= names
-    assert {f"figures/{name}.png" for name in ("roc", "sculpting", "mass_response")} <= names
+    assert {f"figures/{name}.png" for name in ("roc", "mass_response")} <= names
+    assert "figures/sculpting.png" not in names  # needs fifty background jets that pass
     card = ModelCard.load(assembled / "README.md")
     assert card.data.pipeline_tag == "image-classification"
     assert {result.metric_type for result in card.data.eval_results} >= {"roc_auc", "mae_gev"}

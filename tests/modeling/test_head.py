@@ -142,5 +142,5 @@ def test_energy_pooling_weights_tokens_by_the_energy_of_their_patches(height, wi
     expected[1, 2:] = patches[1, 4, 2:]
     totals[0, 0], totals[1, 1] = linear[0] + linear[1], linear[2]
     torch.testing.assert_close(found, pooling.output(torch.cat([expected, totals.log1p()], dim=1)))
-    with pytest.raises(ValueError, match="14 tokens are no grid over an image of"):
+    with pytest.raises(ValueError, match="14 tokens do not form a grid over"):
         pooling(torch.randn(3, 14, 4), pixel_values)

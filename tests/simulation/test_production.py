@@ -262,7 +262,7 @@ def test_no_jet_passes(monkeypatch):
 
 def test_a_shower_whose_record_has_no_final_copies():
     settings = SimulationSettings(pileup=0.0, pythia=["PartonShowers:model = 2"])  # Vincia
-    with pytest.raises(RuntimeError, match="only its simple shower is supported, not Vincia or Dire"):
+    with pytest.raises(RuntimeError, match="only the simple shower is supported, not Vincia or Dire"):
         shards.make_shard("x_qq", 0, 10, settings)
 
 
