@@ -14,6 +14,7 @@ import transformers
 from accelerate import Accelerator, DataLoaderConfiguration, FullyShardedDataParallelPlugin, PartialState
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedType
+from torch import distributed
 from transformers.utils import is_torch_bf16_gpu_available
 
 __all__ = ["end_processes", "keep_freed_memory", "start_accelerator"]
@@ -52,6 +53,7 @@ def start_accelerator(
     elif report_to != "none" and not find_spec(report_to):
         raise ValueError(f"`report_to: {report_to}` needs that package: pip install {report_to}.")
     on_cpu = not torch.accelerator.is_available()
+    _rejoin()
     if mixed_precision == "auto":
         mixed_precision = "bf16" if _computes_in_bf16(on_cpu) else "no"
     accelerator = Accelerator(
@@ -120,9 +122,29 @@ def end_processes(accelerator: Accelerator) -> None:
     the others without the lock.
     """
     accelerator.wait_for_everyone()
+    if accelerator.num_processes > 1:
+        _ended_groups.append(distributed.get_backend())
     accelerator.end_training()
     AcceleratorState._reset_state(reset_partial_state=True)  # the next run may have another precision
     GradientState._reset_state()
+
+
+_ended_groups: list[str] = []  # backends
+
+
+def _rejoin() -> None:
+    """Form a new process group after [`end_processes`] has left one.
+
+    torchrun's store still holds the addresses of the old group, to which a process that is early would connect.
+    """
+    if not _ended_groups or distributed.is_initialized() or "MASTER_PORT" not in os.environ:
+        return
+    size = int(os.environ["WORLD_SIZE"])
+    store = distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size, is_master=False)
+    prefix = f"e2evit_{len(_ended_groups)}"
+    distributed.init_process_group(
+        _ended_groups[-1], store=distributed.PrefixStore(prefix, store), rank=int(os.environ["RANK"]), world_size=size
+    )
 
 
 def _computes_in_bf16(on_cpu: bool) -> bool:
