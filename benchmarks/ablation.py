@@ -82,7 +82,7 @@ def train(variant: Variant, arguments: argparse.Namespace, accelerator, seed: in
     """Train one variant; return its losses and validation metrics."""
     name, fields, kind, learning_rate, batch_size = variant
     num_steps = arguments.num_jets // batch_size
-    settings = yaml.safe_load((ROOT / "recipes/study/train.yaml").read_text())
+    settings = yaml.safe_load((ROOT / "recipes/study/train.yaml").read_text(encoding="utf-8"))
     keys = ("mass_column", "transverse", "classes", "mass_classes")
     recipe = Recipe(
         data=DataArguments(data_dir=arguments.data_dir),
@@ -135,7 +135,7 @@ def main() -> None:
     accelerator = start_accelerator("no")
     record = {"num_jets": arguments.num_jets, "variants": {}}
     if arguments.results.exists():
-        record = json.loads(arguments.results.read_text())
+        record = json.loads(arguments.results.read_text(encoding="utf-8"))
         if record["num_jets"] != arguments.num_jets:
             parser.error(f"{arguments.results} was made with `--num_jets {record['num_jets']}`: choose another file.")
     for seed in arguments.seeds:

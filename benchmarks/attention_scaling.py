@@ -65,7 +65,7 @@ def step(module, tokens, mode: str) -> None:
 def measure_memory(kind: str, side: int, mode: str) -> float:
     """MiB that a step adds to the peak memory of a process that has already run a small step."""
     command = [sys.executable, __file__, "--memory_of", kind, str(side), mode]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return float(subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout)
 
 
 def report_memory(kind: str, side: str, mode: str) -> None:
@@ -78,7 +78,7 @@ def report_memory(kind: str, side: str, mode: str) -> None:
 
 def peak_memory() -> float:
     """Peak memory in MiB, read from /proc: `getrusage` starts a child process at the peak of its parent."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
 
 

@@ -33,7 +33,7 @@ def start(arguments: argparse.Namespace, output: Path) -> subprocess.Popen:
     command += ["--num_train_epochs", arguments.epochs, "--per_device_batch_size", 16, "--ema_decay", 0.99]
     command += ["--save_steps", arguments.save_steps, "--resume_from_checkpoint", "--report_to", "none"]
     command += ["--output_dir", output]
-    with (output.parent / f"{output.name}.log").open("a") as log:
+    with (output.parent / f"{output.name}.log").open("a", encoding="utf-8") as log:
         return subprocess.Popen(list(map(str, command)), stdout=log, stderr=log)
 
 
@@ -51,7 +51,7 @@ def main() -> None:
         whole, parts = Path(folder) / "whole", Path(folder) / "parts"
         begin = time.perf_counter()
         if start(arguments, whole).wait():
-            sys.exit((whole.parent / "whole.log").read_text()[-3000:])
+            sys.exit((whole.parent / "whole.log").read_text(encoding="utf-8")[-3000:])
         seconds = time.perf_counter() - begin
         codes, states = [], []
         progress = tqdm(total=arguments.kills, desc="Kills")
@@ -73,9 +73,11 @@ def main() -> None:
             progress.update()
         progress.close()
         if start(arguments, parts).wait():
-            sys.exit((parts.parent / "parts.log").read_text()[-3000:])
+            sys.exit((parts.parent / "parts.log").read_text(encoding="utf-8")[-3000:])
         expected, resumed = (load_file(path / "model.safetensors") for path in (whole, parts))
-        histories = [json.loads((path / "run_info.json").read_text())["epochs"] for path in (whole, parts)]
+        histories = [
+            json.loads((path / "run_info.json").read_text(encoding="utf-8"))["epochs"] for path in (whole, parts)
+        ]
     equal = expected.keys() == resumed.keys() and all(torch.equal(expected[name], resumed[name]) for name in expected)
     losses = [[entry["loss"] for entry in history] for history in histories]
     record = {

@@ -114,7 +114,7 @@ def main() -> None:
     (arguments,) = HfArgumentParser(ExportArguments).parse_args_into_dataclasses()
     processor = AutoImageProcessor.from_pretrained(arguments.checkpoint)
     model = AutoModelForImageClassification.from_pretrained(arguments.checkpoint).eval()
-    recipe = yaml.safe_load(Path(arguments.checkpoint, "recipe.yaml").read_text())
+    recipe = yaml.safe_load(Path(arguments.checkpoint, "recipe.yaml").read_text(encoding="utf-8"))
     targets = {name: recipe[name] for name in ("mass_column", "classes", "mass_classes")}
     dataset, schema = load_data(
         DataArguments(data_dir=arguments.data_dir), TargetArguments(**targets), processor.channel_names

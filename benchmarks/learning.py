@@ -86,7 +86,7 @@ def main() -> None:
     }
     path = Path(arguments.results)
     settings = {"num_jets": len(images), "num_steps": arguments.num_steps}
-    record = json.loads(path.read_text()) if path.exists() else {}
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if {name: record.get(name) for name in settings} != settings:
         record = settings | {"training_auc": {}}
     for name, config in tqdm(configs.items(), disable=None):

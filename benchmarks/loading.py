@@ -183,13 +183,15 @@ def peak_memory(folder: Path) -> dict[str, float]:
                 file.create_dataset("jet", (64_000, 125, 125, 2), "f4")[-1] = 1.0
             more = {"format": "hdf5", "pattern": "*.h5", "channels_last": True}
             columns = {"image": "jet"}
-        (place / "schema.yaml").write_text(yaml.safe_dump(fields | more | {"columns": columns}))
+        (place / "schema.yaml").write_text(yaml.safe_dump(fields | more | {"columns": columns}), encoding="utf-8")
         code = (
             "import sys; from e2evit.data.prepare import prepare; "
             "prepare('custom', sys.argv[1], sys.argv[1] + '/out', schema=sys.argv[1] + '/schema.yaml'); "
             "print(*(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
         )
-        done = subprocess.run([sys.executable, "-c", code, str(place)], check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(place)], check=True, capture_output=True, encoding="utf-8"
+        )
         peaks[kind] = float(done.stdout.splitlines()[-1]) / 1024
     return peaks
 

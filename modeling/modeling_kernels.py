@@ -44,7 +44,9 @@ logger = logging.get_logger(__name__)
 
 _SOURCES = sorted(Path(__file__).with_name("kernels").glob("*"))
 # the operators of one build: the code of a checkpoint from another date may load its own
-_DIGEST = sha256("\n".join([torch.__version__, *(path.read_text() for path in _SOURCES)]).encode()).hexdigest()[:12]
+_DIGEST = sha256(
+    "\n".join([torch.__version__, *(path.read_text(encoding="utf-8") for path in _SOURCES)]).encode()
+).hexdigest()[:12]
 NAMESPACE = f"e2evit_kernels_{_DIGEST}"
 _operators = getattr(torch.ops, NAMESPACE)
 
@@ -129,7 +131,7 @@ def _build() -> Path:
             [*flags, *includes, "-c", source, "-o", compiled],
             ["-shared", compiled, *libraries, "-o", linked],
         ):
-            subprocess.run([compiler, *arguments], check=True, capture_output=True, text=True)
+            subprocess.run([compiler, *arguments], check=True, capture_output=True, encoding="utf-8")
         os.replace(linked, library)
     return library
 

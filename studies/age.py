@@ -88,7 +88,7 @@ def measured_files(results: Path) -> list[Measured]:
     """
     found = []
     for path in sorted(results.rglob("*.json")):
-        name, entries = path.relative_to(results), json.loads(path.read_text())
+        name, entries = path.relative_to(results), json.loads(path.read_text(encoding="utf-8"))
         if "date" not in entries:  # made of other results
             continue
         sources = next((paths for pattern, paths in SOURCES.items() if name.match(pattern)), None)
@@ -120,7 +120,7 @@ def _changes(commit: str, sources: tuple[str, ...]) -> int:
 
 
 def _git(*arguments: str) -> str | None:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     return done.stdout.strip() if done.returncode == 0 else None
 
 

@@ -9,11 +9,11 @@ kept, and `--seeds` does a part. `studies/render.py` then writes the tables of i
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from pretraining_tables import name_of, summarise
 from steps import RECIPES, run_script
 from transformers import HfArgumentParser
 
+from e2evit.data.packaged import read_recipe
 from e2evit.results.record import write_record
 
 
@@ -29,7 +29,7 @@ class PretrainingArguments:
 
 def main() -> None:
     (arguments,) = HfArgumentParser(PretrainingArguments).parse_args_into_dataclasses()
-    study = yaml.safe_load(Path(arguments.study).read_text())
+    study = read_recipe(arguments.study)
     for seed in arguments.seeds or study["seeds"]:
         one_seed(study, seed, arguments)
     results = Path(arguments.results_dir)

@@ -36,7 +36,7 @@ def summarise(study: Mapping, results: Path, runs: Path) -> dict:
     for seed in study["seeds"]:
         path = runs / f"pretrained_seed{seed}/run_info.json"
         if path.exists():
-            info = json.loads(path.read_text())
+            info = json.loads(path.read_text(encoding="utf-8"))
             summary["seeds"].append(seed)
             summary["pretraining"].append({name: info[name] for name in ("images_seen", "seconds", "best_loss")})
     for share in study["labels"]:
@@ -70,7 +70,7 @@ def _over_seeds(values) -> dict:
 
 
 def _summary(results: Path) -> dict:
-    return json.loads((results / "pretraining/summary.json").read_text())
+    return json.loads((results / "pretraining/summary.json").read_text(encoding="utf-8"))
 
 
 def outcome(results: Path) -> str:

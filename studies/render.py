@@ -64,7 +64,7 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
     """
     rendered = {}
     for path in (root / "README.md", *sorted((root / "docs").rglob("*.md"))):
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         if START.search(text):
             try:
                 rendered[path] = render_page(text, TABLES, root / "results")
@@ -83,7 +83,7 @@ def cards(root: Path = ROOT) -> dict[Path, str]:
         rendered[root / f"model_cards/quickstart_{name}.md"] = str(card)
     for folder in sorted((root / "checkpoints").iterdir()):
         result = Result.from_json(folder / "results.json")
-        model_type = json.loads((folder / "config.json").read_text())["model_type"]
+        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
         figures = [name for name in CAPTIONS if (folder / f"figures/{name}.png").is_file()]
         card = render_card(template, result, model_type, "recipe.yaml", f"checkpoints/{folder.name}", figures)
         rendered[folder / "README.md"] = str(card)
@@ -98,11 +98,13 @@ def main() -> None:
         rendered = pages() | cards()
     except (OSError, ValueError) as error:
         sys.exit(f"render.py: {error}")
-    changed = [path for path, text in rendered.items() if not path.is_file() or path.read_text() != text]
+    changed = [
+        path for path, text in rendered.items() if not path.is_file() or path.read_text(encoding="utf-8") != text
+    ]
     for path in changed:
         print(f"{path.relative_to(ROOT)} {'is not up to date' if arguments.check else 'written'}")
         if not arguments.check:
-            path.write_text(rendered[path])
+            path.write_text(rendered[path], encoding="utf-8")
     if arguments.check and changed:
         sys.exit("render.py: run `python studies/render.py`.")
 

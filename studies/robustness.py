@@ -82,7 +82,7 @@ def main() -> None:
         rows = None
         for name, predictor in predictors.items():
             path = folder / f"{name}.json"
-            conditions_of_model = json.loads(path.read_text())["conditions"] if path.exists() else {}
+            conditions_of_model = json.loads(path.read_text(encoding="utf-8"))["conditions"] if path.exists() else {}
             if title in conditions_of_model:
                 continue
             rows = rows_of() if rows is None else rows
@@ -111,7 +111,7 @@ class Network:
         self.processor = AutoImageProcessor.from_pretrained(checkpoint)
         self.model = AutoModelForImageClassification.from_pretrained(checkpoint)
         info = Path(checkpoint) / "run_info.json"
-        self.seed = json.loads(info.read_text())["seed"] if info.is_file() else None
+        self.seed = json.loads(info.read_text(encoding="utf-8"))["seed"] if info.is_file() else None
 
     def __call__(self, rows: Dataset) -> Predictions:
         loader = make_loader(rows, E2ECollator(self.processor), batch_size=64)

@@ -9,7 +9,7 @@ __all__ = ["TABLES"]
 
 
 def _validation(results: Path) -> dict:
-    return json.loads((results / "simulation_validation.json").read_text())
+    return json.loads((results / "simulation_validation.json").read_text(encoding="utf-8"))
 
 
 def occupancy(results: Path) -> str:
@@ -75,7 +75,7 @@ def mass_regression(results: Path) -> str:
 def speed(results: Path) -> str:
     """Milliseconds of each stage."""
     stages = ["pythia", "jets", "detector", "pile-up", "image", "rest"]
-    measured = json.loads((results / "simulation_speed.json").read_text())
+    measured = json.loads((results / "simulation_speed.json").read_text(encoding="utf-8"))
     rows = [
         [
             row["process"],

@@ -16,7 +16,7 @@ BUNDLED = ("linearvit", "xcit", "trees_3", "trees_all")  # the study's first tra
 
 
 def _read(results: Path, name: str) -> dict:
-    return json.loads((results / f"{name}.json").read_text())
+    return json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _threads(measured: dict) -> str:

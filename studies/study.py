@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
-import yaml
 from steps import run_script
 from transformers import HfArgumentParser
+
+from e2evit.data.packaged import read_recipe
 
 
 @dataclass
@@ -34,7 +35,7 @@ def ordered(seeds_of: dict[str, list[int]]) -> list[tuple[str, int]]:
 
 def main() -> None:
     (arguments,) = HfArgumentParser(StudyArguments).parse_args_into_dataclasses()
-    study, recipe = (yaml.safe_load(Path(path).read_text()) for path in (arguments.study, arguments.recipe))
+    study, recipe = map(read_recipe, (arguments.study, arguments.recipe))
     folder, results = Path(arguments.output_dir), Path(arguments.results_dir)
     data = folder / "data"
     targets = ["--data_dir", data, "--mass_column", recipe["mass_column"]]

@@ -83,7 +83,7 @@ def baselines(results: Path) -> str:
 
 
 def _comparison(results: Path) -> dict:
-    return json.loads((results / "study/comparison/comparison.json").read_text())
+    return json.loads((results / "study/comparison/comparison.json").read_text(encoding="utf-8"))
 
 
 def comparison(results: Path) -> str:
@@ -163,7 +163,9 @@ def recipes(results: Path) -> str:
 
 def robustness(results: Path) -> str:
     """A table for each metric: models in columns, conditions in rows."""
-    measured = [json.loads(path.read_text()) for path in sorted((results / "study/robustness").glob("*.json"))]
+    measured = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted((results / "study/robustness").glob("*.json"))
+    ]
     by_name = {entry["model"]: entry["conditions"] for entry in measured}
     titles = list(dict.fromkeys(title for conditions in by_name.values() for title in conditions))
     tables = []
@@ -192,7 +194,7 @@ def ablation(results: Path) -> str:
         "validation_accuracy": "accuracy",
         "validation_mass_resolution": "rel. mass resolution",
     }
-    measured = json.loads((results / "ablation.json").read_text())
+    measured = json.loads((results / "ablation.json").read_text(encoding="utf-8"))
     rows = [
         [name, f"{len(runs)}", *(f"{np.mean([run[key] for run in runs]):.3f}" for key in columns)]
         for name, runs in measured["variants"].items()

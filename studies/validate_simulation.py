@@ -97,7 +97,7 @@ def main() -> None:
     save_figure(calorimeter_response(response, PUBLISHED_RESOLUTION), figures / "response")
 
     record = {
-        "simulation": json.loads((Path(arguments.data_dir) / "simulation.json").read_text()),
+        "simulation": json.loads((Path(arguments.data_dir) / "simulation.json").read_text(encoding="utf-8")),
         "number": {name: int(chosen.sum()) for name, chosen in by_class.items()},
         "occupancy": {
             name: {channel: validation.percentiles(values[chosen]) for channel, values in counts.items()}

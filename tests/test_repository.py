@@ -145,6 +145,28 @@ def test_files_stay_short():
     assert not long
 
 
+def text_calls(path: Path):
+    """Line and keyword arguments of each call that reads or writes text, or starts a process that does."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        method = isinstance(node.func, ast.Attribute)
+        name = node.func.attr if method else getattr(node.func, "id", None)
+        given = {keyword.arg for keyword in node.keywords}
+        constants = [str(argument.value) for argument in node.args if isinstance(argument, ast.Constant)]
+        modes = [text for text in constants if re.fullmatch(r"[rwax]b?\+?", text)] or ["b" if method else "r"]
+        opened = name == "open" and not any("b" in mode for mode in modes)
+        if name in ("read_text", "write_text") or opened or "text" in given:
+            yield node.lineno, given
+
+
+def test_text_is_utf_8():
+    """Whatever the locale of the machine: what is written on one is read on another."""
+    ours = [path for path in PYTHON if "tests" not in path.parts]
+    guessed = [f"{p}:{line}" for p in ours for line, given in text_calls(p) if "encoding" not in given]
+    assert not guessed
+
+
 def test_no_private_paths():
     pattern = re.compile(r"/(?:root|home|work|tmp)/\w")
     texts = [*PYTHON, *ROOT.glob("*.md"), *ROOT.glob("recipes/**/*.*"), *ROOT.glob("results/*.json")]

@@ -65,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(command: str, arguments: Sequence[str] | None = None) -> None:
     """One command, with `sys.argv` if no arguments are given; a user's mistake ends the process with one line."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks ± gets a question mark
     with one_line_errors(f"e2evit {command}"):
         module = import_module(f"{__package__}.{COMMANDS[command][0]}")
         module.main(arguments)

@@ -50,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(options.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in tables(results, options).items():
-            write_whole(folder / path, lambda temporary, text=text: temporary.write_text(text + "\n"))
+            write_whole(
+                folder / path, lambda temporary, text=text: temporary.write_text(text + "\n", encoding="utf-8")
+            )
             print(f"Wrote {folder / path}")
     if options.figures:  # of the first training of each model, references before the others
         firsts = [groups[model][0] for model in dict.fromkeys([*references, *groups])]

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name, folder = options.name or Path(checkpoint).name, Path(options.output_dir)
     differences = export_variants(model, processor, folder, name, parity_images(images))
     record = {"checkpoint": name, "jets": len(rows), "largest difference": differences}
-    (folder / "parity.json").write_text(json.dumps(record, indent=1) + "\n")
+    (folder / "parity.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     for file, errors in differences.items():
         size = (folder / file).stat().st_size / 2**20
         print(f"{file}: {size:.1f} MiB, {', '.join(f'{key} {value:.1e}' for key, value in errors.items())}")

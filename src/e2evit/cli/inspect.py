@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("\n".join(lines))
     if options.schema_out is not None:
         text = draft_schema(file)
-        with Path(options.schema_out).open("x") as draft:  # never over a schema that was edited
+        with Path(options.schema_out).open("x", encoding="utf-8") as draft:  # never over a schema that was edited
             draft.write(text)
         print(f"Draft schema: {options.schema_out}")
         print(f"Next: edit it, then e2evit inspect {file} --schema {options.schema_out}")

@@ -1,18 +1,17 @@
 """Command lines and recipes: one YAML file is one run, unknown keys are errors, the command line has the last word."""
 
 import dataclasses
+import os
 import re
 import sys
 from argparse import Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import takewhile
-from pathlib import Path
 
-import yaml
 from transformers import HfArgumentParser
 
-from e2evit.data.packaged import find_recipe
+from e2evit.data.packaged import read_recipe
 
 from .errors import UsageError, suggest
 
@@ -64,7 +63,7 @@ def parse(
         ValueError: for a recipe that does not exist, is not YAML, or has an unknown key.
         SystemExit: after `--help`.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = [_expand(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     for argument_class in argument_classes:
         if not hasattr(argument_class, "_argument_group_name"):
             argument_class._argument_group_name = _title(argument_class)  # read by `HfArgumentParser`
@@ -83,9 +82,9 @@ def parse(
     leading = list(takewhile(lambda argument: not argument.startswith("-"), arguments))
     options, settings = arguments[len(leading) :], {}
     if len(leading) > (first is not None):
-        settings = _read(find_recipe(leading.pop(first is not None)), known)
+        settings = _read(leading.pop(first is not None), known)
     # as strings through the parser, so that the recipe obeys the types and choices of the command line
-    strings = [*leading, *as_flags(settings), *options]
+    strings = [*leading, *map(_expand, as_flags(settings)), *options]
     *instances, unknown = parser.parse_args_into_dataclasses(
         strings, return_remaining_strings=True, look_for_args_file=False
     )
@@ -105,6 +104,14 @@ def as_flags(settings: Mapping) -> list[str]:
     return flags
 
 
+def _expand(argument: str) -> str:
+    """`~/run` and `--output_dir=~/run` with the home folder, which a shell writes for the first alone."""
+    if any("\ud800" <= letter <= "\udfff" for letter in argument):
+        raise UsageError(f"{argument!a} is not text in this locale: set LC_ALL=C.UTF-8, or PYTHONUTF8=1.")
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return option + equals + os.path.expanduser(value)
+
+
 def _title(argument_class: type) -> str:
     """`MassWeightArguments` → "mass weight"."""
     stem = argument_class.__name__.removesuffix("Arguments").removesuffix("Settings")
@@ -119,13 +126,8 @@ def _explain(unknown: Sequence[str], known: set[str]) -> str:
     return f"unexpected argument {unknown[0]}: a recipe comes before all options, and there is one at most"
 
 
-def _read(path: Path, known: set[str]) -> dict:
-    try:
-        settings = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path}: a recipe holds `key: value` lines, got a {type(settings).__name__}.")
+def _read(path: str, known: set[str]) -> dict:
+    settings = read_recipe(path)
     for key in settings:
         if key not in known:
             raise ValueError(

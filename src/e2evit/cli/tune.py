@@ -15,7 +15,6 @@ from pathlib import Path
 import yaml
 from transformers.hf_argparser import HfArg
 
-from e2evit.data.packaged import find_recipe
 from e2evit.plots import save_figure, tuning
 from e2evit.training import Recipe
 from e2evit.training.tuning import read_search, trial_recipe, tune
@@ -39,7 +38,7 @@ class TuneArguments:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     path, options = parse("e2evit tune", __doc__, arguments, TuneArguments, first=SEARCH)
-    search = read_search(find_recipe(path))
+    search = read_search(path)
     flags = as_flags(search.settings | ({"data_dir": options.data_dir} if options.data_dir else {}))
     recipe = Recipe(*parse("e2evit tune", __doc__, [search.recipe, *flags], *GROUPS))
     study = tune(search, recipe, options.output_dir, options.num_trials, options.storage)
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = {name: value for name, value in chosen.items() if value != default[name] and name != "data_dir"}
     for file, text in {"trials.json": json.dumps(trials, indent=1), "best.yaml": yaml.safe_dump(settings)}.items():
         temporary = folder / f"{file}.tmp"
-        temporary.write_text(text + "\n")
+        temporary.write_text(text + "\n", encoding="utf-8")
         temporary.replace(folder / file)
     figure = save_figure(tuning(trials, search.objective, search.direction), folder / "tuning")
     print(f"Best {search.objective}: {study.best_value:.4g} with {study.best_params}")

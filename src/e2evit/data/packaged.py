@@ -1,11 +1,14 @@
 """Files that travel with the package: recipes, the template of model cards, the demo's jets."""
 
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
+import yaml
+
 import e2evit
 
-__all__ = ["find_recipe", "packaged_folder"]
+__all__ = ["find_recipe", "packaged_folder", "read_recipe"]
 
 
 def packaged_folder(name: str) -> Path:
@@ -20,14 +23,37 @@ def find_recipe(name: str | Path) -> Path:
     Raises:
         ValueError: if there is neither.
     """
-    if Path(name).is_file():
-        return Path(name)
+    name = Path(name).expanduser()
+    if name.is_file():
+        return name
     folder = packaged_folder("recipes")
-    parts = Path(name).parts
+    parts = name.parts
     candidate = folder.joinpath(*parts[parts[:1] == ("recipes",) :])
-    if not Path(name).is_absolute() and candidate.is_file():
+    if not name.is_absolute() and candidate.is_file():
         return candidate
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix in (".json", ".yaml"))
     close = get_close_matches(str(Path(*parts)), names, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"packaged ones are in {folder}."
     raise ValueError(f"There is no file {name}, and no packaged recipe of that name; {hint}")
+
+
+def read_recipe(name: str | Path, parse: Callable = yaml.safe_load) -> dict:
+    """The `key: value` pairs of a file as [`find_recipe`] finds it, in UTF-8 with or without a byte order mark.
+
+    Args:
+        parse: `yaml.safe_load` or `json.loads`.
+
+    Raises:
+        ValueError: if the file is missing, cannot be parsed or holds something else.
+    """
+    path = find_recipe(name)
+    try:
+        content = parse(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, yaml.YAMLError) as error:
+        kind = "YAML" if parse is yaml.safe_load else "JSON"
+        raise ValueError(f"{path} is not {kind}: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected `key: value` pairs, got a {type(content).__name__}.")
+    return content

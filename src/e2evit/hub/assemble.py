@@ -70,7 +70,9 @@ def assemble_model(
     """
     checkpoint, folder, results = Path(checkpoint), Path(folder), Path(results)
     check_checkpoint(checkpoint, subfolders=False)
-    check_publishable(checkpoint, json.loads((checkpoint / "config.json").read_text()).get("model_type", ""))
+    check_publishable(
+        checkpoint, json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+    )
     for path in (results, results.with_suffix(".parquet")):
         if not path.is_file():
             raise FileNotFoundError(f"There is no {path}: measure the checkpoint with `e2evit eval` first.")
@@ -133,7 +135,12 @@ def check_loads(folder: str | Path, model, processor) -> None:
         command += [f"{base}/inputs.safetensors", f"{base}/outputs.safetensors"]
         environment = {"HF_HOME": f"{base}/home", "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(
-            command, cwd=base, env=clean_environment() | environment, capture_output=True, text=True, check=False
+            command,
+            cwd=base,
+            env=clean_environment() | environment,
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
         )
         if done.returncode:
             raise ValueError(f"{folder} does not load without e2evit:\n{done.stderr[-2000:]}")

@@ -41,7 +41,7 @@ def add_code(folder: str | Path) -> None:
         ValueError: if the folder holds a model of another package.
     """
     folder = Path(folder)
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     check_publishable(folder, config["model_type"])
     family = FAMILIES[config["model_type"]]
     classes = {"AutoConfig": family.config, **family.auto_classes}
@@ -51,7 +51,7 @@ def add_code(folder: str | Path) -> None:
         for task, (pipeline, auto_class) in PIPELINES.items()
     }
     _write_json(folder / "config.json", config)
-    processor = json.loads((folder / "preprocessor_config.json").read_text())
+    processor = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
     processor["auto_map"] = {"AutoImageProcessor": _copy_code(E2EImageProcessor, folder)}
     _write_json(folder / "preprocessor_config.json", processor)
 
@@ -66,4 +66,4 @@ def _copy_code(cls: type, folder: Path) -> str:
 
 
 def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -226,5 +226,5 @@ def write_row(row: Mapping, path: str | Path) -> Path:
     """Write `pixel_index pixel_value` lines, which `deploy/cpp` reads, of a row of a data set."""
     pixels = zip(row["pixel_index"], row["pixel_value"])
     path = Path(path)
-    path.write_text("".join(f"{index} {value!r}\n" for index, value in pixels))
+    path.write_text("".join(f"{index} {value!r}\n" for index, value in pixels), encoding="utf-8")
     return path

@@ -48,7 +48,7 @@ def check_checkpoint(folder: str | Path, subfolders: bool = True) -> None:
             _check_header(path)
         if path.suffix in TEXT and (token := TOKEN.search(path.read_bytes())):
             raise ValueError(f"{folder}: {name} holds what looks like a Hub token ({token[0][:6].decode()}...).")
-        if path.suffix == ".md" and (html := ACTIVE_HTML.search(path.read_text(errors="replace"))):
+        if path.suffix == ".md" and (html := ACTIVE_HTML.search(path.read_text(errors="replace", encoding="utf-8"))):
             raise ValueError(f"{folder}: {name} holds active HTML ({html[0]!r}); a card is Markdown and pictures.")
     for name in ("config.json", "preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
@@ -74,7 +74,7 @@ def _check_header(path: Path) -> None:
 
 def _check_references(folder: Path, name: str) -> None:
     try:
-        config = json.loads((folder / name).read_text())
+        config = json.loads((folder / name).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{folder / name} is not JSON ({error}).") from error
     pipelines = config.get("custom_pipelines") or {}

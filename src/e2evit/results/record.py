@@ -117,7 +117,7 @@ class Result:
             ValueError: if it is not a result; the message names the file and the field.
         """
         try:
-            entries = json.loads(Path(path).read_text())
+            entries = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is not JSON: {error}.") from None
         known = {entry.name: entry for entry in fields(cls) if entry.name != "predictions"}
@@ -142,7 +142,7 @@ class Result:
             write_predictions(path.with_suffix(".parquet"), self.predictions)
         entries = {name: value for name, value in asdict(self).items() if name != "predictions"}
         text = json.dumps(entries, indent=2) + "\n"
-        write_whole(path, lambda temporary: temporary.write_text(text))
+        write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _innermost(error: BaseException) -> str:
@@ -221,20 +221,20 @@ def write_record(
     made = provenance(packages, **hardware)
     made |= {name: value for name, value in entries.items() if name not in made}
     text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
-    write_whole(path, lambda temporary: temporary.write_text(text))
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def processor_name() -> str:
     """Model name of the processor, such as `AMD EPYC 9B14`."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "model name" and value.strip():
                 return value.strip()
     if platform.system() == "Darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        name = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        name = subprocess.run(command, capture_output=True, encoding="utf-8", check=False).stdout.strip()
         if name:
             return name
     return platform.processor() or platform.machine()
@@ -245,7 +245,7 @@ def current_commit() -> str | None:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:

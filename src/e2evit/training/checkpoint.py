@@ -26,7 +26,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from e2evit.data import DatasetSchema, TrainingStatistics, training_statistics
-from e2evit.data.packaged import find_recipe
+from e2evit.data.packaged import read_recipe
 from e2evit.modeling import E2EConfig, E2EImageProcessor
 from e2evit.results.record import fingerprint, provenance
 
@@ -111,7 +111,7 @@ class TrainedOn:
         path = find_checkpoint(path)
         config = read_config(path)
         file = cached_file(path, "recipe.yaml", _raise_exceptions_for_missing_entries=False)
-        recipe = yaml.safe_load(Path(file).read_text()) if file else {}
+        recipe = yaml.safe_load(Path(file).read_text(encoding="utf-8")) if file else {}
         known = [field.name for field in fields(TargetArguments)]
         names = () if _is_masked(config) else tuple(config.id2label[number] for number in range(config.num_labels))
         if config.channel_names is None:
@@ -275,20 +275,19 @@ def _model_fields(source: str | Path | E2EConfig) -> tuple[type[E2EConfig], dict
     if isinstance(source, PreTrainedConfig):
         names = set(type(source).__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
         return type(source), {name: copy.deepcopy(getattr(source, name)) for name in sorted(names)}
-    path = find_recipe(source)
-    own = json.loads(path.read_text())
+    own = read_recipe(source, json.loads)
     if "model_type" not in own:
-        raise ValueError(f"{path}: `model_type` is missing.")
+        raise ValueError(f"{source}: `model_type` is missing.")
     model_type = own.pop("model_type")
     if model_type not in CONFIG_MAPPING:
         raise ValueError(
-            f"{path}: the `model_type` {model_type!r} is not registered: import the module that registers it "
+            f"{source}: the `model_type` {model_type!r} is not registered: import the module that registers it "
             "(`--model_module`)."
         )
     config_class = CONFIG_MAPPING[model_type]
     unknown = sorted(set(own) - set(config_class.__dataclass_fields__))
     if unknown:
-        raise ValueError(f"{path}: {config_class.__name__} has no field {', '.join(unknown)}.")
+        raise ValueError(f"{source}: {config_class.__name__} has no field {', '.join(unknown)}.")
     return config_class, own
 
 
@@ -314,8 +313,8 @@ def save_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
     processor.save_pretrained(temporary)
-    (temporary / "recipe.yaml").write_text(yaml.safe_dump(dict(settings), sort_keys=False))
-    (temporary / "run_info.json").write_text(json.dumps(info, indent=2) + "\n")
+    (temporary / "recipe.yaml").write_text(yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
+    (temporary / "run_info.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
     for file in sorted(temporary.iterdir(), key=lambda file: file.suffix == ".safetensors"):
         file.replace(output_dir / file.name)
     temporary.rmdir()

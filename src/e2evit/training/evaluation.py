@@ -113,7 +113,7 @@ def evaluate(
 def _read_run_info(checkpoint: str) -> dict:
     """The training record of a checkpoint; empty if it has none."""
     path = cached_file(checkpoint, "run_info.json", _raise_exceptions_for_missing_entries=False)
-    return json.loads(Path(path).read_text()) if path else {}
+    return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
 
 
 def _summary(run_info: dict) -> dict:

@@ -104,5 +104,5 @@ def save_replay(
     for name, tensors in (("model", weights), ("batch", batch)):
         tensors = {key: value.contiguous().cpu() for key, value in tensors.items()}
         save_file(tensors, folder / f"{name}.safetensors")
-    (folder / "step.json").write_text(json.dumps(where | {"event_ids": list(event_ids)}, indent=1))
+    (folder / "step.json").write_text(json.dumps(where | {"event_ids": list(event_ids)}, indent=1), encoding="utf-8")
     return list(event_ids)

@@ -44,10 +44,10 @@ def predict_in_pieces(
     settings |= {"precision": str(accelerator.mixed_precision), "config": model.config.to_json_string()}
     if accelerator.is_main_process:
         known = folder / "settings.json"
-        if not known.is_file() or json.loads(known.read_text()) != settings:
+        if not known.is_file() or json.loads(known.read_text(encoding="utf-8")) != settings:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            known.write_text(json.dumps(settings))
+            known.write_text(json.dumps(settings), encoding="utf-8")
     accelerator.wait_for_everyone()
     prepared = accelerator.prepare(model)
     parts: dict[str, list[np.ndarray]] = {}

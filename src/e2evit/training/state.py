@@ -103,7 +103,9 @@ class RunState:
                 temporary.mkdir(parents=True)
             self.accelerator.wait_for_everyone()
             self.accelerator.save_state(str(temporary))
-            (temporary / f"totals_{self.accelerator.process_index}.json").write_text(json.dumps(history.totals))
+            (temporary / f"totals_{self.accelerator.process_index}.json").write_text(
+                json.dumps(history.totals), encoding="utf-8"
+            )
             for name, tensors in self.tensors.items():
                 whole = tensors.state_dict() if isinstance(tensors, RunningMean) else tensors
                 if main:
@@ -112,7 +114,7 @@ class RunState:
             if main:
                 schedule = {key: value for key, value in self.schedule.state_dict().items() if key != "lr_lambdas"}
                 record = {"settings": self.settings, "history": vars(history), "schedule": schedule}
-                (temporary / "state.json").write_text(json.dumps(record, indent=1))
+                (temporary / "state.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
             self.accelerator.wait_for_everyone()
             if main:
                 shutil.rmtree(final, ignore_errors=True)
@@ -142,7 +144,7 @@ class RunState:
                 f"{path} was written by {processes} processes, not {self.accelerator.num_processes}: resume with the "
                 "same number, or start a new run from the checkpoint with `--model_name_or_path`."
             )
-        record = json.loads((path / "state.json").read_text())
+        record = json.loads((path / "state.json").read_text(encoding="utf-8"))
         before = record["settings"]
         changed = [
             f"{name} (was {before.get(name)!r}, is {self.settings.get(name)!r})"
@@ -156,7 +158,9 @@ class RunState:
             )
         self.accelerator.load_state(str(path))
         vars(self.history).update(record["history"])
-        self.history.totals = json.loads((path / f"totals_{self.accelerator.process_index}.json").read_text())
+        self.history.totals = json.loads(
+            (path / f"totals_{self.accelerator.process_index}.json").read_text(encoding="utf-8")
+        )
         self.schedule.load_state_dict(record["schedule"] | {"lr_lambdas": [None] * len(self.schedule.lr_lambdas)})
         for name, tensors in self.tensors.items():
             loaded = load_file(path / f"{name}.safetensors")

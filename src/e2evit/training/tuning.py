@@ -9,9 +9,7 @@ from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from pathlib import Path
 
-import yaml
-
-from e2evit.data.packaged import find_recipe
+from e2evit.data.packaged import read_recipe
 
 from .arguments import Recipe
 from .run import run_recipe
@@ -52,13 +50,12 @@ def read_search(path: str | Path) -> Search:
     Raises:
         ValueError: for an unknown or missing field, an unknown setting, or an empty range.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"There is no search space {path}.")
-    text = yaml.safe_load(Path(path).read_text())
+    text = read_recipe(path)
     known = [known.name for known in fields(Search)]
-    if not isinstance(text, Mapping) or not {"recipe", "space"} <= set(text) <= set(known):
-        got = ", ".join(text) if isinstance(text, Mapping) else type(text).__name__
-        raise ValueError(f"{path}: expected `recipe`, `space` and perhaps {', '.join(known[2:])}, got {got}.")
+    if not {"recipe", "space"} <= set(text) <= set(known):
+        raise ValueError(
+            f"{path}: expected `recipe`, `space` and perhaps {', '.join(known[2:])}, got {', '.join(map(str, text))}."
+        )
     search = Search(**text)
     if search.direction not in ("minimize", "maximize"):
         raise ValueError(f"{path}: `direction` is minimize or maximize, got {search.direction!r}.")
@@ -170,10 +167,10 @@ def _objective(trial, search: Search, recipe: Recipe, folder: Path) -> float:
 
 def trial_recipe(recipe: Recipe, chosen: Mapping, folder: Path) -> Recipe:
     """The recipe with a trial's settings; the configuration of its model is written to `folder`."""
-    model = json.loads(find_recipe(recipe.model.model_config).read_text())
+    model = read_recipe(recipe.model.model_config, json.loads)
     model |= {name.removeprefix(MODEL): value for name, value in chosen.items() if name.startswith(MODEL)}
     path = folder / "model.json"
-    path.write_text(json.dumps(model, indent=2) + "\n")
+    path.write_text(json.dumps(model, indent=2) + "\n", encoding="utf-8")
     settings = {name: value for name, value in chosen.items() if not name.startswith(MODEL)}
     return recipe.replaced(**settings | {"model_config": str(path)})
 

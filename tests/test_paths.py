@@ -1,0 +1,93 @@
+"""Paths and texts that users write: `~`, a byte order mark, a locale that is not UTF-8."""
+
+import json
+import os
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from e2evit.cli.errors import UsageError
+from e2evit.cli.parser import parse
+from e2evit.data.packaged import find_recipe, read_recipe
+from e2evit.data.schema import read_schema
+from e2evit.training import DataArguments, TrainArguments, read_model_config
+from e2evit.training.tuning import read_search
+
+SCHEMA = """
+description: Größe der Jets
+source: here
+licence: none
+format: hdf5
+pattern: "*.h5"
+channel_names: [ecal, hcal]
+image_size: [5, 5]
+channels_last: false
+columns: {image: X}
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--output_dir=~/run", "--data_dir=~/jets"],
+        ["--output_dir", "~/run", "--data_dir", "~/jets"],
+        ["~/recipe.yaml"],
+    ],
+)
+def test_home_is_resolved_at_the_edge(tmp_path, monkeypatch, arguments):
+    """A shell does not expand what follows `=`, and never sees a recipe."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "recipe.yaml").write_text("output_dir: ~/run\ndata_dir: ~/jets\n")
+    first = ("checkpoint", "Folder of the model.")
+    checkpoint, training, data = parse(
+        "e2evit test", "", ["~/model", *arguments], TrainArguments, DataArguments, first=first
+    )
+    folders = [checkpoint, training.output_dir, data.data_dir]
+    assert folders == [str(tmp_path / name) for name in ("model", "run", "jets")]
+    assert find_recipe("~/recipe.yaml") == tmp_path / "recipe.yaml"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "read"),
+    [
+        ("recipe.yaml", "seed: 3", lambda path: parse("e2evit test", "", [str(path)], TrainArguments)),
+        ("model.json", '{"model_type": "xcit"}', read_model_config),
+        ("search.yaml", "{recipe: a, space: {seed: {choices: [1]}}}", read_search),
+        ("schema.yaml", SCHEMA, read_schema),
+    ],
+)
+def test_byte_order_marks_are_read(tmp_path, name, text, read):
+    """Editors on Windows write one. Other encodings are refused by the file's name."""
+    path = tmp_path / name
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    read(path)
+    path.write_bytes(text.encode() + "\n# é".encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"{name}.*(YAML|JSON).*decode"):
+        read(path)
+
+
+def test_neither_yaml_nor_json(tmp_path):
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"list\.json: expected `key: value` pairs, got a list"):
+        read_recipe(tmp_path / "list.json", json.loads)
+    (tmp_path / "empty.yaml").write_text("")
+    assert read_recipe(tmp_path / "empty.yaml") == {}
+
+
+def test_a_locale_that_is_not_utf_8(tmp_path):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["X"] = np.ones((40, 2, 5, 5), np.float32)
+    (folder / "schema.yaml").write_text(SCHEMA, encoding="utf-8")
+    command = [sys.executable, "-m", "e2evit.cli", "prepare", "custom", "--data_dir", folder]
+    command += ["--schema", folder / "schema.yaml", "--output_dir", tmp_path / "out"]
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(command, env=os.environ | locale, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    with pytest.raises(UsageError, match=r"'out/Gr\\udcc3\\udcb6' is not text in this locale"):
+        parse("e2evit test", "", [os.fsencode("out/Grö").decode("ascii", "surrogateescape")], TrainArguments)
+    assert "Größe der Jets" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
