@@ -30,6 +30,7 @@ class EvaluateArguments:
     )
     split: str = HfArg(default="test", help="Split to measure on: train, validation or test.")
     per_device_batch_size: int = HfArg(default=64, help="Batch size of each process.")
+    num_workers: int = HfArg(default=0, help="Worker processes that load batches; 0: this process itself.")
     model_module: str | None = HfArg(
         default=None, help="Module of your own that registers the architecture with the Auto classes."
     )
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name=options.model_name,
         per_device_batch_size=options.per_device_batch_size,
         mixed_precision=options.mixed_precision,
+        num_workers=options.num_workers,
         pieces_dir=pieces,
     )
     if result is None:  # not the main process

@@ -35,13 +35,11 @@ class DataArguments:
     validation_fraction: float = _field(1.0, "Fraction of the validation jets to use.")
     test_fraction: float = _field(1.0, "Fraction of the test jets to use.")
     fraction_seed: int = _field(0, "Seed that draws these jets; a smaller fraction is a subset of a larger one.")
-    num_workers: int = _field(0, "Worker processes that load batches; 0: the training process itself.")
 
     def __post_init__(self):
         for name in (f"{split}_fraction" for split in SPLITS):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be above 0 and at most 1, got {getattr(self, name)}.")
-        _require(self, at_least={"num_workers": 0})
 
 
 @dataclass
@@ -112,6 +110,7 @@ class TrainArguments:
     num_train_epochs: int = _field(10, "Passes over the training split.")
     per_device_batch_size: int = _field(64, "Jets in a batch of one process.")
     gradient_accumulation_steps: int = _field(1, "Batches per optimizer step.")
+    num_workers: int = _field(0, "Worker processes that load batches; 0: the training process itself.")
     optimizer: str = _field("adamw", "adamw, or muon: Muon for matrices outside the heads, AdamW for the rest.")
     learning_rate: float = _field(1e-3, "Peak learning rate of the schedule.")
     weight_decay: float = _field(0.05, "Weight decay of matrices and kernels; vectors and biases are exempt.")
@@ -134,7 +133,7 @@ class TrainArguments:
         positive = ("per_device_batch_size", "gradient_accumulation_steps", "num_train_epochs", "logging_steps")
         positive += ("keep_states", "validation_interval")
         others = ("save_steps", "head_first_epochs", "early_stopping_epochs", "max_grad_norm", "weight_decay")
-        others += ("learning_rate", "layer_decay", "ema_decay", "warmup_ratio")
+        others += ("learning_rate", "layer_decay", "ema_decay", "warmup_ratio", "num_workers")
         _require(self, at_least=dict.fromkeys(positive, 1) | dict.fromkeys(others, 0))
         if self.ema_decay >= 1 or self.warmup_ratio > 1:
             raise ValueError(

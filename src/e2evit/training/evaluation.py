@@ -36,6 +36,7 @@ def evaluate(
     name: str | None = None,
     per_device_batch_size: int = 64,
     mixed_precision: str = "auto",
+    num_workers: int = 0,
     pieces_dir: str | Path | None = None,
 ) -> Result | None:
     """Measure a checkpoint on held-out jets, and the baselines on the same jets.
@@ -53,6 +54,7 @@ def evaluate(
         data: The data set, or the folder of simulated jets.
         targets: Those that differ from what the checkpoint was trained on.
         name: Name of the model. Default: the checkpoint's, without `_seedN`.
+        num_workers: Worker processes that load batches; 0: this process itself.
         pieces_dir: Folder that keeps predictions piece by piece, so that the same call resumes after an interruption;
             remove it once the result is saved.
 
@@ -65,6 +67,8 @@ def evaluate(
         raise ValueError(f"`split` must be {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, got {split!r}.")
     if per_device_batch_size < 1:
         raise ValueError(f"`per_device_batch_size` must be 1 or more, got {per_device_batch_size}.")
+    if num_workers < 0:
+        raise ValueError(f"`num_workers` must be 0 or more, got {num_workers}.")
     trained_on = TrainedOn.of(checkpoint)
     if not trained_on.label_names:
         raise ValueError(f"{checkpoint} is a model for masked images, which predicts no classes: fine-tune it first.")
@@ -84,12 +88,10 @@ def evaluate(
     memory_before = peak_memory_gib(accelerator.device)
     cost = model_cost(model, accelerator, per_device_batch_size)
     if pieces_dir is None:
-        loader = make_loader(rows, collator, per_device_batch_size, data.num_workers)
+        loader = make_loader(rows, collator, per_device_batch_size, num_workers)
         outputs = predict(accelerator, *accelerator.prepare(model, loader))
     else:
-        outputs = predict_in_pieces(
-            accelerator, model, rows, collator, per_device_batch_size, pieces_dir, data.num_workers
-        )
+        outputs = predict_in_pieces(accelerator, model, rows, collator, per_device_batch_size, pieces_dir, num_workers)
     memory = peak_memory_gib(accelerator.device)  # before the baselines, which take more
     if memory > memory_before:  # else the peak is that of something this process did earlier
         cost["peak_memory_gib"] = memory

@@ -120,7 +120,7 @@ def build(accelerator: Accelerator, model, dataset: DatasetDict, processor, reci
     task = make_task(model, processor, dataset, recipe)
     train_split = dataset["train"]
     loaders = (
-        make_loader(train_split, task.collator, batch_size, recipe.data.num_workers, settings.seed),
+        make_loader(train_split, task.collator, batch_size, settings.num_workers, settings.seed),
         make_loader(dataset["validation"], task.validation_collator, batch_size),
         make_statistics_loader(train_split, task.collator, batch_size, accelerator.num_processes, settings.seed),
     )
