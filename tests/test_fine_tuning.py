@@ -17,6 +17,7 @@ from e2evit.training import (
     TargetArguments,
     TrainArguments,
     TrainedOn,
+    checkpoint,
     find_checkpoint,
     load_data,
     targets_of,
@@ -94,10 +95,22 @@ def test_none_of_the_checkpoints_classes(w_and_z):
     assert targets_of(other, DataArguments(data_dir=str(w_and_z)), TargetArguments(), True).classes is None
 
 
-@pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "a/b/c", "{folder}/nowhere"])
+@pytest.mark.parametrize("path", ["nowhere", "./nowhere", "/nowhere/at/all", "a/b/c", "{folder}/nowhere"])
 def test_a_missing_folder_is_not_looked_up_on_the_hub(path, tmp_path):
     with pytest.raises(ValueError, match="There is no checkpoint folder"):
         find_checkpoint(path.format(folder=tmp_path))
+
+
+def test_the_hub_is_asked_once(monkeypatch):
+    """`an-owner/x` may be a Hub id; a misspelt folder must not cost the minutes of transformers' retries."""
+    asked = []
+    monkeypatch.setattr(checkpoint, "file_exists", lambda *names: asked.append(names))
+    with pytest.raises(ValueError, match="no checkpoint folder an-owner/x, and no model of that name on the Hub"):
+        TrainedOn.of("an-owner/x")
+    monkeypatch.setattr(checkpoint, "file_exists", lambda *names: 1 / 0)
+    with pytest.raises(OSError, match="no checkpoint folder an-owner/x, and the Hub does not answer"):
+        TrainedOn.of("an-owner/x")
+    assert asked == [("an-owner/x", "config.json")]
 
 
 def test_what_a_checkpoint_is(tmp_path):

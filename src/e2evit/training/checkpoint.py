@@ -15,6 +15,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from datasets import Dataset
+from huggingface_hub import file_exists, try_to_load_from_cache
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -74,7 +75,7 @@ def find_checkpoint(path: str | Path) -> str:
     """A checkpoint's folder or Hub id as `from_pretrained` takes it.
 
     Raises:
-        ValueError: for a folder that is missing or not a checkpoint, which the Hub would be asked for in vain.
+        ValueError: for a folder that is missing or not a checkpoint, and for what is not ORG/NAME either.
     """
     folder, text = Path(path).expanduser(), str(path)
     if folder.is_dir():
@@ -84,6 +85,8 @@ def find_checkpoint(path: str | Path) -> str:
     is_local = text.startswith((".", "/", "~")) or text.count("/") > 1 or folder.exists()
     if is_local or ("/" in text and folder.parent.is_dir()):
         raise ValueError(f"There is no checkpoint folder {path}.")
+    if "/" not in text:
+        raise ValueError(f"There is no checkpoint folder {path}, and a model on the Hub is called ORG/NAME.")
     return text
 
 
@@ -128,8 +131,11 @@ def read_config(path: str | Path) -> E2EConfig:
     """The configuration of a checkpoint.
 
     Raises:
-        ValueError: if no module that was imported registers its architecture.
+        ValueError: if there is no such checkpoint, or no module that was imported registers its architecture.
+        OSError: if the Hub does not answer.
     """
+    if not Path(path).is_dir():
+        _ask_the_hub_once(str(path))
     try:
         return AutoConfig.from_pretrained(path)
     except ValueError as error:
@@ -138,6 +144,18 @@ def read_config(path: str | Path) -> E2EConfig:
         raise ValueError(
             f"The architecture of {path} is not registered: import the module that registers it (`--model_module`)."
         ) from None
+
+
+def _ask_the_hub_once(model: str) -> None:
+    """transformers asks for one file after another, each several times: minutes for a name that is misspelt."""
+    if isinstance(try_to_load_from_cache(model, "config.json"), str):
+        return
+    try:
+        known = file_exists(model, "config.json")
+    except Exception as error:  # those of its HTTP library too
+        raise OSError(f"There is no checkpoint folder {model}, and the Hub does not answer: {error}") from error
+    if not known:
+        raise ValueError(f"There is no checkpoint folder {model}, and no model of that name on the Hub.")
 
 
 def new_model(
