@@ -28,6 +28,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Hf
 
 from e2evit.data.sparse import table_to_dense
 from e2evit.hub.export import OUTPUTS, ExportModule, export_onnx, open_session
+from e2evit.metrics.classification import accuracy
 from e2evit.metrics.mass import mass_statistics
 from e2evit.results.measure import BACKGROUND, column
 from e2evit.results.record import write_record
@@ -99,7 +100,7 @@ def quality(outputs: dict[str, np.ndarray], labels, masses) -> dict[str, float]:
     mass = mass_statistics(masses[has_mass], outputs["mass"][has_mass, 0].astype(float))
     return {
         "roc_auc": float(roc_auc_score(labels[known] != BACKGROUND, outputs["signal"][known, 0])),
-        "accuracy": float((outputs["probabilities"][known].argmax(1) == labels[known]).mean()),
+        "accuracy": accuracy(labels[known], outputs["probabilities"][known]),
         "mae_gev": mass["mae_gev"],
         "relative_resolution": mass["relative_resolution"],
     }

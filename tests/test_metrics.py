@@ -25,7 +25,6 @@ from e2evit.metrics import (
 )
 from e2evit.metrics.bootstrap import with_intervals
 from e2evit.metrics.classification import (
-    background_rejection,
     calibration_error,
     classification_statistics,
     delong_interval,
@@ -94,9 +93,9 @@ def test_calibration_error():
 
 def test_rejection_by_hand():
     labels, scores = np.array([0, 0, 0, 0, 1, 1]), np.array([0.1, 0.2, 0.3, 0.8, 0.7, 0.9])
-    assert background_rejection(labels, scores, 0.5) == 4  # none passes: the number of background jets
-    assert background_rejection(labels, scores, 1.0) == 4  # 0.8 passes, one of four
-    assert background_rejection(labels, np.zeros(6), 0.5) == 2  # a constant is random
+    assert tagging_statistics(labels, scores)["rejection_at_50"] == 4  # none passes: the number of background jets
+    assert tagging_statistics(labels, scores)["rejection_at_70"] == 4  # 0.8 passes, one of four
+    assert tagging_statistics(labels, np.zeros(6))["rejection_at_50"] == 2  # a constant is random
 
 
 def test_mass_by_hand():
@@ -259,6 +258,15 @@ def test_baselines_use_the_training_split():
     scale = median_scale(masses, image_mass(dataset["train"], schema))
     np.testing.assert_allclose(found["image mass"].mass_preds, scale * image_mass(dataset["test"], schema))
     assert list(baseline_predictions(dataset, "test", find_schema("labelled"), "jet_mass")) == ["constant"]
+
+
+def test_baselines_without_masses():
+    """The image mass still separates classes; a warning would be an error here."""
+    schema, nothing = find_schema("simulated"), {"jet_mass": [None] * 30}
+    dataset = {"train": Dataset(row_table(30, **nothing)), "test": Dataset(row_table(30, **nothing))}
+    predictions = baseline_predictions(dataset, "test", schema, "jet_mass")
+    assert np.isnan(predictions["constant"].mass_preds).all()
+    np.testing.assert_array_equal(predictions["image mass"].scores, image_mass(dataset["test"], schema))
 
 
 def test_labels_are_numbered_as_the_model_numbers_them():

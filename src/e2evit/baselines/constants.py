@@ -13,9 +13,9 @@ __all__ = ["baseline_predictions", "median_scale"]
 
 
 def median_scale(mass_labels: np.ndarray, mass_preds: np.ndarray) -> float:
-    """The factor that brings the median of m̂ / m to one; fit it on training jets."""
+    """The factor that brings the median of m̂ / m to one, 1 without masses; fit it on training jets."""
     usable = np.isfinite(mass_labels) & (mass_preds > 0)
-    return float(np.median(mass_labels[usable] / mass_preds[usable]))
+    return 1.0 if not usable.any() else float(np.median(mass_labels[usable] / mass_preds[usable]))
 
 
 def baseline_predictions(
@@ -27,7 +27,8 @@ def baseline_predictions(
     """
     train_masses = column(dataset["train"], mass_column)
     num_jets = len(dataset[split])
-    mean_mass = np.full(num_jets, np.nanmean(train_masses))
+    known = train_masses[np.isfinite(train_masses)]
+    mean_mass = np.full(num_jets, known.mean() if len(known) else np.nan)
     predictions = {CONSTANT: Predictions(np.zeros(num_jets), mean_mass)}
     if schema.has_physical_units and not dataset["train"].with_format("arrow")["ieta"].null_count:
         scale = median_scale(train_masses, image_mass(dataset["train"], schema))

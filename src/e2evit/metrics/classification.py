@@ -12,7 +12,6 @@ __all__ = [
     "JetClassification",
     "JetTagging",
     "accuracy",
-    "background_rejection",
     "calibration_error",
     "classification_statistics",
     "delong_interval",
@@ -34,15 +33,8 @@ def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return float(is_correct(labels, probabilities).mean())
 
 
-def background_rejection(labels: np.ndarray, scores: np.ndarray, signal_efficiency: float) -> float:
-    """1 / ε_B at a signal efficiency, on the interpolated ROC curve of label 1 against 0.
-
-    If no background jet passes: the number of background jets, a lower limit.
-    """
-    return _rejection(*roc_curve(labels, scores)[:2], signal_efficiency, int(np.sum(labels == 0)))
-
-
 def _rejection(false_positive, true_positive, signal_efficiency: float, num_background: int) -> float:
+    """1 / ε_B at a signal efficiency, on an interpolated ROC curve; at most the number of background jets."""
     after = int(np.argmax(true_positive >= signal_efficiency))
     span = slice(max(after - 1, 0), after + 1)
     passed = np.interp(signal_efficiency, true_positive[span], false_positive[span])

@@ -11,6 +11,7 @@ from .bootstrap import with_intervals
 
 __all__ = [
     "MassRegression",
+    "central_68",
     "half_width_68",
     "mass_statistics",
     "quantile_edges",
@@ -23,10 +24,16 @@ EDGE_FRACTION = 0.1  # of the jets, at each end of the true masses
 LINEARITY_BINS = 10
 
 
+def central_68(values: np.ndarray) -> tuple[float, float, float]:
+    """The median between the ends of the interval that holds the central 68 %."""
+    low, median, high = np.percentile(values, [16, 50, 84]).tolist()
+    return low, median, high
+
+
 def half_width_68(values: np.ndarray) -> float:
     """Half of the interval that holds the central 68 %: the standard deviation of a Gaussian, robust against tails."""
-    low, high = np.percentile(values, [16, 84])
-    return float(high - low) / 2
+    low, _, high = central_68(values)
+    return (high - low) / 2
 
 
 def relative_resolution(mass_labels: np.ndarray, mass_preds: np.ndarray) -> float:

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from e2evit.metrics import METRICS
 from e2evit.metrics.classification import is_correct
-from e2evit.metrics.mass import quantile_edges, response_in_bins
+from e2evit.metrics.mass import central_68, quantile_edges, response_in_bins
 from e2evit.metrics.sculpting import passing_background
 from e2evit.results.predictions import JetPredictions
 from e2evit.results.record import Result
@@ -85,7 +85,7 @@ def mass_response(
         figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
         for number, (name, style) in enumerate(styles(mass_preds)):
             response = mass_preds[name] / mass_labels
-            low, middle, high = np.array([np.percentile(response[part], [16, 50, 84]) for part in parts]).T
+            low, middle, high = np.array([central_68(response[part]) for part in parts]).T
             centres = np.array([np.median(mass_labels[part]) for part in parts])
             # side by side, so that bars can be told apart
             centres = centres * (1 + 0.012 * (number - (len(mass_preds) - 1) / 2))

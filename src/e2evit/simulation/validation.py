@@ -14,7 +14,7 @@ from e2evit.baselines.jet_features import FEATURE_GROUPS, VARIABLE_SETS, jet_fea
 from e2evit.data import DatasetSchema
 from e2evit.data.grid import ENDCAP_ROWS, ROWS, TOWER, WINDOW
 from e2evit.metrics.classification import accuracy
-from e2evit.metrics.mass import half_width_68, relative_resolution
+from e2evit.metrics.mass import central_68, half_width_68, relative_resolution
 
 __all__ = [
     "mass_baseline",
@@ -59,8 +59,7 @@ def real_occupancy(folder: str | Path, schema: DatasetSchema) -> dict[str, dict[
 
 def percentiles(values) -> dict[str, float]:
     """Median and central 68 %."""
-    low, middle, high = np.percentile(values, [16, 50, 84])
-    return {"p16": float(low), "median": float(middle), "p84": float(high)}
+    return dict(zip(("p16", "median", "p84"), central_68(values)))
 
 
 def response(true, seen, edges) -> list[dict[str, float]]:
