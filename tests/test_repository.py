@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from e2evit.modeling import FAMILIES
 
 import e2evit
 
@@ -105,18 +106,15 @@ def test_every_package_is_installed():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     listed = set(setup["options"]["packages"].split())
-    found = {"e2evit"} | {f"e2evit.{path.parent.name}" for path in (ROOT / "src/e2evit").glob("*/__init__.py")}
-    assert listed == found | {f"e2evit.{folder}" for folder in ("model_cards", "modeling", "recipes", "space")}
+    packages = {"e2evit"} | {f"e2evit.{path.parent.name}" for path in (ROOT / "src/e2evit").glob("*/__init__.py")}
+    assert listed == packages | {f"e2evit.{folder}" for folder in ("model_cards", "modeling", "recipes", "space")}
 
 
 def test_public_api():
     assert e2evit.__all__ == sorted(e2evit.__all__, key=lambda name: (name[0].islower(), name))
-    expected = {
-        f"{family}{suffix}"
-        for family in ("LinearViT", "XCiT")
-        for suffix in ("Backbone", "Config", "Model", "ForImageClassification", "ForMaskedImageModeling")
-    }
-    expected |= {"BaselineConfig", "BaselineForImageClassification", "E2EImageProcessor", "E2EOutput"}
+    families = FAMILIES.values()
+    expected = {of.__name__ for family in families for of in (family.config, *family.auto_classes.values())}
+    expected |= {"E2EImageProcessor", "E2EOutput"}
     expected |= {"Result", "convert_reference", "load_e2e", "simulate", "train", "evaluate"}
     expected |= {"DataArguments", "TargetArguments", "TrainArguments"}
     assert set(e2evit.__all__) == expected

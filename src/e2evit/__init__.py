@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from .modeling import (  # pyright: ignore[reportMissingImports] # the top-level folder, in an editable install
         BaselineConfig,
         BaselineForImageClassification,
+        BaselineModel,
         E2EImageProcessor,
         E2EOutput,
         LinearViTBackbone,
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BaselineConfig",
     "BaselineForImageClassification",
+    "BaselineModel",
     "DataArguments",
     "E2EImageProcessor",
     "E2EOutput",
