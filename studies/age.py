@@ -86,7 +86,7 @@ def measured_files(results: Path) -> list[Measured]:
     Raises:
         ValueError: for a file that no pattern of [`SOURCES`] matches.
     """
-    found = []
+    measured = []
     for path in sorted(results.rglob("*.json")):
         name, entries = path.relative_to(results), json.loads(path.read_text(encoding="utf-8"))
         if "date" not in entries:  # made of other results
@@ -94,8 +94,8 @@ def measured_files(results: Path) -> list[Measured]:
         sources = next((paths for pattern, paths in SOURCES.items() if name.match(pattern)), None)
         if sources is None:
             raise ValueError(f"{name}: say in studies/age.py what it measures.")
-        found.append(Measured(str(name), entries["date"], entries["commit"], sources))
-    return found
+        measured.append(Measured(str(name), entries["date"], entries["commit"], sources))
+    return measured
 
 
 def in_history(commit: str) -> bool:

@@ -115,8 +115,8 @@ class Network:
 
     def __call__(self, rows: Dataset) -> Predictions:
         loader = make_loader(rows, E2ECollator(self.processor), batch_size=64)
-        found = predict(self.accelerator, *self.accelerator.prepare(self.model, loader))
-        return Predictions.of_classes(softmax(found["logits"], axis=1), found["mass_preds"])
+        outputs = predict(self.accelerator, *self.accelerator.prepare(self.model, loader))
+        return Predictions.of_classes(softmax(outputs["logits"], axis=1), outputs["mass_preds"])
 
 
 class Trees:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
-__all__ = ["UsageError", "one_line_errors", "suggest"]
+__all__ = ["UsageError", "is_for_user", "one_line_errors", "suggest"]
 
 EXPECTED = (FloatingPointError, ImportError, OSError, ValueError)
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -38,7 +38,7 @@ def one_line_errors(program: str) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        if os.environ.get("E2EVIT_DEBUG") or not _is_for_user(error):
+        if os.environ.get("E2EVIT_DEBUG") or not is_for_user(error):
             raise
         _print(f"{program}: {str(error).strip() or type(error).__name__}")
         sys.exit(getattr(error, "exit_code", 1))
@@ -50,7 +50,7 @@ def suggest(word: str, known: Iterable[str], prefix: str = "") -> str:
     return f" (did you mean {prefix}{close[0]}?)" if close else ""
 
 
-def _is_for_user(error: Exception) -> bool:
+def is_for_user(error: Exception) -> bool:
     """Whether the message explains the error; a `RuntimeError` does so only if e2evit raised it."""
     if isinstance(error, EXPECTED) or hasattr(error, "exit_code"):
         return True

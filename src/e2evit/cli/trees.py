@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     labels = column(dataset["train"], "labels", -100).astype(int)
     mass_labels = column(dataset["train"], targets.mass_column)
     for name, groups in SETS.items():
-        x = {part: variables(found, VARIABLE_SETS[groups]) for part, found in features.items()}
+        x = {part: variables(of_part, VARIABLE_SETS[groups]) for part, of_part in features.items()}
         for seed in options.seed:
             start = time.perf_counter()
             predictions = tree_predictions(

@@ -29,29 +29,29 @@ class SimulationSettings:
         shard_size: Jets per shard.
     """
 
-    seed: int = field(default=0, metadata={"help": "Another seed gives other events."})
+    seed: int = field(default=0, metadata={"help": "Seed of all random numbers; another one gives other events."})
     energy: float = field(default=8000.0, metadata={"help": "Centre-of-mass energy of the proton beams [GeV]."})
     geometry: str = field(default="run1", metadata={"help": "run1 (8 channels) or run3 (13 channels)."})
-    pileup: float = field(default=21.0, metadata={"help": "Mean number of collisions besides the hard one."})
-    min_pt: float = field(default=400.0, metadata={"help": "Lowest pT of the jets [GeV]."})
-    max_pt: float = field(default=1000.0, metadata={"help": "Highest pT of the jets [GeV]."})
+    pileup: float = field(default=21.0, metadata={"help": "Mean number of pile-up collisions per event."})
+    min_pt: float = field(default=400.0, metadata={"help": "Minimum pT of the jets [GeV]."})
+    max_pt: float = field(default=1000.0, metadata={"help": "Maximum pT of the jets [GeV]."})
     min_mass: float | None = field(
-        default=None, metadata={"help": "Lowest mass of the mass guns [GeV]; default: each its own."}
+        default=None, metadata={"help": "Minimum mass of the mass guns [GeV]; default: each gun's own."}
     )
     max_mass: float | None = field(
-        default=None, metadata={"help": "Highest mass of the mass guns [GeV]; default: each its own."}
+        default=None, metadata={"help": "Maximum mass of the mass guns [GeV]; default: each gun's own."}
     )
     match_pt: bool = field(
-        default=False, metadata={"help": "Same spectrum in pT and eta for every class, one jet per event."}
+        default=False, metadata={"help": "Match the pT and eta spectra of all processes; one random jet per event."}
     )
     merged_only: bool = field(
-        default=False, metadata={"help": "Only jets that contain all decay products of their heavy particle."}
+        default=False, metadata={"help": "Keep only jets that contain all decay products of their heavy particle."}
     )
     whole_detector: bool = field(
-        default=False, metadata={"help": "One 280 x 360 image per event instead of one per jet."}
+        default=False, metadata={"help": "Write one 280 x 360 image per event instead of one 125 x 125 image per jet."}
     )
-    pool_size: int = field(default=2000, metadata={"help": "Number of minimum-bias collisions pile-up is drawn from."})
-    pythia: list[str] = field(default_factory=list, metadata={"help": 'Extra settings for Pythia: "Tune:pp = 18".'})
+    pool_size: int = field(default=2000, metadata={"help": "Minimum-bias collisions to draw pile-up from."})
+    pythia: list[str] = field(default_factory=list, metadata={"help": 'Extra Pythia settings, e.g. "Tune:pp = 18".'})
     shard_size: int = field(default=2000, metadata={"help": "Jets per shard."})
 
     @property
