@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from models import make
+from onnx import TensorProto, helper, numpy_helper
 
 from e2evit import E2EImageProcessor, load_e2e
 from e2evit.data import find_schema
@@ -162,13 +163,63 @@ def test_cpp_agrees_with_pytorch(program, exported, images, tmp_path):
         ("5 1.0\nten 1.0\n", "line 2: expected"),
         ("125000 1.0\n", "pixel_index 125000 is outside an image of 125000 pixels"),
         ("7 nan\n", "line 1: expected"),
+        ("5.5\n", "line 1: expected"),
+        ("5 1.0\n5 2.0\n", "line 2: pixel_index 5 occurs twice"),
+        ("5 1.0\0 2.0\n", "line 1: expected"),
+        ("5 1.0" + 300 * " ", "a line is longer than 255 characters"),
+        ("46937 -3e38\n", "is not finite"),
+        (Path("/"), "reading failed; is it a directory?"),
+        (Path("/proc/self/mem"), "reading failed"),
+        (Path("/no/such/row"), "cannot be read"),
     ],
 )
 def test_cpp_says_what_is_wrong(program, exported, tmp_path, text, message):
-    (tmp_path / "row.txt").write_text(text)
-    command = [program, exported[0] / "model_nhwc.onnx", tmp_path / "row.txt"]
+    row = text if isinstance(text, Path) else tmp_path / "row.txt"
+    if row != text:
+        row.write_text(text)
+    command = [program, exported[0] / "model_nhwc.onnx", row]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert (done.returncode, done.stdout) == (1, "")
     assert re.search(re.escape(message), done.stderr)
     command[1] = exported[0] / "model_nchw.onnx"
     assert "got nchw" in subprocess.run(command, capture_output=True, text=True, check=False).stderr
+
+
+@pytest.mark.cpp
+@pytest.mark.parametrize(
+    ("shapes", "kind", "message"),
+    [
+        ({"inputs": ["n", 2, 2, 1], "out": ["n", 4]}, "FLOAT", None),
+        ({"inputs": ["n", 2, 2, 1], "out": ["m"]}, "FLOAT", "output out: expected float32 of shape (2, width)"),
+        ({"inputs": ["n", 2, 2, 1], "out": ["n", 2, 2]}, "FLOAT", "output out: expected float32 of shape (2, width)"),
+        ({"inputs": ["n", 2, 2, 1], "out": [1, "m"]}, "FLOAT", "output out: expected float32 of shape (2, width)"),
+        ({"inputs": ["n", 2, 2, 1], "out": ["n", 4]}, "INT64", "output out: expected float32 of shape (2, width)"),
+        ({"inputs": ["n", 2, 2], "out": ["n", 4]}, "FLOAT", "expected an input of shape (batch, height, width, "),
+        ({"inputs": ["n", 2, 2, 2**40], "out": ["n", 4]}, "FLOAT", "the input has more than"),
+    ],
+)
+def test_cpp_checks_the_shapes_of_a_model(program, tmp_path, shapes, kind, message):
+    """A model that casts and reshapes its input to `out`."""
+    inputs, out = shapes["inputs"], shapes["out"]
+    target = [{"n": 0, "m": -1}.get(size, size) for size in out]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["inputs"], ["cast"], to=getattr(TensorProto, kind)),
+            helper.make_node("Reshape", ["cast", "target"], ["out"]),
+        ],
+        "reshape",
+        [helper.make_tensor_value_info("inputs", TensorProto.FLOAT, inputs)],
+        [helper.make_tensor_value_info("out", getattr(TensorProto, kind), out)],
+        [numpy_helper.from_array(np.array(target), "target")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, {"layout": "nhwc"})
+    onnx.save(model, tmp_path / "model.onnx")
+    (tmp_path / "row.txt").write_text("1 2.5\n")
+    command = [program, tmp_path / "model.onnx", *[tmp_path / "row.txt"] * 2]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if message is None:
+        assert (done.returncode, done.stdout) == (0, "out=0,2.5,0,0\n" * 2)
+    else:
+        assert (done.returncode, done.stdout) == (1, "")
+        assert message in done.stderr

@@ -5,10 +5,12 @@
 //
 // A row is a text file of `pixel_index pixel_value` lines, as in the columns of our data sets: the flat index
 // (channel * height + row) * width + column, and the value in the channel's unit. An empty file is an empty image.
-// Prints one line per row: the outputs in the model's order, `name=value[,value...]`.
+// Prints one line per row: the outputs in the model's order, `name=value[,value...]`. Any error, an output that is not
+// finite among them, ends with exit code 1 and no line.
 
 #include <onnxruntime_cxx_api.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <fstream>
@@ -20,6 +22,9 @@
 #include <vector>
 
 namespace {
+
+constexpr int64_t kMaxPixels = int64_t{1} << 28;  // of an image; 1 GiB
+constexpr int64_t kMaxLine = 256;                 // characters
 
 struct Shape {
   int64_t height, width, channels;
@@ -34,33 +39,63 @@ Shape input_shape(const Ort::Session& session, const std::string& path) {
   if (!layout || std::string(layout.get()) != "nhwc")
     fail(path + ": expected a model with layout nhwc, got " + (layout ? layout.get() : "none") +
          "; use the *_nhwc.onnx file from `e2evit export`");
-  const auto shape = session.GetInputTypeInfo(0).GetTensorTypeAndShapeInfo().GetShape();
-  if (shape.size() != 4 || shape[1] <= 0 || shape[2] <= 0 || shape[3] <= 0)
+  if (session.GetInputCount() != 1) fail(path + ": expected one input");
+  const auto type = session.GetInputTypeInfo(0);
+  if (type.GetONNXType() != ONNX_TYPE_TENSOR) fail(path + ": expected an input that is a tensor");
+  const auto shape = type.GetTensorTypeAndShapeInfo().GetShape();
+  if (shape.size() != 4 || std::any_of(shape.begin() + 1, shape.end(), [](int64_t n) { return n < 1; }))
     fail(path + ": expected an input of shape (batch, height, width, channels)");
+  int64_t room = kMaxPixels;
+  for (int i : {1, 2, 3}) room /= shape[i];
+  if (room == 0) fail(path + ": the input has more than " + std::to_string(kMaxPixels) + " pixels");
   return {shape[1], shape[2], shape[3]};
+}
+
+// Whether the whole word is a number.
+template <typename Number>
+bool parse(const std::string& word, Number& number) {
+  std::istringstream text(word);
+  return (text >> number) && text.peek() == std::istringstream::traits_type::eof();
 }
 
 // Writes a row into `image`, which must be zero.
 void read_row(const std::string& path, const Shape& shape, float* image) {
   std::ifstream file(path);
   if (!file) fail(path + ": cannot be read");
-  std::string line;
-  for (int64_t number = 1; std::getline(file, line); ++number) {
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    std::istringstream words(line);
-    std::string rest;
+  std::vector<bool> seen(shape.size());
+  std::vector<char> line(kMaxLine);
+  for (int64_t number = 1; file.getline(line.data(), kMaxLine); ++number) {
+    const std::string place = path + ", line " + std::to_string(number);
+    const std::string text(line.data(), file.gcount() - !file.eof());  // without the line break
+    std::istringstream words(text);
+    std::string first, second, rest;
+    if (!(words >> first)) continue;
     int64_t index;
     float value;
-    if (!(words >> index >> value) || (words >> rest) || !std::isfinite(value))
-      fail(path + ", line " + std::to_string(number) + ": expected `pixel_index pixel_value`, got `" + line + "`");
+    if (!(words >> second) || (words >> rest) || !parse(first, index) || !parse(second, value) || !std::isfinite(value))
+      fail(place + ": expected `pixel_index pixel_value`, got `" + text + "`");
     if (index < 0 || index >= shape.size())
-      fail(path + ", line " + std::to_string(number) + ": pixel_index " + std::to_string(index) +
-           " is outside an image of " + std::to_string(shape.size()) + " pixels");
+      fail(place + ": pixel_index " + first + " is outside an image of " + std::to_string(shape.size()) + " pixels");
+    if (seen[index]) fail(place + ": pixel_index " + first + " occurs twice");
+    seen[index] = true;
     const int64_t column = index % shape.width;
     const int64_t row = index / shape.width % shape.height;
     const int64_t channel = index / (shape.width * shape.height);
     image[(row * shape.width + column) * shape.channels + channel] = value;
   }
+  if (file.bad()) fail(path + ": reading failed; is it a directory?");
+  if (!file.eof()) fail(path + ": a line is longer than " + std::to_string(kMaxLine - 1) + " characters");
+}
+
+// The values of an output, `width` for each row.
+std::vector<float> output_values(const Ort::Value& output, const std::string& name, int64_t batch) {
+  if (!output.IsTensor()) fail("output " + name + ": expected a tensor");
+  const auto info = output.GetTensorTypeAndShapeInfo();
+  const auto shape = info.GetShape();
+  if (info.GetElementType() != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || shape.size() != 2 || shape[0] != batch)
+    fail("output " + name + ": expected float32 of shape (" + std::to_string(batch) + ", width)");
+  const float* values = output.GetTensorData<float>();
+  return {values, values + info.GetElementCount()};
 }
 
 void run(int argc, char** argv) {
@@ -90,16 +125,21 @@ void run(int argc, char** argv) {
   const char* input_names[] = {input_name.get()};
   const auto outputs = session.Run(Ort::RunOptions{nullptr}, input_names, &tensor, 1, names.data(), names.size());
 
-  std::cout << std::setprecision(9);
-  for (int64_t i = 0; i < batch; ++i) {
-    for (size_t j = 0; j < outputs.size(); ++j) {
-      const int64_t width = outputs[j].GetTensorTypeAndShapeInfo().GetShape().at(1);
-      const float* values = outputs[j].GetTensorData<float>() + i * width;
-      std::cout << (j ? " " : "") << names[j] << "=";
-      for (int64_t k = 0; k < width; ++k) std::cout << (k ? "," : "") << values[k];
+  std::vector<std::ostringstream> lines(batch);
+  for (size_t j = 0; j < outputs.size(); ++j) {
+    const auto values = output_values(outputs[j], names[j], batch);
+    const int64_t width = values.size() / batch;
+    for (int64_t i = 0; i < batch; ++i) {
+      lines[i] << std::setprecision(9) << (j ? " " : "") << names[j] << "=";
+      for (int64_t k = 0; k < width; ++k) {
+        const float value = values[i * width + k];
+        if (!std::isfinite(value)) fail(std::string(argv[i + 2]) + ": output " + names[j] + " is not finite");
+        lines[i] << (k ? "," : "") << value;
+      }
     }
-    std::cout << "\n";
   }
+  for (const auto& line : lines) std::cout << line.str() << "\n";
+  if (!std::cout.flush()) fail("the output cannot be written");
 }
 
 }  // namespace
