@@ -5,60 +5,29 @@ Needs Debian's chromium (`apt-get install chromium`), which `.ci/run` installs; 
 
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from pathlib import Path
 
 import h5py
+import httpx
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
+import visitors
 from playwright.sync_api import expect, sync_playwright
-from samples import random_images, row_table
-
-from e2evit.cli import uploads
-from e2evit.data import find_schema
-from e2evit.data.sparse import sparse_to_dense
-from e2evit.transforms.transverse import transverse_schema, transverse_table
+from samples import random_images
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-ROOT = Path(__file__).parents[1]
-SHAPE = (8, 125, 125)
-CHANNELS = find_schema("simulated").channel_names
 PATIENCE = 90_000  # ms; each upload is read in a process that imports torch
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = {"GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-    settings |= {"GRADIO_TEMP_DIR": str(tmp_path_factory.mktemp("uploads"))}
-    log = (tmp_path_factory.mktemp("space") / "log.txt").open("w+")
-    server = subprocess.Popen(
-        [sys.executable, ROOT / "space/app.py"], env=os.environ | settings, stdout=log, stderr=subprocess.STDOUT
-    )
-    try:
-        url, end = f"http://127.0.0.1:{port}", time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(url, timeout=5).close()
-                break
-            except OSError:
-                log.seek(0)
-                assert server.poll() is None, log.read()[-3000:]
-                assert time.monotonic() < end, "the demo does not answer"
-                time.sleep(0.5)
-        yield url
-    finally:
-        server.terminate()
-        server.wait(10)
-        log.close()
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("space")
+
+
+@pytest.fixture(scope="module")
+def address(folder):
+    with visitors.serve(folder) as (address, _):
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -136,47 +105,19 @@ def test_without_a_file(page):
     expect(page.get_by_test_id("toast-body")).to_contain_text("Choose a file first", timeout=PATIENCE)
 
 
-def test_uploads_are_bounded(tmp_path, monkeypatch):
-    path = tmp_path / "jet.npy"
-    np.save(path, random_images(1)[0])
-    assert uploads.read_upload(str(path), CHANNELS, SHAPE[1:]).shape == (8, 125, 125)
-    with monkeypatch.context() as patch:
-        patch.setattr(uploads, "READ_SECONDS", 0.05)
-        with pytest.raises(ValueError, match=r"^jet\.npy could not be read within 0\.05 seconds"):
-            uploads.read_upload(str(path), CHANNELS, SHAPE[1:])
-    with monkeypatch.context() as patch:
-        patch.setattr(uploads, "READ_BYTES", 300 * 2**20)  # less memory than the libraries need
-        with pytest.raises(ValueError, match=r"\w"):
-            uploads.read_upload(str(path), CHANNELS, SHAPE[1:])
-    with monkeypatch.context() as patch:
-        patch.setattr(uploads, "MAX_UPLOAD", "0.1mb")
-        with pytest.raises(ValueError, match=r"at most 0\.1mb are read"):
-            uploads.read_upload(str(path), CHANNELS, SHAPE[1:])
-
-
-def test_uploads_of_plain_energies_become_transverse(simulated_jets):
-    """A Parquet file of `load_e2e` names its channels, and its rows know their place."""
-    path = next(simulated_jets.glob("top-*.parquet"))
-    table, schema = pq.read_table(path), find_schema("simulated", simulated_jets)
-    row = transverse_table(table.slice(0, 1), schema).to_pylist()[0]
-    expected = sparse_to_dense(row["pixel_index"], row["pixel_value"], SHAPE)
-    names = transverse_schema(schema).channel_names
-    np.testing.assert_allclose(uploads.read_upload(str(path), names, SHAPE[1:]), expected, rtol=1e-6)
-
-
-def test_hostile_uploads(tmp_path):
-    """A disguised pickle, indices outside the image, a shape larger than its data."""
-    np.save(tmp_path / "pickle.npy", np.array([{}]), allow_pickle=True)
-    pq.write_table(row_table(1, pixel_index=[[9_999_999]], pixel_value=[[1.0]]), tmp_path / "outside.parquet")
-    whole = (tmp_path / "whole.npy", random_images(1)[0])
-    np.save(*whole)
-    (tmp_path / "short.npy").write_bytes(whole[0].read_bytes()[:5000])
-    pq.write_table(row_table(1).slice(0, 0), tmp_path / "empty.parquet")
-    for name, message in {
-        "pickle.npy": "not a readable array",
-        "outside.parquet": "pixel_index reaches 9999999",
-        "short.npy": "not a readable array",
-        "empty.parquet": "it holds no image",
-    }.items():
-        with pytest.raises(ValueError, match=message):
-            uploads.read_upload(str(tmp_path / name), CHANNELS, SHAPE[1:])
+def test_uploads_are_deleted_after_use(address, folder, tmp_path):
+    """Also if they cannot be read. Two visitors with the same file keep out of each other's way."""
+    np.save(tmp_path / "good.npy", random_images(1)[0])
+    np.save(tmp_path / "bad.npy", np.zeros(3))
+    good, same, bad = (visitors.upload(address, tmp_path / f"{name}.npy") for name in ("good", "good", "bad"))
+    assert sorted(visitors.stored(folder / "uploads")) == ["bad.npy", "good.npy", "good.npy"]
+    assert visitors.predict(address, good)[0] == "served"
+    assert httpx.get(f"{address}/gradio_api/file={good}").status_code == httpx.codes.FORBIDDEN
+    assert visitors.predict(address, same)[0] == "served"
+    outcome, said = visitors.predict(address, bad)
+    assert outcome == "refused"
+    assert "bad.npy: expected numbers of shape" in said
+    outcome, said = visitors.predict(address, good)
+    assert outcome == "refused"
+    assert "no longer here: upload it again" in said
+    assert visitors.stored(folder / "uploads") == []

@@ -7,14 +7,20 @@ examples:
 Pick a simulated jet or upload a file (.npy, .h5, .parquet). Stop the demo with Ctrl-C.
 """
 
+import base64
+import html
+import io
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from matplotlib.figure import Figure
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.hf_argparser import HfArg
 
@@ -28,8 +34,11 @@ from e2evit.training import find_checkpoint, import_model_module, read_config
 from e2evit.transforms.transverse import TRANSVERSE, transverse_schema, transverse_table
 
 from .parser import parse
-from .uploads import MAX_UPLOAD, read_upload
+from .upload_folder import forget, keep_uploads_apart
+from .uploads import MAX_UPLOAD, read_upload, start_reader
 
+READERS = 4  # uploads read at the same time; others wait
+MAX_WAITING = 16  # visitors; the next one is told that the demo is busy
 CHECKPOINT = ("checkpoint", "Folder or Hub id of the model.")
 
 
@@ -48,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def launch(demo) -> None:
     """Serve what [`build_demo`] returned until the process is stopped."""
-    demo.queue(max_size=16).launch(max_file_size=MAX_UPLOAD, show_error=True)
+    demo.queue(max_size=MAX_WAITING).launch(max_file_size=MAX_UPLOAD, show_error=True)
 
 
 class Demo:
@@ -57,6 +66,8 @@ class Demo:
     def __init__(self, checkpoint: str):
         checkpoint = find_checkpoint(checkpoint)
         config = read_config(checkpoint)
+        self.drawn: dict[str, tuple] = {}  # examples, which take seconds
+        self.one_at_a_time = threading.Lock()  # matplotlib draws in one thread only
         self.processor = AutoImageProcessor.from_pretrained(checkpoint)
         self.model = AutoModelForImageClassification.from_pretrained(checkpoint, config=config).eval()
         self.schema, table = find_schema("simulated"), pq.read_table(packaged_folder("space") / "examples.parquet")
@@ -73,6 +84,12 @@ class Demo:
         }
 
     def show(self, image: np.ndarray, row: dict, title: str, true_mass: float | None = None) -> tuple:
+        """Text, scores and pictures of one image."""
+        with self.one_at_a_time:
+            text, scores, *figures = self.predict(image, row, title, true_mass)
+            return text, scores, *map(picture, figures)
+
+    def predict(self, image: np.ndarray, row: dict, title: str, true_mass: float | None) -> tuple:
         """Text, scores and figures of one image."""
         inputs = self.processor(
             image,
@@ -99,9 +116,11 @@ class Demo:
         )
 
     def show_example(self, title: str) -> tuple:
+        if title in self.drawn:
+            return self.drawn[title]
         row = self.examples[title]
         image = sparse_to_dense(row["pixel_index"], row["pixel_value"], self.schema.image_shape)
-        return self.show(image, row, title, row["jet_mass"])
+        return self.drawn.setdefault(title, self.show(image, row, title, row["jet_mass"]))
 
     def show_upload(self, path: str | None) -> tuple:
         import gradio as gr
@@ -110,11 +129,26 @@ class Demo:
             raise gr.Error("Choose a file first: .npy, .h5 or .parquet.", title="No file")
         try:
             image = read_upload(path, self.processor.channel_names, self.processor.image_size)
-        except (OSError, ValueError) as error:
-            raise gr.Error(str(error), title="This file cannot be read", duration=None) from error
+        except FileNotFoundError:
+            raise gr.Error("The file is no longer here: upload it again.", title="No file") from None
+        except (OSError, ValueError) as error:  # shown as HTML
+            message = html.escape(str(error), quote=False)
+            raise gr.Error(message, duration=None, title="This file cannot be read", print_exception=False) from error
+        finally:
+            forget(path)
         index, value = dense_to_sparse(image[None])
         row = {"pixel_index": index[0].as_py(), "pixel_value": value[0].as_py(), "ieta": None, "iphi": None}
         return self.show(image, row, os.path.basename(path))
+
+
+def picture(figure: Figure):
+    """A figure as Gradio sends it: drawn here, since Gradio would draw several at once."""
+    from gradio.components.plot import PlotData
+
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    plt.close(figure)
+    return PlotData(type="matplotlib", plot=f"data:image/png;base64,{base64.b64encode(drawn.getvalue()).decode()}")
 
 
 def build_demo(checkpoint: str):
@@ -132,6 +166,8 @@ def build_demo(checkpoint: str):
     except ImportError as error:
         raise ImportError("The demo needs Gradio: pip install 'e2evit[space]'.") from error
     matplotlib.use("Agg")  # figures are drawn outside the main thread
+    keep_uploads_apart()
+    start_reader()
     shown = Demo(checkpoint)
     height, width = shown.processor.image_size
     titles = list(shown.examples)
@@ -152,6 +188,7 @@ def build_demo(checkpoint: str):
                     file_types=[".npy", ".h5", ".hdf5", ".parquet"],
                     elem_id="upload",
                 )
+                upload.preprocess = lambda file: file and file.path  # Gradio's leaves an empty file behind
                 predict_upload = gr.Button("Predict the file", elem_id="predict_upload")
             with gr.Column(scale=2):
                 summary = gr.Markdown(elem_id="summary")
@@ -163,5 +200,6 @@ def build_demo(checkpoint: str):
             salient = gr.Plot(label="Gradient times input of the winning class")
         outputs = [summary, classes, mass_plot, display, salient]
         predict.click(shown.show_example, choice, outputs)
-        predict_upload.click(shown.show_upload, upload, outputs)
+        read = predict_upload.click(shown.show_upload, upload, outputs, concurrency_limit=READERS)
+        read.then(None, None, upload, js="() => null")  # the file is gone
     return demo

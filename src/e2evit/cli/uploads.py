@@ -1,51 +1,30 @@
-"""Files that strangers upload, read in a separate process with limits on size, memory and time.
+"""Files that strangers upload, each read in a process of its own, without secrets and within limits.
 
-A small file can unpack to a huge one, and a broken one can crash the library that reads it.
+A small file can unpack to a huge one, point to other files, or crash the library that reads it. One process with an
+empty environment imports the libraries and forks for each upload; see [`upload_process`][e2evit.cli.upload_process].
 """
 
+import atexit
+import json
+import math
 import os
-import resource
+import socket
 import subprocess
 import sys
-import tempfile
+import threading
+import time
 from collections.abc import Sequence
 
 import numpy as np
 
+from .upload_process import IMAGE, MESSAGE, STARTED
+
+__all__ = ["MAX_UPLOAD", "read_upload", "start_reader"]
+
 MAX_UPLOAD = "20mb"
-READ_SECONDS, READ_BYTES = 60, 8 * 2**30  # of the process that reads an upload; libraries map 4 GiB of addresses
-_READ = """
-import sys
-import numpy as np
-from e2evit.modeling.pipeline_e2e import file_channels, read_images
-path, output, height, width, *expected = sys.argv[1:]
-shape = (len(expected), int(height), int(width))
-try:
-    channel_names = file_channels(path) or expected
-    image = next(iter(read_images(path, shape)), None)
-    if image is None:
-        raise ValueError(f"{path}: it holds no image.")
-    if isinstance(image, dict):
-        from e2evit.data.sparse import sparse_to_dense
-        from e2evit.modeling import E2EImageProcessor
-        from e2evit.modeling.geometry_e2e import TRANSVERSE, transverse_factor, window_rows
-        E2EImageProcessor(expected, shape[1:])(image, channel_names=channel_names)  # checks it
-        ieta = image.get("ieta")
-        image = sparse_to_dense(image["pixel_index"], image["pixel_value"], shape)
-        for number in range(shape[0]):
-            if channel_names[number] != expected[number]:  # plain energies, which have a place
-                rows = window_rows(np.arange(shape[1]), shape[1], ieta)
-                filled = image[number].any(axis=1)
-                is_ecal = np.full(filled.sum(), TRANSVERSE["ecal"] == expected[number])
-                image[number, filled] *= transverse_factor(rows[filled], is_ecal)[:, None]
-    image = np.asarray(image, dtype=np.float32)
-    image = image if image.shape == shape else np.moveaxis(image, -1, 0)
-    if not np.isfinite(image).all():
-        raise ValueError(f"{path}: the image holds NaN or infinite pixels.")
-    np.save(output, image)
-except (ImportError, OSError, ValueError) as error:
-    sys.exit(str(error))
-"""
+READ_SECONDS, READ_BYTES = 10, 2**30  # of the process that reads an upload; memory on top of the libraries'
+START_SECONDS = 120  # to import the libraries, once
+_SERVE = "import sys; sys.path[:] = sys.argv[2:]; from e2evit.cli.upload_process import serve; serve(int(sys.argv[1]))"
 
 
 def read_upload(path: str, channel_names: Sequence[str], image_size: tuple[int, int]) -> np.ndarray:
@@ -64,22 +43,73 @@ def read_upload(path: str, channel_names: Sequence[str], image_size: tuple[int, 
     size = os.path.getsize(path) / 2**20
     if size > float(MAX_UPLOAD.removesuffix("mb")):
         raise ValueError(f"The file has {size:.0f} MB; at most {MAX_UPLOAD} are read.")
-    name = os.path.basename(path)
-    with tempfile.TemporaryDirectory() as folder:
-        output = f"{folder}/image.npy"
-        command = [sys.executable, "-c", _READ, path, output, *map(str, image_size), *channel_names]
-        try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                timeout=READ_SECONDS,
-                check=False,
-                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (READ_BYTES, READ_BYTES)),
+    path, name, shape = os.path.abspath(path), os.path.basename(path), (len(channel_names), *image_size)
+    request = {"path": path, "channel_names": list(channel_names), "image_size": list(image_size)}
+    request |= {"seconds": READ_SECONDS, "memory": READ_BYTES}
+    with _reader.connect() as connection, connection.makefile("rb") as answer:
+        connection.sendall(json.dumps(request).encode())
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(START_SECONDS)
+        if answer.read(1) != STARTED:
+            raise RuntimeError("The process that reads uploads did not start; the log says why.")
+        start = time.monotonic()
+        connection.settimeout(READ_SECONDS + 5)  # the kernel ends the other side before
+        kind, content = answer.read(1), answer.read(4 * math.prod(shape))
+    if kind == IMAGE and len(content) == 4 * math.prod(shape):
+        return np.frombuffer(content, dtype=np.float32).reshape(shape).copy()
+    if kind == MESSAGE:
+        raise ValueError(content.decode(errors="replace").replace(path, name))
+    if time.monotonic() - start >= READ_SECONDS:
+        raise ValueError(f"{name} could not be read within {READ_SECONDS} seconds.")
+    raise ValueError(f"{name} made the process that read it crash: the file is damaged.")
+
+
+def start_reader() -> None:
+    """Start the process that reads uploads, so that the first one need not wait for it."""
+    _reader.ensure()
+
+
+class _Reader:
+    """The process that forks for each upload: started when it is needed, and again if it has died."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.process: subprocess.Popen | None = None
+
+    def connect(self) -> socket.socket:
+        """A connection to a new fork."""
+        self.ensure()
+        ours, theirs = socket.socketpair()
+        with theirs, self.lock:
+            socket.send_fds(self.requests, [b"."], [theirs.fileno()])
+        return ours
+
+    def ensure(self) -> None:
+        with self.lock:
+            if self.process is not None and self.process.poll() is None:
+                return
+            if self.process is not None:
+                self.requests.close()
+            self._start()
+
+    def _start(self) -> None:
+        self.requests, theirs = socket.socketpair()
+        with theirs:
+            modules = [os.path.abspath(folder) for folder in sys.path]
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _SERVE, str(theirs.fileno()), *modules],
+                env={},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
             )
-        except subprocess.TimeoutExpired as error:
-            raise ValueError(f"{name} could not be read within {READ_SECONDS} seconds.") from error
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["the process that read it died"])[-1]
-            raise ValueError(last.replace(path, name))
-        return np.load(output, allow_pickle=False)
+        atexit.register(self._stop, self.requests, self.process)
+
+    @staticmethod
+    def _stop(requests: socket.socket, process: subprocess.Popen) -> None:
+        requests.close()
+        process.wait()
+
+
+_reader = _Reader()
