@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_all_start_methods, get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -14,7 +14,7 @@ from threading import Thread
 
 from tqdm import tqdm
 
-__all__ = ["claim", "follow", "workers", "write_whole"]
+__all__ = ["cannot_write", "claim", "follow", "remove_leftovers", "workers", "write_whole", "write_whole_text"]
 
 SCHEDULER_TIMEOUT = 30  # seconds
 
@@ -116,31 +116,52 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file beside `path`, then move it there; another worker may be making the same file.
 
     Raises:
-        OSError: if that fails, e.g. on a full disk; it says what to do.
+        OSError: if that fails, e.g. on a full disk; it says what to do. There is no half file then.
     """
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
         write(temporary)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        message = f"{path} cannot be written: {error.strerror or error}. Free space or choose another folder, then "
-        raise OSError(f"{message}run the same command again; finished shards are kept.") from error
+        raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_whole_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all, as [`write_whole`] does."""
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def cannot_write(path: Path, error: OSError) -> OSError:
+    """An error that says which file, why, and what to do."""
+    return OSError(
+        f"{path} cannot be written: {error.strerror or error}. Free space or choose another folder, then run the same "
+        "command again; what is finished is kept."
+    )
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the unfinished files of a run that was killed."""
+    for left_over in folder.glob(".*.tmp"):
+        left_over.unlink(missing_ok=True)
 
 
 def claim(path: Path, record: dict) -> None:
     """Write the settings of a run to `path`, or compare them with those an earlier run left there.
 
     Raises:
-        ValueError: if they differ, naming the settings.
+        ValueError: if they differ, naming the settings, or cannot be read.
     """
     if path.exists():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            earlier = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}): restore it, or choose another folder.") from error
         differing = [key for key in record if earlier.get(key) != record[key]]
         if differing:
             changes = ", ".join(f"{key}: {earlier.get(key)} there, {record[key]} now" for key in differing)
             raise ValueError(f"{path.parent} was made with other settings ({changes}); choose another folder.")
     else:
-        write_whole(
-            path, lambda temporary: temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        )
+        write_whole_text(path, json.dumps(record, indent=2) + "\n")

@@ -2,10 +2,11 @@
 
 import io
 import json
+import logging
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, replace
-from hashlib import sha256
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,9 @@ from .builder import list_parts
 from .card import render_card
 from .files import Piece, read_rows
 from .formats import BadRows, FileError
-from .jobs import claim, follow, workers, write_whole
+from .jobs import cannot_write, claim, follow, remove_leftovers, workers, write_whole_text
+from .locks import held
+from .manifest import sha256_of
 from .resolve import ROWS_PATTERNS, find_files, find_schema
 from .schema import DatasetSchema, row_features
 from .sparse import COLUMN_ENCODINGS
@@ -24,6 +27,8 @@ from .storage import absolute, file_size, relative_name
 from .survey import survey_folder
 
 __all__ = ["MANIFEST_FILE", "prepare"]
+
+logger = logging.getLogger(__name__)
 
 MANIFEST_FILE, BAD_ROWS_FILE, PROGRESS_FOLDER = "e2evit.json", "bad_rows.json", ".progress"
 GROUP_ROWS = 1000
@@ -62,6 +67,7 @@ def prepare(
         ValueError: for files that do not fit the schema, rows that do not fit it (with `"error"`), or a folder
             prepared from other files or with other settings.
         FileNotFoundError: if the folder or its files are missing.
+        InUse: if another process writes to `output_dir`.
         OSError: if a file cannot be written; finished shards stay.
         RuntimeError: if a worker dies; finished shards stay.
     """
@@ -96,24 +102,25 @@ def prepare(
         "files": {relative_name(path, data_dir): file_size(path) for path in find_files(source, data_dir)},
     }
     progress = output_dir / PROGRESS_FOLDER
-    if (output_dir / MANIFEST_FILE).exists():
-        claim(output_dir / MANIFEST_FILE, record)
-        shutil.rmtree(progress, ignore_errors=True)  # left if the run before was killed in its very last step
-        return output_dir
-    for folder in (progress, output_dir / "data"):
-        folder.mkdir(parents=True, exist_ok=True)
-        for left_over in folder.glob(".*.tmp"):
-            left_over.unlink()
-    claim(progress / "settings.json", record)
-    plan = (source, output, rule, on_bad_rows)
-    jobs = [(_write_piece, output_dir, number, len(pieces), *piece, *plan) for number, piece in enumerate(pieces)]
-    missing = [job for job in jobs if not _record_path(output_dir, job[2]).exists()]
-    total = sum(piece.stop - piece.start for _, piece in pieces)
-    waiting = sum(job[5].stop - job[5].start for job in missing)
-    if missing:
-        with workers(num_proc if num_proc > 1 else 0, scheduler, __name__) as run:
-            follow(run(missing), "Preparing", "row", total, total - waiting)
-    _finish(output_dir, len(pieces), record | {"warnings": warnings}, output)
+    with held(output_dir):
+        if (output_dir / MANIFEST_FILE).exists():
+            claim(output_dir / MANIFEST_FILE, record)
+            _check_finished(output_dir)
+            shutil.rmtree(progress, ignore_errors=True)  # left if the run before was killed in its very last step
+            return output_dir
+        for folder in (progress, output_dir / "data"):
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
+        claim(progress / "settings.json", record)
+        plan = (source, output, rule, on_bad_rows)
+        jobs = [(_write_piece, output_dir, number, len(pieces), *piece, *plan) for number, piece in enumerate(pieces)]
+        missing = [job for job in jobs if not _is_done(output_dir, job[2])]
+        total = sum(piece.stop - piece.start for _, piece in pieces)
+        waiting = sum(job[5].stop - job[5].start for job in missing)
+        if missing:
+            with workers(num_proc if num_proc > 1 else 0, scheduler, __name__) as run:
+                follow(run(missing), "Preparing", "row", total, total - waiting)
+        _finish(output_dir, len(pieces), record | {"warnings": warnings}, output)
     return output_dir
 
 
@@ -141,6 +148,42 @@ def _rows_per_shard(schema: DatasetSchema, data_dir, megabytes: float) -> int:
 
 def _record_path(output_dir: Path, number: int) -> Path:
     return output_dir / PROGRESS_FOLDER / f"{number:05d}.json"
+
+
+def _is_done(output_dir: Path, number: int) -> bool:
+    """Whether an earlier run has written a piece, and its shards are still as it wrote them."""
+    path = _record_path(output_dir, number)
+    try:
+        shards = json.loads(path.read_text(encoding="utf-8"))["shards"].values()
+    except FileNotFoundError:
+        return False
+    except (AttributeError, KeyError, TypeError, ValueError):
+        logger.warning(f"{path} is damaged: its rows are prepared again")
+        return False
+    damaged = _damaged(output_dir, shards)
+    if damaged:
+        logger.warning(f"{', '.join(damaged)} in {output_dir / 'data'} changed since they were written: made again")
+    return not damaged
+
+
+def _check_finished(output_dir: Path) -> None:
+    """Check that the shards of a finished data set are as they were written.
+
+    Raises:
+        FileError: naming those that are not.
+    """
+    manifest = json.loads((output_dir / MANIFEST_FILE).read_text(encoding="utf-8"))
+    if damaged := _damaged(output_dir, [shard for shards in manifest["shards"].values() for shard in shards]):
+        raise FileError(
+            f"{output_dir / 'data'}: {', '.join(damaged)} changed since they were written (SHA-256). Restore them, or "
+            f"remove {output_dir / MANIFEST_FILE} and run the same command again to make all shards anew."
+        )
+
+
+def _damaged(output_dir: Path, shards: Iterable[dict]) -> list[str]:
+    """Names of the shards that are missing or have another hash."""
+    paths = {output_dir / "data" / entry["file"]: entry["sha256"] for entry in shards}
+    return [path.name for path, digest in paths.items() if not path.is_file() or sha256_of(path) != digest]
 
 
 def _write_piece(
@@ -175,7 +218,7 @@ def _write_piece(
         "bad_rows": [{"file": piece.name, "first": b.first, "last": b.last, "reason": b.reason} for b in bad],
     }
     path = _record_path(output_dir, number)
-    write_whole(path, lambda temporary: temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8"))
+    write_whole_text(path, json.dumps(record, indent=2) + "\n")
     return piece.stop - piece.start
 
 
@@ -200,10 +243,7 @@ class _Shard:
                 self.writer = pq.ParquetWriter(self.temporary, self.schema, **COLUMN_ENCODINGS)
             self.writer.write_table(table.slice(0, number).cast(self.schema), row_group_size=GROUP_ROWS)
         except OSError as error:
-            raise OSError(
-                f"{self.path} cannot be written: {error.strerror or error}. Free space or choose another folder, then "
-                "run the same command again; finished shards are kept."
-            ) from error
+            raise cannot_write(self.path, error) from error
         self.rows += min(number, table.num_rows)
         self.waiting = [table.slice(number)] if table.num_rows > number else []
 
@@ -213,19 +253,19 @@ class _Shard:
             self._write(GROUP_ROWS)
         if self.writer is None:
             return None
-        self.writer.close()
-        with self.temporary.open("rb") as file:
-            digest = sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-        self.temporary.replace(self.path)
-        return {"file": self.path.name, "rows": self.rows, "sha256": digest.hexdigest()}
+        try:
+            self.writer.close()
+            digest = sha256_of(self.temporary, sync=True)
+            self.temporary.replace(self.path)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        return {"file": self.path.name, "rows": self.rows, "sha256": digest}
 
     def discard(self) -> None:
-        if self.writer is not None:
-            with suppress(OSError):  # a full disk, which has been reported
+        with suppress(OSError):  # a full disk, which has been reported
+            if self.writer is not None:
                 self.writer.close()
-            self.temporary.unlink(missing_ok=True)
+        self.temporary.unlink(missing_ok=True)
 
 
 def _finish(output_dir: Path, total: int, record: dict, schema: DatasetSchema) -> None:
@@ -243,10 +283,10 @@ def _finish(output_dir: Path, total: int, record: dict, schema: DatasetSchema) -
         _write_json(output_dir / BAD_ROWS_FILE, {"number": number_bad, "rows": bad})
     manifest = record | {"num_bad_rows": number_bad, "shards": shards}
     card = render_card(schema, manifest)
-    write_whole(output_dir / "README.md", lambda temporary: temporary.write_text(card, encoding="utf-8"))
+    write_whole_text(output_dir / "README.md", card)
     _write_json(output_dir / MANIFEST_FILE, manifest)
     shutil.rmtree(output_dir / PROGRESS_FOLDER)
 
 
 def _write_json(path: Path, record: dict) -> None:
-    write_whole(path, lambda temporary: temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8"))
+    write_whole_text(path, json.dumps(record, indent=2) + "\n")

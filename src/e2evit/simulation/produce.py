@@ -1,17 +1,23 @@
 """Production of a data set by local processes or a Dask cluster; shards are written whole or not at all."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
+from zipfile import BadZipFile
 
-from e2evit.data.jobs import claim, follow, workers, write_whole
+from e2evit.data.jobs import claim, follow, remove_leftovers, workers, write_whole, write_whole_text
+from e2evit.data.locks import held
 from e2evit.data.storage import absolute
 
 from .settings import SimulationSettings
 
 __all__ = ["simulate"]
+
+logger = logging.getLogger(__name__)
 
 SETTINGS_FILE, POOL_FILE = "simulation.json", "minimum_bias.npz"
 
@@ -41,6 +47,7 @@ def simulate(
     Raises:
         ImportError: if the `sim` extra is not installed, or the `cluster` extra for a scheduler.
         ValueError: for an unknown process, a bad range, or a folder made with other settings.
+        InUse: if another process writes to `output_dir`.
         RuntimeError: if Pythia fails, if no jet passes, or if a worker dies; finished shards stay.
         OSError: if a file cannot be written, or the scheduler does not answer; finished shards stay.
     """
@@ -54,20 +61,20 @@ def simulate(
     except ImportError as error:
         raise ImportError(f"{error}. The simulation needs Pythia 8 and FastJet: pip install 'e2evit[sim]'.") from error
     output_dir = Path(absolute(output_dir))
-    with workers(num_proc, scheduler, f"{__package__}.shards") as run:
-        output_dir.mkdir(parents=True, exist_ok=True)
+    with held(output_dir), workers(num_proc, scheduler, f"{__package__}.shards") as run:
+        remove_leftovers(output_dir)
         claim(output_dir / SETTINGS_FILE, asdict(settings) | versions())
         for process in processes:
-            if (held := sum(_held(output_dir, process).values())) > num_jets:
+            if (kept := sum(_held(output_dir, process).values())) > num_jets:
                 raise ValueError(
-                    f"{output_dir} already holds {held} {process} jets: ask for at least as many, or "
+                    f"{output_dir} already holds {kept} {process} jets: ask for at least as many, or "
                     "choose another folder."
                 )
 
         preparations = [(_prepare_pool, output_dir, settings)] if settings.pileup else []
         if settings.match_pt:
             preparations += [(_prepare_acceptance, output_dir, process, settings) for process in processes]
-        preparations = [job for job in preparations if not _prepared(*job[:-1]).exists()]
+        preparations = [job for job in preparations if not _is_prepared(*job[:-1])]
         follow(run(preparations), "Preparing", "file", len(preparations))
 
         jobs = [
@@ -75,10 +82,10 @@ def simulate(
             for process in processes
             for shard, start in enumerate(range(0, num_jets, settings.shard_size))
         ]
-        missing = [job for job in jobs if not _shard_path(*job[1:5]).exists()]
-        held = len(processes) * num_jets - sum(job[4] for job in missing)
-        follow(run(missing), "Simulating", "jet", len(processes) * num_jets, held)
-    write_whole(output_dir / "README.md", lambda path: path.write_text(render_card(output_dir), encoding="utf-8"))
+        missing = [job for job in jobs if not _is_intact(*job[1:])]
+        kept = len(processes) * num_jets - sum(job[4] for job in missing)
+        follow(run(missing), "Simulating", "jet", len(processes) * num_jets, kept)
+        write_whole_text(output_dir / "README.md", render_card(output_dir))
     return output_dir
 
 
@@ -95,6 +102,40 @@ def _held(output_dir: Path, process: str) -> dict[int, int]:
     return sizes
 
 
+def _is_intact(output_dir: Path, process: str, shard: int, num_jets: int, settings: SimulationSettings) -> bool:
+    """Whether an earlier call has written a shard, and it still reads as it was written: rows have checksums."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from .shards import arrow_schema
+
+    path = _shard_path(output_dir, process, shard, num_jets)
+    if not path.exists():
+        return False
+    try:
+        rows = pq.ParquetFile(path, page_checksum_verification=True).read()
+        damage = "" if rows.num_rows == num_jets else f"{rows.num_rows} rows"
+        damage = damage or ("" if rows.schema.equals(arrow_schema(process, settings), True) else "another schema")
+    except (OSError, pa.ArrowException) as error:
+        damage = str(error)
+    if damage:
+        logger.warning(f"{path} is damaged ({damage}): it is made again")
+    return not damage
+
+
+def _is_prepared(prepare: Callable, output_dir: Path, process: str = "") -> bool:
+    """Whether an earlier call has written the file of a preparation, and it still reads as it was written."""
+    path = _prepared(prepare, output_dir, process)
+    if not path.exists():
+        return False
+    try:
+        _load_pool(path, path.stat().st_mtime_ns) if prepare is _prepare_pool else _load_acceptance(path)
+    except (BadZipFile, EOFError, KeyError, OSError, TypeError, ValueError) as error:
+        logger.warning(f"{path} is damaged ({error}): it is made again")
+        return False
+    return True
+
+
 def _prepared(prepare: Callable, output_dir: Path, process: str = "") -> Path:
     return output_dir / (POOL_FILE if prepare is _prepare_pool else f"acceptance_{process}.json")
 
@@ -109,11 +150,23 @@ def _prepare_pool(output_dir: Path, settings: SimulationSettings) -> int:
 def _prepare_acceptance(output_dir: Path, process: str, settings: SimulationSettings) -> int:
     from .shards import make_acceptance
 
-    record = json.dumps(asdict(make_acceptance(process, settings)), indent=2) + "\n"
-    write_whole(
-        _prepared(_prepare_acceptance, output_dir, process), lambda path: path.write_text(record, encoding="utf-8")
-    )
+    record = asdict(make_acceptance(process, settings))
+    text = json.dumps(record | {"sha256": _digest(record)}, indent=2) + "\n"
+    write_whole_text(_prepared(_prepare_acceptance, output_dir, process), text)
     return 1
+
+
+def _load_acceptance(path: Path):
+    from .spectra import Acceptance
+
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record.pop("sha256", None) not in (None, _digest(record)):  # None: of an earlier version
+        raise ValueError("its numbers have changed")
+    return Acceptance(**record)
+
+
+def _digest(record: dict) -> str:
+    return sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 @lru_cache(1)
@@ -130,16 +183,13 @@ def _write_shard(output_dir: Path, process: str, shard: int, num_jets: int, sett
     from e2evit.data.sparse import COLUMN_ENCODINGS
 
     from .shards import make_shard
-    from .spectra import Acceptance
 
     pool = acceptance = None
     if settings.pileup:
         path = _prepared(_prepare_pool, output_dir)
         pool = _load_pool(path, path.stat().st_mtime_ns)
     if settings.match_pt:
-        acceptance = Acceptance(
-            **json.loads(_prepared(_prepare_acceptance, output_dir, process).read_text(encoding="utf-8"))
-        )
+        acceptance = _load_acceptance(_prepared(_prepare_acceptance, output_dir, process))
     table = make_shard(process, shard, num_jets, settings, pool, acceptance)
     path = _shard_path(output_dir, process, shard, num_jets)
     write_whole(path, lambda temporary: pq.write_table(table, temporary, row_group_size=1000, **COLUMN_ENCODINGS))

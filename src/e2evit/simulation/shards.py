@@ -23,7 +23,7 @@ from .processes import PROCESSES
 from .settings import SimulationSettings
 from .spectra import Acceptance
 
-__all__ = ["make_acceptance", "make_pool", "make_shard", "output_schema", "versions"]
+__all__ = ["arrow_schema", "make_acceptance", "make_pool", "make_shard", "output_schema", "versions"]
 
 PILOT_JETS = 4000
 BARREN_EVENTS = 5000  # after so many events without a jet, the request cannot be met
@@ -37,6 +37,14 @@ def output_schema(settings: SimulationSettings) -> DatasetSchema:
         channel_names=GEOMETRIES[settings.geometry].channel_names,
         **({"image_size": (ROWS, COLUMNS)} if settings.whole_detector else {}),
     )
+
+
+def arrow_schema(process: str, settings: SimulationSettings) -> pa.Schema:
+    """Schema of a process's shards, with the settings and versions that made them as metadata."""
+    schema = output_schema(settings)
+    description = schema.description_of_rows([process]) | {"simulation": asdict(settings) | versions()}
+    target = row_features(schema).arrow_schema
+    return target.with_metadata(target.metadata | {b"e2evit": json.dumps(description).encode()})
 
 
 def versions() -> dict[str, str]:
@@ -104,10 +112,8 @@ def make_shard(
         made += table.num_rows
         if made >= num_jets:
             break
-    target = row_features(schema).arrow_schema
-    rows = pa.concat_tables(tables).slice(0, num_jets).select(target.names).cast(target)
-    description = schema.description_of_rows([process]) | {"simulation": asdict(settings) | versions()}
-    return rows.replace_schema_metadata(target.metadata | {b"e2evit": json.dumps(description).encode()})
+    target = arrow_schema(process, settings)
+    return pa.concat_tables(tables).slice(0, num_jets).select(target.names).cast(target)
 
 
 def _images(batch, jets: Jets, event_ids, settings: SimulationSettings, pool, rng) -> pa.Table:
