@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transformers.hf_argparser import HfArg
 
-from e2evit.data.jobs import write_whole
+from e2evit.data.jobs import write_whole_text
 from e2evit.metrics import METRICS
 from e2evit.plots import comparison_figures, quality_against_cost, save_figure
 from e2evit.results.compare import compare_models, spread_over_seeds
@@ -50,9 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(options.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in tables(results, options).items():
-            write_whole(
-                folder / path, lambda temporary, text=text: temporary.write_text(text + "\n", encoding="utf-8")
-            )
+            write_whole_text(folder / path, text + "\n")
             print(f"Wrote {folder / path}")
     if options.figures:  # of the first training of each model, references before the others
         firsts = [groups[model][0] for model in dict.fromkeys([*references, *groups])]

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 from datasets import concatenate_datasets
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor
 from transformers.hf_argparser import HfArg
 
+from e2evit.data.jobs import write_whole_text
 from e2evit.data.sparse import sparse_to_dense
 from e2evit.hub.export import export_variants, parity_images, write_row
-from e2evit.training import DataArguments, find_checkpoint, import_model_module, load_data, read_config
+from e2evit.training import DataArguments, find_checkpoint, import_model_module, load_data, load_model, read_config
 
 from .parser import parse
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     checkpoint = find_checkpoint(checkpoint)
     config = read_config(checkpoint)
     processor = AutoImageProcessor.from_pretrained(checkpoint)
-    model = AutoModelForImageClassification.from_pretrained(checkpoint, config=config).eval()
+    model = load_model(checkpoint, config)
     dataset, _ = load_data(data, channel_names=processor.channel_names)
     jets = concatenate_datasets([dataset[part].shuffle(seed=0) for part in ("test", "validation", "train")])
     rows = jets.select(range(min(options.num_jets, len(jets))))
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name, folder = options.name or Path(checkpoint).name, Path(options.output_dir)
     differences = export_variants(model, processor, folder, name, parity_images(images))
     record = {"checkpoint": name, "jets": len(rows), "largest difference": differences}
-    (folder / "parity.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_whole_text(folder / "parity.json", json.dumps(record, indent=1) + "\n")
     for file, errors in differences.items():
         size = (folder / file).stat().st_size / 2**20
         print(f"{file}: {size:.1f} MiB, {', '.join(f'{key} {value:.1e}' for key, value in errors.items())}")

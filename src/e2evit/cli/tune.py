@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 from transformers.hf_argparser import HfArg
 
+from e2evit.data.jobs import write_whole_text
 from e2evit.plots import save_figure, tuning
 from e2evit.training import Recipe
 from e2evit.training.tuning import read_search, trial_recipe, tune
@@ -53,9 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen, default = trial_recipe(recipe, study.best_params, best).flat(), Recipe().flat()
     settings = {name: value for name, value in chosen.items() if value != default[name] and name != "data_dir"}
     for file, text in {"trials.json": json.dumps(trials, indent=1), "best.yaml": yaml.safe_dump(settings)}.items():
-        temporary = folder / f"{file}.tmp"
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(folder / file)
+        write_whole_text(folder / file, text + "\n")
     figure = save_figure(tuning(trials, search.objective, search.direction), folder / "tuning")
     print(f"Best {search.objective}: {study.best_value:.4g} with {study.best_params}")
     print(f"Wrote {folder / 'best.yaml'}, {folder / 'trials.json'} and {figure}")

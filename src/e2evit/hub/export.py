@@ -12,6 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from e2evit.data import CHANNELS
+from e2evit.data.jobs import write_whole, write_whole_text
 from e2evit.modeling import E2EImageProcessor
 from e2evit.modeling.image_processing_e2e import compress
 from e2evit.modeling.modeling_e2e import E2EForImageClassification
@@ -140,9 +141,7 @@ def _save(proto, path: Path, first: str) -> Path:
     proto.graph.output.extend(ordered)
     onnx.checker.check_model(proto)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    onnx.save(proto, temporary)
-    temporary.replace(path)
+    write_whole(path, lambda temporary: onnx.save(proto, temporary))
     return path
 
 
@@ -225,6 +224,6 @@ def export_variants(
 def write_row(row: Mapping, path: str | Path) -> Path:
     """Write `pixel_index pixel_value` lines, which `deploy/cpp` reads, of a row of a data set."""
     pixels = zip(row["pixel_index"], row["pixel_value"])
-    path = Path(path)
-    path.write_text("".join(f"{index} {value!r}\n" for index, value in pixels), encoding="utf-8")
+    path, text = Path(path), "".join(f"{index} {value!r}\n" for index, value in pixels)
+    write_whole_text(path, text)
     return path

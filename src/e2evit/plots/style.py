@@ -2,11 +2,14 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import mplhep
 from matplotlib.figure import Figure
+
+from e2evit.data.jobs import write_whole
 
 __all__ = ["COLOURS", "STYLE", "label_simulation", "save_figure", "styles"]
 
@@ -38,9 +41,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write `path` with the endings .png and .pdf; returns the PNG."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for ending in (".pdf", ".png"):
-        temporary = path.with_suffix(f".tmp{ending}")
-        figure.savefig(temporary, dpi=110)
-        temporary.replace(path.with_suffix(ending))
+    for ending in ("pdf", "png"):
+        write_whole(path.with_suffix(f".{ending}"), partial(figure.savefig, format=ending, dpi=110))
     plt.close(figure)
     return path.with_suffix(".png")

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from hashlib import blake2b
 from importlib.metadata import version
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple, get_type_hints
 from datasets import Dataset
 from huggingface_hub.dataclasses import type_validator
 
-from e2evit.data.jobs import write_whole
+from e2evit.data.jobs import write_whole_text
 
 from .predictions import MODEL, write_predictions
 
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 PACKAGES = ("e2evit", "torch", "transformers", "datasets", "accelerate", "numpy", "scikit-learn")
+COMMAND_TIMEOUT = 10  # seconds
 
 
 class Interval(NamedTuple):
@@ -142,7 +144,7 @@ class Result:
             write_predictions(path.with_suffix(".parquet"), self.predictions)
         entries = {name: value for name, value in asdict(self).items() if name != "predictions"}
         text = json.dumps(entries, indent=2) + "\n"
-        write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_whole_text(path, text)
 
 
 def _innermost(error: BaseException) -> str:
@@ -207,7 +209,7 @@ def provenance(packages: Sequence[str] = (), **hardware: str | int | None) -> di
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": current_commit(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in (*PACKAGES, *packages)},
+        "versions": {"python": platform.python_version()} | installed_versions((*PACKAGES, *packages)),
         "hardware": machine | hardware,
     }
 
@@ -221,38 +223,46 @@ def write_record(
     made = provenance(packages, **hardware)
     made |= {name: value for name, value in entries.items() if name not in made}
     text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_whole_text(path, text)
+
+
+def installed_versions(packages: Sequence[str]) -> dict[str, str]:
+    """Versions of those packages that say which they are."""
+    versions = {}
+    for name in packages:
+        with suppress(Exception):  # not installed, or metadata that cannot be read
+            versions[name] = version(name)
+    return versions
 
 
 def processor_name() -> str:
     """Model name of the processor, such as `AMD EPYC 9B14`."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "model name" and value.strip():
                 return value.strip()
-    if platform.system() == "Darwin":
-        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        name = subprocess.run(command, capture_output=True, encoding="utf-8", check=False).stdout.strip()
-        if name:
-            return name
-    return platform.processor() or platform.machine()
+    name = _output_of("sysctl", "-n", "machdep.cpu.brand_string") if platform.system() == "Darwin" else ""
+    return name or platform.processor() or platform.machine()
 
 
 def current_commit() -> str | None:
     """HEAD of the clone that e2evit runs from; None of an installed copy, even inside another repository."""
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
+    git = ("git", "-C", str(Path(__file__).parent))
+    is_ours = _output_of(*git, "ls-files", Path(__file__).name)
+    return _output_of(*git, "rev-parse", "HEAD") or None if is_ours else None
 
+
+def _output_of(*command: str) -> str:
+    """What a command prints; nothing if it is not installed, fails, or hangs."""
     try:
-        is_ours = git("ls-files", Path(__file__).name)
-        return git("rev-parse", "HEAD") or None if is_ours else None
-    except OSError:  # git is not installed
-        return None
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=COMMAND_TIMEOUT
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def fingerprint(rows: Dataset) -> dict[str, str | int]:
