@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from transformers.hf_argparser import HfArg
 
 from e2evit.hub.conversion import adapt_stem, convert_reference, read_state_dict
-from e2evit.training import check_output_dir
+from e2evit.training import claimed_output_dir, write_files
 
 from .parser import parse
 
@@ -35,10 +35,10 @@ class ConvertArguments:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     checkpoint, options = parse("e2evit convert", __doc__, arguments, ConvertArguments, first=CHECKPOINT)
-    output_dir = check_output_dir(options.output_dir, resume=False, overwrite=False)
-    state_dict = read_state_dict(checkpoint)
-    if options.num_channels is not None:
-        state_dict = adapt_stem(state_dict, options.num_channels)
-    model = convert_reference(state_dict, options.model_type, **json.loads(options.fields))
-    model.save_pretrained(output_dir)
+    with claimed_output_dir(options.output_dir) as output_dir:
+        state_dict = read_state_dict(checkpoint)
+        if options.num_channels is not None:
+            state_dict = adapt_stem(state_dict, options.num_channels)
+        model = convert_reference(state_dict, options.model_type, **json.loads(options.fields))
+        write_files(output_dir, model.save_pretrained)
     print(f"Wrote {type(model).__name__} with {model.num_parameters():,} parameters to {output_dir}")

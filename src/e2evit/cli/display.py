@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor
 from transformers.hf_argparser import HfArg
 
 from e2evit.data.sparse import sparse_to_dense
@@ -19,7 +19,15 @@ from e2evit.plots import jet_displays, save_figure
 from e2evit.plots.saliency import gradient_times_input
 from e2evit.results.predictions import read_event_ids, read_predictions
 from e2evit.results.record import Result
-from e2evit.training import DataArguments, TargetArguments, TrainedOn, import_model_module, load_data, targets_of
+from e2evit.training import (
+    DataArguments,
+    TargetArguments,
+    TrainedOn,
+    import_model_module,
+    load_data,
+    load_model,
+    targets_of,
+)
 
 from .parser import parse
 
@@ -55,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     order = with_mass[np.argsort(np.abs(mass_preds[with_mass] / masses[with_mass] - 1), kind="stable")]
     chosen = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
 
-    model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
+    model = load_model(checkpoint)
     jets = []
     for title, number in chosen.items():
         row = rows[int(number)]

@@ -1,6 +1,8 @@
 """How a command ends: one line for a user's mistake, a traceback for a bug, an exit code for both."""
 
+import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -10,6 +12,7 @@ from difflib import get_close_matches
 __all__ = ["UsageError", "is_for_user", "one_line_errors", "suggest"]
 
 EXPECTED = (FloatingPointError, ImportError, OSError, ValueError)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -26,6 +29,8 @@ def one_line_errors(program: str) -> Iterator[None]:
     The exit code is the exception's `exit_code`, else 1. Of several processes on a machine, only the first prints.
     `E2EVIT_DEBUG=1` shows the traceback of every error.
 
+    A full disk gets one line whatever error a library makes of it.
+
     Raises:
         SystemExit: for an exception that is meant for the user; all others pass.
     """
@@ -38,9 +43,10 @@ def one_line_errors(program: str) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        if os.environ.get("E2EVIT_DEBUG") or not is_for_user(error):
+        disk = None if is_for_user(error) else _disk_error(error)
+        if os.environ.get("E2EVIT_DEBUG") or not (disk or is_for_user(error)):
             raise
-        _print(f"{program}: {str(error).strip() or type(error).__name__}")
+        _print(f"{program}: {str(disk or error).strip() or type(error).__name__}")
         sys.exit(getattr(error, "exit_code", 1))
 
 
@@ -56,6 +62,17 @@ def is_for_user(error: Exception) -> bool:
         return True
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return isinstance(error, RuntimeError) and frame.f_globals["__name__"].split(".")[0] == "e2evit"
+
+
+def _disk_error(error: BaseException | None) -> OSError | None:
+    """What the system said of the disk, behind an error of a library; safetensors has only its number in a text."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return error
+        if (number := re.search(r"\(os error (\d+)\)", str(error))) and int(number[1]) in NO_ROOM:
+            return OSError(int(number[1]), f"{os.strerror(int(number[1]))} ({error})")
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _print(line: str) -> None:

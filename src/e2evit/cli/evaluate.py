@@ -9,13 +9,15 @@ For several processes: accelerate launch scripts/eval.py ..., or accelerate laun
 
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers.hf_argparser import HfArg
 
+from e2evit.data.locks import held
 from e2evit.results.tables import results_table
-from e2evit.training import DataArguments, TargetArguments, evaluate, import_model_module
+from e2evit.training import DataArguments, TargetArguments, evaluate, import_model_module, is_first_process
 
 from .parser import parse
 
@@ -42,21 +44,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "e2evit eval", __doc__, arguments, DataArguments, TargetArguments, EvaluateArguments, first=CHECKPOINT
     )
     import_model_module(options.model_module)
-    pieces = Path(options.results).with_suffix(".pieces")
-    result = evaluate(
-        checkpoint,
-        data,
-        split=options.split,
-        targets=targets,
-        name=options.model_name,
-        per_device_batch_size=options.per_device_batch_size,
-        mixed_precision=options.mixed_precision,
-        num_workers=options.num_workers,
-        pieces_dir=pieces,
-    )
-    if result is None:  # not the main process
-        return
-    result.to_json(options.results)
-    shutil.rmtree(pieces)
+    path = Path(options.results)
+    pieces = path.with_suffix(".pieces")
+    with held(path.parent, path.name) if is_first_process() else nullcontext():
+        result = evaluate(
+            checkpoint,
+            data,
+            split=options.split,
+            targets=targets,
+            name=options.model_name,
+            per_device_batch_size=options.per_device_batch_size,
+            mixed_precision=options.mixed_precision,
+            num_workers=options.num_workers,
+            pieces_dir=pieces,
+        )
+        if result is None:  # not the main process
+            return
+        result.to_json(path)
+        shutil.rmtree(pieces)
     print(f"{results_table({result.name: result})}\n")
     print(f"Wrote {options.results}. Compare it with others: e2evit compare --results {options.results} ...")

@@ -19,7 +19,6 @@ from e2evit.hub.code import check_publishable
 from e2evit.training import (
     AugmentationArguments,
     DataArguments,
-    History,
     MassWeightArguments,
     ModelArguments,
     Recipe,
@@ -67,15 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         publish(trained, recipe, hub)
     elif trained.is_main_process:
         print(f"Measure it on held-out jets: {shlex.join(evaluation(trained.output_dir, recipe))}")
-
-
-def run_training(arguments: Sequence[str]) -> History:
-    """As `e2evit train` with these arguments, without printing or publishing.
-
-    Raises:
-        ValueError: for wrong arguments, and as [`e2evit.train`].
-    """
-    return run_recipe(Recipe(*parse("e2evit train", __doc__, arguments, *GROUPS))).history
 
 
 def check_architecture(model: ModelArguments) -> None:
@@ -132,5 +122,5 @@ def publish(trained: TrainedModel, recipe: Recipe, hub: HubArguments) -> None:
             result.to_json(results)
             options = PushArguments(hub.push_to_hub, str(results), private=hub.hub_private)
             push(trained.output_dir, options)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
         raise RuntimeError(f"{trained.output_dir} is complete, but publishing it failed: {error}") from error

@@ -1,8 +1,5 @@
 """Training: settings, the loop, checkpoints, predictions."""
 
-import warnings
-from importlib import import_module
-
 from .arguments import (
     AugmentationArguments,
     DataArguments,
@@ -15,22 +12,22 @@ from .arguments import (
 )
 from .checkpoint import (
     TrainedOn,
-    check_output_dir,
     find_checkpoint,
     import_model_module,
+    load_model,
     new_model,
     pretrained_model,
     read_config,
     read_model_config,
-    run_info,
 )
 from .cost import model_cost, peak_memory_gib
 from .data import load_data, targets_of
 from .evaluation import evaluate
 from .loaders import make_loader
+from .output import check_output_dir, claimed_output_dir, run_info, write_files
 from .pieces import predict_in_pieces
 from .prediction import predict
-from .process import end_processes, start_accelerator
+from .process import end_processes, is_first_process, start_accelerator
 from .run import TrainedModel, run_recipe, train
 from .state import PREEMPTED_EXIT_CODE, History, Preempted
 
@@ -49,11 +46,14 @@ __all__ = [
     "TrainedModel",
     "TrainedOn",
     "check_output_dir",
+    "claimed_output_dir",
     "end_processes",
     "evaluate",
     "find_checkpoint",
     "import_model_module",
+    "is_first_process",
     "load_data",
+    "load_model",
     "make_loader",
     "model_cost",
     "new_model",
@@ -68,11 +68,5 @@ __all__ = [
     "start_accelerator",
     "targets_of",
     "train",
+    "write_files",
 ]
-
-
-def __getattr__(name: str):
-    if name != "run_training":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn("run_training is now e2evit.cli.train.run_training.", DeprecationWarning, stacklevel=2)
-    return import_module("e2evit.cli.train").run_training

@@ -1,21 +1,20 @@
-"""New and pretrained models in, checkpoints out: folders for `from_pretrained`, with recipe and record of the run."""
+"""New models, and those of checkpoints to train further or to measure."""
 
 import copy
 import json
 import logging
 import os
-import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 
 import torch
 import yaml
-from accelerate import Accelerator
 from datasets import Dataset
 from huggingface_hub import file_exists, try_to_load_from_cache
+from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -27,48 +26,26 @@ from transformers import (
 from transformers.utils import cached_file
 
 from e2evit.data import DatasetSchema, TrainingStatistics, training_statistics
+from e2evit.data.manifest import check_weights
 from e2evit.data.packaged import read_recipe
 from e2evit.modeling import E2EConfig, E2EImageProcessor
-from e2evit.results.record import fingerprint, provenance
 
 from .arguments import TargetArguments
-from .weights import whole_model
 
 __all__ = [
     "TrainedOn",
-    "check_output_dir",
     "find_checkpoint",
     "import_model_module",
+    "load_model",
     "new_model",
     "pretrained_model",
     "read_config",
     "read_model_config",
-    "run_info",
-    "save_checkpoint",
 ]
 
 logger = logging.getLogger(__name__)
 
 CLASSIFIER = "head.classifier."
-
-
-def check_output_dir(output_dir: str | None, resume: bool, overwrite: bool) -> Path:
-    """The output folder, if it may be written to.
-
-    Raises:
-        ValueError: if none was given, or it is not empty and is neither to be resumed nor overwritten.
-    """
-    if output_dir is None:
-        raise ValueError("Where should the checkpoint go? Pass `--output_dir`.")
-    folder = Path(output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; `--output_dir` needs a folder.")
-    if folder.exists() and any(folder.iterdir()) and not (resume or overwrite):
-        raise ValueError(
-            f"{folder} is not empty: pass `--resume_from_checkpoint` to resume that run, `--overwrite_output_dir` to "
-            "start over, or choose another folder."
-        )
-    return folder
 
 
 def find_checkpoint(path: str | Path) -> str:
@@ -210,7 +187,6 @@ def pretrained_model(
         ValueError: for a checkpoint of other channels, and as [`find_checkpoint`].
     """
     path = find_checkpoint(path)
-    auto_class = AutoModelForMaskedImageModeling if masked else AutoModelForImageClassification
     processor, config = AutoImageProcessor.from_pretrained(path), read_config(path)
     if processor.channel_names != list(schema.channel_names):
         raise ValueError(
@@ -218,17 +194,32 @@ def pretrained_model(
             f"{schema.name!r} has {', '.join(schema.channel_names)}."
         )
     if masked:
-        return auto_class.from_pretrained(path, config=config), processor
+        return load_model(path, config, AutoModelForMaskedImageModeling), processor
     if _is_masked(config):
         statistics = training_statistics(train_split, schema.image_shape, mass_column, config.log_mass)
         for name, value in _predicted(schema, statistics).items():
             setattr(config, name, value)
-    model = auto_class.from_pretrained(path, config=config)
+    model = load_model(path, config)
     known = sorted(config.label2id, key=config.label2id.get)
     if schema.label_names and known != list(schema.label_names):
         logger.info(f"{path} tells {', '.join(known)} apart: a new classifier for {', '.join(schema.label_names)}")
         model = _with_new_classifier(model, schema.label_names)
     return model, processor
+
+
+def load_model(
+    path: str | Path, config: E2EConfig | None = None, auto_class=AutoModelForImageClassification
+) -> torch.nn.Module:
+    """A checkpoint as a model in evaluation mode.
+
+    Raises:
+        ValueError: if its weights are damaged.
+    """
+    check_weights(path)
+    try:
+        return auto_class.from_pretrained(path, **({} if config is None else {"config": config}))
+    except SafetensorError as error:
+        raise ValueError(f"The weights of {path} are damaged: {error}.") from error
 
 
 def _with_new_classifier(model: torch.nn.Module, label_names: Sequence[str]) -> torch.nn.Module:
@@ -307,48 +298,3 @@ def _model_fields(source: str | Path | E2EConfig) -> tuple[type[E2EConfig], dict
     if unknown:
         raise ValueError(f"{source}: {config_class.__name__} has no field {', '.join(unknown)}.")
     return config_class, own
-
-
-def save_checkpoint(
-    accelerator: Accelerator, model, processor, output_dir: Path, settings: Mapping, info: dict
-) -> torch.nn.Module | None:
-    """Write weights, configuration, processor, recipe and record of the run, for `from_pretrained`.
-
-    Files are written to a temporary folder and then moved one by one, the weights last.
-
-    Args:
-        settings: The whole recipe, by name.
-        info: See [`run_info`].
-
-    Returns:
-        The model as one process has it, ready for use; of a sharded one, `None` on all but the main process.
-    """
-    whole = whole_model(accelerator, model)
-    model = None if whole is None else accelerator.unwrap_model(whole, keep_fp32_wrapper=False).eval()
-    if not accelerator.is_main_process:
-        return model
-    temporary = output_dir / "incomplete"
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    processor.save_pretrained(temporary)
-    (temporary / "recipe.yaml").write_text(yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
-    (temporary / "run_info.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-    for file in sorted(temporary.iterdir(), key=lambda file: file.suffix == ".safetensors"):
-        file.replace(output_dir / file.name)
-    temporary.rmdir()
-    return model
-
-
-def run_info(dataset, accelerator: Accelerator | None = None, model: torch.nn.Module | None = None) -> dict:
-    """Provenance, fingerprints of the data and, if given, the number of parameters of the model."""
-    hardware = {"threads": torch.get_num_threads()}
-    if accelerator is not None:
-        hardware |= {
-            "device": str(accelerator.device),
-            "num_processes": accelerator.num_processes,
-            "precision": accelerator.mixed_precision,
-        }
-    info = provenance(**hardware) | {"data": {part: fingerprint(dataset[part]) for part in dataset}}
-    if model is not None:
-        info["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    return info

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import median
 
 from scipy.special import softmax
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor
 from transformers.utils import cached_file
 
 from e2evit.baselines.constants import baseline_predictions
@@ -14,11 +14,12 @@ from e2evit.results.predictions import MODEL, Predictions
 from e2evit.results.record import Result, model_name
 
 from .arguments import SPLITS, DataArguments, TargetArguments
-from .checkpoint import TrainedOn, run_info
+from .checkpoint import TrainedOn, load_model
 from .collate import E2ECollator
 from .cost import model_cost, peak_memory_gib
 from .data import describe_data, load_data, targets_of, with_defaults
 from .loaders import make_loader
+from .output import run_info
 from .pieces import predict_in_pieces
 from .prediction import predict
 from .process import end_processes, start_accelerator
@@ -80,7 +81,7 @@ def evaluate(
     if not len(dataset.get(split, ())):
         raise ValueError(f"The {split} split has no jets to measure on.")
     processor = AutoImageProcessor.from_pretrained(trained_on.path)
-    model = AutoModelForImageClassification.from_pretrained(trained_on.path)
+    model = load_model(trained_on.path)
     dataset = align_labels(dataset, model.config.label2id)
     label_names = [model.config.id2label[number] for number in range(model.config.num_labels)]
     rows, collator = dataset[split], E2ECollator(processor, targets.mass_column)

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from safetensors.torch import save_file
 
 from e2evit.transforms.targets import columns_with_values
@@ -90,19 +89,15 @@ def warn_if_constant(entry: dict[str, float], constant: dict[str, float]) -> Non
         logger.warning("Not better than a constant prediction yet, neither in accuracy nor in mass.")
 
 
-def save_replay(
-    folder: Path, weights: dict, batch: dict, rows: torch.Tensor | None, dataset: Dataset, **where
-) -> list[str]:
-    """Save what is needed to repeat a step of this process: weights before it, batch and random numbers.
-
-    Returns:
-        Event ids of the batch.
-    """
+def save_replay(folder: Path, weights: dict, batch: dict, where: dict) -> None:
+    """Save all that is needed to repeat a step of this process, or nothing: weights, batch and random numbers."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    event_ids = [] if rows is None else dataset[rows.tolist()]["event_id"]
-    for name, tensors in (("model", weights), ("batch", batch)):
-        tensors = {key: value.contiguous().cpu() for key, value in tensors.items()}
-        save_file(tensors, folder / f"{name}.safetensors")
-    (folder / "step.json").write_text(json.dumps(where | {"event_ids": list(event_ids)}, indent=1), encoding="utf-8")
-    return list(event_ids)
+    try:
+        for name, tensors in (("model", weights), ("batch", batch)):
+            tensors = {key: value.contiguous().cpu() for key, value in tensors.items()}
+            save_file(tensors, folder / f"{name}.safetensors")
+        (folder / "step.json").write_text(json.dumps(where, indent=1), encoding="utf-8")
+    except Exception:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

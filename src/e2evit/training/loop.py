@@ -21,8 +21,9 @@ from .guards import check_splits, save_replay, warn_if_constant
 from .loaders import make_loader, make_statistics_loader
 from .optim import make_optimizer, make_schedule
 from .prediction import progress_bar
-from .state import History, Preempted, RunState, StopRequest, fixed_settings, latest_state
+from .state import History, Preempted, RunState, StopRequest, fixed_settings
 from .tasks import MaskedImages, Supervised, make_task
+from .trackers import log_metrics, start_trackers, without
 from .weights import RunningMean, load_whole, local_weights, measure_batch_norms, share_buffers, whole_weights
 
 __all__ = ["fit"]
@@ -37,19 +38,20 @@ def fit(
     processor,
     recipe: Recipe,
     on_epoch_end: Callable[[History], None] | None = None,
+    resume_from: Path | None = None,
 ) -> History:
     """Train on `dataset["train"]` and leave in `model` the weights with the smallest loss on `dataset["validation"]`;
     with `ema_decay`, those of the running mean.
 
-    States are saved in `output_dir/state` after each epoch and every `save_steps`; `resume_from_checkpoint` resumes
-    from the newest, with the next batch.
+    States are saved in `output_dir/state` after each epoch and every `save_steps`.
 
     Args:
         recipe: With settled targets, see [`with_defaults`].
         on_epoch_end: Called after each epoch that was validated; what it raises ends the run.
+        resume_from: State to resume from, with the next batch; all states are removed if there is none.
 
     Raises:
-        ValueError: if an event is in two splits.
+        ValueError: if an event is in two splits, or the state is of other settings.
         FloatingPointError: if the loss is no longer finite; it names the step, the events and the folder with all that
             is needed to repeat the step.
         Preempted: after SIGTERM; the state is saved.
@@ -59,7 +61,8 @@ def fit(
     settings = recipe.training
     with StopRequest() as stop:
         run = build(accelerator, model, dataset, processor, recipe, stop)
-        resume_or_start(run)
+        resume_or_start(run, resume_from)
+        start_trackers(accelerator, recipe, Path(settings.output_dir) / "logs")
         constant = run.task.constants(dataset)
         if constant:
             logger.info(f"A constant reaches on validation: {describe(constant)}")
@@ -158,13 +161,11 @@ def build(accelerator: Accelerator, model, dataset: DatasetDict, processor, reci
     )
 
 
-def resume_or_start(run: Run) -> None:
-    """Load the newest state if the run is to be resumed, and remove states otherwise."""
-    if run.settings.resume_from_checkpoint and (newest := latest_state(run.state.folder)):
-        run.state.load(newest)
-        logger.info(
-            f"Resuming from {newest}, after {len(run.history.epochs)} epochs and {run.history.batches} batches"
-        )
+def resume_or_start(run: Run, state: Path | None) -> None:
+    """Load a state if there is one, and remove those of an earlier run otherwise."""
+    if state is not None:
+        run.state.load(state)
+        logger.info(f"Resuming from {state}, after {len(run.history.epochs)} epochs and {run.history.batches} batches")
     else:
         run.state.forget()
     run.clock = time.perf_counter()
@@ -238,12 +239,15 @@ def stop_at_step(run: Run, epoch: int, batch: dict, rows, terms: list[float]) ->
     """Save what is needed to repeat a step whose loss is not finite, and raise FloatingPointError."""
     folder = Path(run.settings.output_dir) / f"not_finite_process_{run.accelerator.process_index}"
     number = run.history.batches + 1
+    events = [] if rows is None else list(run.train_split[rows.tolist()]["event_id"])
     where = {"epoch": epoch + 1, "step": number, "terms": dict(zip(run.task.terms, map(str, terms)))}
-    events = save_replay(folder, local_weights(run.bare_model), batch, rows, run.train_split, **where)
+    with without("a copy of the step that failed"):
+        save_replay(folder, local_weights(run.bare_model), batch, where | {"event_ids": events})
     raise FloatingPointError(
         f"The loss is {terms[0]} in step {number} of epoch {epoch + 1}, with the events {', '.join(events[:3])}"
-        f"{', ...' if len(events) > 3 else ''}. {folder} holds the weights, the batch and the random numbers of "
-        "this step; try a lower learning rate."
+        f"{', ...' if len(events) > 3 else ''}. "
+        + (f"{folder} holds the weights, the batch and the random numbers of this step; " if folder.exists() else "")
+        + "try a lower learning rate."
     )
 
 
@@ -266,7 +270,7 @@ def close_epoch(run: Run, epoch: int, entry: dict[str, float]) -> None:
     history.epochs.append(entry | {"seconds": history.seconds})
     history.batches, history.totals = 0, {}
     logger.info(f"Epoch {epoch + 1}/{run.settings.num_train_epochs}: {describe(history.epochs[-1])}")
-    run.accelerator.log(history.epochs[-1], step=run.schedule.last_epoch)
+    log_metrics(run.accelerator, history.epochs[-1], run.schedule.last_epoch)
     save(run)
 
 
@@ -276,7 +280,7 @@ def log_step(run: Run, progress, epoch: int, step: int, rate: float) -> None:
     means = {name: total / history.batches for name, total in history.totals.items()}
     memory = peak_memory_gib(run.accelerator.device)
     learning_rate = max(run.schedule.get_last_lr())
-    run.accelerator.log(means | {"learning_rate": learning_rate, "images_per_second": rate}, step=step)
+    log_metrics(run.accelerator, means | {"learning_rate": learning_rate, "images_per_second": rate}, step)
     short = {name.removesuffix("_loss"): f"{value:.3f}" for name, value in means.items()}
     progress.set_postfix(short | {"images/s": f"{rate:.0f}", "GiB": f"{memory:.1f}"})
     if progress.disable:
@@ -300,7 +304,7 @@ def update_seconds(run: Run) -> None:
 
 
 def preempted(run: Run) -> Preempted:
-    return Preempted(f"Stopped by SIGTERM; {latest_state(run.state.folder)} is complete.")
+    return Preempted(f"Stopped by SIGTERM; {run.state.newest} is complete.")
 
 
 def describe(entry: dict[str, float]) -> str:

@@ -2,20 +2,23 @@
 
 import json
 import shutil
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
+from e2evit.data.jobs import write_whole, write_whole_text
+from e2evit.data.manifest import sha256_of
+from e2evit.results.record import fingerprint
 from e2evit.training.collate import E2ECollator
 
-from .checkpoint import fingerprint
 from .loaders import make_loader
 from .prediction import predict
+from .process import decided_by_main
 
 __all__ = ["predict_in_pieces"]
 
@@ -34,7 +37,8 @@ def predict_in_pieces(
     """The predictions of [`predict`], without targets, kept in `folder` piece by piece: after an interruption the same
     call resumes with the next piece.
 
-    Pieces of another model, precision or other jets are removed. All processes must see `folder`.
+    Pieces of another model, precision or other jets are removed, and damaged ones predicted again: the name of a file
+    holds its hash. All processes must see `folder`.
 
     Args:
         model: Not prepared by Accelerate.
@@ -44,31 +48,38 @@ def predict_in_pieces(
     settings |= {"precision": str(accelerator.mixed_precision), "config": model.config.to_json_string()}
     if accelerator.is_main_process:
         known = folder / "settings.json"
-        if not known.is_file() or json.loads(known.read_text(encoding="utf-8")) != settings:
+        text = json.dumps(settings)
+        if not known.is_file() or known.read_text(encoding="utf-8", errors="replace") != text:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            known.write_text(json.dumps(settings), encoding="utf-8")
+            write_whole_text(known, text)
     accelerator.wait_for_everyone()
     prepared = accelerator.prepare(model)
     parts: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(rows), PIECE):
-        path = folder / f"{start:09d}.safetensors"
-        done = path.is_file()
-        accelerator.wait_for_everyone()  # before the main process writes it, so that all see the same
-        if not done:
+        path = decided_by_main(accelerator, lambda start=start: _intact_piece(folder, start))
+        if path is None:
             piece = rows.select(range(start, min(start + PIECE, len(rows))))
             loader = accelerator.prepare(make_loader(piece, collator, batch_size, num_workers))
             predictions = predict(accelerator, prepared, loader, f"Predicting from {start}")
             predictions = {name: v for name, v in predictions.items() if name not in ("labels", "mass_labels")}
             if accelerator.is_main_process:
-                temporary = path.with_suffix(".tmp")
-                save_file({name: np.ascontiguousarray(values) for name, values in predictions.items()}, temporary)
-                temporary.replace(path)
+                content = save({name: np.ascontiguousarray(values) for name, values in predictions.items()})
+                name = f"{start:09d}-{sha256(content).hexdigest()}.safetensors"
+                write_whole(folder / name, lambda temporary, content=content: temporary.write_bytes(content))
         else:
             predictions = load_file(path)
         for name, values in predictions.items():
             parts.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def _intact_piece(folder: Path, start: int) -> Path | None:
+    for path in folder.glob(f"{start:09d}-*.safetensors"):
+        if path.stem == f"{start:09d}-{sha256_of(path)}":
+            return path
+        path.unlink()
+    return None
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:

@@ -5,24 +5,29 @@ import logging
 import os
 import platform
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 import datasets
 import torch
 import transformers
 from accelerate import Accelerator, DataLoaderConfiguration, FullyShardedDataParallelPlugin, PartialState
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 from torch import distributed
 from transformers.utils import is_torch_bf16_gpu_available
 
-__all__ = ["end_processes", "keep_freed_memory", "start_accelerator"]
+from .trackers import close_trackers
+
+__all__ = ["decided_by_main", "end_processes", "is_first_process", "keep_freed_memory", "start_accelerator"]
 
 logger = logging.getLogger(__name__)
 
-
+RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # set by torchrun and MPI
 TRACKERS = ("tensorboard", "wandb", "trackio")
+_Decision = TypeVar("_Decision")
 
 
 def start_accelerator(
@@ -101,6 +106,25 @@ def start_accelerator(
     return accelerator
 
 
+def is_first_process() -> bool:
+    """Whether this will be the main one of the processes that were launched together, even before they have met."""
+    return next((int(os.environ[name]) == 0 for name in RANKS if os.environ.get(name)), True)
+
+
+def decided_by_main(accelerator: Accelerator, decide: Callable[[], _Decision]) -> _Decision:
+    """What `decide` returns or raises on the main process, on all of them; all must call this."""
+    outcome: list = [None, None]
+    if accelerator.is_main_process:
+        try:
+            outcome[0] = decide()
+        except (OSError, ValueError) as error:
+            outcome[1] = error
+    value, error = broadcast_object_list(outcome)
+    if error is not None:
+        raise error
+    return value
+
+
 def keep_freed_memory() -> None:
     """Have glibc keep the memory that tensors free for the tensors of the next step; does nothing elsewhere.
 
@@ -122,6 +146,7 @@ def end_processes(accelerator: Accelerator) -> None:
     the others without the lock.
     """
     accelerator.wait_for_everyone()
+    close_trackers(accelerator)
     if accelerator.num_processes > 1:
         _ended_groups.append(distributed.get_backend())
     accelerator.end_training()

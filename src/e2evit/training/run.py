@@ -20,20 +20,14 @@ from .arguments import (
     TargetArguments,
     TrainArguments,
 )
-from .checkpoint import (
-    TrainedOn,
-    check_output_dir,
-    import_model_module,
-    new_model,
-    pretrained_model,
-    run_info,
-    save_checkpoint,
-)
+from .checkpoint import TrainedOn, import_model_module, new_model, pretrained_model
 from .data import load_data, targets_of, with_defaults
 from .guards import check_not_empty, check_targets
 from .loop import fit
-from .process import end_processes, start_accelerator
-from .state import History, Preempted
+from .output import claimed_output_dir, run_info, save_checkpoint
+from .process import decided_by_main, end_processes, start_accelerator
+from .state import History, Preempted, intact_state
+from .trackers import without
 
 __all__ = ["TrainedModel", "run_recipe", "train"]
 
@@ -85,7 +79,8 @@ def train(
         on_epoch_end: Called with the history after each epoch that was validated; what it raises ends the run.
 
     Raises:
-        ValueError: for settings or data that a run cannot have; nothing is written then.
+        ValueError: for settings or data that a run cannot have, or if all states are damaged; nothing is written then.
+        InUse: if another run writes to `output_dir`.
         FloatingPointError: if the loss is no longer finite.
         Preempted: after SIGTERM; the state is saved, and `settings.resume_from_checkpoint` resumes from it.
     """
@@ -119,11 +114,26 @@ def run_recipe(
     if (model_config is None) == (checkpoint is None):
         raise ValueError("Pass either `model_config` (a new model) or `model_name_or_path` (fine-tuning).")
     import_model_module(recipe.model.model_module)
+    settings = recipe.training
+    resume, overwrite = settings.resume_from_checkpoint, settings.overwrite_output_dir
+    with claimed_output_dir(settings.output_dir, resume, overwrite) as output_dir:
+        return _run(recipe, output_dir, on_epoch_end, config)
+
+
+def _run(
+    recipe: Recipe,
+    output_dir: Path,
+    on_epoch_end: Callable[[History], None] | None,
+    config: E2EConfig | None,
+) -> TrainedModel:
     settings, masked = recipe.training, recipe.mask is not None
-    output_dir = check_output_dir(settings.output_dir, settings.resume_from_checkpoint, settings.overwrite_output_dir)
+    model_config, checkpoint = config or recipe.model.model_config, recipe.model.model_name_or_path
     accelerator = start_accelerator(
         settings.mixed_precision, settings.gradient_accumulation_steps, settings.report_to, output_dir / "logs"
     )
+    state = None
+    if settings.resume_from_checkpoint:
+        state = decided_by_main(accelerator, lambda: intact_state(output_dir / "state"))
     set_seed(settings.seed)
     asked = targets = recipe.targets
     channel_names = None
@@ -140,19 +150,14 @@ def run_recipe(
     build, source = (new_model, model_config) if checkpoint is None else (pretrained_model, checkpoint)
     model, processor = build(source, schema, dataset["train"], recipe.targets.mass_column, masked)
 
-    if accelerator.log_with and accelerator.is_main_process:
-        (output_dir / "logs").mkdir(parents=True, exist_ok=True)  # wandb takes the current folder if it is missing
-    accelerator.init_trackers(
-        "e2evit",
-        config={name: value for name, value in recipe.flat().items() if value is not None},
-        init_kwargs={"wandb": {"dir": str(output_dir / "logs")}},
-    )
     try:
-        history = fit(accelerator, model, dataset, processor, recipe, on_epoch_end)
+        history = fit(accelerator, model, dataset, processor, recipe, on_epoch_end, state)
     except Preempted:
         end_processes(accelerator)
         raise
-    info = run_info(dataset, accelerator, model) | {"seed": settings.seed} | asdict(history)
+    info = {"seed": settings.seed} | asdict(history)
+    with without("the record of its machine and data"):
+        info = run_info(dataset, accelerator, model) | info
     whole = save_checkpoint(accelerator, model, processor, output_dir, recipe.flat(), info)
     is_main_process = accelerator.is_main_process
     end_processes(accelerator)

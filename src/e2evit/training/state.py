@@ -15,9 +15,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig
 
+from e2evit.data.manifest import MANIFEST_FILE, damage, write_manifest
+
 from .weights import RunningMean
 
-__all__ = ["PREEMPTED_EXIT_CODE", "History", "Preempted", "RunState", "StopRequest", "fixed_settings", "latest_state"]
+__all__ = [
+    "PREEMPTED_EXIT_CODE",
+    "History",
+    "Preempted",
+    "RunState",
+    "StopRequest",
+    "fixed_settings",
+    "intact_state",
+    "latest_state",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +87,11 @@ class RunState:
     """Everything needed to resume, in folders `epoch-EEEEE-batch-BBBBBB`; the newest `keep` are kept.
 
     Accelerate writes weights, optimizer and random numbers; the history and the schedule are JSON, the best weights
-    and the running mean safetensors: we load nothing by pickle. A run that resumes from a state must have
-    the `settings` of the one that wrote it.
+    and the running mean safetensors: we load nothing by pickle. A manifest has the hashes of all of them, see
+    [`intact_state`]. A run that resumes from a state must have the `settings` of the one that wrote it.
+
+    Attributes:
+        newest: The state that was saved or loaded last.
     """
 
     def __init__(
@@ -87,6 +101,7 @@ class RunState:
         self.settings = json.loads(json.dumps(settings, default=str))  # as they will be read again
         self.keep = max(1, keep)
         self.tensors: dict[str, RunningMean | dict[str, torch.Tensor]] = {}
+        self.newest: Path | None = None
 
     def save(self) -> None:
         """Write a state to a temporary folder and rename it.
@@ -114,20 +129,26 @@ class RunState:
             if main:
                 schedule = {key: value for key, value in self.schedule.state_dict().items() if key != "lr_lambdas"}
                 record = {"settings": self.settings, "history": vars(history), "schedule": schedule}
+                record["manifest"] = MANIFEST_FILE  # without it the state is of a version that wrote none
                 (temporary / "state.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
             self.accelerator.wait_for_everyone()
             if main:
+                write_manifest(temporary)
                 shutil.rmtree(final, ignore_errors=True)
                 temporary.rename(final)
         except (OSError, RuntimeError, SafetensorError) as error:
-            kept = latest_state(self.folder)
+            if main:
+                shutil.rmtree(temporary, ignore_errors=True)
             raise OSError(
                 f"The state could not be written to {final}: {error}. "
-                + (f"{kept} is complete" if kept else "There is none before it")
+                + (f"{self.newest} is complete" if self.newest else "There is none before it")
                 + ": make room, then resume with `--resume_from_checkpoint`."
             ) from error
+        self.newest = final
         if main:
-            for old in _complete(self.folder)[: -self.keep]:
+            states = _complete(self.folder)
+            number = states.index(final) + 1
+            for old in (*states[: max(0, number - self.keep)], *states[number:]):  # newer ones were damaged
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
 
@@ -136,7 +157,7 @@ class RunState:
 
         Raises:
             ValueError: if it was written by another number of processes, which had other random numbers, or with
-                other settings.
+                other settings; or if it cannot be read.
         """
         processes = len(list(path.glob("totals_*.json")))
         if processes != self.accelerator.num_processes:
@@ -144,8 +165,11 @@ class RunState:
                 f"{path} was written by {processes} processes, not {self.accelerator.num_processes}: resume with the "
                 "same number, or start a new run from the checkpoint with `--model_name_or_path`."
             )
-        record = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        before = record["settings"]
+        try:
+            record = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            before = record["settings"]
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise _unreadable(path, error) from error
         changed = [
             f"{name} (was {before.get(name)!r}, is {self.settings.get(name)!r})"
             for name in sorted({*before, *self.settings})
@@ -156,6 +180,13 @@ class RunState:
                 f"{path} belongs to a run with other settings: {', '.join(changed)}. Resume with the same settings, "
                 "start over with `--overwrite_output_dir`, or choose another folder."
             )
+        try:
+            self._load(path, record)
+        except Exception as error:  # whatever PyTorch makes of a file that is not its own
+            raise _unreadable(path, error) from error
+        self.newest = path
+
+    def _load(self, path: Path, record: dict) -> None:
         self.accelerator.load_state(str(path))
         vars(self.history).update(record["history"])
         self.history.totals = json.loads(
@@ -175,6 +206,14 @@ class RunState:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())[:300]
+    return ValueError(
+        f"{path} cannot be resumed from ({type(error).__name__}: {reason}): remove it to resume from the one before, "
+        "or start over with `--overwrite_output_dir`."
+    )
+
+
 def _complete(folder: Path) -> list[Path]:
     return sorted(folder.glob("epoch-*-batch-*"))
 
@@ -182,6 +221,39 @@ def _complete(folder: Path) -> list[Path]:
 def latest_state(folder: Path) -> Path | None:
     """The newest complete state."""
     return max(_complete(folder), default=None)
+
+
+def intact_state(folder: Path) -> Path | None:
+    """The newest state whose files are as they were written, None if there are no states; the log names damaged ones.
+
+    Raises:
+        ValueError: if all of them are damaged.
+    """
+    damaged = []
+    for state in reversed(_complete(folder)):
+        reason = damage(state)
+        if reason is not None and _has_no_manifest(state):
+            logger.warning(f"{state} is of an earlier version, which wrote no checksums: it is not verified")
+            reason = None
+        if reason is None:
+            return state
+        logger.warning(f"{state} is damaged and not used: {reason}")
+        damaged.append(f"{state.name}: {reason}")
+    if damaged:
+        raise ValueError(
+            f"No state in {folder} is intact ({'; '.join(damaged)}): restore one, or start over with "
+            "`--overwrite_output_dir` and without `--resume_from_checkpoint`."
+        )
+    return None
+
+
+def _has_no_manifest(state: Path) -> bool:
+    """Whether a state was written without a manifest, rather than lost it."""
+    try:
+        record = json.loads((state / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return not (state / MANIFEST_FILE).exists() and isinstance(record, dict) and "manifest" not in record
 
 
 # settings that may differ when a run is resumed: none of them changes a number

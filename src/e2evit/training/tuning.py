@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from pathlib import Path
 
+from e2evit.data.locks import InUse
 from e2evit.data.packaged import read_recipe
 
 from .arguments import Recipe
@@ -162,6 +163,8 @@ def _objective(trial, search: Search, recipe: Recipe, folder: Path) -> float:
     except Preempted:
         trial.study.enqueue_trial(trial.params)
         raise
+    except InUse as error:  # another process drew the same settings
+        raise optuna.TrialPruned(str(error)) from error
     return best(entry[search.objective] for entry in history.epochs if search.objective in entry)
 
 
