@@ -1,6 +1,7 @@
 """The steps of a study: scripts, each in a process of its own, so that none holds the memory of the one before."""
 
-import subprocess
+import multiprocessing
+import runpy
 import sys
 from pathlib import Path
 
@@ -9,14 +10,27 @@ __all__ = ["RECIPES", "run_script"]
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
 
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["e2evit.training"])  # once instead of by every step: torch takes seconds
+
 
 def run_script(script: str, *arguments) -> None:
-    """Run a script, such as "scripts/train.py", in one process of this interpreter.
+    """Run a script, such as "scripts/train.py", in a process of its own.
 
     Raises:
         SystemExit: if it fails, which ends the study.
     """
     words = [str(part) for part in (script, *arguments)]
     print(f"\n$ python {' '.join(words)}", flush=True)
-    if subprocess.run([sys.executable, ROOT / script, *words[1:]], check=False).returncode:
+    process = _PROCESSES.Process(target=_run, args=(ROOT / script, words[1:]))
+    process.start()
+    process.join()
+    if process.exitcode:
         sys.exit(f"This step failed: python {' '.join(words)}")
+
+
+def _run(script: Path, arguments: list[str]) -> None:
+    """As `python script arguments`."""
+    sys.argv = [str(script), *arguments]
+    sys.path.insert(0, str(script.parent))
+    runpy.run_path(str(script), run_name="__main__")

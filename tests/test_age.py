@@ -2,11 +2,11 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import age
 import pytest
+from forked import run_python
 
 ROOT = Path(__file__).parents[1]
 FILES = age.measured_files(ROOT / "results")
@@ -33,7 +33,7 @@ def test_sources_of_results_exist():
 
 
 def test_outdated_results_are_listed(history):
-    done = subprocess.run([sys.executable, "studies/age.py"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_python("studies/age.py")
     assert done.returncode == 0, done.stderr
     known = [measured for measured in FILES if measured.commit and measured.commit not in age.LOST]
     counts = {measured.name: age.changes_since(measured) for measured in known}

@@ -1,13 +1,12 @@
 """Paired tests against hand-computed cases, and the script's refusal to compare different jets."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import Dataset
+from forked import run_python
 from samples import make_result, row_table
 from scipy.special import softmax
 from scipy.stats import binomtest, norm, ttest_ind
@@ -189,8 +188,7 @@ def results(tmp_path_factory):
 
 
 def compare(*arguments):
-    command = [sys.executable, "scripts/compare.py", "--results", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return run_python("scripts/compare.py", "--results", *arguments)
 
 
 def test_script(results, tmp_path):

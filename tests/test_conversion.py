@@ -2,12 +2,11 @@
 
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run_python
 from safetensors import safe_open
 from transformers import AutoModelForImageClassification
 
@@ -30,7 +29,7 @@ def test_script_converts_a_checkpoint_file(golden, tmp_path):
     torch.save({"model": weights, "epoch": 3}, tmp_path / "authors.pth")
     command = ["scripts/convert_checkpoint.py", tmp_path / "authors.pth", "--model_type", "xcit"]
     command += ["--output_dir", tmp_path / "out", "--fields", json.dumps({"tokens_norm": False, "image_size": 64})]
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_python(*command)
     assert done.returncode == 0, done.stderr[-2000:]
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():

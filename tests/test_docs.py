@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked import run_python
 
 from e2evit.cli import run
 from e2evit.cli.command import COMMANDS
@@ -105,5 +106,5 @@ outputs.loss.backward()
 assert outputs.logits.shape == (2, 2) and outputs.mass_preds.shape == (2,)
 assert all(parameter.grad.any() for parameter in model.parameters())
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_python("-c", code)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from forked import run_python
 from models import make
 from onnx import TensorProto, helper, numpy_helper
 
@@ -113,9 +114,9 @@ def test_what_cannot_be_exported(processor, tmp_path):
 def test_script(processor, simulated_jets, tmp_path):
     make("xcit", **JETS).save_pretrained(tmp_path / "run")
     processor.save_pretrained(tmp_path / "run")
-    command = [sys.executable, "scripts/export_onnx.py", tmp_path / "run", "--output_dir", tmp_path / "onnx"]
+    command = ["scripts/export_onnx.py", tmp_path / "run", "--output_dir", tmp_path / "onnx"]
     command += ["--data_dir", simulated_jets, "--num_jets", "60"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_python(*command)
     assert done.returncode == 0, done.stderr[-2000:]
     record = json.loads((tmp_path / "onnx/parity.json").read_text())
     assert record["jets"] == 60

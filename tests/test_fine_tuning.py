@@ -2,13 +2,13 @@
 
 import json
 import logging
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from forked import run_python
 from transformers import AutoModelForImageClassification
 
 from e2evit.data import find_schema
@@ -235,14 +235,12 @@ def test_an_architecture_of_ones_own(jets_dir, tmp_path):
     """From the command line, in a process that imports it by `--model_module` only, and in Python."""
     (tmp_path / "patch_sum.py").write_text(OWN_ARCHITECTURE)
     (tmp_path / "model.json").write_text(json.dumps({"model_type": "patch_sum", "hidden_size": 4}))
-    command = [sys.executable, ROOT / "scripts/train.py", "--model_config", "model.json", "--data_dir", jets_dir]
+    command = [ROOT / "scripts/train.py", "--model_config", "model.json", "--data_dir", jets_dir]
     command += ["--cache_dir", "cache", "--mass_column", "jet_mass", "--output_dir", "run", "--num_train_epochs", 1]
     command += ["--mixed_precision", "no", "--report_to", "none"]
 
     def call(*more):
-        return subprocess.run(
-            list(map(str, [*command, *more])), cwd=tmp_path, capture_output=True, text=True, check=False
-        )
+        return run_python(*command, *more, cwd=tmp_path)
 
     refused = call()
     assert refused.returncode

@@ -1,13 +1,12 @@
 """Pre-training against training from scratch on a few jets, and the conclusions of its report."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from forked import run_python
 from pretraining_tables import _over_seeds, findings, name_of, outcome, summarise
 from samples import make_result
 from scipy import stats
@@ -26,9 +25,9 @@ def test_the_interval_is_students():
 
 def test_a_small_study(tmp_path):
     """One seed and one fraction of labels; a second call finds everything done."""
-    simulate = [sys.executable, "scripts/simulate.py", "--output_dir", tmp_path / "jets", "--num_jets", 40]
+    simulate = ["scripts/simulate.py", "--output_dir", tmp_path / "jets", "--num_jets", 40]
     simulate += ["--pileup", 0, "--processes", "qcd", "top", "w", "z", "h", "x_qq", "--num_proc", 1]
-    subprocess.run(list(map(str, simulate)), cwd=ROOT, check=True, capture_output=True)
+    run_python(*simulate).check_returncode()
     model = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     (tmp_path / "tiny.json").write_text(json.dumps(model | {"log_mass": True, "mass_loss": "quantile"}))
     study = yaml.safe_load((ROOT / "recipes/pretraining/study.yaml").read_text())
@@ -36,11 +35,11 @@ def test_a_small_study(tmp_path):
     study |= {"validation_fraction": 1.0, "test_fraction": 1.0}
     study["labels"] = {"10 %": {"fraction": 0.25, "finetune_epochs": 1, "scratch_epochs": 2}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-    command = [sys.executable, "studies/pretraining.py", "--study", tmp_path / "study.yaml"]
+    command = ["studies/pretraining.py", "--study", tmp_path / "study.yaml"]
     command += ["--data_dir", tmp_path / "jets", "--cache_dir", tmp_path / "cache"]
     command += ["--output_dir", tmp_path / "runs", "--results_dir", tmp_path / "results"]
     for _ in range(2):
-        done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
+        done = run_python(*command)
         assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     assert "train.py" not in done.stdout
     records = [

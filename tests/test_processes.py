@@ -1,17 +1,15 @@
 """How a run starts; two processes train as one does with twice the batch."""
 
 import json
-import os
 import platform
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from forked import run_python
 
 from e2evit.data import load_e2e
 from e2evit.results.record import Result
@@ -70,13 +68,10 @@ def runs(jets_dir, tmp_path_factory):
     model = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     (folder / "model.json").write_text(json.dumps(model))
     (folder / "script.py").write_text(CODE)
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for config in ("one_process", "two_cpu_processes"):
-        command = ["accelerate", "launch", "--config_file", ROOT / f"recipes/accelerate/{config}.yaml"]
+        command = ["-m", "accelerate.commands.launch", "--config_file", ROOT / f"recipes/accelerate/{config}.yaml"]
         command += [folder / "script.py", jets_dir, folder]
-        done = subprocess.run(
-            list(map(str, command)), env=environment, cwd=ROOT, capture_output=True, text=True, check=False
-        )
+        done = run_python(*command)
         assert not done.returncode, done.stderr[-3000:]
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("[12]_*.json")}
 
@@ -127,9 +122,9 @@ if result is not None:
     result.to_json(f"{folder}/result.json")
 """
     (tmp_path / "script.py").write_text(code)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    command = ["-m", "accelerate.commands.launch", "--config_file"]
     command += [ROOT / "recipes/accelerate/two_cpu_processes.yaml", tmp_path / "script.py", jets_dir, tmp_path]
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_python(*command)
     assert not done.returncode, done.stderr[-3000:]
     result = Result.from_json(tmp_path / "result.json")
     assert result.hardware["num_processes"] == 2

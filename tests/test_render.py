@@ -1,12 +1,11 @@
 """Pages and cards hold the tables rendered from results."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import render
+from forked import run_python
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,9 +38,7 @@ def test_a_page_gets_its_tables():
 def test_help_and_check_write_nothing():
     before = {path: path.stat().st_mtime_ns for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))}
     for option, expected in (("--help", "--check"), ("--check", "")):
-        done = subprocess.run(
-            [sys.executable, "studies/render.py", option], cwd=ROOT, capture_output=True, text=True, check=False
-        )
+        done = run_python("studies/render.py", option)
         assert done.returncode == 0, done.stdout + done.stderr
         assert expected in done.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -2,7 +2,6 @@
 
 import ast
 import configparser
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from e2evit.modeling import FAMILIES
+from forked import run_python
 
 import e2evit
 
@@ -135,7 +135,8 @@ def test_a_public_name_registers_the_models():
 def test_benchmarks_find_what_they_import():
     code = "import runpy, sys; [runpy.run_path(path) for path in sys.argv[1:]]"
     paths = sorted((ROOT / "benchmarks").glob("*.py"))
-    subprocess.run([sys.executable, "-c", code, *paths], check=True, env=os.environ | {"PYTHONPATH": paths[0].parent})
+    done = run_python("-c", code, *paths, cwd=paths[0].parent)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_files_stay_short():

@@ -1,32 +1,26 @@
 """The scripts as a user calls them, in subprocesses."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from forked import run_python
 
 ROOT = Path(__file__).parents[1]
 MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 def call(*command, ok=True):
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment.pop("WORLD_SIZE", None)
-    done = subprocess.run(
-        [str(part) for part in command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    done = run_python(*command)
     assert (done.returncode == 0) == ok, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
 
-def launch(config, script, *arguments, ok=True):
-    return call(
-        "accelerate", "launch", "--config_file", f"recipes/accelerate/{config}.yaml", script, *arguments, ok=ok
-    )
+def launch(config, *command):
+    launcher = ("-m", "accelerate.commands.launch", "--config_file", f"recipes/accelerate/{config}.yaml")
+    return call(*launcher, *command)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +84,7 @@ def test_torchrun_is_refused_or_joined_never_alone():
     script = ROOT / ".pytest_cache/torchrun_check.py"
     script.parent.mkdir(exist_ok=True)
     script.write_text(code)
-    output = call(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2, script)
+    output = call("-m", "torch.distributed.run", "--nproc_per_node", 2, script)
     assert output.count("ranks 2") == 2
 
 
@@ -99,7 +93,7 @@ def test_errors_come_before_anything_is_written(jets_dir, model_json, tmp_path):
     full.mkdir()
     (full / "precious").write_text("kept")
     arguments = ("--model_config", model_json, "--data_dir", jets_dir, "--output_dir", full)
-    assert "is not empty" in call(sys.executable, "scripts/train.py", *arguments, ok=False)
+    assert "is not empty" in call("scripts/train.py", *arguments, ok=False)
     assert [path.name for path in full.iterdir()] == ["precious"]
 
     broken = tmp_path / "broken"
@@ -117,8 +111,8 @@ def test_eleven_classes(simulated_jets, model_json, tmp_path):
     data = ("--data_dir", simulated_jets, "--cache_dir", tmp_path / "cache", "--mixed_precision", "no")
     model = tmp_path / "model"
     arguments = ("--model_config", model_json, "--output_dir", model, "--num_train_epochs", 1, *data)
-    launch("one_process", "scripts/train.py", *arguments)
-    launch("one_process", "scripts/eval.py", model, "--results", tmp_path / "found.json", *data)
+    call("scripts/train.py", *arguments)
+    call("scripts/eval.py", model, "--results", tmp_path / "found.json", *data)
     record = json.loads((tmp_path / "found.json").read_text())
     assert len(record["label_names"]) == 11
     assert {"accuracy", "calibration_error", "roc_auc_x_gammagamma"} <= set(record["metrics"]["model"])
@@ -136,7 +130,6 @@ def test_validation_of_the_simulation(simulated_jets, tmp_path):
         (tmp_path / folder / "simulation.json").symlink_to(simulated_jets / "simulation.json")
     outputs = ("--results", tmp_path / "found.json", "--figures", tmp_path / "figures")
     call(
-        sys.executable,
         "studies/validate_simulation.py",
         "--data_dir",
         tmp_path / "sm",

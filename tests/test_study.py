@@ -1,8 +1,6 @@
 """The study from data to results, on a few jets, and the functions that only it uses."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 import yaml
 from e2evit.modeling import modeling_depthwise
+from forked import run_python
 from models import make
 from torch import nn
 
@@ -83,11 +82,11 @@ def test_a_small_study(tmp_path):
         },
     }
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-    command = [sys.executable, "studies/study.py", "--study", tmp_path / "study.yaml"]
+    command = ["studies/study.py", "--study", tmp_path / "study.yaml"]
     command += ["--recipe", tmp_path / "train.yaml", "--output_dir", tmp_path / "runs"]
     command += ["--results_dir", tmp_path / "results", "--figures_dir", tmp_path / "figures"]
     for _ in range(2):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = run_python(*command)
         assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     assert "scripts/train.py" not in done.stdout
     assert "boosted_trees.py" not in done.stdout

@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from accelerate.state import AcceleratorState
+from forked import run_python
 
 from e2evit.training import (
     DataArguments,
@@ -66,9 +65,9 @@ def test_the_script_resumes_where_it_stopped(search, jets_dir, tmp_path):
     output = tmp_path / "tuning"
 
     def call(num_trials):
-        command = [sys.executable, "scripts/tune.py", search, "--data_dir", jets_dir, "--output_dir", output]
+        command = ["scripts/tune.py", search, "--data_dir", jets_dir, "--output_dir", output]
         command += ["--num_trials", str(num_trials)]
-        done = subprocess.run(map(str, command), cwd=ROOT, capture_output=True, text=True, check=False)
+        done = run_python(*command)
         assert done.returncode == 0, done.stderr[-2000:]
         return json.loads((output / "trials.json").read_text())
 

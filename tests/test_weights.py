@@ -1,8 +1,6 @@
 """The running mean of weights, and sharded weights: FSDP2 in two CPU processes, with gloo instead of NCCL."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import merge_fsdp_weights
 from e2evit.modeling import XCiTForImageClassification
+from forked import run_python
 from safetensors.torch import load_file
 
 from e2evit.training.state import latest_state
@@ -51,13 +50,13 @@ def folder(jets_dir, tmp_path_factory):
     (folder / "script.py").write_text(CODE)
 
     def launch(name, config, *launcher, stop=False):
-        command = [sys.executable, "-m", "accelerate.commands.launch"]
+        command = ["-m", "accelerate.commands.launch"]
         command += ["--config_file", ROOT / f"recipes/accelerate/{config}.yaml", *launcher]
         command += [folder / "script.py", "stop" if stop else "finish", "--output_dir", folder / name]
         command += ["--data_dir", jets_dir, "--cache_dir", folder / "cache", "--model_config", folder / "model.json"]
         command += ["--mass_column", "jet_mass", "--num_train_epochs", 3, "--per_device_batch_size", 8]
         command += ["--ema_decay", 0.9, "--mixed_precision", "no", "--report_to", "none", "--resume_from_checkpoint"]
-        done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
+        done = run_python(*command)
         assert bool(done.returncode) == stop, done.stderr[-3000:]
 
     launch("copied", "two_cpu_processes")

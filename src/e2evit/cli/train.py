@@ -19,6 +19,7 @@ from e2evit.hub.code import check_publishable
 from e2evit.training import (
     AugmentationArguments,
     DataArguments,
+    History,
     MassWeightArguments,
     ModelArguments,
     Recipe,
@@ -66,6 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         publish(trained, recipe, hub)
     elif trained.is_main_process:
         print(f"Measure it on held-out jets: {shlex.join(evaluation(trained.output_dir, recipe))}")
+
+
+def run_training(arguments: Sequence[str]) -> History:
+    """As `e2evit train` with these arguments, without printing or publishing.
+
+    Raises:
+        ValueError: for wrong arguments, and as [`e2evit.train`].
+    """
+    return run_recipe(Recipe(*parse("e2evit train", __doc__, arguments, *GROUPS))).history
 
 
 def check_architecture(model: ModelArguments) -> None:

@@ -1,5 +1,8 @@
 """Training: settings, the loop, checkpoints, predictions."""
 
+import warnings
+from importlib import import_module
+
 from .arguments import (
     AugmentationArguments,
     DataArguments,
@@ -70,3 +73,10 @@ __all__ = [
     "train",
     "write_files",
 ]
+
+
+def __getattr__(name: str):
+    if name != "run_training":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn("run_training is now e2evit.cli.train.run_training.", DeprecationWarning, stacklevel=2)
+    return import_module("e2evit.cli.train").run_training
