@@ -4,16 +4,22 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import h5py
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from samples import make_result
 
 from e2evit.cli.errors import UsageError
 from e2evit.cli.parser import parse
 from e2evit.data.packaged import find_recipe, read_recipe
 from e2evit.data.schema import read_schema
+from e2evit.plots import save_figure
+from e2evit.results.record import Result
 from e2evit.training import DataArguments, TrainArguments, read_model_config
+from e2evit.training.output import check_output_dir
 from e2evit.training.tuning import read_search
 
 SCHEMA = """
@@ -48,6 +54,17 @@ def test_home_is_resolved_at_the_edge(tmp_path, monkeypatch, arguments):
     folders = [checkpoint, training.output_dir, data.data_dir]
     assert folders == [str(tmp_path / name) for name in ("model", "run", "jets")]
     assert find_recipe("~/recipe.yaml") == tmp_path / "recipe.yaml"
+
+
+def test_home_is_resolved_in_python(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert check_output_dir("~/run", resume=False, overwrite=False) == tmp_path / "run"
+    result = make_result("xcit", 0)
+    result.to_json("~/results/xcit.json")
+    assert Result.from_json("~/results/xcit.json").name == result.name
+    assert save_figure(plt.figure(), "~/figure") == tmp_path / "figure.png"
+    assert not Path("~").exists()
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def assemble_model(
             results belong to another model, or if the finished folder does not load in a process without e2evit.
         FileNotFoundError: if something is missing.
     """
-    checkpoint, folder, results = Path(checkpoint), Path(folder), Path(results)
+    checkpoint, folder, results = (Path(path).expanduser() for path in (checkpoint, folder, results))
     check_checkpoint(checkpoint, subfolders=False)
     check_publishable(
         checkpoint, json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("model_type", "")

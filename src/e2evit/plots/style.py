@@ -39,7 +39,7 @@ def label_simulation(axis, sample: str = "") -> None:
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write `path` with the endings .png and .pdf; returns the PNG."""
-    path = Path(path)
+    path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     for ending in ("pdf", "png"):
         write_whole(path.with_suffix(f".{ending}"), partial(figure.savefig, format=ending, dpi=110))

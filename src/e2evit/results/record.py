@@ -119,7 +119,7 @@ class Result:
             ValueError: if it is not a result; the message names the file and the field.
         """
         try:
-            entries = json.loads(Path(path).read_text(encoding="utf-8"))
+            entries = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is not JSON: {error}.") from None
         known = {entry.name: entry for entry in fields(cls) if entry.name != "predictions"}
@@ -138,7 +138,7 @@ class Result:
 
     def to_json(self, path: str | Path) -> None:
         """Write the result, and its per-jet predictions, if any, as Parquet beside it; each whole or not at all."""
-        path = Path(path)
+        path = Path(path).expanduser()
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.predictions:
             write_predictions(path.with_suffix(".parquet"), self.predictions)

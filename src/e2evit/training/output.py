@@ -29,7 +29,7 @@ def check_output_dir(output_dir: str | None, resume: bool, overwrite: bool) -> P
     """
     if output_dir is None:
         raise ValueError("Where should the checkpoint go? Pass `--output_dir`.")
-    folder = Path(output_dir)
+    folder = Path(output_dir).expanduser()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; `--output_dir` needs a folder.")
     if folder.exists() and any(file.name != LOCK_FILE for file in folder.iterdir()) and not (resume or overwrite):

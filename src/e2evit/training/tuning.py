@@ -102,7 +102,7 @@ def tune(search: Search, recipe: Recipe, output_dir: str | Path, num_trials: int
         raise ImportError("Searching for settings needs Optuna: pip install e2evit[tune].") from error
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("A trial is one process: start `e2evit tune` several times with the same `--storage`.")
-    folder = Path(output_dir)
+    folder = Path(output_dir).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()
