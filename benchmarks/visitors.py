@@ -56,7 +56,7 @@ def main() -> None:
         "seconds": arguments.seconds,
         "visits": len(visits),
         "outcomes": {name: summary(seconds) for name, seconds in sorted(of_outcome.items())},
-        "files_kept_of_visits_that_were_answered": len(kept),
+        "files_kept": len(kept),
         "peak_memory_mib": int(memory.split("VmHWM:")[1].split()[0]) // 1024,
     }
     write_record(arguments.results, record, ["gradio"])

@@ -60,7 +60,7 @@ def test_home_is_resolved_in_python(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert check_output_dir("~/run", resume=False, overwrite=False) == tmp_path / "run"
-    result = make_result("xcit", 0)
+    result = make_result("xcit", 0, {"roc_auc": 0.9})
     result.to_json("~/results/xcit.json")
     assert Result.from_json("~/results/xcit.json").name == result.name
     assert save_figure(plt.figure(), "~/figure") == tmp_path / "figure.png"

@@ -11,8 +11,8 @@ import base64
 import html
 import io
 import os
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import matplotlib
@@ -37,8 +37,8 @@ from .parser import parse
 from .upload_folder import forget, keep_uploads_apart
 from .uploads import MAX_UPLOAD, read_upload, start_reader
 
-READERS = 4  # uploads read at the same time; others wait
-MAX_WAITING = 16  # visitors; the next one is told that the demo is busy
+READERS = 4  # uploads read at the same time
+VISITORS, MAX_WAITING = 16, 8  # with an upload in work, and in the queue; the next is told that the demo is busy
 CHECKPOINT = ("checkpoint", "Folder or Hub id of the model.")
 
 
@@ -67,7 +67,8 @@ class Demo:
         checkpoint = find_checkpoint(checkpoint)
         config = read_config(checkpoint)
         self.drawn: dict[str, tuple] = {}  # examples, which take seconds
-        self.one_at_a_time = threading.Lock()  # matplotlib draws in one thread only
+        self.reading = ThreadPoolExecutor(READERS)
+        self.drawing = ThreadPoolExecutor(1)  # matplotlib is not made for several threads
         self.processor = AutoImageProcessor.from_pretrained(checkpoint)
         self.model = AutoModelForImageClassification.from_pretrained(checkpoint, config=config).eval()
         self.schema, table = find_schema("simulated"), pq.read_table(packaged_folder("space") / "examples.parquet")
@@ -85,12 +86,9 @@ class Demo:
 
     def show(self, image: np.ndarray, row: dict, title: str, true_mass: float | None = None) -> tuple:
         """Text, scores and pictures of one image."""
-        with self.one_at_a_time:
-            text, scores, *figures = self.predict(image, row, title, true_mass)
-            return text, scores, *map(picture, figures)
+        return self.drawing.submit(self._show, image, row, title, true_mass).result()
 
-    def predict(self, image: np.ndarray, row: dict, title: str, true_mass: float | None) -> tuple:
-        """Text, scores and figures of one image."""
+    def _show(self, image: np.ndarray, row: dict, title: str, true_mass: float | None) -> tuple:
         inputs = self.processor(
             image,
             data_format="channels_first",
@@ -107,13 +105,12 @@ class Demo:
         saliency = gradient_times_input(self.model, inputs["pixel_values"])[0].numpy()
         text = f"**{label}** with probability {scores[label]:.2f}; mass **{mass:.0f}"
         text += f" ± {uncertainty:.0f} GeV**" if uncertainty is not None else " GeV**"
-        return (
-            text,
-            scores,
+        figures = (
             mass_axis(mass, uncertainty, true_mass),
             event_display(row, self.schema, title),
             saliency_display(saliency, self.schema, f"evidence for {label}"),
         )
+        return text, scores, *map(picture, figures)
 
     def show_example(self, title: str) -> tuple:
         if title in self.drawn:
@@ -128,7 +125,8 @@ class Demo:
         if path is None:
             raise gr.Error("Choose a file first: .npy, .h5 or .parquet.", title="No file")
         try:
-            image = read_upload(path, self.processor.channel_names, self.processor.image_size)
+            names, size = self.processor.channel_names, self.processor.image_size
+            image = self.reading.submit(read_upload, path, names, size).result()
         except FileNotFoundError:
             raise gr.Error("The file is no longer here: upload it again.", title="No file") from None
         except (OSError, ValueError) as error:  # shown as HTML
@@ -142,7 +140,7 @@ class Demo:
 
 
 def picture(figure: Figure):
-    """A figure as Gradio sends it: drawn here, since Gradio would draw several at once."""
+    """A figure as Gradio sends it."""
     from gradio.components.plot import PlotData
 
     drawn = io.BytesIO()
@@ -200,6 +198,6 @@ def build_demo(checkpoint: str):
             salient = gr.Plot(label="Gradient times input of the winning class")
         outputs = [summary, classes, mass_plot, display, salient]
         predict.click(shown.show_example, choice, outputs)
-        read = predict_upload.click(shown.show_upload, upload, outputs, concurrency_limit=READERS)
+        read = predict_upload.click(shown.show_upload, upload, outputs, concurrency_limit=VISITORS)
         read.then(None, None, upload, js="() => null")  # the file is gone
     return demo
