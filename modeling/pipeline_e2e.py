@@ -1,6 +1,5 @@
 """`pipeline("e2e-jets")` and `pipeline("e2e-features")`: images or files in, predictions or embeddings out."""
 
-import json
 import os
 import re
 import shutil
@@ -9,96 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 from transformers import Pipeline, PreTrainedModel
+from transformers.dynamic_module_utils import get_relative_import_files
 
+from .files_e2e import Description, describe_file, file_channels, read_images
 from .image_processing_e2e import E2EImageProcessor
 
 __all__ = ["E2EFeaturesPipeline", "E2EJetsPipeline", "dataset_channels", "file_channels", "read_images"]
-
-
-def read_images(path: str | os.PathLike, image_shape: tuple[int, int, int]) -> Iterator:
-    """The images of a file, one at a time: dense from `.npy` and `.h5`, sparse rows from `.parquet`.
-
-    Args:
-        path: `.npy` holds an image or a batch of images; `.h5` and `.hdf5` a data set of images, of which the first
-            with the right shape is read; `.parquet` rows with `pixel_index` and `pixel_value` (`pt`, `ieta`, `iphi`).
-        image_shape: Channels, height, width; dense images may have their channels last.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for another kind of file, or one without such images.
-        ImportError: if the library for this kind of file is missing (h5py, pyarrow).
-    """
-    path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no file {path}.")
-    readers = {".npy": _read_npy, ".h5": _read_hdf5, ".hdf5": _read_hdf5, ".parquet": _read_parquet}
-    ending = os.path.splitext(path)[1].lower()
-    if ending not in readers:
-        raise ValueError(f"{path}: expected a file that ends in {', '.join(readers)}, got {ending or 'no ending'}.")
-    return readers[ending](path, image_shape)
-
-
-def _is_image(shape: tuple, image_shape: tuple[int, int, int]) -> bool:
-    channels, height, width = image_shape
-    return tuple(shape) in ((channels, height, width), (height, width, channels))
-
-
-def _read_npy(path: str, image_shape) -> Iterator[np.ndarray]:
-    try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: not a readable array ({error}).") from error
-    if _is_image(images.shape, image_shape):
-        images = images[None]
-    if images.ndim != 4 or not _is_image(images.shape[1:], image_shape) or images.dtype.kind not in "fiu":
-        raise ValueError(
-            f"{path}: expected numbers of shape {image_shape}, alone or in a batch, got {images.dtype} of "
-            f"shape {images.shape}."
-        )
-    for image in images:
-        yield np.array(image)
-
-
-def _read_hdf5(path: str, image_shape) -> Iterator[np.ndarray]:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError("Reading HDF5 files needs h5py: pip install h5py.") from error
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path}: not a readable HDF5 file ({error}).") from error
-    with file:
-        datasets = []
-        file.visititems(lambda name, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
-        images = next((item for item in datasets if item.ndim == 4 and _is_image(item.shape[1:], image_shape)), None)
-        if images is None:
-            got = ", ".join(f"{item.name} {item.shape}" for item in datasets) or "nothing"
-            raise ValueError(f"{path}: expected a data set of images of shape {image_shape}, got {got}.")
-        for number in range(len(images)):
-            yield images[number]
-
-
-def _read_parquet(path: str, image_shape) -> Iterator[dict]:
-    try:
-        import pyarrow
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise ImportError("Reading Parquet files needs pyarrow: pip install pyarrow.") from error
-    try:
-        file = pq.ParquetFile(path)
-        known = file.schema_arrow.names
-        missing = [name for name in ("pixel_index", "pixel_value") if name not in known]
-        if missing:
-            raise ValueError(
-                f"{path}: the column {', '.join(missing)} is missing, got {', '.join(known)}; "
-                "`e2evit prepare` converts public files to sparse rows."
-            )
-        columns = [name for name in ("pixel_index", "pixel_value", "pt", "ieta", "iphi") if name in known]
-        for batch in file.iter_batches(batch_size=64, columns=columns):
-            yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a readable Parquet file ({error}).") from error
 
 
 class _E2EPipeline(Pipeline):
@@ -111,6 +26,22 @@ class _E2EPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        config, processor = self.model.config, self.image_processor
+        made_for = (getattr(config, "num_channels", None), *getattr(config, "image_shape", ()))
+        if made_for != processor.image_shape:
+            raise ValueError(
+                f"The model is made for images of shape {made_for} (channels, eta, phi), and its image processor "
+                f"makes {processor.image_shape}."
+            )
+        channel_names = getattr(config, "channel_names", None)
+        if channel_names is not None and list(channel_names) != processor.channel_names:
+            raise ValueError(
+                f"The model is made for the channels {', '.join(channel_names)}, and its image processor returns "
+                f"{', '.join(processor.channel_names)}."
+            )
+
     def _sanitize_parameters(self, channel_names=None, **kwargs):
         if kwargs:
             raise ValueError(f"Unknown arguments of {type(self).__name__}: {', '.join(sorted(kwargs))}.")
@@ -118,15 +49,36 @@ class _E2EPipeline(Pipeline):
 
     def __call__(self, inputs, channel_names: Sequence[str] | None = None, **kwargs):
         if isinstance(inputs, (str, os.PathLike)):
-            channel_names = channel_names or file_channels(inputs)
+            channel_names = self._checked_channels(describe_file(inputs), channel_names)
             images = _checked(read_images(inputs, self.image_processor.image_shape))
             return list(super().__call__(images, channel_names=channel_names, **kwargs))  # pyright: ignore
-        channel_names = channel_names or dataset_channels(inputs)
+        channel_names = self._checked_channels(_describe_dataset(inputs), channel_names)
         if isinstance(inputs, (np.ndarray, torch.Tensor)) and inputs.ndim == 4:
             inputs = list(inputs)
         elif not isinstance(inputs, (np.ndarray, torch.Tensor, Mapping, list)) and isinstance(inputs, Iterable):
             inputs = (row for row in inputs)  # a Dataset is read row by row
+        if isinstance(inputs, list) and not inputs:
+            return []
         return super().__call__(inputs, channel_names=channel_names, **kwargs)
+
+    def _checked_channels(self, described: Description | None, channel_names) -> Sequence[str] | None:
+        """`channel_names`, by default those that the images come with.
+
+        Raises:
+            ValueError: if the images are described as having another size, or other channels than these, or other
+                normalised ones than the model's.
+        """
+        if described is None:
+            return channel_names
+        if described.image_size != list(self.image_processor.image_size):
+            raise ValueError(
+                f"Expected images of {' x '.join(map(str, self.image_processor.image_size))} pixels, got "
+                f"{' x '.join(map(str, described.image_size))}."
+            )
+        expected = channel_names or (None if described.is_physical else self.image_processor.channel_names)
+        if expected is not None and list(expected) != described.channel_names:
+            raise ValueError(f"Expected the channels {', '.join(expected)}, got {', '.join(described.channel_names)}.")
+        return described.channel_names if described.is_physical else channel_names
 
     def preprocess(self, image, channel_names=None):
         processor = self.image_processor
@@ -143,7 +95,8 @@ class _E2EPipeline(Pipeline):
         self.model.save_pretrained(save_directory, **kwargs)
         self.image_processor.save_pretrained(save_directory, **kwargs)
         if getattr(self.model.config, "custom_pipelines", None):
-            shutil.copy(__file__, save_directory)
+            for path in (__file__, *get_relative_import_files(__file__)):
+                shutil.copy(path, save_directory)
 
 
 class E2EJetsPipeline(_E2EPipeline):
@@ -210,27 +163,21 @@ class E2EFeaturesPipeline(_E2EPipeline):
         return outputs["features"][0].float().numpy()
 
 
-def file_channels(path: str | os.PathLike) -> list[str] | None:
-    """What the channels of a Parquet file of e2evit hold; `None` for other files and for normalised images."""
-    if not os.fspath(path).lower().endswith(".parquet") or not os.path.isfile(path):
+def _describe_dataset(dataset) -> Description | None:
+    """What a `Dataset` of `e2evit.load_e2e` says about its images, in its description; `None` for other inputs."""
+    text = getattr(getattr(dataset, "info", None), "description", None) or ""
+    lines = re.findall(r"^Channels: (.+)\. (\d+) x (\d+) pixels, (\w+)\.$", text, re.MULTILINE)
+    if len(lines) != 1:
         return None
-    try:
-        import pyarrow
-        import pyarrow.parquet as pq
-
-        metadata = pq.read_schema(path).metadata or {}
-    except (ImportError, pyarrow.ArrowException, OSError):
-        return None  # reading its rows says what is wrong
-    description = json.loads(metadata.get(b"e2evit", b"{}"))
-    return description.get("channel_names") if description.get("normalisation", "physical") == "physical" else None
+    ((channels, height, width, normalisation),) = lines
+    names = [channel.split(" [")[0] for channel in channels.split("], ")]
+    return Description(names, [int(height), int(width)], normalisation == "physical")
 
 
 def dataset_channels(dataset) -> list[str] | None:
-    """What the channels of a `Dataset` of `e2evit.load_e2e` hold, by its description; `None` for other inputs and for
-    normalised images."""
-    description = getattr(getattr(dataset, "info", None), "description", None) or ""
-    lines = re.findall(r"^Channels: (.+)\. \d+ x \d+ pixels, physical\.$", description, re.MULTILINE)
-    return [channel.split(" [")[0] for channel in lines[0].split("], ")] if len(lines) == 1 else None
+    """What the channels of a `Dataset` of `load_e2e` hold; `None` for other inputs and for normalised images."""
+    described = _describe_dataset(dataset)
+    return described.channel_names if described is not None and described.is_physical else None
 
 
 def _checked(images: Iterator) -> Iterator:

@@ -96,7 +96,7 @@ def test_remote_code_is_self_contained(path):
     """transformers finds relative imports by a regular expression: siblings by name, nothing else, even in prose."""
     text = path.read_text()
     outside = {name.split(".")[0] for name in imports(path) if not name.startswith("e2evit")}
-    assert outside <= REMOTE_CODE_MAY_IMPORT | (IF_INSTALLED if path.stem == "pipeline_e2e" else set())
+    assert outside <= REMOTE_CODE_MAY_IMPORT | (IF_INSTALLED if path.stem == "files_e2e" else set())
     assert not re.findall(r"^\s*(?:from \.+ import|from \.\.|import \.|from \.\w+\.)", text, re.MULTILINE)
     for sibling in re.findall(r"^from \.(\w+) import", text, re.MULTILINE):
         assert (ROOT / f"modeling/{sibling}.py").is_file()

@@ -17,10 +17,10 @@ import pyarrow as pa
 from datasets.exceptions import DatasetGenerationError
 
 from .files import Piece, list_pieces, read_rows
-from .resolve import find_files, find_schema
+from .resolve import find_files, find_schema, stamp_files
 from .schema import SCHEMAS, DatasetSchema, parse_schema, row_features
 from .splits import SPLIT_FRACTIONS, SplitRule
-from .storage import absolute, file_stamp, relative_name
+from .storage import absolute, relative_name
 from .survey import survey_folder
 
 __all__ = ["E2EImages", "E2EImagesConfig", "describe_schema", "list_parts", "load_e2e"]
@@ -202,7 +202,7 @@ def load_e2e(
     resolved = find_schema(name, data_dir, schema)
     if len(resolved.own_split) == len(SPLIT_FRACTIONS) and salt != SplitRule.salt and fold is None:
         raise ValueError(f"The data in {data_dir} has its own splits, which `salt` does not change.")
-    stamp = "".join(f"{path}:{file_stamp(path)};" for path in find_files(resolved, data_dir))
+    stamp = "".join(f"{path}:{stamp};" for path, stamp in stamp_files(resolved, data_dir).items())
     common = {
         "config_name": resolved.name if resolved.name in SCHEMAS else "custom",
         "data_dir": absolute(data_dir),

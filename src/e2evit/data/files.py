@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from math import prod
 
 import numpy as np
 import pyarrow as pa
@@ -313,9 +314,8 @@ def _read_sparse(piece: Piece, schema: DatasetSchema, target: pa.Schema):
     available = file.file.schema_arrow.names
     label_names = _label_names(piece, file.file.schema_arrow, schema)
     renumber = [schema.label_names.index(name) if name in schema.labels else None for name in label_names]
-    for start, batch in file.tables(
-        piece.start, piece.stop, [name for name in target.names if name in available], ROWS_AT_ONCE
-    ):
+    names, entries = [name for name in target.names if name in available], prod(schema.image_shape)
+    for start, batch in file.tables(piece.start, piece.stop, names, ROWS_AT_ONCE, entries):
         if isinstance(batch, BadRows):
             yield batch
             continue

@@ -10,7 +10,7 @@ from .batches import BATCH_SIZE, BadRows, Batch, FileError, holds_text
 from .hdf5 import HDF5File
 from .npz import NpzFile
 from .parquet import ParquetFile
-from .storage import file_stamp
+from .storage import file_stamp, is_remote
 
 __all__ = [
     "BATCH_SIZE",
@@ -20,6 +20,7 @@ __all__ = [
     "FileError",
     "file_format",
     "holds_text",
+    "linked_files",
     "open_data_file",
 ]
 
@@ -59,7 +60,7 @@ def open_data_file(path: str, file_format: str, root: str | None = None) -> Data
     root = os.path.dirname(path) if root is None else root
     key = (path, file_format, root, file_stamp(path))
     file = _open_files.pop(key, None)
-    if file is None:
+    if file is None or (isinstance(file, HDF5File) and not file.is_current()):
         # the parsed footer of a file with one jet a row group takes hundreds of megabytes: keep only one of them
         for other in [name for name, opened in _open_files.items() if opened.kept_bytes > LARGE]:
             del _open_files[other]
@@ -68,6 +69,17 @@ def open_data_file(path: str, file_format: str, root: str | None = None) -> Data
         file = _open(path, file_format, root)
     _open_files[key] = file  # the last one used comes last
     return file
+
+
+def linked_files(path: str, file_format: str, root: str) -> dict[str, str]:
+    """Other files that an HDF5 file is read from, with their stamps; none if it cannot be opened."""
+    if file_format != "hdf5" or is_remote(path):
+        return {}
+    try:
+        file = open_data_file(path, file_format, root)
+    except FileError:
+        return {}  # reading will say what is wrong with it
+    return file.linked if isinstance(file, HDF5File) else {}
 
 
 def _open(path: str, file_format: str, root: str) -> DataFile:

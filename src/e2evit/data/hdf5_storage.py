@@ -8,17 +8,18 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from math import prod
 
 import h5py
 import numpy as np
 
 from .batches import FileError
-from .storage import is_remote, open_file
+from .budget import MAX_UNPACKED, megabytes, row_problem
+from .hdf5_chunks import filter_problem
+from .storage import file_size, file_stamp, is_remote, open_file
 
-__all__ = ["HDF5_ERRORS", "StoredArray", "find_arrays", "open_dataset", "open_hdf5"]
+__all__ = ["HDF5_ERRORS", "StoredArray", "VirtualPart", "find_arrays", "open_dataset", "open_hdf5"]
 
-CHUNK_CACHE = 64 * 2**20  # bytes: a chunk of 128 jets is then decompressed once, not once a batch
-MAX_CHUNK = 2**30  # bytes of an unpacked chunk
 MAX_DEPTH, MAX_OBJECTS = 32, 10_000  # nested groups or links; groups and arrays in all
 # HDF5 reports damage to its trees of metadata as any of these
 HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
@@ -28,15 +29,38 @@ HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryErr
 class StoredArray:
     """An array and the file that holds it, which links can make a different file from their own.
 
-    `offset` is where the bytes of a contiguous array begin; `external` says that they lie in files of their own.
+    `offset` is where the bytes of a contiguous array begin, if they can be mapped as they are; `external` says that
+    they lie in files of their own; `parts` are what a virtual array is made of.
     """
 
     path: str
     key: str
     shape: tuple[int, ...]
     dtype: np.dtype
-    offset: int | None
-    external: bool
+    offset: int | None = None
+    external: bool = False
+    is_chunked: bool = False
+    parts: tuple["VirtualPart", ...] = ()
+
+
+@dataclass(frozen=True)
+class VirtualPart:
+    """Rows `[start, stop)` of a virtual array, and the rows of another array that they come from."""
+
+    start: int
+    stop: int
+    origin: StoredArray
+    origin_start: int
+    origin_stop: int
+
+    def origin_rows(self, start: int, stop: int) -> tuple[int, int]:
+        """Rows of the origin that the rows `[start, stop)` need, of those in this part."""
+        if start >= self.stop or stop <= self.start:
+            return 0, 0
+        if self.stop - self.start != self.origin_stop - self.origin_start:  # rows are not mapped to rows
+            return self.origin_start, self.origin_stop
+        shift = self.origin_start - self.start
+        return max(start, self.start) + shift, min(stop, self.stop) + shift
 
 
 class _Refused(Exception):
@@ -51,7 +75,7 @@ def open_hdf5(path: str) -> Iterator[h5py.File]:
         FileError: if it is truncated, or not HDF5.
     """
     try:
-        file = h5py.File(open_file(path), "r", rdcc_nbytes=CHUNK_CACHE)
+        file = h5py.File(open_file(path), "r", rdcc_nbytes=MAX_UNPACKED)
     except HDF5_ERRORS as error:
         raise FileError(f"{path}: not a readable HDF5 file ({error}); is it truncated, or an expired link?") from error
     with file:
@@ -70,8 +94,9 @@ def open_dataset(file: h5py.File, array: StoredArray) -> h5py.Dataset:
     return h5py.Dataset(h5py.h5d.open(file.id, array.key.encode(), access))
 
 
-def find_arrays(path: str, root: str) -> Iterator[tuple[str, StoredArray | str]]:
-    """Each array of a file by its key (`group/name`), or the reason why it cannot be read.
+def find_arrays(path: str, root: str) -> tuple[dict[str, StoredArray | str], dict[str, str]]:
+    """Each array of a file by its key (`group/name`), or the reason why it cannot be read; and the other files that
+    they are read from, with the stamps that these have now.
 
     Args:
         root: Folder that links may lead to.
@@ -79,6 +104,7 @@ def find_arrays(path: str, root: str) -> Iterator[tuple[str, StoredArray | str]]
     Raises:
         FileError: if the file is not readable HDF5, or has more than 10 000 groups and arrays.
     """
+    found: dict[str, StoredArray | str] = {}
     with ExitStack() as stack:
         walk = _Walk(root, stack)
         groups: list[tuple[str, h5py.Group, str, int]] = [("", walk.open(path), path, 0)]
@@ -94,16 +120,18 @@ def find_arrays(path: str, root: str) -> Iterator[tuple[str, StoredArray | str]]
                     if isinstance(item, h5py.Group) and depth < MAX_DEPTH:
                         groups.append((f"{key}/", item, item_path, depth + 1))
                     elif isinstance(item, h5py.Dataset):
-                        yield key, walk.describe(item, item_path)
+                        found[key] = walk.describe(item, item_path)
                 except _Refused as reason:
-                    yield key, str(reason)
+                    found[key] = str(reason)
                 except (FileError, *HDF5_ERRORS) as error:
-                    yield key, f"it cannot be opened ({error})"
+                    found[key] = f"it cannot be opened ({error})"
+        return found, {name: file_stamp(name) for name in sorted(walk.located - {path})}
 
 
 def _names(group: h5py.Group, path: str) -> list[str]:
     try:
-        return [name for name in group if isinstance(name, str)]  # damaged names are bytes
+        # damaged names are bytes; one with a slash would be taken for a path, which may lead through links
+        return [name for name in group if isinstance(name, str) and "/" not in name and name != "."]
     except HDF5_ERRORS as error:
         raise FileError(f"{path}: not a readable HDF5 file ({error}); is it truncated?") from error
 
@@ -114,6 +142,8 @@ class _Walk:
     def __init__(self, root: str, stack: ExitStack):
         self.root, self.stack = root, stack
         self.files: dict[str, h5py.File] = {}
+        self.sizes: dict[str, int] = {}
+        self.located: set[str] = set()  # files that links name
 
     def open(self, path: str) -> h5py.File:
         if path not in self.files:
@@ -129,6 +159,7 @@ class _Walk:
             raise _Refused(f"{what} {name}, which is outside {self.root}")
         if not os.path.isfile(target):
             raise _Refused(f"{what} {name}, and there is no such file")
+        self.located.add(target)
         return target
 
     def follow(self, group: h5py.Group, name: str, path: str, depth: int = 0):
@@ -155,45 +186,79 @@ class _Walk:
         """Where an array lies, once all of its bytes are known to be there."""
         if depth > MAX_DEPTH:
             raise _Refused("its virtual sources never end")
-        properties = array.id.get_create_plist()
-        for number in range(properties.get_nfilters()):
-            code, _, _, name = properties.get_filter(number)
-            if not h5py.h5z.filter_avail(code):
-                raise _Refused(
-                    f"it is compressed with filter {code} ({name.decode(errors='replace') or 'unnamed'}), which is "
-                    "not installed here: repack the file with `h5repack -f GZIP=4 IN OUT`, or install hdf5plugin "
-                    "and set HDF5_PLUGIN_PATH to its plugins"
-                )
-        external, size = bool(array.external), int(array.size or 0)
-        if array.is_virtual:
-            self.check_sources(array, path, size, depth)
+        properties, parts = array.id.get_create_plist(), ()
+        if problem := filter_problem(properties):
+            raise _Refused(problem)
+        if virtual := properties.get_layout() == h5py.h5d.VIRTUAL:  # asking for its shape may open its sources
+            parts = tuple(self.find_parts(array, path, depth))
+        shape, kind = array.shape or (), array.id.get_type()
+        size = 0 if array.shape is None else prod(shape)
+        row_bytes = kind.get_size() * prod(shape[1:])
+        external = bool(properties.get_external_count())
+        if virtual:
+            covered = sum(source.vspace.get_select_npoints() for source in array.virtual_sources())
+            if covered < size:
+                raise _Refused(f"its virtual sources hold {covered} of {size} values")
         elif external:
-            self.check_external(array, path, size)
+            self.check_external(array, path, size * kind.get_size())
         elif size:
-            self.check_size(array, size)
-        offset = None if array.chunks or external or not size else array.id.get_offset()
-        return StoredArray(path, array.name or "", array.shape, array.dtype, offset, external)
+            self.check_size(array, shape, row_bytes, path)
+        if problem := row_problem(shape, row_bytes, self.bytes_behind(parts, array, path)):
+            raise _Refused(problem)
+        offset = None
+        if size and properties.get_layout() == h5py.h5d.CONTIGUOUS and not external:
+            # types that NumPy lacks, such as 24-bit numbers, are converted by HDF5
+            offset = array.id.get_offset() if kind.equal(h5py.h5t.py_create(array.dtype)) else None
+        return StoredArray(path, array.name or "", shape, array.dtype, offset, external, bool(array.chunks), parts)
 
-    def check_size(self, array: h5py.Dataset, size: int) -> None:
-        declared = size * array.dtype.itemsize
-        if array.chunks and (chunk := int(np.prod(array.chunks)) * array.dtype.itemsize) > MAX_CHUNK:
-            raise _Refused(f"its chunks unpack to {chunk / 1e9:.1f} GB each: use chunks of some MB")
+    def bytes_behind(self, parts: tuple[VirtualPart, ...], array: h5py.Dataset, path: str) -> int:
+        """Size of all files that an array is read from."""
+        names = {part.origin.path for part in parts} or {path}
+        names |= {self.locate(os.fsdecode(name), path, "its bytes are in") for name, _, _ in array.external or ()}
+        return sum(map(self.file_size, names))
+
+    def file_size(self, path: str) -> int:
+        if path not in self.sizes:
+            self.sizes[path] = file_size(path)
+        return self.sizes[path]
+
+    def check_size(self, array: h5py.Dataset, shape: tuple[int, ...], row_bytes: int, path: str) -> None:
+        declared = row_bytes * (shape[0] if shape else 1)
+        if array.chunks:
+            rows, *sides = array.chunks
+            at_once = rows * array.id.get_type().get_size()
+            at_once *= prod(-(-side // chunk) * chunk for side, chunk in zip(shape[1:], sides))
+            if at_once > MAX_UNPACKED:
+                stored = megabytes(array.id.get_storage_size())
+                raise _Refused(
+                    f"its chunks of {rows} rows unpack to {megabytes(at_once)} ({stored} are in the file), more than "
+                    f"{megabytes(MAX_UNPACKED)}: repack it with smaller chunks, `h5repack -l CHUNK=32x... IN OUT`"
+                )
+        stored = array.id.get_storage_size()
         if array.id.get_space_status() != h5py.h5d.SPACE_STATUS_ALLOCATED:
-            stored = array.id.get_storage_size()
             raise _Refused(
-                f"it declares {array.shape[0] if array.shape else 1} rows ({declared / 1e6:.1f} MB), but not all were "
-                f"written ({stored / 1e6:.1f} MB are in the file): HDF5 would make up the others"
+                f"it declares {shape[0] if shape else 1} rows ({megabytes(declared)}), but not all were written "
+                f"({megabytes(stored)} are in the file): HDF5 would make up the others"
             )
+        stored = min(stored, self.file_size(path) - (array.id.get_offset() or 0)) if not array.chunks else declared
+        if stored < declared:
+            raise _Refused(f"it declares {megabytes(declared)}, but {megabytes(max(stored, 0))} are in the file")
 
-    def check_external(self, array: h5py.Dataset, path: str, size: int) -> None:
+    def check_external(self, array: h5py.Dataset, path: str, declared: int) -> None:
+        available = 0
         for name, offset, length in array.external or ():
             target = self.locate(os.fsdecode(name), path, "its bytes are in")
-            needed = offset + (size * array.dtype.itemsize if length == h5py.h5f.UNLIMITED else length)
-            if os.path.getsize(target) < needed:
-                raise _Refused(f"its bytes are in {os.fsdecode(name)}, which is too short ({needed} bytes are needed)")
+            length = declared if length == h5py.h5f.UNLIMITED else length
+            if offset < 0 or length < 0 or os.path.getsize(target) < offset + length:
+                raise _Refused(
+                    f"its bytes are in {os.fsdecode(name)}, which is too short ({offset + length} bytes are needed)"
+                )
+            available += length
+        if available < declared:
+            raise _Refused(f"it declares {megabytes(declared)}, but {megabytes(available)} are in its external files")
 
-    def check_sources(self, array: h5py.Dataset, path: str, size: int, depth: int) -> None:
-        covered = 0
+    def find_parts(self, array: h5py.Dataset, path: str, depth: int) -> Iterator[VirtualPart]:
+        """The parts of a virtual array, each of which is there."""
         for source in array.virtual_sources():
             if "%" in source.file_name:
                 raise _Refused(f"its virtual sources are a pattern, {source.file_name}: name each file")
@@ -203,15 +268,14 @@ class _Walk:
             origin, origin_path = self.step(self.open(target), source.dset_name, target)
             if not isinstance(origin, h5py.Dataset):
                 raise _Refused(f"its virtual source {source.dset_name} in {source.file_name} is not an array")
-            self.describe(origin, origin_path, depth + 1)
-            number = source.vspace.get_select_npoints()
+            stored = self.describe(origin, origin_path, depth + 1)
+            first, last = source.vspace.get_select_bounds()
             if source.src_space.get_select_type() == h5py.h5s.SEL_ALL:
-                fits = origin.size == number
+                origin_first, origin_last = (0,) * len(stored.shape), [side - 1 for side in stored.shape]
+                fits = prod(stored.shape) == source.vspace.get_select_npoints()
             else:
-                _, last = source.src_space.get_select_bounds()
-                fits = len(last) == origin.ndim and all(np.less(last, origin.shape))
+                origin_first, origin_last = source.src_space.get_select_bounds()
+                fits = len(origin_last) == len(stored.shape) and all(np.less(origin_last, stored.shape))
             if not fits:
-                raise _Refused(f"its virtual source {source.dset_name} in {source.file_name} has shape {origin.shape}")
-            covered += number
-        if covered < size:
-            raise _Refused(f"its virtual sources hold {covered} of {size} values")
+                raise _Refused(f"its virtual source {source.dset_name} in {source.file_name} has shape {stored.shape}")
+            yield VirtualPart(first[0], last[0] + 1, stored, origin_first[0], origin_last[0] + 1)

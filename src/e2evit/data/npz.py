@@ -1,33 +1,60 @@
 """NumPy archives, without pickles."""
 
 from collections.abc import Iterator, Sequence
-from typing import cast
+from contextlib import contextmanager
+from math import prod
+from typing import BinaryIO, cast
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 import fsspec
 import numpy as np
 from fsspec.core import OpenFile
+from numpy.lib import format as npy
 
 from .batches import BATCH_SIZE, Batch, FileError
+from .budget import MAX_UNPACKED, megabytes, row_problem
+from .storage import file_size
 
 __all__ = ["NpzFile"]
 
+MAX_RATIO = 100  # of large arrays to the file that they are packed in
+MAX_MEMBERS = 10_000
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
 
 class NpzFile:
-    """Arrays of an archive, all of them in memory."""
+    """Arrays of an archive; those that are read stay in memory."""
 
     def __init__(self, path: str):
+        self.path = path
+        self.arrays: dict[str, np.ndarray] = {}
+        self.facts: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+        self.unusable: dict[str, str] = {}  # arrays that cannot be read, with the reason
+        self.size = file_size(path)
+        with self._open() as archive:
+            members = archive.infolist()
+            if len(members) > MAX_MEMBERS:
+                raise FileError(f"{path}: {len(members)} arrays, more than {MAX_MEMBERS}.")
+            for member in members:
+                key = member.filename.removesuffix(".npy")
+                fact = _describe(archive, member, self.size)
+                if isinstance(fact, str):
+                    self.unusable[key] = fact
+                else:
+                    self.facts[key] = fact
+        self.kept_bytes = sum(prod(shape) * dtype.itemsize for shape, dtype in self.facts.values())
+
+    @contextmanager
+    def _open(self) -> Iterator[ZipFile]:
         try:
-            # opened here because NumPy leaves a damaged archive open
-            with cast(OpenFile, fsspec.open(path, "rb")) as stream, np.load(stream, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files}
-            self.arrays = {key: array for key, array in arrays.items() if isinstance(array, np.ndarray)}
+            with cast(OpenFile, fsspec.open(self.path, "rb")) as stream, ZipFile(cast(BinaryIO, stream)) as archive:
+                yield archive
+        except FileError:
+            raise
         except Exception as error:  # zipfile, zlib, numpy and struct each have their own
             raise FileError(
-                f"{path}: not a readable npz file ({error}); is it truncated, or an expired link?"
+                f"{self.path}: not a readable npz file ({error}); is it truncated, or an expired link?"
             ) from error
-        self.facts = {key: (array.shape, array.dtype) for key, array in self.arrays.items()}
-        self.unusable: dict[str, str] = {}
-        self.kept_bytes = sum(array.nbytes for array in self.arrays.values())
 
     def num_rows(self, key: str) -> int:
         shape = self.facts[key][0]
@@ -38,6 +65,37 @@ class NpzFile:
 
     def read(self, start: int, stop: int, keys: Sequence[str]) -> Iterator[Batch]:
         """Batches of rows `[start, stop)`."""
+        if missing := [key for key in keys if key not in self.arrays]:
+            unpacked = sum(prod(self.facts[key][0]) * self.facts[key][1].itemsize for key in {*self.arrays, *missing})
+            if unpacked > max(MAX_UNPACKED, MAX_RATIO * self.size):
+                raise FileError(
+                    f"{self.path}: {', '.join(keys)} unpack to {megabytes(unpacked)} from {megabytes(self.size)}: "
+                    "save them in smaller files, or as HDF5."
+                )
+            with self._open() as archive:
+                for key in missing:
+                    with archive.open(f"{key}.npy") as stream:
+                        self.arrays[key] = npy.read_array(stream, allow_pickle=False)
         for first in range(start, stop, BATCH_SIZE):
             rows = slice(first, min(first + BATCH_SIZE, stop))
             yield Batch(first, {key: self.arrays[key][rows] for key in keys})
+
+
+def _describe(archive: ZipFile, member: ZipInfo, file_bytes: int) -> tuple[tuple[int, ...], np.dtype] | str:
+    """Shape and type of a member, or why it cannot be read; nothing but its header is unpacked."""
+    if member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+        return f"it is compressed with method {member.compress_type}, and NumPy writes 0 and 8"
+    if not member.filename.endswith(".npy"):
+        return "it is not an array"
+    with archive.open(member) as stream:
+        version = npy.read_magic(stream)
+        if version not in HEADERS:
+            return f"it has version {version} of the npy format"
+        shape, _, dtype = HEADERS[version](stream)
+        begins = stream.tell()
+    if dtype.hasobject:
+        return "it holds Python objects, which only pickle reads: save numbers"
+    declared, stored = prod(shape) * dtype.itemsize, member.file_size - begins
+    if declared != stored:
+        return f"it declares {megabytes(declared)} (shape {shape}), but {megabytes(stored)} are in the file"
+    return row_problem(shape, dtype.itemsize * prod(shape[1:]), file_bytes) or (shape, dtype)

@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import h5py
 import numpy as np
@@ -10,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .batches import BATCH_SIZE, BadRows, Batch, FileError
-from .storage import open_file
+from .budget import BATCH_BYTES, MAX_PIXELS, MAX_RATIO, MAX_UNPACKED, megabytes, row_problem
+from .storage import file_size, open_file
 
 __all__ = ["ParquetFile"]
 
@@ -36,6 +39,14 @@ def _open_parquet(path: str) -> pq.ParquetFile:
         ) from error
 
 
+@dataclass(frozen=True)
+class _Claims:
+    """Why a row group must not be read, or how many of its rows fit into memory together."""
+
+    problem: str | None
+    batch_size: int
+
+
 class ParquetFile:
     """Columns of a Parquet file, nested lists as arrays: by their flat values, with no Python object a pixel."""
 
@@ -43,6 +54,8 @@ class ParquetFile:
         self.path, self.file = path, _open_parquet(path)
         metadata = self.file.metadata
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        if problem := row_problem((sum(counts) if min(counts, default=0) >= 0 else -1,), 0, file_size(path)):
+            raise FileError(f"{path}: {problem}.")
         self.first_rows = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self.kept_bytes = metadata.serialized_size
         self.unusable: dict[str, str] = {}
@@ -67,6 +80,8 @@ class ParquetFile:
 
     def _readable_rows(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         for group in np.flatnonzero(np.diff(self.first_rows)) if names else ():
+            if self._claims(int(group), names, MAX_PIXELS).problem:
+                continue
             try:
                 yield from self.file.iter_batches(1, [int(group)], names, use_threads=False)
             except ARROW_ERRORS:
@@ -81,7 +96,8 @@ class ParquetFile:
 
     def read(self, start: int, stop: int, keys: Sequence[str]) -> Iterator[Batch | BadRows]:
         """Batches of rows `[start, stop)`, which begin and end with a row group."""
-        for first, rows in self.tables(start, stop, keys):
+        entries = max((prod(self.facts[key][0][1:]) for key in keys), default=1)
+        for first, rows in self.tables(start, stop, keys, BATCH_SIZE, entries):
             if isinstance(rows, BadRows):
                 yield rows
                 continue
@@ -90,11 +106,19 @@ class ParquetFile:
             yield Batch(first, arrays, problems)
 
     def tables(
-        self, start: int, stop: int, keys: Sequence[str], batch_size: int = BATCH_SIZE
+        self, start: int, stop: int, keys: Sequence[str], batch_size: int, entries: int
     ) -> Iterator[tuple[int, pa.RecordBatch | BadRows]]:
-        """Rows as Arrow holds them, with the number of the first; what is damaged as `BadRows`."""
+        """Rows as Arrow holds them, with the number of the first; what is damaged as `BadRows`.
+
+        Args:
+            entries: How many a list of a row can have.
+        """
         groups, first = list(range(*np.searchsorted(self.first_rows, [start, stop]).tolist())), start
+        claims = [self._claims(group, keys, entries) for group in groups]
+        batch_size = min([batch_size, *(claim.batch_size for claim in claims)])
         try:
+            if any(claim.problem for claim in claims):
+                raise OSError("not in one go")
             for batch in self.file.iter_batches(batch_size, groups, list(keys), use_threads=False):
                 yield first, batch
                 first += batch.num_rows
@@ -103,13 +127,15 @@ class ParquetFile:
             # somewhere in what was read ahead: continue one row group at a time, to say which
             for group in groups:
                 if self.first_rows[group + 1] > first:
-                    yield from self._tables_of_group(group, keys, batch_size, first)
+                    yield from self._tables_of_group(group, keys, batch_size, first, entries)
                     first = int(self.first_rows[group + 1])
 
-    def _tables_of_group(self, group: int, keys: Sequence[str], batch_size: int, first: int):
+    def _tables_of_group(self, group: int, keys: Sequence[str], batch_size: int, first: int, entries: int):
         """The rows of a row group from row `first` of the file on."""
         begin, stop = self.first_rows[group : group + 2].tolist()
         try:
+            if problem := self._claims(group, keys, entries).problem:
+                raise OSError(problem)
             for batch in self.file.iter_batches(batch_size, [group], list(keys), use_threads=False):
                 new = batch.slice(max(0, first - begin))
                 begin += batch.num_rows
@@ -120,6 +146,42 @@ class ParquetFile:
         except ARROW_ERRORS as error:
             first = max(first, begin)
             yield first, BadRows(self.path, first, stop - 1, f"row group {group} is unreadable ({error})")
+
+    @cached_property
+    def _leaves(self) -> dict[str, list[tuple[int, bool]]]:
+        """Numbers of the flat columns that each column consists of, and whether they are in lists."""
+        leaves: dict[str, list[tuple[int, bool]]] = {name: [] for name in self.file.schema_arrow.names}
+        for number in range(len(self.file.schema)):
+            column = self.file.schema.column(number)
+            name = column.path
+            while name not in leaves and "." in name:
+                name = name.rpartition(".")[0]
+            leaves.setdefault(name, []).append((number, column.max_repetition_level > 0))
+        return leaves
+
+    def _claims(self, group: int, keys: Sequence[str], entries: int) -> "_Claims":
+        """What the footer claims of some columns of a row group; `entries` is the most that the list of a row has."""
+        metadata, rows = self.file.metadata.row_group(group), int(self.first_rows[group + 1] - self.first_rows[group])
+        batch_size = MAX_PIXELS
+        for key in keys:
+            for number, repeated in self._leaves[key]:
+                column = metadata.column(number)
+                number_of_values, stored = column.num_values, column.total_compressed_size
+                unpacked = column.total_uncompressed_size
+                if min(number_of_values, stored, unpacked) < 0:
+                    return _Claims(f"`{key}` has a negative size", 1)
+                most = min(rows * entries + MAX_PIXELS, max(MAX_PIXELS, MAX_RATIO * stored))
+                if repeated and number_of_values > most:
+                    told = f"`{key}` declares {number_of_values} entries in {rows} rows"
+                    return _Claims(f"{told} ({megabytes(stored)} are in the file)", 1)
+                if unpacked > max(MAX_UNPACKED, MAX_RATIO * stored):
+                    told = f"`{key}` unpacks to {megabytes(unpacked)}"
+                    return _Claims(f"{told} ({megabytes(stored)} are in the file)", 1)
+                if repeated and 8 * number_of_values > BATCH_BYTES:
+                    batch_size = min(batch_size, BATCH_BYTES // (8 * entries))
+                if column.physical_type == "BYTE_ARRAY":  # a dictionary may repeat its longest text in each row
+                    batch_size = min(batch_size, MAX_UNPACKED // max(1, unpacked))
+        return _Claims(None, max(1, batch_size))
 
     def _lacking(self, first: int, stop: int) -> Iterator[tuple[int, BadRows]]:
         """Rows that the footer promises and the columns do not hold."""

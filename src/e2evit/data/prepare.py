@@ -19,7 +19,7 @@ from .formats import BadRows, FileError
 from .jobs import cannot_write, claim, follow, remove_leftovers, workers, write_whole_text
 from .locks import held
 from .manifest import sha256_of
-from .resolve import ROWS_PATTERNS, find_files, find_schema
+from .resolve import ROWS_PATTERNS, find_schema, stamp_files
 from .schema import DatasetSchema, row_features
 from .sparse import COLUMN_ENCODINGS
 from .splits import SPLIT_FRACTIONS, SplitRule
@@ -99,7 +99,7 @@ def prepare(
         "split": asdict(rule),
         "on_bad_rows": on_bad_rows,
         "rows_per_shard": rows,
-        "files": {relative_name(path, data_dir): file_size(path) for path in find_files(source, data_dir)},
+        "files": {relative_name(path, data_dir): file_size(path) for path in stamp_files(source, data_dir)},
     }
     progress = output_dir / PROGRESS_FOLDER
     with held(output_dir):

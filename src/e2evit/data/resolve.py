@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .files import Piece, find_mismatch
+from .formats import FileError, linked_files
 from .schema import SCHEMAS, DatasetSchema, parse_schema, read_schema
-from .storage import list_files, open_file, relative_name
+from .storage import file_stamp, list_files, open_file, relative_name
 
-__all__ = ["ROWS_PATTERNS", "find_files", "find_schema"]
+__all__ = ["ROWS_PATTERNS", "find_files", "find_schema", "stamp_files"]
 
 ROWS_PATTERNS = ("data/*.parquet", "*.parquet")  # of prepared data sets, and of simulated ones
 
@@ -74,6 +75,15 @@ def find_files(schema: DatasetSchema, data_dir: str | Path | None) -> list[str]:
     return files
 
 
+def stamp_files(schema: DatasetSchema, data_dir: str | Path) -> dict[str, str]:
+    """Stamps of all files that a data set is read from: its own, and those that they link to."""
+    stamps = {}
+    for path in find_files(schema, data_dir):
+        stamps[path] = file_stamp(path)
+        stamps |= linked_files(path, schema.format, _root(path, data_dir))
+    return stamps
+
+
 def _list(schema: DatasetSchema, data_dir: str | Path) -> list[str]:
     try:
         return list_files(data_dir, schema.pattern)
@@ -127,9 +137,18 @@ def _description(path: str) -> dict | None:
         return None
     try:
         text = (pq.read_schema(open_file(path)).metadata or {}).get(b"e2evit")
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
         return None  # the reader will say what is wrong with it
-    return json.loads(text) if text else None
+    if not text:
+        return None
+    try:
+        description = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path}: its description, the key `e2evit` of its metadata, is damaged ({error}).") from error
+    for key in ("channel_names", "image_size", "label_names"):
+        if not isinstance(description, dict) or not isinstance(description.get(key), list):
+            raise FileError(f"{path}: its description, the key `e2evit` of its metadata, has no list of {key}.")
+    return description
 
 
 def _common(name: str, base: DatasetSchema | None, described: dict[str, dict]) -> DatasetSchema:
@@ -141,16 +160,14 @@ def _common(name: str, base: DatasetSchema | None, described: dict[str, dict]) -
                     f"{path} has {key} {description.get(key)}, but {first} has {of_first.get(key)}: they are "
                     "different data sets and belong in different folders."
                 )
-    of = of_first["schema"]["name"] if "schema" in of_first else "simulated"
+    schema = of_first.get("schema")
+    of = schema.get("name") if isinstance(schema, dict) else "simulated"
     if of != name:
         raise ValueError(f"{first} holds the data set {of!r}, not {name!r}.")
-    if "schema" in of_first:
-        return parse_schema(name, of_first["schema"], first)[0]
-    present = {label for description in described.values() for label in description["label_names"]}
-    assert base is not None, "only the simulation's rows describe themselves without a schema"
-    return replace(
-        base,
-        channel_names=tuple(of_first["channel_names"]),
-        image_size=tuple(of_first["image_size"]),
-        labels={label: meaning for label, meaning in base.labels.items() if label in present},
-    )
+    if schema is None:
+        assert base is not None, "only the simulation's rows describe themselves without a schema"
+        present = {label for description in described.values() for label in map(str, description["label_names"])}
+        labels = {label: meaning for label, meaning in base.labels.items() if label in present}
+        more = {"channel_names": of_first["channel_names"], "image_size": of_first["image_size"], "labels": labels}
+        schema = base.to_dict() | more
+    return parse_schema(name, schema, first)[0]
