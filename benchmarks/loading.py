@@ -111,7 +111,7 @@ class Sources:
                 np.ascontiguousarray(np.moveaxis(mapped[batch], -1, 1))
 
         def nested_to_pylist():
-            file = pq.ParquetFile(self.folder / "nested.parquet")
+            file = pq.ParquetFile(self.folder / "nested.parquet", page_checksum_verification=True)
             for row in rng.integers(0, NESTED_ROWS, 16).tolist():
                 (jet,) = file.read_row_group(row, columns=["X_jet"]).to_pylist()
                 np.array(jet["X_jet"], np.float32)

@@ -5,7 +5,6 @@ Only numbers stored in the file itself are read, in compressions whose length ca
 
 import json
 import os
-import zlib
 from collections.abc import Iterator
 from itertools import product
 from math import prod
@@ -13,18 +12,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .unpacked_e2e import CHECKED_FILTERS, COMPRESSORS, chunk_length, mapped, page_problem
+
 __all__ = ["Description", "describe_file", "file_channels", "read_images"]
 
 MAX_UNPACKED = 2**29  # bytes of the HDF5 chunks, or of the Parquet columns, that are unpacked at once
 MAX_ENTRIES = 2**26  # of the lists of a row group
 MAX_OBJECTS, MAX_DEPTH = 1000, 16  # groups and arrays of an HDF5 file; nested groups
-PIECE = 2**20  # bytes unpacked at once to measure them
 ROWS_AT_ONCE = 64
 HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
 
 
-class _Refused(ValueError):
-    """A file that h5py could read, and we do not."""
+class FileError(ValueError):
+    """A file that its library could read, and we do not."""
 
 
 class Description(NamedTuple):
@@ -144,7 +144,7 @@ def _read_hdf5(path: str, image_shape) -> Iterator[np.ndarray]:
                     checked = number // images.chunks[0] * images.chunks[0] + images.chunks[0] - 1
                 yield images[number]
     except HDF5_ERRORS as error:
-        if isinstance(error, _Refused):
+        if isinstance(error, FileError):
             raise
         raise ValueError(f"{path}: not a readable HDF5 file ({error}).") from error
 
@@ -159,7 +159,7 @@ def _find_images(file, path: str, image_shape) -> Any:
         for name in group:
             number += 1
             if number > MAX_OBJECTS:
-                raise _Refused(f"{path}: more than {MAX_OBJECTS} groups and data sets.")
+                raise FileError(f"{path}: more than {MAX_OBJECTS} groups and data sets.")
             # a name with a slash would be taken for a path, which may lead through links
             plain = isinstance(name, str) and "/" not in name and name != "."
             if not plain or not isinstance(group.get(name, getlink=True), h5py.HardLink):
@@ -169,14 +169,25 @@ def _find_images(file, path: str, image_shape) -> Any:
             if isinstance(item, h5py.Group) and depth < MAX_DEPTH:
                 groups.append((item, depth + 1))
             elif isinstance(item, h5py.Dataset):
-                if problem := _storage_problem(item, path):
-                    others.append(f"{item.name}, which is not read: {problem}")
-                elif len(item.shape) == 4 and _is_image(item.shape[1:], image_shape) and item.dtype.kind in "fiu":
-                    return item
+                shape = _declared_shape(item)
+                if len(shape) != 4 or not _is_image(shape[1:], image_shape) or item.dtype.kind not in "fiu":
+                    others.append(f"{item.name} {shape}")
+                elif problem := _storage_problem(item, path):
+                    raise FileError(f"{path}: {item.name} {shape} cannot be read: {problem}.")
                 else:
-                    others.append(f"{item.name} {item.shape}")
+                    return item
     got = "; ".join(others[:10]) or "nothing"
-    raise _Refused(f"{path}: expected a data set of images of shape {image_shape}, got {got}.")
+    raise FileError(f"{path}: expected a data set of images of shape {image_shape}, got {got}.")
+
+
+def _declared_shape(array) -> tuple[int, ...]:
+    """Shape of a data set; a virtual one must not be asked, which may open its sources."""
+    import h5py
+
+    properties = array.id.get_create_plist()
+    if properties.get_layout() != h5py.h5d.VIRTUAL:
+        return array.shape or ()
+    return properties.get_virtual_vspace(0).shape if properties.get_virtual_count() else ()
 
 
 def _storage_problem(array, path: str) -> str | None:
@@ -184,19 +195,17 @@ def _storage_problem(array, path: str) -> str | None:
     import h5py
 
     properties, stored, file_bytes = array.id.get_create_plist(), array.id.get_storage_size(), os.path.getsize(path)
-    # asking a virtual data set for its shape may open its sources
     if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
         return "its values lie in other files"
     filters = [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]
-    known = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
-    if not known.issuperset(filters) or filters.count(h5py.h5z.FILTER_DEFLATE) > 1:
-        return "it is not compressed with gzip: repack the file with `h5repack -f GZIP=4 IN OUT`"
-    shape, itemsize = array.shape or (), array.id.get_type().get_size()
+    if not CHECKED_FILTERS.issuperset(filters) or sum(code in COMPRESSORS for code in filters) > 1:
+        return "its compression is none that can be checked: repack the file with `h5repack -f GZIP=4 IN OUT`"
+    shape, itemsize = array.shape, array.id.get_type().get_size()
     declared = prod(shape) * itemsize
-    claim = f"it declares {_megabytes(declared)} (shape {shape}), but {_megabytes(min(stored, file_bytes))} of it"
+    claim = f"it declares {_megabytes(declared)}, but {_megabytes(min(stored, file_bytes))} of it"
     if not declared:
         return None
-    if array.id.get_space_status() != h5py.h5d.SPACE_STATUS_ALLOCATED or (shape and shape[0] > file_bytes):
+    if array.id.get_space_status() != h5py.h5d.SPACE_STATUS_ALLOCATED or shape[0] > file_bytes:
         return f"{claim} are in the file"
     if not array.chunks:
         stored = min(stored, file_bytes - (array.id.get_offset() or 0))
@@ -210,8 +219,6 @@ def _storage_problem(array, path: str) -> str | None:
 
 def _check_chunks(array, row: int) -> None:
     """Raise an error if a chunk of this row does not unpack to its shape: HDF5 would read beyond its end."""
-    import h5py
-
     properties = array.id.get_create_plist()
     filters = [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]
     expected = prod(array.chunks) * array.id.get_type().get_size()
@@ -219,30 +226,9 @@ def _check_chunks(array, row: int) -> None:
     sides = zip(array.shape[1:], array.chunks[1:])
     for offset in product(*(range(0, side, chunk) for side, chunk in sides)):
         skipped, packed = array.id.read_direct_chunk((first, *offset))
-        length = len(packed)
-        for number, code in reversed(list(enumerate(filters))):
-            if skipped >> number & 1:
-                continue
-            if code == h5py.h5z.FILTER_FLETCHER32:
-                length -= 4
-                packed = packed[: max(length, 0)]
-            elif code == h5py.h5z.FILTER_DEFLATE:
-                length = _unpacked_length(packed, expected + 4)
+        length = chunk_length(packed, filters, skipped, expected)
         if length != expected:
             raise OSError(f"a chunk of {array.name} holds {length} bytes instead of {expected}")
-
-
-def _unpacked_length(packed: bytes, limit: int) -> int:
-    stream, length = zlib.decompressobj(), 0
-    try:
-        while not stream.eof and length <= limit:
-            piece = stream.decompress(packed, PIECE)
-            packed, length = stream.unconsumed_tail, length + len(piece)
-            if not piece and not packed:
-                break
-    except zlib.error as error:
-        raise OSError(f"a chunk cannot be unpacked ({error})") from error
-    return length
 
 
 def _read_parquet(path: str, image_shape) -> Iterator[dict]:
@@ -262,19 +248,21 @@ def _read_parquet(path: str, image_shape) -> Iterator[dict]:
                 "`e2evit prepare` converts public files to sparse rows."
             )
         columns = [name for name in ("pixel_index", "pixel_value", "pt", "ieta", "iphi") if name in known]
-        _check_claims(file, path, columns, prod(image_shape))
-        row = 0
+        row, num_pixels = 0, prod(image_shape)
+        _check_claims(file, path, columns, num_pixels)
         for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns, use_threads=False):
             for name in ("pixel_index", "pixel_value"):
-                lengths = pc.call_function("list_value_length", [batch.column(name)])
-                longest = pc.call_function("max", [lengths]).as_py()
-                if batch.column(name).null_count or (longest or 0) > prod(image_shape):
-                    raise ValueError(
-                        f"{path}, rows {row}-{row + batch.num_rows - 1}: a list of {longest} entries, or none, as "
-                        f"{name}; an image of shape {image_shape} has {prod(image_shape)} pixels."
-                    )
+                lengths = pc.call_function("list_value_length", [batch.column(name)]).to_pylist()
+                for number, length in enumerate(lengths, row):
+                    if length is None or length > num_pixels:
+                        raise FileError(
+                            f"{path}, row {number}: {length} entries in {name}; an image of shape {image_shape} has "
+                            f"{num_pixels} pixels."
+                        )
             yield from batch.to_pylist()
             row += batch.num_rows
+        if row != file.metadata.num_rows:
+            raise FileError(f"{path}: its footer promises {file.metadata.num_rows} rows, and its columns hold {row}.")
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError, MemoryError, OverflowError) as error:
         raise ValueError(f"{path}: not a readable Parquet file ({error}).") from error
 
@@ -297,12 +285,19 @@ def _check_claims(file, path: str, columns: list[str], num_pixels: int) -> None:
     rows = [group.num_rows for group in groups]
     if min(rows, default=0) < 0 or sum(rows) > file_bytes:
         raise ValueError(f"{path}: it declares {sum(rows)} rows in {file_bytes} bytes.")
-    for number, group in enumerate(groups):
-        for column in map(group.column, chosen):
-            entries, unpacked = column.num_values, column.total_uncompressed_size
-            if not 0 <= entries <= min(group.num_rows * num_pixels, MAX_ENTRIES) or not 0 <= unpacked <= MAX_UNPACKED:
-                raise ValueError(
-                    f"{path}: row group {number} declares {entries} entries ({_megabytes(unpacked)}) of "
-                    f"{column.path_in_schema} for {group.num_rows} images of {num_pixels} pixels, and "
-                    f"{_megabytes(column.total_compressed_size)} are in the file; at most {MAX_ENTRIES} are read."
-                )
+    with mapped(path) as data:
+        for number, group in enumerate(groups):
+            for column in map(group.column, chosen):
+                entries, unpacked = column.num_values, column.total_uncompressed_size
+                most = min(group.num_rows * num_pixels, MAX_ENTRIES)
+                problem = None
+                if not 0 <= entries <= most or not 0 <= unpacked <= MAX_UNPACKED:
+                    problem = (
+                        f"it declares {entries} entries ({_megabytes(unpacked)}) for {group.num_rows} images of "
+                        f"{num_pixels} pixels; at most {MAX_ENTRIES} are read"
+                    )
+                if problem := problem or page_problem(data, column):
+                    stored = _megabytes(column.total_compressed_size)
+                    raise ValueError(
+                        f"{path}, row group {number}, {column.path_in_schema} ({stored} are in the file): {problem}."
+                    )

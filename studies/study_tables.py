@@ -35,7 +35,8 @@ def _ranked(results: Path) -> list[Result]:
 def sample(results: Path) -> str:
     """Numbers of jets by split and class."""
     path = _paths(results)[0]
-    result, test = Result.from_json(path), pq.read_table(path.with_suffix(".parquet"))
+    result = Result.from_json(path)
+    test = pq.read_table(path.with_suffix(".parquet"), page_checksum_verification=True)
     labels, mass_labels = test["labels"].to_numpy(), test["mass_labels"].to_numpy()
     rows = [[name, f"{(labels == number).sum()}"] for number, name in enumerate(result.label_names)]
     rows.append([f"{', '.join(result.mass_classes)} (mass alone)", f"{np.isfinite(mass_labels).sum()}"])

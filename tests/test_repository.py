@@ -170,3 +170,23 @@ def test_no_private_paths():
     pattern = re.compile(r"/(?:root|home|work|tmp)/\w")
     texts = [*PYTHON, *ROOT.glob("*.md"), *ROOT.glob("recipes/**/*.*"), *ROOT.glob("results/*.json")]
     assert not [str(path) for path in texts if pattern.search(path.read_text())]
+
+
+def test_page_checksums_are_always_verified():
+    """Every reader of Parquet pages asks for it; the default of Arrow is not to look."""
+    readers = {"pq.read_table", "pq.ParquetFile"}
+    more = [path for folder in ("studies", "benchmarks", "space") for path in (ROOT / folder).glob("*.py")]
+    calls = [
+        (path, node)
+        for path in [*SOURCES, *more]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in readers
+    ]
+    assert len(calls) > 5
+    for path, call in calls:
+        assert "page_checksum_verification=True" in map(ast.unparse, call.keywords), f"{path}:{call.lineno}"
+
+
+def test_what_data_sets_and_pipelines_share():
+    """Neither may import the other: the file that both need is the same text."""
+    assert (ROOT / "src/e2evit/data/unpacked.py").read_text() == (ROOT / "modeling/unpacked_e2e.py").read_text()

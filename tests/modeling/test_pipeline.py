@@ -1,5 +1,6 @@
 """The pipelines on a checkpoint folder: every kind of input, the model's own numbers, and the energies it expects."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -233,3 +234,38 @@ def test_unlabelled_energies_are_refused(transverse, tmp_path):
         jets(row, channel_names=["ecal", "hcal"])
     with pytest.raises(ValueError, match=r"Expected the channels trk_pt, .*, got bpix3, "):
         jets(row, channel_names=PLAIN[::-1])
+
+
+def test_no_images_are_an_empty_list(jets, tmp_path):
+    empty = np.zeros((0, 8, 125, 125), np.float32)
+    np.save(tmp_path / "none.npy", empty)
+    with h5py.File(tmp_path / "none.h5", "w") as file:
+        file["x"] = empty
+    pq.write_table(row_table(2).slice(0, 0), tmp_path / "none.parquet")
+    for inputs in (empty, torch.from_numpy(empty), [], (), iter(()), *sorted(tmp_path.iterdir())):
+        assert list(jets(inputs)) == []
+
+
+def test_images_made_for_another_model(jets, folder, tmp_path):
+    """Another size or order of channels is refused, wherever it is written down."""
+    names = list(find_schema("simulated").channel_names)
+    for change, message in (
+        ({"image_size": [100, 125]}, "Expected images of 125 x 125 pixels, got 100 x 125"),
+        ({"channel_names": names[::-1]}, "Expected the channels trk_pt, .*, got bpix3"),
+        ({"channel_names": names[::-1], "normalisation": "scaled"}, "Expected the channels trk_pt, .*, got bpix3"),
+    ):
+        about = {"channel_names": names, "image_size": [125, 125]} | change
+        table = row_table(2).replace_schema_metadata({"e2evit": json.dumps(about)})
+        pq.write_table(table, tmp_path / "jets.parquet")
+        with pytest.raises(ValueError, match=message):
+            jets(tmp_path / "jets.parquet")
+    about = {"channel_names": names, "image_size": [125, 125]}
+    pq.write_table(row_table(2).replace_schema_metadata({"e2evit": json.dumps(about)}), tmp_path / "jets.parquet")
+    with pytest.raises(ValueError, match=r"Expected the channels bpix3, .*, got trk_pt"):
+        jets(tmp_path / "jets.parquet", channel_names=names[::-1])
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    with pytest.raises(ValueError, match=r"made for images of shape \(8, 125, 125\).*makes \(8, 100, 100\)"):
+        pipeline("e2e-jets", model=model, image_processor=E2EImageProcessor(names, image_size=100))
+    model.config.channel_names = names[::-1]
+    with pytest.raises(ValueError, match=r"made for the channels bpix3, .*returns trk_pt"):
+        pipeline("e2e-jets", model=model, image_processor=E2EImageProcessor(names))

@@ -71,7 +71,8 @@ class Demo:
         self.drawing = ThreadPoolExecutor(1)  # matplotlib is not made for several threads
         self.processor = AutoImageProcessor.from_pretrained(checkpoint)
         self.model = AutoModelForImageClassification.from_pretrained(checkpoint, config=config).eval()
-        self.schema, table = find_schema("simulated"), pq.read_table(packaged_folder("space") / "examples.parquet")
+        self.schema = find_schema("simulated")
+        table = pq.read_table(packaged_folder("space") / "examples.parquet", page_checksum_verification=True)
         if {*self.processor.channel_names} & {*TRANSVERSE.values()}:
             table, self.schema = transverse_table(table, self.schema), transverse_schema(self.schema)
         if self.processor.channel_names != list(self.schema.channel_names):

@@ -66,9 +66,9 @@ def find_mismatch(path: str, schema: DatasetSchema, root: str | None = None) -> 
             return f"both {_listed(present)} could be {name}"
     if missing:
         return f"missing key {', '.join(missing)}; the file has {_listed(sorted(facts)) or 'none'}"
-    if not _num_rows(file, schema):
-        return None  # an empty file has no types or shapes to speak of
     image, number = schema.columns["image"], None
+    if not _num_rows(file, schema) and facts[image.find(facts) or ""][0]:
+        return None  # an empty file has no types or shapes to speak of
     for name, source in ({"image": image} | schema.sources).items():  # the others are compared with it
         for key in source.stack or filter(None, [source.find(facts)]):
             shape, kind = facts[key]
@@ -284,7 +284,8 @@ def _numbers_of_names(values: np.ndarray, schema: DatasetSchema, key: str, probl
     numbers: dict[str | None, int] = {name: number for number, name in enumerate(schema.label_names)}
     for row, name in enumerate(names):
         if name is not None and name not in numbers:
-            problems.setdefault(row, f"the label {name!r} as `{key}`; known ones: {', '.join(schema.label_names)}")
+            known = ", ".join(schema.label_names)
+            problems.setdefault(row, f"the label {name[:100]!r} as `{key}`; known ones: {known}")
     return pa.array([numbers.get(name) for name in names], pa.int64())
 
 

@@ -72,13 +72,14 @@ def open_data_file(path: str, file_format: str, root: str | None = None) -> Data
 
 
 def linked_files(path: str, file_format: str, root: str) -> dict[str, str]:
-    """Other files that an HDF5 file is read from, with their stamps; none if it cannot be opened."""
+    """Other files that an HDF5 file is read from, with their stamps.
+
+    Raises:
+        FileError: if it cannot be opened.
+    """
     if file_format != "hdf5" or is_remote(path):
         return {}
-    try:
-        file = open_data_file(path, file_format, root)
-    except FileError:
-        return {}  # reading will say what is wrong with it
+    file = open_data_file(path, file_format, root)
     return file.linked if isinstance(file, HDF5File) else {}
 
 

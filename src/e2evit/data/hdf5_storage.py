@@ -107,18 +107,19 @@ def find_arrays(path: str, root: str) -> tuple[dict[str, StoredArray | str], dic
     found: dict[str, StoredArray | str] = {}
     with ExitStack() as stack:
         walk = _Walk(root, stack)
-        groups: list[tuple[str, h5py.Group, str, int]] = [("", walk.open(path), path, 0)]
+        top = walk.open(path)
+        groups: list[tuple[str, h5py.Group, str, tuple[h5py.Group, ...]]] = [("", top, path, ())]
         number = 0
         while groups:
-            prefix, group, file_path, depth = groups.pop()
+            prefix, group, file_path, above = groups.pop()
             for name in _names(group, file_path):
                 key, number = prefix + name, number + 1
                 if number > MAX_OBJECTS:
                     raise FileError(f"{path}: more than {MAX_OBJECTS} groups and arrays.")
                 try:
                     item, item_path = walk.follow(group, name, file_path)
-                    if isinstance(item, h5py.Group) and depth < MAX_DEPTH:
-                        groups.append((f"{key}/", item, item_path, depth + 1))
+                    if isinstance(item, h5py.Group) and len(above) < MAX_DEPTH and item not in (group, *above):
+                        groups.append((f"{key}/", item, item_path, (group, *above)))
                     elif isinstance(item, h5py.Dataset):
                         found[key] = walk.describe(item, item_path)
                 except _Refused as reason:
@@ -203,7 +204,8 @@ class _Walk:
             self.check_external(array, path, size * kind.get_size())
         elif size:
             self.check_size(array, shape, row_bytes, path)
-        if problem := row_problem(shape, row_bytes, self.bytes_behind(parts, array, path)):
+        is_text = kind.get_class() == h5py.h5t.STRING and not kind.is_variable_str()
+        if problem := row_problem(shape, kind.get_size(), is_text, self.bytes_behind(parts, array, path)):
             raise _Refused(problem)
         offset = None
         if size and properties.get_layout() == h5py.h5d.CONTIGUOUS and not external:

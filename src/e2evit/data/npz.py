@@ -98,4 +98,4 @@ def _describe(archive: ZipFile, member: ZipInfo, file_bytes: int) -> tuple[tuple
     declared, stored = prod(shape) * dtype.itemsize, member.file_size - begins
     if declared != stored:
         return f"it declares {megabytes(declared)} (shape {shape}), but {megabytes(stored)} are in the file"
-    return row_problem(shape, dtype.itemsize * prod(shape[1:]), file_bytes) or (shape, dtype)
+    return row_problem(shape, dtype.itemsize, dtype.kind in "SU", file_bytes) or (shape, dtype)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -9,23 +10,26 @@ from math import prod
 import h5py
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .batches import BATCH_SIZE, BadRows, Batch, FileError
-from .budget import BATCH_BYTES, MAX_PIXELS, MAX_RATIO, MAX_UNPACKED, megabytes, row_problem
-from .storage import file_size, open_file
+from .budget import BATCH_BYTES, MAX_PIXELS, MAX_RATIO, MAX_TEXT, MAX_UNPACKED, megabytes, row_problem
+from .storage import file_size, is_remote, open_file
+from .unpacked import mapped, page_problem
 
-__all__ = ["ParquetFile"]
+__all__ = ["ParquetFile", "open_parquet"]
 
 ARROW_ERRORS = (pa.ArrowException, OSError, MemoryError, OverflowError)
 TEXT_TYPES = (
     *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
     *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary),
 )
+SMALL = 4096  # bytes that cannot unpack to much, unless they are the lengths of lists
 AGREEING_ROWS, SAMPLED_ROWS = 3, 16  # rows that settle a shape; rows looked at where they disagree
 
 
-def _open_parquet(path: str) -> pq.ParquetFile:
+def open_parquet(path: str) -> pq.ParquetFile:
     """A Parquet file whose pages are checked against their checksums, where it has them.
 
     Raises:
@@ -51,10 +55,10 @@ class ParquetFile:
     """Columns of a Parquet file, nested lists as arrays: by their flat values, with no Python object a pixel."""
 
     def __init__(self, path: str):
-        self.path, self.file = path, _open_parquet(path)
+        self.path, self.file = path, open_parquet(path)
         metadata = self.file.metadata
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        if problem := row_problem((sum(counts) if min(counts, default=0) >= 0 else -1,), 0, file_size(path)):
+        if problem := row_problem((sum(counts) if min(counts, default=0) >= 0 else -1,), 0, False, file_size(path)):
             raise FileError(f"{path}: {problem}.")
         self.first_rows = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self.kept_bytes = metadata.serialized_size
@@ -64,28 +68,34 @@ class ParquetFile:
     def facts(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shapes and types of the columns; a shape is the commonest among the first rows that are whole."""
         schema, number = self.file.schema_arrow, int(self.first_rows[-1])
-        kinds = {name: _element(schema.field(name).type) for name in schema.names}
-        seen: dict[str, Counter] = {name: Counter() for name, (depth, _) in kinds.items() if depth}
-        for _, row in zip(range(SAMPLED_ROWS), self._readable_rows(list(seen))):
-            for name, counter in seen.items():
-                if (shape := _regular_shape(row.column(name))) is not None:
-                    counter[shape] += 1
-            if all(counter.total() and max(counter.values()) >= AGREEING_ROWS for counter in seen.values()):
-                break
         facts = {}
-        for name, (depth, kind) in kinds.items():
-            (shape, _), *_ = seen[name].most_common(1) if depth and seen[name] else [((-1,) * depth, 0)]
-            facts[name] = (number, *shape), _numpy_type(kind)
-        return facts
+        for name in schema.names:
+            depth, kind = _element(schema.field(name).type)
+            facts[name] = (number, *self._commonest_shape(name, depth)), _numpy_type(kind)
+        return {name: fact for name, fact in facts.items() if name not in self.unusable}
 
-    def _readable_rows(self, names: list[str]) -> Iterator[pa.RecordBatch]:
-        for group in np.flatnonzero(np.diff(self.first_rows)) if names else ():
-            if self._claims(int(group), names, MAX_PIXELS).problem:
-                continue
-            try:
-                yield from self.file.iter_batches(1, [int(group)], names, use_threads=False)
-            except ARROW_ERRORS:
-                continue  # reading will say what is wrong with it
+    def _commonest_shape(self, name: str, depth: int) -> tuple[int, ...]:
+        """Shape of the lists of a column in its first whole rows, `depth` times -1 if there is none."""
+        seen: Counter[tuple[int, ...]] = Counter()
+        for _, row in zip(range(SAMPLED_ROWS), self._readable_rows(name) if depth else ()):
+            if (shape := _regular_shape(row.column(0))) is not None:
+                seen[shape] += 1
+                if seen[shape] >= AGREEING_ROWS:
+                    break
+        return max(seen, key=seen.__getitem__, default=(-1,) * depth)
+
+    def _readable_rows(self, name: str) -> Iterator[pa.RecordBatch]:
+        problem, number = None, 0
+        for group in np.flatnonzero(np.diff(self.first_rows)):
+            (claims,) = self._claims([int(group)], [name], MAX_PIXELS)
+            problem = claims.problem or problem
+            if claims.problem is None:
+                with suppress(*ARROW_ERRORS):  # reading will say what is wrong with it
+                    for row in self.file.iter_batches(1, [int(group)], [name], use_threads=False):
+                        number += 1
+                        yield row
+        if problem is not None and not number:
+            self.unusable[name] = problem
 
     def num_rows(self, key: str) -> int:
         return int(self.first_rows[-1])
@@ -114,12 +124,13 @@ class ParquetFile:
             entries: How many a list of a row can have.
         """
         groups, first = list(range(*np.searchsorted(self.first_rows, [start, stop]).tolist())), start
-        claims = [self._claims(group, keys, entries) for group in groups]
+        claims = list(self._claims(groups, keys, entries))
         batch_size = min([batch_size, *(claim.batch_size for claim in claims)])
         try:
             if any(claim.problem for claim in claims):
                 raise OSError("not in one go")
             for batch in self.file.iter_batches(batch_size, groups, list(keys), use_threads=False):
+                _check_text(batch)
                 yield first, batch
                 first += batch.num_rows
             yield from self._lacking(first, stop)
@@ -134,9 +145,11 @@ class ParquetFile:
         """The rows of a row group from row `first` of the file on."""
         begin, stop = self.first_rows[group : group + 2].tolist()
         try:
-            if problem := self._claims(group, keys, entries).problem:
-                raise OSError(problem)
+            for claim in self._claims([group], keys, entries):
+                if claim.problem:
+                    raise OSError(claim.problem)
             for batch in self.file.iter_batches(batch_size, [group], list(keys), use_threads=False):
+                _check_text(batch)
                 new = batch.slice(max(0, first - begin))
                 begin += batch.num_rows
                 if new.num_rows:
@@ -159,29 +172,27 @@ class ParquetFile:
             leaves.setdefault(name, []).append((number, column.max_repetition_level > 0))
         return leaves
 
-    def _claims(self, group: int, keys: Sequence[str], entries: int) -> "_Claims":
-        """What the footer claims of some columns of a row group; `entries` is the most that the list of a row has."""
-        metadata, rows = self.file.metadata.row_group(group), int(self.first_rows[group + 1] - self.first_rows[group])
-        batch_size = MAX_PIXELS
-        for key in keys:
-            for number, repeated in self._leaves[key]:
-                column = metadata.column(number)
-                number_of_values, stored = column.num_values, column.total_compressed_size
-                unpacked = column.total_uncompressed_size
-                if min(number_of_values, stored, unpacked) < 0:
-                    return _Claims(f"`{key}` has a negative size", 1)
-                most = min(rows * entries + MAX_PIXELS, max(MAX_PIXELS, MAX_RATIO * stored))
-                if repeated and number_of_values > most:
-                    told = f"`{key}` declares {number_of_values} entries in {rows} rows"
-                    return _Claims(f"{told} ({megabytes(stored)} are in the file)", 1)
-                if unpacked > max(MAX_UNPACKED, MAX_RATIO * stored):
-                    told = f"`{key}` unpacks to {megabytes(unpacked)}"
-                    return _Claims(f"{told} ({megabytes(stored)} are in the file)", 1)
-                if repeated and 8 * number_of_values > BATCH_BYTES:
-                    batch_size = min(batch_size, BATCH_BYTES // (8 * entries))
-                if column.physical_type == "BYTE_ARRAY":  # a dictionary may repeat its longest text in each row
-                    batch_size = min(batch_size, MAX_UNPACKED // max(1, unpacked))
-        return _Claims(None, max(1, batch_size))
+    def _claims(self, groups: Sequence[int], keys: Sequence[str], entries: int) -> Iterator["_Claims"]:
+        """What the footer claims of some columns of each row group; `entries` is the most that a row's list has."""
+        with ExitStack() as stack:
+            data = None if is_remote(self.path) else stack.enter_context(mapped(self.path))
+            for group in groups:
+                metadata = self.file.metadata.row_group(group)
+                batch_size = MAX_PIXELS
+                for name, (number, repeated) in ((key, leaf) for key in keys for leaf in self._leaves[key]):
+                    column = metadata.column(number)
+                    problem = _claim_problem(column, metadata.num_rows, entries if repeated else 1)
+                    if data is not None and problem is None and (repeated or column.total_compressed_size > SMALL):
+                        problem = page_problem(data, column)
+                    if problem is not None:
+                        yield _Claims(problem if len(keys) == 1 else f"`{name}`: {problem}", 1)
+                        break
+                    if repeated and 8 * column.num_values > BATCH_BYTES:
+                        batch_size = min(batch_size, BATCH_BYTES // (8 * entries))
+                    if column.physical_type == "BYTE_ARRAY":  # a dictionary may repeat its longest text in each row
+                        batch_size = min(batch_size, MAX_UNPACKED // max(1, column.total_uncompressed_size))
+                else:
+                    yield _Claims(None, max(1, batch_size))
 
     def _lacking(self, first: int, stop: int) -> Iterator[tuple[int, BadRows]]:
         """Rows that the footer promises and the columns do not hold."""
@@ -225,6 +236,28 @@ class ParquetFile:
                     f"`{key}` does not have the shape {tuple(shape)}: its lists hold {sizes} entries in all"
                 )
         return result.reshape(number, *np.maximum(shape, 0))
+
+
+def _check_text(batch: pa.RecordBatch) -> None:
+    """Raise an OSError for text that is longer than labels and event ids are."""
+    for name, column in zip(batch.schema.names, batch.columns):
+        column = column.dictionary if isinstance(column, pa.DictionaryArray) else column
+        if len(column) and any(is_text(column.type) for is_text in TEXT_TYPES):
+            longest = pc.call_function("max", [pc.call_function("binary_length", [column])]).as_py() or 0
+            if longest > MAX_TEXT:
+                raise OSError(f"`{name}` holds a text of {megabytes(longest)}, more than {MAX_TEXT} bytes")
+
+
+def _claim_problem(column: pq.ColumnChunkMetaData, rows: int, entries: int) -> str | None:
+    """Why a column of a row group cannot hold, or must not be asked for, what the footer says."""
+    declared, stored, unpacked = column.num_values, column.total_compressed_size, column.total_uncompressed_size
+    if min(declared, stored, unpacked) < 0:
+        return "it has a negative size"
+    if declared > min(rows * entries + MAX_PIXELS, max(MAX_PIXELS, MAX_RATIO * stored)):
+        return f"it declares {declared} entries in {rows} rows ({megabytes(stored)} are in the file)"
+    if unpacked > max(MAX_UNPACKED, MAX_RATIO * stored):
+        return f"it unpacks to {megabytes(unpacked)} ({megabytes(stored)} are in the file)"
+    return None
 
 
 def _numpy_type(kind: pa.DataType) -> np.dtype:

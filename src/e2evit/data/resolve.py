@@ -4,13 +4,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from .files import Piece, find_mismatch
 from .formats import FileError, linked_files
+from .parquet import open_parquet
 from .schema import SCHEMAS, DatasetSchema, parse_schema, read_schema
-from .storage import file_stamp, list_files, open_file, relative_name
+from .storage import file_stamp, list_files, relative_name
 
 __all__ = ["ROWS_PATTERNS", "find_files", "find_schema", "stamp_files"]
 
@@ -135,10 +133,7 @@ def _describe_rows(name: str, data_dir: str | Path) -> DatasetSchema | None:
 def _description(path: str) -> dict | None:
     if not path.endswith(".parquet"):
         return None
-    try:
-        text = (pq.read_schema(open_file(path)).metadata or {}).get(b"e2evit")
-    except (pa.ArrowException, OSError, UnicodeDecodeError):
-        return None  # the reader will say what is wrong with it
+    text = (open_parquet(path).schema_arrow.metadata or {}).get(b"e2evit")
     if not text:
         return None
     try:

@@ -93,7 +93,7 @@ def write_predictions(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     table = pa.table(dict(columns))
     floats = [name for name in table.column_names if pa.types.is_floating(table[name].type)]
     options = {"use_dictionary": False, "use_byte_stream_split": floats}  # two thirds of the size
-    options |= {"compression": "zstd", "compression_level": 9}
+    options |= {"compression": "zstd", "compression_level": 9, "write_page_checksum": True}
     write_whole(path, lambda temporary: pq.write_table(table, temporary, **options))
 
 
@@ -108,7 +108,7 @@ def read_predictions(results: Mapping[str | Path, "Result"]) -> JetPredictions:
     """
     scores, mass_preds, probabilities, first = {}, {}, {}, None
     for path, result in results.items():
-        table = pq.read_table(Path(path).with_suffix(".parquet"))
+        table = pq.read_table(Path(path).with_suffix(".parquet"), page_checksum_verification=True)
         predictors = {result.name: MODEL}
         if first is None:
             first = table
@@ -137,4 +137,5 @@ def read_predictions(results: Mapping[str | Path, "Result"]) -> JetPredictions:
 
 def read_event_ids(path: str | Path) -> list[str]:
     """Event ids of the jets in the result at `path`, in order."""
-    return pq.read_table(Path(path).with_suffix(".parquet"), columns=["event_id"])["event_id"].to_pylist()
+    table = pq.read_table(Path(path).with_suffix(".parquet"), columns=["event_id"], page_checksum_verification=True)
+    return table["event_id"].to_pylist()
