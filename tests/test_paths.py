@@ -14,11 +14,12 @@ from samples import make_result
 
 from e2evit.cli.errors import UsageError
 from e2evit.cli.parser import parse
+from e2evit.cli.train import evaluation
 from e2evit.data.packaged import find_recipe, read_recipe
 from e2evit.data.schema import read_schema
 from e2evit.plots import save_figure
-from e2evit.results.record import Result
-from e2evit.training import DataArguments, TrainArguments, read_model_config
+from e2evit.results.record import Result, model_name
+from e2evit.training import DataArguments, Recipe, TrainArguments, read_model_config
 from e2evit.training.output import check_output_dir
 from e2evit.training.tuning import read_search
 
@@ -65,6 +66,15 @@ def test_home_is_resolved_in_python(tmp_path, monkeypatch):
     assert Result.from_json("~/results/xcit.json").name == result.name
     assert save_figure(plt.figure(), "~/figure") == tmp_path / "figure.png"
     assert not Path("~").exists()
+
+
+@pytest.mark.parametrize("path", [".", "./", "../xcit_seed3", "../xcit_seed3/.", "a/.."])
+def test_a_folder_has_one_name(tmp_path, monkeypatch, path):
+    folder = tmp_path / "xcit_seed3"
+    (folder / "a").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    assert model_name(path, 3) == "xcit"
+    assert "results/xcit_seed3.json" in evaluation(Path(path), Recipe())
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from .upload_folder import forget, keep_uploads_apart
 from .uploads import MAX_UPLOAD, read_upload, start_reader
 
 READERS = 4  # uploads read at the same time
-VISITORS, MAX_WAITING = 16, 8  # with an upload in work, and in the queue; the next is told that the demo is busy
+VISITORS, MAX_WAITING = 16, 8  # uploads in progress and in the queue; beyond them, the demo says it is busy
 CHECKPOINT = ("checkpoint", "Folder or Hub id of the model.")
 
 
@@ -182,7 +182,7 @@ def build_demo(checkpoint: str):
                 choice = gr.Dropdown(titles, value=titles[0], label="A simulated jet", elem_id="choice")
                 predict = gr.Button("Predict", variant="primary", elem_id="predict")
                 upload = gr.File(
-                    label="Or a file: .npy, .h5 or .parquet; its first image, of "
+                    label="Or the first image of a file (.npy, .h5, .parquet), with the channels "
                     f"{', '.join(shown.schema.channel_names)} [GeV, cm, hits]",
                     file_types=[".npy", ".h5", ".hdf5", ".parquet"],
                     elem_id="upload",

@@ -19,6 +19,7 @@ from transformers.hf_argparser import HfArg
 
 from e2evit.data.jobs import write_whole_text
 from e2evit.data.sparse import sparse_to_dense
+from e2evit.data.storage import absolute
 from e2evit.hub.export import export_variants, parity_images, write_row
 from e2evit.training import DataArguments, find_checkpoint, import_model_module, load_data, load_model, read_config
 
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     jets = concatenate_datasets([dataset[part].shuffle(seed=0) for part in ("test", "validation", "train")])
     rows = jets.select(range(min(options.num_jets, len(jets))))
     images = np.stack([sparse_to_dense(row["pixel_index"], row["pixel_value"], processor.image_shape) for row in rows])
-    name, folder = options.name or Path(checkpoint).name, Path(options.output_dir)
+    name, folder = options.name or Path(absolute(checkpoint)).name, Path(options.output_dir)
     differences = export_variants(model, processor, folder, name, parity_images(images))
     record = {"checkpoint": name, "jets": len(rows), "largest difference": differences}
     write_whole_text(folder / "parity.json", json.dumps(record, indent=1) + "\n")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from transformers.hf_argparser import HfArg
 
+from e2evit.data.storage import absolute
 from e2evit.hub.code import check_publishable
 from e2evit.training import (
     AugmentationArguments,
@@ -102,7 +103,7 @@ def evaluation(output_dir: Path, recipe: Recipe) -> list[str]:
             command += [f"--{name}", str(value)]
     if recipe.model.model_module:
         command += ["--model_module", recipe.model.model_module]
-    return [*command, "--results", f"{Path('results', output_dir.name)}.json"]
+    return [*command, "--results", f"{Path('results', Path(absolute(output_dir)).name)}.json"]
 
 
 def print_outcome(trained: TrainedModel) -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import h5py  # noqa: F401  (ahead of the forks, which can open no library)
 import numpy as np
-import pyarrow.parquet  # noqa: F401
+import pyarrow.compute
+import pyarrow.parquet
+import pyarrow.types  # noqa: F401
 
 from e2evit.data.sparse import sparse_to_dense
 from e2evit.modeling.geometry_e2e import TRANSVERSE, transverse_factor, window_rows
@@ -34,7 +36,7 @@ def serve(requests: int) -> None:
     Args:
         requests: File descriptor of the socket. A connection brings a JSON object and gets the answer.
     """
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel clears forks away
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps finished forks
     with socket.socket(fileno=requests) as handed_over:
         while connections := socket.recv_fds(handed_over, 1, 1)[1]:
             if os.fork() == 0:
@@ -67,8 +69,8 @@ def _confine(path: str, seconds: float, memory: int) -> None:
     taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     log = os.open(os.devnull, os.O_WRONLY)
     os.dup2(log, 2)  # libraries report to the log what the message says
-    # an HDF5 file names other files, so that one of it may be open and no more; `numpy.load` opens a file twice
-    files = 1 if path.lower().endswith((".h5", ".hdf5")) else 3
+    # HDF5 opens the upload once, and whatever else an upload names; NumPy and Arrow open it several times
+    files = 1 if path.lower().endswith((".h5", ".hdf5")) else 4
     limits = {resource.RLIMIT_AS: taken + memory, resource.RLIMIT_CPU: math.ceil(seconds)}
     limits |= {resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: log + files}
     os.close(log)  # the lowest descriptor that is free

@@ -53,7 +53,7 @@ def read_upload(path: str, channel_names: Sequence[str], image_size: tuple[int, 
         if answer.read(1) != STARTED:
             raise RuntimeError("The process that reads uploads did not start; the log says why.")
         start = time.monotonic()
-        connection.settimeout(READ_SECONDS + 5)  # the kernel ends the other side before
+        connection.settimeout(READ_SECONDS + 5)  # by then, the kernel has ended the other side
         kind, content = answer.read(1), answer.read(4 * math.prod(shape))
     if kind == IMAGE and len(content) == 4 * math.prod(shape):
         return np.frombuffer(content, dtype=np.float32).reshape(shape).copy()

@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import e2evit.modeling  # noqa: F401  (registers the models)
 from e2evit.data.packaged import packaged_folder
+from e2evit.data.storage import absolute
 from e2evit.plots import comparison_figures, save_figure
 from e2evit.results.predictions import read_predictions
 from e2evit.results.record import Result
@@ -68,7 +69,7 @@ def assemble_model(
             results belong to another model, or if the finished folder does not load in a process without e2evit.
         FileNotFoundError: if something is missing.
     """
-    checkpoint, folder, results = (Path(path).expanduser() for path in (checkpoint, folder, results))
+    checkpoint, folder, results = (Path(absolute(path)) for path in (checkpoint, folder, results))
     check_checkpoint(checkpoint, subfolders=False)
     check_publishable(
         checkpoint, json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("model_type", "")

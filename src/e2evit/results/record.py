@@ -17,6 +17,7 @@ from datasets import Dataset
 from huggingface_hub.dataclasses import type_validator
 
 from e2evit.data.jobs import write_whole_text
+from e2evit.data.storage import absolute
 
 from .predictions import MODEL, write_predictions
 
@@ -195,7 +196,7 @@ def by_model(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 def model_name(checkpoint: str | Path, seed: int | None) -> str:
     """Name of the model of a checkpoint: that of its folder, without the seed of the training."""
-    return Path(checkpoint).name.removesuffix(f"_seed{seed}")
+    return Path(absolute(checkpoint)).name.removesuffix(f"_seed{seed}")
 
 
 def provenance(packages: Sequence[str] = (), **hardware: str | int | None) -> dict[str, Any]:
