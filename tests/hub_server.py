@@ -9,7 +9,8 @@ import hashlib
 import json
 import re
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -18,6 +19,7 @@ __all__ = ["TOKEN", "Fault", "Hub", "run_hub"]
 
 TOKEN = "hf_test_token"
 READ_TOKEN = "hf_read_only_token"
+PLACES = {"branches": "heads", "tags": "tags"}  # in git's names of references
 
 
 @dataclass
@@ -28,12 +30,20 @@ class Fault:
         request: Regular expression that `METHOD path` must match.
         status: HTTP status to answer with; None closes the connection halfway through the body.
         headers: HTTP headers to answer with.
+        body: What to answer with, instead of an error in JSON.
+        late: Do what was asked, then fail: the answer is lost.
+        skip: Number of such requests that succeed before.
+        pause: Seconds between the bytes of the answer.
     """
 
     request: str
     status: int | None
     times: int = 1
     headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    late: bool = False
+    skip: int = 0
+    pause: float = 0.0
     seen: int = 0
 
 
@@ -76,6 +86,9 @@ class Hub:
     def fault(self, request: str) -> Fault | None:
         for fault in self.faults:
             if fault.seen < fault.times and re.search(fault.request, request):
+                if fault.skip:
+                    fault.skip -= 1
+                    continue
                 fault.seen += 1
                 return fault
         return None
@@ -97,12 +110,17 @@ class Hub:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     hub: Hub
+    late: Fault | None = None
 
     def log_message(self, *arguments):
         pass
 
-    def _answer(self, status: int, body: bytes | dict | list = b"", **headers) -> None:
+    def _answer(self, status: int, body: bytes | dict | list = b"", pause: float = 0.0, **headers) -> None:
+        if self.late is not None:  # all is done; now fail
+            fault, self.late = self.late, None
+            return self._fail(fault)
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         if not isinstance(body, bytes):
@@ -111,8 +129,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command != "HEAD" and not pause:
             self.wfile.write(data)
+        elif pause:
+            self._drip(data, pause)
+        return None
+
+    def _drip(self, data: bytes, pause: float) -> None:
+        with suppress(OSError):  # the client has gone
+            for number in range(len(data)):
+                self.wfile.write(data[number : number + 1])
+                self.wfile.flush()
+                time.sleep(pause)
 
     @property
     def _path(self) -> str:
@@ -125,16 +153,20 @@ class _Handler(BaseHTTPRequestHandler):
     def _fails(self) -> bool:
         fault = self.hub.fault(f"{self.command} {self._path}")
         length = int(self.headers.get("Content-Length", 0))
-        if fault is None:
+        self.late = fault if fault is not None and fault.late else None
+        if fault is None or fault.late:
             return False
+        self.rfile.read(length // 2 if fault.status is None else length)
+        self._fail(fault)
+        return True
+
+    def _fail(self, fault: Fault) -> None:
         if fault.status is None:
-            self.rfile.read(length // 2)
             self.close_connection = True
             self.connection.close()
         else:
-            self.rfile.read(length)
-            self._answer(fault.status, {"error": f"fault {fault.status}"}, **fault.headers)
-        return True
+            body = {"error": f"fault {fault.status}"} if fault.body is None else fault.body
+            self._answer(fault.status, body, fault.pause, **fault.headers)
 
     def do_POST(self):
         if self._fails():
@@ -174,6 +206,8 @@ class _Handler(BaseHTTPRequestHandler):
         if repository.find(name) is None:
             return self._answer(404, {"error": "no such revision"}, X_Error_Code="RevisionNotFound")
         if what == "tag":
+            if json.loads(body)["tag"] in repository.tags:
+                return self._answer(409, {"error": "Tag already exists"})
             repository.tags[json.loads(body)["tag"]] = repository.find(name)
             return self._answer(200, {})
         if what == "preupload":
@@ -189,6 +223,22 @@ class _Handler(BaseHTTPRequestHandler):
             git = hashlib.sha1(b"blob %d\0" % len(there) + there).hexdigest()
             oid = hashlib.sha256(there).hexdigest() if mode == "lfs" else git
         return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid}
+
+    def do_DELETE(self):
+        if self._fails():
+            return None
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self._token != TOKEN:
+            return self._answer(403, {"error": "You don't have the rights to delete this"})
+        if self._path == "/api/repos/delete":
+            asked = json.loads(body)
+            self.hub.repositories.pop(f"{asked['organization']}/{asked['name']}")
+            return self._answer(200, {})
+        found = re.fullmatch(r"/api/(?:model|dataset)s/([^/]+/[^/]+)/(branch|tag)/(.+)", self._path)
+        repo, what, name = found.groups()
+        repository = self.hub.repositories[repo]
+        (repository.branches if what == "branch" else repository.tags).pop(name)
+        return self._answer(200, {})
 
     def do_PUT(self):
         if self._fails():
@@ -240,7 +290,8 @@ class _Handler(BaseHTTPRequestHandler):
             refs = {"branches": repository.branches, "tags": repository.tags}
             described = {
                 kind: [
-                    {"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": oid} for name, oid in names.items()
+                    {"name": name, "ref": f"refs/{PLACES[kind]}/{name}", "targetCommit": oid}
+                    for name, oid in names.items()
                 ]
                 for kind, names in refs.items()
             }
@@ -278,7 +329,7 @@ def run_hub():
     hub = Hub()
     handler = type("Handler", (_Handler,), {"hub": hub})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
             yield hub, f"http://127.0.0.1:{server.server_port}"
         finally:

@@ -1,6 +1,5 @@
 """A folder to publish: weights, code, card and figures, checked to load without e2evit."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -21,8 +20,8 @@ from e2evit.results.predictions import read_predictions
 from e2evit.results.record import Result
 
 from .card import CAPTIONS, render_card
-from .code import add_code, check_publishable
-from .safety import check_checkpoint
+from .code import add_code
+from .safety import CHECKPOINT_FILES, check_checkpoint
 
 __all__ = ["assemble_model", "check_loads"]
 
@@ -70,16 +69,19 @@ def assemble_model(
         FileNotFoundError: if something is missing.
     """
     checkpoint, folder, results = (Path(absolute(path)) for path in (checkpoint, folder, results))
-    check_checkpoint(checkpoint, subfolders=False)
-    check_publishable(
-        checkpoint, json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("model_type", "")
-    )
+    check_checkpoint(checkpoint, CHECKPOINT_FILES)
+    if not (checkpoint / "preprocessor_config.json").is_file():
+        raise FileNotFoundError(f"{checkpoint} holds no preprocessor_config.json: its images cannot be prepared.")
     for path in (results, results.with_suffix(".parquet")):
         if not path.is_file():
             raise FileNotFoundError(f"There is no {path}: measure the checkpoint with `e2evit eval` first.")
     result = Result.from_json(results)
-    processor = AutoImageProcessor.from_pretrained(checkpoint)
-    model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
+    with tempfile.TemporaryDirectory() as base:  # an adapter, say, beside the checkpoint would be loaded with it
+        for name in CHECKPOINT_FILES:
+            if (checkpoint / name).is_file():
+                shutil.copyfile(checkpoint / name, Path(base, name))
+        processor = AutoImageProcessor.from_pretrained(base)
+        model = AutoModelForImageClassification.from_pretrained(base).eval()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if result.parameters != parameters or result.channel_names != processor.channel_names:
         raise ValueError(
@@ -104,8 +106,8 @@ def assemble_model(
         template = packaged_folder("model_cards") / "TEMPLATE.md"
         card = render_card(template, result, model.config.model_type, recipe, model_id, shown, has_code=True)
         card.save(temporary / "README.md")
-        check_checkpoint(temporary)
         check_loads(temporary, model, processor)
+        check_checkpoint(temporary)
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary.rename(folder)

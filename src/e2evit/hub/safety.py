@@ -1,93 +1,211 @@
-"""What a checkpoint folder must not contain, wherever it comes from."""
+"""What a folder to publish, or a stranger's checkpoint, may hold: a list of files, and what may be in each."""
 
 import json
-import re
+import os
+import struct
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-__all__ = ["check_checkpoint"]
+import pyarrow.parquet as pq
+from pyarrow import ArrowException
+from safetensors import SafetensorError, safe_open
 
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
+import e2evit.modeling
+
+from .markup import check_card, read_yaml, strings_of
+from .references import check_json
+from .tokens import check_tokens
+
+__all__ = ["CHECKPOINT_FILES", "DATASET_FILES", "MODEL_FILES", "check_checkpoint", "check_dataset", "find_files"]
+
+# of a training run's folder, all that publishing reads
+CHECKPOINT_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "recipe.yaml", "run_info.json")
+MODEL_FILES = (*CHECKPOINT_FILES, "README.md", "results.json", "figures/*.png", "*.py")
+DATASET_FILES = ("README.md", "e2evit.json", "bad_rows.json", "data/*.parquet")
+BESIDE = (".gitattributes",)  # in every clone; not uploaded
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".dill", ".ckpt", ".joblib", ".npy", ".npz")
+PNG = b"\x89PNG\r\n\x1a\n"
+PNG_CHUNKS = "IHDR PLTE IDAT IEND bKGD cHRM gAMA hIST pHYs sBIT sRGB tEXt tIME tRNS"  # none with packed text
+MAX_TEXT = 4 * 2**20  # bytes; our largest has 20 kB
+MAX_PICTURE = 16 * 2**20
 MAX_HEADER = 25_000_000  # bytes: that of safetensors' own reader is 100 MB, of our largest model 100 kB
-CODE_REFERENCE = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
-TOKEN = re.compile(rb"hf_[A-Za-z0-9_]{8,}")
-ACTIVE_HTML = re.compile(r"<\s*(script|iframe|object|embed|form|link|meta|base)\b|\bon\w+\s*=|javascript\s*:", re.I)
-TEXT = (".json", ".yaml", ".yml", ".md", ".py", ".txt")
 
 
-def check_checkpoint(folder: str | Path, subfolders: bool = True) -> None:
-    """Refuse a folder that could run code when loaded, or that refers to files outside it.
+def check_checkpoint(folder: str | Path, names: Iterable[str] | None = None) -> None:
+    """Refuse a folder that could run code when loaded, refers to files outside it, or holds a credential.
 
-    Refused are pickles and other files that hold Python objects, symbolic links, a safetensors header that is broken
-    or absurdly large, tensors that lie outside their file, code references (`auto_map`, `custom_pipelines`) that
-    are not `module.Class` of a file in the folder, cards with active HTML, and files that hold a Hub token.
+    It may hold `MODEL_FILES` and nothing else. Weights are whole safetensors; Python files are those of this version
+    of e2evit, byte for byte; JSON and YAML are plain, and name no code but those files; a sanitiser leaves the card as
+    it is; pictures are PNG without packed texts. No text holds a token (see [`check_tokens`]).
 
     Shapes that do not fit the configuration are refused by transformers when it loads the weights.
 
     Args:
-        subfolders: Look into subfolders too, which are published but not loaded; those of a training run hold states
-            to resume from.
+        names: Files to check instead of all.
 
     Raises:
-        ValueError: for the first of these; it names the file.
+        ValueError: for the first that does not fit; it names the file and what to do.
         FileNotFoundError: if there is no configuration or no `model.safetensors`.
     """
     folder = Path(folder)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds no {name}: it is not a checkpoint.")
-    for path in sorted(folder.rglob("*") if subfolders else folder.glob("*")):
-        name = path.relative_to(folder)
-        if path.is_symlink():
-            raise ValueError(f"{folder}: {name} is a symbolic link; put the file itself there.")
-        if path.suffix.lower() in PICKLES:
-            raise ValueError(
-                f"{folder}: {name} can hold a pickle, which runs code when it is loaded; remove it, or "
-                "convert it to safetensors (`e2evit convert`)."
-            )
-        if path.suffix == ".safetensors":
-            _check_header(path)
-        if path.suffix in TEXT and (token := TOKEN.search(path.read_bytes())):
-            raise ValueError(f"{folder}: {name} holds what looks like a Hub token ({token[0][:6].decode()}...).")
-        if path.suffix == ".md" and (html := ACTIVE_HTML.search(path.read_text(errors="replace", encoding="utf-8"))):
-            raise ValueError(f"{folder}: {name} holds active HTML ({html[0]!r}); a card is Markdown and pictures.")
-    for name in ("config.json", "preprocessor_config.json", "processor_config.json"):
-        if (folder / name).is_file():
-            _check_references(folder, name)
+    _check_files(folder, find_files(folder) if names is None else names, MODEL_FILES + BESIDE)
 
 
-def _check_header(path: Path) -> None:
+def check_dataset(folder: str | Path) -> list[str]:
+    """Refuse to publish a prepared data set with a credential, a symbolic link or an active card.
+
+    Returns:
+        The files to publish: others in the folder stay where they are.
+
+    Raises:
+        ValueError: for the first file that does not fit.
+    """
+    folder = Path(folder)
+    names = find_files(folder, DATASET_FILES)
+    _check_files(folder, names, DATASET_FILES)
+    return names
+
+
+def find_files(folder: Path, patterns: Iterable[str] | None = None) -> list[str]:
+    """Names of the files and links below a folder: all, or those of some patterns."""
+
+    def fail(error: OSError):
+        raise error
+
+    names = []
+    for place, folders, files in os.walk(folder, onerror=fail):
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        names += [Path(place, name).relative_to(folder).as_posix() for name in files + links]
+    return sorted(name for name in names if patterns is None or _matches(name, patterns))
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(name.count("/") == pattern.count("/") and fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _check_files(folder: Path, names: Iterable[str], allowed: Iterable[str]) -> None:
+    for name in names:
+        path, shown = folder / name, name if name.isprintable() else ascii(name)
+        if not os.path.lexists(path):
+            continue
+        try:
+            _check_file(path, name, allowed)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {shown} {error}") from error
+
+
+def _check_file(path: Path, name: str, allowed: Iterable[str]) -> None:
+    if path.is_symlink():
+        raise ValueError("is a symbolic link; put the file itself there.")
+    if any(suffix.lower() in PICKLES for suffix in path.suffixes):
+        raise ValueError(
+            "can hold a pickle, which runs code when it is loaded; remove it, or convert it to safetensors "
+            "(`e2evit convert`)."
+        )
+    if not _matches(name, allowed) or not path.is_file():
+        raise ValueError(f"does not belong here; move it elsewhere. Allowed are {', '.join(allowed)}.")
+    check_tokens(name.encode(errors="replace"))
+    match path.name.rpartition(".")[2]:  # also of `.py`
+        case "safetensors":
+            _check_weights(path)
+        case "parquet":
+            _check_parquet(path)
+        case "png":
+            _check_picture(_read(path, MAX_PICTURE))
+        case "py":
+            _check_code(path)
+        case kind:
+            _check_text(path, kind)
+
+
+def _read(path: Path, limit: int) -> bytes:
+    if (size := path.stat().st_size) > limit:
+        raise ValueError(f"has {size} bytes; at most {limit} are expected.")
+    return path.read_bytes()
+
+
+def _check_text(path: Path, kind: str) -> None:
+    """JSON, YAML, a card or plain text, also what it says after escapes are undone."""
+    content = _read(path, MAX_TEXT)
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 text (byte {error.start}).") from None
+    strings = [text]
+    match kind:
+        case "json":
+            strings += strings_of(check_json(text, path))
+        case "yaml":
+            strings += strings_of(read_yaml(text, dict))
+        case "md":
+            strings += check_card(text)
+    check_tokens("\n".join(strings).encode(errors="replace"))
+
+
+def _check_code(path: Path) -> None:
+    """A checkpoint runs the code of e2evit, or none."""
+    own = Path(e2evit.modeling.__file__).with_name(path.name)
+    if not own.is_file() or own.read_bytes() != path.read_bytes():
+        raise ValueError(
+            f"is not the file of e2evit {e2evit.__version__}; delete it: where e2evit is installed, its models load "
+            "without code of their own. An architecture of yours is published with a package of yours."
+        )
+
+
+def _check_weights(path: Path) -> None:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > min(MAX_HEADER, size - 8):
-            raise ValueError(
-                f"{path}: its header claims {length} bytes of a file of {size}; it is damaged or hostile."
-            )
-        try:
-            header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ValueError(f"{path}: its header is not that of a safetensors file ({error}).") from error
-    if max(ends, default=0) != size - 8 - length:
-        raise ValueError(f"{path}: the tensors end at byte {max(ends, default=0)}, the file at {size - 8 - length}.")
-
-
-def _check_references(folder: Path, name: str) -> None:
+            raise ValueError(f"is damaged or hostile: its header claims {length} bytes of a file of {size}.")
+        content = file.read(length)
     try:
-        config = json.loads((folder / name).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / name} is not JSON ({error}).") from error
-    pipelines = config.get("custom_pipelines") or {}
-    references = [entry.get("impl") for entry in pipelines.values()]
-    for value in (config.get("auto_map") or {}).values():
-        references += value if isinstance(value, list) else [value]
-    for reference in references:
-        # `org/name--module.Class` would fetch code from another repository
-        if reference is None:
-            continue
-        if not isinstance(reference, str) or not CODE_REFERENCE.fullmatch(reference):
-            raise ValueError(
-                f"{folder / name}: a code reference is `module.Class` of a file beside it, got {reference!r}."
-            )
-        if not (folder / f"{reference.split('.')[0]}.py").is_file():
-            raise ValueError(f"{folder / name} refers to {reference}, and there is no {reference.split('.')[0]}.py.")
+        header = json.loads(content)
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        last = max(ends, default=0)
+        if last != size - 8 - length:
+            raise ValueError(f"is damaged: the tensors end at byte {last}, the file at {size - 8 - length}.")
+    except (
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        RecursionError,
+        UnicodeError,
+        json.JSONDecodeError,
+    ) as error:
+        raise ValueError(f"is damaged: its header is not that of a safetensors file ({error}).") from None
+    try:
+        with safe_open(path, "numpy"):  # types, shapes and offsets fit together
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"is damaged: its header is not that of a safetensors file ({error}).") from None
+    check_tokens(content + "\n".join(strings_of(header)).encode(errors="replace"))
+
+
+def _check_picture(content: bytes) -> None:
+    """A PNG that holds pixels and plain texts, and nothing after its end."""
+    check_tokens(content)
+    position, kind = len(PNG), ""
+    while content.startswith(PNG) and kind != "IEND" and position + 12 <= len(content):
+        length, raw = struct.unpack_from(">I4s", content, position)
+        kind = raw.decode("latin-1")
+        if kind not in PNG_CHUNKS.split():
+            raise ValueError(f"holds a {kind!r} chunk; save the picture again without metadata.")
+        position += 12 + length
+    if kind != "IEND" or position != len(content):
+        raise ValueError("is not a whole PNG picture, or holds more than that.")
+
+
+def _check_parquet(path: Path) -> None:
+    """Columns are numbers and are not searched; the file's metadata are."""
+    try:
+        schema = pq.read_schema(path)
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"is not a whole Parquet file ({error}).") from None
+    check_tokens(b"\n".join(part for pair in (schema.metadata or {}).items() for part in pair))

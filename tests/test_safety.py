@@ -1,0 +1,431 @@
+"""What a checkpoint folder, its card and a data set may hold; each spelling of what it may not is refused by name."""
+
+import gzip
+import io
+import json
+import os
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from safetensors.numpy import save
+
+from e2evit.hub.code import add_code
+from e2evit.hub.markup import MAX_CARD, check_card
+from e2evit.hub.safety import MODEL_FILES, check_checkpoint, check_dataset
+from e2evit.hub.tokens import check_tokens, hide_tokens
+
+ROOT = Path(__file__).parents[1]
+LETTERS, HEX = "AbCdEfGhIjKlMnOpQrStUvWxYz0123456789", "0123456789abcdef0123456789abcdef01234567"
+HUB_TOKEN = f"hf_{LETTERS}"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A whole checkpoint with small weights."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    for name in {*MODEL_FILES} - {"model.safetensors", "figures/*.png", "*.py"}:
+        shutil.copyfile(ROOT / "checkpoints/linearvit" / name, folder / name)
+    (folder / "model.safetensors").write_bytes(save({"weight": np.ones(3, np.float32)}, {"format": "pt"}))
+    (folder / "figures").mkdir()
+    (folder / "figures/roc.png").write_bytes(picture())
+    (folder / ".gitattributes").write_text("*.safetensors filter=lfs\n")
+    return folder
+
+
+@pytest.fixture
+def folder(built, tmp_path):
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(built, tmp_path / "copy"))
+
+
+def picture(**texts):
+    """A PNG; texts named `zTXt...` are packed, `iTXt...` international."""
+    info, file = PngInfo(), io.BytesIO()
+    for name, text in texts.items():
+        if name.startswith("iTXt"):
+            info.add_itxt(name, text)
+        else:
+            info.add_text(name, text, zip=name.startswith("zTXt"))
+    Image.new("L", (2, 2)).save(file, "png", pnginfo=info)
+    return file.getvalue()
+
+
+def refused(folder, name, reason):
+    """The folder is refused with one line that names the file and the reason."""
+    with pytest.raises(ValueError, match=reason) as raised:
+        check_checkpoint(folder)
+    assert f"{folder}: {name} " in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_whole_folder_passes(folder):
+    check_checkpoint(folder)
+    add_code(folder)
+    check_checkpoint(folder)
+
+
+STRANGE = """
+recipe.yml index.html .env analysis.ipynb notes.txt README.MD Config.json config.json.bak CONFIG.JSON
+adapter_config.json generation_config.json processor_config.json tokenizer.json states/state.json
+model.onnx model.h5 model.msgpack adapter_model.safetensors figures/roc.svg figures/a/b.png train.sh
+kernels/window.cpp lib.so .git/config a.tar .cache/huggingface/a.metadata code/modeling_linearvit.py
+__pycache__/modeling_linearvit.cpython-311.pyc module.pyc .py
+"""
+PICKLES = "model.pkl MODEL.PKL model.pkl.gz model.dill a/b/optimizer.PT pytorch_model.bin x.pickle.xz a.npy"
+
+
+def test_files_that_are_not_on_the_list(folder):
+    for name in (*STRANGE.split(), "a\nb.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+        shown = name if name.isprintable() else ascii(name)
+        refused(folder, shown, "does not belong here; move it elsewhere|is not the file")
+        (folder / name).unlink()
+
+
+def test_pickles(folder):
+    for name in PICKLES.split():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(gzip.compress(b"\x80\x04N."))
+        refused(folder, name, "can hold a pickle")
+        (folder / name).unlink()
+
+
+def test_what_is_not_a_plain_file(folder):
+    (folder / "figures/link.png").symlink_to("roc.png")
+    refused(folder, "figures/link.png", "is a symbolic link")
+    (folder / "figures/link.png").unlink()
+    (folder / "other").symlink_to("/etc")
+    refused(folder, "other", "is a symbolic link")
+    (folder / "other").unlink()
+    (folder / "run_info.json").unlink()
+    os.mkfifo(folder / "run_info.json")
+    refused(folder, "run_info.json", "does not belong here")
+
+
+TOKENS = {
+    "hub": HUB_TOKEN,
+    "aws": "AKIAIOSFODNN7EXAMPLE",
+    "aws-secret": f"aws_secret_access_key = {HEX}",
+    "github": f"ghp_{LETTERS}",
+    "github-fine": f"github_pat_{LETTERS}",
+    "gitlab": f"glpat-{LETTERS}",
+    "google": "AIza" + LETTERS[:35],
+    "openai": f"sk-proj-{LETTERS}",
+    "slack": "xoxb-123456789012-abcdef",
+    "pypi": f"pypi-{LETTERS}",
+    "npm": f"npm_{LETTERS}",
+    "wandb": f"wandb_v1_{LETTERS}",
+    "wandb-old": f'"WANDB_API_KEY": "{HEX}"',
+    "wandb-netrc": f"machine api.wandb.ai login user password {HEX}",
+    "jwt": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.SflKxwRJSMeKKF2QT4",
+    "key": "-----BEGIN OPENSSH PRIVATE KEY-----",
+    "address": "https://user:secret@example.org/data",
+}
+
+
+@pytest.mark.parametrize("token", TOKENS.values(), ids=TOKENS)
+def test_tokens(token):
+    with pytest.raises(ValueError, match=r"^holds what looks like an? [\w &]+ \(") as raised:
+        check_tokens(f"text {token} text".encode())
+    assert token not in str(raised.value)
+    secret = token.rsplit(" ", 1)[-1].strip('"')
+    assert secret not in hide_tokens(f"refused: {token}.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [HEX, "hf_hub_download(repo_id)", "mask-image-classification-2026", "arxiv:2111.06377", "https://a.org:80/x@y"],
+)
+def test_text_that_is_no_token(text):
+    check_tokens(text.encode())
+
+
+def escaped(text):
+    return "".join(f"\\u{ord(letter):04x}" for letter in text)
+
+
+def chunk(kind, content):
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+IN_FILES = [
+    ("config.json", lambda old: old.replace(b'"qcd"', json.dumps(HUB_TOKEN).encode())),
+    ("results.json", lambda old: old.replace(b"{", b'{"note": "%s", ' % escaped(HUB_TOKEN).encode(), 1)),
+    ("run_info.json", lambda old: old.replace(b"{", b'{"%s": 1, ' % escaped(HUB_TOKEN).encode(), 1)),
+    ("recipe.yaml", lambda old: old + b'token: "%s"\n' % escaped(HUB_TOKEN).encode()),
+    ("README.md", lambda old: old + f"\nhf&#95;{LETTERS}\n".encode()),
+    ("README.md", lambda old: old.replace(b"---\n", b'---\nx: "%s"\n' % escaped(HUB_TOKEN).encode(), 1)),
+    ("README.md", lambda old: old + f"\n<!-- {HUB_TOKEN} -->\n".encode()),
+    (".gitattributes", lambda old: old + HUB_TOKEN.encode()),
+    ("model.safetensors", lambda old: save({"a": np.ones(3)}, {"note": HUB_TOKEN})),
+    ("figures/roc.png", lambda old: picture(tEXt=HUB_TOKEN)),
+    (f"figures/{HUB_TOKEN}.png", lambda old: picture()),
+]
+
+
+@pytest.mark.parametrize(("name", "change"), IN_FILES, ids=range(len(IN_FILES)))
+def test_a_token_in_every_kind_of_file(folder, name, change):
+    path = folder / name
+    path.write_bytes(change(path.read_bytes() if path.exists() else b""))
+    refused(folder, name, "holds what looks like a Hub token")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (picture(zTXt=HUB_TOKEN), "holds a 'zTXt' chunk; save the picture again"),
+        (picture(iTXt="text"), "holds a 'iTXt' chunk"),
+        (picture() + b"PK\x03\x04", "not a whole PNG picture, or holds more"),
+        (picture()[:-5], "not a whole PNG picture"),
+        (picture()[:8] + chunk(b"eXIf", b"x") + picture()[8:], "holds a 'eXIf' chunk"),
+        (b"<svg onload=alert(1)>", "not a whole PNG picture"),
+        (b"", "not a whole PNG picture"),
+    ],
+)
+def test_pictures(folder, content, reason):
+    (folder / "figures/roc.png").write_bytes(content)
+    refused(folder, "figures/roc.png", reason)
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "results.json", "run_info.json"])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"auto_map": "other/repo--evil.Class"}, "a code reference is `module.Class`"),
+        ({"auto_map": ["other/repo--evil.Class"]}, "a code reference is `module.Class`"),
+        ({"auto_map": {"AutoModel": "other/repo--evil.Class"}}, "a code reference is `module.Class`"),
+        ({"auto_map": {"AutoModel": [None, "other/repo--evil.Class"]}}, "a code reference is `module.Class`"),
+        ({"auto_map": {"AutoModel": {"a": {"b": "evil.Class"}}}}, "a code reference is `module.Class`"),
+        ({"auto_map": {"AutoModel": [["evil.Class"]]}}, "a code reference is `module.Class`"),
+        ({"auto_map": {"AutoModel": "missing.Class"}}, r"there is no missing\.py"),
+        ({"auto_map": 7}, "a code reference is `module.Class`"),
+        ({"custom_pipelines": "other/repo--evil.Class"}, "a code reference is `module.Class`"),
+        ({"custom_pipelines": {"x": "other/repo--evil.Class"}}, "a code reference is `module.Class`"),
+        ({"custom_pipelines": {"x": {"impl": "a/b--c.D"}}}, "a code reference is `module.Class`"),
+        ({"custom_pipelines": {"x": {"default": {"model": ["a/b"]}}}}, "pipelines have `impl` and `pt` alone"),
+        ({"custom_pipelines": {"x": {"pt": ["a/b--c.D"]}}}, "pipelines have `impl` and `pt` alone"),
+        ({"id2label": {"auto_map": {"AutoModel": "other/repo--evil.Class"}}}, "a code reference is `module.Class`"),
+        ({"id2label": [{"auto_map": "other/repo--evil.Class"}]}, "a code reference is `module.Class`"),
+        ({"id2label": {"attn_implementation": "other/kernel"}}, "'attn_implementation', which can load code"),
+        ({"id2label": {"quantization_config": {"quant_method": "x"}}}, "'quantization_config', which can load code"),
+        ("[]", "is not JSON of an object but of a list"),
+        ("{", "is not JSON"),
+        (DEEP, "is not JSON"),
+        ('{"a": ' + DEEP, "is not JSON"),
+        ('{"a": ' + "9" * 10_000 + "}", "is not JSON"),
+        ("\ufeff{}", "is not JSON"),
+        ('{"a": "' + "a" * 5_000_000 + '"}', "has 500.* bytes; at most"),
+        (b"\xff\xfe{}", "is not UTF-8 text"),
+    ],
+)
+def test_json(folder, name, change, reason):
+    if isinstance(change, dict):
+        if name == "preprocessor_config.json" and "id2label" in change:
+            change = {"channel_names": change["id2label"]}
+        content = json.loads((folder / name).read_text()) | change
+        (folder / name).write_text(json.dumps(content))
+    else:
+        (folder / name).write_bytes(change if isinstance(change, bytes) else change.encode())
+    refused(folder, name, reason)
+
+
+@pytest.mark.parametrize(
+    "field", ["_attn_implementation", "peft_config", "base_model_name_or_path", "per_layer_config"]
+)
+def test_fields_that_our_configurations_do_not_have(folder, field):
+    for name in ("config.json", "preprocessor_config.json"):
+        content = (folder / name).read_text()
+        (folder / name).write_text(json.dumps(json.loads(content) | {field: "a/b"}))
+        refused(folder, name, f"has a field '{field}'")
+        (folder / name).write_text(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["a: !!python/object/apply:os.system [ls]", "- a", "a: " + DEEP[:3000], "a: &b [*b", "a: 1\n---\nb: 2", ""],
+)
+def test_yaml(folder, content):
+    (folder / "recipe.yaml").write_text(content)
+    refused(folder, "recipe.yaml", "is not plain YAML|holds YAML that is")
+
+
+def test_yaml_that_grows(folder):
+    """Nine aliases in each of forty lines: 9^40 strings if they were copied."""
+    lines = ["a0: &a0 [x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 40)]
+    (folder / "recipe.yaml").write_text("\n".join(lines))
+    check_checkpoint(folder)
+
+
+def test_python_is_ours_byte_for_byte(folder):
+    add_code(folder)
+    path = folder / "modeling_linearvit.py"
+    code = path.read_bytes()
+    for changed in (code + b"\nimport os\n", code.replace(b"\n", b"\r\n"), b""):
+        path.write_bytes(changed)
+        refused(folder, "modeling_linearvit.py", r"is not the file of e2evit [\d.]+; delete it")
+    path.write_bytes(code)
+    (folder / "evil.py").write_text("")
+    refused(folder, "evil.py", "is not the file of e2evit")
+
+
+def test_weights(folder):
+    def weights(header, tensors=b""):
+        text = header if isinstance(header, bytes) else json.dumps(header).encode()
+        (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + tensors)
+
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    weights({"a": entry}, bytes(4))
+    check_checkpoint(folder)
+    for header, tensors in (
+        ({"a": entry | {"shape": [2]}}, bytes(4)),
+        ({"a": entry | {"shape": [2**62, 4]}}, bytes(4)),
+        ({"a": entry, "b": entry}, bytes(4)),
+        ({"a": entry | {"data_offsets": [4, 8]}}, bytes(8)),
+        ({"a": entry | {"dtype": "O"}}, bytes(4)),
+        ({"a": entry}, bytes(5)),
+        ({"a": [entry]}, bytes(4)),
+        ([entry], bytes(4)),
+        (DEEP.encode(), b""),
+        (b"\xff", b""),
+        (b'{"__metadata__": {"x": 1}}', b""),
+    ):
+        weights(header, tensors)
+        refused(folder, "model.safetensors", "is damaged")
+    for content in (b"", b"1234", struct.pack("<Q", 2**63)):
+        (folder / "model.safetensors").write_bytes(content)
+        refused(folder, "model.safetensors", "is damaged")
+
+
+ACTIVE = """
+<script>alert(1)</script>
+<svg onload=alert(1)>
+<svg/onload=alert(1)>
+<img src=x onerror="alert(1)">
+<img src=x onerror=alert(1)//
+<IMG SRC=x ONERROR=1>
+<details ontoggle=alert(1) open>
+<x onclick=alert(1)>
+<scr<script>ipt>
+<!--><img src=x onerror=alert(1)>-->
+[a](javascript:alert(1))
+[a](java&#115;cript:alert(1))
+[a](&#x6a;avascript&colon;1)
+[a]( javascript:alert(1))
+[a](<java\tscript:1>)
+[a](file:///etc/passwd)
+![x](data:text/html;base64,AAAA)
+[![p](data:x)](y)
+<javascript:alert(1)>
+<a href="vbscript:x">y</a>
+<a href="java&#115;cript:alert(1)">x</a>
+<a href="java\tscript:alert(1)">x</a>
+<a href="javascript&colon;alert(1)">x</a>
+<a href=" &#1;javascript:alert(1)">x</a>
+<a href="jav&Tab;ascript:alert(1)">x</a>
+<a href="jav&NewLine;ascript:alert(1)">x</a>
+<a href=javascript:alert(1)>x</a>
+<a href="data&colon;text/html,x">y</a>
+<img src="data:image/svg+xml;base64,AAA">
+<a ping="x">q</a>
+<a href="javas\x00cript:alert(1)">x</a>
+[a](\x01javascript:alert(1))
+<b\x0b onclick=x>
+<img srcset="x 1x">
+<img src="x` `<script>" `>
+<iframe src=https://x></iframe>
+<frameset><frame src=x></frameset>
+<object data=x>
+<embed src=x>
+<base href=x>
+<template><script>
+<meta http-equiv=refresh content=0>
+<link rel=stylesheet href=x>
+<form action=x><input></form>
+<button formaction=x>
+<style>*{x:y}</style>
+<p style="background:url(x)">
+<math><a xlink:href="javascript:1">x</a></math>
+<video src=x onerror=1>
+<textarea><img onerror=1></textarea>
+"""
+
+
+@pytest.mark.parametrize("markup", ACTIVE.strip("\n").split("\n"))
+def test_active_cards(markup):
+    front_matter = f"---\nnote: {json.dumps(markup)}\n---\nText"
+    for text in (markup, f"# Title\n\nText {markup} text", f"> * {markup}", front_matter):
+        with pytest.raises(ValueError, match=r"holds (active HTML|HTML that is|a control|an active address)"):
+            check_card(text)
+
+
+@pytest.mark.parametrize(
+    ("card", "reason"),
+    [
+        ("[x]\n\n[x]: javascript:alert(1)", "active HTML"),
+        ("[x]\n\n[x]:\n  java&#115;cript:1", "active HTML"),
+        ("<a\nhref='javascript:alert(1)'>x</a>", "active HTML"),
+        ("---\nthumbnail: javascript:x\n---\n", "an active address"),
+        ("---\nlicense_link: java&#115;cript:x\n---\n", "an active address"),
+        ("---\nlicense_link: !!python/name:os.system\n---\n", "not plain YAML"),
+        ("---\n- a\n---\n", "holds YAML that is a list"),
+        ("---\na: " + DEEP[:3000] + "\n---\n", "not plain YAML"),
+        ("x" * (MAX_CARD + 1), "a card has at most"),
+    ],
+)
+def test_cards_that_are_not_plain(card, reason):
+    with pytest.raises(ValueError, match=reason):
+        check_card(card)
+
+
+PLAIN = [
+    "`<script>`, a &lt;script&gt; b, a \\<script> b, a < b, |eta| < 1.37, x <= 3",
+    "```html\n<script>x</script>\n```",
+    "<https://x.org> <a@b.org> [x](y.md) [y](<c d.md>) ![x](figures/roc.png) [x](https://x?a=1&b=2 'title')",
+    '<details><summary>x</summary>y</details> <img src="https://x/y.png" width="40" alt="a"> a<br/>b<sub>c</sub>',
+    '| a | b |\n| ---: | :-- |\n| 1 | 2 |\n\n<div align="center">\n\n**x** <!-- y -->\n\n</div>',
+    "ΔR 'q' \"r\" & é; text: javascript is a language",
+    "---\ntags:\n- arxiv:2111.06377\nlicense: mit\n---\r\nText",
+]
+
+
+@pytest.mark.parametrize("card", PLAIN, ids=range(len(PLAIN)))
+def test_plain_cards_pass(card):
+    check_card(card)
+
+
+def test_data_sets(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "e2evit.json").write_text("{}")
+    (tmp_path / "README.md").write_text("# Jets\n")
+    table = pa.table({"x": [1.0]})
+    pq.write_table(table, tmp_path / "data/train-00000.parquet")
+    (tmp_path / ".env").write_text(HUB_TOKEN)  # stays where it is
+    assert check_dataset(tmp_path) == ["README.md", "data/train-00000.parquet", "e2evit.json"]
+    pq.write_table(table.replace_schema_metadata({"note": HUB_TOKEN}), tmp_path / "data/test-00000.parquet")
+    for name, content, reason in (
+        ("data/test-00000.parquet", None, "looks like a Hub token"),
+        ("data/test-00000.parquet", b"PAR1", "not a whole Parquet file"),
+        ("README.md", b"<script>", "active HTML"),
+        ("e2evit.json", b'{"source": "%s"}' % HUB_TOKEN.encode(), "looks like a Hub token"),
+    ):
+        before = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(before if content is None else content)
+        with pytest.raises(ValueError, match=rf"{name} .*{reason}"):
+            check_dataset(tmp_path)
+        pq.write_table(table, tmp_path / name) if name.endswith("parquet") else (tmp_path / name).write_bytes(before)
+    (tmp_path / "data/link.parquet").symlink_to("/etc/passwd")
+    with pytest.raises(ValueError, match=r"link\.parquet is a symbolic link"):
+        check_dataset(tmp_path)
