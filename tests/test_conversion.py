@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from e2evit.modeling import FAMILIES
 from forked import run_python
 from safetensors import safe_open
 from transformers import AutoModelForImageClassification
 
-from e2evit.hub.conversion import adapt_stem, read_state_dict
+from e2evit.hub.conversion import _REFERENCES, adapt_stem, read_state_dict
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests/data/golden/xcit_p16_tokensnorm_false.safetensors"
@@ -65,3 +66,7 @@ def test_refused_files(kind, tmp_path, capsys):
     with pytest.raises(ValueError, match=path.name):
         read_state_dict(path)
     assert "never run" not in capsys.readouterr().out
+
+
+def test_every_family_with_an_architecture_of_its_own_has_a_conversion():
+    assert set(_REFERENCES) == {name for name, family in FAMILIES.items() if family.backbone is not None}

@@ -23,6 +23,11 @@ from e2evit.hub.safety import check_checkpoint
 ROOT = Path(__file__).parents[1]
 REPO = "physics/top-tagger"
 JETS = {"image_size": 125, "num_channels": 8, "num_aux_features": 0, "mass_loss": "quantile"}
+STRAY = {
+    "adapter_config.json": '{"base_model_name_or_path": "other/repo"}',
+    ".env": f"HF_TOKEN={TOKEN}",
+    "run.log": TOKEN,
+}
 LOAD = """
 import json, sys
 class Block:
@@ -68,6 +73,8 @@ def checkpoint(tmp_path_factory, jets_dir):
     results = base / "results.json"
     done = call("scripts/eval.py", base / "run", *arguments, "--results", results, home=base / "home")
     assert done.returncode == 0, done.stderr[-2000:]
+    for name, content in STRAY.items():
+        (base / "run" / name).write_text(content)
     return base / "run", results
 
 
@@ -116,6 +123,12 @@ def test_an_assembled_folder_is_complete(assembled):
     assert {result.metric_type for result in card.data.eval_results} >= {"roc_auc", "mae_gev"}
     for picture in re.findall(r"\]\((figures/[^)]+)\)", card.content):
         assert picture in names
+
+
+def test_only_the_checkpoint_of_a_run_is_published(checkpoint, assembled):
+    """An adapter would be loaded with the model, and with it a model of another repository."""
+    assert all((checkpoint[0] / name).is_file() for name in STRAY)
+    assert not {path.name for path in assembled.rglob("*")} & set(STRAY)
 
 
 def test_the_code_of_the_card_runs(checkpoint, tmp_path):

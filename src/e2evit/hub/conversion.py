@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -140,19 +140,25 @@ class _Reference:
         infer: A state dict to the fields of our configuration that its shapes determine.
         keys: (pattern, replacement) from its keys to ours.
         defaults: The papers' values of fields whose defaults are made for detector images.
+        unfuse: Splits tensors that the authors fuse and we do not.
+        undetermined: Fields that `infer` may leave open, and why.
     """
 
     infer: Callable[[Mapping[str, Tensor]], dict]
     keys: tuple[tuple[str, str | Callable], ...]
     defaults: dict
+    unfuse: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict
+    undetermined: Mapping[str, str] = field(default_factory=dict)
 
 
+# by family; a test compares the names with those of `FAMILIES`
 _REFERENCES = {
-    "xcit": _Reference(_infer_xcit, _XCIT_KEYS, {"image_size": 224}),
+    "xcit": _Reference(_infer_xcit, _XCIT_KEYS, {"image_size": 224}, unfuse=_split_class_attention),
     "linearvit": _Reference(
         _infer_linearvit,
         _LINEARVIT_KEYS,
         {"image_size": 224, "window_size": 7, "denominator_floor": 100.0, "denominator_floor_per_token": False},
+        undetermined={"num_attention_heads": "A stage has a single block, so its heads cannot be inferred"},
     ),
 }
 
@@ -220,15 +226,15 @@ def convert_reference(state_dict: Mapping[str, Tensor], model_type: str, **confi
     unknown = sorted(set(config) - set(config_class.__dataclass_fields__))
     if unknown:
         raise ValueError(f"{config_class.__name__} has no field {', '.join(unknown)}.")
-    if model_type == "xcit":
-        state_dict = _split_class_attention(state_dict)
+    state_dict = reference.unfuse(state_dict)
     inferred = reference.infer(state_dict) | {"num_labels": len(_need(state_dict, "head.weight"))}
     for name, value in config.items():
         known = inferred.get(name)
         if known is not None and (list(value) if isinstance(value, (list, tuple)) else value) != known:
             raise ValueError(f"`{name}={value}` contradicts the shapes of the state dict, which say {known}.")
-    if model_type == "linearvit" and "num_attention_heads" not in {**inferred, **config}:
-        raise ValueError("A stage has a single block, so its heads cannot be inferred: pass `num_attention_heads`.")
+    for name, reason in reference.undetermined.items():
+        if name not in {**inferred, **config}:
+            raise ValueError(f"{reason}: pass `{name}`.")
 
     model = family.classifier(config_class(**(reference.defaults | inferred | config)))
     sources = {_rename(key, reference.keys): key for key in state_dict}
