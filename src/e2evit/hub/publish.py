@@ -9,6 +9,8 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from e2evit.data.storage import absolute
+
 from .connection import Requests, open_requests
 from .safety import DATASET_FILES, MODEL_FILES, check_checkpoint, check_dataset, find_files
 
@@ -43,7 +45,7 @@ def publish_dataset(
         OSError: if the Hub cannot be reached, does not answer in time, or refuses. Nothing is then changed there, or
             the message says what was left behind and how to remove it.
     """
-    folder = Path(folder)
+    folder = Path(absolute(folder))
     missing = [name for name in ("README.md", "e2evit.json") if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}: run `e2evit prepare` to the end first.")
@@ -76,7 +78,7 @@ def publish_model(
         OSError: as in [`publish_dataset`]. If only the tag fails in the end, the commit stays; the message says how to
             tag it.
     """
-    folder = Path(folder)
+    folder = Path(absolute(folder))
     check_checkpoint(folder)
     if not (folder / "README.md").is_file():
         raise ValueError(f"{folder} has no card: publish the checkpoint with `e2evit push`.")

@@ -12,6 +12,7 @@ from pyarrow import ArrowException
 from safetensors import SafetensorError, safe_open
 
 import e2evit.modeling
+from e2evit.data.storage import absolute
 
 from .markup import check_card, read_yaml, strings_of
 from .references import check_json
@@ -49,7 +50,7 @@ def check_checkpoint(folder: str | Path, names: Iterable[str] | None = None) -> 
         ValueError: for the first that does not fit; it names the file and what to do.
         FileNotFoundError: if there is no configuration or no `model.safetensors`.
     """
-    folder = Path(folder)
+    folder = Path(absolute(folder))
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds no {name}: it is not a checkpoint.")
@@ -65,7 +66,7 @@ def check_dataset(folder: str | Path) -> list[str]:
     Raises:
         ValueError: for the first file that does not fit.
     """
-    folder = Path(folder)
+    folder = Path(absolute(folder))
     names = find_files(folder, DATASET_FILES)
     _check_files(folder, names, DATASET_FILES)
     return names
