@@ -20,9 +20,9 @@ import pyarrow.parquet
 import pyarrow.types  # noqa: F401
 
 from e2evit.data.sparse import sparse_to_dense
+from e2evit.modeling.files_e2e import describe_file, read_images
 from e2evit.modeling.geometry_e2e import TRANSVERSE, transverse_factor, window_rows
 from e2evit.modeling.image_processing_e2e import E2EImageProcessor
-from e2evit.modeling.pipeline_e2e import file_channels, read_images
 
 __all__ = ["IMAGE", "MESSAGE", "STARTED", "serve"]
 
@@ -95,7 +95,10 @@ def _read(path: str, channel_names: Sequence[str], image_size: tuple[int, int]) 
 
 def _first_image(path: str, expected: Sequence[str], image_size: tuple[int, int]) -> np.ndarray:
     shape = (len(expected), *image_size)
-    channel_names = file_channels(path) or expected
+    described = describe_file(path)
+    if described is not None and described.image_size != list(image_size):
+        raise ValueError(f"{path}: expected images of {image_size} pixels, got {tuple(described.image_size)}.")
+    channel_names = described.channel_names if described is not None and described.is_physical else expected
     image = next(iter(read_images(path, shape)), None)
     if image is None:
         raise ValueError(f"{path}: it holds no image.")

@@ -4,6 +4,7 @@ from math import prod
 
 __all__ = [
     "BATCH_BYTES",
+    "CHUNK_RATIO",
     "MAX_PIXELS",
     "MAX_RATIO",
     "MAX_ROW",
@@ -18,7 +19,8 @@ MAX_PIXELS = 2**24  # values of an image, or entries of a list
 MAX_ROW = 8 * MAX_PIXELS  # bytes of one row of an array
 MAX_SCHEMA = 2**18  # bytes of a YAML file, and values in it
 MAX_TEXT = 2**16  # bytes of a label or an event id
-MAX_UNPACKED = 2**29  # bytes of what is unpacked at once: the chunks that hold a row
+MAX_UNPACKED = 2**29  # bytes of a chunk; of the chunks that hold a row, unless the array is packed as images are:
+CHUNK_RATIO = 300  # of an array to what it is packed in; gzip packs jet images to about a fiftieth
 MAX_RATIO = 1000  # of more entries, or bytes, than that to the bytes that they are packed in; gzip reaches 1032
 BATCH_BYTES = 2**28  # of the rows read together; at least one
 

@@ -14,12 +14,13 @@ import h5py
 import numpy as np
 
 from .batches import FileError
-from .budget import MAX_UNPACKED, megabytes, row_problem
+from .budget import CHUNK_RATIO, MAX_UNPACKED, megabytes, row_problem
 from .hdf5_chunks import filter_problem
 from .storage import file_size, file_stamp, is_remote, open_file
 
 __all__ = ["HDF5_ERRORS", "StoredArray", "VirtualPart", "find_arrays", "open_dataset", "open_hdf5"]
 
+CACHE_SLOTS = 16_411  # a prime, for the chunks of a row
 MAX_DEPTH, MAX_OBJECTS = 32, 10_000  # nested groups or links; groups and arrays in all
 # HDF5 reports damage to its trees of metadata as any of these
 HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
@@ -75,7 +76,7 @@ def open_hdf5(path: str) -> Iterator[h5py.File]:
         FileError: if it is truncated, or not HDF5.
     """
     try:
-        file = h5py.File(open_file(path), "r", rdcc_nbytes=MAX_UNPACKED)
+        file = h5py.File(open_file(path), "r", rdcc_nbytes=MAX_UNPACKED, rdcc_nslots=CACHE_SLOTS)
     except HDF5_ERRORS as error:
         raise FileError(f"{path}: not a readable HDF5 file ({error}); is it truncated, or an expired link?") from error
     with file:
@@ -104,7 +105,7 @@ def find_arrays(path: str, root: str) -> tuple[dict[str, StoredArray | str], dic
     Raises:
         FileError: if the file is not readable HDF5, or has more than 10 000 groups and arrays.
     """
-    found: dict[str, StoredArray | str] = {}
+    arrays: dict[str, StoredArray | str] = {}
     with ExitStack() as stack:
         walk = _Walk(root, stack)
         top = walk.open(path)
@@ -121,12 +122,12 @@ def find_arrays(path: str, root: str) -> tuple[dict[str, StoredArray | str], dic
                     if isinstance(item, h5py.Group) and len(above) < MAX_DEPTH and item not in (group, *above):
                         groups.append((f"{key}/", item, item_path, (group, *above)))
                     elif isinstance(item, h5py.Dataset):
-                        found[key] = walk.describe(item, item_path)
+                        arrays[key] = walk.describe(item, item_path)
                 except _Refused as reason:
-                    found[key] = str(reason)
+                    arrays[key] = str(reason)
                 except (FileError, *HDF5_ERRORS) as error:
-                    found[key] = f"it cannot be opened ({error})"
-        return found, {name: file_stamp(name) for name in sorted(walk.located - {path})}
+                    arrays[key] = f"it cannot be opened ({error})"
+        return arrays, {name: file_stamp(name) for name in sorted(walk.located - {path})}
 
 
 def _names(group: h5py.Group, path: str) -> list[str]:
@@ -230,7 +231,9 @@ class _Walk:
             rows, *sides = array.chunks
             at_once = rows * array.id.get_type().get_size()
             at_once *= prod(-(-side // chunk) * chunk for side, chunk in zip(shape[1:], sides))
-            if at_once > MAX_UNPACKED:
+            one = prod(array.chunks) * array.id.get_type().get_size()
+            sparse = declared > CHUNK_RATIO * array.id.get_storage_size()
+            if one > MAX_UNPACKED or (at_once > MAX_UNPACKED and sparse):
                 stored = megabytes(array.id.get_storage_size())
                 raise _Refused(
                     f"its chunks of {rows} rows unpack to {megabytes(at_once)} ({stored} are in the file), more than "

@@ -18,7 +18,9 @@ CHECKSUM_BYTES = 4
 PIECE = 2**20  # bytes unpacked at once
 # fields of Parquet's PageHeader, and of the headers of data pages in it (parquet.thrift)
 UNPACKED_SIZE, PACKED_SIZE, DATA_PAGE, DATA_PAGE_V2, NUM_VALUES = 2, 3, 5, 8, 1
-MAX_DEPTH = 8
+SLACK = 100  # bytes that early writers did not count, as Arrow knows
+HARMLESS = 2**20  # entries that need not agree with the footer
+MAX_DEPTH, MAX_PAGES = 8, 100_000
 
 
 def chunk_length(packed: bytes, filters: Sequence[int], skipped: int, expected: int) -> int:
@@ -94,23 +96,26 @@ def page_problem(data: mmap.mmap, column) -> str | None:
     place, values, unpacked = column.data_page_offset, 0, 0
     if column.has_dictionary_page and 0 < (column.dictionary_page_offset or 0) < place:
         place = column.dictionary_page_offset
-    end = place + column.total_compressed_size
+    end = place + column.total_compressed_size + SLACK
+    most = max(column.num_values, HARMLESS), max(column.total_uncompressed_size, 8 * HARMLESS)
     try:
-        while values < column.num_values and place < end:
+        for _ in range(MAX_PAGES):
+            if values >= column.num_values or place >= end - SLACK:
+                return None
             header, place = _struct(data, place)
             place += header[PACKED_SIZE]
             unpacked += header[UNPACKED_SIZE]
             values += header.get(DATA_PAGE, header.get(DATA_PAGE_V2, {})).get(NUM_VALUES, 0)
             if min(header[PACKED_SIZE], header[UNPACKED_SIZE]) < 0 or place > end:
                 return "a page that goes on beyond its column"
-            if values > column.num_values or unpacked > column.total_uncompressed_size:
+            if values > most[0] or unpacked > most[1]:
                 return (
                     f"pages of {values} entries ({unpacked} bytes), but the footer says {column.num_values} "
                     f"({column.total_uncompressed_size} bytes)"
                 )
     except (IndexError, KeyError, AttributeError, TypeError, RecursionError):
         return f"a damaged page header at byte {place}"
-    return None
+    return f"more than {MAX_PAGES} pages"
 
 
 def _struct(data, place: int, depth: int = 0) -> tuple[dict, int]:
