@@ -2,6 +2,7 @@
 
 import ctypes
 import faulthandler
+import json
 import os
 import signal
 import socket
@@ -73,6 +74,11 @@ def test_a_parquet_file_names_its_channels(simulated_jets):
     np.testing.assert_allclose(uploads.read_upload(str(path), names, SHAPE[1:]), expected, rtol=1e-6)
 
 
+def in_another_size(path):
+    about = {"channel_names": list(CHANNELS), "image_size": [100, 100]}
+    pq.write_table(row_table(1).replace_schema_metadata({"e2evit": json.dumps(about)}), path)
+
+
 HOSTILE = {
     "pickle.npy": (lambda p: np.save(p, np.array([{}]), allow_pickle=True), "not a readable array"),
     "short.npy": (
@@ -85,6 +91,7 @@ HOSTILE = {
         lambda p: pq.write_table(row_table(1, pixel_index=[[9_999_999]], pixel_value=[[1.0]]), p),
         "pixel_index reaches 9999999",
     ),
+    "size.parquet": (in_another_size, r"expected images of \(125, 125\) pixels, got \(100, 100\)"),
     "empty.parquet": (lambda p: pq.write_table(row_table(1).slice(0, 0), p), "holds no image"),
     "broken.parquet": (lambda p: p.write_bytes(b"PAR1PAR1"), "not a readable Parquet file"),
     "broken.h5": (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + b"0" * 100), "not a readable HDF5 file"),
