@@ -17,6 +17,7 @@ from e2evit.cli.parser import parse
 from e2evit.cli.train import evaluation
 from e2evit.data.packaged import find_recipe, read_recipe
 from e2evit.data.schema import read_schema
+from e2evit.data.texts import read_mapping
 from e2evit.plots import save_figure
 from e2evit.results.record import Result, model_name
 from e2evit.training import DataArguments, Recipe, TrainArguments, read_model_config
@@ -118,3 +119,29 @@ def test_a_locale_that_is_not_utf_8(tmp_path):
     with pytest.raises(UsageError, match=r"'out/Gr\\udcc3\\udcb6' is not text in this locale"):
         parse("e2evit test", "", [os.fsencode("out/Grö").decode("ascii", "surrogateescape")], TrainArguments)
     assert "Größe der Jets" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"[" * 100_000, "is not YAML: it is nested too deep"),
+        (b"a: 1\n" + b" " * 2**18, "has 262149 bytes; at most 262144"),
+        (b"a: &a [*a]", "is not YAML: it stands for more than"),
+        (
+            b"a: &a [1, 1, 1, 1]\n"
+            + b"".join(b"%c: &%c [%s]\n" % (n, n, b"*%c, " % (n - 1) * 9) for n in b"bcdefghi"),
+            "more",
+        ),
+        (b"a: !!python/object/apply:os.getcwd []", "is not YAML: could not determine a constructor"),
+        (b"\xff", "is not YAML: 'utf-8' codec can't decode"),
+        (b"7", "expected `key: value` pairs, got a int"),
+    ],
+)
+def test_texts_that_nobody_writes(text, message, tmp_path):
+    """Recipes, schemas, searches and a checkpoint's JSON are read in one place, within limits."""
+    path = tmp_path / "text.yaml"
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match=rf"text\.yaml.*{message}"):
+        read_mapping(path)
+    with pytest.raises(ValueError, match=r"text\.yaml"):
+        read_schema(path)

@@ -67,7 +67,7 @@ def test_wrong_fields_are_named(changes, message, tmp_path):
 
 def test_files_that_are_not_results(tmp_path):
     path = tmp_path / "a.json"
-    for text, message in (("{", "is not JSON"), ("[]", "got list"), ('{"model": "a"}', "no seed, date, commit")):
+    for text, message in (("{", "is not JSON"), ("[]", "got a list"), ('{"model": "a"}', "no seed, date, commit")):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             Result.from_json(path)

@@ -8,7 +8,7 @@ __all__ = [
     "MAX_PIXELS",
     "MAX_RATIO",
     "MAX_ROW",
-    "MAX_SCHEMA",
+    "MAX_SETTINGS",
     "MAX_TEXT",
     "MAX_UNPACKED",
     "megabytes",
@@ -17,7 +17,7 @@ __all__ = [
 
 MAX_PIXELS = 2**24  # values of an image, or entries of a list
 MAX_ROW = 8 * MAX_PIXELS  # bytes of one row of an array
-MAX_SCHEMA = 2**18  # bytes of a YAML file, and values in it
+MAX_SETTINGS = 2**18  # bytes of a YAML or JSON file that people write, and values in it
 MAX_TEXT = 2**16  # bytes of a label or an event id
 MAX_UNPACKED = 2**29  # bytes of a chunk; of the chunks that hold a row, unless the array is packed as images are:
 CHUNK_RATIO = 300  # of an array to what it is packed in; gzip packs jet images to about a fiftieth

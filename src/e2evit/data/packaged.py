@@ -8,6 +8,8 @@ import yaml
 
 import e2evit
 
+from .texts import read_mapping
+
 __all__ = ["find_recipe", "packaged_folder", "read_recipe"]
 
 
@@ -38,22 +40,9 @@ def find_recipe(name: str | Path) -> Path:
 
 
 def read_recipe(name: str | Path, parse: Callable = yaml.safe_load) -> dict:
-    """The `key: value` pairs of a file as [`find_recipe`] finds it, in UTF-8 with or without a byte order mark.
-
-    Args:
-        parse: `yaml.safe_load` or `json.loads`.
+    """The `key: value` pairs of a file as [`find_recipe`] finds it.
 
     Raises:
-        ValueError: if the file is missing, cannot be parsed or holds something else.
+        ValueError: if the file is missing, and as [`read_mapping`].
     """
-    path = find_recipe(name)
-    try:
-        content = parse(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, yaml.YAMLError) as error:
-        kind = "YAML" if parse is yaml.safe_load else "JSON"
-        raise ValueError(f"{path} is not {kind}: {' '.join(str(error).split())}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected `key: value` pairs, got a {type(content).__name__}.")
-    return content
+    return read_mapping(find_recipe(name), parse)

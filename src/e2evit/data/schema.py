@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from importlib.resources import files
-from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,8 +16,9 @@ import yaml
 from datasets import ClassLabel, Features, List, Value
 from pydantic import BeforeValidator, ConfigDict, FiniteFloat, PositiveInt, StrictBool, TypeAdapter, ValidationError
 
-from .budget import MAX_PIXELS, MAX_SCHEMA
+from .budget import MAX_PIXELS
 from .grid import WINDOW
+from .texts import read_mapping
 
 __all__ = ["CHANNELS", "ROW_COLUMNS", "SCHEMAS", "Channel", "DatasetSchema", "Source", "read_schema", "row_features"]
 
@@ -294,41 +294,7 @@ def read_schema(path: str | Path) -> tuple[DatasetSchema, ...]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise ValueError(f"There is no schema file {path}.")
-    if path.stat().st_size > MAX_SCHEMA:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes; a schema has at most {MAX_SCHEMA}.")
-    try:
-        text = _read_yaml(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: no UTF-8, a date in month 13
-        raise ValueError(f"{path}: not readable as YAML ({' '.join(str(error).split())}).") from error
-    except RecursionError as error:
-        raise ValueError(f"{path}: not readable as YAML (it is nested too deep).") from error
-    return parse_schema("custom", text, str(path))
-
-
-def _read_yaml(text: str) -> Any:
-    """What the text stands for; aliases, which can repeat a part of it without end, count as if they were written out.
-
-    Raises:
-        yaml.YAMLError: if it is not YAML.
-        ValueError: if it is too long with its aliases written out.
-    """
-    loader, lengths = yaml.SafeLoader(text), {}
-
-    def length(node: yaml.Node) -> int:
-        if id(node) not in lengths:
-            lengths[id(node)] = MAX_SCHEMA  # of an alias within what it stands for
-            children = node.value if isinstance(node, yaml.CollectionNode) else []
-            pairs = chain(*children) if isinstance(node, yaml.MappingNode) else children
-            lengths[id(node)] = 1 + sum(map(length, pairs))
-        return lengths[id(node)]
-
-    try:
-        node = loader.get_single_node()
-        if node is not None and length(node) > MAX_SCHEMA:
-            raise ValueError(f"it stands for more than {MAX_SCHEMA} values")
-        return None if node is None else loader.construct_document(node)
-    finally:
-        loader.dispose()
+    return parse_schema("custom", read_mapping(path), str(path))
 
 
 def row_features(schema: DatasetSchema) -> Features:

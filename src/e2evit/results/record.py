@@ -18,6 +18,7 @@ from huggingface_hub.dataclasses import type_validator
 
 from e2evit.data.jobs import write_whole_text
 from e2evit.data.storage import absolute
+from e2evit.data.texts import read_mapping
 
 from .predictions import MODEL, write_predictions
 
@@ -119,13 +120,8 @@ class Result:
             FileNotFoundError: if there is no such file.
             ValueError: if it is not a result; the message names the file and the field.
         """
-        try:
-            entries = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}.") from None
+        entries = read_mapping(Path(path).expanduser(), json.loads)
         known = {entry.name: entry for entry in fields(cls) if entry.name != "predictions"}
-        if not isinstance(entries, dict):
-            raise ValueError(f"{path} is not a result: expected an object, got {type(entries).__name__}.")
         required = [n for n, entry in known.items() if entry.default is MISSING and entry.default_factory is MISSING]
         missing = [name for name in required if name not in entries]
         unknown = [name for name in entries if name not in known]

@@ -11,7 +11,6 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
-import yaml
 from datasets import Dataset
 from huggingface_hub import file_exists, try_to_load_from_cache
 from safetensors import SafetensorError
@@ -28,6 +27,7 @@ from transformers.utils import cached_file
 from e2evit.data import DatasetSchema, TrainingStatistics, training_statistics
 from e2evit.data.manifest import check_weights
 from e2evit.data.packaged import read_recipe
+from e2evit.data.texts import read_mapping
 from e2evit.modeling import E2EConfig, E2EImageProcessor
 
 from .arguments import TargetArguments
@@ -58,6 +58,9 @@ def find_checkpoint(path: str | Path) -> str:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ValueError(f"{path} is not a checkpoint: it has no config.json. Has its training finished?")
+        for name in ("config.json", "preprocessor_config.json"):
+            if (folder / name).is_file():
+                read_mapping(folder / name, json.loads)  # what is not JSON, transformers refuses with a traceback
         return str(folder)
     is_local = text.startswith((".", "/", "~")) or text.count("/") > 1 or folder.exists()
     if is_local or ("/" in text and folder.parent.is_dir()):
@@ -91,7 +94,7 @@ class TrainedOn:
         path = find_checkpoint(path)
         config = read_config(path)
         file = cached_file(path, "recipe.yaml", _raise_exceptions_for_missing_entries=False)
-        recipe = yaml.safe_load(Path(file).read_text(encoding="utf-8")) if file else {}
+        recipe = read_mapping(file) if file else {}
         known = [field.name for field in fields(TargetArguments)]
         names = () if _is_masked(config) else tuple(config.id2label[number] for number in range(config.num_labels))
         if config.channel_names is None:

@@ -58,6 +58,9 @@ def read_search(path: str | Path) -> Search:
             f"{path}: expected `recipe`, `space` and perhaps {', '.join(known[2:])}, got {', '.join(map(str, text))}."
         )
     search = Search(**text)
+    for name in ("space", "settings"):
+        if not isinstance(getattr(search, name), Mapping):
+            raise ValueError(f"{path}: `{name}` holds `key: value` pairs, got {getattr(search, name)!r}.")
     if search.direction not in ("minimize", "maximize"):
         raise ValueError(f"{path}: `direction` is minimize or maximize, got {search.direction!r}.")
     settings = Recipe().flat()
