@@ -97,6 +97,19 @@ class E2EPreTrainedModel(PreTrainedModel):
     # false where the paper's code leaves convolutions at PyTorch's default
     _truncated_normal_convolutions = True
 
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+        """As in transformers, but a checkpoint of this very class must hold all weights: missing ones would be random.
+
+        Raises:
+            ValueError: naming the first that it lacks.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        missing = sorted(info["missing_keys"])
+        if missing and cls.__name__ in (model.config.architectures or ()):
+            raise ValueError(f"{model.name_or_path} lacks {len(missing)} of its weights, such as {missing[0]}.")
+        return (model, info) if output_loading_info else model
+
     def compile(self, *args, **kwargs):
         """Like `nn.Module.compile`, but on CPUs inductor is told to keep layouts: near a convolution it mistakes
         each grid of tokens `(B, H, W, D)` for an image of H channels and changes its layout."""

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from models import BACKBONES, MODELS, batch, make
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from e2evit import BaselineConfig, LinearViTConfig, LinearViTForImageClassification, XCiTConfig
@@ -246,3 +247,17 @@ def test_rotary_positions_change_the_result(mixer):
     plain, rotated = (make(f"linearvit_{mixer}", rotary_positions=value) for value in (False, True))
     with torch.no_grad():
         assert not torch.equal(plain(**batch()).logits, rotated(**batch()).logits)
+
+
+@pytest.mark.parametrize("name", ["linearvit", "xcit", "resnet"])
+def test_missing_weights_are_an_error_not_random(name, tmp_path):
+    """A renamed weight is one; a checkpoint without heads may get new ones."""
+    make(name).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    lost = "head.classifier.weight"
+    save_file({key + "x" * (key == lost): value for key, value in weights.items()}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"lacks 1 of its weights, such as {lost}"):
+        AutoModelForImageClassification.from_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["Another"]}))
+    AutoModelForImageClassification.from_pretrained(tmp_path)
