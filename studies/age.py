@@ -38,6 +38,7 @@ SOURCES = {
     "empty_tokens.json": ("modeling", "benchmarks/empty_tokens.py"),
     "export.json": ("modeling", "src/e2evit/hub/export.py", "benchmarks/export.py"),
     "feeding.json": (*_TRAINED, "benchmarks/feeding.py"),
+    "fuzz.json": ("modeling", "src/e2evit", "deploy/cpp", "benchmarks/fuzz.py", "benchmarks/fuzzing"),
     "freed_memory.json": ("modeling", "src/e2evit/training", "benchmarks/freed_memory.py"),
     "learning.json": ("modeling", "benchmarks/learning.py"),
     "loading.json": ("src/e2evit/data", "benchmarks/loading.py"),
