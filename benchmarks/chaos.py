@@ -19,12 +19,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
+from e2evit.cli.command import run as command
 from e2evit.data.jobs import write_whole_text
 from e2evit.results.record import write_record
 from e2evit.training import (
@@ -38,6 +40,7 @@ from e2evit.training import (
 from e2evit.training.state import latest_state
 
 ROOT = Path(__file__).parents[1]
+FORKS = get_context("forkserver")
 TINY = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 SIMULATED = (
     "--processes",
@@ -65,6 +68,7 @@ def main() -> None:
     parser.add_argument("--num_jets", type=int, default=240, help="of each simulated process")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    FORKS.set_forkserver_preload(["e2evit.cli.train"])
     record = {name: value for name, value in vars(arguments).items() if isinstance(value, int)}
     for part in (killed_training, killed_simulation, damaged_states):
         folder = arguments.folder / part.__name__
@@ -84,19 +88,36 @@ def passed(part: dict) -> list[bool]:
     return [value for value in part.values() if isinstance(value, bool)]
 
 
-def start(log: Path, *command) -> subprocess.Popen:
-    with log.open("a", encoding="utf-8") as file:
-        command = list(map(str, (sys.executable, *command)))
-        return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+class Training:
+    """`e2evit train`, forked from a process that has imported PyTorch; used as a `Popen`."""
+
+    def __init__(self, log: Path, *arguments):
+        self.process = FORKS.Process(target=train_command, args=(log, list(map(str, arguments))))
+        self.process.start()
+        self.pid = self.process.pid
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self) -> int:
+        self.process.join()
+        return self.process.exitcode
 
 
-def finish(process: subprocess.Popen, log: Path) -> None:
+def train_command(log: Path, arguments: list[str]) -> None:
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    command("train", arguments)
+
+
+def finish(process: subprocess.Popen | Training, log: Path) -> None:
     if process.wait():
         sys.exit(log.read_text(encoding="utf-8")[-3000:])
 
 
 def kill_repeatedly(
-    arguments, begin: Callable[[], subprocess.Popen], progress: Callable[[], int], end: Callable, what: str
+    arguments, begin: Callable[[], subprocess.Popen | Training], progress: Callable[[], int], end: Callable, what: str
 ) -> list[int]:
     """Let the same command advance by some units, `kills` times, and `end` it at a random moment.
 
@@ -113,7 +134,7 @@ def kill_repeatedly(
         units = rng.choice((0, 1, 2, 3))  # 0: while it starts
         while process.poll() is None and progress() < before + units:
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, 8 if units == 0 else 0.5))
+        time.sleep(rng.uniform(0, 4 if units == 0 else 0.5))
         if process.poll() is not None:
             sys.exit(f"{what}: the run ended by itself after {number} kills; give it more to do.")
         end(process, number)
@@ -127,12 +148,11 @@ def killed_training(arguments, folder: Path) -> dict:
     """Are weights and losses those of a run that nothing interrupted?"""
     whole, parts, log = folder / "whole", folder / "parts", folder / "log.txt"
 
-    def begin(output: Path = parts) -> subprocess.Popen:
-        command = [ROOT / "scripts/train.py", "--model_config", ROOT / "recipes/models/xcit_nano.json"]
-        command += ["--data_dir", arguments.jets, "--cache_dir", folder / "cache", "--mass_column", "jet_mass"]
-        command += ["--num_train_epochs", arguments.epochs, "--per_device_batch_size", 16, "--ema_decay", 0.99]
-        command += ["--save_steps", arguments.save_steps, "--resume_from_checkpoint", "--report_to", "none"]
-        return start(log, *command, "--output_dir", output)
+    def begin(output: Path = parts) -> Training:
+        options = ["--data_dir", arguments.jets, "--cache_dir", folder / "cache", "--mass_column", "jet_mass"]
+        options += ["--num_train_epochs", arguments.epochs, "--per_device_batch_size", 16, "--ema_decay", 0.99]
+        options += ["--save_steps", arguments.save_steps, "--resume_from_checkpoint", "--report_to", "none"]
+        return Training(log, "--model_config", "models/xcit_nano.json", *options, "--output_dir", output)
 
     names: list[str] = []
 
@@ -144,7 +164,7 @@ def killed_training(arguments, folder: Path) -> dict:
             names.append(name)
         return names.index(name) + 1 if name else 0
 
-    def end(process: subprocess.Popen, number: int) -> None:
+    def end(process: Training, number: int) -> None:
         os.kill(process.pid, signal.SIGKILL if number % 3 else signal.SIGTERM)
 
     finish(begin(whole), log)
@@ -168,15 +188,10 @@ def killed_simulation(arguments, folder: Path) -> dict:
     whole, parts, log = folder / "whole", folder / "parts", folder / "log.txt"
 
     def begin(output: Path = parts) -> subprocess.Popen:
-        command = [
-            ROOT / "scripts/simulate.py",
-            *SIMULATED,
-            "--num_jets",
-            arguments.num_jets,
-            "--seed",
-            arguments.seed,
-        ]
-        return start(log, *command, "--output_dir", output)
+        words = (sys.executable, ROOT / "scripts/simulate.py", *SIMULATED, "--num_jets", arguments.num_jets)
+        words += ("--seed", arguments.seed, "--output_dir", output)
+        with log.open("a", encoding="utf-8") as file:
+            return subprocess.Popen(list(map(str, words)), stdout=file, stderr=file, start_new_session=True)
 
     def end(process: subprocess.Popen, number: int) -> None:
         (os.killpg if number % 2 else os.kill)(process.pid, signal.SIGKILL)

@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 
 from e2evit.cli.command import run as command
 from e2evit.data.jobs import workers
+from e2evit.data.locks import held
 from e2evit.data.manifest import check_weights
 from e2evit.simulation import produce
-from e2evit.training import DataArguments, TargetArguments, TrainArguments, load_model, train
+from e2evit.training import DataArguments, TargetArguments, TrainArguments, evaluate, load_model, train
 from e2evit.training.state import intact_state
 
 MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -160,6 +161,17 @@ def test_weights_without_a_record(run):
         load_model(run)
 
 
+def test_damaged_pieces_are_predicted_again(run, jets_dir, tmp_path):
+    data = DataArguments(data_dir=str(jets_dir))
+    first = evaluate(run, data, mixed_precision="no", pieces_dir=tmp_path / "pieces")
+    (piece,) = (tmp_path / "pieces").glob("*.safetensors")
+    for damage in DAMAGES:
+        damage(piece)
+        again = evaluate(run, data, mixed_precision="no", pieces_dir=tmp_path / "pieces")
+        assert again.metrics == first.metrics
+        assert [path.name for path in (tmp_path / "pieces").glob("*.safetensors")] == [piece.name]
+
+
 @contextmanager
 def full_disk(limit):
     """A limit on the size of files, in bytes, stands in for it."""
@@ -219,3 +231,29 @@ def test_a_full_disk_gets_one_line(name, inputs, finished, jets_dir, tmp_path, m
     assert "\n" not in printed
     files = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
     assert {str(path) for path in files if path.suffix != ".lock"} == left  # such are those of `datasets` in its cache
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "file"),
+    [
+        ("train, state", "run", None),
+        ("prepare", "rows", None),
+        ("simulate", "jets", None),
+        ("eval", ".", "result.json"),
+        ("push", ".", "model"),
+        ("convert", "converted", None),
+    ],
+)
+def test_a_folder_in_use_gets_one_line(name, folder, file, inputs, finished, jets_dir, tmp_path, capfd):
+    line = COMMANDS.get(name, ("convert weights.pth --model_type xcit --output_dir {out}/converted",))[0]
+    line = line.format(inputs=inputs, jets=jets_dir, cache=inputs / "cache", run=finished, out=tmp_path)
+    program, *arguments = line.split()
+    with held(tmp_path / folder, file):
+        before = tree(tmp_path)
+        with pytest.raises(SystemExit):
+            command(program, arguments)
+        assert tree(tmp_path) == before
+    printed = capfd.readouterr().err.strip()
+    assert printed.startswith(f"e2evit {program}: ")
+    assert "is in use by another process (pid " in printed
+    assert "\n" not in printed

@@ -22,6 +22,7 @@ from samples import row_table
 
 from e2evit import load_e2e
 from e2evit.data import SplitRule, find_schema
+from e2evit.data import prepare as prepare_module
 from e2evit.data.formats import FileError
 from e2evit.data.prepare import MANIFEST_FILE, prepare
 from e2evit.data.sparse import sparse_to_dense
@@ -258,3 +259,40 @@ def test_nothing_fits(tmp_path):
     write_parquet(raw / "a.parquet", {"X_jet": jets("top_mass", 3), "m": np.full(3, 5e4)})
     with pytest.raises(FileError, match=r"no row fits the data set 'top_mass': .*a\.parquet, .*: a mass of 50000 GeV"):
         prepare("top_mass", raw, tmp_path / "out", on_bad_rows="skip")
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 8
+    path.write_bytes(content)
+
+
+def test_damaged_shards_of_an_interrupted_run_are_made_again(raw, prepared, tmp_path, monkeypatch, caplog):
+    output, finish = tmp_path / "out", prepare_module._finish
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare_module, "_finish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_raw(raw, output)
+    shards = sorted(output.glob("data/*.parquet"))
+    flip(shards[0])
+    shards[-1].unlink()
+    (output / ".progress/00000.json").write_text("{")
+    monkeypatch.setattr(prepare_module, "_finish", finish)
+    prepare_raw(raw, output)
+    assert contents(output) == contents(prepared)
+    assert "changed since they were written: made again" in caplog.text
+    assert "00000.json is damaged" in caplog.text
+
+
+def test_damaged_shards_of_a_finished_data_set(raw, prepared, tmp_path):
+    output = shutil.copytree(prepared, tmp_path / "out")
+    shard = min(output.glob("data/*.parquet"))
+    flip(shard)
+    with pytest.raises(FileError, match=rf"{shard.name} changed since they were written \(SHA-256\)\. Restore"):
+        prepare_raw(raw, output)
+    (output / MANIFEST_FILE).write_text("{")
+    with pytest.raises(ValueError, match=r"e2evit\.json is damaged"):
+        prepare_raw(raw, output)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard
@@ -17,8 +18,10 @@ from huggingface_hub import DatasetCard
 from e2evit import load_e2e
 from e2evit.baselines.jet_features import jet_features
 from e2evit.data import find_schema
+from e2evit.data.jobs import workers
 from e2evit.simulation import SimulationSettings, produce, shards, simulate
 from e2evit.simulation.processes import PROCESSES
+from e2evit.simulation.spectra import Acceptance
 
 ROOT = Path(__file__).parents[2]
 QUIET = {"pileup": 0.0, "shard_size": 8}
@@ -223,6 +226,32 @@ def test_more_jets_of_the_same_production(tmp_path):
     assert pq.read_table(tmp_path / "qcd-00000-8.parquet").slice(0, 4).equals(before)
     with pytest.raises(ValueError, match="already holds 12 qcd jets"):
         simulate(tmp_path, ["qcd"], 8, settings)
+
+
+@pytest.mark.parametrize("name", ["qcd-00000-8.parquet", "acceptance_qcd.json", "minimum_bias.npz", "simulation.json"])
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "emptied", "deleted"])
+def test_damaged_files_are_made_again(name, damage, tmp_path, monkeypatch, pool):
+    """In this process, from a pool and a pilot run that cost nothing."""
+    acceptance = Acceptance((400.0, 1000.0), (0.1, 0.2, 0.3, 0.4, 0.5), 0.25)
+    monkeypatch.setattr(produce, "workers", lambda *_: workers(0, None, ""))
+    monkeypatch.setattr(shards, "make_pool", lambda settings: pool)
+    monkeypatch.setattr(shards, "make_acceptance", lambda process, settings: acceptance)
+    monkeypatch.setattr(shards, "make_shard", lambda *_: rows)
+    settings = SimulationSettings(seed=5, pileup=1.0, match_pt=True, shard_size=8)
+    target = shards.arrow_schema("qcd", settings)
+    rows = pa.table({field.name: pa.nulls(8, field.type) for field in target}, target)
+    simulate(tmp_path, ["qcd"], 8, settings)
+    before, path = bytes_of(tmp_path), tmp_path / name
+    content = bytearray(path.read_bytes())
+    content[content.index(b"0.25") + 3 if name.startswith("acceptance") else len(content) // 3] ^= 1
+    kept = {"flipped": content, "truncated": content[:-9], "emptied": b""}
+    path.unlink() if damage == "deleted" else path.write_bytes(kept[damage])
+    if name == "simulation.json" and damage != "deleted":
+        with pytest.raises(ValueError, match=r"simulation\.json is damaged|made with other settings"):
+            simulate(tmp_path, ["qcd"], 8, settings)
+    else:
+        simulate(tmp_path, ["qcd"], 8, settings)
+        assert bytes_of(tmp_path) == before
 
 
 def test_other_settings_need_another_folder(production):

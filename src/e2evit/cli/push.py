@@ -12,6 +12,7 @@ from pathlib import Path
 
 from transformers.hf_argparser import HfArg
 
+from e2evit.data.locks import held
 from e2evit.hub.assemble import assemble_model
 from e2evit.hub.publish import publish_model
 
@@ -40,7 +41,8 @@ def push(checkpoint: str | Path, options: PushArguments) -> None:
     """Assemble, check and upload a checkpoint, and print what was done."""
     with tempfile.TemporaryDirectory() as base:
         target = Path(options.output_dir or f"{base}/model")
-        folder = assemble_model(checkpoint, target, options.repo_id, options.results)
+        with held(target.parent, target.name):
+            folder = assemble_model(checkpoint, target, options.repo_id, options.results)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         size = sum(path.stat().st_size for path in files) / 2**20
         print(f"Assembled {len(files)} files, {size:.1f} MiB; they load without e2evit and give the same predictions")
