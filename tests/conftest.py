@@ -18,6 +18,14 @@ TOOLS = {
 }
 
 
+def pytest_configure(config):
+    """Give each process of xdist cores of its own: training uses all it sees, and threads that share one wait."""
+    worker = getattr(config, "workerinput", None)
+    if worker and hasattr(os, "sched_setaffinity"):
+        number, cores = int(worker["workerid"].removeprefix("gw")), sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[number :: worker["workercount"]] or [cores[number % len(cores)]])
+
+
 def pytest_collection_modifyitems(items):
     """Files with slow tests start first, so that no process waits for one of them at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
