@@ -83,7 +83,7 @@ HOSTILE = {
     "pickle.npy": (lambda p: np.save(p, np.array([{}]), allow_pickle=True), "not a readable array"),
     "short.npy": (
         lambda p: (np.save(p, np.ones(SHAPE, np.float32)), os.truncate(p, 5000)),
-        "not a readable array|it declares",
+        "it declares",
     ),
     "nan.npy": (lambda p: np.save(p, np.full(SHAPE, np.nan)), "NaN"),
     "shape.npy": (lambda p: np.save(p, np.zeros((3, 32, 32))), r"expected numbers of shape \(8, 125, 125\)"),
@@ -110,7 +110,7 @@ def test_hostile_files_get_one_line(tmp_path, name):
 
 
 @pytest.mark.parametrize("target", ["/proc/self/environ", "/etc/passwd", "secret"])
-@pytest.mark.parametrize("kind", ["external", "link"])
+@pytest.mark.parametrize("kind", ["external", "virtual", "link"])
 def test_an_hdf5_file_reads_no_other(tmp_path, target, kind):
     secret = tmp_path / "secret"
     with h5py.File(secret, "w") as file:
