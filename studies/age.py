@@ -43,6 +43,7 @@ SOURCES = {
     "learning.json": ("modeling", "benchmarks/learning.py"),
     "loading.json": ("src/e2evit/data", "benchmarks/loading.py"),
     "model_speed.json": ("modeling", "benchmarks/models.py"),
+    "visitors.json": ("src/e2evit/cli", "src/e2evit/plots", "benchmarks/visitors.py"),
 }
 # commits that results name and the history does not hold
 LOST = dict.fromkeys(

@@ -17,6 +17,7 @@ from e2evit.cli.parser import parse
 from e2evit.cli.train import evaluation
 from e2evit.data.packaged import find_recipe, read_recipe
 from e2evit.data.schema import read_schema
+from e2evit.data.storage import list_files
 from e2evit.data.texts import read_mapping
 from e2evit.plots import save_figure
 from e2evit.results.record import Result, model_name
@@ -103,6 +104,18 @@ def test_neither_yaml_nor_json(tmp_path):
         read_recipe(tmp_path / "list.json", json.loads)
     (tmp_path / "empty.yaml").write_text("")
     assert read_recipe(tmp_path / "empty.yaml") == {}
+
+
+def test_an_address_that_does_not_answer(monkeypatch):
+    class ConnectError(Exception):
+        pass
+
+    def unreachable(address):
+        raise ConnectError("Name or service not known")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", unreachable)
+    with pytest.raises(OSError, match="hf://datasets/a/b does not answer: Name or service not known"):
+        list_files("hf://datasets/a/b", "*.h5")
 
 
 def test_a_locale_that_is_not_utf_8(tmp_path):

@@ -38,10 +38,15 @@ def list_files(folder: str | Path, pattern: str) -> list[str]:
             raise FileNotFoundError(f"{folder} is neither a folder nor a file.")
         # hidden files are leftovers of an interrupted run
         return sorted(str(path) for path in folder.glob(pattern) if path.is_file() and path.name[0] != ".")
-    system, root = fsspec.core.url_to_fs(str(folder))
-    if fnmatch(root.rsplit("/", 1)[-1], pattern.rsplit("/", 1)[-1]):
-        return [str(folder)]
-    return sorted(system.unstrip_protocol(path) for path in system.glob(f"{root.rstrip('/')}/{pattern}"))
+    try:
+        system, root = fsspec.core.url_to_fs(str(folder))
+        if fnmatch(root.rsplit("/", 1)[-1], pattern.rsplit("/", 1)[-1]):
+            return [str(folder)]
+        return sorted(system.unstrip_protocol(path) for path in system.glob(f"{root.rstrip('/')}/{pattern}"))
+    except (ImportError, OSError, ValueError):
+        raise
+    except Exception as error:  # each protocol has its own, such as httpx's
+        raise OSError(f"{folder} does not answer: {error}") from error
 
 
 def open_file(path: str):
