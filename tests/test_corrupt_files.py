@@ -165,6 +165,7 @@ def test_layouts_agree(images, channels_last, as_float32):
         ({"pixel_index": [[4, 4], [1, 2]]}, "row 0: pixel_index is not ascending"),
         ({"pixel_index": [[4, 5], [1, 48]]}, r"row 1: a pixel index of 48, but .*\(2, 4, 6\) has 48 pixels"),
         ({"pixel_value": [[1.0, 2.0], [3.0, float("nan")]]}, "row 1: NaN or infinite pixels in channel trk_pt"),
+        ({"pixel_index": [[4, None], [1, 2]]}, "row 0: a null in pixel_index"),
         ({"pixel_index": [None, [1, 2]]}, "row 0: nan entries in pixel_index and 2 in pixel_value"),
         ({"event_id": ["a", None]}, "row 1: no event_id"),
         ({"labels": [0, 2]}, "row 1: the label 2; known ones: 0 .no., 1 .yes."),

@@ -126,6 +126,14 @@ def short_source(file):
     file.create_virtual_dataset("x", layout)
 
 
+def overlapping_sources(file):
+    """They have as many values as the array, and leave a part of it empty."""
+    file["short"] = IMAGES[:6]
+    layout = h5py.VirtualLayout(IMAGES.shape, IMAGES.dtype)
+    layout[:6] = layout[1:7] = h5py.VirtualSource(".", "short", (6, 2, 6, 6))
+    file.create_virtual_dataset("x", layout)
+
+
 def shrunk_source(file):
     file["shrunk"] = IMAGES[:6]
     layout = h5py.VirtualLayout(IMAGES.shape, IMAGES.dtype)
@@ -160,6 +168,7 @@ def unknown_filter(file):
         (half_written, "declares 12 rows .*not all were written"),
         (never_written, "declares 1000000000000 rows .*not all were written"),
         (short_source, "its virtual sources hold 432 of 864 values"),
+        (overlapping_sources, "its virtual sources hold 504 of 864 values"),
         (shrunk_source, r"its virtual source shrunk in \. has shape \(6, 2, 6, 6\)"),
         (short_raw, "short.raw, which is too short"),
         (huge_chunk, r"its chunks of 12 rows unpack to 7.8 GB \(0.0 MB are in the file\)"),

@@ -351,6 +351,11 @@ def _check_lists(table: pa.Table, problems: dict[int, str | None]) -> None:
     lengths = [pc.call_function("list_value_length", [table[name]]).to_numpy() for name in PIXELS]
     for row in np.flatnonzero(lengths[0] != lengths[1]):  # null is NaN, and so unequal to itself
         problems[int(row)] = f"{lengths[0][row]:g} entries in pixel_index and {lengths[1][row]:g} in pixel_value"
+    for name in PIXELS:
+        column = table[name].combine_chunks()
+        parents = pc.call_function("list_parent_indices", [column])
+        for row in parents.filter(column.flatten().is_null()).unique().to_pylist():
+            problems.setdefault(row, f"a null in {name}")
 
 
 def _label_names(piece: Piece, arrow_schema: pa.Schema, schema: DatasetSchema) -> tuple[str, ...]:

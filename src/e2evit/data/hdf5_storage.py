@@ -198,8 +198,7 @@ class _Walk:
         row_bytes = kind.get_size() * prod(shape[1:])
         external = bool(properties.get_external_count())
         if virtual:
-            covered = sum(source.vspace.get_select_npoints() for source in array.virtual_sources())
-            if covered < size:
+            if (covered := _num_covered(array)) < size:
                 raise _Refused(f"its virtual sources hold {covered} of {size} values")
         elif external:
             self.check_external(array, path, size * kind.get_size())
@@ -284,3 +283,17 @@ class _Walk:
             if not fits:
                 raise _Refused(f"its virtual source {source.dset_name} in {source.file_name} has shape {stored.shape}")
             yield VirtualPart(first[0], last[0] + 1, stored, origin_first[0], origin_last[0] + 1)
+
+
+def _num_covered(array: h5py.Dataset) -> int:
+    """How many values of a virtual array come from a source; those that several sources hold count once."""
+    covered = array.id.get_space()
+    covered.select_none()
+    for source in array.virtual_sources():
+        if source.vspace.get_select_type() == h5py.h5s.SEL_ALL:
+            covered.select_all()
+            break
+        for first, last in source.vspace.get_select_hyper_blocklist().astype(int):
+            ones = (1,) * len(first)
+            covered.select_hyperslab(tuple(first), ones, block=tuple(last - first + 1), op=h5py.h5s.SELECT_OR)
+    return covered.get_select_npoints()
