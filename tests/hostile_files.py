@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import warnings
 import zipfile
 import zlib
 
@@ -95,6 +96,12 @@ def npy(of_shape, data=PIXELS, kind="<f4"):
 
 def endless_header(filler):
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", 9001) + filler * 9000 + b"1"
+
+
+def one_name_twice(path):
+    in_npz(npy(IMAGES.shape))(path)
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("x.npy", npy(IMAGES.shape, bytes(IMAGES.nbytes)))
 
 
 def in_npz(data, method=zipfile.ZIP_DEFLATED):
@@ -224,6 +231,7 @@ HOSTILE = {
         "declares 1000000 rows .*in a file of 0.1 MB",
     ),
     "packed_by_lzma.npz": (in_npz(npy(IMAGES.shape), zipfile.ZIP_LZMA), "compressed with method 14"),
+    "twice.npz": (one_name_twice, "several arrays of this name"),
     "pickle.npz": (lambda path: np.savez(path, x=np.array([{}] * 12)), "only pickle reads"),
     "header.npz": (in_npz(endless_header(b"-")), "not a readable npz file"),
     "shape.npy": (lambda path: whole(path, npy((10**9, *SHAPE))), "declares 288000.0 MB .*but 0.0 MB"),

@@ -25,7 +25,7 @@ from e2evit.data.sparse import sparse_to_dense
 from e2evit.results.predictions import read_event_ids, read_predictions
 from e2evit.results.record import Result
 from e2evit.results.tables import results_table
-from e2evit.training import Recipe, TrainedOn, find_checkpoint, load_model, read_model_config
+from e2evit.training import Recipe, TrainedOn, find_checkpoint, load_model, read_config, read_model_config
 from e2evit.training.tuning import read_search
 
 from .case import SECRET, Case
@@ -101,8 +101,8 @@ def upload(case: Case, folder: Path) -> str:
 def checkpoint(case: Case, folder: Path) -> str:
     """A checkpoint as commands load it; what it predicts must be finite."""
     path = find_checkpoint(folder / "data")
-    processor = AutoImageProcessor.from_pretrained(path)
-    model = load_model(path)
+    config, processor = read_config(path), AutoImageProcessor.from_pretrained(path)
+    model = load_model(path, config)
     inputs = processor(list(IMAGES), channel_names=processor.channel_names, return_tensors="pt")
     with torch.no_grad():
         outputs = model(**inputs)

@@ -38,6 +38,8 @@ class NpzFile:
             for member in members:
                 key = member.filename.removesuffix(".npy")
                 fact = _describe(archive, member, self.size)
+                if key in self.unusable or self.facts.pop(key, None) is not None:
+                    fact = "the archive holds several arrays of this name"
                 if isinstance(fact, str):
                     self.unusable[key] = fact
                 else:

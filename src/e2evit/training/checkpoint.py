@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from huggingface_hub import file_exists, try_to_load_from_cache
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
@@ -111,13 +112,16 @@ def read_config(path: str | Path) -> E2EConfig:
     """The configuration of a checkpoint.
 
     Raises:
-        ValueError: if there is no such checkpoint, or no module that was imported registers its architecture.
+        ValueError: if there is no such checkpoint, a field of it has a wrong value, or no module that was imported
+            registers its architecture.
         OSError: if the Hub does not answer.
     """
     if not Path(path).is_dir():
         _ask_the_hub_once(str(path))
     try:
         return AutoConfig.from_pretrained(path)
+    except StrictDataclassError as error:
+        raise ValueError(f"The configuration of {path} is wrong: {' '.join(str(error).split())}") from None
     except ValueError as error:
         if "does not recognize this architecture" not in str(error):
             raise
