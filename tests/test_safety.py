@@ -17,6 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save
 
+from e2evit.data.manifest import weights_hashes
 from e2evit.hub.code import add_code
 from e2evit.hub.safety import MODEL_FILES, check_checkpoint, check_dataset
 from e2evit.hub.tokens import check_tokens, hide_tokens
@@ -306,6 +307,20 @@ def test_weights(folder):
     for content in (b"", b"1234", struct.pack("<Q", 2**63)):
         (folder / "model.safetensors").write_bytes(content)
         refused(folder, "model.safetensors", "is damaged")
+
+
+def test_weights_of_another_training(folder):
+    """The record of the run has the hash of its weights; it makes nobody read another file."""
+    path = folder / "run_info.json"
+    record, weights = json.loads(path.read_text()), folder / "model.safetensors"
+    path.write_text(json.dumps(record | {"sha256": weights_hashes(folder)}))
+    check_checkpoint(folder)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged: its training wrote another file"):
+        check_checkpoint(folder)
+    path.write_text(json.dumps(record | {"sha256": {"/proc/kcore": "0"}}))
+    with pytest.raises(ValueError, match=r"records a file '/proc/kcore' elsewhere"):
+        check_checkpoint(folder)
 
 
 def test_data_sets(tmp_path):

@@ -80,6 +80,8 @@ def check_weights(folder: str | Path) -> None:
         raise ValueError(f"{folder / RUN_INFO_FILE} is damaged: {error}.") from error
     for name, digest in written.items():
         path = folder / name
+        if path.parent != folder:
+            raise ValueError(f"{folder / RUN_INFO_FILE} is damaged: it records a file {name!r} elsewhere.")
         if not path.is_file() or sha256_of(path) != digest:
             raise ValueError(
                 f"{path} is {'damaged' if path.is_file() else 'missing'}: its training wrote another file (SHA-256 in "

@@ -93,6 +93,7 @@ def assemble_model(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         model.save_pretrained(temporary)
+        shutil.copyfile(checkpoint / "model.safetensors", temporary / "model.safetensors")  # as hashed in run_info
         processor.save_pretrained(temporary)
         add_code(temporary)
         for name in ("recipe.yaml", "run_info.json"):

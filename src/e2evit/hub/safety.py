@@ -12,6 +12,7 @@ from pyarrow import ArrowException
 from safetensors import SafetensorError, safe_open
 
 import e2evit.modeling
+from e2evit.data.manifest import check_weights
 from e2evit.data.storage import absolute
 
 from .markup import check_card, read_yaml, strings_of
@@ -39,7 +40,8 @@ def check_checkpoint(folder: str | Path, names: Iterable[str] | None = None) -> 
 
     It may hold `MODEL_FILES` and nothing else. Weights are whole safetensors; Python files are those of this version
     of e2evit, byte for byte; JSON and YAML are plain, and name no code but those files; a sanitiser leaves the card as
-    it is; pictures are PNG without packed texts. No text holds a token (see [`check_tokens`]).
+    it is; pictures are PNG without packed texts. No text holds a token (see [`check_tokens`]). Weights have the hash
+    that their training recorded, if it did.
 
     Shapes that do not fit the configuration are refused by transformers when it loads the weights.
 
@@ -55,6 +57,7 @@ def check_checkpoint(folder: str | Path, names: Iterable[str] | None = None) -> 
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds no {name}: it is not a checkpoint.")
     _check_files(folder, find_files(folder) if names is None else names, MODEL_FILES + BESIDE)
+    check_weights(folder)
 
 
 def check_dataset(folder: str | Path) -> list[str]:
@@ -113,7 +116,7 @@ def _check_file(path: Path, name: str, allowed: Iterable[str]) -> None:
     check_tokens(name.encode(errors="replace"))
     match path.name.rpartition(".")[2]:  # also of `.py`
         case "safetensors":
-            _check_weights(path)
+            _check_tensors(path)
         case "parquet":
             _check_parquet(path)
         case "png":
@@ -158,7 +161,7 @@ def _check_code(path: Path) -> None:
         )
 
 
-def _check_weights(path: Path) -> None:
+def _check_tensors(path: Path) -> None:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
