@@ -112,7 +112,7 @@ def _read_npy(path: str, image_shape) -> Iterator[np.ndarray]:
             begins = file.tell()
         if dtype.hasobject:
             raise ValueError("it holds Python objects, which only pickle reads")
-    except (ValueError, OSError, EOFError, KeyError, RecursionError, MemoryError, OverflowError) as error:
+    except Exception as error:  # NumPy parses the header as Python, whose parsers each have their own
         raise ValueError(f"{path}: not a readable array ({error}).") from error
     if _is_image(shape, image_shape):
         shape = (1, *shape)

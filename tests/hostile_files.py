@@ -237,6 +237,7 @@ HOSTILE = {
     "shape.npy": (lambda path: whole(path, npy((10**9, *SHAPE))), "declares 288000.0 MB .*but 0.0 MB"),
     "negative.npy": (lambda path: whole(path, npy((-12, *SHAPE))), r"shape \(-12, 2, 6, 6\)"),
     "archive.npy": (in_npz(npy(IMAGES.shape)), "not a readable array"),
+    "open_header.npy": (lambda path: whole(path, endless_header(b"(")), "not a readable array"),
     "header.npy": (lambda path: whole(path, endless_header(b"-")), "not a readable array"),
     "bomb.parquet": (bomb, r"declares 16777316 entries .*0.0 MB"),
     "modest_footer.parquet": (bomb_behind_a_modest_footer, r"pages of 16777316 entries .*the footer says 2"),
