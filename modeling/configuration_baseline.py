@@ -1,14 +1,14 @@
 """Configuration of the baselines: any image model of transformers with the E2E heads."""
 
-from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from .configuration_e2e import E2EConfig
+from .limits_e2e import COUNTS, POSITIVE, REAL, Limits, check_limits, strict_config
 
 __all__ = ["BaselineConfig"]
 
 
-@strict
+@strict_config
 class BaselineConfig(E2EConfig):
     r"""A transformers image model (ViT, Swin, ConvNeXtV2, ResNet, ...) that reads E2E images.
 
@@ -38,12 +38,21 @@ class BaselineConfig(E2EConfig):
             if "model_type" not in fields:
                 raise ValueError(f"`backbone_config` needs a `model_type`, got the keys {sorted(fields)}.")
             model_type = fields.pop("model_type")
+            for name, value in fields.items():
+                if _is_numeric(value):
+                    check_limits(name, value, _limits_of(name))
             height, width = self.image_shape
             image = {"num_channels": self.num_inputs, "image_size": height if height == width else [height, width]}
             known = type(AutoConfig.for_model(model_type)).__dataclass_fields__
             image = {name: value for name, value in image.items() if name in known}
             self.backbone_config = AutoConfig.for_model(model_type, **(image | fields))
         super().__post_init__(**kwargs)
+
+    @property
+    def num_weights(self) -> int:
+        backbone = self.backbone_config
+        blocks, width = (getattr(backbone, name, 0) for name in ("num_hidden_layers", "hidden_size"))
+        return blocks * width * (4 * width + 2 * getattr(backbone, "intermediate_size", 0))
 
     def validate_backbone(self):
         backbone = self.backbone_config
@@ -60,3 +69,21 @@ class BaselineConfig(E2EConfig):
                 f"The backbone reads images of {expected} pixels but these have {self.image_shape}: "
                 "give `backbone_config` and `BaselineConfig` the same `image_size`."
             )
+
+
+def _is_numeric(value) -> bool:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in values)
+
+
+def _limits_of(name: str) -> Limits:
+    """Limits of a field by the habits of transformers' names."""
+    if name in ("depths", "num_hidden_layers", "num_layers"):
+        return COUNTS["blocks"]
+    if name == "num_labels":
+        return COUNTS["labels"]
+    if name.endswith(("_size", "_sizes", "_dim", "heads")):
+        return COUNTS["width"]
+    if name.endswith("_eps"):
+        return POSITIVE
+    return COUNTS["features"] if name.startswith("num_") else REAL

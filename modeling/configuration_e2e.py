@@ -3,13 +3,26 @@
 from math import log, prod
 from typing import Literal
 
-from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+
+from .limits_e2e import (
+    COUNTS,
+    FRACTION,
+    MAX_WEIGHTS,
+    NON_NEGATIVE,
+    POSITIVE,
+    REAL,
+    check_limits,
+    limited,
+    strict_config,
+)
 
 __all__ = ["E2EConfig"]
 
+MAX_LOG_MASS = 40  # of ln(mass / GeV): its exponential is a finite mass
 
-@strict
+
+@strict_config
 class E2EConfig(PreTrainedConfig):
     r"""Fields that every E2E model has, whatever its backbone.
 
@@ -46,25 +59,32 @@ class E2EConfig(PreTrainedConfig):
         initializer_range (`float`): Standard deviation of the truncated normal initialisation.
     """
 
-    image_size: int | tuple[int, int] | list[int] = 125
-    num_channels: int = 8
+    image_size: int | tuple[int, int] | list[int] = limited(125, COUNTS["pixels"])
+    num_channels: int = limited(8, COUNTS["channels"])
     channel_names: tuple[str, ...] | list[str] | None = None
-    num_aux_features: int = 0
+    num_aux_features: int = limited(0, COUNTS["features"])
     pixel_features: bool = False
-    pixel_hidden_size: int = 0
+    pixel_hidden_size: int = limited(0, COUNTS["features"])
     energy_pooling: bool = False
-    mass_mean: float | int | None = None
-    mass_std: float | int | None = None
+    mass_mean: float | int | None = limited(None, REAL)
+    mass_std: float | int | None = limited(None, POSITIVE)
     log_mass: bool = False
     mass_loss: Literal["huber", "gaussian", "quantile"] = "huber"
-    mass_temperature: float | int = 1.0
+    mass_temperature: float | int = limited(1.0, POSITIVE)
     loss_weighting: Literal["fixed", "uncertainty"] = "fixed"
-    mass_loss_weight: float | int = 1.0
-    label_smoothing: float | int = 0.0
-    class_weights: tuple[float, ...] | list[float] | None = None
-    initializer_range: float | int = 0.02
+    mass_loss_weight: float | int = limited(1.0, NON_NEGATIVE)
+    label_smoothing: float | int = limited(0.0, FRACTION)
+    class_weights: tuple[float, ...] | list[float] | None = limited(None, POSITIVE)
+    initializer_range: float | int = limited(0.02, NON_NEGATIVE)
+
+    def __setattr__(self, name, value):
+        known = type(self).__dataclass_fields__.get(name)
+        if known is not None and "limits" in known.metadata:
+            check_limits(name, value, known.metadata["limits"])
+        super().__setattr__(name, value)
 
     def __post_init__(self, **kwargs):
+        self._settle_labels(kwargs.get("num_labels"))
         if self.mass_mean is None:
             self.mass_mean = log(100.0) if self.log_mass else 100.0
         if self.mass_std is None:
@@ -74,6 +94,26 @@ class E2EConfig(PreTrainedConfig):
             for name in ("auto_map", "custom_pipelines"):
                 kwargs.pop(name, None)
         super().__post_init__(**kwargs)
+
+    def _settle_labels(self, num_labels: int | None) -> None:
+        """Check the classes, and derive `label2id` if only `id2label` is given."""
+        if self.id2label is None:
+            check_limits("num_labels", num_labels, COUNTS["labels"])
+            return
+        names = {str(number): name for number, name in self.id2label.items()}
+        check_limits("num_labels", len(names), COUNTS["labels"])
+        if names.keys() != {str(number) for number in range(len(names))}:
+            raise ValueError(
+                f"`id2label` must number its {len(names)} classes from 0 to {len(names) - 1}, got "
+                f"{', '.join(list(names)[:20])}."
+            )
+        numbers = {name: int(number) for number, name in names.items()}
+        if len(numbers) < len(names):
+            raise ValueError(f"`id2label` gives two classes one name, got {', '.join(list(names.values())[:20])}.")
+        if self.label2id is None:
+            self.label2id = numbers
+        elif {name: str(number) for name, number in self.label2id.items()} != {n: i for i, n in names.items()}:
+            raise ValueError(f"`label2id` must be the inverse of `id2label`, got {str(self.label2id)[:200]}.")
 
     @property
     def num_inputs(self) -> int:
@@ -91,9 +131,15 @@ class E2EConfig(PreTrainedConfig):
         size = self.image_size
         return (size, size) if isinstance(size, int) else tuple(size)  # pyright: ignore[reportReturnType]
 
+    @property
+    def num_weights(self) -> int:
+        """About the number of weights of the backbone, from below; each family counts its own."""
+        return 0
+
     def validate_image(self):
-        if len(self.image_shape) != 2 or prod(self.image_shape) <= 0 or min(self.image_shape) <= 0:
-            raise ValueError(f"`image_size` is one positive side or (height, width), got {self.image_size}.")
+        if len(self.image_shape) != 2:
+            raise ValueError(f"`image_size` is one side or (height, width), got {self.image_size}.")
+        check_limits("num_channels * height * width", self.num_channels * prod(self.image_shape), COUNTS["image"])
         if self.channel_names is not None and len(self.channel_names) != self.num_channels:
             raise ValueError(
                 f"`channel_names` needs one name for each of the {self.num_channels} channels (`num_channels`), "
@@ -101,24 +147,28 @@ class E2EConfig(PreTrainedConfig):
             )
 
     def validate_mass_scale(self):
-        if self.mass_std is None or self.mass_std <= 0:
-            raise ValueError(f"`mass_std` [GeV] must be positive, got {self.mass_std}.")
-        if self.mass_temperature <= 0:
-            raise ValueError(f"`mass_temperature` must be positive, got {self.mass_temperature}.")
+        assert self.mass_mean is not None
+        assert self.mass_std is not None
+        if self.log_mass and max(abs(self.mass_mean), self.mass_std) > MAX_LOG_MASS:
+            raise ValueError(
+                f"With `log_mass`, `mass_mean` and `mass_std` are those of ln(mass / GeV), at most {MAX_LOG_MASS}; "
+                f"got {self.mass_mean} and {self.mass_std}."
+            )
+
+    def validate_size(self):
+        if self.num_weights > MAX_WEIGHTS:
+            raise ValueError(
+                f"This model would have about {self.num_weights:.2g} weights, more than {MAX_WEIGHTS:.2g}: check its "
+                "widths, its number of blocks and its patch size."
+            )
 
     def validate_loss(self):
-        if self.mass_loss_weight < 0:
-            raise ValueError(f"`mass_loss_weight` must not be negative, got {self.mass_loss_weight}.")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"`label_smoothing` is at least 0 and below 1, got {self.label_smoothing}.")
         if self.mass_loss == "gaussian" and self.loss_weighting == "uncertainty":
             raise ValueError(
                 "A negative log-likelihood has no lower bound, so a learned weight would grow without limit: combine "
                 '`mass_loss="gaussian"` with `loss_weighting="fixed"`.'
             )
-        if self.class_weights is not None and (
-            len(self.class_weights) != self.num_labels or min(self.class_weights) <= 0
-        ):
+        if self.class_weights is not None and len(self.class_weights) != self.num_labels:
             raise ValueError(
                 f"`class_weights` needs one positive number for each of the {self.num_labels} classes, "
                 f"got {self.class_weights}."

@@ -1,14 +1,14 @@
 """Configuration of LinearViT (L2ViT, https://arxiv.org/abs/2501.16182)."""
 
-from huggingface_hub.dataclasses import strict
 from transformers.backbone_utils import BackboneConfigMixin
 
 from .configuration_e2e import E2EConfig
+from .limits_e2e import COUNTS, FRACTION, POSITIVE, check_limits, limited, strict_config
 
 __all__ = ["LinearViTConfig"]
 
 
-@strict
+@strict_config
 class LinearViTConfig(BackboneConfigMixin, E2EConfig):
     r"""Shape of a LinearViT: stages of local-window blocks alternating with global linear-attention blocks.
 
@@ -47,21 +47,21 @@ class LinearViTConfig(BackboneConfigMixin, E2EConfig):
 
     model_type = "linearvit"
 
-    patch_size: int = 5
+    patch_size: int = limited(5, COUNTS["stride"])
     fourier_positions: bool = False
-    token_stride: int = 2
-    hidden_sizes: tuple[int, ...] | list[int] = (96,)
-    depths: tuple[int, ...] | list[int] = (4,)
-    num_attention_heads: tuple[int, ...] | list[int] = (4,)
-    mlp_ratios: tuple[float | int, ...] | list[float | int] = (4.0,)
-    window_size: int = 5
+    token_stride: int = limited(2, COUNTS["stride"])
+    hidden_sizes: tuple[int, ...] | list[int] = limited((96,), COUNTS["width"])
+    depths: tuple[int, ...] | list[int] = limited((4,), COUNTS["blocks"])
+    num_attention_heads: tuple[int, ...] | list[int] = limited((4,), COUNTS["heads"])
+    mlp_ratios: tuple[float | int, ...] | list[float | int] = limited((4.0,), POSITIVE)
+    window_size: int = limited(5, COUNTS["window"])
     global_attention: str = "relu_linear"
     rotary_positions: bool = False
-    local_kernel_size: int = 7
-    denominator_floor: float | int = 0.5
+    local_kernel_size: int = limited(7, COUNTS["window"])
+    denominator_floor: float | int = limited(0.5, POSITIVE)
     denominator_floor_per_token: bool = True
-    drop_path_rate: float | int = 0.0
-    layer_norm_eps: float = 1e-5
+    drop_path_rate: float | int = limited(0.0, FRACTION)
+    layer_norm_eps: float = limited(1e-5, POSITIVE)
 
     def __post_init__(self, **kwargs):
         self.stage_names = ["stem", *(f"stage{number + 1}" for number in range(len(self.depths)))]
@@ -69,20 +69,24 @@ class LinearViTConfig(BackboneConfigMixin, E2EConfig):
         self.set_output_features_output_indices(**chosen)
         super().__post_init__(**kwargs)
 
+    @property
+    def num_weights(self) -> int:
+        shapes = zip(self.hidden_sizes, self.depths, self.mlp_ratios)
+        blocks = sum(int(depth * width**2 * (4 + 2 * ratio)) for width, depth, ratio in shapes)
+        return blocks + self.num_inputs * self.patch_size**2 * max(self.hidden_sizes, default=0)
+
     def validate_stages(self):
         fields = ("hidden_sizes", "depths", "num_attention_heads", "mlp_ratios")
         lengths = [len(getattr(self, name)) for name in fields]
-        if len(set(lengths)) != 1 or lengths[0] == 0:
+        if len(set(lengths)) != 1:
             raise ValueError(
                 f"{', '.join(f'`{name}`' for name in fields)} need one entry per stage, got {lengths} entries."
             )
+        check_limits("len(depths)", lengths[0], COUNTS["stages"])
+        check_limits("sum(depths)", sum(self.depths), COUNTS["blocks"])
         for width, heads in zip(self.hidden_sizes, self.num_attention_heads):
             if width % heads:
                 raise ValueError(f"A stage of width {width} cannot be split into {heads} attention heads.")
-
-    def validate_drop_path(self):
-        if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"`drop_path_rate` must lie in [0, 1), got {self.drop_path_rate}.")
 
     def validate_local_kernel(self):
         if self.local_kernel_size % 2 == 0:

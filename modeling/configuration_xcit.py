@@ -1,14 +1,14 @@
 """Configuration of XCiT (https://arxiv.org/abs/2106.09681)."""
 
-from huggingface_hub.dataclasses import strict
 from transformers.backbone_utils import BackboneConfigMixin
 
 from .configuration_e2e import E2EConfig
+from .limits_e2e import COUNTS, FRACTION, NON_NEGATIVE, POSITIVE, limited, strict_config
 
 __all__ = ["XCiTConfig"]
 
 
-@strict
+@strict_config
 class XCiTConfig(BackboneConfigMixin, E2EConfig):
     r"""Shape of an XCiT: cross-covariance blocks on one grid of tokens, then class attention.
 
@@ -38,17 +38,17 @@ class XCiTConfig(BackboneConfigMixin, E2EConfig):
 
     model_type = "xcit"
 
-    patch_size: int = 5
-    token_stride: int = 2
-    hidden_size: int = 96
-    num_hidden_layers: int = 4
-    num_attention_heads: int = 4
-    mlp_ratio: float | int = 4.0
-    num_class_attention_layers: int = 2
-    layer_scale_init_value: float | int = 1.0
+    patch_size: int = limited(5, COUNTS["stride"])
+    token_stride: int = limited(2, COUNTS["stride"])
+    hidden_size: int = limited(96, COUNTS["width"])
+    num_hidden_layers: int = limited(4, COUNTS["blocks"])
+    num_attention_heads: int = limited(4, COUNTS["heads"])
+    mlp_ratio: float | int = limited(4.0, POSITIVE)
+    num_class_attention_layers: int = limited(2, COUNTS["blocks"])
+    layer_scale_init_value: float | int = limited(1.0, NON_NEGATIVE)
     tokens_norm: bool = True
-    drop_path_rate: float | int = 0.0
-    layer_norm_eps: float = 1e-6
+    drop_path_rate: float | int = limited(0.0, FRACTION)
+    layer_norm_eps: float = limited(1e-6, POSITIVE)
 
     def __post_init__(self, **kwargs):
         self.stage_names = ["stem", *(f"block{number + 1}" for number in range(self.num_hidden_layers))]
@@ -56,12 +56,14 @@ class XCiTConfig(BackboneConfigMixin, E2EConfig):
         self.set_output_features_output_indices(**chosen)
         super().__post_init__(**kwargs)
 
+    @property
+    def num_weights(self) -> int:
+        blocks = self.num_hidden_layers + self.num_class_attention_layers
+        stem = self.num_inputs * self.patch_size**2 * self.hidden_size
+        return int(blocks * self.hidden_size**2 * (4 + 2 * self.mlp_ratio)) + stem
+
     def validate_heads(self):
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"`hidden_size` {self.hidden_size} cannot be split into {self.num_attention_heads} attention heads."
             )
-
-    def validate_drop_path(self):
-        if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"`drop_path_rate` must lie in [0, 1), got {self.drop_path_rate}.")

@@ -93,12 +93,17 @@ class ConvStem(nn.Module):
         self.activation = activation
         self.pixels = PixelEmbedding(config)
         self.pad_multiple = config.patch_size if pad else 1
-        is_power_of_two = config.patch_size > 0 and config.patch_size & (config.patch_size - 1) == 0
+        is_power_of_two = config.patch_size & (config.patch_size - 1) == 0
         self.sees_patches = not is_power_of_two and pad
         strides = [2] * (config.patch_size.bit_length() - 1) if is_power_of_two else [config.patch_size]
         strides += [config.token_stride] if config.token_stride > 1 or not strides else []
         self.total_stride = prod(strides)
         widths = [hidden_size >> (len(strides) - 1 - i) for i in range(len(strides))]
+        if widths[0] == 0:
+            raise ValueError(
+                f"{len(strides)} convolutions, each twice as wide as the one before, cannot end at the width "
+                f"{hidden_size}: choose a smaller `patch_size` than {config.patch_size}."
+            )
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
         for i, (in_width, width, stride) in enumerate(zip([config.num_inputs, *widths], widths, strides)):
             sees_one_patch = i == 0 and not is_power_of_two
