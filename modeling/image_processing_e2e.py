@@ -1,14 +1,16 @@
 """E2EImageProcessor: detector images, dense or sparse, in detector units, to `pixel_values` in network units."""
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import numpy as np
 import torch
 from transformers import BaseImageProcessor, BatchFeature
 
 from .geometry_e2e import DETECTOR_ROWS, TRANSVERSE, transverse_factor, window_rows
+from .limits_e2e import COUNTS, POSITIVE, REAL, check_limits
 
-__all__ = ["E2EImageProcessor", "compress"]
+__all__ = ["E2EImageProcessor", "compress", "to_numpy"]
 
 AUX_COLUMNS = ("pt", "ieta", "iphi")
 
@@ -62,7 +64,15 @@ class E2EImageProcessor(BaseImageProcessor):
         self.channel_scale = [1.0] * len(self.channel_names) if channel_scale is None else list(channel_scale)
         self.data_format = data_format
         self.aux_names, self.aux_mean, self.aux_std = list(aux_names), list(aux_mean), list(aux_std)
-        if len(self.channel_scale) != len(self.channel_names) or min(self.channel_scale, default=1) <= 0:
+        check_limits("image_size", self.image_size, COUNTS["pixels"])
+        check_limits("channel_scale", self.channel_scale, POSITIVE)
+        check_limits("aux_mean", self.aux_mean, REAL)
+        check_limits("aux_std", self.aux_std, POSITIVE)
+        if len(self.image_size) != 2:
+            raise ValueError(f"`image_size` is one side or (height, width), got {image_size}.")
+        if self.channel_names:
+            check_limits("channels * height * width", prod(self.image_shape), COUNTS["image"])
+        if len(self.channel_scale) != len(self.channel_names):
             raise ValueError(
                 f"`channel_scale` needs one positive number for each of the {len(self.channel_names)} channels, "
                 f"got {self.channel_scale}."
@@ -71,6 +81,8 @@ class E2EImageProcessor(BaseImageProcessor):
             raise ValueError(f"`data_format` is 'channels_first' or 'channels_last', got {data_format!r}.")
         if not len(self.aux_names) == len(self.aux_mean) == len(self.aux_std):
             raise ValueError("`aux_names`, `aux_mean` and `aux_std` need the same length.")
+        if unknown := set(self.aux_names) - {"log_pt", *AUX_COLUMNS}:
+            raise ValueError(f"`aux_names` are log_pt, {', '.join(AUX_COLUMNS)}; got {', '.join(sorted(unknown))}.")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -105,8 +117,9 @@ class E2EImageProcessor(BaseImageProcessor):
             [`BatchFeature`] with `pixel_values` `(B, C, H, W)`, float32, and `aux_values` `(B, len(aux_names))`.
 
         Raises:
-            ValueError: for other channels or another shape, a NaN or infinite pixel, an index outside the image, or
-                energies that cannot be converted; it names the image.
+            ValueError: for other channels or another shape, a NaN or infinite pixel, one that is infinite in network
+                units, an index that is not a whole number or outside the image, or energies that cannot be converted;
+                it names the image.
         """
         if kwargs:
             raise ValueError(f"Unknown arguments of E2EImageProcessor: {', '.join(sorted(kwargs))}.")
@@ -156,14 +169,14 @@ class E2EImageProcessor(BaseImageProcessor):
     @staticmethod
     def _concatenate(rows: Sequence[Mapping]) -> dict[str, np.ndarray]:
         """Rows to one mapping with `row_offsets`."""
-        indices = [np.asarray(row["pixel_index"]) for row in rows]
-        values = [np.asarray(row["pixel_value"], dtype=np.float32) for row in rows]
+        indices = [_whole_numbers(row["pixel_index"], f"Image {i}: ") for i, row in enumerate(rows)]
+        values = [_to_float32(row["pixel_value"]) for row in rows]
         for i, (index, value) in enumerate(zip(indices, values)):
             if index.shape != value.shape:
                 raise ValueError(f"Image {i}: {index.size} entries in pixel_index and {value.size} in pixel_value.")
         columns = {
-            "pixel_index": np.concatenate(indices).astype(np.int64),
-            "pixel_value": np.concatenate(values),
+            "pixel_index": np.concatenate([np.empty(0, np.int64), *indices]),
+            "pixel_value": np.concatenate([np.empty(0, np.float32), *values]),
             "row_offsets": np.cumsum([0, *(index.size for index in indices)]),
         }
         return columns | {name: np.array([row.get(name) for row in rows], dtype=np.float64) for name in AUX_COLUMNS}
@@ -172,16 +185,19 @@ class E2EImageProcessor(BaseImageProcessor):
         num_channels, height, width = self.image_shape
         offsets = columns["row_offsets"]
         num_pixels, num_images = num_channels * height * width, len(offsets) - 1
-        index = np.asarray(columns["pixel_index"])
-        value = np.asarray(columns["pixel_value"], dtype=np.float32)
+        index, value = _whole_numbers(columns["pixel_index"]), _to_float32(columns["pixel_value"])
         image = np.repeat(np.arange(num_images), np.diff(offsets))
-        if index.size and (index.min() < 0 or index.max() >= num_pixels):
-            bad = int(image[(index < 0) | (index >= num_pixels)][0])
+        if not image.size == index.size == value.size:
             raise ValueError(
-                f"Image {bad}: pixel_index reaches {index[image == bad].max()}, but an image of shape "
-                f"{self.image_shape} has {num_pixels} pixels; was it written for another grid?"
+                f"`row_offsets` span {image.size} pixels, but `pixel_index` has {index.size} and `pixel_value` "
+                f"{value.size}."
             )
-        _check_finite(value, image)
+        if index.size and (index.min() < 0 or index.max() >= num_pixels):
+            bad = np.flatnonzero((index < 0) | (index >= num_pixels))[0]
+            raise ValueError(
+                f"Image {image[bad]}: pixel_index reaches {index[bad]}, but an image of shape {self.image_shape} has "
+                f"{num_pixels} pixels; was it written for another grid?"
+            )
         # numpy divides unsigned 32-bit integers fastest, and gathers and scatters by 64-bit ones
         channel = (index.astype(np.uint32) // np.uint32(height * width)).astype(np.intp)
         if converted:
@@ -189,7 +205,7 @@ class E2EImageProcessor(BaseImageProcessor):
             value = self._make_transverse(value, channel, rows, image, columns.get("ieta"), converted)
         scale = np.asarray(self.channel_scale, dtype=np.float32).take(channel)
         pixel_values = np.zeros(num_images * num_pixels, dtype=np.float32)
-        pixel_values[image * num_pixels + index] = compress(value, scale)
+        pixel_values[image * num_pixels + index] = _compress_finite(value, scale, image)
         return pixel_values.reshape(num_images, *self.image_shape)
 
     def _make_transverse(self, value, channel, rows, image, ieta, converted) -> np.ndarray:
@@ -198,8 +214,9 @@ class E2EImageProcessor(BaseImageProcessor):
         ieta = np.full(num_images, np.nan) if ieta is None else np.asarray(ieta, dtype=np.float64)
         chosen = np.isin(channel, converted)
         seeds = ieta[image[chosen]]
-        if not np.isfinite(seeds).all():
-            bad = int(image[chosen][~np.isfinite(seeds)][0])
+        is_known = np.isfinite(seeds) & (seeds == np.round(seeds))
+        if not is_known.all():
+            bad = int(image[chosen][~is_known][0])
             raise ValueError(
                 f"Image {bad} does not say where on the detector it lies (`ieta` of its seed tower), so its energies "
                 "cannot become transverse."
@@ -215,11 +232,10 @@ class E2EImageProcessor(BaseImageProcessor):
         return value
 
     def _from_dense(self, images, data_format: str) -> np.ndarray:
-        if isinstance(images, torch.Tensor):
-            images = images.detach().cpu().numpy()
-        elif not isinstance(images, np.ndarray):
-            images = np.stack([np.asarray(image) for image in images])
-        images = np.asarray(images, dtype=np.float32)
+        if not isinstance(images, (np.ndarray, torch.Tensor)):
+            images = [to_numpy(image) for image in images]
+            images = np.stack(images) if images else np.empty((0, *self.image_shape))
+        images = _to_float32(images)
         if images.ndim == 3:
             images = images[None]
         if data_format == "channels_last":
@@ -231,21 +247,62 @@ class E2EImageProcessor(BaseImageProcessor):
             )
         image, channel, row, column = np.nonzero(images)
         value = images[image, channel, row, column]
-        _check_finite(value, image)
         pixel_values = np.zeros_like(images, order="C")
         scale = np.asarray(self.channel_scale, dtype=np.float32)[channel]
-        pixel_values[image, channel, row, column] = compress(value, scale)
+        pixel_values[image, channel, row, column] = _compress_finite(value, scale, image)
         return pixel_values
 
     def _aux_values(self, columns: Mapping) -> np.ndarray:
-        chosen = [
-            np.log(np.asarray(columns["pt"])) if name == "log_pt" else np.asarray(columns[name])
-            for name in self.aux_names
-        ]
-        return ((np.stack(chosen, axis=1) - self.aux_mean) / self.aux_std).astype(np.float32)
+        unknown = np.full(len(columns["row_offsets"]) - 1, np.nan)
+        sources = [name.removeprefix("log_") for name in self.aux_names]
+        chosen = [np.asarray(columns.get(source, unknown)) for source in sources]
+        with np.errstate(all="ignore"):
+            values = [np.log(x) if name == "log_pt" else x for name, x in zip(self.aux_names, chosen)]
+            result = ((np.stack(values, axis=1) - self.aux_mean) / self.aux_std).astype(np.float32)
+        for image, number in np.argwhere(~np.isfinite(result))[:1]:
+            raise ValueError(
+                f"Image {image}: this model's `aux_values` need `{sources[number]}`, got {chosen[number][image]}."
+            )
+        return result
 
 
-def _check_finite(value: np.ndarray, image: np.ndarray) -> None:
-    if not np.isfinite(value).all():
-        bad = int(image[~np.isfinite(value)][0])
-        raise ValueError(f"Image {bad} holds NaN or infinite pixels; drop it or fix its producer.")
+def _compress_finite(value: np.ndarray, scale: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """[`compress`], which must leave each pixel finite; all arguments are per pixel."""
+    with np.errstate(all="ignore"):
+        compressed = compress(value, scale)
+    if not np.isfinite(compressed).all():
+        bad = np.flatnonzero(~np.isfinite(compressed))[0]
+        if not np.isfinite(value[bad]):
+            raise ValueError(f"Image {image[bad]} holds NaN or infinite pixels; drop it or fix its producer.")
+        raise ValueError(
+            f"Image {image[bad]} holds a pixel of {value[bad]:g}, which in units of its channel's scale, "
+            f"{scale[bad]:g}, is beyond float32; drop it or fix its producer."
+        )
+    return compressed
+
+
+def to_numpy(values) -> np.ndarray:
+    """An array, also of a tensor of any type on any device."""
+    if not isinstance(values, torch.Tensor):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # NumPy has no bfloat16
+
+
+def _to_float32(values) -> np.ndarray:
+    values = to_numpy(values)
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"Pixels are real numbers, got {values.dtype}.")
+    with np.errstate(over="ignore"):  # infinite pixels are refused where the image is known
+        return values.astype(np.float32, copy=False)
+
+
+def _whole_numbers(values, where: str = "") -> np.ndarray:
+    """Indices: integers as they are, whole floating-point numbers as integers."""
+    values = to_numpy(values)
+    if values.dtype.kind in "iu":
+        return values.astype(np.int64) if values.dtype == np.uint64 else values
+    if values.dtype.kind != "f" or not (np.abs(values) < 2**53).all() or (values != np.round(values)).any():
+        example = ", ".join(map(str, values.flat[:3]))
+        raise ValueError(f"{where}`pixel_index` holds whole numbers, got {values.dtype}: {example}, ...")
+    return values.astype(np.int64)

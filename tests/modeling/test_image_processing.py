@@ -86,6 +86,65 @@ def test_all_kinds_of_input_agree(processor, images):
         assert np.array_equal(processor(given, return_tensors="np")["pixel_values"], expected[:1])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int64])
+def test_tensors_of_any_type(processor, images, dtype):
+    tensor = torch.tensor(images).to(dtype)
+    expected = processor(tensor.float(), return_tensors="np")["pixel_values"]
+    for given in (tensor, list(tensor), tensor.float().requires_grad_()):
+        assert np.array_equal(processor(given, return_tensors="np")["pixel_values"], expected)
+    row = {"pixel_index": torch.tensor([7]), "pixel_value": torch.ones(1, dtype=dtype)}
+    assert processor(row, return_tensors="pt")["pixel_values"].count_nonzero() == 1
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        *([], np.zeros((0, 8, 125, 125)), torch.zeros(0, 8, 125, 125)),
+        {"pixel_index": np.zeros(0, int), "pixel_value": np.zeros(0), "row_offsets": np.zeros(1, int)},
+    ],
+    ids=["list", "array", "tensor", "rows"],
+)
+def test_no_images(processor, nothing):
+    assert processor(nothing, return_tensors="pt")["pixel_values"].shape == (0, 8, 125, 125)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"pixel_index": [31250, 0], "pixel_value": [3e38, 1.0]}, r"Image 1 holds a pixel of 3e\+38, .* scale, 0.004"),
+        ({"pixel_index": [0], "pixel_value": [1e300]}, "Image 1 holds NaN or infinite"),
+        ({"pixel_index": [5.5], "pixel_value": [1.0]}, "Image 1: `pixel_index` holds whole numbers, got float64: 5.5"),
+        ({"pixel_index": [np.nan], "pixel_value": [1.0]}, "whole numbers"),
+        ({"pixel_index": [1e30], "pixel_value": [1.0]}, "whole numbers"),
+        ({"pixel_index": [1, None], "pixel_value": [1.0, 2.0]}, "whole numbers, got object"),
+        ({"pixel_index": [1], "pixel_value": [None]}, "real numbers, got object"),
+        ({"pixel_index": [1], "pixel_value": [1j]}, "real numbers, got complex"),
+        ({"pixel_index": [-1], "pixel_value": [1.0]}, "Image 1: pixel_index reaches -1"),
+    ],
+)
+def test_pixels_that_are_no_numbers(processor, row, message):
+    good = {"pixel_index": [0.0], "pixel_value": [1]}
+    assert processor([good], return_tensors="pt")["pixel_values"].count_nonzero() == 1
+    with pytest.raises(ValueError, match=message):
+        processor([good, row])
+
+
+def test_offsets_that_do_not_fit(processor):
+    pixels = {"pixel_index": np.arange(3), "pixel_value": np.ones(2), "row_offsets": np.array([0, 3])}
+    with pytest.raises(ValueError, match="span 3 pixels, but `pixel_index` has 3 and `pixel_value` 2"):
+        processor(pixels)
+
+
+@pytest.mark.parametrize(
+    ("row", "got"),
+    [({}, "`pt`, got nan"), ({"pt": 0.0, "ieta": 3}, "`pt`, got 0.0"), ({"pt": 50.0}, "`ieta`, got nan")],
+)
+def test_aux_values_that_are_not_finite(row, got):
+    processor = E2EImageProcessor(CHANNELS, aux_names=["log_pt", "ieta"], aux_mean=[6, 28], aux_std=[0.5, 10])
+    with pytest.raises(ValueError, match=f"Image 0: this model's `aux_values` need {got}"):
+        processor({"pixel_index": [0], "pixel_value": [1.0]} | row)
+
+
 def test_empty_image(processor):
     assert not processor({"pixel_index": [], "pixel_value": []}, return_tensors="pt")["pixel_values"].any()
 
