@@ -4,6 +4,8 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,14 +53,15 @@ class _E2EPipeline(Pipeline):
         if isinstance(inputs, (str, os.PathLike)):
             channel_names = self._checked_channels(describe_file(inputs), channel_names)
             images = _checked(read_images(inputs, self.image_processor.image_shape))
-            return list(super().__call__(images, channel_names=channel_names, **kwargs))  # pyright: ignore
+            return list(super().__call__(_numbered(images), channel_names=channel_names, **kwargs))  # pyright: ignore
         channel_names = self._checked_channels(_describe_dataset(inputs), channel_names)
-        if isinstance(inputs, (np.ndarray, torch.Tensor)) and inputs.ndim == 4:
-            inputs = list(inputs)
-        elif not isinstance(inputs, (np.ndarray, torch.Tensor, Mapping, list)) and isinstance(inputs, Iterable):
-            inputs = (row for row in inputs)  # a Dataset is read row by row
-        if isinstance(inputs, list) and not inputs:
-            return []
+        is_array = isinstance(inputs, (np.ndarray, torch.Tensor))
+        if isinstance(inputs, list) or (is_array and inputs.ndim == 4):
+            inputs = list(_numbered(inputs))
+            if not inputs:
+                return []
+        elif not (is_array or isinstance(inputs, Mapping)) and isinstance(inputs, Iterable):
+            inputs = _numbered(inputs)  # a Dataset is read row by row
         return super().__call__(inputs, channel_names=channel_names, **kwargs)
 
     def _checked_channels(self, described: Description | None, channel_names) -> Sequence[str] | None:
@@ -81,13 +84,21 @@ class _E2EPipeline(Pipeline):
         return described.channel_names if described.is_physical else channel_names
 
     def preprocess(self, image, channel_names=None):
+        number, image = (image.number, image.image) if isinstance(image, _Numbered) else (0, image)
+        try:
+            features = self._process(image, channel_names)
+        except ValueError as error:  # the processor sees one image at a time
+            raise ValueError(re.sub("^Image 0", f"Image {number}", str(error))) from error
+        return {**features, "number": torch.tensor([number])}
+
+    def _process(self, image, channel_names):
         processor = self.image_processor
         if isinstance(image, Mapping):
             return processor.preprocess(image, channel_names=channel_names, return_tensors="pt")
         channels, height, width = processor.image_shape
         orders = {(channels, height, width): "channels_first", (height, width, channels): "channels_last"}
         # if the shape is ambiguous, the processor decides
-        order = orders.get(tuple(image.shape)) if len(orders) == 2 else None
+        order = orders.get(np.shape(image)) if len(orders) == 2 else None
         return processor.preprocess(image, data_format=order, channel_names=channel_names, return_tensors="pt")
 
     def save_pretrained(self, save_directory, **kwargs):
@@ -129,9 +140,12 @@ class E2EJetsPipeline(_E2EPipeline):
     """
 
     def _forward(self, model_inputs):
-        return self.model(**model_inputs)
+        number, outputs = model_inputs.pop("number"), self.model(**model_inputs)
+        names = ("logits", "mass_preds", "mass_scale_preds")
+        return {name: outputs[name] for name in names if outputs.get(name) is not None} | {"number": number}
 
     def postprocess(self, outputs):
+        _check_finite(outputs)
         probabilities = outputs["logits"][0].float().softmax(-1).tolist()
         labels: dict = self.model.config.id2label or {}
         scores = {labels[number]: value for number, value in enumerate(probabilities)}
@@ -157,9 +171,11 @@ class E2EFeaturesPipeline(_E2EPipeline):
     """
 
     def _forward(self, model_inputs):
-        return {"features": self.model.base_model(model_inputs["pixel_values"]).pooler_output}
+        features = self.model.base_model(model_inputs["pixel_values"]).pooler_output
+        return {"features": features, "number": model_inputs["number"]}
 
     def postprocess(self, outputs):
+        _check_finite(outputs)
         return outputs["features"][0].float().numpy()
 
 
@@ -178,6 +194,27 @@ def dataset_channels(dataset) -> list[str] | None:
     """What the channels of a `Dataset` of `load_e2e` hold; `None` for other inputs and for normalised images."""
     described = _describe_dataset(dataset)
     return described.channel_names if described is not None and described.is_physical else None
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """An image and its place in the input, which errors name."""
+
+    number: int
+    image: Any
+
+
+def _numbered(images: Iterable) -> Iterator[_Numbered]:
+    return (_Numbered(*pair) for pair in enumerate(images))
+
+
+def _check_finite(outputs: Mapping[str, torch.Tensor]) -> None:
+    for name, values in outputs.items():
+        if not values.isfinite().all():
+            raise ValueError(
+                f"Image {int(outputs['number'])}: the model's `{name}` is not finite. Its weights are damaged, or its "
+                "numbers exceed the range of its type: try float32."
+            )
 
 
 def _checked(images: Iterator) -> Iterator:

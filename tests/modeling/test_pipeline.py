@@ -141,6 +141,42 @@ def test_bad_inputs(jets, tmp_path):
         jets(random_images(1)[0], top_k=2)
 
 
+@pytest.mark.parametrize(
+    "nothing", [[], np.zeros((0, 8, 125, 125), np.float32), torch.zeros(0, 8, 125, 125), iter(())]
+)
+def test_no_images(jets, nothing):
+    assert list(jets(nothing)) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_errors_name_the_image(jets, folder, batch_size):
+    """Its place in the input, in batches and streams too, for pixels and for outputs that are not finite."""
+    images = random_images(3)
+    images[2, 3, 5, 5] = 3e38
+    features = pipeline("e2e-features", model=str(folder))
+    for given in (images, list(images), iter(images)):
+        with pytest.raises(ValueError, match=r"Image 2 holds a pixel of 3e\+38"):
+            list(jets(given, batch_size=batch_size))
+    images[2, 3, 5, 5] = 1e30  # finite in network units
+    for run, name in ((jets, "logits"), (features, "features")):
+        hook = run.model.base_model.register_forward_hook(_nan_for_hot_images)
+        with pytest.raises(ValueError, match=f"Image 2: the model's `{name}` is not finite"):
+            list(run(images, batch_size=batch_size))
+        hook.remove()
+
+
+def _nan_for_hot_images(module, inputs, outputs):
+    is_hot = inputs[0].amax((1, 2, 3)) > 50
+    outputs["pooler_output"] = outputs.pooler_output.masked_fill(is_hot[:, None], float("nan"))
+    return outputs
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_tensors_of_any_type(jets, expected, dtype):
+    images = torch.from_numpy(expected[0]).to(dtype)
+    assert [jet["mass"] for jet in jets(images)] == [jet["mass"] for jet in jets(images.float())]
+
+
 def test_it_works_without_e2evit(folder, tmp_path):
     """A process without e2evit runs it from a folder with code, saves it, and runs the saved copy."""
     folder = shutil.copytree(folder, tmp_path / "model")
