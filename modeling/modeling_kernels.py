@@ -93,7 +93,7 @@ def _load_kernels() -> bool:
     if not (_SOURCES and torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx()):
         return False
     try:
-        torch.ops.load_library(_build())
+        _load_library()
     except (ImportError, OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
         logger.warning(
@@ -109,15 +109,36 @@ def _register_fakes() -> None:
         torch.library.register_fake(f"{NAMESPACE}::{name}", fake)
 
 
-def _build() -> Path:
-    """The compiled library, from PyTorch's folder of extensions if it was built before."""
+def _load_library() -> None:
+    """Load a library that was built before, or build one.
+
+    The loader maps a library without reading it, so a damaged one would end the process with SIGBUS. Each is therefore
+    named after its content: one that differs from its name is removed.
+    """
     from torch.utils import cpp_extension  # imports setuptools
 
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR", cpp_extension.get_default_build_root()))
-    library = root / f"{NAMESPACE}.so"
-    if library.is_file():
-        return library
-    logger.info(f"Building {library}, which takes several seconds.")
+    for library in sorted(root.glob(f"{NAMESPACE}_*.so")):
+        try:
+            if library.stem == f"{NAMESPACE}_{_content_hash(library)}":
+                torch.ops.load_library(library)
+                return
+            logger.warning(f"{library} is damaged: building it again.")
+            library.unlink()
+        except OSError as error:  # unreadable, or from a machine with other system libraries
+            logger.info(f"{library} does not load here: {error}")
+    torch.ops.load_library(_build(root))
+
+
+def _content_hash(library: Path) -> str:
+    return sha256(library.read_bytes()).hexdigest()[:16]
+
+
+def _build(root: Path) -> Path:
+    """Compile the library in the folder `root`, where it appears at once and whole."""
+    from torch.utils import cpp_extension
+
+    logger.info(f"Building {NAMESPACE} in {root}, which takes several seconds.")
     compiler, source = cpp_extension.get_cxx_compiler(), str(_SOURCES[0].with_name("kernels.cpp"))
     # the first processors with AMX, so that a cache may serve several machines
     flags = ["-std=c++20", "-O3", "-march=sapphirerapids", "-fopenmp", "-fPIC", f"-DE2EVIT_NAMESPACE={NAMESPACE}"]
@@ -125,15 +146,14 @@ def _build() -> Path:
     libraries = [f"-L{path}" for path in cpp_extension.library_paths()] + ["-lc10", "-ltorch_cpu"]
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as folder:
-        compiled, linked = f"{folder}/kernels.o", f"{folder}/kernels.so"
+        compiled, linked = Path(folder, "kernels.o"), Path(folder, "kernels.so")
         # two steps: linking with OpenMP would add a second runtime, with its own threads
         for arguments in (
             [*flags, *includes, "-c", source, "-o", compiled],
             ["-shared", compiled, *libraries, "-o", linked],
         ):
             subprocess.run([compiler, *arguments], check=True, capture_output=True, encoding="utf-8")
-        os.replace(linked, library)
-    return library
+        return linked.replace(root / f"{NAMESPACE}_{_content_hash(linked)}.so")
 
 
 def _like_the_tokens(hidden_states, *arguments):

@@ -276,7 +276,7 @@ def test_the_library_builds(tmp_path):
     code = """
 import torch
 from e2evit.modeling import modeling_kernels as kernels
-torch.ops.load_library(kernels._build())
+kernels._load_library()
 kernels._register_fakes()
 for name in sorted(kernels.FAKES):
     print(getattr(getattr(torch.ops, kernels.NAMESPACE), name).default._schema)
@@ -287,4 +287,56 @@ for name in sorted(kernels.FAKES):
     assert done.stdout.splitlines() == [
         f"{kernels.NAMESPACE}::{schema}" for schema in sorted(reference_kernels.schemas())
     ]
-    assert [path.name for path in tmp_path.iterdir()] == [f"{kernels.NAMESPACE}.so"]
+    (library,) = tmp_path.iterdir()
+    assert library.name == f"{kernels.NAMESPACE}_{kernels._content_hash(library)}.so"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache in which libraries are texts: `cache()` is what was loaded, and how many were built so far."""
+    loaded, built = [], []
+
+    def build(root):
+        built.append(root)
+        (root / "new").write_text(f"library {len(built)}")
+        return (root / "new").replace(root / f"{kernels.NAMESPACE}_{kernels._content_hash(root / 'new')}.so")
+
+    def load(library):
+        if library.read_text() == "of another machine":
+            raise OSError("wrong ELF class")
+        loaded.append(library.read_text())
+
+    def outcome():
+        kernels._load_library()
+        return loaded[-1], len(built)
+
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setattr(kernels, "_build", build)
+    monkeypatch.setattr(torch.ops, "load_library", load)
+    return outcome
+
+
+def test_a_library_is_built_once(cache):
+    assert cache() == cache() == ("library 1", 1)
+
+
+@pytest.mark.parametrize("content", ["", "libr", "library 2", "library 1 and more"])
+def test_a_damaged_library_is_built_again(cache, content, tmp_path):
+    """It would end the process with SIGBUS: it is never loaded, and gone."""
+    cache()
+    (library,) = tmp_path.iterdir()
+    library.write_text(content)
+    assert cache() == ("library 2", 2)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["library 2"]
+
+
+def test_what_is_not_a_library_is_left_alone(cache, tmp_path):
+    """A folder of that name, the half of a build that was killed, and a library that loads on another machine only."""
+    (tmp_path / f"{kernels.NAMESPACE}_0.so").mkdir()
+    (tmp_path / "tmpkilled").mkdir()
+    (tmp_path / "tmpkilled/kernels.so").write_text("libr")
+    other = tmp_path / "other"
+    other.write_text("of another machine")
+    other = other.replace(tmp_path / f"{kernels.NAMESPACE}_{kernels._content_hash(other)}.so")
+    assert cache() == cache() == ("library 1", 1)
+    assert other.is_file()
