@@ -6,6 +6,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_baseline import BaselineConfig
+from .modeling_checkpointing import update_statistics_once
 from .modeling_e2e import E2EForImageClassification, E2EModelOutput, E2EPreTrainedModel
 from .modeling_head import E2EHead
 from .modeling_precision import widen_layer_norms
@@ -34,6 +35,7 @@ class BaselineModel(BaselinePreTrainedModel):
         if pooler is not None and any(True for _ in pooler.parameters()):
             self.backbone.pooler = None  # a projection of the class token; we average tokens
         widen_layer_norms(self.backbone)
+        update_statistics_once(self.backbone)
         self.post_init()
 
     def block_names(self):
@@ -46,7 +48,10 @@ class BaselineModel(BaselinePreTrainedModel):
         """`pixel_values` `(B, C, H, W)` of the configured size; see [`E2EModelOutput`]."""
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        outputs = self.backbone(self.pixels(pixel_values), output_hidden_states=output_hidden_states, return_dict=True)
+        if not len(pixel_values):
+            raise ValueError("The models of transformers need at least one image, got an empty batch.")
+        pixels = self.pixels(pixel_values).to(next(self.backbone.parameters()).dtype)
+        outputs = self.backbone(pixels, output_hidden_states=output_hidden_states, return_dict=True)
         tokens = outputs.last_hidden_state
         pooled = outputs.pooler_output  # normalised, if the model has a norm after its own average
         if tokens.ndim == 4:  # convolutional models return an image

@@ -16,6 +16,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_linearvit import LinearViTConfig
 from .modeling_attention import softmax_attention
 from .modeling_branches import attention_branch, depthwise_branch, local_branch, mlp_branch
+from .modeling_checkpointing import update_statistics_once
 from .modeling_depthwise import DepthwiseConv
 from .modeling_e2e import E2EBackbone, E2EForImageClassification, E2EModelOutput, E2EPreTrainedModel
 from .modeling_head import E2EHead
@@ -187,6 +188,7 @@ class LinearViTModel(LinearViTPreTrainedModel):
             blocks = [block(config, *shape, next(rates)) for block in kinds]  # pyright: ignore[reportCallIssue]
             self.stages.append(nn.Sequential(*blocks))
         self.norm = LayerNorm(sizes[-1], eps=config.layer_norm_eps)
+        update_statistics_once(self)
         self.post_init()
 
     def reset_parameters(self):

@@ -72,7 +72,7 @@ def embed_masked(stem, pixel_values, bool_masked_pos=None, mask_token=None):
     if mask_token is None:
         raise ValueError("`bool_masked_pos` needs a model for masked images (`...ForMaskedImageModeling`).")
     tokens = stem(pixel_values * ~pixel_mask(stem, pixel_values, bool_masked_pos))
-    mask = bool_masked_pos.view(tokens.shape[:3]).unsqueeze(-1)
+    mask = bool_masked_pos.bool().view(tokens.shape[:3]).unsqueeze(-1)
     return torch.where(mask, mask_token.to(tokens.dtype), tokens)
 
 

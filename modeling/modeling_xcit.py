@@ -12,6 +12,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_xcit import XCiTConfig
 from .modeling_branches import attention_branch, local_branch, mlp_branch
+from .modeling_checkpointing import update_statistics_once
 from .modeling_cross_covariance import CrossCovarianceAttention
 from .modeling_e2e import E2EBackbone, E2EForImageClassification, E2EModelOutput, E2EPreTrainedModel
 from .modeling_head import E2EHead
@@ -140,6 +141,7 @@ class XCiTModel(XCiTPreTrainedModel):
             XCiTClassAttentionBlock(config) for _ in range(config.num_class_attention_layers)
         )
         self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        update_statistics_once(self)
         self.post_init()
 
     def reset_parameters(self):
