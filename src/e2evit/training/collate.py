@@ -9,11 +9,13 @@ import torch
 from datasets import Dataset
 
 from e2evit.data.statistics import MassWeights
+from e2evit.modeling.image_processing_e2e import to_numpy
 from e2evit.transforms.augment import Augmentation
 
 __all__ = ["E2ECollator", "RowTables"]
 
 AUX_COLUMNS = ("pt", "ieta", "iphi")
+PIXELS = {"pixel_index": pa.int64(), "pixel_value": pa.float64()}
 
 
 class RowTables(torch.utils.data.Dataset):
@@ -82,12 +84,20 @@ class E2ECollator:
         batch = crc32(pixel_index[:64].tobytes(), crc32(np.asarray(row_offsets).tobytes()))
         return np.random.default_rng([*self._seed.tolist(), batch])
 
-    def __call__(self, rows: pa.Table | Sequence[pa.Table] | Sequence[Mapping]) -> dict[str, torch.Tensor]:
-        """An Arrow table (the fastest), a list of tables, or a list of rows."""
-        if not isinstance(rows, pa.Table):
-            rows = pa.concat_tables(rows) if isinstance(rows[0], pa.Table) else _as_table(rows, self.mass_column)
-        index, value = (rows[name].combine_chunks() for name in ("pixel_index", "pixel_value"))
+    def __call__(self, rows: pa.Table | Sequence) -> dict[str, torch.Tensor]:
+        """An Arrow table (the fastest), a list of tables, or a list of rows in any format of `datasets`.
+
+        Raises:
+            ValueError: for rows without pixels, labels that are not whole numbers, and as the processor.
+        """
+        rows = _as_table(rows, self.mass_column)
+        index, value = (rows[name].combine_chunks() for name in PIXELS)
         offsets = index.offsets.to_numpy()
+        lengths = np.stack([np.diff(offsets), np.diff(value.offsets.to_numpy())])
+        for row in np.flatnonzero(lengths[0] != lengths[1])[:1]:
+            raise ValueError(
+                f"Row {row}: {lengths[0, row]} entries in pixel_index and {lengths[1, row]} in pixel_value."
+            )
         index, value = index.flatten().to_numpy(), value.flatten().to_numpy()
         if self.augmentation:
             processor, rng = self.processor, self.random_numbers(index, offsets)
@@ -98,7 +108,10 @@ class E2ECollator:
         if self.processor.aux_names:
             pixels |= {name: _numbers(rows, name, np.nan) for name in AUX_COLUMNS if name in rows.column_names}
         batch = dict(self.processor(pixels, channel_names=self.processor.channel_names, return_tensors="pt"))
-        batch["labels"] = torch.from_numpy(_numbers(rows, "labels", -100).astype(np.int64))
+        labels = _numbers(rows, "labels", -100)
+        if not (is_whole := np.isfinite(labels) & (labels == np.round(labels))).all():
+            raise ValueError(f"`labels` are the numbers of classes, got {labels[~is_whole][0]}.")
+        batch["labels"] = torch.from_numpy(labels.astype(np.int64))
         masses = _numbers(rows, self.mass_column, np.nan)
         batch["mass_labels"] = torch.from_numpy(masses.astype(np.float32))
         if "row" in rows.column_names:
@@ -109,11 +122,38 @@ class E2ECollator:
         return batch
 
 
-def _as_table(rows: Sequence[Mapping], mass_column: str) -> pa.Table:
-    columns = {name: pa.array([np.asarray(row[name]) for row in rows]) for name in ("pixel_index", "pixel_value")}
+def _as_table(rows: pa.Table | Sequence, mass_column: str) -> pa.Table:
+    if not isinstance(rows, pa.Table) and len(rows) and not isinstance(rows[0], Mapping):
+        rows = pa.concat_tables([_frame_as_table(row) for row in rows])
+    known = rows.column_names if isinstance(rows, pa.Table) else rows[0] if rows else PIXELS
+    if missing := [name for name in PIXELS if name not in known]:
+        raise ValueError(
+            f"Rows need {' and '.join(missing)}, got {', '.join(known)}. transformers' `Trainer` removes columns that "
+            "the model itself does not read: pass `remove_unused_columns=False` to its `TrainingArguments`."
+        )
+    if isinstance(rows, pa.Table):
+        return rows
+    columns = {name: _lists([row[name] for row in rows], name) for name in PIXELS}
     for name in {"labels", mass_column, *AUX_COLUMNS}:
-        columns[name] = pa.array([row.get(name) for row in rows], pa.float64(), from_pandas=True)
+        values = [np.nan if row.get(name) is None else float(row[name]) for row in rows]
+        columns[name] = pa.array(values, pa.float64(), from_pandas=True)
     return pa.table(columns)
+
+
+def _lists(pixels: Sequence, name: str) -> pa.Array:
+    arrays = [to_numpy(values) for values in pixels]
+    for row, values in enumerate(arrays):
+        kinds = "iu" if name == "pixel_index" and values.size else "iuf"
+        if values.ndim != 1 or values.dtype.kind not in kinds:
+            raise ValueError(f"Row {row}: `{name}` must be a list of {PIXELS[name]}, got {str(pixels[row])[:80]}.")
+    return pa.array(arrays, pa.list_(PIXELS[name]))
+
+
+def _frame_as_table(frame) -> pa.Table:
+    """A row as `datasets` returns it in the formats arrow, polars and pandas."""
+    if isinstance(frame, pa.Table):
+        return frame
+    return frame.to_arrow() if hasattr(frame, "to_arrow") else pa.Table.from_pandas(frame, preserve_index=False)
 
 
 def _numbers(table: pa.Table, name: str, missing: float) -> np.ndarray:

@@ -97,7 +97,7 @@ class MaskedCollator:
         batch = self.collator(rows)
         pixel_values = batch["pixel_values"]
         # as in the augmentation, they depend on the batch, not on the process that makes it
-        sample = np.flatnonzero(pixel_values.numpy()[0])[:64]
+        sample = np.flatnonzero(pixel_values.numpy()[:1])[:64]
         rng = self.collator.random_numbers(sample, np.array([len(pixel_values)]))
         order = rng.random((len(pixel_values), self.num_tokens)).argsort(axis=1)
         masked = torch.from_numpy(order < round(self.ratio * self.num_tokens))
