@@ -114,6 +114,8 @@ def test_bad_settings_are_refused():
         Augmentation(dead_towers=1.5)
     with pytest.raises(ValueError, match="noise_hits"):
         Augmentation(noise_hits=-1)
+    with pytest.raises(ValueError, match=r"`tower_shift` is a whole number from 0 to 100, got 0\.5"):
+        Augmentation(tower_shift=0.5)  # pyright: ignore[reportArgumentType]
     assert not Augmentation()
 
 
@@ -131,3 +133,6 @@ def test_weights_make_the_training_jets_flat(jets_dir, tmp_path):
     assert both.max() / both.min() < found.max() / found.min() * 10
     with pytest.raises(ValueError, match="mass_pt"):
         MassWeights.of(train, "jet_mass", "pt")
+    for bins, most in ((0, 10.0), (20, np.nan), (20, np.inf), (20, -1.0)):
+        with pytest.raises(ValueError, match="Weights need a bin and a finite maximum"):
+            MassWeights.of(train, "jet_mass", "mass", bins, most)

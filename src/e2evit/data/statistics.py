@@ -42,7 +42,8 @@ def training_statistics(
         pixels = value[channel == number]
         scales.append(float(np.median(pixels)) if pixels.size else 1.0)
     mass = _column(train, mass_column)
-    mass = np.log(mass[mass > 0]) if log_mass else mass[np.isfinite(mass)]
+    mass = mass[np.isfinite(mass)]
+    mass = np.log(mass[mass > 0]) if log_mass else mass
     if mass.size < 2:
         return TrainingStatistics(tuple(scales), 0.0, 1.0)
     return TrainingStatistics(tuple(scales), float(mass.mean()), float(mass.std()))
@@ -77,6 +78,8 @@ class MassWeights:
         """
         if flat_in not in ("mass", "mass_pt"):
             raise ValueError(f"Weights are flat in mass or in mass_pt, not in {flat_in!r}.")
+        if not (num_bins >= 1 and 1 <= max_weight < np.inf):
+            raise ValueError(f"Weights need a bin and a finite maximum of at least 1, got {num_bins}, {max_weight}.")
         mass, pt = _column(train, mass_column), _column(train, "pt")
         if flat_in == "mass":
             pt = np.ones_like(mass)

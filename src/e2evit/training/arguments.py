@@ -81,6 +81,11 @@ class MassWeightArguments:
     flat_bins: int = _field(20, "Bins of these weights along each axis.")
     flat_max_weight: float = _field(10.0, "Largest weight, as a multiple of the mean.")
 
+    def __post_init__(self):
+        if self.flat_in not in (None, "mass", "mass_pt"):
+            raise ValueError(f"`flat_in` must be mass or mass_pt, got {self.flat_in!r}.")
+        _require(self, at_least={"flat_bins": 1, "flat_max_weight": 1})
+
 
 @dataclass
 class MaskArguments:
@@ -185,5 +190,7 @@ class Recipe:
 
 def _require(arguments, at_least: dict[str, float]) -> None:
     for name, lowest in at_least.items():
-        if not getattr(arguments, name) >= lowest:
-            raise ValueError(f"`{name}` must be {lowest} or more, got {getattr(arguments, name)}.")
+        value = getattr(arguments, name)
+        if not lowest <= value < float("inf"):
+            finite = " and finite" if value == float("inf") else ""
+            raise ValueError(f"`{name}` must be {lowest} or more{finite}, got {value}.")

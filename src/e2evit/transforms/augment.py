@@ -25,6 +25,7 @@ __all__ = [
 
 CALORIMETERS = ("ecal", "hcal")
 LAYERS = ("bpix", "tib", "tob")  # their channels count hits
+MOST = {"tower_shift": 100, "noise_hits": 10_000}  # of an option that is not a probability or a relative spread
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Augmentation:
         layer_drop: Probability that a tracker layer reads nothing.
 
     Raises:
-        ValueError: for a negative number, or a probability above one.
+        ValueError: for a number that is negative, too large or NaN.
     """
 
     flips: bool = False
@@ -54,10 +55,10 @@ class Augmentation:
 
     def __post_init__(self):
         for field in fields(self):
-            value = getattr(self, field.name)
-            most = 1 if field.name in ("dead_towers", "dead_crystals", "layer_drop") else float("inf")
-            if not 0 <= value <= most:
-                raise ValueError(f"`{field.name}` is between 0 and {most}, got {value}.")
+            value, most = getattr(self, field.name), MOST.get(field.name, 1)
+            if not 0 <= value <= most or (field.name == "tower_shift" and value != int(value)):
+                what = "a whole number" if field.name == "tower_shift" else "a number"
+                raise ValueError(f"`{field.name}` is {what} from 0 to {most}, got {value}.")
 
     def __bool__(self) -> bool:
         return any(getattr(self, field.name) for field in fields(self))
