@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import DatasetDict
+from datasets import ClassLabel, DatasetDict
 from safetensors.torch import save_file
 
 from e2evit.transforms.targets import columns_with_values
@@ -38,8 +38,17 @@ def check_targets(dataset: DatasetDict, mass_column: str, needs_masses: bool) ->
         needs_masses: Whether masses were asked for, so that it is an error if there are none.
 
     Raises:
-        ValueError: if there is nothing to learn, or all masses are the same.
+        ValueError: if there is nothing to learn, all masses are the same, or a label is not the number of a class.
     """
+    feature = dataset["train"].features["labels"]
+    num_classes = feature.num_classes if isinstance(feature, ClassLabel) else 1
+    for part, rows in dataset.items():
+        labels = rows.with_format("arrow")["labels"].drop_null().to_numpy()
+        if labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
+            raise ValueError(
+                f"The labels of the {part} split go from {labels.min()} to {labels.max()}, but the data set names "
+                f"{num_classes} classes: correct `labels` in its schema."
+            )
     train = dataset["train"].with_format("arrow")
     labels = np.unique(train["labels"].drop_null().to_numpy())
     masses = train[mass_column].to_numpy().astype(float)

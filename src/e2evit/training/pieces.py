@@ -61,7 +61,7 @@ def predict_in_pieces(
         if path is None:
             piece = rows.select(range(start, min(start + PIECE, len(rows))))
             loader = accelerator.prepare(make_loader(piece, collator, batch_size, num_workers))
-            predictions = predict(accelerator, prepared, loader, f"Predicting from {start}")
+            predictions = predict(accelerator, prepared, loader, f"Predicting from {start}", first=start)
             predictions = {name: v for name, v in predictions.items() if name not in ("labels", "mass_labels")}
             if accelerator.is_main_process:
                 content = save({name: np.ascontiguousarray(values) for name, values in predictions.items()})

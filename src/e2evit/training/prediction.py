@@ -15,13 +15,21 @@ __all__ = ["constant_baselines", "coverage_temperature", "predict", "progress_ba
 
 
 @torch.no_grad()
-def predict(accelerator: Accelerator, model, loader, title: str = "Predicting") -> dict[str, np.ndarray]:
+def predict(
+    accelerator: Accelerator, model, loader, title: str = "Predicting", first: int = 0
+) -> dict[str, np.ndarray]:
     """Predictions and targets for every row of a prepared, unshuffled `loader`, in order and each row once, whatever
     the number of processes.
+
+    Args:
+        first: Number of its first row, for errors.
 
     Returns:
         `logits` `(n, num_labels)`, `mass_preds` and `mass_labels` `(n,)` [GeV], `labels` `(n,)`, `mass_outputs`
         `(n, k)`, and `mass_scale_preds` `(n,)` [GeV] if the model predicts it; float32 and int64.
+
+    Raises:
+        ValueError: if an output is NaN or infinite; it names the row.
     """
     model.eval()
     names = ("logits", "mass_preds", "mass_outputs", "mass_scale_preds")
@@ -33,7 +41,14 @@ def predict(accelerator: Accelerator, model, loader, title: str = "Predicting") 
         values |= {name: batch[name] for name in ("mass_labels", "labels")}
         for name, value in accelerator.gather_for_metrics(values).items():
             parts.setdefault(name, []).append(value.cpu())
-    return {name: torch.cat(values).numpy() for name, values in parts.items()}
+    predictions = {name: torch.cat(values).numpy() for name, values in parts.items()}
+    for name in names:
+        for row, *_ in np.argwhere(~np.isfinite(predictions.get(name, 0.0))):
+            raise ValueError(
+                f"Row {first + row}: the model's `{name}` is {predictions[name][row]}. Its weights are not finite, or "
+                "its numbers exceed the range of the precision: try `mixed_precision: no`."
+            )
+    return predictions
 
 
 def summarise(predictions: dict[str, np.ndarray], config: E2EConfig) -> dict[str, float]:
@@ -71,8 +86,10 @@ def summarise(predictions: dict[str, np.ndarray], config: E2EConfig) -> dict[str
 def coverage_temperature(predictions: dict[str, np.ndarray]) -> float:
     """The factor on `mass_scale_preds` for which 68.3 % of the true masses lie within one of them."""
     error = np.abs(predictions["mass_preds"] - predictions["mass_labels"])
-    pull = (error / predictions["mass_scale_preds"])[np.isfinite(error)]
-    return float(np.quantile(pull, 0.6827)) if pull.size else 1.0
+    known = np.isfinite(error) & (predictions["mass_scale_preds"] > 0)
+    pull = error[known] / predictions["mass_scale_preds"][known]
+    # a factor of zero would make no uncertainty of any prediction
+    return float(np.quantile(pull, 0.6827)) or 1.0 if pull.size else 1.0
 
 
 def constant_baselines(dataset: DatasetDict, mass_column: str) -> dict[str, float]:
