@@ -26,6 +26,8 @@ MAX_LOG_MASS = 40  # of ln(mass / GeV): its exponential is a finite mass
 class E2EConfig(PreTrainedConfig):
     r"""Fields that every E2E model has, whatever its backbone.
 
+    Numbers have limits (`limits_e2e.py`); one outside of them, NaN included, is a `ValueError`.
+
     Args:
         image_size (`int` or `tuple[int, int]`):
             Height (eta) and width (phi) in pixels, or one number for a square. LinearViT and XCiT accept other sizes

@@ -1,6 +1,6 @@
 """E2EImageProcessor: detector images, dense or sparse, in detector units, to `pixel_values` in network units."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -59,11 +59,13 @@ class E2EImageProcessor(BaseImageProcessor):
         if self._auto_class is None:
             kwargs.pop("auto_map", None)
         super().__init__(**kwargs)
-        self.channel_names = list(channel_names)
-        self.image_size = [image_size] * 2 if isinstance(image_size, int) else list(image_size)
-        self.channel_scale = [1.0] * len(self.channel_names) if channel_scale is None else list(channel_scale)
+        self.channel_names = _listed("channel_names", channel_names)
+        self.image_size = [image_size] * 2 if isinstance(image_size, int) else _listed("image_size", image_size)
+        scale = [1.0] * len(self.channel_names) if channel_scale is None else channel_scale
+        self.channel_scale = _listed("channel_scale", scale)
         self.data_format = data_format
-        self.aux_names, self.aux_mean, self.aux_std = list(aux_names), list(aux_mean), list(aux_std)
+        self.aux_names = _listed("aux_names", aux_names)
+        self.aux_mean, self.aux_std = _listed("aux_mean", aux_mean), _listed("aux_std", aux_std)
         check_limits("image_size", self.image_size, COUNTS["pixels"])
         check_limits("channel_scale", self.channel_scale, POSITIVE)
         check_limits("aux_mean", self.aux_mean, REAL)
@@ -264,6 +266,12 @@ class E2EImageProcessor(BaseImageProcessor):
                 f"Image {image}: this model's `aux_values` need `{sources[number]}`, got {chosen[number][image]}."
             )
         return result
+
+
+def _listed(name: str, values) -> list:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"`{name}` must be a list, got {values!r}.")
+    return list(values)
 
 
 def _compress_finite(value: np.ndarray, scale: np.ndarray, image: np.ndarray) -> np.ndarray:

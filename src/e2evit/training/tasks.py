@@ -1,5 +1,7 @@
 """What a run learns: classes and masses, or masked pixels. The loop is the same for both."""
 
+from math import isfinite
+
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -36,7 +38,7 @@ class Supervised:
         return constant_baselines(dataset, self.mass_column)
 
     def validate(self, accelerator: Accelerator, model, loader) -> dict[str, float]:
-        return summarise(predict(accelerator, model, loader, "Validating"), self.config)
+        return _with_finite_loss(summarise(predict(accelerator, model, loader, "Validating"), self.config))
 
     def finish(self, accelerator: Accelerator, model, loader) -> None:
         """Calibrate the predicted mass uncertainty on validation jets."""
@@ -74,7 +76,7 @@ class MaskedImages:
                 outputs = model(**batch)
             totals.append(torch.stack([outputs[name].float() for name in self.terms]))
         means = accelerator.reduce(torch.stack(totals).mean(0), "mean").tolist()
-        return dict(zip(self.terms, means))
+        return _with_finite_loss(dict(zip(self.terms, means)))
 
     def finish(self, accelerator: Accelerator, model, loader) -> None:
         pass
@@ -103,6 +105,13 @@ class MaskedCollator:
         masked = torch.from_numpy(order < round(self.ratio * self.num_tokens))
         kept = {name: batch[name] for name in ("pixel_values", "rows") if name in batch}
         return kept | {"bool_masked_pos": masked}
+
+
+def _with_finite_loss(metrics: dict[str, float]) -> dict[str, float]:
+    """The same metrics; with a loss of NaN or infinity no epoch would be the best, and untrained weights be kept."""
+    if not isfinite(metrics["loss"]):
+        raise ValueError(f"The validation loss is {metrics['loss']}: try a lower learning rate, and check the masses.")
+    return metrics
 
 
 def make_task(model, processor, dataset: DatasetDict, recipe: Recipe) -> Supervised | MaskedImages:
