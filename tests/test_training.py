@@ -296,13 +296,15 @@ def test_widths_are_calibrated_on_validation_jets(jets_dir, tmp_path, mass_loss)
     assert inside.mean() == pytest.approx(0.683, abs=2 / len(inside))
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["head.classifier.bias", "head.mass_output.bias"])
+@pytest.mark.parametrize(
+    ("name", "number"), [("head.classifier.bias", float("nan")), ("head.mass_output.bias", float("inf"))]
+)
 def test_an_output_that_is_not_finite_is_an_error(jets_dir, model_json, tmp_path, monkeypatch, name, number):
     """The first row is named, also where predictions are made piece by piece."""
     dataset = load_e2e("simulated", jets_dir, cache_dir=tmp_path / "cache")
     model, processor = new_model(model_json, find_schema("simulated", jets_dir), dataset["train"], "jet_mass")
-    accelerator, collator, rows = Accelerator(cpu=True), E2ECollator(processor, "jet_mass"), dataset["validation"]
+    accelerator, collator, rows = Accelerator(cpu=True), E2ECollator(processor, "jet_mass"), dataset["train"]
+    rows = rows.select(range(12))
     output = {"head.classifier.bias": "logits", "head.mass_output.bias": "mass_preds"}[name]
     broken, seen = torch.full_like(model.state_dict()[name], number), []
 

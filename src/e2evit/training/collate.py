@@ -143,9 +143,9 @@ def _as_table(rows: pa.Table | Sequence, mass_column: str) -> pa.Table:
 def _lists(pixels: Sequence, name: str) -> pa.Array:
     arrays = [to_numpy(values) for values in pixels]
     for row, values in enumerate(arrays):
-        kinds = "iu" if name == "pixel_index" and values.size else "iuf"
+        kinds, what = ("iu", "integers") if name == "pixel_index" and values.size else ("iuf", "numbers")
         if values.ndim != 1 or values.dtype.kind not in kinds:
-            raise ValueError(f"Row {row}: `{name}` must be a list of {PIXELS[name]}, got {str(pixels[row])[:80]}.")
+            raise ValueError(f"Row {row}: `{name}` must be a list of {what}, got {str(pixels[row])[:80]}.")
     return pa.array(arrays, pa.list_(PIXELS[name]))
 
 
