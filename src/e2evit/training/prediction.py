@@ -29,7 +29,7 @@ def predict(
         `(n, k)`, and `mass_scale_preds` `(n,)` [GeV] if the model predicts it; float32 and int64.
 
     Raises:
-        ValueError: if an output is NaN or infinite; it names the row.
+        FloatingPointError: if an output is NaN or infinite; it names the row.
     """
     model.eval()
     names = ("logits", "mass_preds", "mass_outputs", "mass_scale_preds")
@@ -44,7 +44,7 @@ def predict(
     predictions = {name: torch.cat(values).numpy() for name, values in parts.items()}
     for name in names:
         for row, *_ in np.argwhere(~np.isfinite(predictions.get(name, 0.0))):
-            raise ValueError(
+            raise FloatingPointError(
                 f"Row {first + row}: the model's `{name}` is {predictions[name][row]}. Its weights are not finite, or "
                 "its numbers exceed the range of the precision: try `mixed_precision: no`."
             )

@@ -110,7 +110,9 @@ class MaskedCollator:
 def _with_finite_loss(metrics: dict[str, float]) -> dict[str, float]:
     """The same metrics; with a loss of NaN or infinity no epoch would be the best, and untrained weights be kept."""
     if not isfinite(metrics["loss"]):
-        raise ValueError(f"The validation loss is {metrics['loss']}: try a lower learning rate, and check the masses.")
+        raise FloatingPointError(
+            f"The validation loss is {metrics['loss']}: try a lower learning rate, and check the masses."
+        )
     return metrics
 
 
