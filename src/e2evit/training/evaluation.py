@@ -61,6 +61,7 @@ def evaluate(
 
     Raises:
         ValueError: for a split, checkpoint or data that cannot be measured.
+        FloatingPointError: if an output of the model is not finite; it names the row.
     """
     checkpoint = checkpoint.output_dir if isinstance(checkpoint, TrainedModel) else checkpoint
     data = data if isinstance(data, DataArguments) else DataArguments(data_dir=str(data))
