@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -275,56 +274,6 @@ def test_collator(jets_dir, tmp_path):
     flipping.seed(0, 0)
     assert first.equal(flipping(rows)["pixel_values"])
     assert not first.equal(batch["pixel_values"])
-
-
-@pytest.mark.parametrize("kind", ["torch", "numpy", "pandas", "arrow", None])
-def test_collator_in_any_format(jets_dir, tmp_path, kind):
-    rows = load_e2e("simulated", jets_dir, split="train", cache_dir=tmp_path / "cache")
-    collator = E2ECollator(E2EImageProcessor(find_schema("simulated").channel_names))
-    expected = collator(rows.with_format("arrow")[:4])
-    formatted = rows.with_format(kind)
-    batch = collator([formatted[number] for number in range(4)])
-    assert batch.keys() == expected.keys()
-    for name in batch:
-        assert torch.equal(batch[name].nan_to_num(), expected[name].nan_to_num())
-        assert batch[name].dtype == expected[name].dtype
-
-
-def test_collator_without_rows(jets_dir, tmp_path):
-    rows = load_e2e("simulated", jets_dir, split="train", cache_dir=tmp_path / "cache").with_format("arrow")
-    collator = E2ECollator(E2EImageProcessor(find_schema("simulated").channel_names))
-    for nothing in ([], rows[:0]):
-        shapes = {name: tuple(tensor.shape) for name, tensor in collator(nothing).items()}
-        assert shapes == {"pixel_values": (0, 8, 125, 125), "labels": (0,), "mass_labels": (0,)}
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"labels": 0.5}, "`labels` are the numbers of classes, got 0.5"),
-        ({"labels": np.inf}, "got inf"),
-        ({"pixel_index": [5.5]}, r"Row 1: `pixel_index` must be a list of integers, got \[5.5\]"),
-        ({"pixel_index": torch.tensor([5], dtype=torch.bfloat16)}, "must be a list of integers"),
-        ({"pixel_index": None}, "got None"),
-        ({"pixel_value": ["1"]}, "Row 1: `pixel_value` must be a list of numbers"),
-        ({"pixel_value": [1.0, 2.0]}, "Row 1: 1 entries in pixel_index and 2 in pixel_value"),
-    ],
-)
-def test_collator_refuses_rows(changed, message):
-    collator = E2ECollator(E2EImageProcessor(find_schema("simulated").channel_names))
-    row = {"pixel_index": [5], "pixel_value": [1.0], "labels": None, "mass_labels": -3.0}
-    batch = collator([row, row | {"labels": np.nan, "mass_labels": None}])
-    assert batch["labels"].tolist() == [-100, -100]
-    assert str(batch["mass_labels"].tolist()) == "[-3.0, nan]"
-    with pytest.raises(ValueError, match=message):
-        collator([row, row | changed])
-
-
-def test_collator_names_the_option_of_trainer():
-    """transformers' Trainer removes the columns that `forward` does not name, unless it is told not to."""
-    collator = E2ECollator(E2EImageProcessor(find_schema("simulated").channel_names))
-    with pytest.raises(ValueError, match=r"got labels, mass_labels.*`remove_unused_columns=False`"):
-        collator([{"labels": 0, "mass_labels": 80.0}])
 
 
 def test_tables_to_dense_images(jets_dir, tmp_path):
