@@ -277,7 +277,7 @@ def _listed(name: str, values) -> list:
 def _compress_finite(value: np.ndarray, scale: np.ndarray, image: np.ndarray) -> np.ndarray:
     """[`compress`], which must leave each pixel finite; all arguments are per pixel."""
     with np.errstate(all="ignore"):
-        compressed = compress(value, scale)
+        compressed = np.asarray(compress(value, scale))
     if not np.isfinite(compressed).all():
         bad = np.flatnonzero(~np.isfinite(compressed))[0]
         if not np.isfinite(value[bad]):
@@ -291,10 +291,10 @@ def _compress_finite(value: np.ndarray, scale: np.ndarray, image: np.ndarray) ->
 
 def to_numpy(values) -> np.ndarray:
     """An array, also of a tensor of any type on any device."""
-    if not isinstance(values, torch.Tensor):
-        return np.asarray(values)
-    values = values.detach().cpu()
-    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # NumPy has no bfloat16
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # NumPy has no bfloat16
+    return np.asarray(values)
 
 
 def _to_float32(values) -> np.ndarray:

@@ -5,7 +5,7 @@ from dataclasses import field
 from functools import wraps
 from math import nextafter
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
@@ -23,6 +23,7 @@ __all__ = [
     "strict_config",
 ]
 
+Config = TypeVar("Config")
 Limits = tuple[float, float, str]  # lowest and highest number, and the two in words
 
 _LARGEST = 1e18  # float32 holds its square, and that of its inverse
@@ -64,7 +65,7 @@ def check_limits(name: str, value: Any, limits: Limits) -> None:
     is_sequence = isinstance(value, Sequence) and not isinstance(value, str)
     for number in value if is_sequence else [value]:
         is_number = isinstance(number, kind) and not isinstance(number, bool)
-        if number is not None and not (is_number and low <= number <= high):
+        if number is not None and not (is_number and low <= number <= high):  # pyright: ignore
             what = f"Each number of `{name}`" if is_sequence else f"`{name}`"
             raise ValueError(f"{what} must be {rule}, got {number}.")
 
@@ -74,10 +75,10 @@ def limited(default: Any, limits: Limits) -> Any:
     return field(default=default, metadata={"limits": limits})
 
 
-def strict_config(cls: type) -> Callable[..., Any]:
+def strict_config(cls: type[Config]) -> type[Config]:
     """`strict` of huggingface_hub, whose errors become `ValueError`s of one line."""
     config_class = strict(cls)
-    initialise = config_class.__init__
+    initialise: Callable[..., None] = config_class.__init__
 
     @wraps(initialise)
     def __init__(self, **fields):

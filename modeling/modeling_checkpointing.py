@@ -25,8 +25,8 @@ def _is_repeated(module: nn.Module) -> bool:
 
 def _set_aside(module: nn.Module, inputs: tuple) -> None:
     if _is_repeated(module):
-        module._set_aside = dict(module._buffers)
-        for name, buffer in module._set_aside.items():
+        kept = module.__dict__["_set_aside"] = dict(module._buffers)
+        for name, buffer in kept.items():
             setattr(module, name, None if buffer is None else buffer.clone())
 
 
