@@ -298,13 +298,13 @@ def cache(tmp_path, monkeypatch):
 
     def build(root):
         built.append(root)
-        (root / "new").write_text(f"library {len(built)}")
+        (root / "new").write_text(f"library {len(built)}", encoding="utf-8")
         return (root / "new").replace(root / f"{kernels.NAMESPACE}_{kernels._content_hash(root / 'new')}.so")
 
     def load(library):
-        if library.read_text() == "of another machine":
+        if library.read_text(encoding="utf-8") == "of another machine":
             raise OSError("wrong ELF class")
-        loaded.append(library.read_text())
+        loaded.append(library.read_text(encoding="utf-8"))
 
     def outcome():
         kernels._load_library()
@@ -325,18 +325,18 @@ def test_a_damaged_library_is_built_again(cache, content, tmp_path):
     """It would end the process with SIGBUS: it is never loaded, and gone."""
     cache()
     (library,) = tmp_path.iterdir()
-    library.write_text(content)
+    library.write_text(content, encoding="utf-8")
     assert cache() == ("library 2", 2)
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["library 2"]
+    assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["library 2"]
 
 
 def test_what_is_not_a_library_is_left_alone(cache, tmp_path):
     """A folder of that name, the half of a build that was killed, and a library that loads on another machine only."""
     (tmp_path / f"{kernels.NAMESPACE}_0.so").mkdir()
     (tmp_path / "tmpkilled").mkdir()
-    (tmp_path / "tmpkilled/kernels.so").write_text("libr")
+    (tmp_path / "tmpkilled/kernels.so").write_text("libr", encoding="utf-8")
     other = tmp_path / "other"
-    other.write_text("of another machine")
+    other.write_text("of another machine", encoding="utf-8")
     other = other.replace(tmp_path / f"{kernels.NAMESPACE}_{kernels._content_hash(other)}.so")
     assert cache() == cache() == ("library 1", 1)
     assert other.is_file()

@@ -66,7 +66,7 @@ SIZES += [
 
 
 def refuse_from_json(fields, message, folder):
-    (folder / "config.json").write_text(json.dumps({"model_type": "xcit"} | fields))
+    (folder / "config.json").write_text(json.dumps({"model_type": "xcit"} | fields), encoding="utf-8")
     with pytest.raises(ValueError, match=message) as caught:
         AutoConfig.from_pretrained(folder)
     assert "\n" not in str(caught.value)
@@ -138,7 +138,7 @@ def test_processors(fields, message, tmp_path):
         E2EImageProcessor(**(known | fields))
     E2EImageProcessor(**known).save_pretrained(tmp_path)
     path = tmp_path / "preprocessor_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | fields), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         AutoImageProcessor.from_pretrained(tmp_path)
 
