@@ -85,7 +85,7 @@ def _check_markdown(text: str) -> None:
     for part in (part for token in tokens for part in token.children or []):
         # what is text here may be a tag to a renderer that is less strict: `<svg/onload=...>`
         if part.type == "text" and (match := _BROKEN_TAG.search(part.content)):
-            raise ValueError(f"holds HTML that is not whole ({match[0]!r}); for the sign itself write `&lt;`.")
+            raise ValueError(f"holds broken HTML ({match[0]!r}); write `&lt;` for a literal `<`.")
         part.type = "text" if part.type == "text_special" else part.type
     _check_html(_ALIGNED.sub("", _renderer.renderer.render(tokens, _renderer.options, {})))
 

@@ -199,7 +199,7 @@ class _Upload:
         except HfHubHTTPError as error:
             refused = error
         if (self._heads() or {}).get(f"refs/tags/{tag}") != commit:  # an answer may be lost, or not be the Hub's
-            raise refused or OSError("The Hub took the tag and does not show it.")
+            raise refused or OSError("The Hub accepted the tag but does not list it.")
 
     def _take_back(self, requests: Requests) -> str:
         """Remove what this upload made, if nobody has used it since; a sentence on what is left."""

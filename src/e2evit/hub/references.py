@@ -57,7 +57,7 @@ def _known_fields(name: str, content: dict) -> set[str]:
         return set()
     model_type = content.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise ValueError(f"is of a model {model_type!r}; those of e2evit are {', '.join(FAMILIES)}.")
+        raise ValueError(f"holds a model of type {model_type!r}; those of e2evit are {', '.join(FAMILIES)}.")
     return set(FAMILIES[model_type].config().to_dict()) | ADDED_FIELDS
 
 
