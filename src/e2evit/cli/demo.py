@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from matplotlib.figure import Figure
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor
 from transformers.hf_argparser import HfArg
 
 import e2evit.modeling  # noqa: F401  (registers the models)
@@ -30,7 +30,7 @@ from e2evit.data.packaged import packaged_folder
 from e2evit.data.sparse import dense_to_sparse, sparse_to_dense
 from e2evit.plots import event_display, mass_axis, saliency_display
 from e2evit.plots.saliency import gradient_times_input
-from e2evit.training import find_checkpoint, import_model_module, read_config
+from e2evit.training import find_checkpoint, import_model_module, load_model, read_config
 from e2evit.transforms.transverse import TRANSVERSE, transverse_schema, transverse_table
 
 from .parser import parse
@@ -70,7 +70,7 @@ class Demo:
         self.reading = ThreadPoolExecutor(READERS)
         self.drawing = ThreadPoolExecutor(1)  # matplotlib is not made for several threads
         self.processor = AutoImageProcessor.from_pretrained(checkpoint)
-        self.model = AutoModelForImageClassification.from_pretrained(checkpoint, config=config).eval()
+        self.model = load_model(checkpoint, config)
         self.schema = find_schema("simulated")
         table = pq.read_table(packaged_folder("space") / "examples.parquet", page_checksum_verification=True)
         if {*self.processor.channel_names} & {*TRANSVERSE.values()}:
