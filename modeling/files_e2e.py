@@ -214,7 +214,11 @@ def _storage_problem(array, path: str) -> str | None:
         return f"{claim} are in the file" if stored < declared else None
     at_once = array.chunks[0] * itemsize
     at_once *= prod(-(-side // chunk) * chunk for side, chunk in zip(shape[1:], array.chunks[1:]))
-    one = prod(array.chunks) * itemsize
+    one, lengths = prod(array.chunks) * itemsize, set()
+    if not filters:  # HDF5 itself believes what the index says of their lengths
+        array.id.chunk_iter(lambda chunk: lengths.add(chunk.size))
+    if wrong := lengths - {one}:
+        return f"a chunk of it holds {min(wrong)} bytes instead of {one}"
     if one > MAX_UNPACKED or (at_once > MAX_UNPACKED and declared > CHUNK_RATIO * stored):
         return f"{claim} are in the file, in chunks of {_megabytes(at_once)}, more than {_megabytes(MAX_UNPACKED)}"
     return None

@@ -82,6 +82,14 @@ def name_with_a_slash(path):
     path.write_bytes(path.read_bytes().replace(b"otherZx", b"other/x"))
 
 
+def short_in_the_index(path):
+    """The tree of chunks says that an unpacked one has 100 bytes."""
+    in_hdf5(lambda file: file.create_dataset("x", data=IMAGES, chunks=(4, *SHAPE)), libver="earliest")(path)
+    entry = struct.pack("<II", IMAGES.nbytes // 3, 0)
+    assert entry in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(entry, struct.pack("<II", 100, 0), 1))
+
+
 def truncated(path):
     in_hdf5(lambda file: file.create_dataset("x", data=IMAGES))(path)
     path.write_bytes(path.read_bytes()[:-500])
@@ -218,6 +226,7 @@ HOSTILE = {
     "short_scaled.h5": (one_chunk(bytes(64), scaleoffset=2), "scale-offset|its compression is none that can"),
     "packed_twice.h5": (in_hdf5(twice_packed), "compressed twice|its compression is none that can"),
     "short_source.h5": (in_hdf5(virtual_source_of_one_short_chunk), "100 bytes instead of 3456"),
+    "short_in_the_index.h5": (short_in_the_index, "holds 100 bytes instead of 1152"),
     "truncated.h5": (truncated, "not a readable HDF5 file .*truncated file"),
     "wide_text.h5": (
         in_hdf5(lambda file: file.create_dataset("x", data=np.array([b"a"] * 12, "S70000"))),

@@ -8,7 +8,7 @@ import numpy as np
 
 from .unpacked import CHECKED_FILTERS, COMPRESSORS, chunk_length
 
-__all__ = ["CheckedChunks", "filter_problem"]
+__all__ = ["CheckedChunks", "filter_problem", "unpacked_chunk_problem"]
 
 NAMES = {h5py.h5z.FILTER_SZIP: "szip", h5py.h5z.FILTER_NBIT: "n-bit", h5py.h5z.FILTER_SCALEOFFSET: "scale-offset"}
 PLUGINS = range(256, 2**31)  # filters that the user has installed, and so trusts: their chunks are not measured
@@ -34,8 +34,17 @@ def filter_problem(properties: h5py.h5p.PropDCID) -> str | None:
     return None
 
 
+def unpacked_chunk_problem(array: h5py.Dataset) -> str | None:
+    """Why chunks without a filter cannot be read: one of them has another length than its shape."""
+    expected, lengths = prod(array.chunks or ()) * array.id.get_type().get_size(), set()
+    if array.chunks and not array.id.get_create_plist().get_nfilters():
+        array.id.chunk_iter(lambda chunk: lengths.add(chunk.size))
+    wrong = lengths - {expected}
+    return f"a chunk of it holds {min(wrong)} bytes instead of {expected}" if wrong else None
+
+
 class CheckedChunks:
-    """Rows of an array whose chunks are checked when a row of them is first read."""
+    """Rows of an array whose packed chunks are checked when a row of them is first read."""
 
     def __init__(self, array: h5py.Dataset):
         properties = array.id.get_create_plist()
@@ -53,7 +62,7 @@ class CheckedChunks:
     def check(self, start: int, stop: int) -> None:
         """Raise an OSError, as HDF5 does for damage, if a chunk of these rows has the wrong length."""
         step = self.chunks[0]
-        if not CHECKED_FILTERS.issuperset(self.filters):
+        if not self.filters or not CHECKED_FILTERS.issuperset(self.filters):
             return
         for first in range(start // step * step, stop, step):
             if first not in self.checked:

@@ -15,7 +15,7 @@ import numpy as np
 
 from .batches import FileError
 from .budget import CHUNK_RATIO, MAX_UNPACKED, megabytes, row_problem
-from .hdf5_chunks import filter_problem
+from .hdf5_chunks import filter_problem, unpacked_chunk_problem
 from .storage import file_size, file_stamp, is_remote, open_file
 
 __all__ = ["HDF5_ERRORS", "StoredArray", "VirtualPart", "find_arrays", "open_dataset", "open_hdf5"]
@@ -247,6 +247,8 @@ class _Walk:
         stored = min(stored, self.file_size(path) - (array.id.get_offset() or 0)) if not array.chunks else declared
         if stored < declared:
             raise _Refused(f"it declares {megabytes(declared)}, but {megabytes(max(stored, 0))} are in the file")
+        if problem := unpacked_chunk_problem(array):
+            raise _Refused(problem)
 
     def check_external(self, array: h5py.Dataset, path: str, declared: int) -> None:
         available = 0
