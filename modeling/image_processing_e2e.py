@@ -70,7 +70,9 @@ class E2EImageProcessor(BaseImageProcessor):
         check_limits("channel_scale", self.channel_scale, POSITIVE)
         check_limits("aux_mean", self.aux_mean, REAL)
         check_limits("aux_std", self.aux_std, POSITIVE)
-        if len(self.image_size) != 2:
+        if not all(isinstance(name, str) for name in self.channel_names):
+            raise ValueError(f"`channel_names` are names, got {self.channel_names}.")
+        if len(self.image_size) != 2 or None in self.image_size:
             raise ValueError(f"`image_size` is one side or (height, width), got {image_size}.")
         if self.channel_names:
             check_limits("channels * height * width", prod(self.image_shape), COUNTS["image"])
@@ -200,6 +202,12 @@ class E2EImageProcessor(BaseImageProcessor):
                 f"Image {image[bad]}: pixel_index reaches {index[bad]}, but an image of shape {self.image_shape} has "
                 f"{num_pixels} pixels; was it written for another grid?"
             )
+        place = image * num_pixels + index
+        if index.size and not (np.diff(place) > 0).all():  # not ascending, which is allowed
+            numbers, counts = np.unique(place, return_counts=True)
+            if counts.max() > 1:
+                bad = divmod(int(numbers[counts.argmax()]), num_pixels)
+                raise ValueError(f"Image {bad[0]}: pixel_index holds {bad[1]} more than once.")
         # numpy divides unsigned 32-bit integers fastest, and gathers and scatters by 64-bit ones
         channel = (index.astype(np.uint32) // np.uint32(height * width)).astype(np.intp)
         if converted:
@@ -207,7 +215,7 @@ class E2EImageProcessor(BaseImageProcessor):
             value = self._make_transverse(value, channel, rows, image, columns.get("ieta"), converted)
         scale = np.asarray(self.channel_scale, dtype=np.float32).take(channel)
         pixel_values = np.zeros(num_images * num_pixels, dtype=np.float32)
-        pixel_values[image * num_pixels + index] = _compress_finite(value, scale, image)
+        pixel_values[place] = _compress_finite(value, scale, image)
         return pixel_values.reshape(num_images, *self.image_shape)
 
     def _make_transverse(self, value, channel, rows, image, ieta, converted) -> np.ndarray:

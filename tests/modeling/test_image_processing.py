@@ -175,9 +175,17 @@ def test_errors_name_the_image(processor, images):
         processor(rows_of(images))
     with pytest.raises(ValueError, match="Image 1: pixel_index reaches 125000"):
         processor([{"pixel_index": [0], "pixel_value": [1.0]}, {"pixel_index": [125000], "pixel_value": [1.0]}])
+    with pytest.raises(ValueError, match="Image 1: pixel_index holds 7 more than once"):
+        processor(
+            [{"pixel_index": [7, 3], "pixel_value": [1.0, 2.0]}, {"pixel_index": [7, 7], "pixel_value": [1.0, 2.0]}]
+        )
     with pytest.raises(ValueError, match="Image 0: 2 entries"):
         processor({"pixel_index": [0, 1], "pixel_value": [1.0]})
     with pytest.raises(ValueError, match="channel_scale"):
         E2EImageProcessor(CHANNELS, channel_scale=[1.0])
     with pytest.raises(ValueError, match="data_format"):
         E2EImageProcessor(CHANNELS, data_format="nchw")
+    with pytest.raises(ValueError, match="`channel_names` are names"):
+        E2EImageProcessor([1, 2])
+    with pytest.raises(ValueError, match="`image_size` is one side"):
+        E2EImageProcessor(CHANNELS, image_size=[None, None])
