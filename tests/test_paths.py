@@ -21,7 +21,7 @@ from e2evit.data.storage import list_files
 from e2evit.data.texts import read_mapping
 from e2evit.plots import save_figure
 from e2evit.results.record import Result, model_name
-from e2evit.training import DataArguments, Recipe, TrainArguments, read_model_config
+from e2evit.training import DataArguments, Recipe, TrainArguments, find_checkpoint, read_model_config
 from e2evit.training.output import check_output_dir
 from e2evit.training.tuning import read_search
 
@@ -158,3 +158,11 @@ def test_texts_that_nobody_writes(text, message, tmp_path):
         read_mapping(path)
     with pytest.raises(ValueError, match=r"text\.yaml"):
         read_schema(path)
+
+
+def test_nothing_is_a_recipe_but_no_configuration(tmp_path):
+    (tmp_path / "empty.yaml").write_text("", encoding="utf-8")
+    assert read_mapping(tmp_path / "empty.yaml") == {}
+    (tmp_path / "config.json").write_text("null", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"config\.json: expected `key: value` pairs, got a NoneType"):
+        find_checkpoint(tmp_path)

@@ -120,7 +120,7 @@ def _lines(path: Path, entry: dict, order: str, why_no_labels: str, extra: dict,
 
 def _find_images(path: Path, file: DataFile) -> tuple[list[str], bool, str]:
     """Keys of the images (several: one array for each channel), whether channels come last, and how that was seen."""
-    numeric = {key: shape for key, (shape, dtype) in file.facts.items() if dtype.kind in "fiub" and shape[0]}
+    numeric = {key: shape for key, (shape, dtype) in file.facts.items() if dtype.kind in "fiub" and shape and shape[0]}
     for rank in (4, 3):
         sizes = {key: int(np.prod(shape[1:])) for key, shape in numeric.items() if len(shape) == rank}
         sizes = {key: size for key, size in sizes.items() if size > 1}

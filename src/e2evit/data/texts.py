@@ -13,7 +13,7 @@ __all__ = ["read_mapping"]
 
 
 def read_mapping(path: str | Path, parse: Callable = yaml.safe_load) -> dict:
-    """The `key: value` pairs of a file in UTF-8, with or without a byte order mark; none of an empty one.
+    """The `key: value` pairs of a file in UTF-8, with or without a byte order mark; none of an empty YAML file.
 
     Args:
         parse: `yaml.safe_load` or `json.loads`.
@@ -31,7 +31,7 @@ def read_mapping(path: str | Path, parse: Callable = yaml.safe_load) -> dict:
         raise ValueError(f"{path} is not {kind}: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise ValueError(f"{path} is not {kind}: it is nested too deep.") from error
-    if content is None:
+    if content is None and kind == "YAML":
         return {}
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected `key: value` pairs, got a {type(content).__name__}.")
