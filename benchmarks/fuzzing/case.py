@@ -11,7 +11,7 @@ import numpy as np
 
 from .sample import IMAGES, Intact, Ranges
 
-__all__ = ["EXECUTED", "SECRET", "Case", "Payload", "mutants", "write_secrets"]
+__all__ = ["EXECUTED", "SECRET", "Case", "Payload", "mutants", "whole", "write_secrets"]
 
 SECRET = b"SENTINEL"
 EXECUTED = "FUZZ_EXECUTED"  # in the environment of a process that ran code out of a file
@@ -55,6 +55,18 @@ def write_secrets(folder: Path) -> None:
     (folder / "secret.raw").write_bytes(values.tobytes())
     with h5py.File(folder / "secret.h5", "w") as file:
         file["x"] = file["group/x"] = values
+
+
+def whole(kind: str, intact: Intact) -> Case:
+    """The file as it is, which its readers must accept."""
+    every = tuple(range(len(IMAGES)))
+    return Case(
+        f"whole {kind}",
+        intact.format,
+        intact.file_name,
+        partial(_write, intact.file_name, intact.data),
+        readable=every,
+    )
 
 
 def mutants(kind: str, intact: Intact, number: int, seed: int) -> Iterator[Case]:

@@ -25,7 +25,7 @@ from .sample import CHANNELS, LABELS, MASSES, SHAPE, Intact, schema
 
 __all__ = ["CHECKPOINT", "COMPANIONS", "RESULT", "TEXTS", "text_cases"]
 
-WHAT_NO_NUMBER_IS = (float("nan"), float("inf"), -1, 0, 1e-45, 1e38, 2**70, "1", "nan", None, True, [], [[1]], {})
+ODD_VALUES = (float("nan"), float("inf"), -1, 0, 1e-45, 1e38, 2**70, "1", None, [[1]])
 NUMBERS = {  # of each file, those that decide on memory, time or values
     "config": (
         *("image_size", "num_channels", "mass_mean", "mass_std", "mass_temperature", "layer_norm_eps", "hidden_size"),
@@ -152,7 +152,7 @@ def text_cases() -> Iterator[Case]:
     for kind, names in NUMBERS.items():
         entries = json.loads(TEXTS[kind].data)
         for name in names:
-            for value in WHAT_NO_NUMBER_IS:
+            for value in ODD_VALUES:
                 several = [value] * len(entries[name]) if isinstance(entries[name], list) else value
                 yield _case(kind, f"{name} {value!r}", _json(entries | {name: several}))
     config = json.loads(TEXTS["config"].data)
