@@ -177,9 +177,9 @@ def _overlapping(file, folder):
 
 
 def _short_source(file, folder):
-    file["half"] = IMAGES[:4]
+    file["half"] = IMAGES[:4].reshape(4, -1)
     layout = h5py.VirtualLayout(IMAGES.shape, IMAGES.dtype)
-    layout[...] = h5py.VirtualSource(".", "half", IMAGES.shape)
+    layout[...] = h5py.VirtualSource(".", "half", (8, IMAGES[0].size))
     file.create_virtual_dataset("x", layout)
 
 
