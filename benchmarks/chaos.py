@@ -41,7 +41,13 @@ from e2evit.training.state import latest_state
 
 ROOT = Path(__file__).parents[1]
 FORKS = get_context("forkserver")
-TINY = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+TINY = {
+    "model_type": "xcit",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "drop_path_rate": 0.3,
+}
 SIMULATED = (
     "--processes",
     "qcd",
@@ -63,7 +69,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "e2evit-chaos"))
     parser.add_argument("--jets", type=Path, default=ROOT / "tests/data/jets")
     parser.add_argument("--kills", type=int, default=20, help="of a training, and as many of a simulation")
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--save_steps", type=int, default=3)
     parser.add_argument("--num_jets", type=int, default=240, help="of each simulated process")
     parser.add_argument("--seed", type=int, default=0)
@@ -147,12 +153,13 @@ def kill_repeatedly(
 def killed_training(arguments, folder: Path) -> dict:
     """Are weights and losses those of a run that nothing interrupted?"""
     whole, parts, log = folder / "whole", folder / "parts", folder / "log.txt"
+    (folder / "model.json").write_text(json.dumps(TINY), encoding="utf-8")
 
     def begin(output: Path = parts) -> Training:
         options = ["--data_dir", arguments.jets, "--cache_dir", folder / "cache", "--mass_column", "jet_mass"]
         options += ["--num_train_epochs", arguments.epochs, "--per_device_batch_size", 16, "--ema_decay", 0.99]
         options += ["--save_steps", arguments.save_steps, "--resume_from_checkpoint", "--report_to", "none"]
-        return Training(log, "--model_config", "models/xcit_nano.json", *options, "--output_dir", output)
+        return Training(log, "--model_config", folder / "model.json", *options, "--output_dir", output)
 
     names: list[str] = []
 
