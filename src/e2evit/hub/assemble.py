@@ -13,7 +13,6 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import e2evit.modeling  # noqa: F401  (registers the models)
-from e2evit.data.manifest import check_weights
 from e2evit.data.packaged import packaged_folder
 from e2evit.data.storage import absolute
 from e2evit.plots import comparison_figures, save_figure
@@ -71,7 +70,6 @@ def assemble_model(
     """
     checkpoint, folder, results = (Path(absolute(path)) for path in (checkpoint, folder, results))
     check_checkpoint(checkpoint, CHECKPOINT_FILES)
-    check_weights(checkpoint)
     if not (checkpoint / "preprocessor_config.json").is_file():
         raise FileNotFoundError(f"{checkpoint} holds no preprocessor_config.json: its images cannot be prepared.")
     for path in (results, results.with_suffix(".parquet")):
