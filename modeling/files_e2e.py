@@ -248,6 +248,8 @@ def _read_parquet(path: str, image_shape) -> Iterator[dict]:
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
         known = file.schema_arrow.names
+        if len(set(known)) < len(known):
+            raise ValueError(f"{path}: several of its columns have one name.")
         missing = [name for name in ("pixel_index", "pixel_value") if name not in known]
         if missing:
             raise ValueError(

@@ -106,6 +106,11 @@ def endless_header(filler):
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", 9001) + filler * 9000 + b"1"
 
 
+def one_column_twice(path):
+    table = rows([[1]] * 12, [[1.0]] * 12)
+    pq.write_table(table.append_column("pixel_value", table["pixel_value"]), path)
+
+
 def one_name_twice(path):
     in_npz(npy(IMAGES.shape))(path)
     with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(path, "a") as archive:
@@ -248,6 +253,7 @@ HOSTILE = {
     "archive.npy": (in_npz(npy(IMAGES.shape)), "not a readable array"),
     "open_header.npy": (lambda path: whole(path, endless_header(b"(")), "not a readable array"),
     "header.npy": (lambda path: whole(path, endless_header(b"-")), "not a readable array"),
+    "twice.parquet": (one_column_twice, "several columns have the name 'pixel_value'|several of its columns have one"),
     "bomb.parquet": (bomb, r"declares 16777316 entries .*0.0 MB"),
     "modest_footer.parquet": (bomb_behind_a_modest_footer, r"pages of 16777316 entries .*the footer says 2"),
     "many_rows.parquet": (

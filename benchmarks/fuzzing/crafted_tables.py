@@ -181,8 +181,15 @@ def rows_cases() -> Iterator[Case]:
         images=np.zeros_like(IMAGES),
     )
     nothing = {name: values[:0] for name, values in columns.items()}
+    yield case("two columns of one name", _two_labels)
     yield case("no rows", partial(_rows, nothing), images=IMAGES[:0])
     yield case("500 row groups", _many_groups, images=None)
+
+
+def _two_labels(path: Path) -> None:
+    write_rows(row_columns(), path)
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("labels", pa.array(1 - LABELS)), path)
 
 
 def _rows(columns: dict, path: Path, **options) -> None:

@@ -1,5 +1,6 @@
 """Files of each format to tables of rows; whatever is wrong with a row is caught here, before anything is kept."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -50,7 +51,9 @@ def find_mismatch(path: str, schema: DatasetSchema, root: str | None = None) -> 
         FileError: if it cannot be opened.
     """
     if schema.format == "rows":
-        available = set(_open_rows(path).file.schema_arrow.names)
+        available = Counter(_open_rows(path).file.schema_arrow.names)
+        if twice := [name for name, times in available.items() if times > 1]:
+            return f"several columns have the name {_listed(twice)}"
         missing = [name for name in ("pixel_index", "pixel_value", "event_id") if name not in available]
         return f"missing key {_listed(missing)}; the file has {_listed(sorted(available))}" if missing else None
     file = open_data_file(path, schema.format, root)

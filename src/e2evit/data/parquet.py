@@ -69,7 +69,10 @@ class ParquetFile:
         """Shapes and types of the columns; a shape is the commonest among the first rows that are whole."""
         schema, number = self.file.schema_arrow, int(self.first_rows[-1])
         facts = {}
-        for name in schema.names:
+        for name, times in Counter(schema.names).items():
+            if times > 1:
+                self.unusable[name] = f"the file has {times} columns of this name"
+                continue
             depth, kind = _element(schema.field(name).type)
             facts[name] = (number, *self._commonest_shape(name, depth)), _numpy_type(kind)
         return {name: fact for name, fact in facts.items() if name not in self.unusable}

@@ -220,13 +220,19 @@ def load_model(
     """A checkpoint as a model in evaluation mode.
 
     Raises:
-        ValueError: if its weights are damaged.
+        ValueError: if its weights are damaged, or do not fit its configuration.
     """
     check_weights(path)
     try:
         return auto_class.from_pretrained(path, **({} if config is None else {"config": config}))
     except SafetensorError as error:
         raise ValueError(f"The weights of {path} are damaged: {error}.") from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ValueError(
+            f"Weights of {path} have other shapes than its config.json says; the log names them."
+        ) from None
 
 
 def _with_new_classifier(model: torch.nn.Module, label_names: Sequence[str]) -> torch.nn.Module:
