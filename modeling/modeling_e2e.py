@@ -104,7 +104,7 @@ class E2EPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: naming the first that it lacks.
         """
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # pyright: ignore[reportGeneralTypeIssues]
         missing = sorted(info["missing_keys"])
         if missing and cls.__name__ in (model.config.architectures or ()):
             raise ValueError(f"{model.name_or_path} lacks {len(missing)} of its weights, such as {missing[0]}.")
