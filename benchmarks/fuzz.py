@@ -46,11 +46,11 @@ def all_cases(arguments: argparse.Namespace) -> list:
 
 def resume(path: Path, settings: dict) -> list[dict]:
     """Outcomes of an earlier call with the same settings; none if there was none."""
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     if lines and json.loads(lines[0]) == settings:
         return [json.loads(line) for line in lines[1:] if line.endswith("}")]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings) + "\n")
+    path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
     return []
 
 
@@ -100,7 +100,10 @@ def main() -> None:
 
     start_readers()
     total = sum(len(readers.get(case.kind, ())) for case in cases)
-    with log.open("a") as file, tqdm(total=total, initial=len(outcomes), desc="Reading", unit="file") as progress:
+    with (
+        log.open("a", encoding="utf-8") as file,
+        tqdm(total=total, initial=len(outcomes), desc="Reading", unit="file") as progress,
+    ):
         for outcome in run_cases(cases, readers_of, arguments.work, arguments.processes):
             file.write(json.dumps(outcome) + "\n")
             file.flush()

@@ -175,7 +175,7 @@ def test_no_private_paths():
 def test_page_checksums_are_always_verified():
     """Every reader of Parquet pages asks for it; the default of Arrow is not to look."""
     readers = {"pq.read_table", "pq.ParquetFile"}
-    more = [path for folder in ("studies", "benchmarks", "space") for path in (ROOT / folder).glob("*.py")]
+    more = [path for folder in ("studies", "benchmarks", "space") for path in (ROOT / folder).rglob("*.py")]
     calls = [
         (path, node)
         for path in [*SOURCES, *more]

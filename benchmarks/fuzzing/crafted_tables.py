@@ -188,7 +188,7 @@ def rows_cases() -> Iterator[Case]:
 
 def _two_labels(path: Path) -> None:
     write_rows(row_columns(), path)
-    table = pq.read_table(path)
+    table = pq.read_table(path, page_checksum_verification=True)
     pq.write_table(table.append_column("labels", pa.array(1 - LABELS)), path)
 
 
@@ -310,7 +310,7 @@ def _bomb(path: Path, key: str = "x") -> None:
         for name, array in {"x": IMAGES, "y": LABELS, "m": MASSES}.items():
             if name != key:
                 archive.writestr(f"{name}.npy", _npy(array))
-        with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+        with archive.open(f"{key}.npy", mode="w", force_zip64=True) as member:
             member.write(_header(f"{{'descr':'<f4','fortran_order':False,'shape':({rows},3,8,10)}}"))
             for _ in range(rows * IMAGES[0].nbytes // len(zeros)):
                 member.write(zeros)

@@ -187,7 +187,9 @@ def _case(kind: str, name: str, data: bytes, detectable: bool = False) -> Case:
 
 def _write(kind: str, data: bytes, folder: Path) -> None:
     (folder / "data/run_info.json").unlink(missing_ok=True)  # which holds a hash of the weights
-    (folder / "data/evil.py").write_text("import os\nos.environ['FUZZ_EXECUTED'] = '1'\nclass Evil: pass\n")
+    (folder / "data/evil.py").write_text(
+        "import os\nos.environ['FUZZ_EXECUTED'] = '1'\nclass Evil: pass\n", encoding="utf-8"
+    )
     (folder / "data" / TEXTS[kind].file_name).write_bytes(data)
 
 

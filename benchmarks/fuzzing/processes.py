@@ -143,11 +143,11 @@ def _write(case: Case, folder: Path) -> None:
 
 def _read(case: Case, readers: dict[str, Reader], folder: Path, pipe: int) -> None:
     """In the child: give the file to one reader after the other."""
-    with (folder / "output").open("w") as output:
+    with (folder / "output").open("w", encoding="utf-8") as output:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(output.fileno(), stream.fileno())
     os.chdir(folder / "outside")  # where a relative path must not be looked for
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    size = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (size + ADDRESSES, hard))
     before = _peak()

@@ -51,14 +51,15 @@ def load(case: Case, folder: Path) -> str:
 
 def prepare_skipping(case: Case, folder: Path) -> str:
     output = prepare("custom", folder / "data", folder / "prepared", schema=_schema(case), on_bad_rows="skip")
-    rows = [row for path in (output / "data").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    files = (output / "data").glob("*.parquet")
+    rows = [row for path in files for row in pq.read_table(path, page_checksum_verification=True).to_pylist()]
     return _compare_rows(case, rows, case.readable or ())
 
 
 def inspect(case: Case, folder: Path) -> str:
     own = folder / "schema.yaml"
     if case.kind != "rows":
-        own.write_text(yaml.safe_dump(schema(case.kind).to_dict()))
+        own.write_text(yaml.safe_dump(schema(case.kind).to_dict()), encoding="utf-8")
     lines, *_ = inspect_file(folder / "data" / case.file_name, schema=own if case.kind != "rows" else None)
     _look_for_secret("\n".join(lines).encode())
     return "read"
@@ -159,6 +160,7 @@ def run_program(program: Path, model: Path, case: Case, folder: Path) -> str:
         [program, model, folder / "data" / case.file_name],
         capture_output=True,
         text=True,
+        encoding="utf-8",
         check=False,
         errors="replace",
     )
