@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20, help="of a training, and as many of a simulation")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--save_steps", type=int, default=3)
-    parser.add_argument("--num_jets", type=int, default=240, help="of each simulated process")
+    parser.add_argument("--num_jets", type=int, default=120, help="of each simulated process")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     FORKS.set_forkserver_preload(["e2evit.cli.train"])
