@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .unpacked_e2e import CHECKED_FILTERS, COMPRESSORS, chunk_length, mapped, page_problem
+from .unpacked_e2e import CHECKED_FILTERS, COMPRESSORS, chunk_length, heap_problem, mapped, page_problem
 
 __all__ = ["Description", "describe_file", "file_channels", "read_images"]
 
@@ -137,6 +137,8 @@ def _read_hdf5(path: str, image_shape) -> Iterator[np.ndarray]:
     except ImportError as error:
         raise ImportError("Reading HDF5 files needs h5py: pip install h5py.") from error
     try:
+        if problem := heap_problem(path):
+            raise OSError(problem)
         with h5py.File(path, "r", rdcc_nbytes=MAX_UNPACKED, rdcc_nslots=CACHE_SLOTS) as file:
             images = _find_images(file, path, image_shape)
             checked = -1  # last row whose chunk has been measured

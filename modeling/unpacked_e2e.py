@@ -5,17 +5,26 @@ same text.
 """
 
 import mmap
+import os
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-__all__ = ["CHECKED_FILTERS", "COMPRESSORS", "chunk_length", "mapped", "page_problem"]
+__all__ = ["CHECKED_FILTERS", "COMPRESSORS", "chunk_length", "heap_problem", "mapped", "page_problem"]
 
 DEFLATE, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000  # filters of HDF5, by their registered numbers
 COMPRESSORS = {DEFLATE, LZF}
 CHECKED_FILTERS = {*COMPRESSORS, SHUFFLE, FLETCHER32}
 CHECKSUM_BYTES = 4
 PIECE = 2**20  # bytes unpacked at once
+HEAP, HEAP_VERSION, HEAP_HEADER, HEAP_OBJECT = (
+    b"GCOL",
+    b"\x01\0\0\0",
+    16,
+    struct.Struct("<HHIQ"),
+)  # global heaps of HDF5
+MAX_SCANNED = 2**24  # bytes of a file that is searched for them, in a few milliseconds
 # fields of Parquet's PageHeader, and of the headers of data pages in it (parquet.thrift)
 UNPACKED_SIZE, PACKED_SIZE, DATA_PAGE, DATA_PAGE_V2, NUM_VALUES = 2, 3, 5, 8, 1
 SLACK = 100  # bytes that early writers did not count, as Arrow knows
@@ -78,6 +87,30 @@ def _lzf_length(packed: bytes, limit: int) -> int:
     if place > end:
         raise OSError("a chunk cannot be unpacked (it ends within a run)")
     return length
+
+
+def heap_problem(path: str) -> str | None:
+    """Why HDF5 would never return from a global heap, where texts and maps of virtual arrays lie; None if it would.
+
+    HDF5 2.0 steps from object to object by their sizes, and stays where one of free space has none. It opens a virtual
+    array only after that, so that nothing tells earlier whether a file has one: small files are searched as a whole.
+    """
+    if not 0 < os.path.getsize(path) <= MAX_SCANNED:
+        return None
+    with open(path, "rb") as file:
+        data = file.read()
+        heap = data.find(HEAP)
+        while heap >= 0:
+            place, end = heap + HEAP_HEADER, len(data)
+            if place <= end:
+                end = min(end, heap + int.from_bytes(data[heap + 8 : place], "little"))
+            while data[heap + 4 : heap + 8] == HEAP_VERSION and place + HEAP_OBJECT.size <= end:
+                index, _, _, size = HEAP_OBJECT.unpack_from(data, place)
+                if (index == 0 and size == 0) or size > end - place:
+                    return f"a damaged heap at byte {heap}"
+                place += size if index == 0 else HEAP_OBJECT.size + -(-size // 8) * 8
+            heap = data.find(HEAP, heap + 1)
+    return None
 
 
 @contextmanager

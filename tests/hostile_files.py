@@ -90,6 +90,15 @@ def short_in_the_index(path):
     path.write_bytes(path.read_bytes().replace(entry, struct.pack("<II", 100, 0), 1))
 
 
+def endless_heap(path):
+    """The rest of the heap that holds the map of a virtual array is free, and of no size."""
+    in_hdf5(virtual_source_of_one_short_chunk)(path)
+    data = path.read_bytes()
+    place = data.index(b"GCOL") + 16
+    place += 16 + -(-int.from_bytes(data[place + 8 : place + 16], "little") // 8) * 8
+    path.write_bytes(data[:place] + bytes(16) + data[place + 16 :])
+
+
 def truncated(path):
     in_hdf5(lambda file: file.create_dataset("x", data=IMAGES))(path)
     path.write_bytes(path.read_bytes()[:-500])
@@ -232,6 +241,7 @@ HOSTILE = {
     "packed_twice.h5": (in_hdf5(twice_packed), "compressed twice|its compression is none that can"),
     "short_source.h5": (in_hdf5(virtual_source_of_one_short_chunk), "100 bytes instead of 3456"),
     "short_in_the_index.h5": (short_in_the_index, "holds 100 bytes instead of 1152"),
+    "endless_heap.h5": (endless_heap, "a damaged heap at byte"),
     "truncated.h5": (truncated, "not a readable HDF5 file .*truncated file"),
     "wide_text.h5": (
         in_hdf5(lambda file: file.create_dataset("x", data=np.array([b"a"] * 12, "S70000"))),

@@ -17,6 +17,7 @@ from .batches import FileError
 from .budget import CHUNK_RATIO, MAX_UNPACKED, megabytes, row_problem
 from .hdf5_chunks import filter_problem, unpacked_chunk_problem
 from .storage import file_size, file_stamp, is_remote, open_file
+from .unpacked import heap_problem
 
 __all__ = ["HDF5_ERRORS", "StoredArray", "VirtualPart", "find_arrays", "open_dataset", "open_hdf5"]
 
@@ -76,6 +77,8 @@ def open_hdf5(path: str) -> Iterator[h5py.File]:
         FileError: if it is truncated, or not HDF5.
     """
     try:
+        if not is_remote(path) and (problem := heap_problem(path)):
+            raise OSError(problem)
         file = h5py.File(open_file(path), "r", rdcc_nbytes=MAX_UNPACKED, rdcc_nslots=CACHE_SLOTS)
     except HDF5_ERRORS as error:
         raise FileError(f"{path}: not a readable HDF5 file ({error}); is it truncated, or an expired link?") from error
