@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import e2evit
+from e2evit import training
 from e2evit.cli.command import COMMANDS, main, run
 from e2evit.cli.errors import UsageError, one_line_errors
 from e2evit.data import load_e2e
+from e2evit.training import TrainArguments
 
 
 def test_help_names_every_command_at_once():
@@ -138,3 +140,21 @@ def test_inspect_drafts_a_schema(tmp_path, capsys):
         main(["inspect", str(path), "--schema_out", str(draft)])
     assert draft.read_text() == "edited"
     assert "File exists" in capsys.readouterr().err
+
+
+def test_names_from_before_this_version(tmp_path):
+    """They work, with a warning that says where they are now."""
+    with pytest.warns(DeprecationWarning, match=r"run_training is now in e2evit\.cli\.train"):
+        from e2evit.training import run_training
+    with pytest.raises(ValueError, match="unknown option --oh"):
+        run_training(["--oh", "1"])
+    with pytest.warns(DeprecationWarning, match="parse_recipe is now in"):
+        from e2evit.training import parse_recipe
+    (tmp_path / "a.yaml").write_text("seed: 3\noutput_dir: x\n")
+    (settings,) = parse_recipe(TrainArguments, arguments=[str(tmp_path / "a.yaml")])
+    assert settings.seed == 3
+    with pytest.warns(DeprecationWarning, match="training.collate"):
+        from e2evit.data.collate import E2ECollator
+    assert E2ECollator is training.collate.E2ECollator
+    with pytest.raises(ImportError):
+        from e2evit.training import nothing  # noqa: F401

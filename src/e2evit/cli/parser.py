@@ -93,6 +93,11 @@ def parse(
     return instances if first is None else [getattr(instances.pop(), first[0]), *instances]
 
 
+def parse_recipe(*argument_classes: type, arguments: Sequence[str] | None = None) -> list:
+    """As [`parse`], for a program without a name."""
+    return parse(sys.argv[0], "Settings from a recipe.", arguments, *argument_classes)
+
+
 def as_flags(settings: Mapping) -> list[str]:
     """Settings as command-line arguments; `None` is left out."""
     flags = []

@@ -75,8 +75,11 @@ __all__ = [
 ]
 
 
+_MOVED = {"parse_recipe": "e2evit.cli.parser", "run_training": "e2evit.cli.train"}  # names from before 0.1
+
+
 def __getattr__(name: str):
-    if name != "run_training":
+    if name not in _MOVED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn("run_training is now e2evit.cli.train.run_training.", DeprecationWarning, stacklevel=2)
-    return import_module("e2evit.cli.train").run_training
+    warnings.warn(f"{name} is now in {_MOVED[name]}.", DeprecationWarning, stacklevel=2)
+    return getattr(import_module(_MOVED[name]), name)
