@@ -143,6 +143,8 @@ def predict(address: str, place: str) -> tuple[str, str]:
     if joined.status_code == httpx.codes.SERVICE_UNAVAILABLE:
         return "busy", joined.text
     answer = httpx.get(f"{call}/{joined.raise_for_status().json()['event_id']}", timeout=PATIENCE).text
+    if "The demo is busy" in answer:
+        return "busy", answer
     return ("served" if "event: complete" in answer else "refused"), answer
 
 

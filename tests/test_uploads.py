@@ -7,9 +7,11 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -17,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from samples import random_images, row_table
 
-from e2evit.cli import upload_process, uploads
+from e2evit.cli import demo, upload_process, uploads
 from e2evit.cli.upload_folder import forget, sweep
 from e2evit.data import find_schema
 from e2evit.data.sparse import sparse_to_dense
@@ -125,7 +127,7 @@ def test_an_hdf5_file_reads_no_other(tmp_path, target, kind):
             layout = h5py.VirtualLayout((1, *SHAPE), "u1")
             layout[:] = h5py.VirtualSource(target, "X", (1, *SHAPE))
             file.create_virtual_dataset("X", layout)
-    with pytest.raises(ValueError, match=r"jet\.h5|external"):
+    with pytest.raises(ValueError, match=r"^jet\.h5: .*(its values lie in other files|a link, which is not followed)"):
         read(tmp_path / "jet.h5")
 
 
@@ -210,6 +212,48 @@ def test_a_library_that_fails_takes_nothing_down(behaving, jet, image, name, mes
         with pytest.raises(ValueError, match=rf"^{name} {message}"):
             refused.result()
     np.testing.assert_array_equal(read(jet), image)
+
+
+@pytest.mark.parametrize("fault", ["silent", "gone"])
+def test_a_reader_that_does_not_answer(jet, monkeypatch, fault):
+    ours, theirs = socket.socketpair()
+    if fault == "gone":
+        theirs.close()
+    monkeypatch.setattr(uploads._reader, "connect", lambda: ours)
+    monkeypatch.setattr(uploads, "START_SECONDS", 0.1)
+    with (
+        theirs,
+        pytest.raises(ValueError, match=r"^jet\.npy could not be read: the reader did not answer\. Try again"),
+    ):
+        read(jet)
+
+
+def test_bad_files_do_not_wait_for_drawings(monkeypatch):
+    """Those who wait for a drawing are few; others are told that the demo is busy."""
+    gr = pytest.importorskip("gradio")
+    go_on = threading.Event()
+
+    def read_upload(path, *_):
+        if "bad" in path:
+            raise ValueError(f"{path} is damaged.")
+        return np.zeros(SHAPE, np.float32)
+
+    monkeypatch.setattr(demo, "read_upload", read_upload)
+    shown = demo.Demo.__new__(demo.Demo)
+    shown.processor = SimpleNamespace(channel_names=CHANNELS, image_size=SHAPE[1:])
+    shown.start_pools()
+    shown._show = lambda image, row, title, true_mass: go_on.wait(60) and (title,)
+    with ThreadPoolExecutor(demo.VISITORS) as visitors:
+        waiting = [visitors.submit(shown.show_upload, "good.npy") for _ in range(demo.MAX_DRAWINGS)]
+        while shown.drawings.acquire(blocking=False):
+            shown.drawings.release()
+            time.sleep(0.01)
+        for name, message in (("bad.npy", r"bad\.npy is damaged"), ("good.npy", "The demo is busy")):
+            with pytest.raises(gr.Error, match=message):
+                visitors.submit(shown.show_upload, name).result(30)
+        go_on.set()
+        assert [future.result() for future in waiting] == [("good.npy",)] * demo.MAX_DRAWINGS
+    assert shown.show_upload("good.npy") == ("good.npy",)
 
 
 def test_large_files_are_refused(jet, monkeypatch):

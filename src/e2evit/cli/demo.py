@@ -11,6 +11,7 @@ import base64
 import html
 import io
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ from .upload_folder import forget, keep_uploads_apart
 from .uploads import MAX_UPLOAD, read_upload, start_reader
 
 READERS = 4  # uploads read at the same time
-VISITORS, MAX_WAITING = 16, 8  # uploads in progress and in the queue; beyond them, the demo says it is busy
+MAX_DRAWINGS = 8  # in progress or waiting; each takes seconds, and uploads must not wait for them to be read
+VISITORS, MAX_WAITING = MAX_DRAWINGS + 2 * READERS, 8  # uploads in progress and in the queue; beyond: busy
 CHECKPOINT = ("checkpoint", "Folder or Hub id of the model.")
 
 
@@ -67,8 +69,7 @@ class Demo:
         checkpoint = find_checkpoint(checkpoint)
         config = read_config(checkpoint)
         self.drawn: dict[str, tuple] = {}  # examples, which take seconds
-        self.reading = ThreadPoolExecutor(READERS)
-        self.drawing = ThreadPoolExecutor(1)  # matplotlib is not made for several threads
+        self.start_pools()
         self.processor = AutoImageProcessor.from_pretrained(checkpoint)
         self.model = load_model(checkpoint, config)
         self.schema = find_schema("simulated")
@@ -85,9 +86,21 @@ class Demo:
             for row in table.to_pylist()
         }
 
+    def start_pools(self) -> None:
+        self.reading = ThreadPoolExecutor(READERS)
+        self.drawing = ThreadPoolExecutor(1)  # matplotlib is not made for several threads
+        self.drawings = threading.BoundedSemaphore(MAX_DRAWINGS)
+
     def show(self, image: np.ndarray, row: dict, title: str, true_mass: float | None = None) -> tuple:
-        """Text, scores and pictures of one image."""
-        return self.drawing.submit(self._show, image, row, title, true_mass).result()
+        """Text, scores and pictures of one image, unless too many others wait for theirs."""
+        import gradio as gr
+
+        if not self.drawings.acquire(blocking=False):
+            raise gr.Error("The demo is busy. Try again in a minute.", title="Busy", print_exception=False)
+        try:
+            return self.drawing.submit(self._show, image, row, title, true_mass).result()
+        finally:
+            self.drawings.release()
 
     def _show(self, image: np.ndarray, row: dict, title: str, true_mass: float | None) -> tuple:
         inputs = self.processor(

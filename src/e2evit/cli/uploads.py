@@ -46,15 +46,18 @@ def read_upload(path: str, channel_names: Sequence[str], image_size: tuple[int, 
     path, name, shape = os.path.abspath(path), os.path.basename(path), (len(channel_names), *image_size)
     request = {"path": path, "channel_names": list(channel_names), "image_size": list(image_size)}
     request |= {"seconds": READ_SECONDS, "memory": READ_BYTES}
-    with _reader.connect() as connection, connection.makefile("rb") as answer:
-        connection.sendall(json.dumps(request).encode())
-        connection.shutdown(socket.SHUT_WR)
-        connection.settimeout(START_SECONDS)
-        if answer.read(1) != STARTED:
-            raise RuntimeError("The process that reads uploads did not start; the log says why.")
-        start = time.monotonic()
-        connection.settimeout(READ_SECONDS + 5)  # by then, the kernel has ended the other side
-        kind, content = answer.read(1), answer.read(4 * math.prod(shape))
+    try:
+        with _reader.connect() as connection, connection.makefile("rb") as answer:
+            connection.sendall(json.dumps(request).encode())
+            connection.shutdown(socket.SHUT_WR)
+            connection.settimeout(START_SECONDS)
+            if answer.read(1) != STARTED:
+                raise RuntimeError("The process that reads uploads did not start; the log says why.")
+            start = time.monotonic()
+            connection.settimeout(READ_SECONDS + 5)  # by then, the kernel has ended the other side
+            kind, content = answer.read(1), answer.read(4 * math.prod(shape))
+    except (TimeoutError, ConnectionError) as error:
+        raise ValueError(f"{name} could not be read: the reader did not answer. Try again.") from error
     if kind == IMAGE and len(content) == 4 * math.prod(shape):
         return np.frombuffer(content, dtype=np.float32).reshape(shape).copy()
     if kind == MESSAGE:
