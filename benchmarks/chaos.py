@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from tqdm import tqdm
 
 from e2evit.cli.command import run as command
 from e2evit.data.jobs import write_whole_text
-from e2evit.results.record import write_record
+from e2evit.results.record import current_commit, write_record
 from e2evit.training import (
     PREEMPTED_EXIT_CODE,
     DataArguments,
@@ -76,18 +77,32 @@ def main() -> None:
     arguments = parser.parse_args()
     FORKS.set_forkserver_preload(["e2evit.cli.train"])
     record = {name: value for name, value in vars(arguments).items() if isinstance(value, int)}
+    settings = record | {"jets": str(arguments.jets), "commit": current_commit()}
+    folders = []
     for part in (killed_training, killed_simulation, damaged_states):
-        folder = arguments.folder / part.__name__
-        done = folder.with_suffix(".json")
-        if not done.exists():
+        folders.append(folder := arguments.folder / part.__name__)
+        outcome = finished(folder, settings)
+        if outcome is None:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            write_whole_text(done, json.dumps(part(arguments, folder)))
-        record[part.__name__] = json.loads(done.read_text(encoding="utf-8"))
+            outcome = part(arguments, folder)
+            write_whole_text(folder.with_suffix(".json"), json.dumps({"settings": settings, "outcome": outcome}))
+        record[part.__name__] = outcome
     write_record(arguments.results, record)
-    shutil.rmtree(arguments.folder)
+    for folder in folders:  # and nothing else: `--folder` may hold more
+        shutil.rmtree(folder)
+        folder.with_suffix(".json").unlink()
+    with suppress(OSError):
+        arguments.folder.rmdir()
     print(json.dumps(record, indent=2))
     sys.exit(not all(value for part in record.values() if isinstance(part, dict) for value in passed(part)))
+
+
+def finished(folder: Path, settings: dict) -> dict | None:
+    """The outcome of a part that an earlier call finished with the same settings."""
+    done = folder.with_suffix(".json")
+    earlier = json.loads(done.read_text(encoding="utf-8")) if done.exists() else {}
+    return earlier["outcome"] if earlier.get("settings") == settings else None
 
 
 def passed(part: dict) -> list[bool]:

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import chaos
 import pyarrow.parquet as pq
 import pytest
 from forked import run_python
@@ -143,3 +144,48 @@ def test_validation_of_the_simulation(simulated_jets, tmp_path):
     assert found["masses"]["top"]["jet"]["median"] > found["masses"]["qcd"]["jet"]["median"]
     names = ("mean_images", "occupancy", "masses", "impact_parameters", "response")
     assert all((tmp_path / f"figures/{name}.png").stat().st_size > 10000 for name in names)
+
+
+def test_chaos_removes_only_its_own_files(tmp_path, monkeypatch):
+    """A part that an earlier call finished counts only with the same settings."""
+    done = []
+
+    def stand_in(name):
+        def part(arguments, folder):
+            if name == fails:
+                raise KeyboardInterrupt
+            (folder / "file").touch()
+            done.append(name)
+            return {"kills": arguments.kills}
+
+        part.__name__ = name
+        return part
+
+    names = ["killed_training", "killed_simulation", "damaged_states"]
+    for name in names:
+        monkeypatch.setattr(chaos, name, stand_in(name))
+    monkeypatch.setattr(chaos.FORKS, "set_forkserver_preload", lambda modules: None)
+    (tmp_path / "mine.txt").touch()
+    results = tmp_path / "results/chaos.json"
+
+    def run(kills):
+        words = ["chaos.py", "--folder", tmp_path, "--results", results, "--kills", kills]
+        monkeypatch.setattr(sys, "argv", list(map(str, words)))
+        chaos.main()
+
+    fails = names[1]
+    with pytest.raises(KeyboardInterrupt):
+        run(2)
+    fails = None
+    with pytest.raises(SystemExit, match="False"):
+        run(3)
+    assert done == [names[0], *names]
+    fails = names[2]
+    with pytest.raises(KeyboardInterrupt):
+        run(3)
+    fails = None
+    with pytest.raises(SystemExit, match="False"):
+        run(3)
+    assert done == [names[0], *names, *names]
+    assert all(json.loads(results.read_text())[name] == {"kills": 3} for name in names)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "results"]
