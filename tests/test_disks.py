@@ -4,6 +4,7 @@ import json
 import resource
 import shutil
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,14 +21,16 @@ from e2evit.training import (
     DataArguments,
     TargetArguments,
     TrainArguments,
+    checkpoint,
     end_processes,
     load_model,
     predict_in_pieces,
     start_accelerator,
     train,
 )
+from e2evit.training import state as training_state
 from e2evit.training.collate import E2ECollator
-from e2evit.training.state import intact_state
+from e2evit.training.state import History, RunState, intact_state
 
 MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 FILES = ("model.safetensors", "optimizer.bin", "random_states_0.pkl", "totals_0.json", "state.json")
@@ -106,6 +109,25 @@ def test_the_state_before_is_taken(run, name, damage, caplog):
     assert f"{newer} is damaged and not used: {name if name != 'manifest.json' else ''}" in caplog.text
 
 
+def test_older_states_stay_until_the_new_one_is_durable(tmp_path, monkeypatch):
+    process = SimpleNamespace(is_main_process=True, process_index=0, wait_for_everyone=lambda: None)
+    process.save_state = lambda folder: None
+    state = RunState(process, tmp_path, History(), SimpleNamespace(state_dict=dict), {})
+    state.save()
+    state.history.batches = 1
+    monkeypatch.setattr(training_state, "sync_folder", fail_to_sync)
+    with pytest.raises(OSError, match=r"epoch-00000-batch-000000 is complete: make room"):
+        state.save()
+    assert "epoch-00000-batch-000000" in {path.name for path in tmp_path.iterdir()}
+    monkeypatch.undo()
+    state.save()
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-00000-batch-000001"]
+
+
+def fail_to_sync(folder):
+    raise OSError(5, "Input/output error")
+
+
 @pytest.mark.parametrize("name", ["random_states_0.pkl", "best.safetensors"])
 def test_resuming_from_the_state_before_gives_the_same_weights(start, run, finished, name):
     older, newer = states(run)
@@ -161,8 +183,18 @@ def test_a_state_of_an_earlier_version_has_no_manifest(start, run, damage, caplo
 def test_weights_of_a_checkpoint(run, damage):
     check_weights(run)
     damage(run / "model.safetensors")
-    with pytest.raises(ValueError, match=r"model\.safetensors is (damaged|missing): its training wrote another file"):
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors is (damaged|missing): it is not the file that training wrote"
+    ):
         load_model(run)
+
+
+def test_weights_from_the_hub(run, monkeypatch):
+    """What was downloaded is compared with the record downloaded with it."""
+    monkeypatch.setattr(checkpoint, "cached_file", lambda _, name, **__: str(run / name))
+    flip(run / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged: it is not the file that training wrote"):
+        load_model("org/name")
 
 
 def test_weights_without_a_record(run):

@@ -316,7 +316,7 @@ def test_weights_of_another_training(folder):
     path.write_text(json.dumps(record | {"sha256": weights_hashes(folder)}))
     check_checkpoint(folder)
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(ValueError, match=r"model\.safetensors is damaged: its training wrote another file"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged: it is not the file that training wrote"):
         check_checkpoint(folder)
     path.write_text(json.dumps(record | {"sha256": {"/proc/kcore": "0"}}))
     with pytest.raises(ValueError, match=r"records a file '/proc/kcore' elsewhere"):

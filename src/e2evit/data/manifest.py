@@ -1,11 +1,12 @@
 """Sizes and SHA-256 of files, so that damage is noticed before anything is read from them."""
 
+import errno
 import json
 import os
 from hashlib import sha256
 from pathlib import Path
 
-__all__ = ["MANIFEST_FILE", "check_weights", "damage", "sha256_of", "weights_hashes", "write_manifest"]
+__all__ = ["MANIFEST_FILE", "check_weights", "damage", "sha256_of", "sync_folder", "weights_hashes", "write_manifest"]
 
 MANIFEST_FILE = "manifest.json"
 RUN_INFO_FILE = "run_info.json"
@@ -26,6 +27,18 @@ def sha256_of(path: Path, sync: bool = False) -> str:
     return digest.hexdigest()
 
 
+def sync_folder(folder: Path) -> None:
+    """Have the disk hold the names in a folder, so that a file created or renamed there outlives a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of file systems that cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
 def write_manifest(folder: Path) -> None:
     """List all files below `folder` in its manifest."""
     files = {
@@ -37,6 +50,7 @@ def write_manifest(folder: Path) -> None:
         file.write(json.dumps(files, indent=1))  # no end of line, whose loss would go unnoticed
         file.flush()
         os.fsync(file.fileno())
+    sync_folder(folder)
 
 
 def damage(folder: Path) -> str | None:
@@ -84,6 +98,7 @@ def check_weights(folder: str | Path) -> None:
             raise ValueError(f"{folder / RUN_INFO_FILE} is damaged: it records a file {name!r} elsewhere.")
         if not path.is_file() or sha256_of(path) != digest:
             raise ValueError(
-                f"{path} is {'damaged' if path.is_file() else 'missing'}: its training wrote another file (SHA-256 in "
-                f"{RUN_INFO_FILE}). Restore it; if you changed it on purpose, remove `sha256` from {RUN_INFO_FILE}."
+                f"{path} is {'damaged' if path.is_file() else 'missing'}: it is not the file that training wrote "
+                f"(SHA-256 in {RUN_INFO_FILE}). Restore it; if you changed it on purpose, remove `sha256` from "
+                f"{RUN_INFO_FILE}."
             )

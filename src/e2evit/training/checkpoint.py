@@ -26,7 +26,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from e2evit.data import DatasetSchema, TrainingStatistics, training_statistics
-from e2evit.data.manifest import check_weights
+from e2evit.data.manifest import RUN_INFO_FILE, check_weights
 from e2evit.data.packaged import read_recipe
 from e2evit.data.texts import read_mapping
 from e2evit.modeling import E2EConfig, E2EImageProcessor
@@ -53,7 +53,7 @@ def find_checkpoint(path: str | Path) -> str:
     """A checkpoint's folder or Hub id as `from_pretrained` takes it.
 
     Raises:
-        ValueError: for a folder that is missing or not a checkpoint, and for what is not ORG/NAME either.
+        ValueError: for a missing folder, one that is not a checkpoint, or a name that is not ORG/NAME.
     """
     folder, text = Path(path).expanduser(), str(path)
     if folder.is_dir():
@@ -61,7 +61,7 @@ def find_checkpoint(path: str | Path) -> str:
             raise ValueError(f"{path} is not a checkpoint: it has no config.json. Has its training finished?")
         for name in ("config.json", "preprocessor_config.json"):
             if (folder / name).is_file():
-                read_mapping(folder / name, json.loads)  # what is not JSON, transformers refuses with a traceback
+                read_mapping(folder / name, json.loads)  # transformers shows a traceback for invalid JSON
         return str(folder)
     is_local = text.startswith((".", "/", "~")) or text.count("/") > 1 or folder.exists()
     if is_local or ("/" in text and folder.parent.is_dir()):
@@ -220,9 +220,9 @@ def load_model(
     """A checkpoint as a model in evaluation mode.
 
     Raises:
-        ValueError: if its weights are damaged, or do not fit its configuration.
+        ValueError: if its weights are damaged, are not those that training wrote, or do not fit its configuration.
     """
-    check_weights(path)
+    check_weights(_local_folder(path))
     try:
         return auto_class.from_pretrained(path, **({} if config is None else {"config": config}))
     except SafetensorError as error:
@@ -233,6 +233,15 @@ def load_model(
         raise ValueError(
             f"Weights of {path} have other shapes than its config.json says; the log names them."
         ) from None
+
+
+def _local_folder(path: str | Path) -> str | Path:
+    """The folder of a checkpoint; of one on the Hub, that of the downloaded weights if it has a record of its run."""
+    if Path(path).is_dir():
+        return path
+    unless = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    files = [cached_file(path, name, **unless) for name in (RUN_INFO_FILE, "model.safetensors")]
+    return Path(files[1]).parent if all(files) else path
 
 
 def _with_new_classifier(model: torch.nn.Module, label_names: Sequence[str]) -> torch.nn.Module:
