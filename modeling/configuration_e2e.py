@@ -135,7 +135,7 @@ class E2EConfig(PreTrainedConfig):
 
     @property
     def num_weights(self) -> int:
-        """About the number of weights of the backbone, from below; each family counts its own."""
+        """A lower bound on the number of weights of the backbone; each family counts its own."""
         return 0
 
     def validate_image(self):

@@ -123,7 +123,7 @@ def _load_library() -> None:
             if library.stem == f"{NAMESPACE}_{_content_hash(library)}":
                 torch.ops.load_library(library)
                 return
-            logger.warning(f"{library} is damaged: building it again.")
+            logger.warning(f"{library} is damaged: it is rebuilt.")
             library.unlink()
         except OSError as error:  # unreadable, or from a machine with other system libraries
             logger.info(f"{library} does not load here: {error}")

@@ -134,5 +134,5 @@ def test_weights_make_the_training_jets_flat(jets_dir, tmp_path):
     with pytest.raises(ValueError, match="mass_pt"):
         MassWeights.of(train, "jet_mass", "pt")
     for bins, most in ((0, 10.0), (20, np.nan), (20, np.inf), (20, -1.0)):
-        with pytest.raises(ValueError, match="Weights need a bin and a finite maximum"):
+        with pytest.raises(ValueError, match="`num_bins` and `max_weight` must be finite"):
             MassWeights.of(train, "jet_mass", "mass", bins, most)

@@ -79,7 +79,9 @@ class MassWeights:
         if flat_in not in ("mass", "mass_pt"):
             raise ValueError(f"Weights are flat in mass or in mass_pt, not in {flat_in!r}.")
         if not (num_bins >= 1 and 1 <= max_weight < np.inf):
-            raise ValueError(f"Weights need a bin and a finite maximum of at least 1, got {num_bins}, {max_weight}.")
+            raise ValueError(
+                f"`num_bins` and `max_weight` must be finite and at least 1, got {num_bins}, {max_weight}."
+            )
         mass, pt = _column(train, mass_column), _column(train, "pt")
         if flat_in == "mass":
             pt = np.ones_like(mass)

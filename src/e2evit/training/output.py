@@ -85,7 +85,8 @@ def write_files(folder: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary folder, then move its files to `folder` one by one, the weights last.
 
     Raises:
-        OSError: if a file cannot be written, e.g. on a full disk; `folder` is then as it was.
+        OSError: if a file cannot be written, e.g. on a full disk. `folder` is then as it was, unless moving the
+            finished files failed: run the same command again then.
     """
     temporary = folder / "incomplete"
     shutil.rmtree(temporary, ignore_errors=True)

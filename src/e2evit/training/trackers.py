@@ -49,8 +49,8 @@ def close_trackers(accelerator: Accelerator) -> None:
 
 @contextmanager
 def _or_no_tracker(accelerator: Accelerator) -> Iterator[None]:
-    """One that fails is not asked again."""
-    with without("metrics of its tracker"):
+    """A tracker that fails is switched off."""
+    with without("its tracker"):
         try:
             yield
         except Exception:
