@@ -27,6 +27,14 @@ def test_recipe_defaults_file_command_line(tmp_path):
     assert training.weight_decay == TrainArguments().weight_decay
 
 
+def test_no_is_a_word_where_a_word_is_expected(tmp_path):
+    """YAML reads `no` as false."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text("mixed_precision: no\nflips: no\n")
+    augmentation, training = parse_recipe(AugmentationArguments, TrainArguments, arguments=[str(path)])
+    assert (training.mixed_precision, augmentation.flips) == ("no", False)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

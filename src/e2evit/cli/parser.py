@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from argparse import Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
 
@@ -78,7 +78,7 @@ def parse(
     if first is not None:
         parser.add_argument(first[0], help=first[1])
 
-    known = {field.name for cls in argument_classes for field in dataclasses.fields(cls)}
+    known = {field.name: field.type for cls in argument_classes for field in dataclasses.fields(cls)}
     leading = list(takewhile(lambda argument: not argument.startswith("-"), arguments))
     options, settings = arguments[len(leading) :], {}
     if len(leading) > (first is not None):
@@ -123,7 +123,7 @@ def _title(argument_class: type) -> str:
     return " ".join(re.findall("[A-Z][a-z]*", stem)).lower()
 
 
-def _explain(unknown: Sequence[str], known: set[str]) -> str:
+def _explain(unknown: Sequence[str], known: Iterable[str]) -> str:
     for argument in unknown:
         if argument.startswith("-"):
             name = argument.split("=")[0]
@@ -131,11 +131,13 @@ def _explain(unknown: Sequence[str], known: set[str]) -> str:
     return f"unexpected argument {unknown[0]}: a recipe comes before all options, and there is one at most"
 
 
-def _read(path: str, known: set[str]) -> dict:
+def _read(path: str, known: Mapping[str, type]) -> dict:
     settings = read_recipe(path)
-    for key in settings:
+    for key, value in settings.items():
         if key not in known:
             raise ValueError(
                 f"{path}: unknown key {key}{suggest(str(key), known)}; known: {', '.join(sorted(known))}."
             )
+        if isinstance(value, bool) and known[key] is str:  # `mixed_precision: no`, which is false in YAML
+            settings[key] = "yes" if value else "no"
     return settings
