@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from samples import make_result
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from e2evit.hub.assemble import check_loads
@@ -40,6 +41,17 @@ def test_committed_card_matches_its_results(model_type):
     assert values["roc_auc"] == round(result.metric("roc_auc").value, 4)
     for channel in ("trk_pt", "trk_dz", "bpix3"):
         assert f"`{channel}`" in text
+
+
+def test_a_custom_data_set():
+    """Nothing describes it but the result; nothing is said of it that only the simulation is."""
+    measured = {"dataset": "custom", "channel_names": ["ecal", "mine"], "parameters": 9, "label_names": ["a", "b"]}
+    measured["data"] = {split: {"rows": 7, "event_ids": "0"} for split in ("train", "test")}
+    result = make_result("xcit", 0, {"roc_auc": 0.5}, **measured)
+    text = str(render_card(ROOT / "model_cards/TEMPLATE.md", result, "xcit", "recipe.yaml", "physics/tagger"))
+    assert "7 jets of the data set `custom`, mass target `jet_mass`" in text
+    assert "| 1 | `mine` | mine | as in the data |" in text
+    assert not re.search(r"\bNone\b|Pythia|AK8|GeV \|\n", text)
 
 
 def test_unknown_family():

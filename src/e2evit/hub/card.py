@@ -1,11 +1,13 @@
 """Model cards from a template and a results file; no number is typed by hand."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from e2evit.data import CHANNELS, find_schema
+from e2evit.data import CHANNELS, SCHEMAS, DatasetSchema
+from e2evit.data.schema import Channel
 from e2evit.metrics import METRICS
 from e2evit.modeling import FAMILIES
 from e2evit.results.record import Result
@@ -54,7 +56,7 @@ def render_card(
     if model_type not in FAMILIES:
         raise ValueError(f"There is no card for {model_type!r}; known ones: {', '.join(FAMILIES)}.")
     family = FAMILIES[model_type]
-    schema = find_schema(result.dataset)
+    schema = SCHEMAS[result.dataset][0] if result.dataset in SCHEMAS else None  # of a custom one its owner knows more
     listed = {key: result.metric(key) for key, metric in METRICS.items() if metric.hub_task and result.metric(key)}
     data = ModelCardData(
         library_name="transformers",
@@ -92,10 +94,17 @@ def render_card(
         recipe=recipe,
         figures={name: CAPTIONS[name] for name in figures},
         table=results_table({data.model_name: result}),
-        channels={name: CHANNELS[name] for name in result.channel_names},
-        dataset_description=schema.description.rstrip("."),
+        channels={name: _channel(name, schema) for name in result.channel_names},
+        dataset_description=schema and schema.description.rstrip("."),
+        has_physical_units=schema is not None and schema.has_physical_units,
         mass_definition="particle-level mass of the jet"
         if result.mass_column == "jet_mass"
-        else schema.mass_definition,
+        else schema and schema.mass_definition,
         **{name: getattr(result, name) for name in CARD_FIELDS},
     )
+
+
+def _channel(name: str, schema: DatasetSchema | None) -> Channel:
+    if schema is not None:
+        return schema.channel(name)
+    return replace(CHANNELS.get(name, Channel("", name)), unit="as in the data")
