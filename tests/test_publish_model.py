@@ -14,7 +14,9 @@ from huggingface_hub import ModelCard
 from models import make
 
 from e2evit import E2EImageProcessor
+from e2evit.cli import push as cli_push
 from e2evit.data import find_schema
+from e2evit.data.locks import InUse, held
 from e2evit.hub import assemble
 from e2evit.hub.assemble import assemble_model
 from e2evit.hub.code import add_code
@@ -249,6 +251,30 @@ def test_a_token_without_write_access(assembled, tmp_path):
         done = publish(assembled, endpoint, tmp_path, token=READ_TOKEN)
         assert done.returncode == 1
         assert hub.commits == [REPO]
+
+
+def test_a_folder_in_use_stays_locked_until_the_upload_ends(monkeypatch, tmp_path, capsys):
+    """Also where the folder is given as `.`, which has no name."""
+
+    def refused_meanwhile(*_):
+        with pytest.raises(InUse), held(tmp_path.parent, tmp_path.name):
+            pass
+        return tmp_path
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("e2evit.cli.push.assemble_model", refused_meanwhile)
+    monkeypatch.setattr("e2evit.cli.push.publish_model", refused_meanwhile)
+    cli_push.push("run", cli_push.PushArguments(REPO, "results.json", output_dir="."))
+    assert "Published" in capsys.readouterr().out
+
+
+def test_a_folder_of_other_files_is_not_replaced(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(
+        ValueError, match=r"holds notes\.txt, which would be lost: choose a folder that is new or empty"
+    ):
+        assemble_model("run", tmp_path, REPO, "results.json")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_results_of_another_model_are_refused(checkpoint, tmp_path):

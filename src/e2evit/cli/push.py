@@ -13,6 +13,7 @@ from pathlib import Path
 from transformers.hf_argparser import HfArg
 
 from e2evit.data.locks import held
+from e2evit.data.storage import absolute
 from e2evit.hub.assemble import assemble_model
 from e2evit.hub.publish import publish_model
 
@@ -40,15 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def push(checkpoint: str | Path, options: PushArguments) -> None:
     """Assemble, check and upload a checkpoint, and print what was done."""
     with tempfile.TemporaryDirectory() as base:
-        target = Path(options.output_dir or f"{base}/model")
+        target = Path(absolute(options.output_dir or f"{base}/model"))
         with held(target.parent, target.name):
             folder = assemble_model(checkpoint, target, options.repo_id, options.results)
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        size = sum(path.stat().st_size for path in files) / 2**20
-        print(f"Assembled {len(files)} files, {size:.1f} MiB; they load without e2evit and give the same predictions")
-        if options.dry_run:
-            for path in files:
-                print(f"{path.stat().st_size:>10} {path.relative_to(folder)}")
-            return
-        address = publish_model(folder, options.repo_id, options.private, options.revision, options.tag)
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            size = sum(path.stat().st_size for path in files) / 2**20
+            print(f"Assembled {len(files)} files, {size:.1f} MiB; without e2evit they load and predict the same")
+            if options.dry_run:
+                for path in files:
+                    print(f"{path.stat().st_size:>10} {path.relative_to(folder)}")
+                return
+            address = publish_model(folder, options.repo_id, options.private, options.revision, options.tag)
         print(f"Published {address}")

@@ -21,7 +21,7 @@ from e2evit.results.record import Result
 
 from .card import CAPTIONS, render_card
 from .code import add_code
-from .safety import CHECKPOINT_FILES, check_checkpoint
+from .safety import CHECKPOINT_FILES, MODEL_FILES, check_checkpoint, find_files
 
 __all__ = ["assemble_model", "check_loads"]
 
@@ -65,10 +65,13 @@ def assemble_model(
 
     Raises:
         ValueError: if the checkpoint is not safe to load (see [`check_checkpoint`]) or not a model of e2evit, if the
-            results belong to another model, or if the finished folder does not load in a process without e2evit.
+            results belong to another model, if `folder` holds files that it would lose, or if the finished
+            folder does not load in a process without e2evit.
         FileNotFoundError: if something is missing.
     """
     checkpoint, folder, results = (Path(absolute(path)) for path in (checkpoint, folder, results))
+    if folder.exists() and (others := {*find_files(folder)} - {*find_files(folder, MODEL_FILES)}):
+        raise ValueError(f"{folder} holds {min(others)}, which would be lost: choose a folder that is new or empty.")
     check_checkpoint(checkpoint, CHECKPOINT_FILES)
     if not (checkpoint / "preprocessor_config.json").is_file():
         raise FileNotFoundError(f"{checkpoint} holds no preprocessor_config.json: its images cannot be prepared.")
