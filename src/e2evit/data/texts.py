@@ -9,7 +9,7 @@ import yaml
 
 from .budget import MAX_SETTINGS
 
-__all__ = ["read_mapping"]
+__all__ = ["parse_yaml", "read_mapping"]
 
 
 def read_mapping(path: str | Path, parse: Callable = yaml.safe_load) -> dict:
@@ -22,7 +22,7 @@ def read_mapping(path: str | Path, parse: Callable = yaml.safe_load) -> dict:
         ValueError: if the file is too large, cannot be parsed or holds something else.
         OSError: if it cannot be read.
     """
-    kind, parse = ("YAML", _read_yaml) if parse is yaml.safe_load else ("JSON", parse)
+    kind, parse = ("YAML", parse_yaml) if parse is yaml.safe_load else ("JSON", parse)
     if (size := Path(path).stat().st_size) > MAX_SETTINGS:
         raise ValueError(f"{path} has {size} bytes; at most {MAX_SETTINGS} bytes of {kind} are read.")
     try:
@@ -38,7 +38,7 @@ def read_mapping(path: str | Path, parse: Callable = yaml.safe_load) -> dict:
     return content
 
 
-def _read_yaml(text: str) -> Any:
+def parse_yaml(text: str) -> Any:
     """What the text stands for; aliases, which can repeat a part of it without end, count as if they were written out.
 
     Raises:

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from huggingface_hub.utils import _http
 from .tokens import hide_tokens
 
 __all__ = ["Requests", "open_requests"]
+
+logger = logging.getLogger(__name__)
 
 ANSWER, COMMIT = 30.0, 90.0  # seconds from a request to the end of its answer; the Hub takes its time for a commit
 SLOWEST = 10_000  # bytes per second of an upload
@@ -60,6 +63,7 @@ class Requests:
             parts.insert(0, f"{constants.ENDPOINT} cannot be reached:")
         elif isinstance(error, (LookupError, TypeError, AttributeError, json.JSONDecodeError)):
             parts.insert(0, f"{constants.ENDPOINT} does not answer as a Hub does:")
+            logger.debug(self.hide("".join(traceback.format_exception(error))))  # or it is an error of ours
         line = self.hide(" ".join(" ".join(dict.fromkeys(parts)).split()))
         return line if line.endswith(".") else f"{line}."
 

@@ -7,6 +7,8 @@ import nh3
 import yaml
 from markdown_it import MarkdownIt
 
+from e2evit.data.texts import parse_yaml
+
 __all__ = ["check_card", "read_yaml", "strings_of"]
 
 MAX_CARD = 64 * 1024  # characters; ours have 7 000
@@ -50,13 +52,13 @@ def check_card(text: str) -> list[str]:
 
 
 def read_yaml(text: str, kind: type):
-    """Plain YAML of one kind; tags of Python objects are refused.
+    """Plain YAML of one kind; tags of Python objects are refused, and aliases that grow.
 
     Raises:
         ValueError: for anything else.
     """
     try:
-        content = yaml.safe_load(text)
+        content = parse_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"is not plain YAML ({reason}).") from None
