@@ -1,5 +1,6 @@
 """A Hub that refuses, breaks, dawdles or talks nonsense: all is published, or nothing, or the error says what."""
 
+import json
 import logging
 import re
 import shutil
@@ -15,6 +16,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import _http
 from safetensors.numpy import save
 
+from e2evit.data.manifest import sha256_of
 from e2evit.hub import connection
 from e2evit.hub.connection import open_requests
 from e2evit.hub.publish import publish_dataset, publish_model
@@ -133,11 +135,11 @@ def test_what_stays_behind_is_named(folder, hub, tmp_path):
     """Where taking back is refused too, where only the tag is missing, and where somebody else was faster."""
     commit, delete, tag = Fault("POST .*/commit/", 403, 99), Fault("DELETE ", 403, 99), Fault("POST .*/tag/", 403, 99)
     hub.faults[:] = [commit, delete]
-    assert f"remove it with `hf repos delete {REPO}`." in str(publish(folder))
+    assert f"undo it with `hf repos delete {REPO}`." in str(publish(folder))
     hub.repositories.clear()
     hub.faults[:] = [tag]
     message = str(publish(folder, tag="v1"))
-    assert f"remove it with `hf repos delete {REPO}`, or publish without a tag." in message
+    assert f"undo it with `hf repos delete {REPO}`, or publish without a tag." in message
     assert not hub.commits
     hub.faults[:] = [Fault("POST .*/tag/", 403, 99, skip=1)]
     message, oid = str(publish(folder, tag="v1")), hub.repositories[REPO].branches["main"]
@@ -147,7 +149,7 @@ def test_what_stays_behind_is_named(folder, hub, tmp_path):
     hub.faults[:] = [commit, delete]
     assert f"`hf repos branch delete {REPO} nano`" in str(publish(other, revision="nano"))
     hub.faults[:] = [Fault("POST .*/commit/", 403, late=True)]  # as if refused after another's commit
-    assert "A commit on main was left behind; if it is this upload's" in str(publish(other))
+    assert "A commit on main was left behind: if this upload made it, undo it with" in str(publish(other))
 
 
 def test_an_interrupt_takes_back_too(folder, hub, monkeypatch):
@@ -199,22 +201,89 @@ def test_a_token_that_no_header_can_hold(folder, hub, caplog):
     assert TOKEN not in str(raised.value) + caplog.text
 
 
+BAD_TAGS = ["v 1", "a..b", "", "-x", ".x", "a/.b", "x.lock", "a.lock/b", "x.", "x/", "/x", "a//b", "@", "a@{b", "HEAD"]
+BAD_TAGS += ["a~1", "a^", "a:b", "a?", "a*", "a[b", "a\\b", "a\nb", "a\x7f"]
+
+
+@pytest.mark.parametrize("tag", BAD_TAGS)
+def test_names_that_no_tag_has(folder, hub, tag):
+    with pytest.raises(ValueError, match=r"cannot be a tag in git: use letters"):
+        publish_model(folder, REPO, tag=tag, token=TOKEN)
+    assert not hub.repositories
+
+
+def test_a_tag_called_none(folder, hub):
+    for tag in ("v/1.0-é", "None", None):
+        publish_model(folder, REPO, tag=tag, token=TOKEN)
+    assert set(hub.repositories[REPO].tags) == {"v/1.0-é", "None"}
+
+
+def write_rows(folder):
+    """A prepared data set of two shards, and a file of the user's own."""
+    (folder / "data").mkdir(parents=True)
+    (folder / "README.md").write_text("# Jets\n")
+    (folder / ".env").write_text(TOKEN)
+    shards = []
+    for number in range(2):
+        path = folder / f"data/train-{number:05d}.parquet"
+        pq.write_table(pa.table({"x": [float(number)]}), path)
+        shards.append({"file": path.name, "rows": 1, "sha256": sha256_of(path)})
+    (folder / "e2evit.json").write_text(json.dumps({"shards": {"train": shards}}))
+
+
+def replace_by_a_link(folder):
+    (folder / "data").rename(folder / "elsewhere")
+    (folder / "data").symlink_to("elsewhere")
+
+
+ONE, TWO = "data/train-00000.parquet", "data/train-00001.parquet"
+LOSSES = {
+    "link": (replace_by_a_link, "data is a symbolic link"),
+    "folder": (lambda folder: shutil.rmtree(folder / "data"), "lacks train-00000.parquet, train-00001.parquet, which"),
+    "shard": (lambda folder: (folder / TWO).unlink(), "lacks train-00001.parquet, which e2evit.json lists"),
+    "other": (lambda folder: shutil.copyfile(folder / ONE, folder / TWO), "lacks train-00001.parquet, which"),
+    "stray": (lambda folder: shutil.copyfile(folder / ONE, folder / "data/x.parquet"), "holds data/x.parquet, which"),
+    "record": (lambda folder: (folder / "e2evit.json").write_text("{}"), "e2evit.json is damaged: it lists no shards"),
+    "empty": (lambda folder: (folder / "e2evit.json").write_text('{"shards": {}}'), "lacks rows"),
+}
+
+
+@pytest.mark.parametrize(("lose", "reason"), LOSSES.values(), ids=LOSSES)
+def test_shards_that_are_not_there_are_not_deleted(hub, tmp_path, lose, reason):
+    write_rows(tmp_path)
+    publish_dataset(tmp_path, REPO, token=TOKEN)
+    before = hub.files(REPO)
+    assert {ONE, TWO} < set(before)
+    lose(tmp_path)
+    with pytest.raises(ValueError, match=reason):
+        publish_dataset(tmp_path, REPO, token=TOKEN)
+    assert hub.files(REPO) == before
+
+
 def test_data_sets_keep_the_same_promises(hub, tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "README.md").write_text("# Jets\n")
-    (tmp_path / "e2evit.json").write_text("{}")
-    (tmp_path / ".env").write_text(TOKEN)
-    pq.write_table(pa.table({"x": [1.0]}), tmp_path / "data/train-00000.parquet")
+    write_rows(tmp_path)
     hub.faults[:] = [Fault("POST .*/commit/", 403, 99)]
     with pytest.raises(OSError, match=r"403 .* Nothing was changed there: the repository physics/tagger"):
         publish_dataset(tmp_path, REPO, token=TOKEN)
     assert not hub.repositories
     hub.faults.clear()
     publish_dataset(tmp_path, REPO, token=TOKEN)
-    assert set(hub.files(REPO)) == {".gitattributes", "README.md", "e2evit.json", "data/train-00000.parquet"}
+    assert set(hub.files(REPO)) == {".gitattributes", "README.md", "e2evit.json", ONE, TWO}
     (tmp_path / "e2evit.json").write_text(f'{{"token": "{TOKEN}"}}')
     with pytest.raises(ValueError, match=r"e2evit\.json holds what looks like a Hub token"):
         publish_dataset(tmp_path, REPO, token=TOKEN)
+
+
+def test_an_error_of_ours_can_be_found(caplog):
+    caplog.set_level(logging.DEBUG)
+
+    def fail():
+        raise TypeError(f"a list, {TOKEN}")
+
+    with open_requests(TOKEN) as requests, pytest.raises(OSError, match="does not answer as a Hub does: a list"):
+        requests(fail)
+    assert "in fail" in caplog.text
+    assert TOKEN not in caplog.text
 
 
 def test_the_client_is_as_before(folder, hub):

@@ -19,6 +19,7 @@ from safetensors.numpy import save
 
 from e2evit.data.manifest import weights_hashes
 from e2evit.hub.code import add_code
+from e2evit.hub.markup import check_card
 from e2evit.hub.safety import MODEL_FILES, check_checkpoint, check_dataset
 from e2evit.hub.tokens import check_tokens, hide_tokens
 
@@ -263,10 +264,15 @@ def test_yaml(folder, content):
 
 
 def test_yaml_that_grows(folder):
-    """Nine aliases in each of forty lines: 9^40 strings if they were copied."""
+    """Nine aliases in each of forty lines: 9^40 strings if they were copied, as merge keys do."""
     lines = ["a0: &a0 [x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 40)]
-    (folder / "recipe.yaml").write_text("\n".join(lines))
-    check_checkpoint(folder)
+    merged = ["a0: &a0 {x: 1}"] + [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 10)]
+    sexagesimal = ["a: 1" + ":1" * 2**18]  # digits of one number, of which each takes as long as all before
+    for text in map("\n".join, (lines, merged, sexagesimal)):
+        (folder / "recipe.yaml").write_text(text)
+        refused(folder, "recipe.yaml", "is not plain YAML .it stands for more than|has 524292 bytes; at most")
+    with pytest.raises(ValueError, match=r"is not plain YAML .it stands for more than"):
+        check_card("---\n" + "\n".join(merged) + "\n---\nText")
 
 
 def test_python_is_ours_byte_for_byte(folder):
@@ -346,3 +352,46 @@ def test_data_sets(tmp_path):
     (tmp_path / "data/link.parquet").symlink_to("/etc/passwd")
     with pytest.raises(ValueError, match=r"link\.parquet is a symbolic link"):
         check_dataset(tmp_path)
+    (tmp_path / "data/link.parquet").rename(tmp_path / "data/link.txt")
+    with pytest.raises(ValueError, match=r"link\.txt is a symbolic link"):
+        check_dataset(tmp_path)
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    (tmp_path / "data").symlink_to("elsewhere")
+    with pytest.raises(ValueError, match="data is a symbolic link"):
+        check_dataset(tmp_path)
+
+
+NOTE = {"note": HUB_TOKEN}
+IDS = pa.array([f"run-{row}" for row in range(100_000)])
+LISTS = pa.array([[1.0]])
+
+
+@pytest.mark.parametrize(
+    ("field", "column", "reason"),
+    [
+        (pa.field("event_id", pa.string()), IDS, None),
+        (pa.field("x", pa.list_(pa.float64())), LISTS, None),
+        (pa.field("x", pa.float64(), metadata=NOTE), pa.array([1.0]), "looks like a Hub token"),
+        (pa.field("x", pa.list_(pa.field("item", pa.float64(), metadata=NOTE))), LISTS, "looks like a Hub token"),
+        (pa.field(HUB_TOKEN, pa.float64()), pa.array([1.0]), "looks like a Hub token"),
+        (pa.field("event_id", pa.string()), pa.concat_arrays([IDS, pa.array([HUB_TOKEN])]), "looks like a Hub token"),
+        (pa.field("note", pa.string()), pa.array(["x"]), "has a column 'note' of string; only numbers"),
+        (pa.field("event_id", pa.binary()), pa.array([b"x"]), "has a column 'event_id' of binary"),
+        (pa.field("x", pa.list_(pa.string())), pa.array([["x"]]), "has a column 'x' of list<"),
+        (
+            pa.field("x", pa.list_(pa.list_(pa.int8()))),
+            pa.array([[[1]]], pa.list_(pa.list_(pa.int8()))),
+            "has a column",
+        ),
+        (pa.field("x", pa.struct({"a": pa.int64()})), pa.array([{"a": 1}]), "has a column 'x' of struct"),
+    ],
+)
+def test_columns(tmp_path, field, column, reason):
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data/train-00000.parquet"
+    pq.write_table(pa.table([column.cast(field.type)], schema=pa.schema([field])), path)
+    if reason is None:
+        assert check_dataset(tmp_path) == ["data/train-00000.parquet"]
+    else:
+        with pytest.raises(ValueError, match=rf"train-00000\.parquet .*{reason}"):
+            check_dataset(tmp_path)

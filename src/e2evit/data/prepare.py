@@ -26,7 +26,7 @@ from .splits import SPLIT_FRACTIONS, SplitRule
 from .storage import absolute, file_size, relative_name
 from .survey import survey_folder
 
-__all__ = ["MANIFEST_FILE", "prepare"]
+__all__ = ["MANIFEST_FILE", "damaged_shards", "prepare"]
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def _is_done(output_dir: Path, number: int) -> bool:
     except (AttributeError, KeyError, TypeError, ValueError):
         logger.warning(f"{path} is damaged: its rows are prepared again")
         return False
-    damaged = _damaged(output_dir, shards)
+    damaged = damaged_shards(output_dir, shards)
     if damaged:
         logger.warning(f"{', '.join(damaged)} in {output_dir / 'data'} changed since they were written: made again")
     return not damaged
@@ -173,14 +173,14 @@ def _check_finished(output_dir: Path) -> None:
         FileError: naming those that are not.
     """
     manifest = json.loads((output_dir / MANIFEST_FILE).read_text(encoding="utf-8"))
-    if damaged := _damaged(output_dir, [shard for shards in manifest["shards"].values() for shard in shards]):
+    if damaged := damaged_shards(output_dir, [shard for shards in manifest["shards"].values() for shard in shards]):
         raise FileError(
             f"{output_dir / 'data'}: {', '.join(damaged)} changed since they were written (SHA-256). Restore them, or "
             f"remove {output_dir / MANIFEST_FILE} and run the same command again to make all shards anew."
         )
 
 
-def _damaged(output_dir: Path, shards: Iterable[dict]) -> list[str]:
+def damaged_shards(output_dir: Path, shards: Iterable[dict]) -> list[str]:
     """Names of the shards that are missing or have another hash."""
     paths = {output_dir / "data" / entry["file"]: entry["sha256"] for entry in shards}
     return [path.name for path, digest in paths.items() if not path.is_file() or sha256_of(path) != digest]

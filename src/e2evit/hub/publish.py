@@ -1,6 +1,8 @@
 """Upload our folders to repositories on the Hub: in one commit, or not at all."""
 
+import json
 import logging
+import re
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -9,6 +11,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from e2evit.data.prepare import MANIFEST_FILE, damaged_shards
 from e2evit.data.storage import absolute
 
 from .connection import Requests, open_requests
@@ -18,6 +21,8 @@ __all__ = ["publish_dataset", "publish_model"]
 
 logger = logging.getLogger(__name__)
 NOWHERE = "0" * 40  # no commit has this name
+# what `git check-ref-format` refuses
+_NO_TAG = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|$)|[./]$|^[-./]|^(?:@|HEAD)?$", re.DOTALL)
 
 
 def publish_dataset(
@@ -46,12 +51,12 @@ def publish_dataset(
             the message says what was left behind and how to remove it.
     """
     folder = Path(absolute(folder))
-    missing = [name for name in ("README.md", "e2evit.json") if not (folder / name).is_file()]
+    missing = [name for name in ("README.md", MANIFEST_FILE) if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}: run `e2evit prepare` to the end first.")
-    return _Upload(folder, check_dataset(folder), DATASET_FILES, repo_id, "dataset", revision, token).run(
-        private, None
-    )
+    names = check_dataset(folder)
+    _check_shards(folder, names)
+    return _Upload(folder, names, DATASET_FILES, repo_id, "dataset", revision, token).run(private, None)
 
 
 def publish_model(
@@ -73,11 +78,13 @@ def publish_model(
         Address of the commit.
 
     Raises:
-        ValueError: for a folder that is not complete or not safe, a tag that exists, a `repo_id` that cannot be one,
-            or `private` and a public repository.
+        ValueError: for a folder that is not complete or not safe, a tag that exists or that git does not allow, a
+            `repo_id` that cannot be one, or `private` and a public repository.
         OSError: as in [`publish_dataset`]. If only the tag fails in the end, the commit stays; the message says how to
             tag it.
     """
+    if tag is not None and _NO_TAG.search(tag):
+        raise ValueError(f"{tag!r} cannot be a tag in git: use letters, digits, `.`, `-` and `_`, as in `v1.0`.")
     folder = Path(absolute(folder))
     check_checkpoint(folder)
     if not (folder / "README.md").is_file():
@@ -85,6 +92,28 @@ def publish_model(
     return _Upload(folder, find_files(folder, MODEL_FILES), MODEL_FILES, repo_id, "model", revision, token).run(
         private, tag
     )
+
+
+def _check_shards(folder: Path, names: list[str]) -> None:
+    """Refuse a data set that is not what its record says; rows that are not uploaded are deleted on the Hub.
+
+    Raises:
+        ValueError: for shards that are missing, changed or not listed.
+    """
+    try:
+        record = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        shards = [shard for shards in record["shards"].values() for shard in shards]
+        listed = {f"data/{shard['file']}" for shard in shards}
+        lacking = damaged_shards(folder, shards)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / MANIFEST_FILE} is damaged: it lists no shards ({error!r}).") from None
+    if lacking or not listed:
+        raise ValueError(
+            f"{folder} lacks {', '.join(lacking) or 'rows'}, which {MANIFEST_FILE} lists, or holds another version: "
+            "restore it, or prepare the data set again."
+        )
+    if strays := [name for name in names if name.startswith("data/") and name not in listed]:
+        raise ValueError(f"{folder} holds {', '.join(strays)}, which {MANIFEST_FILE} does not list: move it away.")
 
 
 class _Upload:
@@ -138,7 +167,7 @@ class _Upload:
         self.before = requests(self._heads)
         if self.before is None:
             return
-        if f"refs/tags/{tag}" in self.before:
+        if tag is not None and f"refs/tags/{tag}" in self.before:
             raise ValueError(f"{self.repo_id} already has a tag {tag}: choose another name, or delete that tag first.")
         if private and not requests(lambda: self.api.repo_info(**self.where)).private:
             raise ValueError(
@@ -224,7 +253,7 @@ class _Upload:
             what += " was left behind"
         except OSError as error:
             reason, what = f" ({error})", what + " may have been left behind"
-        return f"{what[0].upper()}{what[1:]}{reason}; if it is this upload's, remove it with `{command}`{self.advice}."
+        return f"{what[0].upper()}{what[1:]}{reason}: if this upload made it, undo it with `{command}`{self.advice}."
 
 
 def _is_new(make: Callable) -> bool:

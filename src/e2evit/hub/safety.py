@@ -7,12 +7,15 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import pyarrow.parquet as pq
-from pyarrow import ArrowException
+import pyarrow as pa
+from pyarrow import types
 from safetensors import SafetensorError, safe_open
 
 import e2evit.modeling
+from e2evit.data.budget import MAX_SETTINGS
+from e2evit.data.formats import FileError
 from e2evit.data.manifest import check_weights
+from e2evit.data.parquet import open_parquet
 from e2evit.data.storage import absolute
 
 from .markup import check_card, read_yaml, strings_of
@@ -30,6 +33,9 @@ BESIDE = (".gitattributes",)  # in every clone; not uploaded
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".dill", ".ckpt", ".joblib", ".npy", ".npz")
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNKS = "IHDR PLTE IDAT IEND bKGD cHRM gAMA hIST pHYs sBIT sRGB tEXt tIME tRNS"  # none with packed text
+EVENT_ID = "event_id"  # the one column of text
+NUMBERS = (types.is_integer, types.is_floating, types.is_boolean)
+LISTS = (types.is_list, types.is_large_list, types.is_fixed_size_list)
 MAX_TEXT = 4 * 2**20  # bytes; our largest has 20 kB
 MAX_PICTURE = 16 * 2**20
 MAX_HEADER = 25_000_000  # bytes: that of safetensors' own reader is 100 MB, of our largest model 100 kB
@@ -61,7 +67,7 @@ def check_checkpoint(folder: str | Path, names: Iterable[str] | None = None) -> 
 
 
 def check_dataset(folder: str | Path) -> list[str]:
-    """Refuse to publish a prepared data set with a credential, a symbolic link or an active card.
+    """Refuse to publish a prepared data set with a credential, a symbolic link, an active card or strays in `data`.
 
     Returns:
         The files to publish: others in the folder stay where they are.
@@ -70,7 +76,7 @@ def check_dataset(folder: str | Path) -> list[str]:
         ValueError: for the first file that does not fit.
     """
     folder = Path(absolute(folder))
-    names = find_files(folder, DATASET_FILES)
+    names = [name for name in find_files(folder) if _matches(name, DATASET_FILES) or name.partition("/")[0] == "data"]
     _check_files(folder, names, DATASET_FILES)
     return names
 
@@ -114,7 +120,7 @@ def _check_file(path: Path, name: str, allowed: Iterable[str]) -> None:
     if not _matches(name, allowed) or not path.is_file():
         raise ValueError(f"does not belong here; move it elsewhere. Allowed are {', '.join(allowed)}.")
     check_tokens(name.encode(errors="replace"))
-    match path.name.rpartition(".")[2]:  # also of `.py`
+    match path.name.rpartition(".")[2]:  # Path(".py").suffix is empty
         case "safetensors":
             _check_tensors(path)
         case "parquet":
@@ -134,8 +140,8 @@ def _read(path: Path, limit: int) -> bytes:
 
 
 def _check_text(path: Path, kind: str) -> None:
-    """JSON, YAML, a card or plain text, also what it says after escapes are undone."""
-    content = _read(path, MAX_TEXT)
+    """JSON, YAML, a card or plain text, including what it says after escapes are undone."""
+    content = _read(path, MAX_SETTINGS if kind == "yaml" else MAX_TEXT)
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -207,9 +213,29 @@ def _check_picture(content: bytes) -> None:
 
 
 def _check_parquet(path: Path) -> None:
-    """Columns are numbers and are not searched; the file's metadata are."""
+    """Numbers, lists of numbers and event ids; metadata, names and event ids are searched."""
     try:
-        schema = pq.read_schema(path)
-    except (ArrowException, OSError) as error:
+        with open_parquet(str(path)) as file:
+            schema, metadata = file.schema_arrow, file.metadata
+            texts = [metadata.created_by.encode(), *_pairs(metadata.metadata), *_pairs(schema.metadata)]
+            for field in schema:
+                texts += [field.name.encode(), *_pairs(field.metadata)]
+                if is_list := any(is_kind(field.type) for is_kind in LISTS):
+                    texts += _pairs(field.type.value_field.metadata)
+                kind = field.type.value_type if is_list else field.type
+                is_text = field.name == EVENT_ID and types.is_string(field.type)
+                if not is_text and not any(is_kind(kind) for is_kind in NUMBERS):
+                    raise ValueError(
+                        f"has a column {field.name!r} of {field.type}; only numbers, lists of numbers and the text "
+                        f"{EVENT_ID!r} are published: remove it."
+                    )
+            check_tokens(b"\n".join(texts))
+            for batch in file.iter_batches(columns=[EVENT_ID] if EVENT_ID in schema.names else []):
+                for column in batch.columns:
+                    check_tokens("\n".join(map(str, column.to_pylist())).encode(errors="replace"))
+    except (pa.ArrowException, OSError, FileError) as error:
         raise ValueError(f"is not a whole Parquet file ({error}).") from None
-    check_tokens(b"\n".join(part for pair in (schema.metadata or {}).items() for part in pair))
+
+
+def _pairs(metadata: dict[bytes, bytes] | None) -> list[bytes]:
+    return [part for pair in (metadata or {}).items() for part in pair]
