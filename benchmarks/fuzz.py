@@ -117,8 +117,7 @@ def main() -> None:
     rows = table(outcomes)
     print(markdown_table(["reader", *list(rows[0])[1:]], [[str(value) for value in row.values()] for row in rows]))
     if not arguments.only:
-        sizes = {"mutated": sum(case.name.startswith("mutated") for case in cases)}
-        sizes["crafted"] = len(cases) - sizes["mutated"]
+        sizes = Counter(case.name.split()[0] for case in cases)  # whole, crafted, mutated
         write_record(arguments.results, {"files": sizes, "seed": arguments.seed, "readers": rows, "faults": faults})
     sys.exit(bool(faults))
 

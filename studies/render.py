@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import age
+import fuzz_tables
 import pretraining_tables
 import simulation_tables
 import speed_tables
@@ -32,6 +33,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     **simulation_tables.TABLES,
     **study_tables.TABLES,
     **pretraining_tables.TABLES,
+    **fuzz_tables.TABLES,
     **age.TABLES,
 }
 START = re.compile(r"^<!-- (?P<name>.+): rendered by studies/render\.py -->$", re.MULTILINE)
