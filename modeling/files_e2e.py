@@ -5,7 +5,7 @@ Only numbers stored in the file itself are read, in compressions whose length ca
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ import numpy as np
 
 from .unpacked_e2e import CHECKED_FILTERS, COMPRESSORS, chunk_length, heap_problem, mapped, page_problem
 
-__all__ = ["Description", "describe_file", "file_channels", "read_images"]
+__all__ = ["Description", "checked_channels", "describe_file", "file_channels", "read_images"]
 
 MAX_UNPACKED = 2**29  # bytes of a chunk or the chunks of a row in HDF5, of a column of a row group in Parquet
 CHUNK_RATIO = 300  # of a larger array to what it is packed in; gzip packs jet images to about a fiftieth
@@ -87,6 +87,34 @@ def describe_file(path: str | os.PathLike) -> Description | None:
         return Description(list(names), list(size), description.get("normalisation", "physical") == "physical")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: its description of the images is damaged ({error}).") from error
+
+
+def checked_channels(
+    described: Description | None,
+    expected: Sequence[str],
+    image_size: Sequence[int],
+    channel_names: Sequence[str] | None = None,
+) -> Sequence[str] | None:
+    """`channel_names`, by default those that physical images are described with.
+
+    Args:
+        expected, image_size: Channels and size of the model's images.
+
+    Raises:
+        ValueError: if the images are described as having another size, or other channels than `channel_names`, or
+            other normalised ones than the model's.
+    """
+    if described is None:
+        return channel_names
+    if described.image_size != list(image_size):
+        raise ValueError(
+            f"Expected images of {' x '.join(map(str, image_size))} pixels, got "
+            f"{' x '.join(map(str, described.image_size))}."
+        )
+    names = channel_names or (None if described.is_physical else expected)
+    if names is not None and list(names) != described.channel_names:
+        raise ValueError(f"Expected the channels {', '.join(names)}, got {', '.join(described.channel_names)}.")
+    return described.channel_names if described.is_physical else channel_names
 
 
 def file_channels(path: str | os.PathLike) -> list[str] | None:

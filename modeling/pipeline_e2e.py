@@ -12,7 +12,7 @@ import torch
 from transformers import Pipeline, PreTrainedModel
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from .files_e2e import Description, describe_file, file_channels, read_images
+from .files_e2e import Description, checked_channels, describe_file, file_channels, read_images
 from .image_processing_e2e import E2EImageProcessor
 
 __all__ = ["E2EFeaturesPipeline", "E2EJetsPipeline", "dataset_channels", "file_channels", "read_images"]
@@ -51,10 +51,10 @@ class _E2EPipeline(Pipeline):
 
     def __call__(self, inputs, channel_names: Sequence[str] | None = None, **kwargs):
         if isinstance(inputs, (str, os.PathLike)):
-            channel_names = self._checked_channels(describe_file(inputs), channel_names)
+            channel_names = self._channels(describe_file(inputs), channel_names)
             images = _checked(read_images(inputs, self.image_processor.image_shape))
             return list(super().__call__(_numbered(images), channel_names=channel_names, **kwargs))  # pyright: ignore
-        channel_names = self._checked_channels(_describe_dataset(inputs), channel_names)
+        channel_names = self._channels(_describe_dataset(inputs), channel_names)
         is_array = isinstance(inputs, (np.ndarray, torch.Tensor))
         if isinstance(inputs, list) or (is_array and inputs.ndim == 4):
             inputs = list(_numbered(inputs))
@@ -64,24 +64,9 @@ class _E2EPipeline(Pipeline):
             inputs = _numbered(inputs)  # a Dataset is read row by row
         return super().__call__(inputs, channel_names=channel_names, **kwargs)
 
-    def _checked_channels(self, described: Description | None, channel_names) -> Sequence[str] | None:
-        """`channel_names`, by default those that the images come with.
-
-        Raises:
-            ValueError: if the images are described as having another size, or other channels than these, or other
-                normalised ones than the model's.
-        """
-        if described is None:
-            return channel_names
-        if described.image_size != list(self.image_processor.image_size):
-            raise ValueError(
-                f"Expected images of {' x '.join(map(str, self.image_processor.image_size))} pixels, got "
-                f"{' x '.join(map(str, described.image_size))}."
-            )
-        expected = channel_names or (None if described.is_physical else self.image_processor.channel_names)
-        if expected is not None and list(expected) != described.channel_names:
-            raise ValueError(f"Expected the channels {', '.join(expected)}, got {', '.join(described.channel_names)}.")
-        return described.channel_names if described.is_physical else channel_names
+    def _channels(self, described: Description | None, channel_names) -> Sequence[str] | None:
+        processor = self.image_processor
+        return checked_channels(described, processor.channel_names, processor.image_size, channel_names)
 
     def preprocess(self, image, channel_names=None):
         number, image = (image.number, image.image) if isinstance(image, _Numbered) else (0, image)

@@ -68,6 +68,21 @@ def group_in_itself(file):
         file[name] = file["/"]
 
 
+def twice_from_the_array_before(file):
+    """Each virtual array has two sources, so that the last has a million, one behind the other."""
+    file["x0"] = IMAGES
+    for number in range(20):
+        source, layout = h5py.VirtualSource(".", f"x{number}", IMAGES.shape), h5py.VirtualLayout(IMAGES.shape, "f4")
+        layout[:6], layout[6:] = source[:6], source[6:]
+        file.create_virtual_dataset("x" if number == 19 else f"x{number + 1}", layout)
+
+
+def twice_through_the_link_before(file):
+    file["l0"] = h5py.SoftLink("/")
+    for number in range(20):
+        file["x" if number == 19 else f"l{number + 1}"] = h5py.SoftLink(f"l{number}/l{number}")
+
+
 def external_at(target):
     return in_hdf5(lambda file: file.create_dataset("x", IMAGES.shape, "u1", external=[(target, 0, IMAGES.size)]))
 
@@ -195,6 +210,22 @@ def one_long_text(path):
     pq.write_table(table.set_column(3, "event_id", text), path, compression="zstd")
 
 
+def text_behind_a_modest_footer(path):
+    table = rows([[1]] * 12, [[1.0]] * 12)
+    table = table.set_column(3, "event_id", pa.array(["a" * 2**24] + [""] * 11))
+    pq.write_table(table, path, compression="brotli", use_dictionary=False, write_statistics=False)
+    change_footer(
+        path, varint(pq.read_metadata(path).row_group(0).column(3).total_uncompressed_size, 4), varint(1000, 4)
+    )
+
+
+def no_bytes_in_the_footer(path):
+    pq.write_table(rows([[1]] * 500, [[1.0]] * 500), path, compression="none", use_dictionary=False)
+    column = pq.read_metadata(path).row_group(0).column(0)
+    sizes = [varint(size, 2) for size in (column.total_uncompressed_size, column.total_compressed_size)]
+    change_footer(path, b"\x16".join(sizes), b"\x16".join([sizes[0], varint(0, 2)]))
+
+
 def encrypted(path):
     pq.write_table(rows([[1]], [[1.0]]), path)
     path.write_bytes(b"PARE" + path.read_bytes()[4:-4] + b"PARE")
@@ -220,6 +251,11 @@ def described_as(text):
 
 SHORT = zlib.compress(bytes(100))
 HOSTILE = {
+    "doubled.h5": (
+        in_hdf5(twice_from_the_array_before),
+        "more than 50000 virtual sources|its values lie in other files",
+    ),
+    "doubled_links.h5": (in_hdf5(twice_through_the_link_before), "missing key|a link, which is not followed"),
     "external.h5": (external_at("/etc/passwd"), "in /etc/passwd, which is outside|its values lie in other files"),
     "name_with_a_slash.h5": (name_with_a_slash, "missing key|a link, which is not followed"),
     "nested.h5": (in_hdf5(nested_groups), "missing key|expected a data set of images"),
@@ -268,8 +304,9 @@ HOSTILE = {
     "modest_footer.parquet": (bomb_behind_a_modest_footer, r"pages of 16777316 entries .*the footer says 2"),
     "many_rows.parquet": (
         rows_in_the_footer(8191),
-        "more rows than the columns hold|promises 8191 rows, and its columns hold 1000",
+        "pages of 1000 entries, but the footer says 8191",
     ),
+    "no_bytes.parquet": (no_bytes_in_the_footer, "pages of 0 entries, but the footer says 500"),
     "negative.parquet": (rows_in_the_footer(-1000), "declares"),
     "encrypted.parquet": (encrypted, "not a readable Parquet file .*decryption"),
     "deep.parquet": (deep_lists, "not a readable Parquet file .*deeply nested"),

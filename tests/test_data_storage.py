@@ -63,6 +63,15 @@ def virtual(file, sources):
     file.create_virtual_dataset("x", layout)
 
 
+def interleaved(file, sources):
+    layout, source = (
+        h5py.VirtualLayout(IMAGES.shape, IMAGES.dtype),
+        h5py.VirtualSource(f"{sources}/source.hdf", "group/x", IMAGES.shape),
+    )
+    layout[::2], layout[1::2] = source[::2], source[1::2]
+    file.create_virtual_dataset("x", layout)
+
+
 def raw_storage(file, sources):
     file.create_dataset("x", IMAGES.shape, IMAGES.dtype, external=[(f"{sources}/source.raw", 0, IMAGES.nbytes)])
 
@@ -79,7 +88,7 @@ def write_master(folder, sources, make):
         file["y"], file["decoy"] = LABELS, IMAGES[::-1]
 
 
-MASTERS = pytest.mark.parametrize("make", [external_link, link_to_a_link, virtual, raw_storage])
+MASTERS = pytest.mark.parametrize("make", [external_link, link_to_a_link, virtual, interleaved, raw_storage])
 
 
 @MASTERS
@@ -151,6 +160,14 @@ def huge_chunk(file):
     data.id.write_direct_chunk((0, 0, 0, 0), b"small")
 
 
+def many_blocks(file):
+    """At every second row, but for one of them."""
+    file["source"] = np.zeros((600, 2, 6, 6), "f4")
+    layout = h5py.VirtualLayout((1200, 2, 6, 6), "f4")
+    layout[np.r_[0, 3:1200:2]] = h5py.VirtualSource(".", "source", (600, 2, 6, 6))
+    file.create_virtual_dataset("x", layout)
+
+
 def endless(file):
     file["x"], file["z"] = h5py.SoftLink("/z"), h5py.SoftLink("/x")
 
@@ -169,6 +186,7 @@ def unknown_filter(file):
         (never_written, "declares 1000000000000 rows .*not all were written"),
         (short_source, "its virtual sources hold 432 of 864 values"),
         (overlapping_sources, "its virtual sources hold 504 of 864 values"),
+        (many_blocks, "fills 600 separate blocks of it, more than 500"),
         (shrunk_source, r"its virtual source shrunk in \. has shape \(6, 2, 6, 6\)"),
         (short_raw, "short.raw, which is too short"),
         (huge_chunk, r"its chunks of 12 rows unpack to 7.8 GB \(0.0 MB are in the file\)"),

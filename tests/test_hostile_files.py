@@ -11,7 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from e2evit.modeling.files_e2e import file_channels, read_images
-from hostile_files import HOSTILE, SHAPE, described_as, in_hdf5, one_long_text, rows, zeros
+from hostile_files import (
+    HOSTILE,
+    SHAPE,
+    described_as,
+    in_hdf5,
+    one_long_text,
+    rows,
+    text_behind_a_modest_footer,
+    zeros,
+)
 from test_data_storage import IMAGES, LABELS, assert_complete, external_link, rows_of, schema, virtual, write_master
 
 from e2evit.data.draft import draft_schema
@@ -82,9 +91,16 @@ def test_damaged_descriptions(text, tmp_path):
         file_channels(tmp_path / "own.parquet")
 
 
-def test_text_of_rows_is_limited(tmp_path):
-    one_long_text(tmp_path / "own.parquet")
-    with pytest.raises(FileError, match=r"`event_id` holds a text of 2\.0 MB, more than 65536 bytes"):
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (one_long_text, r"`event_id` holds a text of 2\.0 MB, more than 65536 bytes"),
+        (text_behind_a_modest_footer, r"`event_id`: pages of 12 entries \(\d{8} bytes\), but .* \(1000 bytes\)"),
+    ],
+)
+def test_text_of_rows_is_limited(write, message, tmp_path):
+    write(tmp_path / "own.parquet")
+    with pytest.raises(FileError, match=message):
         read_as_data_set(tmp_path / "own.parquet")
 
 

@@ -50,9 +50,10 @@ def test_files_of_one_folder_are_held_one_by_one(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_note_of_the_holder_is_not_needed(tmp_path):
+@pytest.mark.parametrize("note", ["", "{", "5", "{}", "[]", '{"pid": 1}'])
+def test_the_note_of_the_holder_is_not_needed(note, tmp_path):
     with held(tmp_path):
-        (tmp_path / LOCK_FILE).write_text("")
+        (tmp_path / LOCK_FILE).write_text(note)
         with pytest.raises(InUse, match="in use by another process: wait"), held(tmp_path):
             pass
 
@@ -69,6 +70,7 @@ def test_a_file_system_whose_locks_fail_gets_a_warning(number, tmp_path, monkeyp
     without_locks(monkeypatch, number)
     with held(tmp_path / "run"), held(tmp_path / "run"):
         assert "nothing keeps a second run out of it" in caplog.text
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_system_without_flock_locks_by_the_file(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """Paths and texts that users write: `~`, a byte order mark, a locale that is not UTF-8."""
 
-import json
 import os
 import subprocess
 import sys
@@ -101,7 +100,7 @@ def test_byte_order_marks_are_read(tmp_path, name, text, read):
 def test_neither_yaml_nor_json(tmp_path):
     (tmp_path / "list.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"list\.json: expected `key: value` pairs, got a list"):
-        read_recipe(tmp_path / "list.json", json.loads)
+        read_recipe(tmp_path / "list.json", "JSON")
     (tmp_path / "empty.yaml").write_text("")
     assert read_recipe(tmp_path / "empty.yaml") == {}
 

@@ -267,7 +267,19 @@ def flip(path):
     path.write_bytes(content)
 
 
-def test_damaged_shards_of_an_interrupted_run_are_made_again(raw, prepared, tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    "damage_record",
+    [
+        lambda path: path.write_text("{"),
+        lambda path: path.write_text(path.read_text().replace('"file"', '"fime"', 1)),
+        lambda path: path.write_text(re.sub(r'"rows": (\d)', '"rows": 9\\1', path.read_text(), count=1)),
+        lambda path: path.write_text(path.read_text().replace('"sha256"', '"sha257"')),
+    ],
+    ids=["cut", "key", "number", "hash"],
+)
+def test_damaged_shards_of_an_interrupted_run_are_made_again(
+    damage_record, raw, prepared, tmp_path, monkeypatch, caplog
+):
     output, finish = tmp_path / "out", prepare_module._finish
 
     def interrupted(*_):
@@ -279,7 +291,8 @@ def test_damaged_shards_of_an_interrupted_run_are_made_again(raw, prepared, tmp_
     shards = sorted(output.glob("data/*.parquet"))
     flip(shards[0])
     shards[-1].unlink()
-    (output / ".progress/00000.json").write_text("{")
+    records = sorted((output / ".progress").glob("0*.json"))
+    damage_record(records[0])
     monkeypatch.setattr(prepare_module, "_finish", finish)
     prepare_raw(raw, output)
     assert contents(output) == contents(prepared)

@@ -81,6 +81,12 @@ def in_another_size(path):
     pq.write_table(row_table(1).replace_schema_metadata({"e2evit": json.dumps(about)}), path)
 
 
+def with_other_channels(path):
+    names = find_schema("top_mass").channel_names
+    about = {"channel_names": [*names[::-1]][:8], "image_size": [125, 125], "normalisation": "scaled"}
+    pq.write_table(row_table(1).replace_schema_metadata({"e2evit": json.dumps(about)}), path)
+
+
 HOSTILE = {
     "pickle.npy": (lambda p: np.save(p, np.array([{}]), allow_pickle=True), "not a readable array"),
     "short.npy": (
@@ -93,7 +99,8 @@ HOSTILE = {
         lambda p: pq.write_table(row_table(1, pixel_index=[[9_999_999]], pixel_value=[[1.0]]), p),
         "pixel_index reaches 9999999",
     ),
-    "size.parquet": (in_another_size, r"expected images of \(125, 125\) pixels, got \(100, 100\)"),
+    "size.parquet": (in_another_size, r"Expected images of 125 x 125 pixels, got 100 x 100"),
+    "scaled.parquet": (with_other_channels, "Expected the channels trk_pt, .*, got bpix3, "),
     "empty.parquet": (lambda p: pq.write_table(row_table(1).slice(0, 0), p), "holds no image"),
     "broken.parquet": (lambda p: p.write_bytes(b"PAR1PAR1"), "not a readable Parquet file"),
     "broken.h5": (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + b"0" * 100), "not a readable HDF5 file"),

@@ -254,6 +254,15 @@ def test_damaged_files_are_made_again(name, damage, tmp_path, monkeypatch, pool)
         assert bytes_of(tmp_path) == before
 
 
+@pytest.mark.parametrize(("place", "bit"), [(8, 1), (10, 1), (10, 4)], ids=["encrypted", "unknown", "other method"])
+def test_damage_to_the_directory_of_an_archive(place, bit, tmp_path, pool):
+    pool.save(tmp_path / produce.POOL_FILE)
+    content = bytearray((tmp_path / produce.POOL_FILE).read_bytes())
+    content[content.index(b"PK\1\2") + place] ^= bit
+    (tmp_path / produce.POOL_FILE).write_bytes(content)
+    assert not produce._is_prepared(produce._prepare_pool, tmp_path)
+
+
 def test_other_settings_need_another_folder(production):
     with pytest.raises(ValueError, match="seed: 5 there, 6 now"):
         simulate(production, ["qcd"], 16, SimulationSettings(seed=6, **QUIET))

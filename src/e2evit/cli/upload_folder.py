@@ -42,7 +42,7 @@ def forget(path: str) -> None:
 
 
 def sweep(folder: str, seconds: float) -> None:
-    """Delete what is older: uploads that were not used, and pieces of uploads that were broken off."""
+    """Delete uploads older than `seconds` that nobody used, and parts of interrupted uploads."""
     for parent, _, names in os.walk(folder):
         for path in (os.path.join(parent, name) for name in names):
             with contextlib.suppress(FileNotFoundError):

@@ -20,7 +20,7 @@ import pyarrow.parquet
 import pyarrow.types  # noqa: F401
 
 from e2evit.data.sparse import sparse_to_dense
-from e2evit.modeling.files_e2e import describe_file, read_images
+from e2evit.modeling.files_e2e import checked_channels, describe_file, read_images
 from e2evit.modeling.geometry_e2e import TRANSVERSE, transverse_factor, window_rows
 from e2evit.modeling.image_processing_e2e import E2EImageProcessor
 
@@ -68,8 +68,9 @@ def _confine(path: str, seconds: float, memory: int) -> None:
     signal.setitimer(signal.ITIMER_REAL, seconds)  # SIGALRM ends the process
     taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     log = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(log, 2)  # libraries report to the log what the message says
-    # HDF5 opens the upload once, and whatever else an upload names; NumPy and Arrow open it several times
+    os.dup2(log, 2)  # the answer already says what libraries would log
+    # HDF5 gets one descriptor, so it cannot open any file that the upload names; NumPy and Arrow open the upload
+    # several times
     files = 1 if path.lower().endswith((".h5", ".hdf5")) else 4
     limits = {resource.RLIMIT_AS: taken + memory, resource.RLIMIT_CPU: math.ceil(seconds)}
     limits |= {resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: log + files}
@@ -95,10 +96,7 @@ def _read(path: str, channel_names: Sequence[str], image_size: tuple[int, int]) 
 
 def _first_image(path: str, expected: Sequence[str], image_size: tuple[int, int]) -> np.ndarray:
     shape = (len(expected), *image_size)
-    described = describe_file(path)
-    if described is not None and described.image_size != list(image_size):
-        raise ValueError(f"{path}: expected images of {image_size} pixels, got {tuple(described.image_size)}.")
-    channel_names = described.channel_names if described is not None and described.is_physical else expected
+    channel_names = checked_channels(describe_file(path), expected, image_size) or expected
     image = next(iter(read_images(path, shape)), None)
     if image is None:
         raise ValueError(f"{path}: it holds no image.")

@@ -356,9 +356,10 @@ def _check_lists(table: pa.Table, problems: dict[int, str | None]) -> None:
         problems[int(row)] = f"{lengths[0][row]:g} entries in pixel_index and {lengths[1][row]:g} in pixel_value"
     for name in PIXELS:
         column = table[name].combine_chunks()
-        parents = pc.call_function("list_parent_indices", [column])
-        for row in parents.filter(column.flatten().is_null()).unique().to_pylist():
-            problems.setdefault(row, f"a null in {name}")
+        if (entries := column.flatten()).null_count:
+            parents = pc.call_function("list_parent_indices", [column])
+            for row in parents.filter(entries.is_null()).unique().to_pylist():
+                problems.setdefault(row, f"a null in {name}")
 
 
 def _label_names(piece: Piece, arrow_schema: pa.Schema, schema: DatasetSchema) -> tuple[str, ...]:

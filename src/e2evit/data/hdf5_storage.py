@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import h5py
@@ -23,6 +24,8 @@ __all__ = ["HDF5_ERRORS", "StoredArray", "VirtualPart", "find_arrays", "open_dat
 
 CACHE_SLOTS = 16_411  # a prime, for the chunks of a row
 MAX_DEPTH, MAX_OBJECTS = 32, 10_000  # nested groups or links; groups and arrays in all
+MAX_STEPS, MAX_PARTS = 30_000, 50_000  # links followed in all; sources of a virtual array, and of these, and so on
+MAX_BLOCKS = 500  # of an irregular selection: HDF5 takes the third power of it
 # HDF5 reports damage to its trees of metadata as any of these
 HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
 
@@ -43,6 +46,11 @@ class StoredArray:
     external: bool = False
     is_chunked: bool = False
     parts: tuple["VirtualPart", ...] = ()
+
+    @cached_property
+    def num_parts(self) -> int:
+        """How many sources it has, counting those of its sources each time."""
+        return sum(1 + part.origin.num_parts for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -149,6 +157,10 @@ class _Walk:
         self.files: dict[str, h5py.File] = {}
         self.sizes: dict[str, int] = {}
         self.located: set[str] = set()  # files that links name
+        # by file, name and depth, at which what is too deep depends
+        self.described: dict[tuple[str, str, int], StoredArray] = {}
+        self.found: dict[tuple[str, str, str, int], tuple] = {}  # objects, by their paths of names too
+        self.steps = 0
 
     def open(self, path: str) -> h5py.File:
         if path not in self.files:
@@ -171,6 +183,9 @@ class _Walk:
         """The object behind a link, and the file that it is in."""
         if depth > MAX_DEPTH:
             raise _Refused("its links never end")
+        self.steps += 1
+        if self.steps > MAX_STEPS:
+            raise _Refused(f"following its links takes more than {MAX_STEPS} steps")
         link = group.get(name, getlink=True)
         if isinstance(link, h5py.ExternalLink):
             path = self.locate(link.filename, path, "it links to")
@@ -180,7 +195,13 @@ class _Walk:
         return group[name], path
 
     def step(self, place, names: str, path: str, depth: int = 0):
-        """The object at a path of names, each of which may be a link."""
+        """The object at a path of names, each of which may be a link, and the file that it is in."""
+        key = (path, place.name or "", names, depth)
+        if key not in self.found:
+            self.found[key] = self.walk(place, names, path, depth)
+        return self.found[key]
+
+    def walk(self, place, names: str, path: str, depth: int):
         for name in filter(lambda name: name not in ("", "."), names.split("/")):
             if not isinstance(place, h5py.Group) or name not in place:
                 raise _Refused(f"it links to {names} in {os.path.basename(path)}, which is not there")
@@ -191,11 +212,19 @@ class _Walk:
         """Where an array lies, once all of its bytes are known to be there."""
         if depth > MAX_DEPTH:
             raise _Refused("its virtual sources never end")
+        key = (path, array.name or "", depth)
+        if key not in self.described:
+            self.described[key] = self.describe_new(array, path, depth)
+        return self.described[key]
+
+    def describe_new(self, array: h5py.Dataset, path: str, depth: int) -> StoredArray:
         properties, parts = array.id.get_create_plist(), ()
         if problem := filter_problem(properties):
             raise _Refused(problem)
         if virtual := properties.get_layout() == h5py.h5d.VIRTUAL:  # asking for its shape may open its sources
             parts = tuple(self.find_parts(array, path, depth))
+            if sum(1 + part.origin.num_parts for part in parts) > MAX_PARTS:
+                raise _Refused(f"it has more than {MAX_PARTS} virtual sources, with those of its sources")
         shape, kind = array.shape or (), array.id.get_type()
         size = 0 if array.shape is None else prod(shape)
         row_bytes = kind.get_size() * prod(shape[1:])
@@ -295,10 +324,17 @@ def _num_covered(array: h5py.Dataset) -> int:
     covered = array.id.get_space()
     covered.select_none()
     for source in array.virtual_sources():
-        if source.vspace.get_select_type() == h5py.h5s.SEL_ALL:
+        space = source.vspace
+        if space.get_select_type() == h5py.h5s.SEL_ALL:
             covered.select_all()
             break
-        for first, last in source.vspace.get_select_hyper_blocklist().astype(int):
+        if space.is_regular_hyperslab():
+            start, stride, count, block = space.get_regular_hyperslab()
+            covered.select_hyperslab(start, count, stride, block, op=h5py.h5s.SELECT_OR)
+            continue
+        if (blocks := space.get_select_hyper_nblocks()) > MAX_BLOCKS:
+            raise _Refused(f"a virtual source fills {blocks} separate blocks of it, more than {MAX_BLOCKS}")
+        for first, last in space.get_select_hyper_blocklist().astype(int):
             ones = (1,) * len(first)
             covered.select_hyperslab(tuple(first), ones, block=tuple(last - first + 1), op=h5py.h5s.SELECT_OR)
     return covered.get_select_npoints()

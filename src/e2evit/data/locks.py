@@ -49,6 +49,9 @@ def held(folder: str | Path, file: str | None = None) -> Iterator[None]:
             if error.errno not in NO_LOCKS:
                 raise
             logger.warning(f"{folder} cannot be locked ({error.strerror}): nothing keeps a second run out of it.")
+            with suppress(OSError):
+                if not path.stat().st_size:  # one that holds it has written its note
+                    path.unlink()
         else:
             if not isinstance(lock, SoftFileLock):  # that one notes its process itself
                 with suppress(OSError):
@@ -66,7 +69,7 @@ def held(folder: str | Path, file: str | None = None) -> Iterator[None]:
 
 def _refusal(what: Path, path: Path, lock) -> str:
     who, remedy = "", "wait for it to end"
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, KeyError, TypeError):
         text = path.read_text(encoding="utf-8")
         if isinstance(lock, SoftFileLock):
             pid, host = text.splitlines()[:2]

@@ -6,7 +6,16 @@ import os
 from hashlib import sha256
 from pathlib import Path
 
-__all__ = ["MANIFEST_FILE", "check_weights", "damage", "sha256_of", "sync_folder", "weights_hashes", "write_manifest"]
+__all__ = [
+    "MANIFEST_FILE",
+    "check_weights",
+    "damage",
+    "digest_of",
+    "sha256_of",
+    "sync_folder",
+    "weights_hashes",
+    "write_manifest",
+]
 
 MANIFEST_FILE = "manifest.json"
 RUN_INFO_FILE = "run_info.json"
@@ -25,6 +34,11 @@ def sha256_of(path: Path, sync: bool = False) -> str:
         if sync:
             os.fsync(file.fileno())
     return digest.hexdigest()
+
+
+def digest_of(record: dict) -> str:
+    """The hash of a record, whatever the order of its keys."""
+    return sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

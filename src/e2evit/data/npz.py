@@ -12,12 +12,11 @@ from fsspec.core import OpenFile
 from numpy.lib import format as npy
 
 from .batches import BATCH_SIZE, Batch, FileError
-from .budget import MAX_UNPACKED, megabytes, row_problem
+from .budget import MAX_UNPACKED, NPZ_RATIO, megabytes, row_problem
 from .storage import file_size
 
 __all__ = ["NpzFile"]
 
-MAX_RATIO = 100  # of large arrays to the file that they are packed in
 MAX_MEMBERS = 10_000
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
@@ -69,7 +68,7 @@ class NpzFile:
         """Batches of rows `[start, stop)`."""
         if missing := [key for key in keys if key not in self.arrays]:
             unpacked = sum(prod(self.facts[key][0]) * self.facts[key][1].itemsize for key in {*self.arrays, *missing})
-            if unpacked > max(MAX_UNPACKED, MAX_RATIO * self.size):
+            if unpacked > max(MAX_UNPACKED, NPZ_RATIO * self.size):
                 raise FileError(
                     f"{self.path}: {', '.join(keys)} unpack to {megabytes(unpacked)} from {megabytes(self.size)}: "
                     "save them in smaller files, or as HDF5."

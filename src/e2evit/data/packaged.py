@@ -1,10 +1,8 @@
 """Files that travel with the package: recipes, the template of model cards, the demo's jets."""
 
-from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-
-import yaml
+from typing import Literal
 
 import e2evit
 
@@ -39,10 +37,10 @@ def find_recipe(name: str | Path) -> Path:
     raise ValueError(f"There is no file {name}, and no packaged recipe of that name; {hint}")
 
 
-def read_recipe(name: str | Path, parse: Callable = yaml.safe_load) -> dict:
+def read_recipe(name: str | Path, kind: Literal["YAML", "JSON"] = "YAML") -> dict:
     """The `key: value` pairs of a file as [`find_recipe`] finds it.
 
     Raises:
         ValueError: if the file is missing, and as [`read_mapping`].
     """
-    return read_mapping(find_recipe(name), parse)
+    return read_mapping(find_recipe(name), kind)

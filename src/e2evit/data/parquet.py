@@ -25,7 +25,8 @@ TEXT_TYPES = (
     *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
     *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary),
 )
-SMALL = 4096  # bytes that cannot unpack to much, unless they are the lengths of lists
+SMALL = 4096  # bytes that cannot unpack to much, unless they are lengths of lists or packed well
+SIMPLE = ("UNCOMPRESSED", "SNAPPY")  # compressions that pack a page to a twentieth at most
 AGREEING_ROWS, SAMPLED_ROWS = 3, 16  # rows that settle a shape; rows looked at where they disagree
 
 
@@ -185,7 +186,8 @@ class ParquetFile:
                 for name, (number, repeated) in ((key, leaf) for key in keys for leaf in self._leaves[key]):
                     column = metadata.column(number)
                     problem = _claim_problem(column, metadata.num_rows, entries if repeated else 1)
-                    if data is not None and problem is None and (repeated or column.total_compressed_size > SMALL):
+                    small = column.total_compressed_size <= SMALL and column.compression in SIMPLE
+                    if data is not None and problem is None and (repeated or not small):
                         problem = page_problem(data, column)
                     if problem is not None:
                         yield _Claims(problem if len(keys) == 1 else f"`{name}`: {problem}", 1)

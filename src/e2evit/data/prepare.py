@@ -18,7 +18,7 @@ from .files import Piece, read_rows
 from .formats import BadRows, FileError
 from .jobs import cannot_write, claim, follow, remove_leftovers, workers, write_whole_text
 from .locks import held
-from .manifest import sha256_of
+from .manifest import digest_of, sha256_of
 from .resolve import ROWS_PATTERNS, find_schema, stamp_files
 from .schema import DatasetSchema, row_features
 from .sparse import COLUMN_ENCODINGS
@@ -154,13 +154,15 @@ def _is_done(output_dir: Path, number: int) -> bool:
     """Whether an earlier run has written a piece, and its shards are still as it wrote them."""
     path = _record_path(output_dir, number)
     try:
-        shards = json.loads(path.read_text(encoding="utf-8"))["shards"].values()
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record.pop("sha256") != digest_of(record):
+            raise ValueError("it has changed")
+        damaged = damaged_shards(output_dir, record["shards"].values())
     except FileNotFoundError:
         return False
     except (AttributeError, KeyError, TypeError, ValueError):
         logger.warning(f"{path} is damaged: its rows are prepared again")
         return False
-    damaged = damaged_shards(output_dir, shards)
     if damaged:
         logger.warning(f"{', '.join(damaged)} in {output_dir / 'data'} changed since they were written: made again")
     return not damaged
@@ -218,7 +220,7 @@ def _write_piece(
         "bad_rows": [{"file": piece.name, "first": b.first, "last": b.last, "reason": b.reason} for b in bad],
     }
     path = _record_path(output_dir, number)
-    write_whole_text(path, json.dumps(record, indent=2) + "\n")
+    write_whole_text(path, json.dumps(record | {"sha256": digest_of(record)}, indent=2) + "\n")
     return piece.stop - piece.start
 
 

@@ -1,9 +1,9 @@
 """YAML and JSON files that people write, read within limits: each damage is one clear error."""
 
-from collections.abc import Callable
+import json
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -12,21 +12,18 @@ from .budget import MAX_SETTINGS
 __all__ = ["parse_yaml", "read_mapping"]
 
 
-def read_mapping(path: str | Path, parse: Callable = yaml.safe_load) -> dict:
+def read_mapping(path: str | Path, kind: Literal["YAML", "JSON"] = "YAML") -> dict:
     """The `key: value` pairs of a file in UTF-8, with or without a byte order mark; none of an empty YAML file.
-
-    Args:
-        parse: `yaml.safe_load` or `json.loads`.
 
     Raises:
         ValueError: if the file is too large, cannot be parsed or holds something else.
         OSError: if it cannot be read.
     """
-    kind, parse = ("YAML", parse_yaml) if parse is yaml.safe_load else ("JSON", parse)
     if (size := Path(path).stat().st_size) > MAX_SETTINGS:
         raise ValueError(f"{path} has {size} bytes; at most {MAX_SETTINGS} bytes of {kind} are read.")
     try:
-        content = parse(Path(path).read_text(encoding="utf-8-sig"))
+        text = Path(path).read_text(encoding="utf-8-sig")
+        content = parse_yaml(text) if kind == "YAML" else json.loads(text)
     except (ValueError, OverflowError, yaml.YAMLError) as error:  # ValueError: no UTF-8, a date in month 13
         raise ValueError(f"{path} is not {kind}: {' '.join(str(error).split())}") from error
     except RecursionError as error:

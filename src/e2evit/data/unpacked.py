@@ -133,8 +133,10 @@ def page_problem(data: mmap.mmap, column) -> str | None:
     most = max(column.num_values, HARMLESS), max(column.total_uncompressed_size, 8 * HARMLESS)
     try:
         for _ in range(MAX_PAGES):
-            if values >= column.num_values or place >= end - SLACK:
+            if values >= column.num_values:
                 return None
+            if place >= end - SLACK:
+                return f"pages of {values} entries, but the footer says {column.num_values}"
             header, place = _struct(data, place)
             place += header[PACKED_SIZE]
             unpacked += header[UNPACKED_SIZE]

@@ -120,7 +120,7 @@ class Result:
             FileNotFoundError: if there is no such file.
             ValueError: if it is not a result; the message names the file and the field.
         """
-        entries = read_mapping(Path(path).expanduser(), json.loads)
+        entries = read_mapping(Path(path).expanduser(), "JSON")
         known = {entry.name: entry for entry in fields(cls) if entry.name != "predictions"}
         required = [n for n, entry in known.items() if entry.default is MISSING and entry.default_factory is MISSING]
         missing = [name for name in required if name not in entries]

@@ -5,12 +5,11 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
-from zipfile import BadZipFile
 
 from e2evit.data.jobs import claim, follow, remove_leftovers, workers, write_whole, write_whole_text
 from e2evit.data.locks import held
+from e2evit.data.manifest import digest_of
 from e2evit.data.storage import absolute
 
 from .settings import SimulationSettings
@@ -104,7 +103,6 @@ def _held(output_dir: Path, process: str) -> dict[int, int]:
 
 def _is_intact(output_dir: Path, process: str, shard: int, num_jets: int, settings: SimulationSettings) -> bool:
     """Whether an earlier call has written a shard, and it still reads as it was written: rows have checksums."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     from .shards import arrow_schema
@@ -116,7 +114,7 @@ def _is_intact(output_dir: Path, process: str, shard: int, num_jets: int, settin
         rows = pq.ParquetFile(path, page_checksum_verification=True).read()
         damage = "" if rows.num_rows == num_jets else f"{rows.num_rows} rows"
         damage = damage or ("" if rows.schema.equals(arrow_schema(process, settings), True) else "another schema")
-    except (OSError, pa.ArrowException) as error:
+    except Exception as error:  # Arrow decodes damaged pages, and each decoder has its own
         damage = str(error)
     if damage:
         logger.warning(f"{path} is damaged ({damage}): it is made again")
@@ -130,7 +128,7 @@ def _is_prepared(prepare: Callable, output_dir: Path, process: str = "") -> bool
         return False
     try:
         _load_pool(path, path.stat().st_mtime_ns) if prepare is _prepare_pool else _load_acceptance(path)
-    except (BadZipFile, EOFError, KeyError, OSError, TypeError, ValueError) as error:
+    except Exception as error:  # zipfile, zlib and NumPy each have their own
         logger.warning(f"{path} is damaged ({error}): it is made again")
         return False
     return True
@@ -151,7 +149,7 @@ def _prepare_acceptance(output_dir: Path, process: str, settings: SimulationSett
     from .shards import make_acceptance
 
     record = asdict(make_acceptance(process, settings))
-    text = json.dumps(record | {"sha256": _digest(record)}, indent=2) + "\n"
+    text = json.dumps(record | {"sha256": digest_of(record)}, indent=2) + "\n"
     write_whole_text(_prepared(_prepare_acceptance, output_dir, process), text)
     return 1
 
@@ -160,13 +158,9 @@ def _load_acceptance(path: Path):
     from .spectra import Acceptance
 
     record = json.loads(path.read_text(encoding="utf-8"))
-    if record.pop("sha256", None) not in (None, _digest(record)):  # None: of an earlier version
+    if record.pop("sha256", None) not in (None, digest_of(record)):  # None: of an earlier version
         raise ValueError("its numbers have changed")
     return Acceptance(**record)
-
-
-def _digest(record: dict) -> str:
-    return sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 @lru_cache(1)

@@ -1,7 +1,6 @@
 """New models, and those of checkpoints to train further or to measure."""
 
 import copy
-import json
 import logging
 import os
 import sys
@@ -61,7 +60,7 @@ def find_checkpoint(path: str | Path) -> str:
             raise ValueError(f"{path} is not a checkpoint: it has no config.json. Has its training finished?")
         for name in ("config.json", "preprocessor_config.json"):
             if (folder / name).is_file():
-                read_mapping(folder / name, json.loads)  # transformers shows a traceback for invalid JSON
+                read_mapping(folder / name, "JSON")  # transformers shows a traceback for invalid JSON
         return str(folder)
     is_local = text.startswith((".", "/", "~")) or text.count("/") > 1 or folder.exists()
     if is_local or ("/" in text and folder.parent.is_dir()):
@@ -306,7 +305,7 @@ def _model_fields(source: str | Path | E2EConfig) -> tuple[type[E2EConfig], dict
     if isinstance(source, PreTrainedConfig):
         names = set(type(source).__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
         return type(source), {name: copy.deepcopy(getattr(source, name)) for name in sorted(names)}
-    own = read_recipe(source, json.loads)
+    own = read_recipe(source, "JSON")
     if "model_type" not in own:
         raise ValueError(f"{source}: `model_type` is missing.")
     model_type = own.pop("model_type")

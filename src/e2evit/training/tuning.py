@@ -173,7 +173,7 @@ def _objective(trial, search: Search, recipe: Recipe, folder: Path) -> float:
 
 def trial_recipe(recipe: Recipe, chosen: Mapping, folder: Path) -> Recipe:
     """The recipe with a trial's settings; the configuration of its model is written to `folder`."""
-    model = read_recipe(recipe.model.model_config, json.loads)
+    model = read_recipe(recipe.model.model_config, "JSON")
     model |= {name.removeprefix(MODEL): value for name, value in chosen.items() if name.startswith(MODEL)}
     path = folder / "model.json"
     path.write_text(json.dumps(model, indent=2) + "\n", encoding="utf-8")
