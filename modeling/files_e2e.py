@@ -12,17 +12,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .unpacked_e2e import CHECKED_FILTERS, COMPRESSORS, chunk_length, heap_problem, mapped, page_problem
+from .unpacked_e2e import (
+    CACHE_SLOTS,
+    CHECKED_FILTERS,
+    CHUNK_RATIO,
+    COMPRESSORS,
+    HDF5_ERRORS,
+    MAX_UNPACKED,
+    chunk_length,
+    heap_problem,
+    mapped,
+    page_problem,
+)
 
 __all__ = ["Description", "checked_channels", "describe_file", "file_channels", "read_images"]
 
-MAX_UNPACKED = 2**29  # bytes of a chunk or the chunks of a row in HDF5, of a column of a row group in Parquet
-CHUNK_RATIO = 300  # of a larger array to what it is packed in; gzip packs jet images to about a fiftieth
-CACHE_SLOTS = 16_411  # a prime, for the chunks of a row
 MAX_ENTRIES = 2**26  # of the lists of a row group
 MAX_OBJECTS, MAX_DEPTH = 1000, 16  # groups and arrays of an HDF5 file; nested groups
 ROWS_AT_ONCE = 64
-HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
 
 
 class FileError(ValueError):

@@ -11,7 +11,25 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-__all__ = ["CHECKED_FILTERS", "COMPRESSORS", "chunk_length", "heap_problem", "mapped", "page_problem"]
+__all__ = [
+    "CACHE_SLOTS",
+    "CHECKED_FILTERS",
+    "CHUNK_RATIO",
+    "COMPRESSORS",
+    "HDF5_ERRORS",
+    "MAX_UNPACKED",
+    "chunk_length",
+    "heap_problem",
+    "mapped",
+    "page_problem",
+]
+
+# bytes of one unpacked chunk, and of all chunks of a row unless the array compresses less than CHUNK_RATIO
+MAX_UNPACKED = 2**29
+CHUNK_RATIO = 300  # unpacked to packed size; jet images reach about 50 with gzip
+CACHE_SLOTS = 16_411  # a prime, for the chunks of a row
+# HDF5 reports damage to its trees of metadata as any of these
+HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
 
 DEFLATE, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000  # filters of HDF5, by their registered numbers
 COMPRESSORS = {DEFLATE, LZF}

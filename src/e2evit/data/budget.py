@@ -4,13 +4,11 @@ from math import prod
 
 __all__ = [
     "BATCH_BYTES",
-    "CHUNK_RATIO",
     "MAX_PIXELS",
     "MAX_RATIO",
     "MAX_ROW",
     "MAX_SETTINGS",
     "MAX_TEXT",
-    "MAX_UNPACKED",
     "NPZ_RATIO",
     "megabytes",
     "row_problem",
@@ -20,10 +18,7 @@ MAX_PIXELS = 2**24  # values of an image, or entries of a list
 MAX_ROW = 8 * MAX_PIXELS  # bytes of one row of an array
 MAX_SETTINGS = 2**18  # bytes of a YAML or JSON file that people write, and values in it
 MAX_TEXT = 2**16  # bytes of a label or an event id
-# bytes of one unpacked chunk, and of all chunks of a row unless the array compresses less than CHUNK_RATIO
-MAX_UNPACKED = 2**29
-CHUNK_RATIO = 300  # unpacked to packed size; jet images reach about 50 with gzip
-MAX_RATIO = 1000  # unpacked to packed size beyond the limits above; gzip reaches 1032
+MAX_RATIO = 1000  # unpacked to packed size beyond MAX_PIXELS or MAX_UNPACKED; gzip reaches 1032
 NPZ_RATIO = 100  # unpacked size of arrays beyond MAX_UNPACKED to that of their archive
 BATCH_BYTES = 2**28  # of the rows read together; at least one
 

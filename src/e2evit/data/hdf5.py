@@ -14,8 +14,9 @@ import numpy as np
 from .batches import BATCH_SIZE, BadRows, Batch, FileError
 from .budget import BATCH_BYTES
 from .hdf5_chunks import CheckedChunks
-from .hdf5_storage import HDF5_ERRORS, StoredArray, find_arrays, open_dataset, open_hdf5
+from .hdf5_storage import StoredArray, find_arrays, open_dataset, open_hdf5
 from .storage import file_stamp, is_remote
+from .unpacked import HDF5_ERRORS
 
 __all__ = ["HDF5File"]
 

@@ -15,19 +15,16 @@ import h5py
 import numpy as np
 
 from .batches import FileError
-from .budget import CHUNK_RATIO, MAX_UNPACKED, megabytes, row_problem
+from .budget import megabytes, row_problem
 from .hdf5_chunks import filter_problem, unpacked_chunk_problem
 from .storage import file_size, file_stamp, is_remote, open_file
-from .unpacked import heap_problem
+from .unpacked import CACHE_SLOTS, CHUNK_RATIO, HDF5_ERRORS, MAX_UNPACKED, heap_problem
 
-__all__ = ["HDF5_ERRORS", "StoredArray", "VirtualPart", "find_arrays", "open_dataset", "open_hdf5"]
+__all__ = ["StoredArray", "VirtualPart", "find_arrays", "open_dataset", "open_hdf5"]
 
-CACHE_SLOTS = 16_411  # a prime, for the chunks of a row
 MAX_DEPTH, MAX_OBJECTS = 32, 10_000  # nested groups or links; groups and arrays in all
 MAX_STEPS, MAX_PARTS = 30_000, 50_000  # links followed in all; sources of a virtual array, and of these, and so on
 MAX_BLOCKS = 500  # of an irregular selection: HDF5 takes the third power of it
-# HDF5 reports damage to its trees of metadata as any of these
-HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from fsspec.core import OpenFile
 from numpy.lib import format as npy
 
 from .batches import BATCH_SIZE, Batch, FileError
-from .budget import MAX_UNPACKED, NPZ_RATIO, megabytes, row_problem
+from .budget import NPZ_RATIO, megabytes, row_problem
 from .storage import file_size
+from .unpacked import MAX_UNPACKED
 
 __all__ = ["NpzFile"]
 

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .batches import BATCH_SIZE, BadRows, Batch, FileError
-from .budget import BATCH_BYTES, MAX_PIXELS, MAX_RATIO, MAX_TEXT, MAX_UNPACKED, megabytes, row_problem
+from .budget import BATCH_BYTES, MAX_PIXELS, MAX_RATIO, MAX_TEXT, megabytes, row_problem
 from .storage import file_size, is_remote, open_file
-from .unpacked import mapped, page_problem
+from .unpacked import MAX_UNPACKED, mapped, page_problem
 
 __all__ = ["ParquetFile", "open_parquet"]
 
