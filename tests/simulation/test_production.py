@@ -242,6 +242,7 @@ def test_damaged_files_are_made_again(name, damage, tmp_path, monkeypatch, pool)
     rows = pa.table({field.name: pa.nulls(8, field.type) for field in target}, target)
     simulate(tmp_path, ["qcd"], 8, settings)
     before, path = bytes_of(tmp_path), tmp_path / name
+    stamps = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir() if file.name not in (name, "README.md")}
     content = bytearray(path.read_bytes())
     content[content.index(b"0.25") + 3 if name.startswith("acceptance") else len(content) // 3] ^= 1
     kept = {"flipped": content, "truncated": content[:-9], "emptied": b""}
@@ -252,6 +253,7 @@ def test_damaged_files_are_made_again(name, damage, tmp_path, monkeypatch, pool)
     else:
         simulate(tmp_path, ["qcd"], 8, settings)
         assert bytes_of(tmp_path) == before
+        assert stamps == {file: file.stat().st_mtime_ns for file in stamps}, "intact files were made again"
 
 
 @pytest.mark.parametrize(("place", "bit"), [(8, 1), (10, 1), (10, 4)], ids=["encrypted", "unknown", "other method"])

@@ -112,10 +112,12 @@ def _is_intact(output_dir: Path, process: str, shard: int, num_jets: int, settin
         return False
     try:
         rows = pq.ParquetFile(path, page_checksum_verification=True).read()
+        expected = arrow_schema(process, settings)
         damage = "" if rows.num_rows == num_jets else f"{rows.num_rows} rows"
-        damage = damage or ("" if rows.schema.equals(arrow_schema(process, settings), True) else "another schema")
+        if not rows.schema.equals(expected) or rows.schema.metadata != expected.metadata:
+            damage = "another schema"
     except Exception as error:  # Arrow decodes damaged pages, and each decoder has its own
-        damage = str(error)
+        damage = str(error) or type(error).__name__
     if damage:
         logger.warning(f"{path} is damaged ({damage}): it is made again")
     return not damage
