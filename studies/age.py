@@ -33,7 +33,12 @@ SOURCES = {
     "simulation_*.json": (*_SIMULATION, "src/e2evit/baselines"),
     "ablation.json": (*_TRAINED, "recipes/study", "benchmarks/ablation.py"),
     "attention_scaling.json": ("modeling", "benchmarks/attention_scaling.py"),
-    "chaos.json": ("src/e2evit/training", "benchmarks/chaos.py"),
+    "chaos.json": (
+        "src/e2evit/training",
+        "src/e2evit/simulation",
+        "src/e2evit/data/manifest.py",
+        "benchmarks/chaos.py",
+    ),
     "empty_pixels.json": ("modeling", "benchmarks/empty_pixels.py"),
     "empty_tokens.json": ("modeling", "benchmarks/empty_tokens.py"),
     "export.json": ("modeling", "src/e2evit/hub/export.py", "benchmarks/export.py"),

@@ -39,7 +39,7 @@ def test_outdated_results_are_listed(history):
     counts = {measured.name: age.changes_since(measured) for measured in known}
     listed = dict(re.findall(r"^(.+): (\d+) commits since", done.stdout, re.MULTILINE))
     assert listed == {name: str(number) for name, number in counts.items() if number}
-    assert "chaos.json: unknown: measured before provenance was recorded" in done.stdout
+    assert "ablation.json: unknown: measured before provenance was recorded" in done.stdout
 
 
 def test_an_unknown_commit_is_not_counted_as_unchanged(history):
