@@ -48,7 +48,7 @@ class BaselineModel(BaselinePreTrainedModel):
         """`pixel_values` `(B, C, H, W)` of the configured size; see [`E2EModelOutput`]."""
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        if not len(pixel_values):
+        if pixel_values.shape[0] == 0:
             raise ValueError("The models of transformers need at least one image, got an empty batch.")
         pixels = self.pixels(pixel_values).to(next(self.backbone.parameters()).dtype)
         outputs = self.backbone(pixels, output_hidden_states=output_hidden_states, return_dict=True)

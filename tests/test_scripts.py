@@ -101,9 +101,7 @@ def test_errors_come_before_anything_is_written(jets_dir, model_json, tmp_path):
     broken.mkdir()
     (broken / "jets.parquet").write_bytes((jets_dir / "part-0.parquet").read_bytes()[:5000])
     arguments = ("--model_config", model_json, "--data_dir", broken, "--output_dir", tmp_path / "run")
-    assert "jets.parquet: not a readable Parquet file" in call(
-        sys.executable, "scripts/train.py", *arguments, ok=False
-    )
+    assert "jets.parquet: not a readable Parquet file" in call("scripts/train.py", *arguments, ok=False)
     assert not (tmp_path / "run").exists()
 
 

@@ -103,6 +103,7 @@ def test_nodes_share_a_stream(rows_dir):
         assert sorted(itertools.chain(*parts)) == sorted(whole)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # a process of the test suite may have one core
 def test_workers_share_a_stream(rows_dir):
     loader = DataLoader(stream(rows_dir, shuffle_seed=2), batch_size=None, num_workers=2)
     assert sorted(events(loader)) == sorted(events(stream(rows_dir)))

@@ -99,11 +99,16 @@ def test_save_and_load_is_exact(name, tmp_path):
 
 @every_model
 def test_a_missing_key_is_initialised_as_in_a_fresh_model(name, tmp_path):
-    """`from_pretrained` builds on the meta device: whatever is not initialised stays uninitialised memory."""
+    """`from_pretrained` builds on the meta device: whatever is not initialised stays uninitialised memory.
+
+    A checkpoint that names this very class is refused instead.
+    """
     from safetensors.torch import load_file, save_file
 
     model = make(name)
     model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": None}), encoding="utf-8")
     weights = load_file(tmp_path / "model.safetensors")
     # transformers saves some backbones under older names; those weights are not ours to test
     ours = [key for key in weights if key in model.state_dict()]

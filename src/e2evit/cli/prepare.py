@@ -15,7 +15,6 @@ from transformers.hf_argparser import HfArg
 
 from e2evit.data import SCHEMAS, SplitRule
 from e2evit.data.prepare import prepare
-from e2evit.hub.publish import publish_dataset
 
 from .parser import parse
 
@@ -56,4 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     print(f"Prepared {dataset} in {folder}")
     if options.push_to_hub:
+        from e2evit.hub.publish import publish_dataset  # imports torch
+
         print(f"Published {publish_dataset(folder, options.push_to_hub, private=options.private)}")

@@ -72,9 +72,11 @@ def _confine(path: str, seconds: float, memory: int) -> None:
     # HDF5 gets one descriptor, so it cannot open any file that the upload names; NumPy and Arrow open the upload
     # several times
     files = 1 if path.lower().endswith((".h5", ".hdf5")) else 4
+    free = [log, *(os.dup(log) for _ in range(files - 1))]
     limits = {resource.RLIMIT_AS: taken + memory, resource.RLIMIT_CPU: math.ceil(seconds)}
-    limits |= {resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: log + files}
-    os.close(log)  # the lowest descriptor that is free
+    limits |= {resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: max(free) + 1}
+    for descriptor in free:
+        os.close(descriptor)
     for kind, limit in limits.items():
         hard = resource.getrlimit(kind)[1]
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
