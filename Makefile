@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 STAMP := $(VENV)/installed
 
-.PHONY: quickstart study test notebooks lint types docs
+.PHONY: quickstart study test test-all notebooks lint types docs
 
 quickstart: $(STAMP)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python studies/quickstart.py
@@ -12,8 +12,9 @@ quickstart: $(STAMP)
 study: $(STAMP)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python studies/study.py
 
-test: $(STAMP)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+test test-all: $(STAMP)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile \
+		--no-loadscope-reorder $(if $(filter test,$@),-m "not slow")
 
 notebooks: $(STAMP)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses auto --maxprocesses 4 notebooks

@@ -191,6 +191,7 @@ def compare(*arguments):
     return run_python("scripts/compare.py", "--results", *arguments)
 
 
+@pytest.mark.slow
 def test_script(results, tmp_path):
     three = results["good"], results["bad"], results["worse"]
     done = compare(*three, "--output_dir", tmp_path / "out", "--figures", tmp_path / "figures")

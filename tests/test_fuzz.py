@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_some_files_that_lie(tmp_path):
     results = tmp_path / "fuzz.json"
     command = [sys.executable, ROOT / "benchmarks/fuzz.py", "--results", results, "--work", tmp_path / "work"]

@@ -76,6 +76,7 @@ def runs(jets_dir, tmp_path_factory):
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("[12]_*.json")}
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_the_losses_agree(runs):
     """Within 0.1 %: the order of summation differs, and Adam magnifies that where gradients vanish."""
@@ -85,6 +86,7 @@ def test_the_losses_agree(runs):
         assert one["validation_accuracy"] == two["validation_accuracy"]
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_no_jet_is_lost_or_seen_twice(runs):
     for epoch in range(3):
@@ -97,6 +99,7 @@ def test_no_jet_is_lost_or_seen_twice(runs):
     assert orders[0] != orders[NUMBER // 16]
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_validation_counts_each_jet_once(runs, jets_dir, tmp_path):
     """Two processes with batches of eight pad twelve jets to sixteen; the padding is not measured."""
@@ -106,6 +109,7 @@ def test_validation_counts_each_jet_once(runs, jets_dir, tmp_path):
     assert one == pytest.approx(two, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_train_and_then_evaluate(jets_dir, tmp_path):
     """From Python: they leave their group after training and find each other again."""

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked import run_python
 from hub_server import READ_TOKEN, TOKEN, Fault, run_hub
 from huggingface_hub import ModelCard
 from models import make
@@ -100,14 +101,15 @@ def push(checkpoint, endpoint, home, *more, token=TOKEN):
 def publish(folder, endpoint, home, token=TOKEN, **arguments):
     """Publish a folder that is already assembled."""
     code = f"""
-import sys
+import importlib, sys, huggingface_hub
+importlib.reload(huggingface_hub.constants)  # it reads the environment when it is imported
 from e2evit.hub.publish import publish_model
 try:
     print(publish_model(sys.argv[1], {REPO!r}, **{arguments!r}))
 except (OSError, ValueError) as error:
     sys.exit(f"{{type(error).__name__}}: {{error}}")
 """
-    return call("-c", code, folder, home=home, endpoint=endpoint, token=token)
+    return run_python("-c", code, folder, env=environment(home, endpoint, token))
 
 
 def load(endpoint, home, revision="main", token=None):
@@ -142,6 +144,7 @@ def test_the_code_of_the_card_runs(checkpoint, tmp_path):
         assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_push_load_and_push_again(checkpoint, tmp_path):
     with run_hub() as (hub, endpoint):
         done = push(checkpoint, endpoint, tmp_path / "a", "--private", "--tag", "v1")
@@ -376,6 +379,7 @@ def test_remote_code_does_not_run_by_default(assembled, tmp_path):
     assert "trust_remote_code" in done.stderr
 
 
+@pytest.mark.slow
 def test_training_publishes_when_it_ends(jets_dir, tmp_path):
     """`accelerate launch scripts/train.py --push_to_hub` evaluates, assembles and pushes with the same code."""
     config = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

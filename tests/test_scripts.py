@@ -46,6 +46,7 @@ def runs(jets_dir, model_json, tmp_path_factory):
     return folder, logs
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize(("config", "number"), [("one_process", "1 process"), ("two_cpu_processes", "2 processes")])
 def test_processes_are_counted_and_no_jet_is_lost(runs, config, number):
@@ -67,6 +68,7 @@ def test_processes_are_counted_and_no_jet_is_lost(runs, config, number):
     assert set(results["metrics"]) == {"constant", "image mass", "model"}
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_one_and_two_processes_predict_the_same(runs):
     folder, _ = runs

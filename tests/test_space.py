@@ -14,7 +14,7 @@ import visitors
 from playwright.sync_api import expect, sync_playwright
 from samples import random_images
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
 PATIENCE = 90_000  # ms; each upload is read in a process that imports torch
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 

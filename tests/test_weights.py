@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from e2evit.training.state import latest_state
 from e2evit.training.weights import RunningMean, measure_batch_norms
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 ROOT = Path(__file__).parents[1]
 MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 STOP_AFTER = 13  # steps: the middle of the second epoch
@@ -120,6 +119,8 @@ def epochs(folder: Path) -> list[dict]:
     return json.loads((folder / "run_info.json").read_text())["epochs"]
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_each_process_holds_half(folder):
     for process in range(2):
         here, everywhere = json.loads((folder / f"sharded/share_{process}.json").read_text())
@@ -128,6 +129,8 @@ def test_each_process_holds_half(folder):
         assert here == everywhere
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_losses_are_those_without_sharding(folder):
     """Within 0.01 %: gradients are summed in another order."""
     for copied, sharded in zip(epochs(folder / "copied"), epochs(folder / "sharded"), strict=True):
@@ -135,6 +138,8 @@ def test_losses_are_those_without_sharding(folder):
             assert sharded[name] == pytest.approx(copied[name], rel=1e-4), name
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_the_checkpoint_is_whole(folder):
     model, report = XCiTForImageClassification.from_pretrained(folder / "sharded", output_loading_info=True)
     assert not any(report.values())
@@ -146,6 +151,8 @@ def test_the_checkpoint_is_whole(folder):
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_a_sharded_state_resumes_to_the_same_weights(folder):
     """Bit for bit, running mean included, although its states are written in shards and the other run's whole."""
     expected, found = (load_file(folder / name / "model.safetensors") for name in ("sharded", "stopped"))
@@ -153,6 +160,8 @@ def test_a_sharded_state_resumes_to_the_same_weights(folder):
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_a_sharded_state_is_merged_into_one_file(folder):
     state = "state/epoch-00003-batch-000000"
     merge_fsdp_weights(str(folder / "stopped" / state / "pytorch_model_fsdp_0"), str(folder / "merged"))

@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from datasets import Dataset
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
@@ -13,6 +14,7 @@ from e2evit.simulation.spectra import Acceptance
 from e2evit.simulation.validation import nuisances
 
 
+@pytest.mark.slow
 def test_a_classifier_on_nuisances_guesses(tmp_path):
     """Tops that decay within the jet are rare at low pT: without matching, their pT gives them away."""
     settings = SimulationSettings(seed=1, pool_size=60, shard_size=500, match_pt=True, merged_only=True)
