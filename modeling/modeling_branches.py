@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .modeling_cross_covariance import cross_covariance_attention_in_blocks
+from .modeling_depthwise import on_grid
 from .modeling_kernels import (
     LANES,
     SIDES,
@@ -39,14 +40,14 @@ def residual(
 
 def mlp_branch(hidden_states, norm, mlp, gamma=None, drop_path=None) -> torch.Tensor:
     """The residual of an `Mlp`; tokens `(B, ..., D)`."""
-    if can_fuse(hidden_states, mlp) and mlp.fc1.out_features % LANES == 0:
+    if can_fuse(hidden_states, norm, mlp) and mlp.fc1.out_features % LANES == 0:
         return fused_mlp(hidden_states, norm, mlp, gamma)
     return residual(hidden_states, norm, mlp, gamma, drop_path)
 
 
 def local_branch(hidden_states, norm, module, gamma=None, drop_path=None) -> torch.Tensor:
     """The residual of a `LocalInteraction`; a grid `(B, H, W, D)`."""
-    if can_fuse(hidden_states, module) and module.conv1.kernel_size[0] in SIDES:
+    if can_fuse(hidden_states, norm, module) and module.conv1.kernel_size[0] in SIDES:
         return fused_local_interaction(hidden_states, norm, module, gamma)
     return residual(hidden_states, norm, module, gamma, drop_path)
 
@@ -55,13 +56,13 @@ def depthwise_branch(hidden_states: torch.Tensor, convolution: nn.Conv2d) -> tor
     """`x + convolution(x)`, depthwise on a grid `(B, H, W, D)`."""
     if can_fuse(hidden_states, convolution) and convolution.kernel_size[0] in SIDES:
         return fused_depthwise_residual(hidden_states, convolution)
-    return hidden_states + convolution(hidden_states)
+    return hidden_states + on_grid(convolution, hidden_states)
 
 
 def attention_branch(hidden_states, norm, attention, gamma=None, drop_path=None) -> torch.Tensor:
     """The residual of any attention module; one with a kernel names it (`kernel_name`)."""
     kernel_name = getattr(attention, "kernel_name", None)
-    if kernel_name is not None and can_fuse(hidden_states, attention):
+    if kernel_name is not None and can_fuse(hidden_states, norm, attention):
         if kernel_name == "cross_covariance":
             return _cross_covariance(hidden_states, norm, attention, gamma)
         # heads are read in pairs of channels; these two kernels have no LayerScale

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["update_statistics_once"]
+__all__ = ["OWN_HOOKS", "update_statistics_once"]
 
 
 def update_statistics_once(model: nn.Module) -> None:
@@ -34,3 +34,6 @@ def _put_back(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
     if _is_repeated(module):
         for name, buffer in module.__dict__.pop("_set_aside").items():
             setattr(module, name, buffer)
+
+
+OWN_HOOKS = (_set_aside, _put_back)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from .modeling_kernels import can_convolve, convolve, convolve_backward
 from .modeling_operators import define_operator
 
-__all__ = ["DepthwiseConv", "depthwise_conv", "plain_depthwise_conv"]
+__all__ = ["DepthwiseConv", "depthwise_conv", "on_grid", "plain_depthwise_conv"]
 
 USE_OPERATOR = True  # false: PyTorch's convolution on CPUs too
 
@@ -113,11 +113,19 @@ _forward_operator = define_operator("depthwise_conv", _forward, _fake_forward, _
 
 
 class DepthwiseConv(nn.Conv2d):
-    """A depthwise convolution that keeps the grid's size; `(B, H, W, D)` in and out."""
+    """A depthwise convolution that keeps the image's size; `(B, D, H, W)` in and out, as of any convolution.
+
+    [`on_grid`] applies it to tokens.
+    """
 
     def __init__(self, hidden_size: int, kernel_size: int):
         super().__init__(hidden_size, hidden_size, kernel_size, padding=kernel_size // 2, groups=hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         assert self.bias is not None
-        return depthwise_conv(hidden_states, self.weight, self.bias)
+        return depthwise_conv(input.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+
+
+def on_grid(convolution: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+    """A convolution that keeps the image's size, of tokens `(B, H, W, D)`."""
+    return convolution(hidden_states.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

@@ -252,9 +252,11 @@ class E2EForImageClassification(E2EPreTrainedModel):
             ValueError: if the number of channels or the shape of `aux_values` does not match the configuration.
         """
         outputs = self.base_model(pixel_values, output_hidden_states=output_hidden_states)
-        logits, mass_outputs = self.head(outputs.pooler_output, aux_values, outputs.last_hidden_state, pixel_values)
+        logits, mass_outputs, log_variances = self.head(
+            outputs.pooler_output, aux_values, outputs.last_hidden_state, pixel_values
+        )
         loss, classification_loss, mass_loss = e2e_loss(
-            self.config, logits, mass_outputs, labels, mass_labels, mass_weights, self.head.loss_log_variances
+            self.config, logits, mass_outputs, labels, mass_labels, mass_weights, log_variances
         )
         mass_preds, mass_scale_preds = mass_in_gev(self.config, mass_outputs)
         return E2EOutput(

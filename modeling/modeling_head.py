@@ -55,7 +55,8 @@ class EnergyPooling(nn.Module):
 class E2EHead(nn.Module):
     """A linear classifier and a small mass regressor on the pooled feature, to which `aux_values` are added.
 
-    Returns `logits` `(B, num_labels)` and `mass_outputs` `(B, 1, 2 or 3)`, float32, as [`mass_in_gev`] reads them.
+    Returns `logits` `(B, num_labels)`, `mass_outputs` `(B, 1, 2 or 3)`, float32, as [`mass_in_gev`] reads them, and the
+    learned weights of the loss, if there are any: offloaded parameters exist only while their module computes.
     """
 
     def __init__(self, config, hidden_size: int):
@@ -89,7 +90,8 @@ class E2EHead(nn.Module):
             pooled = pooled + self.aux_output(F.gelu(self.aux_hidden(aux_values.to(pooled.dtype))))
         if self.energy_pooling is not None:
             pooled = pooled + self.energy_pooling(tokens, pixel_values)
-        return self.classifier(pooled), self.mass_output(F.gelu(self.mass_hidden(pooled))).float()
+        mass_outputs = self.mass_output(F.gelu(self.mass_hidden(pooled))).float()
+        return self.classifier(pooled), mass_outputs, self.loss_log_variances
 
 
 def mass_in_gev(config, mass_outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

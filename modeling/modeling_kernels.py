@@ -19,6 +19,8 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
+from .modeling_wrapped import is_plain
+
 __all__ = [
     "LANES",
     "SIDES",
@@ -51,12 +53,12 @@ NAMESPACE = f"e2evit_kernels_{_DIGEST}"
 _operators = getattr(torch.ops, NAMESPACE)
 
 
-def can_fuse(hidden_states: torch.Tensor, module: nn.Module) -> bool:
-    """Whether a residual branch of `module` may run as one kernel: compiled inference in bfloat16 on a CPU.
+def can_fuse(hidden_states: torch.Tensor, *modules: nn.Module) -> bool:
+    """Whether a residual branch of these modules may run as one kernel: compiled inference in bfloat16 on a CPU.
 
     The branch itself checks what else its kernel requires (`modeling_branches.py`).
     """
-    is_inference = torch.compiler.is_dynamo_compiling() and not (torch.is_grad_enabled() or module.training)
+    is_inference = torch.compiler.is_dynamo_compiling() and not (torch.is_grad_enabled() or modules[-1].training)
     if not (USE_KERNELS and is_inference) or torch.compiler.is_exporting():
         return False
     width = hidden_states.shape[-1]
@@ -65,6 +67,7 @@ def can_fuse(hidden_states: torch.Tensor, module: nn.Module) -> bool:
         and hidden_states.dtype == torch.bfloat16
         and width <= MAX_FUSED_WIDTH
         and width % LANES == 0
+        and is_plain(*modules)
         and _kernels_are_loaded()
     )
 

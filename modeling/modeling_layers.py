@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .modeling_activations import gelu
-from .modeling_depthwise import DepthwiseConv
+from .modeling_depthwise import DepthwiseConv, on_grid
 
 __all__ = ["DropPath", "FourierPositionEncoding", "LocalInteraction", "Mlp", "fourier_positions"]
 
@@ -38,10 +38,9 @@ class FourierPositionEncoding(nn.Module):
         super().__init__()
         self.token_projection = nn.Conv2d(4 * self.num_frequencies, hidden_size, kernel_size=1)
 
-    def forward(self, height: int, width: int) -> torch.Tensor:
-        weight = self.token_projection.weight
-        positions = fourier_positions(height, width, self.num_frequencies, weight.device).to(weight.dtype)
-        return self.token_projection(positions)
+    def forward(self, height: int, width: int, device: torch.device) -> torch.Tensor:
+        positions = fourier_positions(height, width, self.num_frequencies, device)
+        return self.token_projection(positions.to(self.token_projection.weight.dtype))
 
 
 class Mlp(nn.Module):
@@ -70,8 +69,8 @@ class LocalInteraction(nn.Module):
         self.conv2 = DepthwiseConv(hidden_size, kernel_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        hidden_states = gelu(self.conv1(hidden_states))
-        return self.conv2(self.bn(hidden_states.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        hidden_states = gelu(on_grid(self.conv1, hidden_states))
+        return self.conv2(self.bn(hidden_states.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
 
 
 class DropPath(nn.Module):

@@ -25,6 +25,7 @@ from .modeling_masked import E2EForMaskedImageModeling, embed_masked
 from .modeling_mixers import make_global_attention
 from .modeling_precision import LayerNorm, residual_stream
 from .modeling_stem import ConvStem
+from .modeling_wrapped import is_plain
 
 __all__ = [
     "LinearViTBackbone",
@@ -82,11 +83,14 @@ class LinearViTWindowAttention(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         height, width = hidden_states.shape[1:3]
         right, bottom = -width % self.window_size, -height % self.window_size
-        if right or bottom:
-            qkv = F.pad(F.linear(hidden_states, self.qkv.weight), (0, 0, 0, right, 0, bottom))
+        padding = (0, 0, 0, right, 0, bottom)
+        if not (right or bottom):
+            qkv = self.qkv(hidden_states)
+        elif is_plain(self.qkv):
+            qkv = F.pad(F.linear(hidden_states, self.qkv.weight), padding)
             qkv = qkv + self.qkv.bias.to(qkv.dtype)
         else:
-            qkv = self.qkv(hidden_states)
+            qkv = self.qkv(F.pad(hidden_states, padding))
         query, key, value = window_partition(qkv, self.window_size, self.num_heads)
         context = softmax_attention(query, key, value)
         context = window_merge(context, self.window_size, height + bottom, width + right)
@@ -214,7 +218,8 @@ class LinearViTModel(LinearViTPreTrainedModel):
         grids = []  # [B, H', W', D] after the stem and each stage
         hidden_states = embed_masked(self.downsample_layers[0], pixel_values, bool_masked_pos, self.mask_token)
         if self.pos_embed is not None:
-            hidden_states = hidden_states + self.pos_embed(*hidden_states.shape[1:3]).permute(0, 2, 3, 1)
+            positions = self.pos_embed(*hidden_states.shape[1:3], hidden_states.device)
+            hidden_states = hidden_states + positions.permute(0, 2, 3, 1)
         if output_hidden_states:
             grids.append(hidden_states)
         for i, stage in enumerate(self.stages):

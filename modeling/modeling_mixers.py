@@ -24,7 +24,7 @@ from .modeling_attention import (
     rank_augmented_attention,
 )
 from .modeling_cross_covariance import MAX_BLOCK_WIDTH, CrossCovarianceAttention, split_heads
-from .modeling_depthwise import DepthwiseConv
+from .modeling_depthwise import DepthwiseConv, on_grid
 
 __all__ = ["GLOBAL_ATTENTIONS", "GlobalAttention", "make_global_attention"]
 
@@ -81,7 +81,7 @@ class GlobalAttention(nn.Module):
     def enhance(self, context, value, hidden_states):
         """What the paper does to the mixed tokens; all arguments are grids `(B, H, W, D)`."""
         if self.lepe is not None:
-            context = context + self.lepe(value)
+            context = context + on_grid(self.lepe, value)
         return context if self.gate is None else context * self.gate(hidden_states)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -219,7 +219,7 @@ class MambaLikeAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         height, width, hidden_size = hidden_states.shape[1:]
-        value = F.silu(self.conv(self.input(hidden_states)))
+        value = F.silu(on_grid(self.conv, self.input(hidden_states)))
         query, key, heads = (
             x.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x in (*self.qk(value).chunk(2, dim=-1), value)
@@ -227,7 +227,7 @@ class MambaLikeAttention(nn.Module):
         angles = axial_angles(height, width, hidden_size // 2, value.device)  # [N, D / 2]
         angles = angles.unflatten(-1, (self.num_heads, -1)).transpose(0, 1)
         context = mamba_like_attention(query, key, heads, angles)
-        context = context.transpose(1, 2).reshape(hidden_states.shape) + self.lepe(value)
+        context = context.transpose(1, 2).reshape(hidden_states.shape) + on_grid(self.lepe, value)
         return self.proj(context * F.silu(self.gate(hidden_states)))
 
 

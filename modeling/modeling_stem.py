@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .modeling_precision import widen
+from .modeling_wrapped import is_plain
 
 __all__ = ["ConvStem", "PixelEmbedding", "check_pixel_values", "linear_pixels", "pixel_features"]
 
@@ -65,7 +66,7 @@ class PixelEmbedding(nn.Module):
         check_pixel_values(pixel_values, self.num_channels)
         if self.has_features or self.hidden is not None:
             embedded = None
-            if _may_skip_empty(self, pixel_values):
+            if _may_skip_empty(self, pixel_values) and (self.hidden is None or is_plain(self.hidden)):
                 embedded = _embed_occupied(self, pixel_values)  # pyright: ignore[reportCallIssue]
             if embedded is not None:
                 return embedded
@@ -75,7 +76,12 @@ class PixelEmbedding(nn.Module):
         if self.hidden is None:
             return values
         assert self.hidden.bias is not None
-        return self.hidden(values.to(self.hidden.weight.dtype)).relu() - self.hidden.bias.relu()[:, None, None]
+        values = values.to(self.hidden.weight.dtype)
+        if is_plain(self.hidden):
+            empty = self.hidden.bias[:, None, None]
+        else:
+            empty = self.hidden(values.new_zeros(1, values.shape[1], 1, 1))
+        return self.hidden(values).relu() - empty.relu()
 
 
 class ConvStem(nn.Module):
@@ -119,13 +125,14 @@ class ConvStem(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         check_pixel_values(pixel_values, self.pixels.num_channels)
         hidden_states = None
-        if self.sees_patches and _may_skip_empty(self.pixels, pixel_values):
-            hidden_states = _convolve_occupied(self.pixels, self.convs[0], pixel_values)  # pyright: ignore
+        first = self.convs[0]
+        if self.sees_patches and _may_skip_empty(self.pixels, pixel_values) and is_plain(self.pixels, first):
+            hidden_states = _convolve_occupied(self.pixels, first, pixel_values)  # pyright: ignore
         if hidden_states is None:
             height, width = pixel_values.shape[-2:]
             right, bottom = -width % self.pad_multiple, -height % self.pad_multiple
             pixel_values = F.pad(pixel_values, (0, right, 0, bottom)) if right or bottom else pixel_values
-            hidden_states = self.convs[0](self.pixels(pixel_values).to(self.convs[0].weight.dtype))
+            hidden_states = first(self.pixels(pixel_values).to(first.weight.dtype))
         hidden_states = self.norms[0](hidden_states)
         for conv, norm in zip(self.convs[1:], self.norms[1:]):
             hidden_states = norm(conv(self.activation(hidden_states)))

@@ -171,7 +171,7 @@ class XCiTModel(XCiTPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         hidden_states = embed_masked(self.patch_embed, pixel_values, bool_masked_pos, self.mask_token)
         height, width = hidden_states.shape[1:3]
-        positions = self.pos_embed(height, width).permute(0, 2, 3, 1)
+        positions = self.pos_embed(height, width, hidden_states.device).permute(0, 2, 3, 1)
         hidden_states = (hidden_states + positions).flatten(1, 2)  # [B, N, D]
         states = [hidden_states]
         for block in self.blocks:

@@ -230,12 +230,14 @@ def test_each_branch_decides_for_itself(loaded):
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-@pytest.mark.parametrize("case", ["switch", "float32", "training", "gradients", "width"])
+@pytest.mark.parametrize("case", ["switch", "float32", "training", "gradients", "width", "hooks"])
 def test_when_they_are_not_used(loaded, name, case, monkeypatch):
     if case == "switch":
         monkeypatch.setattr(kernels, "USE_KERNELS", False)
     dtype = torch.float if case == "float32" else torch.bfloat16
     model = make(name, width=24 if case == "width" else 32).to(dtype).train(case == "training")
+    for layer in model.modules() if case == "hooks" else []:
+        layer.register_forward_hook(lambda *_: None)
     with torch.set_grad_enabled(case == "gradients"):
         assert not operators(model, torch.randn(2, 8, 50, 50, dtype=dtype))
 
