@@ -55,8 +55,8 @@ class EnergyPooling(nn.Module):
 class E2EHead(nn.Module):
     """A linear classifier and a small mass regressor on the pooled feature, to which `aux_values` are added.
 
-    Returns `logits` `(B, num_labels)`, `mass_outputs` `(B, 1, 2 or 3)`, float32, as [`mass_in_gev`] reads them, and the
-    learned weights of the loss, if there are any: offloaded parameters exist only while their module computes.
+    Returns `logits` `(B, num_labels)`, `mass_outputs` `(B, 1, 2 or 3)`, float32, as [`mass_in_gev`] reads them, and
+    the learned weights of the loss, if there are any: offloaded parameters exist only while their module computes.
     """
 
     def __init__(self, config, hidden_size: int):

@@ -20,7 +20,7 @@ every_model = pytest.mark.parametrize("name", MODELS)
 
 
 def complete(name):
-    """With a layer for single pixels and learned weights of the loss; grids of 10 and 5 are no multiple of a window."""
+    """With a layer for single pixels and learned weights of the loss; windows of 7 overhang the grids of 10 and 5."""
     return make(name, pixel_hidden_size=4, loss_weighting="uncertainty")
 
 
