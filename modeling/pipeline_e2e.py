@@ -99,7 +99,7 @@ class E2EJetsPipeline(_E2EPipeline):
     """The class and mass (in GeV) of jets from their detector images.
 
     ```python
-    import e2evit.modeling
+    import e2evit
     from transformers import pipeline
 
     jets = pipeline("e2e-jets", model="checkpoints/linearvit")

@@ -20,6 +20,7 @@ PYTHON = SOURCES + [
 ]
 # which of our parts each part may import, from bottom to top
 ALLOWED = {
+    "registration": {"registration"},
     "modeling": {"modeling"},
     "metrics": {"metrics"},
     "data": {"data"},
@@ -123,13 +124,34 @@ def test_public_api():
 
 def test_data_need_no_torch():
     """Preparing data uses many processes; with torch each would need three times the memory."""
-    code = "import sys, e2evit.data.prepare, e2evit.simulation; assert 'torch' not in sys.modules"
+    code = """
+import sys, e2evit.data.prepare, e2evit.simulation
+from e2evit import Result, load_e2e, simulate
+import transformers
+assert "torch" not in sys.modules
+"""
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_public_name_registers_the_models():
-    code = "from e2evit import load_e2e; from transformers import AutoConfig; AutoConfig.for_model('linearvit')"
-    subprocess.run([sys.executable, "-c", code], check=True)
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import e2evit\nfrom transformers import AutoConfig, pipeline",
+        "from transformers import AutoConfig\nimport e2evit",
+        "import transformers, e2evit.data\nfrom transformers import Trainer, AutoConfig",
+        "import e2evit\nfrom transformers.pipelines import AutoConfig, pipeline",
+    ],
+)
+def test_the_auto_classes_know_the_models(code):
+    """Whichever is imported first; and the module of transformers is left as it was."""
+    code += """
+for name in ("linearvit", "xcit", "e2e_baseline"):
+    AutoConfig.for_model(name)
+import transformers.pipelines
+transformers.pipelines.check_task("e2e-jets")
+assert "__getattr__" not in vars(transformers)
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
 def test_benchmarks_find_what_they_import():

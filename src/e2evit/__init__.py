@@ -1,11 +1,13 @@
 """Linear-attention vision transformers for CMS end-to-end (E2E) detector images.
 
-Importing any of the public names from here registers the models with the Auto classes of transformers. A submodule
-alone, such as `e2evit.data`, loads neither them nor torch: a process that prepares data is three times as small.
+Importing it makes the models known to the Auto classes and pipelines of transformers (`registration.py`). Neither is
+loaded before it is used, nor is torch: a process that prepares data is three times as small without it.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from .registration import register_when_needed
 
 if TYPE_CHECKING:  # the same names, for editors and type checkers
     from .data import load_e2e
@@ -76,11 +78,12 @@ _HOMES = {  # the others are models
 def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    models = import_module(f"{__name__}.modeling")  # registers the Auto classes
-    home = import_module(f"{__name__}.{_HOMES[name]}") if name in _HOMES else models
-    globals()[name] = getattr(home, name)
+    globals()[name] = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'modeling')}"), name)
     return globals()[name]
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+register_when_needed()

@@ -25,7 +25,6 @@ from matplotlib.figure import Figure
 from transformers import AutoImageProcessor
 from transformers.hf_argparser import HfArg
 
-import e2evit.modeling  # noqa: F401  (registers the models)
 from e2evit.data import find_schema
 from e2evit.data.packaged import packaged_folder
 from e2evit.data.sparse import dense_to_sparse, sparse_to_dense

@@ -12,7 +12,6 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-import e2evit.modeling  # noqa: F401  (registers the models)
 from e2evit.data.packaged import packaged_folder
 from e2evit.data.storage import absolute
 from e2evit.plots import comparison_figures, save_figure
