@@ -6,10 +6,12 @@ same text.
 
 import mmap
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 
 __all__ = [
     "CACHE_SLOTS",
@@ -36,13 +38,13 @@ COMPRESSORS = {DEFLATE, LZF}
 CHECKED_FILTERS = {*COMPRESSORS, SHUFFLE, FLETCHER32}
 CHECKSUM_BYTES = 4
 PIECE = 2**20  # bytes unpacked at once
-HEAP, HEAP_VERSION, HEAP_HEADER, HEAP_OBJECT = (
-    b"GCOL",
-    b"\x01\0\0\0",
-    16,
-    struct.Struct("<HHIQ"),
-)  # global heaps of HDF5
-MAX_SCANNED = 2**24  # bytes of a file that is searched for them, in a few milliseconds
+HEAP, HEAP_HEADER, HEAP_OBJECT = b"GCOL\x01\0\0\0", 16, struct.Struct("<HHIQ")  # global heaps of HDF5
+MAX_SCANNED = 2**26  # bytes of a file that is searched for them
+# selections of blocks of which a map of virtual sources consists, with their rank and number of blocks (H5S_SEL_HYPER)
+SELECTION = re.compile(
+    rb"\x02\0\0\0(?=\x01\0\0\0.{8}[\x01-\x20]\0\0\0(.{4})|\x03\0\0\0\0(.)[\x01-\x20]\0\0\0(.{8}))", re.DOTALL
+)
+MAX_BLOCKS, MAX_SOURCES = 10_000, 2**32  # HDF5 takes up to their third power: a second for these
 # fields of Parquet's PageHeader, and of the headers of data pages in it (parquet.thrift)
 UNPACKED_SIZE, PACKED_SIZE, DATA_PAGE, DATA_PAGE_V2, NUM_VALUES = 2, 3, 5, 8, 1
 SLACK = 100  # bytes that early writers did not count, as Arrow knows
@@ -108,27 +110,52 @@ def _lzf_length(packed: bytes, limit: int) -> int:
 
 
 def heap_problem(path: str) -> str | None:
-    """Why HDF5 would never return from a global heap, where texts and maps of virtual arrays lie; None if it would.
+    """Why HDF5 would not return from a global heap in time, where texts and maps of virtual arrays lie; else None.
 
     HDF5 2.0 steps from object to object by their sizes, and stays where one of free space has none. It opens a virtual
     array only after that, so that nothing tells earlier whether a file has one: small files are searched as a whole.
     """
-    if not 0 < os.path.getsize(path) <= MAX_SCANNED:
+    status = os.stat(path)
+    return _heap_problem(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _heap_problem(path: str, size: int, _: int) -> str | None:
+    if size > MAX_SCANNED:
         return None
     with open(path, "rb") as file:
         data = file.read()
-        heap = data.find(HEAP)
-        while heap >= 0:
-            place, end = heap + HEAP_HEADER, len(data)
-            if place <= end:
-                end = min(end, heap + int.from_bytes(data[heap + 8 : place], "little"))
-            while data[heap + 4 : heap + 8] == HEAP_VERSION and place + HEAP_OBJECT.size <= end:
-                index, _, _, size = HEAP_OBJECT.unpack_from(data, place)
-                if (index == 0 and size == 0) or size > end - place:
-                    return f"a damaged heap at byte {heap}"
-                place += size if index == 0 else HEAP_OBJECT.size + -(-size // 8) * 8
-            heap = data.find(HEAP, heap + 1)
+    heap, walked, blocks = data.find(HEAP), 0, 0
+    while heap >= 0:
+        place = heap + HEAP_HEADER
+        end = min(len(data), heap + int.from_bytes(data[heap + 8 : place], "little"))
+        while place + HEAP_OBJECT.size <= end:
+            index, _, _, size = HEAP_OBJECT.unpack_from(data, place)
+            content = place + HEAP_OBJECT.size
+            step = size if index == 0 else HEAP_OBJECT.size + -(-size // 8) * 8
+            walked += step  # heaps do not overlap
+            if step == 0 or size > end - place or walked > len(data):
+                return f"a damaged heap at byte {heap}"
+            blocks += _num_blocks(data, content, content + size) if index else 0
+            if blocks > MAX_BLOCKS:
+                return f"virtual sources in more than {MAX_BLOCKS} separate blocks"
+            place += step
+        heap = data.find(HEAP, heap + 1)
     return None
+
+
+def _num_blocks(data: bytes, place: int, end: int) -> int:
+    """Blocks in the selections of an object, beyond one in each, if it can be a map of virtual sources."""
+    if (
+        data[place : place + 1] > b"\x01"
+        or not 0 < int.from_bytes(data[place + 1 : place + 9], "little") <= MAX_SOURCES
+    ):
+        return 0
+    blocks = 0
+    for early, length, late in (match.groups() for match in SELECTION.finditer(data, place, end)):
+        number = early or late[: length[0]]
+        blocks += max(0, int.from_bytes(number, "little") - 1)
+    return blocks
 
 
 @contextmanager

@@ -114,6 +114,23 @@ def endless_heap(path):
     path.write_bytes(data[:place] + bytes(16) + data[place + 16 :])
 
 
+def many_blocks(file):
+    """Every second row: HDF5 before 1.10 lists them one by one, and takes the third power of their number."""
+    number, properties = 20_000, h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    wide, narrow = (h5py.h5s.create_simple((rows, *SHAPE)) for rows in (2 * number, number))
+    wide.select_hyperslab((0, 0, 0, 0), (number, 1, 1, 1), (2, *SHAPE), (1, *SHAPE))
+    properties.set_virtual(wide, b".", b"source", narrow)
+    file.create_dataset("source", (number, *SHAPE), "u1")
+    h5py.h5d.create(file.id, b"x", h5py.h5t.STD_U8LE, h5py.h5s.create_simple((2 * number, *SHAPE)), properties)
+
+
+def overlapping_heaps(path):
+    """Each of half a million heaps claims the rest of the file."""
+    in_hdf5(lambda file: file.create_dataset("x", data=IMAGES))(path)
+    heap = b"GCOL\1\0\0\0" + struct.pack("<QHHIQ", 2**24, 1, 0, 0, 16)
+    path.write_bytes(path.read_bytes() + heap * 2**19 + bytes(32))
+
+
 def truncated(path):
     in_hdf5(lambda file: file.create_dataset("x", data=IMAGES))(path)
     path.write_bytes(path.read_bytes()[:-500])
@@ -278,6 +295,8 @@ HOSTILE = {
     "short_source.h5": (in_hdf5(virtual_source_of_one_short_chunk), "100 bytes instead of 3456"),
     "short_in_the_index.h5": (short_in_the_index, "holds 100 bytes instead of 1152"),
     "endless_heap.h5": (endless_heap, "a damaged heap at byte"),
+    "many_blocks.h5": (in_hdf5(many_blocks, libver="earliest"), "more than 10000 separate blocks"),
+    "overlapping_heaps.h5": (overlapping_heaps, "a damaged heap at byte"),
     "truncated.h5": (truncated, "not a readable HDF5 file .*truncated file"),
     "wide_text.h5": (
         in_hdf5(lambda file: file.create_dataset("x", data=np.array([b"a"] * 12, "S70000"))),

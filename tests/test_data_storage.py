@@ -120,6 +120,38 @@ def test_missing_sources_are_an_error_not_zeros(make, tmp_path):
         rows_of(folder, schema())
 
 
+def escaped_name(file):
+    """HDF5 reads `%%` as `%`."""
+    file["source%%"], file["source%"] = IMAGES, h5py.ExternalLink("../elsewhere.hdf", "x")
+    return "source%%"
+
+
+def raw_storage_behind(file):
+    """HDF5 would look for the bytes in the current folder."""
+    raw_storage(file, "sources")
+    file["source"] = file.pop("x")
+    return "source"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"), [(escaped_name, "without %"), (raw_storage_behind, "bytes in other files")]
+)
+def test_virtual_sources_that_hdf5_would_find_elsewhere(make, message, tmp_path, monkeypatch):
+    for folder in ("raw/sources", "sources"):
+        (tmp_path / folder).mkdir(parents=True)
+        (IMAGES * ("raw" in folder)).tofile(tmp_path / folder / "source.raw")
+    with h5py.File(tmp_path / "elsewhere.hdf", "w") as file:
+        file["x"] = IMAGES * 0
+    with h5py.File(tmp_path / "raw/master.h5", "w") as file:
+        layout = h5py.VirtualLayout(IMAGES.shape, IMAGES.dtype)
+        layout[...] = h5py.VirtualSource(".", make(file), IMAGES.shape)
+        file.create_virtual_dataset("x", layout)
+        file["y"] = LABELS
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileError, match=rf"`x` \(image\).*{message}"):
+        rows_of(tmp_path / "raw", schema())
+
+
 def half_written(file):
     file.create_dataset("x", IMAGES.shape, "f4", chunks=(2, 2, 6, 6), compression="gzip")[:6] = IMAGES[:6]
 
@@ -259,6 +291,37 @@ def test_an_incomplete_first_row_is_just_a_bad_row(bad, tmp_path):
     assert set(masses.values()) == {50.0}
     with pytest.raises(FileError, match="row 0: `x`"):
         rows_of(tmp_path / "raw", of_schema)
+
+
+@pytest.mark.parametrize("bad", [None, []])
+@pytest.mark.parametrize("number", [50, 12])
+def test_many_images_that_are_not_there_are_bad_rows_too(bad, number, tmp_path):
+    (tmp_path / "raw").mkdir()
+    images = [bad] * number + IMAGES.tolist()[: 62 - number]
+    pq.write_table(pa.table({"x": images, "y": [0] * len(images)}), tmp_path / "raw/bad.parquet")
+    good = pa.table({"x": IMAGES.tolist(), "y": LABELS})
+    pq.write_table(good, tmp_path / "raw/good.parquet")
+    of_schema = schema(format="parquet", pattern="*.parquet")
+    out = prepare("custom", tmp_path / "raw", tmp_path / "out", schema=of_schema, on_bad_rows="skip")
+    assert len(rows_of(out, None)) == len(images) - number + 12
+    with pytest.raises(FileError, match=r"`x` is null|the images are null|hold \[0, 0, 0\] entries"):
+        rows_of(tmp_path / "raw", of_schema)
+
+
+def test_names_that_are_not_utf8_are_refused(tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xff.h5"
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"], file["y"] = IMAGES, LABELS
+    os.rename(tmp_path / "a.h5", path)
+    for folder in (tmp_path, os.fsdecode(path)):
+        with pytest.raises(ValueError, match="not UTF-8: rename it"):
+            load_e2e("custom", folder, schema=schema())
+
+
+@pytest.mark.parametrize("pattern", ["/etc/*.h5", "../*.h5", "a/../../*.h5", "", "***", "a**/*.h5"])
+def test_patterns_stay_below_the_folder(pattern):
+    with pytest.raises(ValueError, match="`pattern` "):
+        schema(pattern=pattern)
 
 
 def test_a_folder_is_the_same_however_its_path_is_spelled(tmp_path, monkeypatch):

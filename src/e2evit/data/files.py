@@ -86,12 +86,12 @@ def find_mismatch(path: str, schema: DatasetSchema, root: str | None = None) -> 
                 number = shape[0]
                 expected = schema.image_size if source.stack else _stored_shape(schema)
                 flat = len(shape) == 2 and shape[1] == int(np.prod(expected))
-                if shape[1:] != tuple(expected) and not flat:
+                if shape[1:] != tuple(expected) and not flat and -1 not in shape:  # which no row settles
                     return _wrong_shape(shape[1:], expected, schema)
             elif wanted := source.one_hot or (() if source.column is None else (source.column,)):
                 if len(shape) != 2 or max(wanted) >= shape[1]:
                     return f"`{key}` ({name}) has shape {shape}: there is no column {max(wanted)}"
-            elif any(side != 1 for side in shape[1:]):
+            elif any(side not in (1, -1) for side in shape[1:]):
                 return f"`{key}` ({name}) has shape {shape}, expected one number for each row"
     return None
 
@@ -211,6 +211,9 @@ def _read_dense(piece: Piece, schema: DatasetSchema, target: pa.Schema):
     file = open_data_file(piece.path, schema.format, piece.root)
     keys = {name: source.find(file.facts) for name, source in schema.sources.items()}
     wanted = list(dict.fromkeys([*schema.columns["image"].stack, *filter(None, keys.values())]))
+    if any(-1 in file.facts[key][0] for key in schema.columns["image"].stack or [keys["image"]]):
+        yield BadRows(piece.path, piece.start, piece.stop - 1, "the images are null, empty or ragged")
+        return
     for batch in file.read(piece.start, piece.stop, wanted):
         if isinstance(batch, BadRows):
             yield batch

@@ -295,8 +295,9 @@ class _Walk:
     def find_parts(self, array: h5py.Dataset, path: str, depth: int) -> Iterator[VirtualPart]:
         """The parts of a virtual array, each of which is there."""
         for source in array.virtual_sources():
-            if "%" in source.file_name:
-                raise _Refused(f"its virtual sources are a pattern, {source.file_name}: name each file")
+            for name in (source.file_name, source.dset_name):
+                if "%" in name:  # even `%%` is another name to HDF5
+                    raise _Refused(f"its virtual sources are a pattern, {name}: name each file and array, without %")
             target = path
             if source.file_name != ".":
                 target = self.locate(source.file_name, path, "its virtual source is")
@@ -304,6 +305,11 @@ class _Walk:
             if not isinstance(origin, h5py.Dataset):
                 raise _Refused(f"its virtual source {source.dset_name} in {source.file_name} is not an array")
             stored = self.describe(origin, origin_path, depth + 1)
+            if stored.external:  # HDF5 would look for its files in the current folder
+                raise _Refused(
+                    f"its virtual source {source.dset_name} in {source.file_name} has its bytes in other files: "
+                    "copy them into it"
+                )
             first, last = source.vspace.get_select_bounds()
             if source.src_space.get_select_type() == h5py.h5s.SEL_ALL:
                 origin_first, origin_last = (0,) * len(stored.shape), [side - 1 for side in stored.shape]

@@ -27,7 +27,7 @@ TEXT_TYPES = (
 )
 SMALL = 4096  # bytes that cannot unpack to much, unless they are lengths of lists or packed well
 SIMPLE = ("UNCOMPRESSED", "SNAPPY")  # compressions that pack a page to a twentieth at most
-AGREEING_ROWS, SAMPLED_ROWS = 3, 16  # rows that settle a shape; rows looked at where they disagree
+AGREEING_ROWS, SAMPLED_ROWS = 8, 1000  # rows that settle a shape; rows looked at where none is whole, or they disagree
 
 
 def open_parquet(path: str) -> pq.ParquetFile:

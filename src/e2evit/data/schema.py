@@ -265,6 +265,8 @@ def _contradictions(schema: DatasetSchema):
             yield f"`channel_names`: {name} is neither in `new_channels` nor a known channel ({', '.join(CHANNELS)})"
     if not 0 < len(set(schema.channel_names)) == len(schema.channel_names):
         yield "`channel_names` must be distinct, and at least one"
+    if problem := _pattern_problem(schema.pattern):
+        yield f"`pattern` {problem}, got {schema.pattern!r}"
     if prod(schema.image_shape) > MAX_PIXELS:
         yield f"an image of shape {schema.image_shape} has more than {MAX_PIXELS} values"
     if schema.mass_range[0] >= schema.mass_range[1]:
@@ -283,6 +285,14 @@ def _contradictions(schema: DatasetSchema):
     one_hot = schema.columns["labels"].one_hot if "labels" in schema.columns else ()
     if len(one_hot) not in (0, len(schema.labels)):
         yield f"`labels` has {len(one_hot)} one-hot columns for {len(schema.labels)} classes"
+
+
+def _pattern_problem(pattern: str) -> str | None:
+    if pattern.startswith("/") or ".." in pattern.split("/"):
+        return "names files below the folder of the data set"
+    if not pattern or any("**" in part and part != "**" for part in pattern.split("/")):
+        return "is a glob such as `*.h5` or `**/*.parquet`"
+    return None
 
 
 def read_schema(path: str | Path) -> tuple[DatasetSchema, ...]:

@@ -18,8 +18,20 @@ def is_remote(path: str | Path) -> bool:
 
 
 def absolute(path: str | Path) -> str:
-    """A local path without `~`, `.` and `..`; symbolic links stay, and so do addresses."""
-    return str(path).rstrip("/") if is_remote(path) else os.path.abspath(os.path.expanduser(path))
+    """A local path without `~`, `.` and `..`; symbolic links stay, and so do addresses.
+
+    Raises:
+        ValueError: if it is not UTF-8, as Arrow and JSON need it.
+    """
+    return _utf8(str(path).rstrip("/") if is_remote(path) else os.path.abspath(os.path.expanduser(path)))
+
+
+def _utf8(path: str) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"The name {os.fsencode(path)!r} is not UTF-8: rename it.") from None
+    return path
 
 
 def list_files(folder: str | Path, pattern: str) -> list[str]:
@@ -28,6 +40,7 @@ def list_files(folder: str | Path, pattern: str) -> list[str]:
 
     Raises:
         FileNotFoundError: if there is no such folder.
+        ValueError: for a file whose name is not UTF-8.
         OSError: if an address does not answer.
     """
     if not is_remote(folder):
@@ -37,7 +50,8 @@ def list_files(folder: str | Path, pattern: str) -> list[str]:
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is neither a folder nor a file.")
         # hidden files are leftovers of an interrupted run
-        return sorted(str(path) for path in folder.glob(pattern) if path.is_file() and path.name[0] != ".")
+        files = (path for path in folder.glob(pattern) if path.is_file() and path.name[0] != ".")
+        return sorted(_utf8(str(path)) for path in files)
     try:
         system, root = fsspec.core.url_to_fs(str(folder))
         if fnmatch(root.rsplit("/", 1)[-1], pattern.rsplit("/", 1)[-1]):
