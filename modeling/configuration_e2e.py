@@ -1,5 +1,6 @@
 """What all configurations share: the detector image, the mass scale and the two heads."""
 
+from collections.abc import Mapping
 from math import log, prod
 from typing import Literal
 
@@ -95,13 +96,18 @@ class E2EConfig(PreTrainedConfig):
         if self._auto_class is None:
             for name in ("auto_map", "custom_pipelines"):
                 kwargs.pop(name, None)
-        super().__post_init__(**kwargs)
+        try:
+            super().__post_init__(**kwargs)
+        except (AttributeError, TypeError) as error:  # of transformers' own fields
+            raise ValueError(f"A field of the configuration has a wrong value: {error}.") from error
 
     def _settle_labels(self, num_labels: int | None) -> None:
         """Check the classes, and derive `label2id` if only `id2label` is given."""
+        check_limits("num_labels", num_labels, COUNTS["labels"])
         if self.id2label is None:
-            check_limits("num_labels", num_labels, COUNTS["labels"])
             return
+        if not isinstance(self.id2label, Mapping):
+            raise ValueError(f"`id2label` maps numbers to names of classes, got {str(self.id2label)[:200]}.")
         names = {str(number): name for number, name in self.id2label.items()}
         check_limits("num_labels", len(names), COUNTS["labels"])
         if names.keys() != {str(number) for number in range(len(names))}:

@@ -127,6 +127,8 @@ class E2EImageProcessor(BaseImageProcessor):
         """
         if kwargs:
             raise ValueError(f"Unknown arguments of E2EImageProcessor: {', '.join(sorted(kwargs))}.")
+        if isinstance(images, (str, bytes)) or not hasattr(images, "__len__"):
+            raise ValueError(f"Image 0: expected an array, or a row of pixels, got {type(images).__name__}.")
         converted = self._converted_channels(channel_names)
         if isinstance(images, Mapping) and "row_offsets" not in images:
             images = [images]
@@ -173,6 +175,10 @@ class E2EImageProcessor(BaseImageProcessor):
     @staticmethod
     def _concatenate(rows: Sequence[Mapping]) -> dict[str, np.ndarray]:
         """Rows to one mapping with `row_offsets`."""
+        for i, row in enumerate(rows):
+            if not isinstance(row, Mapping) or not {"pixel_index", "pixel_value"} <= set(row):
+                got = ", ".join(map(str, row)) if isinstance(row, Mapping) else type(row).__name__
+                raise ValueError(f"Image {i}: a row needs `pixel_index` and `pixel_value`, got {got or 'nothing'}.")
         indices = [_whole_numbers(row["pixel_index"], f"Image {i}: ") for i, row in enumerate(rows)]
         values = [_to_float32(row["pixel_value"]) for row in rows]
         for i, (index, value) in enumerate(zip(indices, values)):
@@ -183,7 +189,7 @@ class E2EImageProcessor(BaseImageProcessor):
             "pixel_value": np.concatenate([np.empty(0, np.float32), *values]),
             "row_offsets": np.cumsum([0, *(index.size for index in indices)]),
         }
-        return columns | {name: np.array([row.get(name) for row in rows], dtype=np.float64) for name in AUX_COLUMNS}
+        return columns | {name: _numbers(name, [row.get(name) for row in rows]) for name in AUX_COLUMNS}
 
     def _from_pixels(self, columns: Mapping, converted: Sequence[int]) -> np.ndarray:
         num_channels, height, width = self.image_shape
@@ -282,6 +288,17 @@ def _listed(name: str, values) -> list:
     return list(values)
 
 
+def _numbers(name: str, values: list) -> np.ndarray:
+    """One number for each row, NaN for `None`."""
+    try:
+        numbers = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        numbers = np.empty(0)
+    if numbers.shape != (len(values),):
+        raise ValueError(f"`{name}` is one number for each image, got {str(values)[:80]}.")
+    return numbers
+
+
 def _compress_finite(value: np.ndarray, scale: np.ndarray, image: np.ndarray) -> np.ndarray:
     """[`compress`], which must leave each pixel finite; all arguments are per pixel."""
     with np.errstate(all="ignore"):
@@ -301,6 +318,7 @@ def to_numpy(values) -> np.ndarray:
     """An array, also of a tensor of any type on any device."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
+        values = values.to_dense() if values.layout != torch.strided else values
         return (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # NumPy has no bfloat16
     return np.asarray(values)
 

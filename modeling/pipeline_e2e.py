@@ -31,6 +31,8 @@ class _E2EPipeline(Pipeline):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         config, processor = self.model.config, self.image_processor
+        if not hasattr(processor, "image_shape"):
+            raise ValueError(f"The pipeline needs an E2EImageProcessor, got {type(processor).__name__}.")
         made_for = (getattr(config, "num_channels", None), *getattr(config, "image_shape", ()))
         if made_for != processor.image_shape:
             raise ValueError(

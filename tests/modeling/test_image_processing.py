@@ -120,6 +120,11 @@ def test_no_images(processor, nothing):
         ({"pixel_index": [1], "pixel_value": [None]}, "real numbers, got object"),
         ({"pixel_index": [1], "pixel_value": [1j]}, "real numbers, got complex"),
         ({"pixel_index": [-1], "pixel_value": [1.0]}, "Image 1: pixel_index reaches -1"),
+        ({"pixel_index": [1]}, "Image 1: a row needs .* got pixel_index"),
+        ({}, "Image 1: .* got nothing"),
+        (None, "Image 1: .* got NoneType"),
+        ({"pixel_index": [1], "pixel_value": [1.0], "ieta": [20]}, "`ieta` is one number for each image"),
+        ({"pixel_index": [1], "pixel_value": [1.0], "pt": "x"}, "`pt` is one number for each image"),
     ],
 )
 def test_pixels_that_are_no_numbers(processor, row, message):
@@ -127,6 +132,12 @@ def test_pixels_that_are_no_numbers(processor, row, message):
     assert processor([good], return_tensors="pt")["pixel_values"].count_nonzero() == 1
     with pytest.raises(ValueError, match=message):
         processor([good, row])
+
+
+@pytest.mark.parametrize("images", [None, 5, "jets.h5", b"jets", (image for image in ())])
+def test_what_is_no_image(processor, images):
+    with pytest.raises(ValueError, match="Image 0: expected an array, or a row of pixels, got "):
+        processor(images)
 
 
 def test_offsets_that_do_not_fit(processor):

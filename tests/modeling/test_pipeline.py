@@ -15,7 +15,7 @@ import torch
 from e2evit.modeling.pipeline_e2e import dataset_channels, read_images
 from models import make
 from samples import random_images, row_table
-from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor, pipeline
 
 from e2evit import E2EImageProcessor, load_e2e
 from e2evit.data import find_schema
@@ -302,6 +302,8 @@ def test_images_made_for_another_model(jets, folder, tmp_path):
     model = AutoModelForImageClassification.from_pretrained(folder)
     with pytest.raises(ValueError, match=r"made for images of shape \(8, 125, 125\).*makes \(8, 100, 100\)"):
         pipeline("e2e-jets", model=model, image_processor=E2EImageProcessor(names, image_size=100))
+    with pytest.raises(ValueError, match="needs an E2EImageProcessor, got ViTImageProcessor"):
+        pipeline("e2e-jets", model=model, image_processor=ViTImageProcessor())
     model.config.channel_names = names[::-1]
     with pytest.raises(ValueError, match=r"made for the channels bpix3, .*returns trk_pt"):
         pipeline("e2e-jets", model=model, image_processor=E2EImageProcessor(names))
