@@ -129,6 +129,12 @@ TOKENS = {
     "wandb-netrc": f"machine api.wandb.ai login user password {HEX}",
     "jwt": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.SflKxwRJSMeKKF2QT4",
     "key": "-----BEGIN OPENSSH PRIVATE KEY-----",
+    "slack-webhook": f"https://hooks.slack.com/services/T00000000/B00000000/{LETTERS}",
+    "discord-webhook": f"https://discord.com/api/webhooks/123456789012345678/{LETTERS}{LETTERS}",
+    "stripe": f"sk_live_{LETTERS}",
+    "azure": f"AccountName=jets;AccountKey={LETTERS}{LETTERS}==",
+    "signature": f"https://bucket.example.org/jets.h5?X-Amz-Signature={HEX[:32]}{HEX[:32]}",
+    "bearer": f"Authorization: Bearer {LETTERS}",
     "address": "https://user:secret@example.org/data",
 }
 
@@ -310,6 +316,10 @@ def test_weights(folder):
     ):
         weights(header, tensors)
         refused(folder, "model.safetensors", "is damaged")
+    for kind, number in (("F32", "0000c07f"), ("F64", "000000000000f0ff"), ("F16", "007e"), ("BF16", "c07f")):
+        number = bytes.fromhex(number)
+        weights({"a": {"dtype": kind, "shape": [1], "data_offsets": [0, len(number)]}}, number)
+        refused(folder, "model.safetensors", "holds a NaN or infinite number in the tensor 'a'")
     for content in (b"", b"1234", struct.pack("<Q", 2**63)):
         (folder / "model.safetensors").write_bytes(content)
         refused(folder, "model.safetensors", "is damaged")

@@ -191,8 +191,11 @@ def _check_tensors(path: Path) -> None:
     ) as error:
         raise ValueError(f"is damaged: its header is not that of a safetensors file ({error}).") from None
     try:
-        with safe_open(path, "numpy"):  # types, shapes and offsets fit together
-            pass
+        with safe_open(path, "pt") as tensors:  # types, shapes and offsets fit together
+            for name in header.keys() - {"__metadata__"}:
+                tensor = tensors.get_tensor(name)
+                if tensor.is_floating_point() and not tensor.float().isfinite().all():
+                    raise ValueError(f"holds a NaN or infinite number in the tensor {name[:80]!r}.")
     except SafetensorError as error:
         raise ValueError(f"is damaged: its header is not that of a safetensors file ({error}).") from None
     check_tokens(content + "\n".join(strings_of(header)).encode(errors="replace"))

@@ -22,6 +22,11 @@ PATTERNS = {
         r"wandb_v\d_[A-Za-z0-9_]{20,}|(?i:wandb\w{0,9}(?:key|token))\W{1,5}[0-9a-f]{40}"
         r"|api\.wandb\.ai\W{1,5}(?:\w{1,64}\W{1,5}){1,4}[0-9a-f]{40}"
     ),
+    "a webhook": r"hooks\.slack\.com/services/T\w+/B\w+/\w{16,}|discord(?:app)?\.com/api/webhooks/\d{15,}/[\w-]{40,}",
+    "a Stripe key": r"[rs]k_(?:live|test)_[A-Za-z0-9]{20,}",
+    "an Azure key": r"(?i:AccountKey|SharedAccessKey|[?&]sig)=[A-Za-z0-9+/%]{40,}",
+    "a signed address": r"(?i:X-(?:Amz|Goog)-Signature)=[0-9a-f]{64}",
+    "a bearer token": r"(?i:bearer)\s+[A-Za-z0-9._~+/-]{20,}",
     "a JSON web token": r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
     "a private key": r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY",
     "a password in an address": r"[a-z][a-z0-9+.-]{1,10}://[^\s/:@'\"<>]{1,64}:[^\s/@'\"<>]{3,128}@",
