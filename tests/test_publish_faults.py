@@ -294,6 +294,16 @@ def test_the_client_is_as_before(folder, hub):
     assert _http._GLOBAL_CLIENT_FACTORY is before
 
 
+@pytest.mark.parametrize("headers", [{"Retry-After": "100000"}, {"RateLimit": '"api";r=0;t=100000'}])
+@pytest.mark.parametrize("request_name", ["commit", "batch"])  # one of the client's that it repeats itself
+def test_a_hub_that_asks_for_a_day(hub, folder, monkeypatch, request_name, headers):
+    waits, sleep = [], time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: (waits.append(seconds), sleep(0.001)))
+    hub.faults.append(Fault(REQUESTS[request_name], 429, headers=headers))
+    publish_model(folder, REPO, token=TOKEN)
+    assert 60 <= max(waits) <= 61
+
+
 @pytest.mark.parametrize("request_name", REQUESTS)
 def test_an_answer_of_one_byte_a_second(folder, hub, caplog, monkeypatch, request_name):
     monkeypatch.setattr(connection, "ANSWER", 0.3)

@@ -12,7 +12,7 @@ from threading import Event, Thread
 import httpx2
 from huggingface_hub import constants, get_token, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import _http
+from huggingface_hub.utils import _http, parse_ratelimit_headers
 
 from .tokens import hide_tokens
 
@@ -113,9 +113,11 @@ def _limit(client: httpx2.Client) -> httpx2.Client:
         if not future.done():
             raise SlowAnswer(f"No whole answer to {request.method} {request.url} within {limit:.0f} s.")
         response = future.result()
-        asked = response.headers.get("Retry-After", "")
-        if asked.isdigit() and int(asked) > LONGEST_WAIT:  # the client would sleep for as long
-            response.headers["Retry-After"] = f"{LONGEST_WAIT:.0f}"
+        limits = parse_ratelimit_headers(response.headers)
+        asked = str(limits.reset_in_seconds) if limits else response.headers.get("Retry-After", "")
+        response.headers.pop("RateLimit", None)
+        if asked.isdecimal():  # the client would sleep for as long
+            response.headers["Retry-After"] = f"{min(int(asked), LONGEST_WAIT):.0f}"
         return response
 
     client.send = send_in_time
@@ -139,4 +141,4 @@ def _is_transient(error: Exception) -> bool:
 
 def _wait(error: Exception, attempt: int) -> float:
     asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
-    return min(float(asked) if asked.isdigit() else 2.0 ** (attempt - 1), LONGEST_WAIT)
+    return min(float(asked) if asked.isdecimal() else 2.0 ** (attempt - 1), LONGEST_WAIT)
