@@ -115,7 +115,7 @@ def test_older_states_stay_until_the_new_one_is_durable(tmp_path, monkeypatch):
     state = RunState(process, tmp_path, History(), SimpleNamespace(state_dict=dict), {})
     state.save()
     state.history.batches = 1
-    monkeypatch.setattr(training_state, "sync_folder", fail_to_sync)
+    monkeypatch.setattr(training_state, "sync", fail_to_sync)
     with pytest.raises(OSError, match=r"epoch-00000-batch-000000 is complete: make room"):
         state.save()
     assert "epoch-00000-batch-000000" in {path.name for path in tmp_path.iterdir()}
@@ -145,6 +145,10 @@ def test_a_newer_damaged_state_goes_once_there_is_another(start, run):
     start(run, keep_states=1, num_train_epochs=2)
     assert [path.name for path in states(run)] == ["epoch-00002-batch-000000"]
     assert intact_state(run / "state") is not None
+
+
+def test_by_default_there_is_a_state_before():
+    assert TrainArguments().keep_states == 2
 
 
 def test_without_an_intact_state_nothing_is_written(start, run):

@@ -56,6 +56,17 @@ def test_three_prongs_correlate():
     assert found["tau32"][0] == pytest.approx(0, abs=1e-9)
 
 
+def test_a_track_without_impact_parameters_has_zeros():
+    """A pixel of exactly zero is not in a sparse row, and the values of its neighbours are not taken for it."""
+    tracks = [("trk_pt", 62, 62, 10.0), ("trk_pt", 62, 70, 5.0), ("trk_pt", 62, 71, 3.0), ("trk_d0", 62, 71, 0.1)]
+    place = ("ecal", 62, 62, 1.0)
+    jet = {name: value[0] for name, value in jet_features(jet_of(*tracks, place), SCHEMA).items()}
+    assert (jet["d0_1"], jet["d0_2"], jet["num_tracks"]) == (pytest.approx(0.1), 0, 3)
+    jet = jet_features(jet_of(*tracks, ("trk_d0", 50, 50, 9.0), place), SCHEMA)
+    assert jet["d0_1"][0] == pytest.approx(0.1)
+    assert jet_features(jet_of(*tracks[:2], place), SCHEMA)["d0_1"][0] == 0
+
+
 def test_tracks_and_impact_parameters():
     tracks = [(62, 62, 10.0, -0.03, 0.1), (62, 70, 5.0, 0.2, 0.05), (70, 62, 20.0, 0.001, 5.0)]
     pixels = [("ecal", 62, 62, 50.0)]

@@ -309,3 +309,25 @@ def test_damaged_shards_of_a_finished_data_set(raw, prepared, tmp_path):
     (output / MANIFEST_FILE).write_text("{")
     with pytest.raises(ValueError, match=r"e2evit\.json is damaged"):
         prepare_raw(raw, output)
+
+
+def test_shards_are_those_that_the_record_lists(raw, prepared, tmp_path):
+    """One that is missing, left over or unfinished would change the rows without a word; a split may be left out."""
+    folder = tmp_path / "out"
+    shutil.copytree(prepared, folder)
+    shard = next((folder / "data").glob("train-*"))
+    shard.rename(tmp_path / shard.name)
+    with pytest.raises(FileError, match=f"lacks {shard.name}, which e2evit.json lists"):
+        load_e2e("custom", folder)
+    for other in (folder / "data").glob("train-*"):
+        other.unlink()
+    assert load_e2e("custom", folder, split="test", streaming=True) is not None
+    shutil.copy(tmp_path / shard.name, folder / "data/train-00000-of-00001.parquet")
+    with pytest.raises(FileError, match=r"holds train-00000-of-00001\.parquet, which e2evit\.json does not list"):
+        load_e2e("custom", folder)
+    (folder / MANIFEST_FILE).unlink()
+    with pytest.raises(ValueError, match=r"holds train-00000-of-00001\.parquet of another preparation"):
+        prepare_raw(raw, folder)
+    (folder / prepare_module.PROGRESS_FOLDER).mkdir(exist_ok=True)
+    with pytest.raises(FileError, match="is not complete: run `e2evit prepare`"):
+        load_e2e("custom", folder)

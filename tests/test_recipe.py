@@ -18,6 +18,11 @@ def parse_recipe(*argument_classes, arguments, first=None):
     return parse("e2evit test", "What it does.", arguments, *argument_classes, first=first)
 
 
+def test_more_workers_than_any_machine_has_cores():
+    with pytest.raises(ValueError, match="`num_workers` must be at most 512, got 100000"):
+        TrainArguments(num_workers=100_000)
+
+
 def test_recipe_defaults_file_command_line(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("learning_rate: 1e-4\nflips: false\nnum_train_epochs: 3\n")

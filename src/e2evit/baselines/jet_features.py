@@ -153,7 +153,8 @@ def _jet_features(dataset: Dataset, schema: DatasetSchema) -> dict[str, np.ndarr
     near = {name: _near(channel, *centre, JET_RADIUS) for name, channel in pixels.items()}
     calorimeter = _near(calorimeter, *centre, JET_RADIUS)
     features = _calorimeter_features(calorimeter, near, centre, number)
-    tracks, d0, dz = near["trk_pt"], near["trk_d0"].value, near["trk_dz"].value
+    tracks = near["trk_pt"]
+    d0, dz = (_values_at(tracks, near[name]) for name in ("trk_d0", "trk_dz"))
     features |= _track_features(tracks, np.abs(dz) < _PRIMARY_DZ, centre, number)
     for layer in (1, 2, 3):
         hits = near[f"bpix{layer}"]
@@ -192,6 +193,19 @@ def _centre(pixels: Pixels, num_jets: int):
 
 def _near(pixels: Pixels, eta, phi, radius: float) -> Pixels:
     return pixels.select(np.hypot(pixels.eta - eta[pixels.jet], pixels.phi - phi[pixels.jet]) < radius)
+
+
+def _values_at(places: Pixels, layer: Pixels) -> np.ndarray:
+    """The values of a layer in the pixels of another one; 0 where it has none."""
+    wanted, known = (
+        (some.jet * ROWS + some.row) * 360 + np.rint(np.degrees(some.phi)).astype(np.int64) % 360
+        for some in (places, layer)
+    )
+    if not len(known):
+        return np.zeros(len(wanted))
+    order = np.argsort(known)
+    nearest = order[np.searchsorted(known[order], wanted).clip(max=len(known) - 1)]
+    return np.where(known[nearest] == wanted, layer.value[nearest], 0.0)
 
 
 def _calorimeter_features(cells: Pixels, near: dict[str, Pixels], centre, number: int) -> dict[str, np.ndarray]:

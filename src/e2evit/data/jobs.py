@@ -14,6 +14,8 @@ from threading import Thread
 
 from tqdm import tqdm
 
+from .manifest import sync
+
 __all__ = ["cannot_write", "claim", "follow", "remove_leftovers", "workers", "write_whole", "write_whole_text"]
 
 SCHEDULER_TIMEOUT = 30  # seconds
@@ -121,7 +123,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
         write(temporary)
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:

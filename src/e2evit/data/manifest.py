@@ -12,7 +12,7 @@ __all__ = [
     "damage",
     "digest_of",
     "sha256_of",
-    "sync_folder",
+    "sync",
     "weights_hashes",
     "write_manifest",
 ]
@@ -41,9 +41,9 @@ def digest_of(record: dict) -> str:
     return sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def sync_folder(folder: Path) -> None:
-    """Have the disk hold the names in a folder, so that a file created or renamed there outlives a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Have the disk hold a file, or the names in a folder, so that they outlive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -64,7 +64,7 @@ def write_manifest(folder: Path) -> None:
         file.write(json.dumps(files, indent=1))  # no end of line, whose loss would go unnoticed
         file.flush()
         os.fsync(file.fileno())
-    sync_folder(folder)
+    sync(folder)
 
 
 def damage(folder: Path) -> str | None:

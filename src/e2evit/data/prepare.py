@@ -18,8 +18,8 @@ from .files import Piece, read_rows
 from .formats import BadRows, FileError
 from .jobs import cannot_write, claim, follow, remove_leftovers, workers, write_whole_text
 from .locks import held
-from .manifest import digest_of, sha256_of
-from .resolve import ROWS_PATTERNS, find_schema, stamp_files
+from .manifest import digest_of, sha256_of, sync
+from .resolve import MANIFEST_FILE, PROGRESS_FOLDER, ROWS_PATTERNS, find_schema, stamp_files
 from .schema import DatasetSchema, row_features
 from .sparse import COLUMN_ENCODINGS
 from .splits import SPLIT_FRACTIONS, SplitRule
@@ -30,7 +30,7 @@ __all__ = ["MANIFEST_FILE", "damaged_shards", "prepare"]
 
 logger = logging.getLogger(__name__)
 
-MANIFEST_FILE, BAD_ROWS_FILE, PROGRESS_FOLDER = "e2evit.json", "bad_rows.json", ".progress"
+BAD_ROWS_FILE = "bad_rows.json"
 GROUP_ROWS = 1000
 SAMPLE_ROWS = 256
 
@@ -111,6 +111,7 @@ def prepare(
         for folder in (progress, output_dir / "data"):
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
+        _refuse_strays(output_dir / "data", len(pieces))
         claim(progress / "settings.json", record)
         plan = (source, output, rule, on_bad_rows)
         jobs = [(_write_piece, output_dir, number, len(pieces), *piece, *plan) for number, piece in enumerate(pieces)]
@@ -144,6 +145,16 @@ def _rows_per_shard(schema: DatasetSchema, data_dir, megabytes: float) -> int:
     largest = 1.0 if schema.own_split else SPLIT_FRACTIONS["train"]
     rows = megabytes * 1e6 / (buffer.tell() / table.num_rows * largest)
     return max(GROUP_ROWS, round(rows / GROUP_ROWS) * GROUP_ROWS)
+
+
+def _refuse_strays(folder: Path, total: int) -> None:
+    """Refuse a folder with shards that this preparation would not replace, and readers would add to its rows."""
+    names = {f"{split}-{number:05d}-of-{total:05d}.parquet" for split in SPLIT_FRACTIONS for number in range(total)}
+    if strays := sorted({path.name for path in folder.glob("*.parquet")} - names):
+        raise ValueError(
+            f"{folder} holds {', '.join(strays[:5])} of another preparation: remove what is there, or choose another "
+            "folder."
+        )
 
 
 def _record_path(output_dir: Path, number: int) -> Path:
@@ -254,11 +265,13 @@ class _Shard:
         if self.waiting:
             self._write(GROUP_ROWS)
         if self.writer is None:
+            self.path.unlink(missing_ok=True)  # of an earlier preparation
             return None
         try:
             self.writer.close()
             digest = sha256_of(self.temporary, sync=True)
             self.temporary.replace(self.path)
+            sync(self.path.parent)
         except OSError as error:
             raise cannot_write(self.path, error) from error
         return {"file": self.path.name, "rows": self.rows, "sha256": digest}

@@ -8,10 +8,11 @@ from .files import Piece, find_mismatch
 from .formats import FileError, linked_files
 from .parquet import open_parquet
 from .schema import SCHEMAS, DatasetSchema, parse_schema, read_schema
-from .storage import file_stamp, list_files, relative_name
+from .storage import absolute, file_stamp, is_remote, list_files, relative_name
 
-__all__ = ["ROWS_PATTERNS", "find_files", "find_schema", "stamp_files"]
+__all__ = ["MANIFEST_FILE", "PROGRESS_FOLDER", "ROWS_PATTERNS", "find_files", "find_schema", "stamp_files"]
 
+MANIFEST_FILE, PROGRESS_FOLDER = "e2evit.json", ".progress"  # of prepared data sets
 ROWS_PATTERNS = ("data/*.parquet", "*.parquet")  # of prepared data sets, and of simulated ones
 
 
@@ -64,13 +65,34 @@ def find_files(schema: DatasetSchema, data_dir: str | Path | None) -> list[str]:
 
     Raises:
         FileNotFoundError: if the folder or its files are missing.
+        FileError: for a prepared data set that is not complete, or holds other files.
     """
     if data_dir is None:
         raise FileNotFoundError(f"Pass `data_dir`, the folder of the data set {schema.name!r}. {_hint(schema)}")
     files = _list(schema, data_dir)
     if not files:
         raise FileNotFoundError(f"Data set {schema.name!r}: no {schema.pattern} in {data_dir}. {_hint(schema)}")
+    if schema.format == "rows" and not is_remote(data_dir):
+        _check_complete(Path(absolute(data_dir)), {Path(path).name for path in files})
     return files
+
+
+def _check_complete(folder: Path, names: set[str]) -> None:
+    """Refuse what an interrupted preparation left, and shards of another one; whole splits may be missing."""
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        if (folder / PROGRESS_FOLDER).is_dir():
+            raise FileError(f"{folder} is not complete: run `e2evit prepare` with the same arguments to the end.")
+        return
+    try:
+        shards = json.loads(path.read_text(encoding="utf-8"))["shards"]
+        listed = [{entry["file"] for entry in entries} for entries in shards.values()]
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise FileError(f"{path} is damaged ({error!r}): restore it.") from None
+    if strays := sorted(names.difference(*listed)):
+        raise FileError(f"{folder} holds {', '.join(strays[:5])}, which {MANIFEST_FILE} does not list: move it away.")
+    if lacking := sorted(name for split in listed if split & names for name in split - names):
+        raise FileError(f"{folder} lacks {', '.join(lacking[:5])}, which {MANIFEST_FILE} lists: restore it.")
 
 
 def stamp_files(schema: DatasetSchema, data_dir: str | Path) -> dict[str, str]:

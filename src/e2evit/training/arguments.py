@@ -18,6 +18,7 @@ __all__ = [
     "TrainArguments",
 ]
 
+MAX_WORKERS = 512  # each is a process that has imported torch
 SPLITS = ("train", "validation", "test")
 
 
@@ -111,7 +112,7 @@ class TrainArguments:
     resume_from_checkpoint: bool = _field(False, "Resume the run in `output_dir` from its newest state, if any.")
     overwrite_output_dir: bool = _field(False, "Start over in an `output_dir` that is not empty.")
     save_steps: int = _field(0, "Optimizer steps between saved states, besides one per epoch; 0: only those.")
-    keep_states: int = _field(1, "Number of states to keep.")
+    keep_states: int = _field(2, "Number of states to keep; the older one is resumed if the newest is damaged.")
     num_train_epochs: int = _field(10, "Passes over the training split.")
     per_device_batch_size: int = _field(64, "Jets in a batch of one process.")
     gradient_accumulation_steps: int = _field(1, "Batches per optimizer step.")
@@ -140,6 +141,8 @@ class TrainArguments:
         others = ("save_steps", "head_first_epochs", "early_stopping_epochs", "max_grad_norm", "weight_decay")
         others += ("learning_rate", "layer_decay", "ema_decay", "warmup_ratio", "num_workers")
         _require(self, at_least=dict.fromkeys(positive, 1) | dict.fromkeys(others, 0))
+        if self.num_workers > MAX_WORKERS:
+            raise ValueError(f"`num_workers` must be at most {MAX_WORKERS}, got {self.num_workers}.")
         if self.ema_decay >= 1 or self.warmup_ratio > 1:
             raise ValueError(
                 "`ema_decay` must be below 1 and `warmup_ratio` at most 1, "

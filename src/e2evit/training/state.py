@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig
 
-from e2evit.data.manifest import MANIFEST_FILE, damage, sync_folder, write_manifest
+from e2evit.data.manifest import MANIFEST_FILE, damage, sync, write_manifest
 
 from .weights import RunningMean
 
@@ -136,7 +136,7 @@ class RunState:
                 write_manifest(temporary)
                 shutil.rmtree(final, ignore_errors=True)
                 temporary.rename(final)
-                sync_folder(self.folder)  # before older states are removed
+                sync(self.folder)  # before older states are removed
         except (OSError, RuntimeError, SafetensorError) as error:
             if main:
                 shutil.rmtree(temporary, ignore_errors=True)
