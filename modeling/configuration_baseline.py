@@ -49,6 +49,12 @@ class BaselineConfig(E2EConfig):
         super().__post_init__(**kwargs)
 
     @property
+    def hidden_size(self) -> int:
+        """Width of the tokens that the wrapped model returns."""
+        sizes = getattr(self.backbone_config, "hidden_sizes", None)
+        return sizes[-1] if sizes else self.backbone_config.hidden_size  # pyright: ignore[reportOptionalMemberAccess]
+
+    @property
     def num_weights(self) -> int:
         backbone = self.backbone_config
         blocks, width = (getattr(backbone, name, 0) for name in ("num_hidden_layers", "hidden_size"))

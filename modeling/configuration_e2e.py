@@ -21,6 +21,8 @@ from .limits_e2e import (
 __all__ = ["E2EConfig"]
 
 MAX_LOG_MASS = 40  # of ln(mass / GeV): its exponential is a finite mass
+# overriding the first makes what a file says of the second stale
+STALE = {"id2label": "label2id", "out_features": "out_indices", "out_indices": "out_features"}
 
 
 @strict_config
@@ -59,6 +61,10 @@ class E2EConfig(PreTrainedConfig):
         mass_loss_weight (`float`): Weight of the mass loss relative to the cross-entropy; 0 makes a pure classifier.
         label_smoothing (`float`): Fraction of the target probability that is spread over all classes.
         class_weights (`tuple[float, ...]`, *optional*): Weights of the classes in the cross-entropy.
+        problem_type (`str`, *optional*):
+            What `labels` are, as in transformers: `"single_label_classification"`, `"multi_label_classification"` or
+            `"regression"`. By default, one output is a regression, and several with floating-point labels are
+            multi-label.
         initializer_range (`float`): Standard deviation of the truncated normal initialisation.
     """
 
@@ -80,7 +86,18 @@ class E2EConfig(PreTrainedConfig):
     class_weights: tuple[float, ...] | list[float] | None = limited(None, POSITIVE)
     initializer_range: float | int = limited(0.02, NON_NEGATIVE)
 
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As in transformers, but overrides become fields before the others are derived and all are checked."""
+        known = {*cls.__dataclass_fields__, *STALE} - {"dtype"}  # which may be "auto"
+        overrides = {name: kwargs.pop(name) for name in known & kwargs.keys()}
+        stale = {STALE[name] for name in overrides if name in STALE}
+        return super().from_dict({k: v for k, v in config_dict.items() if k not in stale} | overrides, **kwargs)
+
     def __setattr__(self, name, value):
+        derived = getattr(type(self), name, None)
+        if isinstance(derived, property) and derived.fset is None:
+            raise ValueError(f"`{name}` of {type(self).__name__} follows from other fields: set those.")
         known = type(self).__dataclass_fields__.get(name)
         if known is not None and "limits" in known.metadata:
             check_limits(name, value, known.metadata["limits"])
@@ -100,6 +117,18 @@ class E2EConfig(PreTrainedConfig):
             super().__post_init__(**kwargs)
         except (AttributeError, TypeError) as error:  # of transformers' own fields
             raise ValueError(f"A field of the configuration has a wrong value: {error}.") from error
+
+    def _settle_stages(self, number: int, fields: dict) -> None:
+        """Name the stages of a backbone, and take what it returns out of `fields`: the last stage by default."""
+        stored = fields.pop("stage_names", None) or []
+        self.stage_names = ["stem", *(f"stage{i + 1}" for i in range(number))]
+        features, indices = fields.pop("out_features", None), fields.pop("out_indices", None)
+        if features and features == stored[-1:]:
+            features = indices = None  # the default, perhaps of a model with more stages
+        if features and all(name in stored for name in features):
+            # the first XCiT checkpoints name a stage after its block
+            features = [name.replace("block", "stage") for name in features]
+        self.set_output_features_output_indices(out_features=features, out_indices=indices)
 
     def _settle_labels(self, num_labels: int | None) -> None:
         """Check the classes, and derive `label2id` if only `id2label` is given."""
@@ -122,6 +151,11 @@ class E2EConfig(PreTrainedConfig):
             self.label2id = numbers
         elif {name: str(number) for name, number in self.label2id.items()} != {n: i for i, n in names.items()}:
             raise ValueError(f"`label2id` must be the inverse of `id2label`, got {str(self.label2id)[:200]}.")
+
+    @property
+    def has_exclusive_classes(self) -> bool:
+        """Whether an image has one class, whose probabilities are a softmax."""
+        return self.problem_type in (None, "single_label_classification")
 
     @property
     def num_inputs(self) -> int:
@@ -180,4 +214,9 @@ class E2EConfig(PreTrainedConfig):
             raise ValueError(
                 f"`class_weights` needs one positive number for each of the {self.num_labels} classes, "
                 f"got {self.class_weights}."
+            )
+        if not self.has_exclusive_classes and (self.class_weights is not None or self.label_smoothing):
+            raise ValueError(
+                "`class_weights` and `label_smoothing` are for images of one class each, got `problem_type` "
+                f"{self.problem_type!r}."
             )

@@ -64,10 +64,18 @@ class LinearViTConfig(BackboneConfigMixin, E2EConfig):
     layer_norm_eps: float = limited(1e-5, POSITIVE)
 
     def __post_init__(self, **kwargs):
-        self.stage_names = ["stem", *(f"stage{number + 1}" for number in range(len(self.depths)))]
-        chosen = {name: kwargs.pop(name, None) for name in ("out_features", "out_indices")}
-        self.set_output_features_output_indices(**chosen)
+        self._settle_stages(len(self.depths), kwargs)
         super().__post_init__(**kwargs)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the tokens that the model returns: of its last stage."""
+        return self.hidden_sizes[-1]
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of stages, of which each returns hidden states."""
+        return len(self.depths)
 
     @property
     def num_weights(self) -> int:

@@ -33,7 +33,7 @@ class XCiTConfig(BackboneConfigMixin, E2EConfig):
         drop_path_rate (`float`): Probability of dropping a sample's residual branch, the same in every block.
         layer_norm_eps (`float`): As in the authors' code.
         out_features (`list[str]`), out_indices (`list[int]`), *optional*:
-            What an [`AutoBackbone`] returns, from `stem`, `block1`, ...; the last one by default.
+            What an [`AutoBackbone`] returns, from `stem`, `stage1` (its first block), ...; the last one by default.
     """
 
     model_type = "xcit"
@@ -51,9 +51,7 @@ class XCiTConfig(BackboneConfigMixin, E2EConfig):
     layer_norm_eps: float = limited(1e-6, POSITIVE)
 
     def __post_init__(self, **kwargs):
-        self.stage_names = ["stem", *(f"block{number + 1}" for number in range(self.num_hidden_layers))]
-        chosen = {name: kwargs.pop(name, None) for name in ("out_features", "out_indices")}
-        self.set_output_features_output_indices(**chosen)
+        self._settle_stages(self.num_hidden_layers, kwargs)
         super().__post_init__(**kwargs)
 
     @property

@@ -1,11 +1,13 @@
 """E2EImageProcessor: detector images, dense or sparse, in detector units, to `pixel_values` in network units."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import signature
 from math import prod
 
 import numpy as np
 import torch
 from transformers import BaseImageProcessor, BatchFeature
+from transformers.image_utils import is_pil_image
 
 from .geometry_e2e import DETECTOR_ROWS, TRANSVERSE, transverse_factor, window_rows
 from .limits_e2e import COUNTS, POSITIVE, REAL, check_limits
@@ -13,6 +15,8 @@ from .limits_e2e import COUNTS, POSITIVE, REAL, check_limits
 __all__ = ["E2EImageProcessor", "compress", "to_numpy"]
 
 AUX_COLUMNS = ("pt", "ieta", "iphi")
+ORDERS = ("channels_first", "channels_last")
+SETTINGS = {"channel_names": ("channel_scale",), "aux_names": ("aux_mean", "aux_std")}  # one for each name
 
 
 def compress(values, scale):
@@ -36,7 +40,9 @@ class E2EImageProcessor(BaseImageProcessor):
         image_size (`int` or `Sequence[int]`): Side, or height (eta) and width (phi), in pixels.
         channel_scale (`Sequence[float]`, *optional*):
             One positive scale per channel, in the channel's unit (GeV, cm, hits); 1 by default.
-        data_format (`str`): Order of dense images: `"channels_first"` or `"channels_last"`.
+        data_format (`str`):
+            Order of dense images whose shape fits both: `"channels_first"` or `"channels_last"`. `input_data_format`
+            is another name of it.
         aux_names (`Sequence[str]`):
             Scalars of a row to return as `aux_values`: `"log_pt"` (pT in GeV), `"ieta"`, `"iphi"`.
         aux_mean, aux_std (`Sequence[float]`): Their means and standard deviations on the training jets.
@@ -53,6 +59,7 @@ class E2EImageProcessor(BaseImageProcessor):
         aux_names: Sequence[str] = (),
         aux_mean: Sequence[float] = (),
         aux_std: Sequence[float] = (),
+        input_data_format: str | None = None,
         **kwargs,
     ):
         # a class that does not come from the checkpoint's code will not save that code
@@ -63,7 +70,7 @@ class E2EImageProcessor(BaseImageProcessor):
         self.image_size = [image_size] * 2 if isinstance(image_size, int) else _listed("image_size", image_size)
         scale = [1.0] * len(self.channel_names) if channel_scale is None else channel_scale
         self.channel_scale = _listed("channel_scale", scale)
-        self.data_format = data_format
+        self.data_format = _known_order(input_data_format or data_format)
         self.aux_names = _listed("aux_names", aux_names)
         self.aux_mean, self.aux_std = _listed("aux_mean", aux_mean), _listed("aux_std", aux_std)
         check_limits("image_size", self.image_size, COUNTS["pixels"])
@@ -81,12 +88,28 @@ class E2EImageProcessor(BaseImageProcessor):
                 f"`channel_scale` needs one positive number for each of the {len(self.channel_names)} channels, "
                 f"got {self.channel_scale}."
             )
-        if data_format not in ("channels_first", "channels_last"):
-            raise ValueError(f"`data_format` is 'channels_first' or 'channels_last', got {data_format!r}.")
         if not len(self.aux_names) == len(self.aux_mean) == len(self.aux_std):
             raise ValueError("`aux_names`, `aux_mean` and `aux_std` need the same length.")
         if unknown := set(self.aux_names) - {"log_pt", *AUX_COLUMNS}:
             raise ValueError(f"`aux_names` are log_pt, {', '.join(AUX_COLUMNS)}; got {', '.join(sorted(unknown))}.")
+
+    @classmethod
+    def from_dict(cls, image_processor_dict, **kwargs):
+        """As in transformers, but overrides are checked, and those of names select what belongs to these names."""
+        overrides = {name: kwargs.pop(name) for name in signature(cls).parameters.keys() & kwargs.keys()}
+        for names, settings in SETTINGS.items():
+            stored = [name for name in (names, *settings) if image_processor_dict.get(name) is not None]
+            if names not in overrides or names not in stored:
+                continue
+            chosen, known = _listed(names, overrides[names]), image_processor_dict[names]
+            for setting in set(settings) & set(stored) - overrides.keys():
+                if unknown := [name for name in chosen if name not in known]:
+                    raise ValueError(
+                        f"`{names}`: this processor has {', '.join(known)}, but no {', '.join(map(str, unknown))}; "
+                        f"pass `{setting}` too."
+                    )
+                overrides[setting] = [image_processor_dict[setting][known.index(name)] for name in chosen]
+        return super().from_dict(image_processor_dict | overrides, **kwargs)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -100,18 +123,21 @@ class E2EImageProcessor(BaseImageProcessor):
         return_tensors: str | None = None,
         data_format: str | None = None,
         channel_names: Sequence[str] | None = None,
+        input_data_format: str | None = None,
         **kwargs,
     ) -> BatchFeature:
         """Detector images to network input.
 
         Args:
             images:
-                A dense image `(C, H, W)`, a batch `(B, C, H, W)` or a list of images (numpy or torch; channels last
-                with `data_format`); or a sparse row, a mapping with `pixel_index` and `pixel_value` (and `pt`, `ieta`,
+                A dense image `(C, H, W)` or `(H, W, C)`, a batch of them or a list of images (numpy, torch or PIL);
+                or a sparse row, a mapping with `pixel_index` and `pixel_value` (and `pt`, `ieta`,
                 `iphi` for `aux_names`), or a list of rows; or, fastest, many rows in one mapping: their pixels
                 concatenated, with `row_offsets` `(B + 1,)` where each row begins and the last one ends.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`.
-            data_format (`str`, *optional*): Overrides the processor's for dense images.
+            input_data_format, data_format (`str`, *optional*):
+                The order of dense images, `"channels_first"` or `"channels_last"`; by default the only one that fits
+                their shape, or the processor's.
             channel_names (`Sequence[str]`, *optional*):
                 What the channels of `images` hold: the processor's own names, or `ecal` and `hcal` where the
                 processor has `ecal_et` and `hcal_et`. Required by such a processor, the processor's by default
@@ -127,6 +153,7 @@ class E2EImageProcessor(BaseImageProcessor):
         """
         if kwargs:
             raise ValueError(f"Unknown arguments of E2EImageProcessor: {', '.join(sorted(kwargs))}.")
+        images = [images] if is_pil_image(images) else images
         if isinstance(images, (str, bytes)) or not hasattr(images, "__len__"):
             raise ValueError(f"Image 0: expected an array, or a row of pixels, got {type(images).__name__}.")
         converted = self._converted_channels(channel_names)
@@ -146,7 +173,8 @@ class E2EImageProcessor(BaseImageProcessor):
                 "with `pixel_index`, `pixel_value` and `ieta`."
             )
         else:
-            pixel_values = self._from_dense(images, data_format or self.data_format)
+            order = input_data_format or data_format
+            pixel_values = self._from_dense(images, order and _known_order(order))
         features = {"pixel_values": pixel_values}
         if self.aux_names and columns is not None:
             features["aux_values"] = self._aux_values(columns)
@@ -247,26 +275,35 @@ class E2EImageProcessor(BaseImageProcessor):
         value[chosen] *= transverse_factor(detector_rows, is_ecal)
         return value
 
-    def _from_dense(self, images, data_format: str) -> np.ndarray:
-        if not isinstance(images, (np.ndarray, torch.Tensor)):
-            images = [to_numpy(image) for image in images]
-            images = np.stack(images) if images else np.empty((0, *self.image_shape))
-        images = _to_float32(images)
-        if images.ndim == 3:
-            images = images[None]
-        if data_format == "channels_last":
-            images = np.moveaxis(images, -1, 1)
-        if images.shape[1:] != self.image_shape:
-            raise ValueError(
-                f"Expected images of shape {self.image_shape} (channels {', '.join(self.channel_names)}; eta; phi), "
-                f'got {images.shape[1:]}. If they store channels last, pass `data_format="channels_last"`.'
-            )
+    def _from_dense(self, images, order: str | None) -> np.ndarray:
+        if isinstance(images, (np.ndarray, torch.Tensor)):
+            images = self._channels_first(images, order)
+            images = images[None] if images.ndim == 3 else images
+        else:
+            images = [self._channels_first(image, order) for image in images]
+            images = np.stack(images) if images else np.empty((0, *self.image_shape), np.float32)
         image, channel, row, column = np.nonzero(images)
         value = images[image, channel, row, column]
         pixel_values = np.zeros_like(images, order="C")
         scale = np.asarray(self.channel_scale, dtype=np.float32)[channel]
         pixel_values[image, channel, row, column] = _compress_finite(value, scale, image)
         return pixel_values
+
+    def _channels_first(self, images, order: str | None) -> np.ndarray:
+        """One image or a batch of them, `(..., C, H, W)`, float32."""
+        if is_pil_image(images):
+            images, order = np.atleast_3d(images), "channels_last"
+        images = _to_float32(images)
+        channels, height, width = self.image_shape
+        shapes = {"channels_first": (channels, height, width), "channels_last": (height, width, channels)}
+        fitting = [name for name, shape in shapes.items() if images.shape[-3:] == shape]
+        order = order or (fitting[0] if len(fitting) == 1 else self.data_format)
+        if order not in fitting or images.ndim > 4:
+            raise ValueError(
+                f"Expected images of shape {shapes[order]} (channels {', '.join(self.channel_names)}; eta; phi), "
+                f"got {images.shape[-3:]} in the order {order}."
+            )
+        return np.moveaxis(images, -1, -3) if order == "channels_last" else images
 
     def _aux_values(self, columns: Mapping) -> np.ndarray:
         unknown = np.full(len(columns["row_offsets"]) - 1, np.nan)
@@ -299,6 +336,12 @@ def _numbers(name: str, values: list) -> np.ndarray:
     return numbers
 
 
+def _known_order(data_format: str) -> str:
+    if data_format not in ORDERS:
+        raise ValueError(f"`input_data_format` (`data_format`) is {' or '.join(ORDERS)}, got {data_format!r}.")
+    return str(getattr(data_format, "value", data_format))
+
+
 def _compress_finite(value: np.ndarray, scale: np.ndarray, image: np.ndarray) -> np.ndarray:
     """[`compress`], which must leave each pixel finite; all arguments are per pixel."""
     with np.errstate(all="ignore"):
@@ -319,7 +362,8 @@ def to_numpy(values) -> np.ndarray:
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         values = values.to_dense() if values.layout != torch.strided else values
-        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # NumPy has no bfloat16
+        is_known = not values.is_floating_point() or values.dtype in (torch.float16, torch.float32, torch.float64)
+        return (values if is_known else values.float()).numpy()  # NumPy has no bfloat16
     return np.asarray(values)
 
 

@@ -78,14 +78,17 @@ def limited(default: Any, limits: Limits) -> Any:
 def strict_config(cls: type[Config]) -> type[Config]:
     """`strict` of huggingface_hub, whose errors become `ValueError`s of one line."""
     config_class = strict(cls)
-    initialise: Callable[..., None] = config_class.__init__
+    for name in ("__init__", "validate"):
+        setattr(config_class, name, _in_one_line(getattr(config_class, name)))
+    return config_class
 
-    @wraps(initialise)
-    def __init__(self, **fields):
+
+def _in_one_line(method: Callable[..., None]) -> Callable[..., None]:
+    @wraps(method)
+    def checked(self, **fields):
         try:
-            initialise(self, **fields)
+            method(self, **fields)
         except StrictDataclassError as error:
             raise ValueError(str(error.__cause__ or error)) from None
 
-    config_class.__init__ = __init__
-    return config_class
+    return checked

@@ -44,14 +44,20 @@ class BaselineModel(BaselinePreTrainedModel):
         return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
 
     @can_return_tuple
-    def forward(self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None) -> E2EModelOutput:
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs,
+    ) -> E2EModelOutput:
         """`pixel_values` `(B, C, H, W)` of the configured size; see [`E2EModelOutput`]."""
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
+        wanted = self.wants_hidden_states(output_hidden_states, kwargs)
         if pixel_values.shape[0] == 0:
             raise ValueError("The models of transformers need at least one image, got an empty batch.")
         pixels = self.pixels(pixel_values).to(next(self.backbone.parameters()).dtype)
-        outputs = self.backbone(pixels, output_hidden_states=output_hidden_states, return_dict=True)
+        asked = {"output_attentions": True} if output_attentions else {}
+        outputs = self.backbone(pixels, output_hidden_states=output_hidden_states or wanted, return_dict=True, **asked)
         tokens = outputs.last_hidden_state
         pooled = outputs.pooler_output  # normalised, if the model has a norm after its own average
         if tokens.ndim == 4:  # convolutional models return an image
@@ -59,7 +65,8 @@ class BaselineModel(BaselinePreTrainedModel):
         return E2EModelOutput(
             last_hidden_state=tokens,
             pooler_output=tokens.mean(dim=1) if pooled is None else pooled.flatten(1),
-            hidden_states=outputs.hidden_states if output_hidden_states else None,
+            hidden_states=outputs.hidden_states if wanted else None,
+            attentions=outputs.get("attentions"),
         )
 
 
@@ -69,7 +76,5 @@ class BaselineForImageClassification(BaselinePreTrainedModel, E2EForImageClassif
     def __init__(self, config):
         super().__init__(config)
         self.baseline = BaselineModel(config)
-        backbone = config.backbone_config
-        sizes = getattr(backbone, "hidden_sizes", None)
-        self.head = E2EHead(config, sizes[-1] if sizes else backbone.hidden_size)
+        self.head = E2EHead(config, config.hidden_size)
         self.post_init()

@@ -14,9 +14,11 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
-from transformers.utils.generic import ModelOutput, can_return_tuple
+from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .modeling_head import E2EHead, e2e_loss, mass_in_gev
+
+KEYWORDS = {*TransformersKwargs.__annotations__, "interpolate_pos_encoding", "use_cache"}
 
 __all__ = [
     "E2EBackbone",
@@ -24,6 +26,7 @@ __all__ = [
     "E2EModelOutput",
     "E2EOutput",
     "E2EPreTrainedModel",
+    "TokenStates",
 ]
 
 
@@ -42,12 +45,40 @@ class E2EModelOutput(ModelOutput):
         feature_maps (`tuple[torch.Tensor, ...]`):
             With `output_hidden_states`: the same tokens as images `(batch_size, hidden_size, height, width)`, as
             transformers' backbones return them; views, not copies.
+        attentions (`tuple[torch.Tensor, ...]`):
+            With `output_attentions`, those of a wrapped model that has them; see `attention_maps` for the others.
     """
 
     last_hidden_state: torch.Tensor | None = None
     pooler_output: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     feature_maps: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class TokenStates:
+    """The tokens after the stem and each stage, kept where the gradient passes.
+
+    `keep` returns the tokens to compute on with: what it keeps lies between the stages and not beside them, so that
+    the result's gradient reaches it (Grad-CAM). All are views of one tensor.
+    """
+
+    def __init__(self, wanted: bool):
+        self.wanted, self.hidden_states, self.feature_maps = wanted, [], []
+
+    def keep(self, grid: torch.Tensor) -> torch.Tensor:
+        """`grid` `(B, H, W, D)`, the same tokens."""
+        if not self.wanted:
+            return grid
+        self.hidden_states.append(grid.flatten(1, 2))
+        self.feature_maps.append(self.hidden_states[-1].transpose(1, 2).unflatten(2, grid.shape[1:3]))
+        return self.feature_maps[-1].permute(0, 2, 3, 1)
+
+    def fields(self) -> dict[str, tuple[torch.Tensor, ...]]:
+        """Those of [`E2EModelOutput`]."""
+        if not self.wanted:
+            return {}
+        return {"hidden_states": tuple(self.hidden_states), "feature_maps": tuple(self.feature_maps)}
 
 
 @dataclass
@@ -69,7 +100,7 @@ class E2EOutput(ModelOutput):
             The two terms of `loss`, for logging. Both are dimensionless: `mass_loss` is of standardised masses.
         mass_outputs (`torch.Tensor` of shape `(batch_size, 1, 2 or 3)`):
             The mass head's output on the standardised scale; [`mass_in_gev`] reads it.
-        hidden_states (`tuple[torch.Tensor, ...]`):
+        hidden_states, attentions (`tuple[torch.Tensor, ...]`):
             As in [`E2EModelOutput`].
     """
 
@@ -81,6 +112,7 @@ class E2EOutput(ModelOutput):
     mass_loss: torch.Tensor | None = None
     mass_outputs: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 def _keep_inputs(kept: dict, name: str, module, inputs: tuple) -> None:
@@ -94,21 +126,39 @@ class E2EPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ["image"]
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # a `Trainer` divides the loss by its accumulation steps
     # false where the paper's code leaves convolutions at PyTorch's default
     _truncated_normal_convolutions = True
+
+    def __init__(self, config, *args, **kwargs):
+        config.validate()  # fields may have changed since it was made
+        super().__init__(config, *args, **kwargs)
 
     @classmethod
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
         """As in transformers, but a checkpoint of this very class must hold all weights: missing ones would be random.
+
+        A caller who asks for `output_loading_info` gets their names instead.
 
         Raises:
             ValueError: naming the first that it lacks.
         """
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # pyright: ignore[reportGeneralTypeIssues]
         missing = sorted(info["missing_keys"])
-        if missing and cls.__name__ in (model.config.architectures or ()):
+        if missing and not output_loading_info and cls.__name__ in (model.config.architectures or ()):
             raise ValueError(f"{model.name_or_path} lacks {len(missing)} of its weights, such as {missing[0]}.")
         return (model, info) if output_loading_info else model
+
+    def wants_hidden_states(self, output_hidden_states: bool | None, keywords: dict) -> bool:
+        """Whether to return hidden states, by default as the configuration says; checks the other keywords of a call.
+
+        As in transformers, those that do not concern a model are accepted.
+        """
+        if unknown := keywords.keys() - KEYWORDS:
+            raise TypeError(f"{type(self).__name__} does not know {', '.join(sorted(unknown))}.")
+        if keywords.get("output_attentions", self.config.output_attentions):
+            raise ValueError(f"{type(self).__name__} returns no attentions: see `attention_maps`.")
+        return bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
 
     def compile(self, *args, **kwargs):
         """Like `nn.Module.compile`, but on CPUs inductor is told to keep layouts: near a convolution it mistakes
@@ -168,7 +218,8 @@ class E2EPreTrainedModel(PreTrainedModel):
             raise ValueError(f"{type(self).__name__} has no attention module with a known map.")
         try:
             with torch.no_grad():
-                stem = self.base_model(pixel_values, output_hidden_states=True).feature_maps[0]
+                outputs = self.base_model(pixel_values, output_hidden_states=True, return_dict=True)
+                stem = outputs.feature_maps[0]
         finally:
             for handle in handles:
                 handle.remove()
@@ -203,18 +254,19 @@ class E2EBackbone(BackboneMixin):
     """
 
     has_attentions = False  # none are returned; see `attention_maps`
-    base_model: nn.Module
+    base_model: Any
 
     @can_return_tuple
     def forward(
         self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs
     ) -> BackboneOutput:
         """`pixel_values` `(B, C, H, W)`; `feature_maps` `(B, D, H', W')`, one for each of `config.out_features`."""
-        outputs = self.base_model(pixel_values, output_hidden_states=True)
+        wanted = self.base_model.wants_hidden_states(output_hidden_states, kwargs)
+        outputs = self.base_model(pixel_values, output_hidden_states=True, return_dict=True)
         maps = zip(self.stage_names, outputs.feature_maps)
         return BackboneOutput(
             feature_maps=tuple(feature_map for name, feature_map in maps if name in self.out_features),
-            hidden_states=outputs.hidden_states if output_hidden_states else None,
+            hidden_states=outputs.hidden_states if wanted else None,
         )
 
 
@@ -232,6 +284,7 @@ class E2EForImageClassification(E2EPreTrainedModel):
         mass_labels: torch.Tensor | None = None,
         mass_weights: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
+        **kwargs,
     ) -> E2EOutput:
         r"""
         Args:
@@ -240,7 +293,8 @@ class E2EForImageClassification(E2EPreTrainedModel):
             aux_values (`torch.Tensor` of shape `(batch_size, config.num_aux_features)`, *optional*):
                 Standardised scalars.
             labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-                Class indices; -100 is left out of the loss.
+                Class indices; -100 is left out of the loss. For other values of `config.problem_type`, numbers of the
+                shape of the logits; NaN is left out.
             mass_labels (`torch.Tensor` of shape `(batch_size,)`, *optional*):
                 Masses in GeV; NaN is left out of the loss.
             mass_weights (`torch.Tensor` of shape `(batch_size,)`, *optional*):
@@ -251,7 +305,7 @@ class E2EForImageClassification(E2EPreTrainedModel):
         Raises:
             ValueError: if the number of channels or the shape of `aux_values` does not match the configuration.
         """
-        outputs = self.base_model(pixel_values, output_hidden_states=output_hidden_states)
+        outputs = self.base_model(pixel_values, output_hidden_states=output_hidden_states, return_dict=True, **kwargs)
         logits, mass_outputs, log_variances = self.head(
             outputs.pooler_output, aux_values, outputs.last_hidden_state, pixel_values
         )
@@ -268,4 +322,5 @@ class E2EForImageClassification(E2EPreTrainedModel):
             mass_loss=mass_loss,
             mass_outputs=mass_outputs,
             hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )

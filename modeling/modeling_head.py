@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from .modeling_stem import linear_pixels
 
-__all__ = ["E2EHead", "EnergyPooling", "e2e_loss", "mass_in_gev"]
+__all__ = ["E2EHead", "EnergyPooling", "class_loss", "class_scores", "e2e_loss", "mass_in_gev"]
 
 MIN_CONTENT = 1e-3  # a channel with less counts as empty, in units of linear pixels
 MASS_OUTPUTS = {"huber": 1, "gaussian": 2, "quantile": 3}
@@ -118,13 +118,13 @@ def mass_in_gev(config, mass_outputs: torch.Tensor) -> tuple[torch.Tensor, torch
 
 
 def e2e_loss(config, logits, mass_outputs, labels=None, mass_labels=None, mass_weights=None, log_variances=None):
-    """Cross-entropy plus a loss of standardised masses, each over the samples that have that target.
+    """The loss of the classes plus one of standardised masses, each over the samples that have that target.
 
     Args:
         config: Its `label_smoothing`, `class_weights`, `mass_loss`, `mass_loss_weight` and the mass scale.
         logits: `(B, num_labels)`.
         mass_outputs: `(B, k)`, see [`mass_in_gev`].
-        labels: `(B,)`; -100 is a missing target.
+        labels: As [`class_loss`].
         mass_labels: `(B,)` [GeV]; NaN is a missing target, and with `log_mass` so is a mass that is not positive.
         mass_weights: `(B,)`, weights of the samples in the mass loss, e.g. to flatten a spectrum.
         log_variances: `(2,)`, learned weights of the two terms instead of `mass_loss_weight` (equations 5 to 10 of
@@ -135,13 +135,7 @@ def e2e_loss(config, logits, mass_outputs, labels=None, mass_labels=None, mass_w
     """
     classification_loss = mass_loss = None
     if labels is not None:
-        weights = None if config.class_weights is None else logits.new_tensor(config.class_weights, dtype=torch.float)
-        total = F.cross_entropy(
-            logits.float(), labels, weights, reduction="sum", label_smoothing=config.label_smoothing
-        )
-        known = labels != -100
-        count = known.sum() if weights is None else weights[labels[known]].sum()
-        classification_loss = total / count.clamp(min=1e-6)
+        classification_loss = class_loss(config, logits, labels)
     if mass_labels is not None:
         known = mass_labels.isfinite() & (mass_labels > 0) if config.log_mass else mass_labels.isfinite()
         # replace missing targets before the difference: NaN times zero would still poison the gradient
@@ -151,6 +145,53 @@ def e2e_loss(config, logits, mass_outputs, labels=None, mass_labels=None, mass_w
         terms = _mass_terms(config.mass_loss, mass_outputs, target).where(known, 0.0)
         mass_loss = (terms * weights).sum() / weights.sum().clamp(min=1e-6)
     return _combine(config, classification_loss, mass_loss, log_variances), classification_loss, mass_loss
+
+
+def class_loss(config, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy, its binary form for several labels per image, or the squared error: see `config.problem_type`.
+
+    `labels` are `(B,)`, -100 where a target is missing; for the last two, numbers of the shape of `logits`
+    `(B, num_labels)` or, with one of them, `(B,)`, NaN where missing.
+    """
+    if _settled_problem_type(config, labels) == "single_label_classification":
+        weights = None if config.class_weights is None else logits.new_tensor(config.class_weights, dtype=torch.float)
+        total = F.cross_entropy(
+            logits.float(), labels, weights, reduction="sum", label_smoothing=config.label_smoothing
+        )
+        known = labels != -100
+        count = known.sum() if weights is None else weights[labels[known]].sum()
+        return total / count.clamp(min=1e-6)
+    labels = labels.unsqueeze(1) if labels.ndim == 1 and config.num_labels == 1 else labels
+    if labels.shape != logits.shape:
+        raise ValueError(
+            f"With `problem_type` {config.problem_type!r}, `labels` have the shape of the logits, "
+            f"{tuple(logits.shape)}; got {tuple(labels.shape)}."
+        )
+    known = ~labels.isnan()
+    # replace missing targets before the difference: NaN times zero would still poison the gradient
+    labels = labels.float().where(known, 0.0)
+    is_regression = config.problem_type == "regression"
+    loss = F.mse_loss if is_regression else F.binary_cross_entropy_with_logits
+    return (loss(logits.float(), labels, reduction="none") * known).sum() / known.sum().clamp(min=1)
+
+
+def _settled_problem_type(config, labels: torch.Tensor) -> str:
+    """What `labels` are, by transformers' rules; anything but one class each is kept in `config`, for pipelines."""
+    if config.problem_type is None:
+        if config.num_labels > 1 and not labels.is_floating_point():
+            return "single_label_classification"
+        config.problem_type = "regression" if config.num_labels == 1 else "multi_label_classification"
+        config.validate()
+    return config.problem_type
+
+
+def class_scores(config, logits: torch.Tensor) -> torch.Tensor:
+    """Probabilities from logits `(..., num_labels)`, or the numbers themselves of a regression."""
+    if config.problem_type == "regression":
+        return logits.float()
+    return (
+        logits.float().sigmoid() if config.problem_type == "multi_label_classification" else logits.float().softmax(-1)
+    )
 
 
 def _mass_terms(mass_loss: str, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from .modeling_attention import softmax_attention
 from .modeling_branches import attention_branch, depthwise_branch, local_branch, mlp_branch
 from .modeling_checkpointing import update_statistics_once
 from .modeling_depthwise import DepthwiseConv
-from .modeling_e2e import E2EBackbone, E2EForImageClassification, E2EModelOutput, E2EPreTrainedModel
+from .modeling_e2e import E2EBackbone, E2EForImageClassification, E2EModelOutput, E2EPreTrainedModel, TokenStates
 from .modeling_head import E2EHead
 from .modeling_layers import DropPath, FourierPositionEncoding, LocalInteraction, Mlp
 from .modeling_masked import E2EForMaskedImageModeling, embed_masked
@@ -211,28 +211,20 @@ class LinearViTModel(LinearViTPreTrainedModel):
         pixel_values: torch.Tensor,
         bool_masked_pos: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
+        **kwargs,
     ) -> E2EModelOutput:
         """`pixel_values` `(B, C, H, W)` of any size; `bool_masked_pos` `(B, N)` hides tokens of the stem's grid."""
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        grids = []  # [B, H', W', D] after the stem and each stage
+        states = TokenStates(self.wants_hidden_states(output_hidden_states, kwargs))
         hidden_states = embed_masked(self.downsample_layers[0], pixel_values, bool_masked_pos, self.mask_token)
         if self.pos_embed is not None:
             positions = self.pos_embed(*hidden_states.shape[1:3], hidden_states.device)
             hidden_states = hidden_states + positions.permute(0, 2, 3, 1)
-        if output_hidden_states:
-            grids.append(hidden_states)
+        hidden_states = states.keep(hidden_states)  # [B, H', W', D]
         for i, stage in enumerate(self.stages):
             hidden_states = stage(residual_stream(self.downsample_layers[i](hidden_states) if i else hidden_states))
-            if output_hidden_states:
-                grids.append(hidden_states)
+            hidden_states = states.keep(hidden_states)
         tokens = self.norm(hidden_states).flatten(1, 2)  # [B, N, D]
-        return E2EModelOutput(
-            last_hidden_state=tokens,
-            pooler_output=tokens.mean(dim=1),
-            hidden_states=tuple(grid.flatten(1, 2) for grid in grids) if output_hidden_states else None,
-            feature_maps=tuple(grid.permute(0, 3, 1, 2) for grid in grids) if output_hidden_states else None,
-        )
+        return E2EModelOutput(last_hidden_state=tokens, pooler_output=tokens.mean(dim=1), **states.fields())
 
 
 class LinearViTBackbone(E2EBackbone, LinearViTPreTrainedModel):
@@ -251,7 +243,7 @@ class LinearViTForImageClassification(LinearViTPreTrainedModel, E2EForImageClass
     def __init__(self, config):
         super().__init__(config)
         self.linearvit = LinearViTModel(config)
-        self.head = E2EHead(config, config.hidden_sizes[-1])
+        self.head = E2EHead(config, config.hidden_size)
         self.post_init()
 
 

@@ -114,6 +114,7 @@ class E2EForMaskedImageModeling(E2EPreTrainedModel):
         pixel_values: torch.Tensor,
         bool_masked_pos: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
+        **kwargs,
     ) -> E2EMaskedImageModelingOutput:
         r"""
         Args:
@@ -126,7 +127,9 @@ class E2EForMaskedImageModeling(E2EPreTrainedModel):
         Raises:
             ValueError: if a shape does not match the configuration or the image.
         """
-        outputs = self.base_model(pixel_values, bool_masked_pos, output_hidden_states=output_hidden_states)
+        outputs = self.base_model(
+            pixel_values, bool_masked_pos, output_hidden_states=output_hidden_states, return_dict=True, **kwargs
+        )
         height, width = pixel_values.shape[-2:]
         rows, columns = -(-height // self.stride), -(-width // self.stride)
         tokens = outputs.last_hidden_state[:, -rows * columns :]  # without a class token

@@ -14,7 +14,7 @@ from .configuration_xcit import XCiTConfig
 from .modeling_branches import attention_branch, local_branch, mlp_branch
 from .modeling_checkpointing import update_statistics_once
 from .modeling_cross_covariance import CrossCovarianceAttention
-from .modeling_e2e import E2EBackbone, E2EForImageClassification, E2EModelOutput, E2EPreTrainedModel
+from .modeling_e2e import E2EBackbone, E2EForImageClassification, E2EModelOutput, E2EPreTrainedModel, TokenStates
 from .modeling_head import E2EHead
 from .modeling_layers import DropPath, FourierPositionEncoding, LocalInteraction, Mlp
 from .modeling_masked import E2EForMaskedImageModeling, embed_masked
@@ -162,33 +162,26 @@ class XCiTModel(XCiTPreTrainedModel):
         pixel_values: torch.Tensor,
         bool_masked_pos: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
+        **kwargs,
     ) -> E2EModelOutput:
         """`pixel_values` `(B, C, H, W)` of any size; `bool_masked_pos` `(B, N)` hides tokens of the stem's grid.
 
         The first token returned is the class token.
         """
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
+        states = TokenStates(self.wants_hidden_states(output_hidden_states, kwargs))
         hidden_states = embed_masked(self.patch_embed, pixel_values, bool_masked_pos, self.mask_token)
         height, width = hidden_states.shape[1:3]
         positions = self.pos_embed(height, width, hidden_states.device).permute(0, 2, 3, 1)
-        hidden_states = (hidden_states + positions).flatten(1, 2)  # [B, N, D]
-        states = [hidden_states]
+        hidden_states = states.keep(hidden_states + positions).flatten(1, 2)  # [B, N, D]
         for block in self.blocks:
-            hidden_states = block(hidden_states, height, width)
-            states.append(hidden_states)
+            grid = block(hidden_states, height, width).unflatten(1, (height, width))
+            hidden_states = states.keep(grid).flatten(1, 2)
         hidden_states = torch.cat([self.cls_token.expand(hidden_states.shape[0], -1, -1), hidden_states], dim=1)
         for block in self.cls_attn_blocks:
             hidden_states = block(hidden_states)
         hidden_states = self.norm(hidden_states)
-        return E2EModelOutput(
-            last_hidden_state=hidden_states,
-            pooler_output=hidden_states[:, 0],
-            hidden_states=tuple(states) if output_hidden_states else None,
-            feature_maps=tuple(tokens.transpose(1, 2).unflatten(2, (height, width)) for tokens in states)
-            if output_hidden_states
-            else None,
-        )
+        pooled = hidden_states[:, 0]
+        return E2EModelOutput(last_hidden_state=hidden_states, pooler_output=pooled, **states.fields())
 
 
 class XCiTBackbone(E2EBackbone, XCiTPreTrainedModel):

@@ -14,6 +14,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from .files_e2e import Description, checked_channels, describe_file, file_channels, read_images
 from .image_processing_e2e import E2EImageProcessor
+from .modeling_head import class_scores
 
 __all__ = ["E2EFeaturesPipeline", "E2EJetsPipeline", "dataset_channels", "file_channels", "read_images"]
 
@@ -73,20 +74,10 @@ class _E2EPipeline(Pipeline):
     def preprocess(self, image, channel_names=None):
         number, image = (image.number, image.image) if isinstance(image, _Numbered) else (0, image)
         try:
-            features = self._process(image, channel_names)
+            features = self.image_processor(image, channel_names=channel_names, return_tensors="pt")
         except ValueError as error:  # the processor sees one image at a time
             raise ValueError(re.sub("^Image 0", f"Image {number}", str(error))) from error
         return {**features, "number": torch.tensor([number])}
-
-    def _process(self, image, channel_names):
-        processor = self.image_processor
-        if isinstance(image, Mapping):
-            return processor.preprocess(image, channel_names=channel_names, return_tensors="pt")
-        channels, height, width = processor.image_shape
-        orders = {(channels, height, width): "channels_first", (height, width, channels): "channels_last"}
-        # if the shape is ambiguous, the processor decides
-        order = orders.get(np.shape(image)) if len(orders) == 2 else None
-        return processor.preprocess(image, data_format=order, channel_names=channel_names, return_tensors="pt")
 
     def save_pretrained(self, save_directory, **kwargs):
         """Model and image processor; a pipeline that came with a checkpoint's code saves that code too."""
@@ -119,8 +110,8 @@ class E2EJetsPipeline(_E2EPipeline):
     of rows that have `ieta`. Parquet rows and data sets of e2evit provide it.
 
     Returns, for each image:
-        `label` and `score` of the most probable class, `scores` of all; `mass` [GeV] and `mass_uncertainty` [GeV], one
-        standard deviation, `None` if the model does not predict it.
+        `label` and `score` of the most probable class, `scores` of all (of a regression, its numbers); `mass` [GeV]
+        and `mass_uncertainty` [GeV], one standard deviation, `None` if the model does not predict it.
 
     Raises:
         As [`read_images`] and the image processor.
@@ -133,9 +124,9 @@ class E2EJetsPipeline(_E2EPipeline):
 
     def postprocess(self, outputs):
         _check_finite(outputs)
-        probabilities = outputs["logits"][0].float().softmax(-1).tolist()
         labels: dict = self.model.config.id2label or {}
-        scores = {labels[number]: value for number, value in enumerate(probabilities)}
+        scores = class_scores(self.model.config, outputs["logits"][0]).tolist()
+        scores = {labels[number]: value for number, value in enumerate(scores)}
         label = max(scores, key=scores.__getitem__)
         uncertainty = outputs.get("mass_scale_preds")
         return {

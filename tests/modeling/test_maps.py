@@ -75,7 +75,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(name):
 
 @pytest.mark.parametrize(
     ("name", "cls", "chosen"),
-    [("linearvit", LinearViTBackbone, ["stem", "stage2"]), ("xcit", XCiTBackbone, ["stem", "block2"])],
+    [("linearvit", LinearViTBackbone, ["stem", "stage2"]), ("xcit", XCiTBackbone, ["stem", "stage2"])],
 )
 def test_a_checkpoint_is_a_backbone(name, cls, chosen, tmp_path):
     """As in transformers' detection and segmentation: feature maps of chosen stages, equal to the model's own.

@@ -28,6 +28,7 @@ from transformers.hf_argparser import HfArg
 from e2evit.data import find_schema
 from e2evit.data.packaged import packaged_folder
 from e2evit.data.sparse import dense_to_sparse, sparse_to_dense
+from e2evit.modeling.modeling_head import class_scores
 from e2evit.plots import event_display, mass_axis, saliency_display
 from e2evit.plots.saliency import gradient_times_input
 from e2evit.training import find_checkpoint, import_model_module, load_model, read_config
@@ -110,8 +111,8 @@ class Demo:
         )
         with torch.no_grad():
             outputs = self.model(pixel_values=inputs["pixel_values"])
-        probabilities = outputs.logits[0].softmax(-1).tolist()
-        scores = {self.model.config.id2label[number]: value for number, value in enumerate(probabilities)}
+        scores = class_scores(self.model.config, outputs.logits[0]).tolist()
+        scores = {self.model.config.id2label[number]: value for number, value in enumerate(scores)}
         label = max(scores, key=scores.get)
         mass = outputs.mass_preds[0].item()
         uncertainty = None if outputs.mass_scale_preds is None else outputs.mass_scale_preds[0].item()

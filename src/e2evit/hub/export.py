@@ -47,7 +47,7 @@ class ExportModule(nn.Module):
         layout: `"nhwc"`, in which RecoE2E's producers flatten images, or `"nchw"`.
 
     Raises:
-        ValueError: for another layout, or a model that needs `aux_values`.
+        ValueError: for another layout, or a model that needs `aux_values` or whose outputs are not one class each.
     """
 
     def __init__(self, model: E2EForImageClassification, processor: E2EImageProcessor, layout: str = "nhwc"):
@@ -59,6 +59,8 @@ class ExportModule(nn.Module):
                 f"This model reads {model.config.num_aux_features} scalars besides the image, and CMSSW's producers "
                 "pass a single input: export a model without `num_aux_features`."
             )
+        if not model.config.has_exclusive_classes:
+            raise ValueError(f"CMSSW's producers read class probabilities, not a {model.config.problem_type}.")
         self.model, self.layout = model, layout
         self.register_buffer("channel_scale", torch.tensor(processor.channel_scale).reshape(1, -1, 1, 1))
 

@@ -83,6 +83,8 @@ def evaluate(
         raise ValueError(f"The {split} split has no jets to measure on.")
     processor = AutoImageProcessor.from_pretrained(trained_on.path)
     model = load_model(trained_on.path)
+    if not model.config.has_exclusive_classes:
+        raise ValueError(f"{checkpoint} is a {model.config.problem_type}; evaluate models of one class per jet.")
     dataset = align_labels(dataset, model.config.label2id)
     label_names = [model.config.id2label[number] for number in range(model.config.num_labels)]
     rows, collator = dataset[split], E2ECollator(processor, targets.mass_column)
