@@ -23,7 +23,16 @@ class BaselineConfig(E2EConfig):
 
     backbone_config: PreTrainedConfig | dict | None = None
 
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As in transformers; an override of `backbone_config` without a `model_type` changes single fields of it."""
+        stored, changed = config_dict.get("backbone_config"), kwargs.get("backbone_config")
+        if isinstance(stored, dict) and isinstance(changed, dict) and "model_type" not in changed:
+            kwargs["backbone_config"] = stored | changed
+        return super().from_dict(config_dict, **kwargs)
+
     def __post_init__(self, **kwargs):
+        self.validate_image()
         if self.backbone_config is None:
             self.backbone_config = {
                 "model_type": "vit",

@@ -215,8 +215,13 @@ class E2EConfig(PreTrainedConfig):
                 f"`class_weights` needs one positive number for each of the {self.num_labels} classes, "
                 f"got {self.class_weights}."
             )
-        if not self.has_exclusive_classes and (self.class_weights is not None or self.label_smoothing):
+        self.check_problem_type(self.problem_type)
+
+    def check_problem_type(self, problem_type: str | None) -> None:
+        """Refuse settings of the cross-entropy for other losses."""
+        is_softmax = problem_type in (None, "single_label_classification")
+        if not is_softmax and (self.class_weights is not None or self.label_smoothing):
             raise ValueError(
-                "`class_weights` and `label_smoothing` are for images of one class each, got `problem_type` "
-                f"{self.problem_type!r}."
+                f"`class_weights` and `label_smoothing` are for images of one class each, got {problem_type!r} "
+                "(`problem_type`)."
             )

@@ -151,9 +151,10 @@ def class_loss(config, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
     """Cross-entropy, its binary form for several labels per image, or the squared error: see `config.problem_type`.
 
     `labels` are `(B,)`, -100 where a target is missing; for the last two, numbers of the shape of `logits`
-    `(B, num_labels)` or, with one of them, `(B,)`, NaN where missing.
+    `(B, num_labels)` or, with one of them, `(B,)`, NaN (of integers, -100) where missing.
     """
-    if _settled_problem_type(config, labels) == "single_label_classification":
+    problem_type = _settled_problem_type(config, labels)
+    if problem_type == "single_label_classification":
         weights = None if config.class_weights is None else logits.new_tensor(config.class_weights, dtype=torch.float)
         total = F.cross_entropy(
             logits.float(), labels, weights, reduction="sum", label_smoothing=config.label_smoothing
@@ -164,25 +165,23 @@ def class_loss(config, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
     labels = labels.unsqueeze(1) if labels.ndim == 1 and config.num_labels == 1 else labels
     if labels.shape != logits.shape:
         raise ValueError(
-            f"With `problem_type` {config.problem_type!r}, `labels` have the shape of the logits, "
+            f"With `problem_type` {problem_type!r}, `labels` have the shape of the logits, "
             f"{tuple(logits.shape)}; got {tuple(labels.shape)}."
         )
-    known = ~labels.isnan()
+    known = ~labels.isnan() if labels.is_floating_point() else labels != -100
     # replace missing targets before the difference: NaN times zero would still poison the gradient
     labels = labels.float().where(known, 0.0)
-    is_regression = config.problem_type == "regression"
-    loss = F.mse_loss if is_regression else F.binary_cross_entropy_with_logits
+    loss = F.mse_loss if problem_type == "regression" else F.binary_cross_entropy_with_logits
     return (loss(logits.float(), labels, reduction="none") * known).sum() / known.sum().clamp(min=1)
 
 
 def _settled_problem_type(config, labels: torch.Tensor) -> str:
-    """What `labels` are, by transformers' rules; anything but one class each is kept in `config`, for pipelines."""
-    if config.problem_type is None:
-        if config.num_labels > 1 and not labels.is_floating_point():
-            return "single_label_classification"
-        config.problem_type = "regression" if config.num_labels == 1 else "multi_label_classification"
-        config.validate()
-    return config.problem_type
+    """What `labels` are, by transformers' rules; for pipelines, `config` keeps what floating-point ones are."""
+    if config.problem_type is None and labels.is_floating_point():
+        kind = "regression" if config.num_labels == 1 else "multi_label_classification"
+        config.check_problem_type(kind)
+        config.problem_type = kind
+    return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
 
 
 def class_scores(config, logits: torch.Tensor) -> torch.Tensor:

@@ -267,8 +267,6 @@ def _classes(label_names: Sequence[str]) -> dict:
     return {
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: number for number, name in enumerate(label_names)},
-        # one class without others is no regression
-        "problem_type": "single_label_classification" if len(label_names) == 1 else None,
     }
 
 

@@ -63,8 +63,9 @@ class E2ECollator:
         mass_column: str = "mass_labels",
         augmentation: Augmentation | None = None,
         mass_weights: MassWeights | None = None,
+        with_labels: bool = True,
     ):
-        self.processor, self.mass_column = processor, mass_column
+        self.processor, self.mass_column, self.with_labels = processor, mass_column, with_labels
         self.augmentation, self.mass_weights = augmentation, mass_weights
         # shared with the worker processes, which live as long as the run
         self._seed = torch.zeros(2, dtype=torch.int64).share_memory_()
@@ -108,7 +109,7 @@ class E2ECollator:
         if self.processor.aux_names:
             pixels |= {name: _numbers(rows, name, np.nan) for name in AUX_COLUMNS if name in rows.column_names}
         batch = dict(self.processor(pixels, channel_names=self.processor.channel_names, return_tensors="pt"))
-        labels = _numbers(rows, "labels", -100)
+        labels = _numbers(rows, "labels", -100) if self.with_labels else np.full(len(offsets) - 1, -100.0)
         if not (is_whole := np.isfinite(labels) & (labels == np.round(labels))).all():
             raise ValueError(f"`labels` are the numbers of classes, got {labels[~is_whole][0]}.")
         batch["labels"] = torch.from_numpy(labels.astype(np.int64))

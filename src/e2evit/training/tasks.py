@@ -30,8 +30,13 @@ class Supervised:
             self.mass_weights = MassWeights.of(
                 dataset["train"], self.mass_column, weights.flat_in, weights.flat_bins, weights.flat_max_weight
             )
-        self.collator = E2ECollator(processor, self.mass_column, recipe.augmentation, self.mass_weights)
-        self.validation_collator = E2ECollator(processor, self.mass_column)
+        if not self.config.has_exclusive_classes:
+            raise ValueError(f"The model is a {self.config.problem_type}; jets have one class each.")
+        with_labels = self.config.num_labels > 1  # a single class is nothing to learn
+        self.collator = E2ECollator(
+            processor, self.mass_column, recipe.augmentation, self.mass_weights, with_labels=with_labels
+        )
+        self.validation_collator = E2ECollator(processor, self.mass_column, with_labels=with_labels)
 
     def constants(self, dataset: DatasetDict) -> dict[str, float]:
         """What the same prediction for every jet reaches on validation."""
