@@ -32,8 +32,11 @@ class DeepSetModel(DeepSetPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    def forward(self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None) -> E2EModelOutput:
+    def forward(
+        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs
+    ) -> E2EModelOutput:
         """`pixel_values` `(B, C, H, W)` in network units."""
+        self.wants_hidden_states(output_hidden_states, kwargs)  # it has none; checks the keywords
         tokens = self.layers(self.patches(pixel_values).flatten(2).transpose(1, 2))  # [B, N, D]
         return E2EModelOutput(last_hidden_state=tokens, pooler_output=tokens.mean(dim=1))
 

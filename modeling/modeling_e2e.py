@@ -149,6 +149,11 @@ class E2EPreTrainedModel(PreTrainedModel):
             raise ValueError(f"{model.name_or_path} lacks {len(missing)} of its weights, such as {missing[0]}.")
         return (model, info) if output_loading_info else model
 
+    def base_outputs(self, *args, **kwargs) -> Any:
+        """The outputs of `base_model` by name, whatever `config.return_dict` asks of this model."""
+        by_name = {} if self.config.return_dict else {"return_dict": True}
+        return self.base_model(*args, **kwargs, **by_name)
+
     def wants_hidden_states(self, output_hidden_states: bool | None, keywords: dict) -> bool:
         """Whether to return hidden states, by default as the configuration says; checks the other keywords of a call.
 
@@ -218,8 +223,7 @@ class E2EPreTrainedModel(PreTrainedModel):
             raise ValueError(f"{type(self).__name__} has no attention module with a known map.")
         try:
             with torch.no_grad():
-                outputs = self.base_model(pixel_values, output_hidden_states=True, return_dict=True)
-                stem = outputs.feature_maps[0]
+                stem = self.base_outputs(pixel_values, output_hidden_states=True).feature_maps[0]
         finally:
             for handle in handles:
                 handle.remove()
@@ -255,6 +259,7 @@ class E2EBackbone(BackboneMixin):
 
     has_attentions = False  # none are returned; see `attention_maps`
     base_model: Any
+    base_outputs: Any
 
     @can_return_tuple
     def forward(
@@ -262,7 +267,7 @@ class E2EBackbone(BackboneMixin):
     ) -> BackboneOutput:
         """`pixel_values` `(B, C, H, W)`; `feature_maps` `(B, D, H', W')`, one for each of `config.out_features`."""
         wanted = self.base_model.wants_hidden_states(output_hidden_states, kwargs)
-        outputs = self.base_model(pixel_values, output_hidden_states=True, return_dict=True)
+        outputs = self.base_outputs(pixel_values, output_hidden_states=True)
         maps = zip(self.stage_names, outputs.feature_maps)
         return BackboneOutput(
             feature_maps=tuple(feature_map for name, feature_map in maps if name in self.out_features),
@@ -305,7 +310,7 @@ class E2EForImageClassification(E2EPreTrainedModel):
         Raises:
             ValueError: if the number of channels or the shape of `aux_values` does not match the configuration.
         """
-        outputs = self.base_model(pixel_values, output_hidden_states=output_hidden_states, return_dict=True, **kwargs)
+        outputs = self.base_outputs(pixel_values, output_hidden_states=output_hidden_states, **kwargs)
         logits, mass_outputs, log_variances = self.head(
             outputs.pooler_output, aux_values, outputs.last_hidden_state, pixel_values
         )

@@ -127,9 +127,7 @@ class E2EForMaskedImageModeling(E2EPreTrainedModel):
         Raises:
             ValueError: if a shape does not match the configuration or the image.
         """
-        outputs = self.base_model(
-            pixel_values, bool_masked_pos, output_hidden_states=output_hidden_states, return_dict=True, **kwargs
-        )
+        outputs = self.base_outputs(pixel_values, bool_masked_pos, output_hidden_states=output_hidden_states, **kwargs)
         height, width = pixel_values.shape[-2:]
         rows, columns = -(-height // self.stride), -(-width // self.stride)
         tokens = outputs.last_hidden_state[:, -rows * columns :]  # without a class token

@@ -55,6 +55,7 @@ class E2ECollator:
         mass_column: Column with the regression target [GeV]; null becomes NaN, which drops out of the loss.
         augmentation: Random changes to training images.
         mass_weights: Weights of jets in the mass loss; adds `mass_weights` to batches.
+        with_labels: False makes all labels missing (-100).
     """
 
     def __init__(
