@@ -61,7 +61,7 @@ class BaselineConfig(E2EConfig):
     def hidden_size(self) -> int:
         """Width of the tokens that the wrapped model returns."""
         sizes = getattr(self.backbone_config, "hidden_sizes", None)
-        return sizes[-1] if sizes else self.backbone_config.hidden_size  # pyright: ignore[reportOptionalMemberAccess]
+        return sizes[-1] if sizes else getattr(self.backbone_config, "hidden_size")  # noqa: B009
 
     @property
     def num_weights(self) -> int:

@@ -89,15 +89,13 @@ class E2EConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
         """As in transformers, but overrides become fields before the others are derived and all are checked."""
-        known = {*cls.__dataclass_fields__, *STALE} - {"dtype"}  # which may be "auto"
+        derived = {name for name in kwargs if getattr(getattr(cls, name, None), "fset", "") is None}  # refused
+        known = {*cls.__dataclass_fields__, *STALE, *derived} - {"dtype"}  # which may be "auto"
         overrides = {name: kwargs.pop(name) for name in known & kwargs.keys()}
         stale = {STALE[name] for name in overrides if name in STALE}
         return super().from_dict({k: v for k, v in config_dict.items() if k not in stale} | overrides, **kwargs)
 
     def __setattr__(self, name, value):
-        derived = getattr(type(self), name, None)
-        if isinstance(derived, property) and derived.fset is None:
-            raise ValueError(f"`{name}` of {type(self).__name__} follows from other fields: set those.")
         known = type(self).__dataclass_fields__.get(name)
         if known is not None and "limits" in known.metadata:
             check_limits(name, value, known.metadata["limits"])
