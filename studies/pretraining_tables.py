@@ -109,7 +109,7 @@ def findings(results: Path) -> str:
     minutes = np.mean([run["seconds"] for run in summary["pretraining"]]) / 60
     images = summary["pretraining"][0]["images_seen"]
     first = f"{len(summary['seeds'])} seeds; pre-training on {images} images took {minutes:.0f} minutes each."
-    return "\n".join([first, *lines])
+    return "\n".join([first, "", *lines])
 
 
 TABLES = {"pretraining outcome": outcome, "pretraining findings": findings}

@@ -61,8 +61,8 @@ def main() -> None:
     from transformers import pipeline
 
     jets = load_e2e("simulated", "{data}", split="test")
-    classify = pipeline("e2e-jets", model="{folder / MODELS[0]}")
-    for prediction in classify(jets, batch_size=64):
+    predict = pipeline("e2e-jets", model="{folder / MODELS[0]}")
+    for prediction in predict(jets, batch_size=64):
         print(prediction)  # probabilities of {", ".join(schema.label_names)}; mass in GeV"""
     )
 

@@ -97,7 +97,7 @@ def findings(results: Path) -> str:
     """Which model is significantly better than which, in words."""
     paragraphs = []
     for reference, others in _comparison(results)["paired"].items():
-        lines = [f"Against **{reference}**, on the same jets:"]
+        lines = [f"Against **{reference}**, on the same jets:", ""]
         for other, entry in others.items():
             verdicts = [_verdict(key, entry[key]) for key in COMPARED if key in entry]
             lines.append(f"* {other}: {', '.join(verdicts)}")

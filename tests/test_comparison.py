@@ -204,7 +204,7 @@ def test_script(results, tmp_path):
     assert r"good $-$ bad" in latex
     for name in ("roc", "resolution_mass", "mass_response", "cost"):
         assert (tmp_path / f"figures/{name}.png").stat().st_size > 5000
-    assert "No figure sculpting: too few models or jets." in done.stdout
+    assert "No figure sculpting: it needs 50 background jets that pass the tagger." in done.stdout
 
 
 def test_different_jets_are_not_compared(results):

@@ -17,6 +17,7 @@ from transformers.hf_argparser import HfArg
 from e2evit.data.jobs import write_whole_text
 from e2evit.metrics import METRICS
 from e2evit.plots import comparison_figures, quality_against_cost, save_figure
+from e2evit.plots.models import MIN_MODELS, MIN_PASSING
 from e2evit.results.compare import compare_models, spread_over_seeds
 from e2evit.results.predictions import IMAGE_MASS, read_predictions
 from e2evit.results.record import Result, by_model, read_results
@@ -25,6 +26,7 @@ from e2evit.results.tables import comparison_table, results_table
 from .parser import parse
 
 SPREADS = ("roc_auc", "roc_auc_macro", "accuracy", "rejection_at_50", "mae_gev", "relative_resolution", "slope")
+NEEDS = {"cost": f"{MIN_MODELS} networks", "sculpting": f"{MIN_PASSING} background jets that pass the tagger"}
 RANKED_BY = ("roc_auc_macro", "roc_auc", "relative_resolution")  # the first that all models have
 
 
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figures["cost"] = quality_against_cost(firsts, ranking_metric(results))
         for name, figure in figures.items():
             if figure is None:
-                print(f"No figure {name}: too few models or jets.")
+                print(f"No figure {name}: it needs {NEEDS[name]}.")
             else:
                 print(f"Wrote {save_figure(figure, Path(options.figures) / name)}")
 

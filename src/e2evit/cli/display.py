@@ -65,19 +65,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     model = load_model(checkpoint)
     jets = []
-    for title, number in chosen.items():
+    for place, number in chosen.items():
         row = rows[int(number)]
         image = sparse_to_dense(row["pixel_index"], row["pixel_value"], schema.image_shape)
         pixel_values = processor(image, channel_names=processor.channel_names, return_tensors="pt")["pixel_values"]
         jets.append(
             {
-                "title": f"{title}: {mass_preds[number]:.0f} GeV for {masses[number]:.0f} GeV",
+                "title": f"{place}: {mass_preds[number]:.0f} GeV predicted, {masses[number]:.0f} GeV true",
                 "image": image,
                 "saliency": gradient_times_input(model, pixel_values, "mass_preds")[0].numpy(),
                 "attention": attention(model, pixel_values),
             }
         )
-    print(f"Wrote {save_figure(jet_displays(jets, schema), options.output)}")
+    title = f"{result.name}, {result.dataset}, {len(with_mass)} {options.split} jets with a mass"
+    print(f"Wrote {save_figure(jet_displays(jets, schema, title), options.output)}")
 
 
 def attention(model, pixel_values: torch.Tensor) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 examples:
   e2evit export runs/xcit --output_dir onnx --data_dir data/jets
-  build/e2e_predict onnx/xcit_nhwc.onnx onnx/xcit_row.txt
+  build/cpp/e2e_predict onnx/xcit_nhwc.onnx onnx/xcit_row.txt
 
 NAME_row.txt is one of these jets in the format that the C++ example `deploy/cpp` reads.
 """

@@ -34,6 +34,8 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
         return f"{names[-1]} {self._format_args(action, 'VALUE')}"
 
     def _get_help_string(self, action: Action) -> str:
+        if action.required and action.option_strings:
+            return f"{action.help} (required)"
         return action.help if action.default is None else super()._get_help_string(action)
 
 

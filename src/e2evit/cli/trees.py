@@ -18,6 +18,7 @@ from e2evit.baselines.jet_features import VARIABLE_SETS, jet_features, variables
 from e2evit.results.measure import column, evaluate_predictions
 from e2evit.results.predictions import MODEL
 from e2evit.results.record import Result
+from e2evit.results.tables import results_table
 from e2evit.training import DataArguments, TargetArguments, load_data, run_info
 from e2evit.training.data import describe_data, with_defaults
 
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     features = {part: jet_features(dataset[part], schema) for part in {"train", options.split}}
     labels = column(dataset["train"], "labels", -100).astype(int)
     mass_labels = column(dataset["train"], targets.mass_column)
+    results = {}
     for name, groups in SETS.items():
         x = {part: variables(of_part, VARIABLE_SETS[groups]) for part, of_part in features.items()}
         for seed in options.seed:
@@ -58,4 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             result = Result(**fields)
             path = Path(options.results_dir) / f"{result.name}.json"
             result.to_json(path)
-            print(f"Wrote {path}")
+            results[path] = result
+    print(results_table({result.name: result for result in results.values()}, baselines=False))
+    paths = " ".join(map(str, results))
+    print(f"\nWrote {paths}. Compare with networks: e2evit compare --results {paths} ...")

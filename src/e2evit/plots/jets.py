@@ -64,7 +64,7 @@ def event_display(row: Mapping, schema: DatasetSchema, title: str = "") -> Figur
             axis.tick_params(labelsize=11)
         for axis in np.ravel(axes)[len(image) :]:
             axis.remove()
-        figure.suptitle(f"Simulation   {title}" if title else "Simulation", fontweight="bold")
+        _set_title(figure, title)
     return figure
 
 
@@ -97,16 +97,18 @@ def saliency_display(saliency: np.ndarray, schema: DatasetSchema, title: str = "
             axis.remove()
         bar = figure.colorbar(drawn, ax=axes, pad=0.01, aspect=40)
         bar.set_label("gradient x input", loc="center")
-        figure.suptitle(f"Simulation   {title}" if title else "Simulation", fontweight="bold")
+        _set_title(figure, title)
     return figure
 
 
-def jet_displays(jets: Sequence[Mapping], schema: DatasetSchema) -> Figure:
+def jet_displays(jets: Sequence[Mapping], schema: DatasetSchema, title: str = "") -> Figure:
     """One row per jet: energies and tracks, the pixels the predicted mass depends on, and attention maps.
 
     Args:
         jets: Each with `title`, `image` `(C, H, W)` in detector units, `saliency` `(C, H, W)` (gradient times input),
             and `attention` by title, each `(H', W')` on a grid of tokens over the whole image.
+        schema: Of the images.
+        title: Of the figure: model, sample, number of jets.
     """
     columns = 2 + max(len(jet["attention"]) for jet in jets)
     energies = [n for n, name in enumerate(schema.channel_names) if name.startswith(("ecal", "hcal", "trk_pt"))]
@@ -141,8 +143,12 @@ def jet_displays(jets: Sequence[Mapping], schema: DatasetSchema) -> Figure:
             for axis in line:
                 axis.set(xlim=(0, width), ylim=(0, height), xlabel="column (phi)", ylabel="row (eta)", aspect="equal")
                 axis.tick_params(labelsize=10)
-        figure.suptitle("Simulation", fontweight="bold")
+        _set_title(figure, title)
     return figure
+
+
+def _set_title(figure: Figure, title: str) -> None:
+    figure.suptitle(f"Simulation   {title}".rstrip(), fontweight="bold")
 
 
 def mass_axis(mass: float, uncertainty: float | None = None, true_mass: float | None = None) -> Figure:

@@ -53,11 +53,14 @@ def comparison_table(
         paired: What [`compare_models`] returned, by reference.
         style: `"markdown"` or `"latex"`.
     """
-    titles = [METRICS[key].title for key in COMPARED]
+    # of two classes the mean AUC is the AUC
+    two_classes = not any("roc_auc_macro" in entry for entry in spreads.values())
+    keys = ["roc_auc" if two_classes and key == "roc_auc_macro" else key for key in COMPARED]
+    titles = [METRICS[key].title for key in keys]
     rows = []
     for model, entry in spreads.items():
         rows.append(
-            [model, str(entry["trainings"]), *(_spread_cell(entry.get(key), METRICS[key].format) for key in COMPARED)]
+            [model, str(entry["trainings"]), *(_spread_cell(entry.get(key), METRICS[key].format) for key in keys)]
         )
     tables = [_styled(["", "trainings", *titles], rows, style)]
     for reference, others in paired.items():

@@ -74,7 +74,7 @@ def simulate(
         if settings.match_pt:
             preparations += [(_prepare_acceptance, output_dir, process, settings) for process in processes]
         preparations = [job for job in preparations if not _is_prepared(*job[:-1])]
-        follow(run(preparations), "Preparing", "file", len(preparations))
+        follow(run(preparations), "Preparing pile-up and spectra", "file", len(preparations))
 
         jobs = [
             (_write_shard, output_dir, process, shard, min(settings.shard_size, num_jets - start), settings)
