@@ -177,8 +177,8 @@ class E2EPreTrainedModel(PreTrainedModel):
         return None if self.base_model is self else self.base_model.get_input_embeddings()
 
     def block_names(self) -> list[str]:
-        """Names of the residual blocks of `base_model`, from the stem to the heads; each family defines its own."""
-        raise NotImplementedError
+        """Names of the residual blocks of `base_model`, from the stem to the heads, for layer-wise learning rates."""
+        return []
 
     def parameter_depths(self) -> dict[str, int]:
         """Depth of each parameter, for layer-wise learning rates.

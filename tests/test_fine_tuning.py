@@ -23,6 +23,7 @@ from e2evit.training import (
     targets_of,
     train,
 )
+from e2evit.training.optim import make_optimizer
 
 ROOT = Path(__file__).parents[1]
 XCIT = ROOT / "checkpoints/xcit"
@@ -179,62 +180,10 @@ def test_gradients_are_clipped_or_not(jets_dir, tmp_path):
     assert losses[0.0] == losses[1e9]
 
 
-OWN_ARCHITECTURE = '''
-"""Sums over patches and a linear layer, behind the heads of e2evit."""
-
-from huggingface_hub.dataclasses import strict
-from torch import nn
-from transformers import AutoConfig, AutoModelForImageClassification
-
-from e2evit.modeling.configuration_e2e import E2EConfig
-from e2evit.modeling.modeling_e2e import E2EForImageClassification, E2EModelOutput, E2EPreTrainedModel
-from e2evit.modeling.modeling_head import E2EHead
-
-
-@strict
-class PatchSumConfig(E2EConfig):
-    model_type = "patch_sum"
-
-    hidden_size: int = 8
-
-
-class PatchSumPreTrainedModel(E2EPreTrainedModel):
-    config: PatchSumConfig
-    config_class = PatchSumConfig
-    base_model_prefix = "patch_sum"
-
-
-class PatchSumModel(PatchSumPreTrainedModel):
-    def __init__(self, config):
-        super().__init__(config)
-        self.patches = nn.Conv2d(config.num_channels, config.hidden_size, 25, 25)
-        self.post_init()
-
-    def block_names(self):
-        return []
-
-    def forward(self, pixel_values, output_hidden_states=None):
-        tokens = self.patches(pixel_values).flatten(2).transpose(1, 2)
-        return E2EModelOutput(last_hidden_state=tokens, pooler_output=tokens.sum(1))
-
-
-class PatchSumForImageClassification(PatchSumPreTrainedModel, E2EForImageClassification):
-    def __init__(self, config):
-        super().__init__(config)
-        self.patch_sum = PatchSumModel(config)
-        self.head = E2EHead(config, config.hidden_size)
-        self.post_init()
-
-
-AutoConfig.register("patch_sum", PatchSumConfig)
-AutoModelForImageClassification.register(PatchSumConfig, PatchSumForImageClassification)
-'''
-
-
 def test_an_architecture_of_ones_own(jets_dir, tmp_path):
-    """From the command line, in a process that imports it by `--model_module` only, and in Python."""
-    (tmp_path / "patch_sum.py").write_text(OWN_ARCHITECTURE)
-    (tmp_path / "model.json").write_text(json.dumps({"model_type": "patch_sum", "hidden_size": 4}))
+    """The one of the site: by `--model_module` alone in a process of its own, and in Python."""
+    (tmp_path / "own_model.py").write_text((ROOT / "docs/own_model.py").read_text())
+    (tmp_path / "model.json").write_text(json.dumps({"model_type": "deep_set", "hidden_size": 4}))
     command = [ROOT / "scripts/train.py", "--model_config", "model.json", "--data_dir", jets_dir]
     command += ["--cache_dir", "cache", "--mass_column", "jet_mass", "--output_dir", "run", "--num_train_epochs", 1]
     command += ["--mixed_precision", "no", "--report_to", "none"]
@@ -244,26 +193,28 @@ def test_an_architecture_of_ones_own(jets_dir, tmp_path):
 
     refused = call()
     assert refused.returncode
-    assert "'patch_sum' is not registered: import the module that registers it" in refused.stderr
-    refused = call("--model_module", "patch_sum", "--push_to_hub", "org/patch_sum")
+    assert "'deep_set' is not registered: import the module that registers it" in refused.stderr
+    refused = call("--model_module", "own_model", "--push_to_hub", "org/deep_set")
     assert refused.returncode
-    assert "Only models of e2evit can be published: model.json holds a 'patch_sum'" in refused.stderr
+    assert "Only models of e2evit can be published: model.json holds a 'deep_set'" in refused.stderr
     assert not (tmp_path / "run").exists()
-    done = call("--model_module", "patch_sum")
+    done = call("--model_module", "own_model")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "e2evit eval run " in done.stdout
-    assert " --model_module patch_sum --results results/run.json" in done.stdout
+    assert " --model_module own_model --results results/run.json" in done.stdout
 
     with pytest.raises(ValueError, match="is not registered: import the module"):
         TrainedOn.of(tmp_path / "run")
     sys.path.insert(0, str(tmp_path))
-    import patch_sum
+    import own_model
 
     sys.path.remove(str(tmp_path))
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
-    assert type(model) is patch_sum.PatchSumForImageClassification
+    assert type(model) is own_model.DeepSetForImageClassification
     assert TrainedOn.of(tmp_path / "run").label_names == ("qcd", "top")
-    config = patch_sum.PatchSumConfig(hidden_size=4)
+    with pytest.raises(ValueError, match="layer_decay needs blocks, and DeepSetForImageClassification names none"):
+        make_optimizer(model, 1e-3, 0.0, layer_decay=0.5)
+    config = own_model.DeepSetConfig(hidden_size=4)
     data = DataArguments(data_dir=str(jets_dir), cache_dir=str(tmp_path / "cache"))
     targets = TargetArguments(mass_column="jet_mass")
     again = train(config, data, settings(tmp_path / "again", per_device_batch_size=64), targets=targets)

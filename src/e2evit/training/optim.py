@@ -61,6 +61,8 @@ def make_optimizer(
     """
     depths = model.parameter_depths()
     deepest = max(depths.values())
+    if layer_decay != 1 and deepest == min(depths.values()):
+        raise ValueError(f"layer_decay needs blocks, and {type(model).__name__} names none: define `block_names`.")
     parts: dict[bool, dict[tuple, dict]] = {False: {}, True: {}}
     for name_of, parameter in model.named_parameters():
         if not parameter.requires_grad:
