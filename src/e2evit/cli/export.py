@@ -57,5 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_whole_text(folder / "parity.json", json.dumps(record, indent=1) + "\n")
     for file, errors in differences.items():
         size = (folder / file).stat().st_size / 2**20
-        print(f"{file}: {size:.1f} MiB, {', '.join(f'{key} {value:.1e}' for key, value in errors.items())}")
+        worst = ", ".join(f"{key} {value:.1e}" for key, value in errors.items())
+        print(f"{file}: {size:.1f} MiB; differs from PyTorch by at most: {worst}")
     print(f"Wrote {write_row(rows[0], folder / f'{name}_row.txt')}, a jet for deploy/cpp")

@@ -1,6 +1,7 @@
 """Checkpoints as ONNX files that CMSSW runs: images in detector units in, a probability and a mass [GeV] out."""
 
 import json
+import logging
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -116,6 +117,8 @@ def _translate(model, processor, layout: str):
     module = ExportModule(model, processor, layout).eval()
     channels, height, width = processor.image_shape
     example = torch.zeros((2, height, width, channels) if layout == "nhwc" else (2, channels, height, width))
+    # one line for each operator of torchvision, which no model uses
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec")  # torch's own
         program = torch.onnx.export(
