@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from samples import make_result
 
+from e2evit.cli.command import run as command
 from e2evit.cli.errors import UsageError
 from e2evit.cli.parser import parse
 from e2evit.cli.train import evaluation
+from e2evit.data.jobs import write_whole_text
 from e2evit.data.packaged import find_recipe, read_recipe
 from e2evit.data.schema import read_schema
 from e2evit.data.storage import list_files
@@ -165,3 +167,16 @@ def test_nothing_is_a_recipe_but_no_configuration(tmp_path):
     (tmp_path / "config.json").write_text("null", encoding="utf-8")
     with pytest.raises(ValueError, match=r"config\.json: expected `key: value` pairs, got a NoneType"):
         find_checkpoint(tmp_path)
+
+
+def test_devices_pipes_and_folders_are_not_replaced(tmp_path):
+    """A file that is renamed would take the place of `/dev/null`."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path, what in ((pipe, "a device or a pipe"), (tmp_path, "a folder")):
+        with pytest.raises(OSError, match=f"{path} cannot be written: it is {what}"):
+            write_whole_text(path, "text")
+        with pytest.raises(SystemExit):
+            command("eval", ["checkpoints/xcit", "--data_dir", "tests/data/jets", "--results", str(path)])
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]

@@ -92,7 +92,8 @@ std::vector<float> output_values(const Ort::Value& output, const std::string& na
   if (!output.IsTensor()) fail("output " + name + ": expected a tensor");
   const auto info = output.GetTensorTypeAndShapeInfo();
   const auto shape = info.GetShape();
-  if (info.GetElementType() != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || shape.size() != 2 || shape[0] != batch)
+  if (info.GetElementType() != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || shape.size() != 2 || shape[0] != batch ||
+      shape[1] < 1)
     fail("output " + name + ": expected float32 of shape (" + std::to_string(batch) + ", width)");
   const float* values = output.GetTensorData<float>();
   return {values, values + info.GetElementCount()};

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from transformers.hf_argparser import HfArg
 
+from e2evit.data.jobs import check_replaceable
 from e2evit.data.locks import held
 from e2evit.results.tables import results_table
 from e2evit.training import DataArguments, TargetArguments, evaluate, import_model_module, is_first_process
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     import_model_module(options.model_module)
     path = Path(options.results)
+    check_replaceable(path)
     pieces = path.with_suffix(".pieces")
     with held(path.parent, path.name) if is_first_process() else nullcontext():
         result = evaluate(

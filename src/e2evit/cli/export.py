@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     checkpoint, data, options = parse(
         "e2evit export", __doc__, arguments, DataArguments, ExportArguments, first=CHECKPOINT
     )
+    if options.num_jets < 1:
+        raise ValueError(f"`num_jets` must be 1 or more, got {options.num_jets}.")
     import_model_module(options.model_module)
     checkpoint = find_checkpoint(checkpoint)
     config = read_config(checkpoint)

@@ -16,7 +16,16 @@ from tqdm import tqdm
 
 from .manifest import sync
 
-__all__ = ["cannot_write", "claim", "follow", "remove_leftovers", "workers", "write_whole", "write_whole_text"]
+__all__ = [
+    "cannot_write",
+    "check_replaceable",
+    "claim",
+    "follow",
+    "remove_leftovers",
+    "workers",
+    "write_whole",
+    "write_whole_text",
+]
 
 SCHEDULER_TIMEOUT = 30  # seconds
 
@@ -118,8 +127,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file beside `path`, then move it there; another worker may be making the same file.
 
     Raises:
-        OSError: if that fails, e.g. on a full disk; it says what to do. There is no half file then.
+        OSError: if `path` is no file, or writing fails, e.g. on a full disk; it says what to do. There is no half file
+            then.
     """
+    check_replaceable(path)
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
         write(temporary)
@@ -131,6 +142,16 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse to write where a folder, a device or a pipe is: a file that is renamed would take its place.
+
+    Raises:
+        OSError: naming it.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} cannot be written: it is a {'folder' if path.is_dir() else 'device or a pipe'}.")
 
 
 def write_whole_text(path: Path, text: str) -> None:

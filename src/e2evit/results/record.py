@@ -215,7 +215,7 @@ def write_record(
     path: str | Path, entries: Mapping[str, Any], packages: Sequence[str] = (), **hardware: str | int | None
 ) -> None:
     """Write the measurements of a benchmark with their [`provenance`], in place of any that `entries` hold."""
-    path = Path(path)
+    path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     made = provenance(packages, **hardware)
     made |= {name: value for name, value in entries.items() if name not in made}
