@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForMaskedImageModeling,
 )
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_baseline import BaselineConfig
@@ -131,6 +132,8 @@ _AUTO_CLASSES = {
 for _model_type, _family in FAMILIES.items():
     AutoConfig.register(_model_type, _family.config)
     AutoImageProcessor.register(_family.config, slow_image_processor_class=E2EImageProcessor)
+    # there is none: pipelines would guess its name from the image processor's and ask whether to run a checkpoint's code
+    VIDEO_PROCESSOR_MAPPING.register(_family.config, {})
     for _name, _class in _family.auto_classes.items():
         _AUTO_CLASSES[_name].register(_family.config, _class)
 for _task, _pipeline, _model in (

@@ -177,6 +177,17 @@ def test_tensors_of_any_type(jets, expected, dtype):
     assert [jet["mass"] for jet in jets(images)] == [jet["mass"] for jet in jets(images.float())]
 
 
+@pytest.mark.parametrize("task", ["e2e-jets", "e2e-features", "image-classification", "image-feature-extraction"])
+def test_code_in_a_folder_raises_no_question(task, folder, tmp_path, monkeypatch):
+    """It asked for 15 s whether to run code that the folder does not even have."""
+    asked = []
+    monkeypatch.setattr("builtins.input", asked.append)
+    shutil.copytree(folder, tmp_path / "with_code")
+    add_code(tmp_path / "with_code")
+    assert pipeline(task, model=str(tmp_path / "with_code"))
+    assert not asked
+
+
 def test_it_works_without_e2evit(folder, tmp_path):
     """A process without e2evit runs it from a folder with code, saves it, and runs the saved copy."""
     folder = shutil.copytree(folder, tmp_path / "model")
