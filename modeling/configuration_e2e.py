@@ -68,6 +68,12 @@ class E2EConfig(PreTrainedConfig):
         initializer_range (`float`): Standard deviation of the truncated normal initialisation.
     """
 
+    # `Trainer` returns the others as predictions: logits and masses
+    keys_to_ignore_at_inference = [
+        *("loss", "mass_scale_preds", "classification_loss", "mass_loss", "mass_outputs"),
+        *("hidden_states", "attentions"),
+    ]
+
     image_size: int | tuple[int, int] | list[int] = limited(125, COUNTS["pixels"])
     num_channels: int = limited(8, COUNTS["channels"])
     channel_names: tuple[str, ...] | list[str] | None = None

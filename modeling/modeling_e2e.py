@@ -14,9 +14,11 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
+from transformers.utils import logging
 from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .modeling_head import E2EHead, e2e_loss, mass_in_gev
+from .modeling_trainer import reach, shown_to_trainer
 
 KEYWORDS = {*TransformersKwargs.__annotations__, "interpolate_pos_encoding", "use_cache"}
 
@@ -28,6 +30,13 @@ __all__ = [
     "E2EPreTrainedModel",
     "TokenStates",
 ]
+
+logger = logging.get_logger(__name__)
+
+ONLY_MASS = (
+    "There are no `labels`, so only the mass is learned. With `label_smoothing_factor`, transformers' Trainer takes "
+    "them away for a loss of its own without the mass: set `label_smoothing` in the model's configuration instead."
+)
 
 
 @dataclass
@@ -280,6 +289,7 @@ class E2EForImageClassification(E2EPreTrainedModel):
 
     head: E2EHead
 
+    @shown_to_trainer
     @can_return_tuple
     def forward(
         self,
@@ -317,6 +327,10 @@ class E2EForImageClassification(E2EPreTrainedModel):
         loss, classification_loss, mass_loss = e2e_loss(
             self.config, logits, mass_outputs, labels, mass_labels, mass_weights, log_variances
         )
+        if self.training and (labels is None) != (mass_labels is None):
+            if labels is None:
+                logger.warning_once(ONLY_MASS)
+            loss = loss + reach(logits if labels is None else mass_outputs)
         mass_preds, mass_scale_preds = mass_in_gev(self.config, mass_outputs)
         return E2EOutput(
             loss=loss,

@@ -10,12 +10,14 @@ from datasets import Dataset
 
 from e2evit.data.statistics import MassWeights
 from e2evit.modeling.image_processing_e2e import to_numpy
+from e2evit.modeling.modeling_trainer import ROW_COLUMNS
 from e2evit.transforms.augment import Augmentation
 
 __all__ = ["E2ECollator", "RowTables"]
 
-AUX_COLUMNS = ("pt", "ieta", "iphi")
 PIXELS = {"pixel_index": pa.int64(), "pixel_value": pa.float64()}
+AUX_COLUMNS = tuple(name for name in ROW_COLUMNS if name not in PIXELS)
+MASS_COLUMN = "mass_labels"
 
 
 class RowTables(torch.utils.data.Dataset):
@@ -61,7 +63,7 @@ class E2ECollator:
     def __init__(
         self,
         processor,
-        mass_column: str = "mass_labels",
+        mass_column: str = MASS_COLUMN,
         augmentation: Augmentation | None = None,
         mass_weights: MassWeights | None = None,
         with_labels: bool = True,
@@ -128,7 +130,8 @@ def _as_table(rows: pa.Table | Sequence, mass_column: str) -> pa.Table:
     if not isinstance(rows, pa.Table) and len(rows) and not isinstance(rows[0], Mapping):
         rows = pa.concat_tables([_frame_as_table(row) for row in rows])
     known = rows.column_names if isinstance(rows, pa.Table) else rows[0] if rows else PIXELS
-    if missing := [name for name in PIXELS if name not in known]:
+    needed = PIXELS if mass_column == MASS_COLUMN else [*PIXELS, mass_column]
+    if missing := [name for name in needed if name not in known]:
         raise ValueError(
             f"Rows need {' and '.join(missing)}, got {', '.join(known)}. transformers' `Trainer` removes columns that "
             "the model itself does not read: pass `remove_unused_columns=False` to its `TrainingArguments`."
