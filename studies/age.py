@@ -88,17 +88,20 @@ class Measured:
 
 
 def measured_files(results: Path) -> list[Measured]:
-    """All files that hold measurements.
+    """All files that hold measurements, but not those that a user of this clone has made.
 
     Raises:
-        ValueError: for a file that no pattern of [`SOURCES`] matches.
+        ValueError: for a file under version control that no pattern of [`SOURCES`] matches.
     """
+    of_user = {ROOT / name for name in (_git("ls-files", "--others", "results") or "").splitlines()}
     measured = []
     for path in sorted(results.rglob("*.json")):
         name, entries = path.relative_to(results), json.loads(path.read_text(encoding="utf-8"))
         if "date" not in entries:  # made of other results
             continue
         sources = next((paths for pattern, paths in SOURCES.items() if name.match(pattern)), None)
+        if sources is None and path in of_user:
+            continue
         if sources is None:
             raise ValueError(f"{name}: say in studies/age.py what it measures.")
         measured.append(Measured(str(name), entries["date"], entries["commit"], sources))

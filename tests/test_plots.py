@@ -188,7 +188,8 @@ def test_jet_displays_show_what_they_are_given():
         {"title": "one", "image": image, "saliency": image, "attention": {"class attention": rng.random((13, 13))}},
         {"title": "empty", "image": 0 * image, "saliency": 0 * image, "attention": {}},
     ]
-    figure = jet_displays(jets, schema)
+    figure = jet_displays(jets, schema, "model, sample")
+    assert figure.get_suptitle() == "Simulation   model, sample"
     titles = [axis.get_title() for axis in figure.axes]
     assert "one\ntracks and calorimeters" in titles
     assert "class attention" in titles

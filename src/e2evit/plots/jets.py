@@ -136,10 +136,10 @@ def jet_displays(jets: Sequence[Mapping], schema: DatasetSchema, title: str = ""
             )
             figure.colorbar(drawn, ax=line[1], pad=0.02).set_label("GeV", loc="center")
             line[1].set_title("gradient of the mass x input", fontsize=13)
-            for axis, (title, weights) in zip(line[2:], jet["attention"].items()):
+            for axis, (name, weights) in zip(line[2:], jet["attention"].items()):
                 drawn = axis.imshow(weights, origin="lower", extent=extent, cmap="viridis")
                 figure.colorbar(drawn, ax=axis, pad=0.02)
-                axis.set_title(title, fontsize=13)
+                axis.set_title(name, fontsize=13)
             for axis in line:
                 axis.set(xlim=(0, width), ylim=(0, height), xlabel="column (phi)", ylabel="row (eta)", aspect="equal")
                 axis.tick_params(labelsize=10)
