@@ -28,7 +28,7 @@ ALLOWED = {
     "results": {"results", "metrics", "data"},
     "baselines": {"baselines", "data", "transforms", "results"},
     "simulation": {"simulation", "metrics", "data", "baselines"},
-    "training": {"training", "modeling", "metrics", "data", "transforms", "results", "baselines"},
+    "training": {"training", "modeling", "metrics", "data", "transforms", "results", "baselines", "simulation"},
     "plots": {"plots", "metrics", "data", "results"},
     "hub": {"hub", "modeling", "metrics", "data", "transforms", "results", "plots"},
     "cli": {

@@ -18,8 +18,8 @@ from .sparse import dense_to_sparse
 
 __all__ = ["Piece", "find_mismatch", "list_pieces", "read_rows"]
 
-PIXELS = ("pixel_index", "pixel_value")
 ROWS_AT_ONCE = 1000  # of sparse Parquet
+_LARGEST = {"particle_pt": 1e5, "particle_eta": 20.0, "particle_phi": 10.0}  # GeV and radians
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def find_mismatch(path: str, schema: DatasetSchema, root: str | None = None) -> 
         available = Counter(_open_rows(path).file.schema_arrow.names)
         if twice := [name for name, times in available.items() if times > 1]:
             return f"several columns have the name {_listed(twice)}"
-        missing = [name for name in ("pixel_index", "pixel_value", "event_id") if name not in available]
+        missing = [name for name in (*schema.list_columns, "event_id") if name not in available]
         return f"missing key {_listed(missing)}; the file has {_listed(sorted(available))}" if missing else None
     file = open_data_file(path, schema.format, root)
     facts, missing = file.facts, []
@@ -337,32 +337,49 @@ def _read_sparse(piece: Piece, schema: DatasetSchema, target: pa.Schema):
             raise FileError(
                 f"{piece.path}: the columns of the rows from {start} on have the wrong type ({error})."
             ) from error
-        _check_lists(table, problems)
+        _check_lists(table, list(schema.list_columns), problems)
         if label_names != schema.label_names:
             _check_labels(table, label_names, problems)
             labels = table["labels"].to_numpy()
             new = [renumber[int(label)] if label == label and 0 <= label < len(renumber) else None for label in labels]
             table = table.set_column(table.column_names.index("labels"), "labels", pa.array(new, pa.int64()))
-        pixel_problems: dict[int, str | None] = {}
-        pixels, good = [table[name].combine_chunks() for name in PIXELS], np.arange(table.num_rows)
+        entry_problems: dict[int, str | None] = {}
+        lists, good = {name: table[name].combine_chunks() for name in schema.list_columns}, np.arange(table.num_rows)
         if problems:
             good = np.setdiff1d(good, list(problems))
-            pixels = [column.take(pa.array(good)) for column in pixels]
-        index, value = pixels
-        _check_pixels(index, value, schema, pixel_problems)
-        yield start, table, problems | {int(good[row]): reason for row, reason in pixel_problems.items()}
+            lists = {name: column.take(pa.array(good)) for name, column in lists.items()}
+        if schema.particles:
+            _check_particles(lists, entry_problems)
+        else:
+            _check_pixels(*lists.values(), schema, entry_problems)
+        yield start, table, problems | {int(good[row]): reason for row, reason in entry_problems.items()}
 
 
-def _check_lists(table: pa.Table, problems: dict[int, str | None]) -> None:
-    lengths = [pc.call_function("list_value_length", [table[name]]).to_numpy() for name in PIXELS]
-    for row in np.flatnonzero(lengths[0] != lengths[1]):  # null is NaN, and so unequal to itself
-        problems[int(row)] = f"{lengths[0][row]:g} entries in pixel_index and {lengths[1][row]:g} in pixel_value"
-    for name in PIXELS:
+def _check_lists(table: pa.Table, names: list[str], problems: dict[int, str | None]) -> None:
+    first, *others = names
+    lengths = {name: pc.call_function("list_value_length", [table[name]]).to_numpy() for name in names}
+    for name in others:
+        for row in np.flatnonzero(lengths[first] != lengths[name]):  # null is NaN, and so unequal to itself
+            told = f"{lengths[first][row]:g} entries in {first} and {lengths[name][row]:g} in {name}"
+            problems.setdefault(int(row), told)
+    for name in names:
         column = table[name].combine_chunks()
         if (entries := column.flatten()).null_count:
             parents = pc.call_function("list_parent_indices", [column])
             for row in parents.filter(entries.is_null()).unique().to_pylist():
                 problems.setdefault(row, f"a null in {name}")
+
+
+def _check_particles(lists: dict[str, pa.ListArray], problems: dict[int, str | None]) -> None:
+    """Particles are finite, and slow enough in eta for their energies to be so as well."""
+    for name, column in lists.items():
+        values = column.flatten().to_numpy(zero_copy_only=False)
+        bad = ~np.isfinite(values)
+        if name in _LARGEST:
+            bad |= np.abs(values) > _LARGEST[name]
+        rows = np.repeat(np.arange(len(column)), np.diff(column.offsets.to_numpy()))
+        for place in np.flatnonzero(bad):
+            problems.setdefault(int(rows[place]), f"{values[place]:g} in {name}")
 
 
 def _label_names(piece: Piece, arrow_schema: pa.Schema, schema: DatasetSchema) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ def inspect_file(
         schema: YAML file of a custom data set to try as well.
 
     Returns:
-        The lines of the report, the statistics and their schema (both None if no schema fits).
+        The lines of the report, the statistics (None for particles) and their schema (both None if no schema fits).
 
     Raises:
         ValueError: for a file of another kind, or a damaged one.
@@ -49,6 +49,8 @@ def inspect_file(
     chosen = max(fitting, key=lambda candidate: len([s for s in candidate.sources.values() if s.find(file.facts)]))
     names = [f"{fit.name}{f' ({fit.variant})' if fit.variant else ''}" for fit in fitting]
     lines.append(f"fits: {', '.join(names)}; read as {chosen.name}: {chosen.description}")
+    if chosen.particles:
+        return lines, None, chosen
     survey = survey_file(str(path), chosen)
     return [*lines, *survey.lines(chosen)], survey, chosen
 
@@ -61,7 +63,7 @@ def _candidates(path: Path, name: str | None, schema: str | Path | None) -> list
             described = find_schema(rows, path)
         except (ValueError, FileNotFoundError):
             continue
-        if described.format == "rows":
+        if described.format == "rows" and described.name == rows:
             own.append(described)
     candidates = [*own, *known]
     return [candidate for candidate in candidates if name in (None, candidate.name)]

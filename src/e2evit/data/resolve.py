@@ -22,7 +22,8 @@ def find_schema(
     """The entry called `name`; with `data_dir`, in the version of the files in that folder.
 
     Rows describe themselves, so prepared data sets need no schema of their own, and simulated ones of eight or
-    thirteen channels, of jets or of the whole detector, of two or of eleven classes are all `"simulated"`.
+    thirteen channels, of jets or of the whole detector, of two or of eleven classes are all `"simulated"`; so are the
+    particles of jets, whose own name is `"particles"`.
 
     Args:
         name: One of `SCHEMAS`, or `"custom"`.
@@ -133,8 +134,7 @@ def _variants(name: str, schema: str | Path | DatasetSchema | None) -> tuple[Dat
 
 def _describe_rows(name: str, data_dir: str | Path) -> DatasetSchema | None:
     """The schema of a folder of rows, from what its files say about themselves; None if they are not rows."""
-    base = SCHEMAS[name][0] if name in SCHEMAS else None
-    if base is None and name != "custom":
+    if name not in (*SCHEMAS, "custom"):
         return None
     for pattern in ROWS_PATTERNS:
         try:
@@ -148,7 +148,7 @@ def _describe_rows(name: str, data_dir: str | Path) -> DatasetSchema | None:
             elif number == 0:
                 break  # dense files, whose footers can be large
         if described:
-            return replace(_common(name, base, described), pattern=pattern)
+            return replace(_common(name, described), pattern=pattern)
     return None
 
 
@@ -168,23 +168,25 @@ def _description(path: str) -> dict | None:
     return description
 
 
-def _common(name: str, base: DatasetSchema | None, described: dict[str, dict]) -> DatasetSchema:
+def _common(name: str, described: dict[str, dict]) -> DatasetSchema:
     first, of_first = next(iter(described.items()))
     for path, description in described.items():
-        for key in ("channel_names", "image_size", "schema"):
+        for key in ("channel_names", "image_size", "schema", "data_set"):
             if description.get(key) != of_first.get(key):
                 raise ValueError(
                     f"{path} has {key} {description.get(key)}, but {first} has {of_first.get(key)}: they are "
                     "different data sets and belong in different folders."
                 )
     schema = of_first.get("schema")
-    of = schema.get("name") if isinstance(schema, dict) else "simulated"
-    if of != name:
+    of = schema.get("name") if isinstance(schema, dict) else str(of_first.get("data_set", "simulated"))
+    if of != name and (name, of) != ("simulated", "particles"):
         raise ValueError(f"{first} holds the data set {of!r}, not {name!r}.")
     if schema is None:
-        assert base is not None, "only the simulation's rows describe themselves without a schema"
+        if of not in ("simulated", "particles"):  # only the simulation's rows describe themselves without a schema
+            raise FileError(f"{first} describes its rows as the data set {of!r}, but without its schema.")
+        base = SCHEMAS[of][0]
         present = {label for description in described.values() for label in map(str, description["label_names"])}
         labels = {label: meaning for label, meaning in base.labels.items() if label in present}
         more = {"channel_names": of_first["channel_names"], "image_size": of_first["image_size"], "labels": labels}
         schema = base.to_dict() | more
-    return parse_schema(name, schema, first)[0]
+    return parse_schema(of, schema, first)[0]

@@ -20,7 +20,18 @@ from .budget import MAX_PIXELS
 from .grid import WINDOW
 from .texts import read_mapping
 
-__all__ = ["CHANNELS", "ROW_COLUMNS", "SCHEMAS", "Channel", "DatasetSchema", "Source", "read_schema", "row_features"]
+__all__ = [
+    "CHANNELS",
+    "IMAGE_COLUMNS",
+    "PARTICLE_COLUMNS",
+    "ROW_COLUMNS",
+    "SCHEMAS",
+    "Channel",
+    "DatasetSchema",
+    "Source",
+    "read_schema",
+    "row_features",
+]
 
 STRICT_KEYS = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 Strings = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
@@ -55,6 +66,10 @@ CHANNELS = {
     "tib2": Channel("hits", "Inner barrel strip layer 2"),
     "tob1": Channel("hits", "Outer barrel strip layer 1"),
     "tob2": Channel("hits", "Outer barrel strip layer 2"),
+}
+IMAGE_COLUMNS = {"pixel_index": "uint32", "pixel_value": "float32"}
+PARTICLE_COLUMNS = {"particle_id": "int32"} | {
+    f"particle_{name}": "float32" for name in ("pt", "eta", "phi", "x", "y", "z")
 }
 ROW_COLUMNS = {
     "labels": "int64",
@@ -124,6 +139,7 @@ class DatasetSchema:
         normalisation: `"physical"` (the channels' units), `"max_scaled_255"` (each image and channel scaled to 0..255)
             or `"scaled"` (any other scale).
         tower_blocks: Whether the HCAL is constant in blocks of 5 x 5 pixels, its towers.
+        particles: Whether rows hold the particles of a jet, from which its image is made, instead of the image.
         own_split: Globs of the files of `train`, `validation` and `test`, if the data set is already split; a split
             it lacks is carved out of `train`.
         bad_rows: Globs of files with ranges `[first, last]` of rows known to be corrupt, which are skipped.
@@ -152,6 +168,7 @@ class DatasetSchema:
     mass_range: tuple[FiniteFloat, FiniteFloat] = (0.0, 2000.0)
     normalisation: Literal["physical", "max_scaled_255", "scaled"] = "physical"
     tower_blocks: StrictBool = False
+    particles: StrictBool = False
     own_split: dict[Literal["train", "validation", "test"], str] = field(default_factory=dict)
     bad_rows: dict[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     inferred: Strings = ()
@@ -178,6 +195,11 @@ class DatasetSchema:
         return channel if self.has_physical_units else replace(channel, unit="a.u.")
 
     @property
+    def list_columns(self) -> dict[str, str]:
+        """The columns that hold a list in each row, of one length for all of them, and the type of its entries."""
+        return PARTICLE_COLUMNS if self.particles else IMAGE_COLUMNS
+
+    @property
     def sources(self) -> dict[str, Source]:
         """All columns, extra ones included."""
         return self.columns | self.extra
@@ -193,7 +215,7 @@ class DatasetSchema:
             "image_size": list(self.image_size),
             "label_names": list(label_names),
             "normalisation": self.normalisation,
-        }
+        } | ({"data_set": self.name} if self.particles else {})
 
     def to_dict(self) -> dict:
         """All values that are not defaults, in a form [`parse_schema`] reads."""
@@ -311,7 +333,9 @@ def row_features(schema: DatasetSchema) -> Features:
     """Columns of a sparse row, the same for every data set; a quantity a data set lacks is null.
 
     `pixel_index` is the flat index `(channel * height + row) * width + column`, ascending; `pixel_value` is in the
-    channel's unit; `mass_labels` and `jet_mass` [GeV]; `pt` [GeV] and `eta` of the jet; `ieta`, `iphi` number the
+    channel's unit. Rows of particles have instead of them the PDG code `particle_id`, `particle_pt` [GeV], `particle_eta`
+    and `particle_phi`, and the place of production `particle_x`, `_y`, `_z` [cm] relative to the primary vertex.
+    `mass_labels` and `jet_mass` [GeV]; `pt` [GeV] and `eta` of the jet; `ieta`, `iphi` number the
     seed tower; `merged` tells whether the jet holds all decay products of its heavy particle, `parton` is the PDG code
     of what the jet comes from, `num_pileup` the number of collisions besides the hard one. The schema's `extra`
     columns follow.
@@ -319,15 +343,18 @@ def row_features(schema: DatasetSchema) -> Features:
     columns: dict[str, Any] = {name: Value(kind) for name, kind in ROW_COLUMNS.items()}
     if schema.labels:
         columns["labels"] = ClassLabel(names=list(schema.labels))
-    pixels = {"pixel_index": List(Value("uint32")), "pixel_value": List(Value("float32"))}
-    return Features(pixels | columns | dict.fromkeys(schema.extra, Value("float32")))
+    lists = {name: List(Value(kind)) for name, kind in schema.list_columns.items()}
+    return Features(lists | columns | dict.fromkeys(schema.extra, Value("float32")))
 
 
 def _read_schemas() -> dict[str, tuple[DatasetSchema, ...]]:
-    schemas = {}
-    for path in sorted(files("e2evit.data").joinpath("schemas").iterdir(), key=lambda path: path.name):
-        name = path.name.removesuffix(".yaml")
-        schemas[name] = parse_schema(name, yaml.safe_load(path.read_text(encoding="utf-8")), path.name)
+    folder, schemas = files("e2evit.data").joinpath("schemas"), {}
+    texts = {path.name: yaml.safe_load(path.read_text(encoding="utf-8")) for path in folder.iterdir()}
+    for file, text in sorted(texts.items()):
+        if "like" in text:  # another one, with these differences
+            text = texts[f"{text.pop('like')}.yaml"] | text
+        name = file.removesuffix(".yaml")
+        schemas[name] = parse_schema(name, text, file)
     return schemas
 
 

@@ -4,8 +4,9 @@ import numpy as np
 
 from e2evit.data.grid import TOWER
 
+from .batch import EventBatch
 from .cells import IMPACT, structured
-from .events import EventBatch
+from .streams import Random, draw
 
 __all__ = ["calorimeter_impacts"]
 
@@ -23,7 +24,9 @@ HADRON_WIDTH = 0.35  # crystals
 TOWER_WIDTH = 0.10  # towers
 
 
-def calorimeter_impacts(batch: EventBatch, row, column, on_grid, rng) -> tuple[np.ndarray, np.ndarray]:
+def calorimeter_impacts(
+    batch: EventBatch, row, column, on_grid, rng: Random
+) -> tuple[np.ndarray, np.ndarray]:
     """Showers in ECAL (grid of crystals) and HCAL (grid of towers), as `IMPACT`.
 
     Electrons and photons stop in the ECAL. A hadron starts to shower at a random depth: in the ECAL, where it deposits
@@ -37,19 +40,19 @@ def calorimeter_impacts(batch: EventBatch, row, column, on_grid, rng) -> tuple[n
     is_em, is_muon = np.isin(code, (11, 22)), code == 13
     is_hadron = ~is_em & ~is_muon
 
-    em = _gamma(energy, np.hypot(ECAL_STOCHASTIC / np.sqrt(energy), ECAL_CONSTANT), is_em, rng)
+    em = _smeared(event, energy, np.hypot(ECAL_STOCHASTIC / np.sqrt(energy), ECAL_CONSTANT), is_em, rng)
 
     em_fraction = np.clip(EM_FRACTION * np.log(np.maximum(energy, 1.0)), 0.0, 1.0)
     response = (1 + (E_OVER_H - 1) * em_fraction) / E_OVER_H
-    start = rng.exponential(1.0, energy.size)
+    start = draw(rng, "exponential", event, 1.0)
     behind = (ECAL_LENGTHS + HCAL_LENGTHS) * slant - start
     held = 1 - np.exp(-np.maximum(behind, 0.0) / np.maximum(energy, 1.0) ** TAIL_POWER)
     width = np.hypot(HCAL_STOCHASTIC / np.sqrt(energy), HCAL_CONSTANT)
-    seen = _gamma(energy * response * held, width, is_hadron, rng)
+    seen = _smeared(event, energy * response * held, width, is_hadron, rng)
     early = start < ECAL_LENGTHS * slant
-    share = np.where(early, rng.beta(1.2, 1.8, energy.size), 0.0)
-    ecal_minimum = np.minimum(MINIMUM_ECAL * rng.gamma(4.0, 0.25, energy.size), energy)
-    hcal_minimum = np.minimum(MINIMUM_HCAL * rng.gamma(4.0, 0.25, energy.size), energy - ecal_minimum)
+    share = np.where(early, draw(rng, "beta", event, 1.2, 1.8), 0.0)
+    ecal_minimum = np.minimum(MINIMUM_ECAL * draw(rng, "gamma", event, 4.0, 0.25), energy)
+    hcal_minimum = np.minimum(MINIMUM_HCAL * draw(rng, "gamma", event, 4.0, 0.25), energy - ecal_minimum)
     ionises = (batch.charge[on_grid] != 0) & ~is_em
     in_ecal = np.where(early, share * seen, np.where(ionises, np.minimum(ecal_minimum, seen), 0.0))
     in_hcal = np.maximum(seen - in_ecal, 0.0)
@@ -70,9 +73,9 @@ def calorimeter_impacts(batch: EventBatch, row, column, on_grid, rng) -> tuple[n
     return ecal[ecal["energy"] > 0.01], hcal[~is_em & (hcal["energy"] > 0.01)]
 
 
-def _gamma(energy, relative_width, selected, rng):
+def _smeared(event, energy, relative_width, selected, rng: Random):
     """Energies of the selected particles with a relative spread; a gamma distribution is never negative."""
     smeared = np.zeros_like(energy)
     shape = 1.0 / np.maximum(relative_width[selected], 1e-3) ** 2
-    smeared[selected] = energy[selected] * rng.gamma(shape) / shape
+    smeared[selected] = energy[selected] * draw(rng, "gamma", event[selected], shape) / shape
     return smeared

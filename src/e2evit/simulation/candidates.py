@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from .detector import detect
-from .events import EventBatch
+from .batch import EventBatch
 from .geometry import GEOMETRIES
 from .hcal import seed_towers, tower_energy
 from .images import jet_windows, render

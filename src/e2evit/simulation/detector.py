@@ -11,13 +11,14 @@ import numpy as np
 from e2evit.data.grid import ROWS, position_in_grid
 
 from .calorimeters import calorimeter_impacts
-from .events import EventBatch
+from .batch import EventBatch
 from .geometry import Geometry
 from .helix import direction, propagate
 from .silicon import silicon_hits
+from .streams import Random, draw
 from .tracker import reconstruct_tracks
 
-__all__ = ["Response", "detect"]
+__all__ = ["BEAM_SPOT_LENGTH", "ECAL_HALF_LENGTH", "ECAL_RADIUS", "Response", "detect"]
 
 ECAL_RADIUS, ECAL_HALF_LENGTH = 129.0, 317.0  # front face, cm: JINST 3 (2008) S08004 section 4
 BEAM_SPOT_LENGTH = 5.0  # standard deviation of vertices along the beam [cm]: JINST 9 (2014) P10009 section 6
@@ -44,9 +45,9 @@ class Response:
         return {name: value for name, value in vars(self).items() if name != "vertex_z"}
 
 
-def detect(batch: EventBatch, geometry: Geometry, rng: np.random.Generator) -> Response:
+def detect(batch: EventBatch, geometry: Geometry, rng: Random) -> Response:
     """Response to all particles of a batch."""
-    vertex_z = rng.normal(0.0, BEAM_SPOT_LENGTH, batch.num_events)
+    vertex_z = draw(rng, "normal", np.arange(batch.num_events), 0.0, BEAM_SPOT_LENGTH)
     start = batch.vertex.copy()
     start[:, 2] += vertex_z[batch.event]
     point, reaches = propagate(batch.momentum, batch.charge, start, ECAL_RADIUS, ECAL_HALF_LENGTH)

@@ -4,16 +4,16 @@ Pythia is GPL software and an optional dependency (`pip install e2evit[sim]`); o
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import awkward as ak
 import numpy as np
 import pythia8mc
 
+from .batch import EventBatch
 from .gun import MassGun
 from .processes import Process
 
-__all__ = ["EventBatch", "generate", "minimum_bias"]
+__all__ = ["generate", "minimum_bias"]
 
 _NEUTRINOS = (12, 14, 16)
 _MM_TO_CM = 0.1
@@ -29,43 +29,6 @@ _COMMON = (
     "ParticleDecays:xyMax = 1290.",
     "ParticleDecays:zMax = 3170.",
 )
-
-
-@dataclass
-class EventBatch:
-    """Particles of some events, flat; the `event` arrays ascend and give the event of each entry.
-
-    Args:
-        num_events: Events in the batch.
-        event, pdg_id, charge: Stable particles within |eta| < 3.6, except neutrinos.
-        momentum: `(n, 4)` px, py, pz, E [GeV].
-        vertex: `(n, 3)` production point [cm] relative to the primary vertex.
-        heavy_event, heavy_momentum: Heavy particles after recoil against initial-state radiation, `(m, 4)` [GeV].
-        decay_heavy, decay_momentum: Their decay products (b, q, q' for top): index of the heavy particle, momentum.
-        parton_event, parton_id, parton_momentum: Outgoing quarks and gluons of a hard process without heavy particle.
-    """
-
-    num_events: int
-    event: np.ndarray
-    pdg_id: np.ndarray
-    charge: np.ndarray
-    momentum: np.ndarray
-    vertex: np.ndarray
-    heavy_event: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
-    heavy_momentum: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
-    decay_heavy: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
-    decay_momentum: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
-    parton_event: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
-    parton_id: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
-    parton_momentum: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
-
-    def select(self, events: np.ndarray) -> "EventBatch":
-        """Some events, ascending and renumbered: their stable particles, without heavy particles and partons."""
-        number = np.full(self.num_events, -1)
-        number[events] = np.arange(len(events))
-        kept = number[self.event] >= 0
-        particles = {name: getattr(self, name)[kept] for name in ("pdg_id", "charge", "momentum", "vertex")}
-        return EventBatch(len(events), number[self.event[kept]], **particles)
 
 
 def generate(

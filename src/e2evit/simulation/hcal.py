@@ -5,6 +5,7 @@ import numpy as np
 from e2evit.data.grid import COLUMNS, ROWS, TOWER, position_in_grid
 
 from .cells import Frames, spread
+from .streams import Random, white_noise
 
 __all__ = ["NOISE", "TOWER_COLUMNS", "TOWER_ROWS", "seed_towers", "tower_energy"]
 
@@ -15,7 +16,7 @@ SEED_MIN_ENERGY = 5.0  # GeV; below it, noise and pile-up would place the window
 _COARSE = 20  # beyond |ieta| = 20 a tower covers ten degrees of phi
 
 
-def tower_energy(num_events: int, impacts, rng: np.random.Generator) -> np.ndarray:
+def tower_energy(num_events: int, impacts, rng: Random) -> np.ndarray:
     """Energy of each tower above threshold [GeV], `(num_events, 56, 72)`, 0 elsewhere.
 
     Beyond |ieta| = 20 CMS's towers are ten degrees wide; in the image each half of such a tower has half its energy.
@@ -32,12 +33,14 @@ def tower_energy(num_events: int, impacts, rng: np.random.Generator) -> np.ndarr
     return energy
 
 
-def _read_out(energy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    energy = energy + rng.standard_normal(energy.shape, dtype=np.float32) * np.float32(NOISE)
+def _read_out(energy: np.ndarray, rng: Random) -> np.ndarray:
+    energy = energy + white_noise(rng, energy.shape) * np.float32(NOISE)
     return np.where(energy < THRESHOLD, np.float32(0), energy)
 
 
-def seed_towers(towers: np.ndarray, event, eta, phi) -> tuple[np.ndarray, np.ndarray]:
+def seed_towers(
+    towers: np.ndarray, event, eta, phi, rows: tuple[int, int] = (0, TOWER_ROWS - 1)
+) -> tuple[np.ndarray, np.ndarray]:
     """Row (jetSeed_ieta) and column (jetSeed_iphi) of the hottest of the 7 x 7 towers around each jet axis.
 
     If none reaches 5 GeV, the tower on the axis is the seed: a jet of two photons leaves nothing in the HCAL.
@@ -45,10 +48,11 @@ def seed_towers(towers: np.ndarray, event, eta, phi) -> tuple[np.ndarray, np.nda
     Args:
         towers: `(num_events, 56, 72)` [GeV].
         event, eta, phi: `(n,)` of the jets; phi in radians.
+        rows: First and last row in which a seed may lie.
     """
     row, column = (np.floor(x).astype(np.int64) // TOWER for x in position_in_grid(eta, phi))
     search = np.arange(-SEED_SEARCH, SEED_SEARCH + 1)
-    near_rows = np.clip(row[:, None] + search, 0, TOWER_ROWS - 1)
+    near_rows = np.clip(row[:, None] + search, *rows)
     near_columns = (column[:, None] + search) % TOWER_COLUMNS
     window = towers[np.asarray(event)[:, None, None], near_rows[:, :, None], near_columns[:, None, :]]
     window = window.reshape(len(window), -1)

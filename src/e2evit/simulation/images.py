@@ -10,6 +10,7 @@ from .detector import Response
 from .ecal import crystal_energy
 from .geometry import Geometry
 from .silicon import hit_channels
+from .streams import Random
 from .tracker import track_channels
 
 __all__ = ["jet_windows", "render", "whole_detector"]
@@ -33,7 +34,7 @@ def whole_detector(event) -> Frames:
     return Frames(event, zero, zero, ROWS, COLUMNS)
 
 
-def render(frames: Frames, response: Response, towers: np.ndarray, geometry: Geometry, rng: np.random.Generator):
+def render(frames: Frames, response: Response, towers: np.ndarray, geometry: Geometry, rng: Random):
     """Images of frames that start at the corner of a tower, as sparse columns.
 
     Args:

@@ -8,7 +8,7 @@ import numpy as np
 
 from e2evit.data.grid import JET_RADIUS
 
-from .events import EventBatch
+from .batch import EventBatch
 
 # or each worker prints FastJet's banner over the progress bar; the README asks for the citation instead
 fastjet._swig.ClusterSequence.set_fastjet_banner_stream(None)

@@ -1,17 +1,18 @@
 """Pile-up: a pool of minimum-bias collisions, simulated once and overlaid at random angles in phi."""
 
 import io
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from e2evit.data.grid import COLUMNS, TOWER
+from e2evit.data.grid import COLUMNS, TOWER, position_in_grid
 from e2evit.data.splits import SPLIT_FRACTIONS
 
 from .detector import Response, detect
-from .events import minimum_bias
 from .geometry import Geometry
 from .hcal import TOWER_COLUMNS
+from .streams import Random, draw
 
 __all__ = ["MinimumBiasPool"]
 
@@ -20,21 +21,31 @@ class MinimumBiasPool:
     """Detector response to minimum-bias collisions.
 
     Each split of a data set draws from its own part of the pool, so no collision is in both training and test.
+
+    Args:
+        starts: First hit of each collision in each layer, and their number; by default counted.
+        folder: Where it lies, if [`open`] reads it: another process opens it there instead of getting a copy.
     """
 
-    def __init__(self, response: Response):
-        self.response = response
-        events = np.arange(len(response.vertex_z) + 1)
-        self._starts = {name: np.searchsorted(hits["event"], events) for name, hits in response.layers.items()}
+    def __init__(self, response: Response, starts: Mapping[str, np.ndarray] | None = None, folder: Path | None = None):
+        self.response, self.folder = response, folder
+        self._starts = starts or _starts(response)
         bounds = np.round(np.cumsum([0, *SPLIT_FRACTIONS.values()]) * len(self)).astype(int)
         self._parts = {name: (low, high) for name, low, high in zip(SPLIT_FRACTIONS, bounds[:-1], bounds[1:])}
 
     def __len__(self) -> int:
         return len(self.response.vertex_z)
 
+    def __reduce__(self):
+        if self.folder is not None:
+            return type(self).open, (self.folder,)
+        return type(self), (self.response, self._starts)
+
     @classmethod
     def simulate(cls, size: int, seed: int, energy: float, geometry: Geometry, extra=()) -> "MinimumBiasPool":
         """`size` collisions at `energy` [GeV], determined by the arguments and the versions."""
+        from .events import minimum_bias  # needs Pythia
+
         rng, responses, made = np.random.default_rng(seed), [], 0
         for batch in minimum_bias(seed, energy, extra):
             response = detect(batch, geometry, rng)
@@ -59,23 +70,51 @@ class MinimumBiasPool:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             return cls(Response(**{name: arrays[name] for name in arrays.files}))
 
+    @classmethod
+    def write(cls, folder: Path, pools: Iterable["MinimumBiasPool"]) -> None:
+        """Write `pools`, one after the other, as one into `folder`, which [`open`] maps into memory."""
+        made = 0
+        pieces: dict[str, list[np.ndarray]] = {}
+        for pool in pools:
+            for name, values in vars(pool.response).items():
+                values = values.copy()
+                if name != "vertex_z":
+                    values["event"] += made
+                pieces.setdefault(name, []).append(values)
+            made += len(pool)
+        whole = Response(**{name: np.concatenate(values) for name, values in pieces.items()})
+        arrays = vars(whole) | {f"{name}_starts": starts for name, starts in _starts(whole).items()}
+        for name, values in arrays.items():
+            np.save(folder / f"{name}.npy", values, allow_pickle=False)
+
+    @classmethod
+    def open(cls, folder: Path) -> "MinimumBiasPool":
+        """The pool that [`write`] left in `folder`, mapped into memory: processes share it."""
+        arrays = {
+            path.stem: np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) for path in folder.glob("*.npy")
+        }
+        starts = {name.removesuffix("_starts"): arrays.pop(name) for name in list(arrays) if name.endswith("_starts")}
+        return cls(Response(**arrays), starts, folder)
+
     def overlay(
-        self, response: Response, splits, mean: float, rng: np.random.Generator
+        self, response: Response, splits, mean, rng: Random, window: tuple[np.ndarray, np.ndarray, int] | None = None
     ) -> tuple[Response, np.ndarray]:
         """Add a Poisson number of collisions to each event, each rotated in phi by a random number of towers.
 
         Args:
             splits: Name of the split of each event.
-            mean: Mean number of collisions besides the hard one.
+            mean: Mean number of collisions besides the hard one, for all events or for each.
+            window: Row and column `(n,)` of a crystal of each event, and the distance from it beyond which hits are
+                not needed.
 
         Returns:
             The response to everything, and the number of collisions added to each event.
         """
-        number = rng.poisson(mean, len(response.vertex_z))
+        number = draw(rng, "poisson", np.arange(len(response.vertex_z)), mean)
         target = np.repeat(np.arange(len(number)), number)
         low, high = np.array([self._parts[split] for split in splits]).reshape(-1, 2).T
-        collision = rng.integers(low[target], high[target])
-        turn = rng.integers(0, TOWER_COLUMNS, len(target))
+        collision = draw(rng, "integers", target, low[target], high[target]).astype(int)
+        turn = draw(rng, "integers", target, 0, TOWER_COLUMNS).astype(int)
         layers = {}
         for name, hits in self.response.layers.items():
             starts = self._starts[name]
@@ -90,6 +129,24 @@ class MinimumBiasPool:
                 added["column"] = (added["column"] + towers) % TOWER_COLUMNS
             else:
                 added["column"] = (added["column"] + TOWER * towers) % COLUMNS
+            if window is not None:
+                added = added[_near(name, added, *window)]
             both = np.concatenate([vars(response)[name], added])
             layers[name] = both[np.argsort(both["event"], kind="stable")]
         return Response(response.vertex_z, **layers), number
+
+
+def _starts(response: Response) -> dict[str, np.ndarray]:
+    events = np.arange(len(response.vertex_z) + 1)
+    return {name: np.searchsorted(hits["event"], events) for name, hits in response.layers.items()}
+
+
+def _near(name: str, hits: np.ndarray, row: np.ndarray, column: np.ndarray, reach: int) -> np.ndarray:
+    """Whether hits lie in the square of `reach` crystals around a crystal of their event."""
+    scale, event = TOWER if name == "hcal" else 1, hits["event"]
+    if name == "silicon":  # where it is in eta, the vertex decides
+        hit_column, near_row = position_in_grid(0.0, hits["phi"])[1], True
+    else:
+        hit_column, near_row = hits["column"] * scale, np.abs(hits["row"] * scale - row[event]) <= reach
+    apart = np.abs(hit_column - column[event])
+    return near_row & (np.minimum(apart, COLUMNS - apart) <= reach)

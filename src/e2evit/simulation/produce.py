@@ -41,7 +41,7 @@ def simulate(
         scheduler: Address of a Dask scheduler (`tcp://...`) whose workers do the work instead.
 
     Returns:
-        The folder, which `load_e2e("simulated", data_dir=...)` and `datasets.load_dataset(...)` read.
+        The folder, which `load_e2e("simulated", data_dir=...)` (or `"particles"`) and `datasets.load_dataset(...)` read.
 
     Raises:
         ImportError: if the `sim` extra is not installed, or the `cluster` extra for a scheduler.
@@ -56,13 +56,13 @@ def simulate(
         raise ValueError(f"Need num_jets and num_proc > 0, got {num_jets} and {num_proc}.")
     try:
         from .card import render_card
-        from .shards import versions
+        from .shards import needs_pool, versions
     except ImportError as error:
         raise ImportError(f"{error}. The simulation needs Pythia 8 and FastJet: pip install 'e2evit[sim]'.") from error
     output_dir = Path(absolute(output_dir))
     with held(output_dir), workers(num_proc, scheduler, f"{__package__}.shards") as run:
         remove_leftovers(output_dir)
-        claim(output_dir / SETTINGS_FILE, asdict(settings) | versions())
+        claim(output_dir / SETTINGS_FILE, settings.to_dict() | versions())
         for process in processes:
             if (kept := sum(_held(output_dir, process).values())) > num_jets:
                 raise ValueError(
@@ -70,7 +70,7 @@ def simulate(
                     "choose another folder."
                 )
 
-        preparations = [(_prepare_pool, output_dir, settings)] if settings.pileup else []
+        preparations = [(_prepare_pool, output_dir, settings)] if needs_pool(settings) else []
         if settings.match_pt:
             preparations += [(_prepare_acceptance, output_dir, process, settings) for process in processes]
         preparations = [job for job in preparations if not _is_prepared(*job[:-1])]
@@ -178,10 +178,10 @@ def _write_shard(output_dir: Path, process: str, shard: int, num_jets: int, sett
 
     from e2evit.data.sparse import COLUMN_ENCODINGS
 
-    from .shards import make_shard
+    from .shards import make_shard, needs_pool
 
     pool = acceptance = None
-    if settings.pileup:
+    if needs_pool(settings):
         path = _prepared(_prepare_pool, output_dir)
         pool = _load_pool(path, path.stat().st_mtime_ns)
     if settings.match_pt:

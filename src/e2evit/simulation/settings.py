@@ -1,6 +1,7 @@
 """The settings of a simulated data set."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from .geometry import GEOMETRIES
 from .processes import PROCESSES
@@ -23,6 +24,8 @@ class SimulationSettings:
         min_mass, max_mass: Range of the mass guns' masses [GeV] instead of each gun's own.
         match_pt: Give every process the same spectrum in pT and eta, and keep one random jet per event.
         merged_only: Keep only jets that contain all decay products of their heavy particle.
+        keep: `images`, or `particles`: those that a jet's window can see, from which [`ParticleImages`] makes an image
+            with a new response of the detector, noise and pile-up whenever it is asked.
         whole_detector: One image of 280 x 360 per event instead of one of 125 x 125 per jet.
         pool_size: Number of minimum-bias collisions pile-up is drawn from.
         pythia: Extra settings for Pythia in every process, e.g. `Tune:pp = 18`.
@@ -47,12 +50,23 @@ class SimulationSettings:
     merged_only: bool = field(
         default=False, metadata={"help": "Keep only jets that contain all decay products of their heavy particle."}
     )
+    keep: str = field(
+        default="images",
+        metadata={"help": "images, or particles, from which training can make a new image in every epoch."},
+    )
     whole_detector: bool = field(
         default=False, metadata={"help": "Write one 280 x 360 image per event instead of one 125 x 125 image per jet."}
     )
     pool_size: int = field(default=2000, metadata={"help": "Minimum-bias collisions to draw pile-up from."})
     pythia: list[str] = field(default_factory=list, metadata={"help": 'Extra Pythia settings, e.g. "Tune:pp = 18".'})
     shard_size: int = field(default=2000, metadata={"help": "Jets per shard."})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings; `keep` only if it is not the default, which earlier versions did not have."""
+        settings = asdict(self)
+        if self.keep == "images":
+            del settings["keep"]
+        return settings
 
     @property
     def mass_range(self) -> tuple[float, float] | None:
@@ -68,6 +82,10 @@ class SimulationSettings:
             raise ValueError(f"A process is named twice: {', '.join(processes)}.")
         if self.geometry not in GEOMETRIES:
             raise ValueError(f"Unknown geometry {self.geometry!r}; known ones: {', '.join(GEOMETRIES)}.")
+        if self.keep not in ("images", "particles"):
+            raise ValueError(f"`keep` is images or particles, got {self.keep!r}.")
+        if self.keep == "particles" and self.whole_detector:
+            raise ValueError("Particles are kept around jets: `keep particles` and `whole_detector` exclude each other.")
         for name, smallest in (("seed", 0), ("pileup", 0), ("pool_size", 10), ("shard_size", 1)):
             if getattr(self, name) < smallest:
                 raise ValueError(f"Need {name} >= {smallest}, got {getattr(self, name)}.")

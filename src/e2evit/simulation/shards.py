@@ -1,7 +1,7 @@
 """One shard, from events to rows: determined by process, number, settings and versions."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from zlib import crc32
 
@@ -18,12 +18,21 @@ from .geometry import GEOMETRIES
 from .hcal import seed_towers, tower_energy
 from .images import jet_windows, render, whole_detector
 from .jets import Jets, find_jets
+from .kept import keep_particles
 from .pileup import MinimumBiasPool
 from .processes import PROCESSES
 from .settings import SimulationSettings
 from .spectra import Acceptance
 
-__all__ = ["arrow_schema", "make_acceptance", "make_pool", "make_shard", "output_schema", "versions"]
+__all__ = [
+    "arrow_schema",
+    "make_acceptance",
+    "make_pool",
+    "make_shard",
+    "needs_pool",
+    "output_schema",
+    "versions",
+]
 
 PILOT_JETS = 4000
 BARREN_EVENTS = 5000  # after so many events without a jet, the request cannot be met
@@ -33,7 +42,7 @@ _POOL, _PILOT = 1_000_000_001, 1_000_000_002  # take the place of a shard's numb
 def output_schema(settings: SimulationSettings) -> DatasetSchema:
     """Schema of the rows."""
     return replace(
-        find_schema("simulated"),
+        find_schema("particles" if settings.keep == "particles" else "simulated"),
         channel_names=GEOMETRIES[settings.geometry].channel_names,
         **({"image_size": (ROWS, COLUMNS)} if settings.whole_detector else {}),
     )
@@ -42,7 +51,7 @@ def output_schema(settings: SimulationSettings) -> DatasetSchema:
 def arrow_schema(process: str, settings: SimulationSettings) -> pa.Schema:
     """Schema of a process's shards, with the settings and versions that made them as metadata."""
     schema = output_schema(settings)
-    description = schema.description_of_rows([process]) | {"simulation": asdict(settings) | versions()}
+    description = schema.description_of_rows([process]) | {"simulation": settings.to_dict() | versions()}
     target = row_features(schema).arrow_schema
     return target.with_metadata(target.metadata | {b"e2evit": json.dumps(description).encode()})
 
@@ -50,6 +59,11 @@ def arrow_schema(process: str, settings: SimulationSettings) -> pa.Schema:
 def versions() -> dict[str, str]:
     """Versions of everything the numbers in a shard depend on."""
     return {name: version(name) for name in ("e2evit", "pythia8mc", "fastjet", "numpy", "scikit-learn")}
+
+
+def needs_pool(settings: SimulationSettings) -> bool:
+    """Whether pile-up enters what is kept; particles are kept without, and get it when their image is made."""
+    return bool(settings.pileup) and settings.keep == "images"
 
 
 def make_pool(settings: SimulationSettings) -> MinimumBiasPool:
@@ -89,7 +103,7 @@ def make_shard(
     Raises:
         RuntimeError: if no jet passes in 5000 events in a row.
     """
-    if (settings.pileup and pool is None) or (settings.match_pt and acceptance is None):
+    if (needs_pool(settings) and pool is None) or (settings.match_pt and acceptance is None):
         raise ValueError("Pile-up needs a pool (make_pool), match_pt an acceptance (make_acceptance).")
     schema = output_schema(settings)
     seed, rng = _seeds(settings, process, shard)
@@ -106,7 +120,7 @@ def make_shard(
             continue
         events, jets.event = np.unique(jets.event, return_inverse=True)
         event_ids = np.array([f"{name}-{first_event + event}" for event in events.tolist()])
-        table = _images(batch.select(events), jets, event_ids, settings, pool, rng)
+        table = _rows(batch.select(events), jets, event_ids, settings, pool, rng)
         labels = np.full(table.num_rows, schema.label_names.index(process))
         tables.append(table.append_column("labels", pa.array(labels)))
         made += table.num_rows
@@ -116,23 +130,27 @@ def make_shard(
     return pa.concat_tables(tables).slice(0, num_jets).select(target.names).cast(target)
 
 
-def _images(batch, jets: Jets, event_ids, settings: SimulationSettings, pool, rng) -> pa.Table:
-    """Images and labels of the jets whose windows lie on the grid."""
+def _rows(batch, jets: Jets, event_ids, settings: SimulationSettings, pool, rng) -> pa.Table:
+    """Images, or particles, and labels of the jets whose windows lie on the grid."""
     geometry = GEOMETRIES[settings.geometry]
     response, num_pileup = detect(batch, geometry, rng), np.zeros(batch.num_events, int)
-    if settings.pileup:
+    if needs_pool(settings):
         response, num_pileup = pool.overlay(response, assign_splits(event_ids), settings.pileup, rng)
     towers = tower_energy(batch.num_events, response.hcal, rng)
     ieta, iphi = seed_towers(towers, jets.event, *jets.eta_phi)
     keep = (ieta >= SEED_ROWS[0]) & (ieta <= SEED_ROWS[1])
     jets, ieta, iphi = jets.select(keep), ieta[keep], iphi[keep]
-    frames = whole_detector(jets.event) if settings.whole_detector else jet_windows(jets.event, ieta, iphi)
-    index, value = render(frames, response, towers, geometry, rng)
+    number = num_pileup[jets.event].astype(np.int32)
+    if settings.keep == "particles":
+        kept = keep_particles(batch, jets, geometry) | {"phi": jets.eta_phi[1].astype(np.float32)}
+        number = pa.nulls(len(number), pa.int32())
+    else:
+        frames = whole_detector(jets.event) if settings.whole_detector else jet_windows(jets.event, ieta, iphi)
+        kept = dict(zip(("pixel_index", "pixel_value"), render(frames, response, towers, geometry, rng)))
     has_heavy = ~np.isnan(jets.heavy_mass)
     return pa.table(
         {
-            "pixel_index": index,
-            "pixel_value": value,
+            **kept,
             "mass_labels": pa.array(jets.heavy_mass.astype(np.float32), from_pandas=True),
             "jet_mass": jets.mass.astype(np.float32),
             "pt": jets.pt.astype(np.float32),
@@ -141,7 +159,7 @@ def _images(batch, jets: Jets, event_ids, settings: SimulationSettings, pool, rn
             "iphi": iphi.astype(np.int32),
             "merged": pa.array(jets.merged, mask=~has_heavy),
             "parton": pa.array(jets.parton.astype(np.int32), mask=jets.parton == 0),
-            "num_pileup": num_pileup[jets.event].astype(np.int32),
+            "num_pileup": number,
             "event_id": event_ids[jets.event],
         }
     )

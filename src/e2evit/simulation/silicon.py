@@ -4,10 +4,11 @@ import numpy as np
 
 from e2evit.data.grid import COLUMNS, ROWS, position_in_grid
 
+from .batch import EventBatch
 from .cells import Frames, structured
-from .events import EventBatch
 from .geometry import Geometry
 from .helix import propagate
+from .streams import Random, draw
 
 __all__ = ["SILICON", "hit_channels", "silicon_hits"]
 
@@ -17,7 +18,7 @@ EFFICIENCY = 0.99  # JINST 9 (2014) P10009 section 3
 STEREO_ANGLE = 0.100  # radians, JINST 3 (2008) S08004 section 3.2
 
 
-def silicon_hits(batch: EventBatch, start, geometry: Geometry, rng) -> np.ndarray:
+def silicon_hits(batch: EventBatch, start, geometry: Geometry, rng: Random) -> np.ndarray:
     """Hits of charged particles that start at `start` `(n, 3)` [cm], as `SILICON`, events ascending."""
     charged = batch.charge != 0
     momentum, charge, start, event = (x[charged] for x in (batch.momentum, batch.charge, start, batch.event))
@@ -35,7 +36,7 @@ def silicon_hits(batch: EventBatch, start, geometry: Geometry, rng) -> np.ndarra
         else:
             sensors = ((z, phi),)
         for seen_z, seen_phi in sensors:
-            detected = rng.random(len(crossed)) < EFFICIENCY
+            detected = draw(rng, "random", crossed) < EFFICIENCY
             parts.append(structured(SILICON, event=crossed, layer=number, z=seen_z, phi=seen_phi)[detected])
     hits = np.concatenate(parts)
     return hits[np.argsort(hits["event"], kind="stable")]

@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from .batch import EventBatch
 from .cells import Frames, structured
-from .events import EventBatch
 from .geometry import Geometry
 from .helix import impact_parameters
+from .streams import Random, draw
 
 __all__ = ["TRACK", "reconstruct_tracks", "track_channels"]
 
@@ -25,14 +26,16 @@ PT_CONSTANT, PT_SLOPE = 0.010, 2.6e-4
 VERTEX_D0_ERROR, VERTEX_DZ_ERROR = 1.0e-3, 1.5e-3  # of the primary vertex of a hard event [cm], same paper, section 6
 
 
-def reconstruct_tracks(batch: EventBatch, vertex_z, row, column, on_grid, geometry: Geometry, rng) -> np.ndarray:
+def reconstruct_tracks(
+    batch: EventBatch, vertex_z, row, column, on_grid, geometry: Geometry, rng: Random
+) -> np.ndarray:
     """Reconstructed tracks, as `TRACK`; `row` and `column` are where the particles reach the ECAL."""
     pt = np.hypot(batch.momentum[:, 0], batch.momentum[:, 1])
     eta = np.arcsinh(batch.momentum[:, 2] / np.maximum(pt, 1e-9))
     efficiency = np.where(pt < SOFT_PT, SOFT_EFFICIENCY, EFFICIENCY)
     efficiency *= np.clip(1.0 - np.hypot(batch.vertex[:, 0], batch.vertex[:, 1]) / FADE_RADIUS, 0.0, 1.0)
     kept = on_grid & (batch.charge != 0) & (pt > MIN_PT) & (np.abs(eta) < MAX_ETA)
-    kept &= rng.random(kept.size) < efficiency
+    kept &= draw(rng, "random", batch.event) < efficiency
     pt, eta, event = pt[kept], eta[kept], batch.event[kept]
     d0, dz = impact_parameters(batch.momentum[kept], batch.charge[kept], batch.vertex[kept])
     # the path length in a layer grows with 1 / sin(theta), and so does scattering
@@ -44,9 +47,9 @@ def reconstruct_tracks(batch: EventBatch, vertex_z, row, column, on_grid, geomet
         event=event,
         row=row[kept],
         column=column[kept],
-        pt=pt * (1 + rng.normal(0.0, np.hypot(PT_CONSTANT, PT_SLOPE * pt))),
-        d0=d0 + rng.normal(0.0, d0_error),
-        dz=dz + vertex_z[event] + rng.normal(0.0, dz_error),
+        pt=pt * (1 + draw(rng, "normal", event, 0.0, np.hypot(PT_CONSTANT, PT_SLOPE * pt))),
+        d0=d0 + draw(rng, "normal", event, 0.0, d0_error),
+        dz=dz + vertex_z[event] + draw(rng, "normal", event, 0.0, dz_error),
         d0_error=d0_error,
         dz_error=dz_error,
     )

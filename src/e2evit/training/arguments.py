@@ -32,6 +32,13 @@ class DataArguments:
     data_dir: str | None = _field(None, "Folder with the data set's files, or with its prepared rows.")
     schema: str | None = _field(None, "YAML schema of a custom data set that is not prepared.")
     cache_dir: str | None = _field(None, "Where prepared Arrow files go. Default: the cache of `datasets`.")
+    pileup: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Of images made of particles: mean number of pile-up collisions, or the smallest and the largest, "
+            "from which each jet draws its mean. Default: the mean of their simulation."
+        },
+    )
     train_fraction: float = _field(1.0, "Fraction of the training jets to use.")
     validation_fraction: float = _field(1.0, "Fraction of the validation jets to use.")
     test_fraction: float = _field(1.0, "Fraction of the test jets to use.")
@@ -113,6 +120,11 @@ class TrainArguments:
     overwrite_output_dir: bool = _field(False, "Start over in an `output_dir` that is not empty.")
     save_steps: int = _field(0, "Optimizer steps between saved states, besides one per epoch; 0: only those.")
     keep_states: int = _field(2, "Number of states to keep; the older one is resumed if the newest is damaged.")
+    fresh: bool = _field(
+        False,
+        "Draw the response of the detector, noise and pile-up of each training jet anew in every epoch; the data are "
+        "particles, from `e2evit simulate --keep particles`.",
+    )
     num_train_epochs: int = _field(10, "Passes over the training split.")
     per_device_batch_size: int = _field(64, "Jets in a batch of one process.")
     gradient_accumulation_steps: int = _field(1, "Batches per optimizer step.")

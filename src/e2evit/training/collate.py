@@ -13,6 +13,8 @@ from e2evit.modeling.image_processing_e2e import to_numpy
 from e2evit.modeling.modeling_trainer import ROW_COLUMNS
 from e2evit.transforms.augment import Augmentation
 
+from .particles import PreparedImages
+
 __all__ = ["E2ECollator", "RowTables"]
 
 PIXELS = {"pixel_index": pa.int64(), "pixel_value": pa.float64()}
@@ -58,6 +60,7 @@ class E2ECollator:
         augmentation: Random changes to training images.
         mass_weights: Weights of jets in the mass loss; adds `mass_weights` to batches.
         with_labels: False makes all labels missing (-100).
+        images: Makes new images in every epoch, of rows that are Arrow tables of particles.
     """
 
     def __init__(
@@ -67,8 +70,9 @@ class E2ECollator:
         augmentation: Augmentation | None = None,
         mass_weights: MassWeights | None = None,
         with_labels: bool = True,
+        images: PreparedImages | None = None,
     ):
-        self.processor, self.mass_column, self.with_labels = processor, mass_column, with_labels
+        self.processor, self.mass_column, self.with_labels, self.images = processor, mass_column, with_labels, images
         self.augmentation, self.mass_weights = augmentation, mass_weights
         # shared with the worker processes, which live as long as the run
         self._seed = torch.zeros(2, dtype=torch.int64).share_memory_()
@@ -77,7 +81,8 @@ class E2ECollator:
     def columns(self) -> list[str]:
         """The columns it reads."""
         aux = AUX_COLUMNS if self.processor.aux_names else ("pt",) if self.mass_weights else ()
-        return ["row", "pixel_index", "pixel_value", "labels", self.mass_column, *aux]
+        pixels = PIXELS if self.images is None else self.images.columns
+        return ["row", *pixels, "labels", self.mass_column, *aux]
 
     def seed(self, seed: int, epoch: int) -> None:
         """Set the seed of an epoch. Random numbers depend on it and on the batch, not on the process that makes it."""
@@ -94,6 +99,8 @@ class E2ECollator:
         Raises:
             ValueError: for rows without pixels, labels that are not whole numbers, and as the processor.
         """
+        if self.images is not None:
+            rows = self.images(rows, *self._seed.tolist())
         rows = _as_table(rows, self.mass_column)
         index, value = (rows[name].combine_chunks() for name in PIXELS)
         offsets = index.offsets.to_numpy()

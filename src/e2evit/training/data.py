@@ -13,6 +13,7 @@ from e2evit.transforms.transverse import TRANSVERSE, to_transverse
 
 from .arguments import SPLITS, DataArguments, TargetArguments
 from .checkpoint import TrainedOn
+from .particles import PreparedImages, image_schema
 
 __all__ = ["describe_data", "load_data", "targets_of", "with_defaults"]
 
@@ -22,7 +23,10 @@ MASS_COLUMN = "mass_labels"
 
 
 def load_data(
-    data: DataArguments, targets: TargetArguments | None = None, channel_names: Sequence[str] | None = None
+    data: DataArguments,
+    targets: TargetArguments | None = None,
+    channel_names: Sequence[str] | None = None,
+    fresh: bool = False,
 ) -> tuple[DatasetDict, DatasetSchema]:
     """The rows in three splits with the targets that were asked for, and their schema.
 
@@ -30,16 +34,26 @@ def load_data(
         targets: See [`with_defaults`].
         channel_names: The channels that a checkpoint reads. Energies become transverse if the checkpoint's are, unless
             `targets.transverse` says otherwise.
+        fresh: Leave the particles in the training split, of which [`PreparedImages`] makes images in every epoch. All
+            other particles become images that stay.
 
     Raises:
-        ValueError: if the data has other channels than `channel_names`; and as [`load_e2e`], [`to_transverse`] and
+        ValueError: if particles were asked for and the data set holds images; if the data has other channels than `channel_names`; and as [`load_e2e`], [`to_transverse`] and
             [`select_targets`] and [`check_mass_column`].
     """
     targets = with_defaults(targets or TargetArguments(), channel_names)
     dataset = load_e2e(data.dataset_name, data.data_dir, schema=data.schema, cache_dir=data.cache_dir)
     schema = find_schema(data.dataset_name, data.data_dir, data.schema)
     check_mass_column(dataset, targets.mass_column)
-    if targets.transverse:
+    particles = schema.particles
+    if particles:
+        schema = image_schema(schema, targets.transverse)
+    elif fresh or data.pileup is not None:
+        raise ValueError(
+            f"`{'fresh' if fresh else 'pileup'}` needs particles, and {data.data_dir} holds images: simulate with "
+            "`e2evit simulate --keep particles`."
+        )
+    elif targets.transverse:
         dataset, schema = to_transverse(dataset, schema)
     if channel_names is not None and list(channel_names) != list(schema.channel_names):
         raise ValueError(
@@ -51,6 +65,11 @@ def load_data(
         fraction = getattr(data, f"{split}_fraction")
         if fraction < 1 and split in dataset:
             dataset[split] = _draw(dataset[split], fraction, data.fraction_seed)
+    if particles:
+        images = PreparedImages(data, targets.transverse)
+        for split in dataset:
+            if not (fresh and split == "train"):
+                dataset[split] = images.fixed(dataset[split])
     return dataset, schema
 
 

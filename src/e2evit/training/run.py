@@ -25,6 +25,7 @@ from .data import load_data, targets_of, with_defaults
 from .guards import check_not_empty, check_targets
 from .loop import fit
 from .output import claimed_output_dir, run_info, save_checkpoint
+from .particles import PreparedImages
 from .process import decided_by_main, end_processes, start_accelerator
 from .state import History, Preempted, intact_state
 from .trackers import without
@@ -142,13 +143,17 @@ def _run(
         targets, channel_names = targets_of(before, recipe.data, targets, fine_tuning=True), before.channel_names
     recipe = replace(recipe, targets=with_defaults(targets, channel_names))
     with accelerator.main_process_first():  # one process builds the Arrow cache, the others read it
-        dataset, schema = load_data(recipe.data, recipe.targets, channel_names)
+        dataset, schema = load_data(recipe.data, recipe.targets, channel_names, settings.fresh)
     check_not_empty(dataset)
     if not masked:
         needs_masses = bool(asked.mass_column or asked.mass_classes) and asked.mass_classes != [NO_CLASS]
         check_targets(dataset, recipe.targets.mass_column, needs_masses)
     build, source = (new_model, model_config) if checkpoint is None else (pretrained_model, checkpoint)
-    model, processor = build(source, schema, dataset["train"], recipe.targets.mass_column, masked)
+    sample = dataset["train"]
+    if settings.fresh:  # statistics are of images
+        with accelerator.main_process_first():
+            sample = PreparedImages(recipe.data, recipe.targets.transverse).sample(sample)
+    model, processor = build(source, schema, sample, recipe.targets.mass_column, masked)
 
     try:
         history = fit(accelerator, model, dataset, processor, recipe, on_epoch_end, state)

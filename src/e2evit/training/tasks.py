@@ -12,6 +12,7 @@ from e2evit.modeling.modeling_masked import token_grid
 
 from .arguments import Recipe
 from .collate import E2ECollator
+from .particles import PreparedImages
 from .prediction import constant_baselines, coverage_temperature, predict, progress_bar, summarise
 
 __all__ = ["MaskedCollator", "MaskedImages", "Supervised", "make_task"]
@@ -34,7 +35,12 @@ class Supervised:
             raise ValueError(f"The model is a {self.config.problem_type}; jets have one class each.")
         with_labels = self.config.num_labels > 1  # a single class is nothing to learn
         self.collator = E2ECollator(
-            processor, self.mass_column, recipe.augmentation, self.mass_weights, with_labels=with_labels
+            processor,
+            self.mass_column,
+            recipe.augmentation,
+            self.mass_weights,
+            with_labels=with_labels,
+            images=fresh_images(recipe),
         )
         self.validation_collator = E2ECollator(processor, self.mass_column, with_labels=with_labels)
 
@@ -62,9 +68,11 @@ class MaskedImages:
         grid = token_grid(model.stem, processor.image_size)
         self.collator, self.validation_collator = (
             MaskedCollator(
-                E2ECollator(processor, recipe.targets.mass_column, augmentation), grid, recipe.mask.mask_ratio
+                E2ECollator(processor, recipe.targets.mass_column, augmentation, images=images),
+                grid,
+                recipe.mask.mask_ratio,
             )
-            for augmentation in (recipe.augmentation, None)
+            for augmentation, images in ((recipe.augmentation, fresh_images(recipe)), (None, None))
         )
 
     def constants(self, dataset: DatasetDict) -> dict[str, float]:
@@ -110,6 +118,11 @@ class MaskedCollator:
         masked = torch.from_numpy(order < round(self.ratio * self.num_tokens))
         kept = {name: batch[name] for name in ("pixel_values", "rows") if name in batch}
         return kept | {"bool_masked_pos": masked}
+
+
+def fresh_images(recipe: Recipe) -> PreparedImages | None:
+    """What makes the training images of particles in every epoch, if the recipe asks for it."""
+    return PreparedImages(recipe.data, recipe.targets.transverse) if recipe.training.fresh else None
 
 
 def _with_finite_loss(metrics: dict[str, float]) -> dict[str, float]:

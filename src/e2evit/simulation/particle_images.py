@@ -1,0 +1,177 @@
+"""Images made from kept particles: a new response of the detector, noise and pile-up whenever they are asked for."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from e2evit import __version__
+from e2evit.data import assign_splits, find_schema
+from e2evit.data.grid import SEED_ROWS
+from e2evit.data.parquet import open_parquet
+from e2evit.data.resolve import find_files
+from e2evit.data.schema import IMAGE_COLUMNS, PARTICLE_COLUMNS
+
+from .detector import detect
+from .geometry import GEOMETRIES
+from .hcal import seed_towers, tower_energy
+from .images import jet_windows, render
+from .kept import REACH, axis_crystal, read_particles
+from .pileup import MinimumBiasPool
+from .pool_cache import cached_pool
+from .streams import EventStreams, draw
+
+__all__ = ["ParticleImages"]
+
+_AT_ONCE = 32  # jets: their pixels fit into the processor's cache
+_FIXED, _FRESH = 0, 1  # begin the seeds of responses that stay, and of those of an epoch
+
+
+class ParticleImages:
+    """Rows of particles to rows of images.
+
+    ```python
+    jets = load_e2e("particles", "data/particles", split="train")
+    images = ParticleImages.of("data/particles", pileup=(0, 60))
+    jets.with_transform(images)[0]["pixel_index"]  # always the same
+    images.set_epoch(1)
+    jets.with_transform(images)[0]["pixel_index"]  # another response to the same particles, the one of epoch 1
+    ```
+
+    The random numbers of a jet depend on the seed, the epoch, the event and the jet's axis: not on the jets beside it,
+    nor on the process. The seed tower is the hottest one near the axis whose window lies on the grid.
+
+    Attributes:
+        columns: Those it reads.
+
+    Args:
+        geometry: `run1` or `run3`.
+        pool: Pile-up; not needed if there is none.
+        pileup: Mean number of collisions besides the hard one; or a range, from which each jet draws its mean.
+        seed: Of the responses.
+        epoch: Of the responses; by default they do not change.
+    """
+
+    columns = (*PARTICLE_COLUMNS, "event_id", "eta", "phi")
+
+    def __init__(
+        self,
+        geometry: str,
+        pool: MinimumBiasPool | None = None,
+        pileup: float | Sequence[float] = 0.0,
+        seed: int = 0,
+        epoch: int | None = None,
+    ):
+        self.geometry, self.pool, self.seed, self.epoch = geometry, pool, seed, epoch
+        self.pileup = mean_range(pileup)
+        if self.pileup[1] and pool is None:
+            raise ValueError("Pile-up needs a pool: `ParticleImages.of` finds or makes it.")
+
+    @classmethod
+    def of(
+        cls,
+        data_dir: str | Path,
+        pileup: float | Sequence[float] | None = None,
+        seed: int = 0,
+        cache_dir: str | Path | None = None,
+        num_proc: int = 0,
+    ) -> "ParticleImages":
+        """For the particles in a folder, with the detector and the beams they were simulated for.
+
+        Args:
+            pileup: By default the mean of their simulation.
+            cache_dir: Where the pool of minimum-bias collisions is, or will be; by default the cache of `datasets`.
+            num_proc: Processes that make it; 0: this one.
+
+        Raises:
+            ValueError: if the folder does not hold particles, or for an impossible number of collisions.
+            ImportError: if the pool has to be made, and the `sim` extra is not installed.
+        """
+        simulation = _simulation(data_dir)
+        mean = mean_range(simulation["pileup"] if pileup is None else pileup)
+        pool = None
+        if mean[1]:
+            pool = cached_pool(
+                simulation["energy"], simulation["geometry"], tuple(simulation["pythia"]), cache_dir, num_proc
+            )
+        return cls(simulation["geometry"], pool, mean, seed)
+
+    def with_seed(self, seed: int, epoch: int | None) -> "ParticleImages":
+        """The same detector with another seed and epoch."""
+        return type(self)(self.geometry, self.pool, self.pileup, seed, epoch)
+
+    @property
+    def description(self) -> dict:
+        """What the numbers depend on, besides the particles."""
+        pool = None if self.pool is None else str(self.pool.folder)
+        versions = {"e2evit": __version__, "numpy": np.__version__}
+        return versions | {"geometry": self.geometry, "pileup": self.pileup, "seed": self.seed, "pool": pool}
+
+    def set_epoch(self, epoch: int | None) -> None:
+        """Change to the responses of an epoch, or to those that stay."""
+        self.epoch = epoch
+
+    def __call__(self, rows: pa.Table | Mapping) -> pa.Table | dict:
+        """An Arrow table, or the columns of a batch as `with_transform` hands them over; returns the same kind."""
+        if not isinstance(rows, pa.Table):
+            return self(pa.table({name: _array(name, values) for name, values in rows.items()})).to_pydict()
+        pieces = [self._make(rows.slice(start, _AT_ONCE)) for start in range(0, max(rows.num_rows, 1), _AT_ONCE)]
+        return pa.concat_tables(pieces)
+
+    def _make(self, rows: pa.Table) -> pa.Table:
+        number, geometry = rows.num_rows, GEOMETRIES[self.geometry]
+        eta, phi = (rows[name].to_numpy().astype(float) for name in ("eta", "phi"))
+        event_ids, each = rows["event_id"].to_pylist(), np.arange(number)
+        start = (_FIXED, self.seed) if self.epoch is None else (_FRESH, self.seed, self.epoch)
+        rng = EventStreams([np.random.default_rng([*start, *_key(*jet)]) for jet in zip(event_ids, eta, phi)])
+        response, num_pileup = detect(read_particles(rows), geometry, rng), np.zeros(number, int)
+        low, high = self.pileup
+        if high:
+            mean = low if low == high else low + (high - low) * draw(rng, "random", each)
+            window = (*axis_crystal(eta, phi), REACH)
+            response, num_pileup = self.pool.overlay(response, assign_splits(event_ids), mean, rng, window)
+        towers = tower_energy(number, response.hcal, rng)
+        ieta, iphi = seed_towers(towers, each, eta, phi, SEED_ROWS)
+        index, value = render(jet_windows(each, ieta, iphi), response, towers, geometry, rng)
+        places = {"ieta": ieta, "iphi": iphi, "num_pileup": num_pileup}
+        made = dict(zip(IMAGE_COLUMNS, (index, value))) | {name: v.astype(np.int32) for name, v in places.items()}
+        kept = [name for name in rows.column_names if name not in (*PARTICLE_COLUMNS, *made)]
+        return pa.table(made | {name: rows[name] for name in kept})
+
+
+def mean_range(pileup: float | Sequence[float]) -> tuple[float, float]:
+    """Smallest and largest mean number of collisions.
+
+    Raises:
+        ValueError: for more than two numbers, or numbers that are no means.
+    """
+    means = [float(mean) for mean in np.atleast_1d(pileup)]
+    if len(means) not in (1, 2) or not 0 <= means[0] <= means[-1] < float("inf"):
+        raise ValueError(f"`pileup` is a mean number of collisions, or the smallest and the largest, got {pileup}.")
+    return means[0], means[-1]
+
+
+def _key(event_id: str, eta: float, phi: float) -> tuple[int, int]:
+    """Numbers of a jet: two of one event differ in their axes."""
+    axis = np.array([eta, phi], np.float32).tobytes()
+    digest = blake2b(event_id.encode() + axis, digest_size=8).digest()
+    return int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:], "big")
+
+
+def _array(name: str, values) -> pa.Array:
+    return pa.array(values, pa.list_(pa.type_for_alias(PARTICLE_COLUMNS[name])) if name in PARTICLE_COLUMNS else None)
+
+
+@lru_cache(4)
+def _simulation(data_dir: str | Path) -> dict:
+    """The settings with which the particles in a folder were made."""
+    schema = find_schema("particles", data_dir)
+    text = (open_parquet(find_files(schema, data_dir)[0]).schema_arrow.metadata or {}).get(b"e2evit", b"{}")
+    settings = json.loads(text).get("simulation", {})
+    if settings.get("geometry") not in GEOMETRIES:
+        raise ValueError(f"{data_dir} does not say with which settings its particles were simulated.")
+    return settings

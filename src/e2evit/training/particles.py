@@ -1,0 +1,68 @@
+"""Images of particles for a run: those that stay, made once and cached, and new ones in every epoch."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, List, Value
+
+from e2evit.data import DatasetSchema, find_schema
+from e2evit.data.builder import describe_schema
+from e2evit.data.manifest import digest_of
+from e2evit.data.schema import IMAGE_COLUMNS, PARTICLE_COLUMNS
+from e2evit.simulation import ParticleImages
+from e2evit.transforms.transverse import transverse_schema, transverse_table
+
+from .arguments import DataArguments
+
+__all__ = ["PreparedImages", "image_schema"]
+
+STATISTICS_ROWS = 2000
+
+
+def image_schema(schema: DatasetSchema, transverse: bool | None = False) -> DatasetSchema:
+    """The schema of the images made of a data set's particles."""
+    schema = replace(schema, particles=False)
+    return transverse_schema(schema) if transverse else schema
+
+
+class PreparedImages:
+    """Tables of particles to tables of images, with transverse energies if asked.
+
+    Args:
+        data: The particles, and their pile-up.
+    """
+
+    columns = ParticleImages.columns
+
+    def __init__(self, data: DataArguments, transverse: bool | None = False):
+        schema = find_schema(data.dataset_name, data.data_dir, data.schema)
+        assert data.data_dir is not None, "find_schema has refused it"
+        self.images = ParticleImages.of(data.data_dir, data.pileup, cache_dir=data.cache_dir)
+        self.plain, self.transverse = image_schema(schema), transverse
+
+    def __call__(self, rows: pa.Table, seed: int = 0, epoch: int | None = None) -> pa.Table:
+        """Images whose random numbers depend on seed, epoch and jet; without an epoch, the ones that stay."""
+        images = self.images.with_seed(seed, epoch)(rows)
+        return transverse_table(images, self.plain) if self.transverse else images
+
+    def fixed(self, rows: Dataset) -> Dataset:
+        """Images that stay, in the cache of `rows`."""
+        settings = {"rows": rows._fingerprint, "transverse": self.transverse, "images": self.images.description}
+        lists = {name: List(Value(kind)) for name, kind in IMAGE_COLUMNS.items()}
+        others = {name: feature for name, feature in rows.features.items() if name not in PARTICLE_COLUMNS}
+        made = rows.with_format("arrow").map(
+            self,
+            batched=True,
+            batch_size=256,
+            features=type(rows.features)(lists | others),
+            remove_columns=list(PARTICLE_COLUMNS),
+            new_fingerprint=digest_of(settings)[:16],
+            desc="Images of particles",
+        )
+        made.info.description = describe_schema(image_schema(self.plain, self.transverse))  # read by pipelines
+        return made.with_format(None)
+
+    def sample(self, rows: Dataset) -> Dataset:
+        """Images that stay of some rows, evenly spaced, for statistics."""
+        return self.fixed(rows.select(np.unique(np.linspace(0, len(rows) - 1, STATISTICS_ROWS).astype(int))))
