@@ -43,7 +43,7 @@ def test_every_layout_comes_back_equal(kind, tmp_path):
 
 
 def test_every_entry_is_complete_and_comes_back_from_its_own_record():
-    assert set(SCHEMAS) == {"simulated", *(kind.split()[0] for kind in KINDS)}, "each schema has a writer"
+    assert set(SCHEMAS) == {"simulated", "particles", *(kind.split()[0] for kind in KINDS)}, "each schema has a writer"
     for name, variants in SCHEMAS.items():
         for schema in variants:
             assert schema.name == name

@@ -7,9 +7,9 @@ import pytest
 
 from e2evit.data.grid import TOWER
 from e2evit.simulation import calorimeters, ecal, hcal, silicon, tracker
+from e2evit.simulation.batch import EventBatch
 from e2evit.simulation.cells import IMPACT, Frames, join, lateral_shares, spread, structured
 from e2evit.simulation.detector import detect
-from e2evit.simulation.batch import EventBatch
 from e2evit.simulation.geometry import GEOMETRIES
 
 RUN1, RUN3 = GEOMETRIES["run1"], GEOMETRIES["run3"]

@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from multiprocessing import get_all_start_methods, get_context, parent_process
@@ -173,8 +173,11 @@ def remove_leftovers(folder: Path) -> None:
         left_over.unlink(missing_ok=True)
 
 
-def claim(path: Path, record: dict) -> None:
+def claim(path: Path, record: dict, optional: Sequence[str] = ()) -> None:
     """Write the settings of a run to `path`, or compare them with those an earlier run left there.
+
+    Args:
+        optional: Settings that `record` may lack; an earlier run must have lacked them as well, then.
 
     Raises:
         ValueError: if they differ, naming the settings, or cannot be read.
@@ -184,9 +187,9 @@ def claim(path: Path, record: dict) -> None:
             earlier = dict(json.loads(path.read_text(encoding="utf-8")))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}): restore it, or choose another folder.") from error
-        differing = [key for key in record if earlier.get(key) != record[key]]
+        differing = [key for key in {**record, **dict.fromkeys(optional)} if earlier.get(key) != record.get(key)]
         if differing:
-            changes = ", ".join(f"{key}: {earlier.get(key)} there, {record[key]} now" for key in differing)
+            changes = ", ".join(f"{key}: {earlier.get(key)} there, {record.get(key)} now" for key in differing)
             raise ValueError(f"{path.parent} was made with other settings ({changes}); choose another folder.")
     else:
         write_whole_text(path, json.dumps(record, indent=2) + "\n")

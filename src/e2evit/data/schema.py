@@ -333,8 +333,8 @@ def row_features(schema: DatasetSchema) -> Features:
     """Columns of a sparse row, the same for every data set; a quantity a data set lacks is null.
 
     `pixel_index` is the flat index `(channel * height + row) * width + column`, ascending; `pixel_value` is in the
-    channel's unit. Rows of particles have instead of them the PDG code `particle_id`, `particle_pt` [GeV], `particle_eta`
-    and `particle_phi`, and the place of production `particle_x`, `_y`, `_z` [cm] relative to the primary vertex.
+    channel's unit. Rows of particles have instead of them the PDG code `particle_id`, `particle_pt` [GeV],
+    `particle_eta`, `particle_phi`, and where each was produced, `particle_x`, `_y`, `_z` [cm] from the primary vertex.
     `mass_labels` and `jet_mass` [GeV]; `pt` [GeV] and `eta` of the jet; `ieta`, `iphi` number the
     seed tower; `merged` tells whether the jet holds all decay products of its heavy particle, `parton` is the PDG code
     of what the jet comes from, `num_pileup` the number of collisions besides the hard one. The schema's `extra`

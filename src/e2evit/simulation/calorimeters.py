@@ -24,9 +24,7 @@ HADRON_WIDTH = 0.35  # crystals
 TOWER_WIDTH = 0.10  # towers
 
 
-def calorimeter_impacts(
-    batch: EventBatch, row, column, on_grid, rng: Random
-) -> tuple[np.ndarray, np.ndarray]:
+def calorimeter_impacts(batch: EventBatch, row, column, on_grid, rng: Random) -> tuple[np.ndarray, np.ndarray]:
     """Showers in ECAL (grid of crystals) and HCAL (grid of towers), as `IMPACT`.
 
     Electrons and photons stop in the ECAL. A hadron starts to shower at a random depth: in the ECAL, where it deposits

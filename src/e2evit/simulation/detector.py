@@ -10,8 +10,8 @@ import numpy as np
 
 from e2evit.data.grid import ROWS, position_in_grid
 
-from .calorimeters import calorimeter_impacts
 from .batch import EventBatch
+from .calorimeters import calorimeter_impacts
 from .geometry import Geometry
 from .helix import direction, propagate
 from .silicon import silicon_hits

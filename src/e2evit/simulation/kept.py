@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from e2evit.data.grid import COLUMNS, ROWS, TOWER, WINDOW, position_in_grid
+from e2evit.data.grid import COLUMNS, TOWER, WINDOW, position_in_grid
 from e2evit.data.schema import PARTICLE_COLUMNS
 from e2evit.data.sparse import list_array
 
@@ -141,7 +141,7 @@ def _places(batch: EventBatch, geometry: Geometry):
         reaches &= np.abs(point[:, 2]) < far * (1 - 1e-9)
         places = []
         for sign in (-1, 1):  # a strip hit lies at the middle of its module
-            shifted = point + [0, 0, sign * layer.strip_length / 2]
+            shifted = point + np.array([0, 0, sign * layer.strip_length / 2])
             eta = np.arcsinh(shifted[:, 2] / layer.radius)
             places.append(position_in_grid(eta, np.arctan2(point[:, 1], point[:, 0])))
         both = np.full((2, 2, len(charged)), np.nan)
@@ -155,7 +155,7 @@ def _ecal_places(batch: EventBatch):
     length = 2 * FARTHEST_VERTEX / (STEPS - 1) / np.maximum(np.abs(batch.momentum[:, 2]), 1e-9)
     turns = 0.003 * FIELD_TESLA * np.abs(batch.charge) * length > np.pi / 4
     for vertex_z in np.linspace(-FARTHEST_VERTEX, FARTHEST_VERTEX, STEPS):
-        start = batch.vertex + [0, 0, vertex_z]
+        start = batch.vertex + np.array([0, 0, vertex_z])
         point, reaches = propagate(batch.momentum, batch.charge, start, ECAL_RADIUS, ECAL_HALF_LENGTH)
         row, column = position_in_grid(*direction(point))
         place = np.where(reaches, np.stack([row, column]), np.nan)

@@ -93,8 +93,8 @@ def _make(folder: Path, settings: dict, num_proc: int) -> None:
         from . import events  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"{error}. The pile-up pool has to be simulated: pip install 'e2evit[sim]', or copy {folder} from a machine "
-            "that has it."
+            f"{error}. The pile-up pool has to be simulated: pip install 'e2evit[sim]', or copy {folder} from a "
+            "machine that has it."
         ) from error
     parts = folder.with_name(f"{folder.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,9 @@ def _make(folder: Path, settings: dict, num_proc: int) -> None:
     missing = [path for path in sizes if not _is_whole(path, sizes[path])]
     logger.info(f"Simulating {settings['size']} minimum-bias collisions for pile-up in {folder}, once")
     with workers(num_proc, None, __name__) as run:
-        jobs = [(_write_part, path, number, sizes[path], settings) for number, path in enumerate(sizes) if path in missing]
+        jobs = [
+            (_write_part, path, number, sizes[path], settings) for number, path in enumerate(sizes) if path in missing
+        ]
         kept = settings["size"] - sum(sizes[path] for path in missing)
         follow(run(jobs), "Simulating pile-up", "collision", settings["size"], kept)
     incomplete = folder.with_name(f"{folder.name}.incomplete")

@@ -41,7 +41,7 @@ def simulate(
         scheduler: Address of a Dask scheduler (`tcp://...`) whose workers do the work instead.
 
     Returns:
-        The folder, which `load_e2e("simulated", data_dir=...)` (or `"particles"`) and `datasets.load_dataset(...)` read.
+        The folder, which `load_e2e("simulated", data_dir=...)` and `datasets.load_dataset(...)` read.
 
     Raises:
         ImportError: if the `sim` extra is not installed, or the `cluster` extra for a scheduler.
@@ -62,7 +62,7 @@ def simulate(
     output_dir = Path(absolute(output_dir))
     with held(output_dir), workers(num_proc, scheduler, f"{__package__}.shards") as run:
         remove_leftovers(output_dir)
-        claim(output_dir / SETTINGS_FILE, settings.to_dict() | versions())
+        claim(output_dir / SETTINGS_FILE, settings.to_dict() | versions(), optional=["keep"])
         for process in processes:
             if (kept := sum(_held(output_dir, process).values())) > num_jets:
                 raise ValueError(

@@ -85,7 +85,9 @@ class SimulationSettings:
         if self.keep not in ("images", "particles"):
             raise ValueError(f"`keep` is images or particles, got {self.keep!r}.")
         if self.keep == "particles" and self.whole_detector:
-            raise ValueError("Particles are kept around jets: `keep particles` and `whole_detector` exclude each other.")
+            raise ValueError(
+                "Particles are kept around jets: `keep particles` and `whole_detector` exclude each other."
+            )
         for name, smallest in (("seed", 0), ("pileup", 0), ("pool_size", 10), ("shard_size", 1)):
             if getattr(self, name) < smallest:
                 raise ValueError(f"Need {name} >= {smallest}, got {getattr(self, name)}.")

@@ -38,8 +38,8 @@ def load_data(
             other particles become images that stay.
 
     Raises:
-        ValueError: if particles were asked for and the data set holds images; if the data has other channels than `channel_names`; and as [`load_e2e`], [`to_transverse`] and
-            [`select_targets`] and [`check_mass_column`].
+        ValueError: if the data has other channels than `channel_names`, or images where particles are needed; and as
+            [`load_e2e`], [`to_transverse`], [`select_targets`] and [`check_mass_column`].
     """
     targets = with_defaults(targets or TargetArguments(), channel_names)
     dataset = load_e2e(data.dataset_name, data.data_dir, schema=data.schema, cache_dir=data.cache_dir)

@@ -1,0 +1,251 @@
+"""Kept particles give the window that all particles give; images of them depend on seed, epoch and jet alone."""
+
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import cross_val_predict
+
+from e2evit.data.grid import SEED_ROWS, TOWER, WINDOW, position_in_grid
+from e2evit.data.schema import PARTICLE_COLUMNS
+from e2evit.data.sparse import COLUMN_ENCODINGS, table_to_dense
+from e2evit.simulation import ParticleImages, SimulationSettings, pool_cache, shards, simulate
+from e2evit.simulation.detector import detect
+from e2evit.simulation.events import _pythia, generate
+from e2evit.simulation.geometry import GEOMETRIES
+from e2evit.simulation.hcal import tower_energy
+from e2evit.simulation.images import jet_windows, render
+from e2evit.simulation.jets import find_jets
+from e2evit.simulation.kept import SPECIES, axis_crystal, keep_particles, read_particles, rounded
+from e2evit.simulation.processes import PROCESSES
+
+SETTINGS = SimulationSettings(seed=3, keep="particles")
+CHANNELS = {"run1": 8, "run3": 13}
+
+
+class Typical(np.random.Generator):
+    """A detector without fluctuations: every number is a typical one of its distribution."""
+
+    def __init__(self, vertex_z: float):
+        super().__init__(np.random.PCG64(0))
+        self.vertex_z: float | None = vertex_z
+
+    def normal(self, loc, scale, size):
+        vertex_z, self.vertex_z = self.vertex_z, None
+        return np.full(size, loc if vertex_z is None else vertex_z)
+
+    def random(self, size):
+        return np.full(size, 0.5)
+
+    def exponential(self, scale, size):
+        return np.full(size, 0.3 * scale)
+
+    def gamma(self, shape, scale=1.0, size=None):
+        return np.broadcast_to(np.asarray(shape) * scale, (size,)).astype(float)
+
+    def beta(self, a, b, size):
+        return np.full(size, a / (a + b))
+
+    def standard_normal(self, size, dtype):
+        return np.zeros(size, dtype)
+
+
+@pytest.fixture(scope="module")
+def kept():
+    return {process: shards.make_shard(process, 0, 80, SETTINGS) for process in ("qcd", "top")}
+
+
+@pytest.fixture
+def images(pool):
+    return ParticleImages("run1", pool, 21.0)
+
+
+@pytest.mark.parametrize(("geometry", "vertex_z"), [("run1", -20.0), ("run1", 4.0), ("run3", 11.0)])
+def test_kept_particles_give_the_window_of_the_whole_event(geometry, vertex_z):
+    """Also if the seed lies at a corner of the square in which it is searched."""
+    layout = GEOMETRIES[geometry]
+    batch = next(generate(PROCESSES["top"], 11, 8000.0, (400.0, 1000.0)))
+    jets = find_jets(batch, 6, 400.0, 1000.0)
+    assert len(jets.event) > 50
+    row, column = (place // TOWER for place in axis_crystal(*jets.eta_phi))
+    kept = read_particles(pa.table(keep_particles(batch, jets, layout)))
+    for shift in (-3, 3):
+        seeds = np.clip(row + shift, *SEED_ROWS), (column + shift) % 72
+        windows = []
+        for events, particles in ((jets.event, rounded(batch)), (np.arange(len(row)), kept)):
+            rng = Typical(vertex_z)
+            response = detect(particles, layout, rng)
+            towers = tower_energy(particles.num_events, response.hcal, rng)
+            sparse = render(jet_windows(events, *seeds), response, towers, layout, rng)
+            shape = (CHANNELS[geometry], WINDOW, WINDOW)
+            windows.append(table_to_dense(pa.table(dict(zip(("pixel_index", "pixel_value"), sparse))), shape))
+        # d0 is a difference of radii, of which double precision leaves 1e-12 cm
+        np.testing.assert_allclose(windows[1], windows[0], rtol=0, atol=1e-9)
+
+
+def test_labels_and_occupancies_are_those_of_images(kept, images, pool):
+    """The same events, once with the detector, once with particles that go through it later."""
+    for process, particles in kept.items():
+        other = shards.make_shard(process, 0, 80, SimulationSettings(seed=3, pool_size=60), pool)
+        made = images(particles)
+        names = ["event_id", "pt", "eta", "jet_mass", "mass_labels", "merged", "parton", "labels"]
+        rows = [{row["event_id"] + str(row["pt"]): row for row in t.select(names).to_pylist()} for t in (made, other)]
+        both = rows[0].keys() & rows[1].keys()
+        assert len(both) > 70  # a seed near the border of the grid may lie on either side of it
+        assert {key: rows[0][key] for key in both} == {key: rows[1][key] for key in both}
+        dense = [table_to_dense(table, (8, WINDOW, WINDOW)) for table in (made, other)]
+        counts = [(image != 0).sum(axis=(0, 2, 3)) / 80 for image in dense]
+        np.testing.assert_allclose(*counts, rtol=0.12)  # a jet's occupancy varies by 30 %
+        energies = [image[:, 3:5].sum(axis=(0, 2, 3)) / 80 for image in dense]
+        np.testing.assert_allclose(*energies, rtol=0.1)
+        apart = np.array(made["ieta"]) - np.array(other["ieta"])
+        assert np.median(np.abs(apart)) <= 1
+
+
+def test_masses_and_charges_are_those_of_pythia():
+    data = _pythia(("HardQCD:all = on", "Beams:eCM = 8000.", "PhaseSpace:pTHatMin = 400."), 1).particleData
+    for code, (charge, mass) in SPECIES.items():
+        assert data.charge(code) == charge
+        assert data.m0(code) == pytest.approx(mass, abs=1e-5)
+
+
+def test_rounding_is_far_below_the_resolution():
+    batch = next(generate(PROCESSES["qcd"], 5, 8000.0, (400.0, 1000.0)))
+    again = rounded(batch)
+    assert np.array_equal(again.pdg_id, batch.pdg_id)
+    assert np.array_equal(again.charge, batch.charge)
+    pt = [np.hypot(*momentum[:, :2].T) for momentum in (batch.momentum, again.momentum)]
+    np.testing.assert_allclose(pt[1], pt[0], rtol=2**-11)
+    np.testing.assert_allclose(again.momentum[:, 3], batch.momentum[:, 3], rtol=1e-3)
+    np.testing.assert_allclose(again.vertex, batch.vertex, atol=1e-4)
+
+
+def test_a_particle_of_unknown_mass_is_refused():
+    batch = next(generate(PROCESSES["qcd"], 5, 8000.0, (400.0, 1000.0)))
+    batch.pdg_id[3] = 4900101
+    with pytest.raises(RuntimeError, match="PDG code 4900101"):
+        rounded(batch)
+
+
+def test_a_jet_takes_few_bytes(kept, tmp_path):
+    for process, table in kept.items():
+        pq.write_table(table, tmp_path / process, row_group_size=1000, **COLUMN_ENCODINGS)
+        assert (tmp_path / process).stat().st_size / table.num_rows < 2000
+
+
+def test_images_depend_on_seed_epoch_and_jet_alone(kept, images):
+    table = kept["qcd"].slice(0, 40)
+    fixed = images(table)
+    assert images(table).equals(fixed)
+    order = np.random.default_rng(0).permutation(40)
+    assert images(table.take(pa.array(order))).equals(fixed.take(pa.array(order)))
+    assert pa.concat_tables([images(table.slice(i, 1)) for i in range(5)]).equals(fixed.slice(0, 5))
+    first = images.with_seed(0, 0)(table)
+    others = [fixed, images.with_seed(0, 1)(table), images.with_seed(1, 0)(table)]
+    assert images.with_seed(0, 0)(table).equals(first)
+    for other in others:
+        different = [a != b for a, b in zip(first["pixel_index"].to_pylist(), other["pixel_index"].to_pylist())]
+        assert all(different)
+        assert first["pt"].equals(other["pt"])
+    assert not first["num_pileup"].equals(others[1]["num_pileup"])
+    assert pickle.loads(pickle.dumps(images))(table).equals(fixed)  # to another process
+
+
+def test_pileup_is_a_mean_or_a_range(kept, pool):
+    table = pa.concat_tables([kept["qcd"], kept["top"].cast(kept["qcd"].schema)])
+    number = {mean: np.array(ParticleImages("run1", pool, mean)(table)["num_pileup"]) for mean in (0, 21, (0, 60))}
+    assert not number[0].any()
+    assert number[21].mean() == pytest.approx(21, abs=1.5)  # standard error 0.4
+    assert number[21].var() == pytest.approx(21, abs=10)
+    assert number[0, 60].mean() == pytest.approx(30, abs=6)  # standard error 1.4
+    assert number[0, 60].std() == pytest.approx(60 / 12**0.5, abs=3)
+    for wrong in (-1, (60, 0), (1, 2, 3), float("nan")):
+        with pytest.raises(ValueError, match="mean number of collisions, or the smallest and the largest"):
+            ParticleImages("run1", pool, wrong)
+    with pytest.raises(ValueError, match="needs a pool"):
+        ParticleImages("run1", None, 21.0)
+
+
+def test_the_pool_is_made_once_and_again_if_damaged(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(pool_cache, "POOL_SIZE", 30)
+    monkeypatch.setattr(pool_cache, "PART_SIZE", 20)
+    made, write_part = [], pool_cache._write_part
+
+    def counted(path, *arguments):
+        made.append(path.name)
+        if made == ["00000.npz", "00001.npz"]:
+            raise KeyboardInterrupt
+        return write_part(path, *arguments)
+
+    monkeypatch.setattr(pool_cache, "_write_part", counted)
+    with pytest.raises(KeyboardInterrupt):
+        pool_cache.cached_pool(8000.0, "run1", (), tmp_path)
+    pool = pool_cache.cached_pool(8000.0, "run1", (), tmp_path)
+    assert made == ["00000.npz", "00001.npz", "00001.npz"]
+    assert len(pool) == 30
+    assert [path.name for path in (tmp_path / "minimum_bias").iterdir()] == [pool.folder.name]
+    for name, hits in pool.response.layers.items():
+        assert not hits.flags.writeable, name  # the map of a file that all runs read
+        assert np.array_equal(np.unique(hits["event"]), np.unique(hits["event"] % 30))
+    again = pool_cache.cached_pool(8000.0, "run1", (), tmp_path)
+    assert len(made) == 3
+    assert pickle.loads(pickle.dumps(again)).folder == pool.folder
+    before = np.array(pool.response.tracks)
+    with (pool.folder / "tracks.npy").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"oops")
+    pool_cache._damage.cache_clear()
+    again = pool_cache.cached_pool(8000.0, "run1", (), tmp_path)
+    assert "tracks.npy has changed (SHA-256)): it is made again" in caplog.text
+    assert np.array_equal(again.response.tracks, before)
+
+
+def test_a_production_of_particles_resumes(tmp_path):
+    settings = SimulationSettings(seed=1, keep="particles", shard_size=8)
+    whole, parts = (simulate(tmp_path / name, ["qcd"], 16, settings) for name in ("whole", "parts"))
+    (parts / "qcd-00001-8.parquet").unlink()
+    simulate(parts, ["qcd"], 16, settings)
+    files = sorted(path.name for path in whole.glob("*.parquet"))
+    assert files == ["qcd-00000-8.parquet", "qcd-00001-8.parquet"]
+    assert all((whole / name).read_bytes() == (parts / name).read_bytes() for name in files)
+    assert not (whole / "minimum_bias.npz").exists()
+    with pytest.raises(ValueError, match="keep: particles there, None now"):
+        simulate(parts, ["qcd"], 16, SimulationSettings(seed=1, shard_size=8))
+    for wrong in ({"keep": "tracks"}, {"keep": "particles", "whole_detector": True}):
+        with pytest.raises(ValueError, match="keep"):
+            simulate(tmp_path / "wrong", ["qcd"], 16, SimulationSettings(**wrong))
+
+
+@pytest.mark.slow
+def test_the_surroundings_do_not_reveal_the_class():
+    """Particles outside the window, which are kept because seed and vertex may move, know as little as the physics of
+    the underlying event."""
+    settings = SimulationSettings(seed=1, keep="particles", match_pt=True, merged_only=True)
+    features = []
+    for process in ("qcd", "top"):
+        acceptance = shards.make_acceptance(process, settings)
+        features.append(surroundings(shards.make_shard(process, 0, 2000, settings, acceptance=acceptance)))
+    labels, x = np.repeat([0, 1], 2000), np.concatenate(features)
+    classifier = HistGradientBoostingClassifier(max_iter=40, max_leaf_nodes=8, learning_rate=0.05)
+    order = np.random.default_rng(0).permutation(4000)
+    scores = cross_val_predict(classifier, x[order], labels[order], cv=5, method="predict_proba")[:, 1]
+    assert roc_auc_score(labels[order], scores) < 0.56
+
+
+def surroundings(table: pa.Table) -> np.ndarray:
+    """Of the particles outside the window around the axis: number and pT, by side, and of displaced ones."""
+    row, column = axis_crystal(np.array(table["eta"]), np.array(table["phi"]))
+    lists = {name: table[name].combine_chunks() for name in PARTICLE_COLUMNS}
+    jet = np.repeat(np.arange(table.num_rows), np.diff(lists["particle_id"].offsets.to_numpy()))
+    values = {name: column.flatten().to_numpy() for name, column in lists.items()}
+    rows, columns = position_in_grid(values["particle_eta"], values["particle_phi"])
+    down, across = rows - row[jet], (columns - column[jet] + 180) % 360 - 180
+    outside = np.maximum(np.abs(down), np.abs(across)) > WINDOW // 2 + 1
+    sides = [outside & side for side in (down > 62, down < -62, across > 62, across < -62)]
+    sides.append(outside & (np.hypot(values["particle_x"], values["particle_y"]) > 0.01))
+    sums = [np.bincount(jet, side * weight, table.num_rows) for side in sides for weight in (1, values["particle_pt"])]
+    return np.stack(sums, axis=1)
