@@ -1,5 +1,4 @@
-"""Tables of docs/simulation.md, from `studies/validate_simulation.py`, `benchmarks/simulation.py` and
-`benchmarks/particle_images.py`."""
+"""Tables of docs/simulation.md, from `studies/validate_simulation.py` and `benchmarks/simulation.py`."""
 
 import json
 from pathlib import Path
@@ -89,20 +88,6 @@ def speed(results: Path) -> str:
     return markdown_table(["process", "pile-up", *(f"{stage} [ms]" for stage in stages), "jets/s and core"], rows)
 
 
-def particles(results: Path) -> str:
-    """Rate at which kept particles become images, and their size."""
-    measured = json.loads((results / "simulation_particles.json").read_text(encoding="utf-8"))
-    rates: dict[str, dict[str, float]] = {}
-    for row in measured["rows"]:
-        rates.setdefault(row["process"], {})[row["pileup"]] = row["jets_per_second"]
-    heads = [f"pile-up {pileup.replace('-', '–')} [jets/s]" for pileup in next(iter(rates.values()))]
-    rows = [
-        [process, f"{measured['bytes_per_jet'][process] / 1000:.1f}", *(f"{rate:.0f}" for rate in by_pileup.values())]
-        for process, by_pileup in rates.items()
-    ]
-    return markdown_table(["process", "kB a jet", *heads], rows)
-
-
 TABLES = {
     "occupancy": occupancy,
     "masses": masses,
@@ -110,5 +95,4 @@ TABLES = {
     "tagging": tagging,
     "mass regression": mass_regression,
     "speed": speed,
-    "particles": particles,
 }
