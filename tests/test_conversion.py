@@ -11,7 +11,7 @@ from forked import run_python
 from safetensors import safe_open
 from transformers import AutoModelForImageClassification
 
-from e2evit.hub.conversion import _REFERENCES, adapt_stem, read_state_dict
+from e2evit.hub.conversion import _REFERENCES, _published_xcit, adapt_stem, convert_reference, read_state_dict
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests/data/golden/xcit_p16_tokensnorm_false.safetensors"
@@ -70,3 +70,15 @@ def test_refused_files(kind, tmp_path, capsys):
 
 def test_every_family_with_an_architecture_of_its_own_has_a_conversion():
     assert set(_REFERENCES) == {name for name, family in FAMILIES.items() if family.backbone is not None}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/models/xcit_*_p16.json")), ids=lambda path: path.stem)
+def test_published_sizes_need_no_more_than_their_weights(path):
+    """The normalisation of tokens, which shapes do not show, is that of the published model; others must say it."""
+    recipe = json.loads(path.read_text())
+    assert _published_xcit(recipe) == {"tokens_norm": recipe["tokens_norm"]}
+
+
+def test_unpublished_sizes_must_say_which_tokens_they_normalise(golden):
+    with pytest.raises(ValueError, match=r"Not a published size.*pass `tokens_norm`"):
+        convert_reference(golden[0], "xcit")

@@ -15,7 +15,8 @@ from e2evit.training.checkpoint import read_model_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-RUN = ("first-jet", "embeddings", "plot")  # the others need data or minutes; the notebooks cover them
+# the others need data or minutes; the notebooks cover them
+RUN = ("first-jet", "embeddings", "plot", "trainer", "peft")
 
 
 @pytest.mark.parametrize("page", RUN)

@@ -132,6 +132,13 @@ def _infer_linearvit(state_dict: Mapping[str, Tensor]) -> dict:
     return config
 
 
+def _published_xcit(inferred: dict) -> dict:
+    """Whether all tokens are normalised leaves no trace in the shapes: the published nano models do not, others do."""
+    sizes = {(128, 4): False, (192, 4): True, (384, 8): True, (512, 8): True, (768, 16): True}
+    size = inferred["hidden_size"], inferred["num_attention_heads"]
+    return {"tokens_norm": sizes[size]} if size in sizes else {}
+
+
 @dataclass(frozen=True)
 class _Reference:
     """A family's published weights.
@@ -140,20 +147,31 @@ class _Reference:
         infer: A state dict to the fields of our configuration that its shapes determine.
         keys: (pattern, replacement) from its keys to ours.
         defaults: The papers' values of fields whose defaults are made for detector images.
+        published: Inferred fields to further ones of the published models of that size.
         unfuse: Splits tensors that the authors fuse and we do not.
-        undetermined: Fields that `infer` may leave open, and why.
+        undetermined: Fields that `infer` and `published` may leave open, and why.
     """
 
     infer: Callable[[Mapping[str, Tensor]], dict]
     keys: tuple[tuple[str, str | Callable], ...]
     defaults: dict
+    published: Callable[[dict], dict] = lambda inferred: {}
     unfuse: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict
     undetermined: Mapping[str, str] = field(default_factory=dict)
 
 
 # by family; a test compares the names with those of `FAMILIES`
 _REFERENCES = {
-    "xcit": _Reference(_infer_xcit, _XCIT_KEYS, {"image_size": 224}, unfuse=_split_class_attention),
+    "xcit": _Reference(
+        _infer_xcit,
+        _XCIT_KEYS,
+        {"image_size": 224},
+        published=_published_xcit,
+        unfuse=_split_class_attention,
+        undetermined={
+            "tokens_norm": "Not a published size, so its weights do not tell whether all tokens are normalised"
+        },
+    ),
     "linearvit": _Reference(
         _infer_linearvit,
         _LINEARVIT_KEYS,
@@ -210,13 +228,14 @@ def convert_reference(state_dict: Mapping[str, Tensor], model_type: str, **confi
         state_dict: Tensors under the authors' or timm's keys, without a checkpoint's outer `{"model": ...}`.
         model_type: `"xcit"` or `"linearvit"`.
         **config: Fields of our configuration that shapes do not determine, e.g. `window_size`, `tokens_norm`,
-            `num_attention_heads`, `image_size`. Fields that they do determine must agree if given.
+            `num_attention_heads`, `image_size`. Fields that they do determine must agree if given; `tokens_norm` of
+            an XCiT is known for the published sizes and needed for others.
 
     Returns:
         `XCiTForImageClassification` or `LinearViTForImageClassification` in eval mode.
 
     Raises:
-        ValueError: for an unknown `model_type` or field, or a field that contradicts the shapes.
+        ValueError: for an unknown `model_type` or field, and a field that contradicts the shapes or is needed.
         KeyError: for missing or unexpected keys; the message names them.
     """
     if model_type not in _REFERENCES:
@@ -232,11 +251,12 @@ def convert_reference(state_dict: Mapping[str, Tensor], model_type: str, **confi
         known = inferred.get(name)
         if known is not None and (list(value) if isinstance(value, (list, tuple)) else value) != known:
             raise ValueError(f"`{name}={value}` contradicts the shapes of the state dict, which say {known}.")
+    fields = reference.defaults | reference.published(inferred) | inferred | config
     for name, reason in reference.undetermined.items():
-        if name not in {**inferred, **config}:
+        if name not in fields:
             raise ValueError(f"{reason}: pass `{name}`.")
 
-    model = family.classifier(config_class(**(reference.defaults | inferred | config)))
+    model = family.classifier(config_class(**fields))
     sources = {_rename(key, reference.keys): key for key in state_dict}
     renamed = {ours: state_dict[theirs] for ours, theirs in sources.items()}
     ours = [key for key in model.state_dict() if ".mass_" not in key and ".aux_" not in key]
