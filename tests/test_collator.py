@@ -62,3 +62,9 @@ def test_an_error_names_the_option_of_trainer(collator):
     """transformers' Trainer removes the columns that `forward` does not name, unless it is told not to."""
     with pytest.raises(ValueError, match=r"got labels, mass_labels.*`remove_unused_columns=False`"):
         collator([{"labels": 0, "mass_labels": 80.0}])
+
+
+def test_labels_can_be_left_out(rows):
+    """Where a model has one class only, they would make its classifier a regression."""
+    collator = E2ECollator(E2EImageProcessor(find_schema("simulated").channel_names), with_labels=False)
+    assert collator(rows.with_format("arrow")[:3])["labels"].tolist() == [-100] * 3

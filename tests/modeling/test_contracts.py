@@ -172,6 +172,15 @@ def test_missing_and_misshapen_targets_of_other_kinds():
         make("xcit", label_smoothing=0.1)(**inputs | {"labels": torch.rand(2, 2)})
 
 
+def test_a_model_of_masses_alone_has_no_other_loss():
+    """It has one class, and labels that are all missing."""
+    model = make("xcit", num_labels=1)
+    outputs = model(**batch() | {"labels": torch.full((3,), -100)})
+    assert outputs.classification_loss == 0
+    assert outputs.loss == outputs.mass_loss
+    assert model.config.problem_type is None
+
+
 @pytest.mark.parametrize("name", ["linearvit", "linearvit_rala", "xcit", "xcit_study", "vit", "swin", "resnet"])
 def test_hidden_states_lie_on_the_gradient_path(name):
     """Grad-CAM asks for the gradient of a logit with respect to them."""

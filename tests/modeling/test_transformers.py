@@ -1,4 +1,4 @@
-"""Every family passes the tests that transformers runs on each of its own models."""
+"""Every family of `FAMILIES` passes the tests that transformers runs on each of its own models."""
 
 import unittest
 
