@@ -308,4 +308,6 @@ def preempted(run: Run) -> Preempted:
 
 
 def describe(entry: dict[str, float]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in entry.items())
+    """For a log line: without the metrics that are NaN for want of targets; losses are shown whatever they are."""
+    known = {name: value for name, value in entry.items() if value == value or "loss" in name}
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in known.items())
