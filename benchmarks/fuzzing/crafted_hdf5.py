@@ -1,5 +1,6 @@
 """HDF5 files that point elsewhere, lie about their size, or are merely odd."""
 
+import struct
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -36,6 +37,10 @@ def hdf5_cases() -> Iterator[Case]:
         yield _case(f"link {path}", partial(_link, pattern=path))
     yield _case("virtual pattern", _virtual_pattern)
     yield _case("raw in the current folder", partial(_raw, pattern="secret.raw"))
+    yield _case("virtual of raw in the current folder", _virtual_of_raw)
+    yield _case("virtual with an escaped name", _virtual_escaped)
+    yield _case("virtual in 40000 blocks", _virtual_blocks, libver="earliest")
+    yield _case("heaps within heaps", _overlapping_heaps)
 
     within = "sources/{name}"
     for write in (_link, _link_to_group, _soft_then_external, _virtual, _virtual_of_virtual, _raw):
@@ -158,6 +163,42 @@ def _virtual_pattern(file, folder):
     properties.set_virtual(space, f"{folder}/outside/secret-%b.h5".encode(), b"x", block)
     (folder / "outside/secret.h5").rename(folder / "outside/secret-0.h5")
     h5py.h5d.create(file.id, b"x", h5py.h5t.NATIVE_FLOAT, space, properties)
+
+
+def _virtual_of_raw(file, folder):
+    """The bytes are below the folder of the data, and HDF5 looks for them in the current one."""
+    (folder / "data/secret.raw").write_bytes(IMAGES.tobytes())
+    _raw(file, folder, "secret.raw")
+    file.move("x", "raw")
+    layout = h5py.VirtualLayout(IMAGES.shape, IMAGES.dtype)
+    layout[...] = h5py.VirtualSource(".", "raw", IMAGES.shape)
+    file.create_virtual_dataset("x", layout)
+
+
+def _virtual_escaped(file, folder):
+    """HDF5 reads `%%` as `%`."""
+    file["own%%"] = IMAGES
+    file["own%"] = h5py.ExternalLink(f"{folder}/outside/secret.h5", "x")
+    layout = h5py.VirtualLayout(IMAGES.shape, IMAGES.dtype)
+    layout[...] = h5py.VirtualSource(".", "own%%", IMAGES.shape)
+    file.create_virtual_dataset("x", layout)
+
+
+def _virtual_blocks(file, folder, number=40_000):
+    """Every second row, in the format that lists them one by one: HDF5 takes minutes."""
+    side = IMAGES.shape[1:]
+    wide, narrow = (h5py.h5s.create_simple((rows, *side)) for rows in (2 * number, number))
+    wide.select_hyperslab((0, 0, 0, 0), (number, 1, 1, 1), (2, *side), (1, *side))
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_virtual(wide, b".", b"source", narrow)
+    whole = h5py.h5s.create_simple((2 * number, *side))
+    h5py.h5d.create(file.id, b"x", h5py.h5t.NATIVE_FLOAT, whole, properties)
+
+
+def _overlapping_heaps(file, folder):
+    """Each claims the rest of the file."""
+    heap = b"GCOL\x01\0\0\0" + struct.pack("<QHHIQ", 2**23, 1, 0, 0, 16)
+    file["x"] = np.frombuffer(heap * 2**18, "u1")
 
 
 def _virtual_integers(file, folder):
