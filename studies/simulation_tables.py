@@ -1,4 +1,5 @@
-"""Tables of docs/simulation.md, from `studies/validate_simulation.py` and `benchmarks/simulation.py`."""
+"""Tables of docs/simulation.md, from `studies/validate_simulation.py`, `benchmarks/simulation.py` and
+`benchmarks/particle_images.py`."""
 
 import json
 from pathlib import Path
@@ -88,6 +89,20 @@ def speed(results: Path) -> str:
     return markdown_table(["process", "pile-up", *(f"{stage} [ms]" for stage in stages), "jets/s and core"], rows)
 
 
+def particles(results: Path) -> str:
+    """Rate at which kept particles become images, and their size."""
+    measured = json.loads((results / "simulation_particles.json").read_text(encoding="utf-8"))
+    rates: dict[str, dict[str, float]] = {}
+    for row in measured["rows"]:
+        rates.setdefault(row["process"], {})[row["pileup"]] = row["jets_per_second"]
+    heads = [f"pile-up {pileup.replace('-', '–')} [jets/s]" for pileup in next(iter(rates.values()))]
+    rows = [
+        [process, f"{measured['bytes_per_jet'][process] / 1000:.1f}", *(f"{rate:.0f}" for rate in by_pileup.values())]
+        for process, by_pileup in rates.items()
+    ]
+    return markdown_table(["process", "kB a jet", *heads], rows)
+
+
 TABLES = {
     "occupancy": occupancy,
     "masses": masses,
@@ -95,4 +110,5 @@ TABLES = {
     "tagging": tagging,
     "mass regression": mass_regression,
     "speed": speed,
+    "particles": particles,
 }
