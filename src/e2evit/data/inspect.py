@@ -38,7 +38,7 @@ def inspect_file(
     for candidate in _candidates(path, name, schema):
         title = f"{candidate.name}{f' ({candidate.variant})' if candidate.variant else ''}"
         if candidate.format != kind and not (candidate.format == "rows" and kind == "parquet"):
-            reasons.append(f"  {title}: is {candidate.format}")
+            reasons.append(f"  {title}: its files are {candidate.format}")
         elif (mismatch := find_mismatch(str(path), candidate)) is not None:
             reasons.append(f"  {title}: {mismatch}")
         else:
