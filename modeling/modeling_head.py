@@ -30,8 +30,9 @@ class EnergyPooling(nn.Module):
 
     def forward(self, tokens: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
         """`tokens` `(B, N, D)` of patches that tile the image, with or without a class token in front, to `(B, D)`."""
-        num_tokens = tokens.shape[1]
-        height, width = pixel_values.shape[-2:]
+        num_tokens, (height, width) = tokens.shape[1], pixel_values.shape[-2:]
+        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage] # where sizes are tensors; a trace fixes them
+            num_tokens, height, width = int(num_tokens), int(height), int(width)
         rows = round((num_tokens * height / width) ** 0.5)
         columns = num_tokens // rows
         if num_tokens - rows * columns > 1:

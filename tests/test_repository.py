@@ -5,6 +5,7 @@ import configparser
 import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,14 @@ def test_benchmarks_find_what_they_import():
     paths = sorted((ROOT / "benchmarks").glob("*.py"))
     done = run_python("-c", code, *paths, cwd=paths[0].parent)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_no_program_shadows_a_library():
+    """Python looks for imports beside a program first: a script named `evaluate` hides the library of that name."""
+    libraries = {*sys.stdlib_module_names, *packages_distributions()}
+    programs = [path.stem for folder in ("scripts", "studies", "benchmarks") for path in (ROOT / folder).glob("*.py")]
+    assert len(programs) > 20
+    assert not libraries & set(programs)
 
 
 def test_files_stay_short():

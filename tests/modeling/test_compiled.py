@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from e2evit.modeling import modeling_activations, modeling_attention, modeling_depthwise
+from e2evit.modeling import modeling_activations, modeling_attention, modeling_depthwise, modeling_stem
 from e2evit.modeling.modeling_cross_covariance import (
     cross_covariance_attention,
     cross_covariance_attention_in_blocks,
@@ -154,6 +154,25 @@ def test_a_compiled_model_equals_an_eager_one(name):
     for (key, parameter), other in zip(model.named_parameters(), compiled.parameters(), strict=True):
         # gradients of this loss reach 10; sums over tokens are taken in another order
         torch.testing.assert_close(other.grad, parameter.grad, rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.*deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # tracing reads it
+@pytest.mark.parametrize("name", ["linearvit_study", "xcit_study"])
+@torch.no_grad()
+def test_one_graph(name, monkeypatch):
+    """With what the bundled checkpoints have; in a compiled graph without breaks, empty pixels are not skipped."""
+    model, inputs = make(name, pixel_hidden_size=4, num_aux_features=0), batch(2)["pixel_values"]
+    traced = torch.jit.trace(model, (inputs,), strict=False)
+    for images in (inputs, batch(3, seed=1)["pixel_values"]):
+        # the same products, with empty pixels among them
+        torch.testing.assert_close(traced(images)["logits"], model(images).logits, rtol=1e-5, atol=1e-5)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="_convolve_occupied"):
+        compiled(inputs)
+    torch.compiler.reset()
+    monkeypatch.setattr(modeling_stem, "SKIP_EMPTY", False)
+    torch.testing.assert_close(compiled(inputs).logits, model(inputs).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_compiled_grids_keep_their_layout(monkeypatch):
