@@ -330,6 +330,7 @@ class E2EForImageClassification(E2EPreTrainedModel):
         if self.training and (labels is None) != (mass_labels is None):
             if labels is None:
                 logger.warning_once(ONLY_MASS)
+            assert loss is not None
             loss = loss + reach(logits if labels is None else mass_outputs)
         mass_preds, mass_scale_preds = mass_in_gev(self.config, mass_outputs)
         return E2EOutput(

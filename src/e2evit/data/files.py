@@ -211,7 +211,8 @@ def _read_dense(piece: Piece, schema: DatasetSchema, target: pa.Schema):
     file = open_data_file(piece.path, schema.format, piece.root)
     keys = {name: source.find(file.facts) for name, source in schema.sources.items()}
     wanted = list(dict.fromkeys([*schema.columns["image"].stack, *filter(None, keys.values())]))
-    if any(-1 in file.facts[key][0] for key in schema.columns["image"].stack or [keys["image"]]):
+    stored = [key for key in schema.columns["image"].stack or [keys["image"]] if key is not None]
+    if any(-1 in file.facts[key][0] for key in stored):
         yield BadRows(piece.path, piece.start, piece.stop - 1, "the images are null, empty or ragged")
         return
     for batch in file.read(piece.start, piece.stop, wanted):
@@ -351,7 +352,7 @@ def _read_sparse(piece: Piece, schema: DatasetSchema, target: pa.Schema):
         if schema.particles:
             _check_particles(lists, entry_problems)
         else:
-            _check_pixels(*lists.values(), schema, entry_problems)
+            _check_pixels(lists["pixel_index"], lists["pixel_value"], schema, entry_problems)
         yield start, table, problems | {int(good[row]): reason for row, reason in entry_problems.items()}
 
 

@@ -178,7 +178,7 @@ def _common(name: str, described: dict[str, dict]) -> DatasetSchema:
                     "different data sets and belong in different folders."
                 )
     schema = of_first.get("schema")
-    of = schema.get("name") if isinstance(schema, dict) else str(of_first.get("data_set", "simulated"))
+    of = str(schema.get("name") if isinstance(schema, dict) else of_first.get("data_set", "simulated"))
     if of != name and (name, of) != ("simulated", "particles"):
         raise ValueError(f"{first} holds the data set {of!r}, not {name!r}.")
     if schema is None:
