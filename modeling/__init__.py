@@ -132,7 +132,7 @@ _AUTO_CLASSES = {
 for _model_type, _family in FAMILIES.items():
     AutoConfig.register(_model_type, _family.config)
     AutoImageProcessor.register(_family.config, slow_image_processor_class=E2EImageProcessor)
-    # none: pipelines would guess a name from the image processor's, and ask whether to run code from the checkpoint
+    # there is none, but pipelines would guess its name and ask whether to run code from the checkpoint
     VIDEO_PROCESSOR_MAPPING.register(_family.config, {})  # pyright: ignore[reportArgumentType]
     for _name, _class in _family.auto_classes.items():
         _AUTO_CLASSES[_name].register(_family.config, _class)

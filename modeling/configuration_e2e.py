@@ -20,8 +20,9 @@ from .limits_e2e import (
 
 __all__ = ["E2EConfig"]
 
+EXCLUSIVE = (None, "single_label_classification")  # values of `problem_type`
 MAX_LOG_MASS = 40  # of ln(mass / GeV): its exponential is a finite mass
-# overriding the first makes what a file says of the second stale
+# an override of the first makes the stored value of the second stale
 STALE = {"id2label": "label2id", "out_features": "out_indices", "out_indices": "out_features"}
 
 
@@ -95,7 +96,8 @@ class E2EConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
         """As in transformers, but overrides become fields before the others are derived and all are checked."""
-        derived = {name for name in kwargs if getattr(getattr(cls, name, None), "fset", "") is None}  # refused
+        # properties without a setter: as fields they are refused
+        derived = {name for name in kwargs if getattr(getattr(cls, name, None), "fset", "") is None}
         known = {*cls.__dataclass_fields__, *STALE, *derived} - {"dtype"}  # which may be "auto"
         overrides = {name: kwargs.pop(name) for name in known & kwargs.keys()}
         stale = {STALE[name] for name in overrides if name in STALE}
@@ -120,10 +122,10 @@ class E2EConfig(PreTrainedConfig):
         try:
             super().__post_init__(**kwargs)
         except (AttributeError, TypeError) as error:  # of transformers' own fields
-            raise ValueError(f"A field of the configuration has a wrong value: {error}.") from error
+            raise ValueError(f"The configuration has an invalid field: {error}.") from error
 
     def _settle_stages(self, number: int, fields: dict) -> None:
-        """Name the stages of a backbone, and take what it returns out of `fields`: the last stage by default."""
+        """Name the stages of a backbone, and choose those it returns, from `fields`; by default the last one."""
         stored = fields.pop("stage_names", None) or []
         self.stage_names = ["stem", *(f"stage{i + 1}" for i in range(number))]
         features, indices = fields.pop("out_features", None), fields.pop("out_indices", None)
@@ -140,7 +142,7 @@ class E2EConfig(PreTrainedConfig):
         if self.id2label is None:
             return
         if not isinstance(self.id2label, Mapping):
-            raise ValueError(f"`id2label` maps numbers to names of classes, got {str(self.id2label)[:200]}.")
+            raise ValueError(f"`id2label` must map numbers to class names, got {str(self.id2label)[:200]}.")
         names = {str(number): name for number, name in self.id2label.items()}
         check_limits("num_labels", len(names), COUNTS["labels"])
         if names.keys() != {str(number) for number in range(len(names))}:
@@ -158,8 +160,8 @@ class E2EConfig(PreTrainedConfig):
 
     @property
     def has_exclusive_classes(self) -> bool:
-        """Whether an image has one class, whose probabilities are a softmax."""
-        return self.problem_type in (None, "single_label_classification")
+        """Whether each image has one class, whose probabilities are a softmax."""
+        return self.problem_type in EXCLUSIVE
 
     @property
     def num_inputs(self) -> int:
@@ -223,9 +225,8 @@ class E2EConfig(PreTrainedConfig):
 
     def check_problem_type(self, problem_type: str | None) -> None:
         """Refuse settings of the cross-entropy for other losses."""
-        is_softmax = problem_type in (None, "single_label_classification")
-        if not is_softmax and (self.class_weights is not None or self.label_smoothing):
+        if problem_type not in EXCLUSIVE and (self.class_weights is not None or self.label_smoothing):
             raise ValueError(
-                f"`class_weights` and `label_smoothing` are for images of one class each, got {problem_type!r} "
-                "(`problem_type`)."
+                "`class_weights` and `label_smoothing` are for images of one class each, "
+                f"got `problem_type` {problem_type!r}."
             )

@@ -69,12 +69,12 @@ class LinearViTConfig(BackboneConfigMixin, E2EConfig):
 
     @property
     def hidden_size(self) -> int:
-        """Width of the tokens that the model returns: of its last stage."""
+        """Width of the tokens that the model returns, those of its last stage."""
         return self.hidden_sizes[-1]
 
     @property
     def num_hidden_layers(self) -> int:
-        """Number of stages, of which each returns hidden states."""
+        """Number of stages; each returns hidden states."""
         return len(self.depths)
 
     @property

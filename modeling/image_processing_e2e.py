@@ -12,7 +12,7 @@ from transformers.image_utils import is_pil_image
 from .geometry_e2e import DETECTOR_ROWS, TRANSVERSE, transverse_factor, window_rows
 from .limits_e2e import COUNTS, POSITIVE, REAL, check_limits
 
-__all__ = ["E2EImageProcessor", "compress", "to_numpy"]
+__all__ = ["AUX_COLUMNS", "E2EImageProcessor", "compress", "to_numpy"]
 
 AUX_COLUMNS = ("pt", "ieta", "iphi")
 ORDERS = ("channels_first", "channels_last")
@@ -41,8 +41,8 @@ class E2EImageProcessor(BaseImageProcessor):
         channel_scale (`Sequence[float]`, *optional*):
             One positive scale per channel, in the channel's unit (GeV, cm, hits); 1 by default.
         data_format (`str`):
-            Order of dense images whose shape fits both: `"channels_first"` or `"channels_last"`. `input_data_format`
-            is another name of it.
+            Order of dense images whose shape fits both orders: `"channels_first"` or `"channels_last"`.
+            `input_data_format` is an alias.
         aux_names (`Sequence[str]`):
             Scalars of a row to return as `aux_values`: `"log_pt"` (pT in GeV), `"ieta"`, `"iphi"`.
         aux_mean, aux_std (`Sequence[float]`): Their means and standard deviations on the training jets.
@@ -95,7 +95,7 @@ class E2EImageProcessor(BaseImageProcessor):
 
     @classmethod
     def from_dict(cls, image_processor_dict, **kwargs):
-        """As in transformers, but overrides are checked, and those of names select what belongs to these names."""
+        """As in transformers, but overrides are checked, and names select their stored settings (`channel_scale`)."""
         overrides = {name: kwargs.pop(name) for name in signature(cls).parameters.keys() & kwargs.keys()}
         for names, settings in SETTINGS.items():
             stored = [name for name in (names, *settings) if image_processor_dict.get(name) is not None]
@@ -276,11 +276,11 @@ class E2EImageProcessor(BaseImageProcessor):
         return value
 
     def _from_dense(self, images, order: str | None) -> np.ndarray:
-        if isinstance(images, (np.ndarray, torch.Tensor)):
-            images = self._channels_first(images, order)
-            images = images[None] if images.ndim == 3 else images
+        is_array = isinstance(images, (np.ndarray, torch.Tensor))
+        if is_array and images.ndim > 3:
+            images = self._channels_first(images, order, ndim=4)
         else:
-            images = [self._channels_first(image, order) for image in images]
+            images = [self._channels_first(image, order, ndim=3) for image in ([images] if is_array else images)]
             images = np.stack(images) if images else np.empty((0, *self.image_shape), np.float32)
         image, channel, row, column = np.nonzero(images)
         value = images[image, channel, row, column]
@@ -289,8 +289,8 @@ class E2EImageProcessor(BaseImageProcessor):
         pixel_values[image, channel, row, column] = _compress_finite(value, scale, image)
         return pixel_values
 
-    def _channels_first(self, images, order: str | None) -> np.ndarray:
-        """One image or a batch of them, `(..., C, H, W)`, float32."""
+    def _channels_first(self, images, order: str | None, ndim: int) -> np.ndarray:
+        """An image (`ndim` 3) or a batch (4), `(..., C, H, W)`, float32."""
         if is_pil_image(images):
             images, order = np.atleast_3d(images), "channels_last"
         images = _to_float32(images)
@@ -298,10 +298,10 @@ class E2EImageProcessor(BaseImageProcessor):
         shapes = {"channels_first": (channels, height, width), "channels_last": (height, width, channels)}
         fitting = [name for name, shape in shapes.items() if images.shape[-3:] == shape]
         order = order or (fitting[0] if len(fitting) == 1 else self.data_format)
-        if order not in fitting or images.ndim > 4:
+        if order not in fitting or images.ndim != ndim:
             raise ValueError(
-                f"Expected images of shape {shapes[order]} (channels {', '.join(self.channel_names)}; eta; phi), "
-                f"got {images.shape[-3:]} in the order {order}."
+                f"Expected images of shape {shapes[order]} ({order}; {', '.join(self.channel_names)}), "
+                f"got {images.shape[ndim - 3 :]}."
             )
         return np.moveaxis(images, -1, -3) if order == "channels_last" else images
 

@@ -52,12 +52,15 @@ class BaselineModel(BaselinePreTrainedModel):
         **kwargs,
     ) -> E2EModelOutput:
         """`pixel_values` `(B, C, H, W)` of the configured size; see [`E2EModelOutput`]."""
-        wanted = self.wants_hidden_states(output_hidden_states, kwargs)
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        # the wrapped model returns attentions
+        wanted = self.wants_hidden_states(output_hidden_states, kwargs | {"output_attentions": False})
         if pixel_values.shape[0] == 0:
             raise ValueError("The models of transformers need at least one image, got an empty batch.")
         pixels = self.pixels(pixel_values).to(next(self.backbone.parameters()).dtype)
         asked = {"output_attentions": True} if output_attentions else {}
-        outputs = self.backbone(pixels, output_hidden_states=output_hidden_states or wanted, return_dict=True, **asked)
+        outputs = self.backbone(pixels, output_hidden_states=wanted, return_dict=True, **asked)
         tokens = outputs.last_hidden_state
         pooled = outputs.pooler_output  # normalised, if the model has a norm after its own average
         if tokens.ndim == 4:  # convolutional models return an image

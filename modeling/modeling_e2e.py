@@ -18,9 +18,7 @@ from transformers.utils import logging
 from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .modeling_head import E2EHead, e2e_loss, mass_in_gev
-from .modeling_trainer import reach, shown_to_trainer
-
-KEYWORDS = {*TransformersKwargs.__annotations__, "interpolate_pos_encoding", "use_cache"}
+from .modeling_trainer import shown_to_trainer, zero_loss
 
 __all__ = [
     "E2EBackbone",
@@ -33,6 +31,8 @@ __all__ = [
 
 logger = logging.get_logger(__name__)
 
+# keywords of transformers' models, which ours accept as they do
+KEYWORDS = {*TransformersKwargs.__annotations__, "interpolate_pos_encoding", "use_cache"}
 ONLY_MASS = (
     "There are no `labels`, so only the mass is learned. With `label_smoothing_factor`, transformers' Trainer takes "
     "them away for a loss of its own without the mass: set `label_smoothing` in the model's configuration instead."
@@ -68,8 +68,8 @@ class E2EModelOutput(ModelOutput):
 class TokenStates:
     """The tokens after the stem and each stage, kept where the gradient passes.
 
-    `keep` returns the tokens to compute on with: what it keeps lies between the stages and not beside them, so that
-    the result's gradient reaches it (Grad-CAM). All are views of one tensor.
+    Continue with what `keep` returns: it is computed from the kept states, so that gradients of the result reach them
+    (Grad-CAM). All three are views of one tensor.
     """
 
     def __init__(self, wanted: bool):
@@ -327,11 +327,12 @@ class E2EForImageClassification(E2EPreTrainedModel):
         loss, classification_loss, mass_loss = e2e_loss(
             self.config, logits, mass_outputs, labels, mass_labels, mass_weights, log_variances
         )
-        if self.training and (labels is None) != (mass_labels is None):
+        if self.training and loss is not None:
             if labels is None:
                 logger.warning_once(ONLY_MASS)
-            assert loss is not None
-            loss = loss + reach(logits if labels is None else mass_outputs)
+                loss = loss + zero_loss(logits)
+            elif mass_labels is None:
+                loss = loss + zero_loss(mass_outputs)
         mass_preds, mass_scale_preds = mass_in_gev(self.config, mass_outputs)
         return E2EOutput(
             loss=loss,

@@ -149,10 +149,10 @@ def e2e_loss(config, logits, mass_outputs, labels=None, mass_labels=None, mass_w
 
 
 def class_loss(config, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy, its binary form for several labels per image, or the squared error: see `config.problem_type`.
+    """Cross-entropy, binary cross-entropy of several labels per image, or squared error: see `config.problem_type`.
 
-    `labels` are `(B,)`, -100 where a target is missing; for the last two, numbers of the shape of `logits`
-    `(B, num_labels)` or, with one of them, `(B,)`, NaN (of integers, -100) where missing.
+    For the first, `labels` are `(B,)`, -100 where missing. For the others they have the shape of `logits`
+    `(B, num_labels)`, or `(B,)` if `num_labels` is 1; missing ones are NaN, or -100 among integers.
     """
     problem_type = _settled_problem_type(config, labels)
     if problem_type == "single_label_classification":
@@ -177,7 +177,7 @@ def class_loss(config, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
 
 
 def _settled_problem_type(config, labels: torch.Tensor) -> str:
-    """What `labels` are, by transformers' rules; for pipelines, `config` keeps what floating-point ones are."""
+    """What `labels` are, by transformers' rules; `config` keeps what floating-point labels are, for pipelines."""
     if config.problem_type is None and labels.is_floating_point():
         kind = "regression" if config.num_labels == 1 else "multi_label_classification"
         config.check_problem_type(kind)
@@ -187,11 +187,10 @@ def _settled_problem_type(config, labels: torch.Tensor) -> str:
 
 def class_scores(config, logits: torch.Tensor) -> torch.Tensor:
     """Probabilities from logits `(..., num_labels)`, or the numbers themselves of a regression."""
+    logits = logits.float()
     if config.problem_type == "regression":
-        return logits.float()
-    return (
-        logits.float().sigmoid() if config.problem_type == "multi_label_classification" else logits.float().softmax(-1)
-    )
+        return logits
+    return logits.sigmoid() if config.problem_type == "multi_label_classification" else logits.softmax(-1)
 
 
 def _mass_terms(mass_loss: str, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

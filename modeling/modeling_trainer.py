@@ -1,18 +1,20 @@
-"""What transformers' `Trainer` reads off a model if its arguments are left at their defaults."""
+"""What transformers' `Trainer` reads off a model unless its arguments say otherwise."""
 
 from collections.abc import Callable
 from inspect import Parameter, signature
 
 import torch
 
-__all__ = ["ROW_COLUMNS", "reach", "shown_to_trainer"]
+from .image_processing_e2e import AUX_COLUMNS
 
-# of data sets of detector images, from which a collator makes the model's inputs; targets are arguments themselves
-ROW_COLUMNS = ("pixel_index", "pixel_value", "pt", "ieta", "iphi")
+__all__ = ["INPUT_COLUMNS", "shown_to_trainer", "zero_loss"]
+
+# columns of rows from which a collator makes the model's inputs
+INPUT_COLUMNS = ("pixel_index", "pixel_value", *AUX_COLUMNS)
 
 
 class _OptionalTarget(str):
-    """The name of a target that may be missing: `Trainer` evaluates only batches with every argument that has "label"
+    """The name of a target that may be missing: `Trainer` evaluates only batches that have every argument with "label"
     in its name."""
 
     def __contains__(self, part: str) -> bool:
@@ -20,19 +22,19 @@ class _OptionalTarget(str):
 
 
 def shown_to_trainer(forward: Callable) -> Callable:
-    """Complete the signature of `forward`, by which `Trainer` decides which columns of a data set to remove, and which
-    targets an evaluation needs: `labels` only."""
+    """Complete the signature of `forward`, which tells `Trainer` the columns to keep, and that an evaluation needs
+    `labels` only."""
     shown = signature(forward)
     parameters = [
         parameter.replace(name=_OptionalTarget(name)) if name == "mass_labels" else parameter
         for name, parameter in shown.parameters.items()
     ]
-    parameters += [Parameter(name, Parameter.KEYWORD_ONLY, default=None) for name in ROW_COLUMNS]
-    parameters.sort(key=lambda parameter: parameter.kind)
+    parameters += [Parameter(name, Parameter.KEYWORD_ONLY, default=None) for name in INPUT_COLUMNS]
+    parameters.sort(key=lambda parameter: parameter.kind)  # `**kwargs` last
     forward.__signature__ = shown.replace(parameters=parameters)  # pyright: ignore[reportFunctionMemberAccess]
     return forward
 
 
-def reach(outputs: torch.Tensor) -> torch.Tensor:
-    """Zero, with gradients of zero for all that `outputs` depend on: DDP waits for a gradient of every parameter."""
+def zero_loss(outputs: torch.Tensor) -> torch.Tensor:
+    """Zero, with zero gradients for all that `outputs` depend on: DDP waits for a gradient of every parameter."""
     return outputs.where(torch.zeros_like(outputs, dtype=torch.bool), 0.0).sum()

@@ -320,7 +320,7 @@ def test_names_that_are_not_utf8_are_refused(tmp_path):
 
 @pytest.mark.parametrize("pattern", ["/etc/*.h5", "../*.h5", "a/../../*.h5", "", "***", "a**/*.h5"])
 def test_patterns_stay_below_the_folder(pattern):
-    with pytest.raises(ValueError, match="`pattern` "):
+    with pytest.raises(ValueError, match=r"`pattern` must (?:name files below|be a glob)"):
         schema(pattern=pattern)
 
 

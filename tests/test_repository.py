@@ -21,7 +21,6 @@ PYTHON = SOURCES + [
 ]
 # which of our parts each part may import, from bottom to top
 ALLOWED = {
-    "registration": {"registration"},
     "modeling": {"modeling"},
     "metrics": {"metrics"},
     "data": {"data"},

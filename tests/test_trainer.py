@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from e2evit.modeling import modeling_e2e
-from e2evit.modeling.modeling_trainer import ROW_COLUMNS
+from e2evit.modeling.modeling_trainer import INPUT_COLUMNS
 from models import MODELS, batch, make
 from transformers import Trainer, TrainingArguments
 
@@ -98,7 +98,7 @@ def test_one_target_gives_every_parameter_a_gradient(name, target):
 
 def test_the_collator_reads_what_a_trainer_keeps():
     processor = E2EImageProcessor(["ecal"], aux_names=["log_pt", "ieta", "iphi"], aux_mean=[0] * 3, aux_std=[1] * 3)
-    assert set(E2ECollator(processor).columns) <= {"row", "labels", "mass_labels", *ROW_COLUMNS}
+    assert set(E2ECollator(processor).columns) <= {"row", "labels", "mass_labels", *INPUT_COLUMNS}
     names = make("xcit").forward.__signature__.parameters
-    assert {"labels", "mass_labels", "mass_weights", "aux_values", *ROW_COLUMNS} <= set(names)
+    assert {"labels", "mass_labels", "mass_weights", "aux_values", *INPUT_COLUMNS} <= set(names)
     assert torch.export.export(make("xcit"), (), batch(2) | {"labels": None})

@@ -1,13 +1,14 @@
 """Linear-attention vision transformers for CMS end-to-end (E2E) detector images.
 
-Importing it makes the models known to the Auto classes and pipelines of transformers (`registration.py`). Neither is
-loaded before it is used, nor is torch: a process that prepares data is three times as small without it.
+Importing it makes the models known to the Auto classes and pipelines of transformers (`hub/registration.py`), but
+loads neither transformers nor torch until they are needed: a process that prepares data would take three times the
+memory.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .registration import register_when_needed
+from .hub.registration import register_when_needed
 
 if TYPE_CHECKING:  # the same names, for editors and type checkers
     from .data import load_e2e

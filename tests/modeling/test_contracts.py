@@ -235,6 +235,14 @@ def test_keywords_of_other_models_are_accepted_and_typing_errors_are_not(name):
             model(**inputs, output_attentions=True)
 
 
+def test_a_wrapped_model_returns_its_attentions():
+    model = make("vit")
+    model.set_attn_implementation("eager")
+    assert model(**batch(), output_attentions=True).attentions
+    model.config.output_attentions = True
+    assert model(**batch()).attentions
+
+
 @every_family
 def test_return_dict_of_the_configuration(name):
     outputs = make(name, return_dict=False)(**batch())
@@ -293,3 +301,5 @@ def test_orders_are_checked():
             processor(square, **{name: "nchw"})
     with pytest.raises(ValueError, match=r"Expected images of shape \(3, 3, 3\) .* got \(4, 3, 3\)"):
         processor([square, np.zeros((4, 3, 3))])
+    with pytest.raises(ValueError, match=r"Expected images .* got \(2, 3, 3, 3\)"):
+        processor([np.zeros((2, 3, 3, 3))])

@@ -28,10 +28,10 @@ LABELS = [
     ({"id2label": {"a": "qcd"}}, "from 0 to 0, got a"),
     ({"id2label": {}}, "`num_labels` must be .*, got 0"),
     ({"id2label": {"0": "qcd", "1": "qcd"}}, "two classes one name, got qcd, qcd"),
-    ({"id2label": ["qcd", "top"]}, "`id2label` maps numbers to names"),
+    ({"id2label": ["qcd", "top"]}, "`id2label` must map numbers to class names"),
     ({"id2label": {"0": "qcd", "1": "top"}, "num_labels": 0}, "from 1 to 10000, got 0"),
-    ({"dtype": "float99"}, "a wrong value: .*float99"),
-    ({"use_return_dict": 5}, "a wrong value: .*use_return_dict"),
+    ({"dtype": "float99"}, "an invalid field: .*float99"),
+    ({"use_return_dict": 5}, "an invalid field: .*use_return_dict"),
     ({"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 1, "b": 0}}, "`label2id` must be the inverse"),
 ]
 SIZES = [

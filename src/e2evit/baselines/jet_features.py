@@ -195,17 +195,17 @@ def _near(pixels: Pixels, eta, phi, radius: float) -> Pixels:
     return pixels.select(np.hypot(pixels.eta - eta[pixels.jet], pixels.phi - phi[pixels.jet]) < radius)
 
 
-def _values_at(places: Pixels, layer: Pixels) -> np.ndarray:
-    """The values of a layer in the pixels of another one; 0 where it has none."""
+def _values_at(places: Pixels, channel: Pixels) -> np.ndarray:
+    """The values of a channel in the pixels of another; 0 where it has none."""
     wanted, known = (
-        (some.jet * ROWS + some.row) * 360 + np.rint(np.degrees(some.phi)).astype(np.int64) % 360
-        for some in (places, layer)
+        (pixels.jet * ROWS + pixels.row) * COLUMNS + np.rint(np.degrees(pixels.phi)).astype(np.int64) % COLUMNS
+        for pixels in (places, channel)
     )
     if not len(known):
         return np.zeros(len(wanted))
     order = np.argsort(known)
     nearest = order[np.searchsorted(known[order], wanted).clip(max=len(known) - 1)]
-    return np.where(known[nearest] == wanted, layer.value[nearest], 0.0)
+    return np.where(known[nearest] == wanted, channel.value[nearest], 0.0)
 
 
 def _calorimeter_features(cells: Pixels, near: dict[str, Pixels], centre, number: int) -> dict[str, np.ndarray]:

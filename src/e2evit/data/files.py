@@ -86,7 +86,7 @@ def find_mismatch(path: str, schema: DatasetSchema, root: str | None = None) -> 
                 number = shape[0]
                 expected = schema.image_size if source.stack else _stored_shape(schema)
                 flat = len(shape) == 2 and shape[1] == int(np.prod(expected))
-                if shape[1:] != tuple(expected) and not flat and -1 not in shape:  # which no row settles
+                if shape[1:] != tuple(expected) and not flat and -1 not in shape:  # no row has settled that side
                     return _wrong_shape(shape[1:], expected, schema)
             elif wanted := source.one_hot or (() if source.column is None else (source.column,)):
                 if len(shape) != 2 or max(wanted) >= shape[1]:

@@ -127,8 +127,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file beside `path`, then move it there; another worker may be making the same file.
 
     Raises:
-        OSError: if `path` is no file, or writing fails, e.g. on a full disk; it says what to do. There is no half file
-            then.
+        OSError: if `path` is not a file, or writing fails, e.g. on a full disk; it says what to do. No half file is
+            left.
     """
     check_replaceable(path)
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
@@ -145,7 +145,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def check_replaceable(path: Path) -> None:
-    """Refuse to write where a folder, a device or a pipe is: a file that is renamed would take its place.
+    """Refuse a path that is a folder, a device or a pipe: renaming a file to it would replace it.
 
     Raises:
         OSError: naming it.
@@ -177,7 +177,7 @@ def claim(path: Path, record: dict, optional: Sequence[str] = ()) -> None:
     """Write the settings of a run to `path`, or compare them with those an earlier run left there.
 
     Args:
-        optional: Settings that `record` may lack; an earlier run must have lacked them as well, then.
+        optional: Settings that `record` may lack; then an earlier run must lack them too.
 
     Raises:
         ValueError: if they differ, naming the settings, or cannot be read.

@@ -178,15 +178,15 @@ def _common(name: str, described: dict[str, dict]) -> DatasetSchema:
                     "different data sets and belong in different folders."
                 )
     schema = of_first.get("schema")
-    of = str(schema.get("name") if isinstance(schema, dict) else of_first.get("data_set", "simulated"))
-    if of != name and (name, of) != ("simulated", "particles"):
-        raise ValueError(f"{first} holds the data set {of!r}, not {name!r}.")
+    held = str(schema.get("name") if isinstance(schema, dict) else of_first.get("data_set", "simulated"))
+    if held != name and (name, held) != ("simulated", "particles"):
+        raise ValueError(f"{first} holds the data set {held!r}, not {name!r}.")
     if schema is None:
-        if of not in ("simulated", "particles"):  # only the simulation's rows describe themselves without a schema
-            raise FileError(f"{first} describes its rows as the data set {of!r}, but without its schema.")
-        base = SCHEMAS[of][0]
+        if held not in ("simulated", "particles"):  # only the simulation's rows describe themselves without a schema
+            raise FileError(f"{first} describes its rows as the data set {held!r}, but without its schema.")
+        base = SCHEMAS[held][0]
         present = {label for description in described.values() for label in map(str, description["label_names"])}
         labels = {label: meaning for label, meaning in base.labels.items() if label in present}
         more = {"channel_names": of_first["channel_names"], "image_size": of_first["image_size"], "labels": labels}
         schema = base.to_dict() | more
-    return parse_schema(of, schema, first)[0]
+    return parse_schema(held, schema, first)[0]

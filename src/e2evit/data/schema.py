@@ -288,7 +288,7 @@ def _contradictions(schema: DatasetSchema):
     if not 0 < len(set(schema.channel_names)) == len(schema.channel_names):
         yield "`channel_names` must be distinct, and at least one"
     if problem := _pattern_problem(schema.pattern):
-        yield f"`pattern` {problem}, got {schema.pattern!r}"
+        yield f"`pattern` must {problem}, got {schema.pattern!r}"
     if prod(schema.image_shape) > MAX_PIXELS:
         yield f"an image of shape {schema.image_shape} has more than {MAX_PIXELS} values"
     if schema.mass_range[0] >= schema.mass_range[1]:
@@ -311,9 +311,9 @@ def _contradictions(schema: DatasetSchema):
 
 def _pattern_problem(pattern: str) -> str | None:
     if pattern.startswith("/") or ".." in pattern.split("/"):
-        return "names files below the folder of the data set"
+        return "name files below the folder of the data set"
     if not pattern or any("**" in part and part != "**" for part in pattern.split("/")):
-        return "is a glob such as `*.h5` or `**/*.parquet`"
+        return "be a glob such as `*.h5` or `**/*.parquet`"
     return None
 
 

@@ -110,17 +110,17 @@ def _lzf_length(packed: bytes, limit: int) -> int:
 
 
 def heap_problem(path: str) -> str | None:
-    """Why HDF5 would not return from a global heap in time, where texts and maps of virtual arrays lie; else None.
+    """Why HDF5 would be caught in a global heap, where texts and maps of virtual arrays lie; None if it would not.
 
-    HDF5 2.0 steps from object to object by their sizes, and stays where one of free space has none. It opens a virtual
-    array only after that, so that nothing tells earlier whether a file has one: small files are searched as a whole.
+    HDF5 2.0 steps from object to object by their sizes, and never leaves free space of size 0. It does so before it
+    opens a virtual array, and nothing tells earlier whether a file has one: small files are searched as a whole.
     """
     status = os.stat(path)
     return _heap_problem(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
-def _heap_problem(path: str, size: int, _: int) -> str | None:
+def _heap_problem(path: str, size: int, _modified: int) -> str | None:
     if size > MAX_SCANNED:
         return None
     with open(path, "rb") as file:

@@ -48,7 +48,7 @@ class ExportModule(nn.Module):
         layout: `"nhwc"`, in which RecoE2E's producers flatten images, or `"nchw"`.
 
     Raises:
-        ValueError: for another layout, or a model that needs `aux_values` or whose outputs are not one class each.
+        ValueError: for another layout, a model that needs `aux_values`, or one without exclusive classes.
     """
 
     def __init__(self, model: E2EForImageClassification, processor: E2EImageProcessor, layout: str = "nhwc"):
@@ -61,7 +61,9 @@ class ExportModule(nn.Module):
                 "pass a single input: export a model without `num_aux_features`."
             )
         if not model.config.has_exclusive_classes:
-            raise ValueError(f"CMSSW's producers read class probabilities, not a {model.config.problem_type}.")
+            raise ValueError(
+                f"CMSSW's producers read class probabilities; `problem_type` is {model.config.problem_type!r}."
+            )
         self.model, self.layout = model, layout
         self.register_buffer("channel_scale", torch.tensor(processor.channel_scale).reshape(1, -1, 1, 1))
 

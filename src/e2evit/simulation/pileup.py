@@ -24,7 +24,7 @@ class MinimumBiasPool:
 
     Args:
         starts: First hit of each collision in each layer, and their number; by default counted.
-        folder: Where it lies, if [`open`] reads it: another process opens it there instead of getting a copy.
+        folder: Where it was opened; other processes open it there too, instead of getting a copy.
     """
 
     def __init__(self, response: Response, starts: Mapping[str, np.ndarray] | None = None, folder: Path | None = None):

@@ -62,7 +62,7 @@ def versions() -> dict[str, str]:
 
 
 def needs_pool(settings: SimulationSettings) -> bool:
-    """Whether pile-up enters what is kept; particles are kept without, and get it when their image is made."""
+    """Whether rows include pile-up; kept particles get it when their image is made."""
     return bool(settings.pileup) and settings.keep == "images"
 
 

@@ -9,8 +9,7 @@ import torch
 from datasets import Dataset
 
 from e2evit.data.statistics import MassWeights
-from e2evit.modeling.image_processing_e2e import to_numpy
-from e2evit.modeling.modeling_trainer import ROW_COLUMNS
+from e2evit.modeling.image_processing_e2e import AUX_COLUMNS, to_numpy
 from e2evit.transforms.augment import Augmentation
 
 from .particles import PreparedImages
@@ -18,7 +17,6 @@ from .particles import PreparedImages
 __all__ = ["E2ECollator", "RowTables"]
 
 PIXELS = {"pixel_index": pa.int64(), "pixel_value": pa.float64()}
-AUX_COLUMNS = tuple(name for name in ROW_COLUMNS if name not in PIXELS)
 MASS_COLUMN = "mass_labels"
 
 

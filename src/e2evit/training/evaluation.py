@@ -84,7 +84,7 @@ def evaluate(
     processor = AutoImageProcessor.from_pretrained(trained_on.path)
     model = load_model(trained_on.path)
     if not model.config.has_exclusive_classes:
-        raise ValueError(f"{checkpoint} is a {model.config.problem_type}; evaluate models of one class per jet.")
+        raise ValueError(f"{checkpoint}: `problem_type` is {model.config.problem_type!r}, but a jet has one class.")
     dataset = align_labels(dataset, model.config.label2id)
     label_names = [model.config.id2label[number] for number in range(model.config.num_labels)]
     rows, collator = dataset[split], E2ECollator(processor, targets.mass_column)

@@ -32,8 +32,8 @@ class Supervised:
                 dataset["train"], self.mass_column, weights.flat_in, weights.flat_bins, weights.flat_max_weight
             )
         if not self.config.has_exclusive_classes:
-            raise ValueError(f"The model is a {self.config.problem_type}; jets have one class each.")
-        with_labels = self.config.num_labels > 1  # a single class is nothing to learn
+            raise ValueError(f"`problem_type` is {self.config.problem_type!r}, but a jet has one class.")
+        with_labels = self.config.num_labels > 1  # a single class teaches nothing
         self.collator = E2ECollator(
             processor,
             self.mass_column,

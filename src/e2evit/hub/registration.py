@@ -1,8 +1,8 @@
 """`import e2evit` makes its models known to transformers, and imports neither transformers nor torch.
 
-The models are registered when somebody first takes an Auto class or `pipeline` from transformers. Registering earlier
-would cost the processes that only prepare data 300 MB each; registering while transformers' own modules import each
-other would make them import the models in turn.
+The models are registered when an Auto class or `pipeline` is first taken from transformers. Registering at once would
+cost each process that only prepares data 300 MB; registering while transformers' own modules import each other would
+close a circle of imports.
 """
 
 import sys
@@ -29,12 +29,15 @@ def _needs_models(name: str) -> bool:
     return name.startswith(("Auto", "pipeline"))
 
 
-def _register(module: ModuleType | None = None) -> None:
+def _register() -> None:
     import_module("e2evit.modeling")
 
 
 def _watch(transformers: ModuleType) -> None:
-    """Python asks a module's own `__getattr__` first for names that are not there yet; then its class's."""
+    """Register at the first access to a name that needs the models.
+
+    Python asks the `__getattr__` in the module's dictionary before that of its class, which imports the name.
+    """
 
     def register_first(name: str):
         if _needs_models(name):
@@ -46,10 +49,10 @@ def _watch(transformers: ModuleType) -> None:
 
 
 class _AfterImport(MetaPathFinder):
-    """Calls a function of each of these modules once it is imported."""
+    """Calls a function once for each of these modules, after its import."""
 
     def __init__(self):
-        self.functions = {"transformers": _watch, "transformers.pipelines": _register}
+        self.functions = {"transformers": _watch, "transformers.pipelines": lambda _: _register()}
 
     def find_spec(self, fullname, path=None, target=None):
         function = self.functions.pop(fullname, None)
