@@ -35,6 +35,7 @@ def test_no_rows(collator, rows):
     for nothing in ([], rows[:0]):
         shapes = {name: tuple(tensor.shape) for name, tensor in collator(nothing).items()}
         assert shapes == {"pixel_values": (0, 8, 125, 125), "labels": (0,), "mass_labels": (0,)}
+    assert not len(E2ECollator(collator.processor, "jet_mass")([])["mass_labels"])
 
 
 @pytest.mark.parametrize(

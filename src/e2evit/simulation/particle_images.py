@@ -28,7 +28,7 @@ from .streams import EventStreams, draw
 __all__ = ["ParticleImages"]
 
 _AT_ONCE = 32  # jets: their pixels fit into the processor's cache
-_FIXED, _FRESH = 0, 1  # begin the seeds of responses that stay, and of those of an epoch
+_FIXED, _FRESH = 0, 1  # first in the seeds of fixed responses, and of those of an epoch
 
 
 class ParticleImages:
@@ -53,7 +53,7 @@ class ParticleImages:
         pool: Pile-up; not needed if there is none.
         pileup: Mean number of collisions besides the hard one; or a range, from which each jet draws its mean.
         seed: Of the responses.
-        epoch: Of the responses; by default they do not change.
+        epoch: Of the responses; None for fixed ones.
     """
 
     columns = (*PARTICLE_COLUMNS, "event_id", "eta", "phi")
@@ -112,7 +112,7 @@ class ParticleImages:
         return versions | {"geometry": self.geometry, "pileup": self.pileup, "seed": self.seed, "pool": pool}
 
     def set_epoch(self, epoch: int | None) -> None:
-        """Change to the responses of an epoch, or to those that stay."""
+        """Change to the responses of an epoch, or with None to the fixed ones."""
         self.epoch = epoch
 
     def __call__(self, rows: pa.Table | Mapping) -> pa.Table | dict:

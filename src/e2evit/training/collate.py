@@ -134,8 +134,8 @@ class E2ECollator:
 def _as_table(rows: pa.Table | Sequence, mass_column: str) -> pa.Table:
     if not isinstance(rows, pa.Table) and len(rows) and not isinstance(rows[0], Mapping):
         rows = pa.concat_tables([_frame_as_table(row) for row in rows])
-    known = rows.column_names if isinstance(rows, pa.Table) else rows[0] if rows else PIXELS
     needed = PIXELS if mass_column == MASS_COLUMN else [*PIXELS, mass_column]
+    known = rows.column_names if isinstance(rows, pa.Table) else rows[0] if rows else needed
     if missing := [name for name in needed if name not in known]:
         raise ValueError(
             f"Rows need {' and '.join(missing)}, got {', '.join(known)}. transformers' `Trainer` removes columns that "

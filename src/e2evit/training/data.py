@@ -34,8 +34,8 @@ def load_data(
         targets: See [`with_defaults`].
         channel_names: The channels that a checkpoint reads. Energies become transverse if the checkpoint's are, unless
             `targets.transverse` says otherwise.
-        fresh: Leave the particles in the training split, of which [`PreparedImages`] makes images in every epoch. All
-            other particles become images that stay.
+        fresh: Leave particles in the training split: [`PreparedImages`] makes new images of them in every epoch. All
+            other particles become fixed images.
 
     Raises:
         ValueError: if the data has other channels than `channel_names`, or images where particles are needed; and as

@@ -1,4 +1,4 @@
-"""Images of particles for a run: those that stay, made once and cached, and new ones in every epoch."""
+"""Images of particles for a run: fixed ones, made once and cached, and new ones in every epoch."""
 
 from dataclasses import replace
 
@@ -42,12 +42,12 @@ class PreparedImages:
         self.plain, self.transverse = image_schema(schema), transverse
 
     def __call__(self, rows: pa.Table, seed: int = 0, epoch: int | None = None) -> pa.Table:
-        """Images whose random numbers depend on seed, epoch and jet; without an epoch, the ones that stay."""
+        """Images whose random numbers depend on seed, epoch and jet; without an epoch, fixed ones."""
         images = self.images.with_seed(seed, epoch)(rows)
         return transverse_table(images, self.plain) if self.transverse else images
 
     def fixed(self, rows: Dataset) -> Dataset:
-        """Images that stay, in the cache of `rows`."""
+        """Fixed images, in the cache of `rows`."""
         settings = {"rows": rows._fingerprint, "transverse": self.transverse, "images": self.images.description}
         lists = {name: List(Value(kind)) for name, kind in IMAGE_COLUMNS.items()}
         others = {name: feature for name, feature in rows.features.items() if name not in PARTICLE_COLUMNS}
@@ -64,5 +64,5 @@ class PreparedImages:
         return made.with_format(None)
 
     def sample(self, rows: Dataset) -> Dataset:
-        """Images that stay of some rows, evenly spaced, for statistics."""
+        """Fixed images of some rows, evenly spaced, for statistics."""
         return self.fixed(rows.select(np.unique(np.linspace(0, len(rows) - 1, STATISTICS_ROWS).astype(int))))
