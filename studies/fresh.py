@@ -1,8 +1,8 @@
-"""What a new detector response in every epoch buys over images that stay, at the same number of images seen.
+"""What a new detector response in every epoch buys over fixed images, at the same number of images seen.
 
 python studies/fresh.py
 
-trains each model on images that stay, on fresh ones with 21 collisions of pile-up, and on fresh ones with 0 to 60, for
+trains each model on fixed images, on fresh ones with 21 collisions of pile-up, and on fresh ones with 0 to 60, for
 4 and 20 epochs, and measures it with 21 and with 60. Results that are there are kept; interrupted runs resume.
 """
 
@@ -16,7 +16,7 @@ from transformers import HfArgumentParser
 from e2evit.data.packaged import read_recipe
 
 TRAINING = {
-    "frozen": ["--pileup", 21],
+    "fixed": ["--pileup", 21],
     "fresh": ["--pileup", 21, "--fresh"],
     "fresh_range": ["--pileup", 0, 60, "--fresh"],
 }
