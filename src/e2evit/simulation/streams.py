@@ -31,7 +31,7 @@ def draw(rng: Random, distribution: str, event: np.ndarray, *parameters) -> np.n
         distribution: Name of a method of NumPy's generators.
         parameters: Of the distribution, numbers or arrays as long as `event`.
     """
-    if isinstance(rng, np.random.Generator):
+    if not isinstance(rng, EventStreams):
         return getattr(rng, distribution)(*parameters, size=len(event))
     bounds = np.searchsorted(event, np.arange(len(rng.generators) + 1)).tolist()
     parts = []
@@ -44,7 +44,7 @@ def draw(rng: Random, distribution: str, event: np.ndarray, *parameters) -> np.n
 
 def white_noise(rng: Random, shape: tuple[int, ...]) -> np.ndarray:
     """Standard normal numbers in single precision; with a generator for each event, the first axis is the events."""
-    if isinstance(rng, np.random.Generator):
+    if not isinstance(rng, EventStreams):
         return rng.standard_normal(shape, dtype=np.float32)
     noise = np.empty(shape, np.float32)
     for generator, own in zip(rng.generators, noise, strict=True):
