@@ -7,6 +7,8 @@ from .limits_e2e import COUNTS, POSITIVE, REAL, Limits, check_limits, strict_con
 
 __all__ = ["BaselineConfig"]
 
+IMAGE_FIELDS = {"num_channels", "image_size", "pixel_features", "pixel_hidden_size"}
+
 
 @strict_config
 class BaselineConfig(E2EConfig):
@@ -25,10 +27,12 @@ class BaselineConfig(E2EConfig):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        """As in transformers; an override of `backbone_config` without a `model_type` changes single fields of it."""
-        stored, changed = config_dict.get("backbone_config"), kwargs.get("backbone_config")
+        """As in transformers, but what an override changes of the image holds for the wrapped model too; one of
+        `backbone_config` without a `model_type` changes single fields of it."""
+        stored, changed = config_dict.get("backbone_config"), kwargs.get("backbone_config", {})
         if isinstance(stored, dict) and isinstance(changed, dict) and "model_type" not in changed:
-            kwargs["backbone_config"] = stored | changed
+            stale = {"num_channels", "image_size"} if IMAGE_FIELDS & kwargs.keys() else set()
+            kwargs["backbone_config"] = {key: value for key, value in stored.items() if key not in stale} | changed
         return super().from_dict(config_dict, **kwargs)
 
     def __post_init__(self, **kwargs):

@@ -21,9 +21,10 @@ from .limits_e2e import (
 __all__ = ["E2EConfig"]
 
 EXCLUSIVE = (None, "single_label_classification")  # values of `problem_type`
+PROBLEM_TYPES = (*EXCLUSIVE, "multi_label_classification", "regression")
 MAX_LOG_MASS = 40  # of ln(mass / GeV): its exponential is a finite mass
-# an override of the first makes the stored value of the second stale
-STALE = {"id2label": "label2id", "out_features": "out_indices", "out_indices": "out_features"}
+# an override of the first alone makes the stored value of the second stale
+STALE = {"id2label": "label2id", "label2id": "id2label", "out_features": "out_indices", "out_indices": "out_features"}
 
 
 @strict_config
@@ -100,7 +101,10 @@ class E2EConfig(PreTrainedConfig):
         derived = {name for name in kwargs if getattr(getattr(cls, name, None), "fset", "") is None}
         known = {*cls.__dataclass_fields__, *STALE, *derived} - {"dtype"}  # which may be "auto"
         overrides = {name: kwargs.pop(name) for name in known & kwargs.keys()}
-        stale = {STALE[name] for name in overrides if name in STALE}
+        stale = {STALE[name] for name in overrides if name in STALE} - overrides.keys()
+        stored = config_dict.get("id2label")
+        if stored and "id2label" not in overrides and kwargs.get("num_labels", len(stored)) != len(stored):
+            stale |= {"id2label", "label2id"}
         return super().from_dict({k: v for k, v in config_dict.items() if k not in stale} | overrides, **kwargs)
 
     def __setattr__(self, name, value):
@@ -137,8 +141,10 @@ class E2EConfig(PreTrainedConfig):
         self.set_output_features_output_indices(out_features=features, out_indices=indices)
 
     def _settle_labels(self, num_labels: int | None) -> None:
-        """Check the classes, and derive `label2id` if only `id2label` is given."""
+        """Check the classes, and derive `id2label` or `label2id` if only the other is given."""
         check_limits("num_labels", num_labels, COUNTS["labels"])
+        if self.id2label is None and isinstance(self.label2id, Mapping):
+            self.id2label = {number: name for name, number in self.label2id.items()}
         if self.id2label is None:
             return
         if not isinstance(self.id2label, Mapping):
@@ -150,6 +156,8 @@ class E2EConfig(PreTrainedConfig):
                 f"`id2label` must number its {len(names)} classes from 0 to {len(names) - 1}, got "
                 f"{', '.join(list(names)[:20])}."
             )
+        if num_labels not in (None, len(names)):
+            raise ValueError(f"`num_labels` is {num_labels}, but `id2label` names {len(names)} classes.")
         numbers = {name: int(number) for number, name in names.items()}
         if len(numbers) < len(names):
             raise ValueError(f"`id2label` gives two classes one name, got {', '.join(list(names.values())[:20])}.")
@@ -224,7 +232,9 @@ class E2EConfig(PreTrainedConfig):
         self.check_problem_type(self.problem_type)
 
     def check_problem_type(self, problem_type: str | None) -> None:
-        """Refuse settings of the cross-entropy for other losses."""
+        """Refuse unknown losses, and settings of the cross-entropy for others."""
+        if problem_type not in PROBLEM_TYPES:
+            raise ValueError(f"`problem_type` is one of {', '.join(map(str, PROBLEM_TYPES))}; got {problem_type!r}.")
         if problem_type not in EXCLUSIVE and (self.class_weights is not None or self.label_smoothing):
             raise ValueError(
                 "`class_weights` and `label_smoothing` are for images of one class each, "

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature
 from math import prod
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from transformers.image_utils import is_pil_image
 from .geometry_e2e import DETECTOR_ROWS, TRANSVERSE, transverse_factor, window_rows
 from .limits_e2e import COUNTS, POSITIVE, REAL, check_limits
 
-__all__ = ["AUX_COLUMNS", "E2EImageProcessor", "compress", "to_numpy"]
+__all__ = ["AUX_COLUMNS", "E2EImageProcessor", "as_rows", "compress", "to_numpy"]
 
 AUX_COLUMNS = ("pt", "ieta", "iphi")
 ORDERS = ("channels_first", "channels_last")
@@ -62,32 +63,22 @@ class E2EImageProcessor(BaseImageProcessor):
         input_data_format: str | None = None,
         **kwargs,
     ):
-        # a class that does not come from the checkpoint's code will not save that code
-        if self._auto_class is None:
+        if self._auto_class is None:  # this code is not the checkpoint's, and will not be saved with it
             kwargs.pop("auto_map", None)
         super().__init__(**kwargs)
         self.channel_names = _listed("channel_names", channel_names)
-        self.image_size = [image_size] * 2 if isinstance(image_size, int) else _listed("image_size", image_size)
+        self.image_size = _sides(image_size)
         scale = [1.0] * len(self.channel_names) if channel_scale is None else channel_scale
         self.channel_scale = _listed("channel_scale", scale)
         self.data_format = _known_order(input_data_format or data_format)
         self.aux_names = _listed("aux_names", aux_names)
         self.aux_mean, self.aux_std = _listed("aux_mean", aux_mean), _listed("aux_std", aux_std)
-        check_limits("image_size", self.image_size, COUNTS["pixels"])
         check_limits("channel_scale", self.channel_scale, POSITIVE)
         check_limits("aux_mean", self.aux_mean, REAL)
         check_limits("aux_std", self.aux_std, POSITIVE)
         if not all(isinstance(name, str) for name in self.channel_names):
             raise ValueError(f"`channel_names` are names, got {self.channel_names}.")
-        if len(self.image_size) != 2 or None in self.image_size:
-            raise ValueError(f"`image_size` is one side or (height, width), got {image_size}.")
-        if self.channel_names:
-            check_limits("channels * height * width", prod(self.image_shape), COUNTS["image"])
-        if len(self.channel_scale) != len(self.channel_names):
-            raise ValueError(
-                f"`channel_scale` needs one positive number for each of the {len(self.channel_names)} channels, "
-                f"got {self.channel_scale}."
-            )
+        check_limits("channels * height * width", prod(self.image_shape) or 1, COUNTS["image"])
         if not len(self.aux_names) == len(self.aux_mean) == len(self.aux_std):
             raise ValueError("`aux_names`, `aux_mean` and `aux_std` need the same length.")
         if unknown := set(self.aux_names) - {"log_pt", *AUX_COLUMNS}:
@@ -113,8 +104,13 @@ class E2EImageProcessor(BaseImageProcessor):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        height, width = self.image_size
+        """Channels, height, width; checked, as the attributes may have changed."""
+        if len(self.channel_scale) != len(self.channel_names):
+            raise ValueError(
+                f"`channel_scale` needs one positive number for each of the {len(self.channel_names)} channels, "
+                f"got {self.channel_scale}."
+            )
+        height, width = _sides(self.image_size)
         return (len(self.channel_names), height, width)
 
     def preprocess(
@@ -132,8 +128,8 @@ class E2EImageProcessor(BaseImageProcessor):
             images:
                 A dense image `(C, H, W)` or `(H, W, C)`, a batch of them or a list of images (numpy, torch or PIL);
                 or a sparse row, a mapping with `pixel_index` and `pixel_value` (and `pt`, `ieta`,
-                `iphi` for `aux_names`), or a list of rows; or, fastest, many rows in one mapping: their pixels
-                concatenated, with `row_offsets` `(B + 1,)` where each row begins and the last one ends.
+                `iphi` for `aux_names`), a list of rows, or `dataset[:8]`; or, fastest, many rows in one mapping: their
+                pixels concatenated, with `row_offsets` `(B + 1,)` where each row begins and the last one ends.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`.
             input_data_format, data_format (`str`, *optional*):
                 The order of dense images, `"channels_first"` or `"channels_last"`; by default the only one that fits
@@ -154,11 +150,11 @@ class E2EImageProcessor(BaseImageProcessor):
         if kwargs:
             raise ValueError(f"Unknown arguments of E2EImageProcessor: {', '.join(sorted(kwargs))}.")
         images = [images] if is_pil_image(images) else images
-        if isinstance(images, (str, bytes)) or not hasattr(images, "__len__"):
+        if isinstance(images, (str, bytes)) or not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
             raise ValueError(f"Image 0: expected an array, or a row of pixels, got {type(images).__name__}.")
         converted = self._converted_channels(channel_names)
         if isinstance(images, Mapping) and "row_offsets" not in images:
-            images = [images]
+            images = as_rows(images)
         columns = None
         if isinstance(images, Mapping):
             columns = images
@@ -317,6 +313,24 @@ class E2EImageProcessor(BaseImageProcessor):
                 f"Image {image}: this model's `aux_values` need `{sources[number]}`, got {chosen[number][image]}."
             )
         return result
+
+
+def as_rows(rows: Mapping) -> list[Mapping]:
+    """A row, or rows in one mapping of lists, as a slice of a `Dataset` has them."""
+    index = rows.get("pixel_index", ())
+    if not len(index) or np.ndim(index[0]) == 0:
+        return [rows]
+    return [dict(zip(rows, values)) for values in zip(*rows.values(), strict=True)]
+
+
+def _sides(image_size) -> list[int]:
+    """Height and width."""
+    sides = [image_size] * 2 if isinstance(image_size, Integral) else image_size
+    is_list = isinstance(sides, Iterable) and not isinstance(sides, (str, Mapping))
+    if not is_list or len(sides := list(sides)) != 2 or None in sides:
+        raise ValueError(f"`image_size` is one side or (height, width), got {image_size!r}.")
+    check_limits("image_size", sides, COUNTS["pixels"])
+    return [int(side) for side in sides]
 
 
 def _listed(name: str, values) -> list:

@@ -20,8 +20,7 @@ class BaselinePreTrainedModel(E2EPreTrainedModel):
     config_class = BaselineConfig
     base_model_prefix = "baseline"
     _supports_sdpa = True
-    # not every wrapped model supports it
-    supports_gradient_checkpointing = False
+    supports_gradient_checkpointing = False  # unless the wrapped model does
 
 
 class BaselineModel(BaselinePreTrainedModel):
@@ -34,6 +33,7 @@ class BaselineModel(BaselinePreTrainedModel):
         pooler = getattr(self.backbone, "pooler", None)
         if pooler is not None and any(True for _ in pooler.parameters()):
             self.backbone.pooler = None  # a projection of the class token; we average tokens
+        self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
         widen_layer_norms(self.backbone)
         update_statistics_once(self.backbone)
         self.post_init()
@@ -79,5 +79,6 @@ class BaselineForImageClassification(BaselinePreTrainedModel, E2EForImageClassif
     def __init__(self, config):
         super().__init__(config)
         self.baseline = BaselineModel(config)
+        self.supports_gradient_checkpointing = self.baseline.supports_gradient_checkpointing
         self.head = E2EHead(config, config.hidden_size)
         self.post_init()

@@ -31,7 +31,9 @@ def depthwise_conv(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torc
     is_exporting = torch.compiler.is_exporting() or is_tracing
     # without gradients there is nothing to cure, and inductor does better with what it can see
     is_inference = torch.compiler.is_dynamo_compiling() and not torch.is_grad_enabled()
-    if hidden_states.device.type != "cpu" or is_exporting or is_inference or not USE_OPERATOR:
+    # an operator's derivative has no rule for torch.func
+    is_transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    if hidden_states.device.type != "cpu" or is_exporting or is_inference or is_transformed or not USE_OPERATOR:
         return plain_depthwise_conv(hidden_states, weight, bias)
     if torch.is_autocast_enabled("cpu") and hidden_states.dtype != torch.float64:
         hidden_states = hidden_states.to(torch.get_autocast_dtype("cpu"))
@@ -115,14 +117,16 @@ _forward_operator = define_operator("depthwise_conv", _forward, _fake_forward, _
 class DepthwiseConv(nn.Conv2d):
     """A depthwise convolution that keeps the image's size; `(B, D, H, W)` in and out, as of any convolution.
 
-    [`on_grid`] applies it to tokens.
+    [`on_grid`] applies it to tokens. `of` makes one; PEFT makes its adapters with the arguments of `nn.Conv2d`.
     """
 
-    def __init__(self, hidden_size: int, kernel_size: int):
-        super().__init__(hidden_size, hidden_size, kernel_size, padding=kernel_size // 2, groups=hidden_size)
+    @classmethod
+    def of(cls, hidden_size: int, kernel_size: int) -> "DepthwiseConv":
+        return cls(hidden_size, hidden_size, kernel_size, padding=kernel_size // 2, groups=hidden_size)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        assert self.bias is not None
+        if self.bias is None or self.groups < self.in_channels:  # an adapter
+            return super().forward(input)
         return depthwise_conv(input.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
 
 

@@ -154,8 +154,9 @@ def class_loss(config, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
     For the first, `labels` are `(B,)`, -100 where missing. For the others they have the shape of `logits`
     `(B, num_labels)`, or `(B,)` if `num_labels` is 1; missing ones are NaN, or -100 among integers.
     """
-    problem_type = _settled_problem_type(config, labels)
+    problem_type = _problem_type(config, labels)
     if problem_type == "single_label_classification":
+        labels = labels.long().flatten()  # of any whole type, (B,) or (B, 1)
         weights = None if config.class_weights is None else logits.new_tensor(config.class_weights, dtype=torch.float)
         total = F.cross_entropy(
             logits.float(), labels, weights, reduction="sum", label_smoothing=config.label_smoothing
@@ -169,6 +170,8 @@ def class_loss(config, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
             f"With `problem_type` {problem_type!r}, `labels` have the shape of the logits, "
             f"{tuple(logits.shape)}; got {tuple(labels.shape)}."
         )
+    if labels.is_floating_point():
+        config.problem_type = problem_type  # for pipelines; whole numbers may all be missing
     known = ~labels.isnan() if labels.is_floating_point() else labels != -100
     # replace missing targets before the difference: NaN times zero would still poison the gradient
     labels = labels.float().where(known, 0.0)
@@ -176,13 +179,15 @@ def class_loss(config, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
     return (loss(logits.float(), labels, reduction="none") * known).sum() / known.sum().clamp(min=1)
 
 
-def _settled_problem_type(config, labels: torch.Tensor) -> str:
-    """What `labels` are, by transformers' rules; `config` keeps what floating-point labels are, for pipelines."""
-    if config.problem_type is None and labels.is_floating_point():
-        kind = "regression" if config.num_labels == 1 else "multi_label_classification"
-        config.check_problem_type(kind)
-        config.problem_type = kind
-    return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+def _problem_type(config, labels: torch.Tensor) -> str:
+    """What `labels` are, by transformers' rules."""
+    if config.problem_type is not None:
+        return config.problem_type
+    if not labels.is_floating_point():
+        return "regression" if config.num_labels == 1 else "single_label_classification"
+    problem_type = "regression" if config.num_labels == 1 else "multi_label_classification"
+    config.check_problem_type(problem_type)
+    return problem_type
 
 
 def class_scores(config, logits: torch.Tensor) -> torch.Tensor:

@@ -64,9 +64,9 @@ class LocalInteraction(nn.Module):
 
     def __init__(self, hidden_size: int, kernel_size: int):
         super().__init__()
-        self.conv1 = DepthwiseConv(hidden_size, kernel_size)
+        self.conv1 = DepthwiseConv.of(hidden_size, kernel_size)
         self.bn = nn.BatchNorm2d(hidden_size)
-        self.conv2 = DepthwiseConv(hidden_size, kernel_size)
+        self.conv2 = DepthwiseConv.of(hidden_size, kernel_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = gelu(on_grid(self.conv1, hidden_states))

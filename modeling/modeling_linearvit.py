@@ -59,7 +59,7 @@ class ConditionalPositionEncoding(nn.Module):
 
     def __init__(self, hidden_size: int):
         super().__init__()
-        self.proj = DepthwiseConv(hidden_size, 3)
+        self.proj = DepthwiseConv.of(hidden_size, 3)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return depthwise_branch(hidden_states, self.proj)

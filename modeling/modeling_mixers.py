@@ -48,7 +48,7 @@ class GlobalAttention(nn.Module):
             _check_rotation(self.head_dim)
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
         self.proj = nn.Linear(hidden_size, hidden_size)
-        self.lepe = DepthwiseConv(hidden_size, self.lepe_size) if self.lepe_size else None
+        self.lepe = DepthwiseConv.of(hidden_size, self.lepe_size) if self.lepe_size else None
         self.gate = nn.Linear(hidden_size, hidden_size) if self.has_gate else None
 
     def mix(self, query, key, value, **angles):
@@ -212,9 +212,9 @@ class MambaLikeAttention(nn.Module):
         self.num_heads = num_heads
         _check_rotation(hidden_size // num_heads)
         self.input, self.gate = nn.Linear(hidden_size, hidden_size), nn.Linear(hidden_size, hidden_size)
-        self.conv = DepthwiseConv(hidden_size, 3)
+        self.conv = DepthwiseConv.of(hidden_size, 3)
         self.qk = nn.Linear(hidden_size, 2 * hidden_size)
-        self.lepe = DepthwiseConv(hidden_size, 3)
+        self.lepe = DepthwiseConv.of(hidden_size, 3)
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:

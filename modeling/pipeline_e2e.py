@@ -13,7 +13,7 @@ from transformers import Pipeline, PreTrainedModel
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from .files_e2e import Description, checked_channels, describe_file, file_channels, read_images
-from .image_processing_e2e import E2EImageProcessor
+from .image_processing_e2e import E2EImageProcessor, as_rows
 from .modeling_head import class_scores
 
 __all__ = ["E2EFeaturesPipeline", "E2EJetsPipeline", "dataset_channels", "file_channels", "read_images"]
@@ -59,6 +59,8 @@ class _E2EPipeline(Pipeline):
             images = _checked(read_images(inputs, self.image_processor.image_shape))
             return list(super().__call__(_numbered(images), channel_names=channel_names, **kwargs))  # pyright: ignore
         channel_names = self._channels(_describe_dataset(inputs), channel_names)
+        if isinstance(inputs, Mapping) and (rows := as_rows(inputs))[0] is not inputs:
+            inputs = rows
         is_array = isinstance(inputs, (np.ndarray, torch.Tensor))
         if isinstance(inputs, list) or (is_array and inputs.ndim == 4):
             inputs = list(_numbered(inputs))
@@ -78,6 +80,8 @@ class _E2EPipeline(Pipeline):
             features = self.image_processor(image, channel_names=channel_names, return_tensors="pt")
         except ValueError as error:  # the processor sees one image at a time
             raise ValueError(re.sub("^Image 0", f"Image {number}", str(error))) from error
+        if (size := len(features["pixel_values"])) != 1:
+            raise ValueError(f"Image {number}: expected one image, got {size}; pass a list of images or rows.")
         return {**features, "number": torch.tensor([number])}
 
     def save_pretrained(self, save_directory, **kwargs):

@@ -166,7 +166,7 @@ def test_stems(name, patch_size, token_stride):
     assert tokens.shape[1] == (-(-first // token_stride)) ** 2
 
 
-@pytest.mark.parametrize("name", ["linearvit", "xcit"])
+@pytest.mark.parametrize("name", ["linearvit", "xcit", "vit", "swin"])
 def test_gradient_checkpointing_changes_nothing(name):
     """Neither gradients nor BatchNorm's statistics, which a repeated forward pass must not update again."""
     gradients, buffers = [], []

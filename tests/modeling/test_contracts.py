@@ -46,6 +46,9 @@ def checkpoint(request, tmp_path):
         ({"problem_type": "regression", "label_smoothing": 0.1}, "one class each"),
         ({"mass_loss": "gaussian", "loss_weighting": "uncertainty"}, "no lower bound"),
         ({"num_inputs": 3}, "num_inputs.* has no setter"),
+        ({"problem_type": "regresion"}, "`problem_type` is one of"),
+        ({"num_labels": 4, "id2label": {0: "a", 1: "b", 2: "c"}}, "4, but `id2label` names 3"),
+        ({"label2id": {"a": 0, "b": 2}}, "number its 2 classes from 0 to 1"),
     ],
 )
 def test_wrong_overrides_are_refused_at_once(checkpoint, overrides, message):
@@ -76,6 +79,30 @@ def test_right_overrides_load_train_and_save(checkpoint, tmp_path):
     config = AutoConfig.from_pretrained(tmp_path / "again")
     assert config.channel_names == names
     assert config.label2id == {"a": 0, "b": 1, "c": 2}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"num_labels": 3, "class_weights": [1.0, 2.0, 3.0]},
+        {"label2id": {"a": 0, "b": 1, "c": 2}},
+        {"image_size": 40},
+        {"image_size": (50, 40)},
+        {"pixel_features": True},
+        {"num_channels": 3, "channel_names": None},
+    ],
+)
+@every_family
+def test_one_override_is_enough(name, overrides, tmp_path):
+    """Labels named in the checkpoint, and the image of a wrapped model, follow it."""
+    make(name, id2label={0: "qcd", 1: "top"}, channel_names=CHANNELS).save_pretrained(tmp_path)
+    model = AutoModelForImageClassification.from_pretrained(tmp_path, ignore_mismatched_sizes=True, **overrides)
+    model.save_pretrained(tmp_path / "again")
+    config = AutoConfig.from_pretrained(tmp_path / "again")
+    inputs = {"pixel_values": torch.rand(2, config.num_channels, *config.image_shape), "aux_values": torch.rand(2, 2)}
+    changes_labels = overrides.keys() & {"num_labels", "label2id"}
+    assert model(**inputs).logits.shape[1] == config.num_labels == (3 if changes_labels else 2)
+    assert config.label2id == overrides.get("label2id", {label: i for i, label in config.id2label.items()})
 
 
 @pytest.mark.parametrize(
@@ -125,6 +152,18 @@ def test_overrides_of_a_processor_are_checked(checkpoint):
         AutoImageProcessor.from_pretrained(checkpoint, channel_scale=[1.0])
 
 
+def test_changed_attributes_of_a_processor_are_checked():
+    processor = E2EImageProcessor(CHANNELS[:3], np.int64(5), [1.0, 2.0, 3.0])
+    processor.image_size = 4
+    assert processor(np.ones((3, 4, 4))).pixel_values.shape == (1, 3, 4, 4)
+    processor.channel_names = CHANNELS[1:3]
+    with pytest.raises(ValueError, match="`channel_scale` needs one positive number for each of the 2"):
+        processor(np.ones((2, 4, 4)))
+    for wrong in ({"height": 4, "width": 4}, "4", 4.0, [4], None):
+        with pytest.raises(ValueError, match="`image_size` is one side or"):
+            E2EImageProcessor(CHANNELS, wrong)
+
+
 def test_scalars_of_a_processor_are_chosen_by_name():
     fields = {"aux_names": ["log_pt", "ieta"], "aux_mean": [6.0, 1.0], "aux_std": [0.5, 20.0]}
     chosen = E2EImageProcessor.from_dict({"channel_names": CHANNELS} | fields, aux_names=["ieta"])
@@ -157,6 +196,22 @@ def test_losses_of_all_kinds_of_labels_are_those_of_vit(name, fields, labels):
     assert model.head.mass_output.weight.grad.abs().sum() > 0
     if model.config.problem_type is not None:
         assert model.config.problem_type == peer.config.problem_type
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.bool])
+def test_classes_of_any_whole_type(dtype):
+    model, inputs = make("xcit"), batch(2)
+    expected = model(**inputs).loss
+    for labels in (inputs["labels"].to(dtype), inputs["labels"].unsqueeze(1)):
+        assert torch.equal(model(**inputs | {"labels": labels}).loss, expected)
+
+
+def test_refused_labels_leave_no_trace():
+    model, inputs = make("xcit"), batch(2)
+    with pytest.raises(ValueError, match="shape of the logits"):
+        model(**inputs | {"labels": torch.tensor([1.0, 0.0])})
+    assert model.config.problem_type is None
+    assert model(**inputs).loss.isfinite()
 
 
 def test_missing_and_misshapen_targets_of_other_kinds():

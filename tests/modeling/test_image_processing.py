@@ -82,6 +82,9 @@ def test_all_kinds_of_input_agree(processor, images):
         assert np.array_equal(processor(given, return_tensors="np")["pixel_values"], expected)
     last = processor(np.moveaxis(images, 1, -1), data_format="channels_last", return_tensors="np")["pixel_values"]
     assert np.array_equal(last, expected)
+    rows = rows_of(images)
+    columns = {name: [row[name] for row in rows] for name in rows[0]}  # a slice of a `Dataset`
+    assert np.array_equal(processor(columns, return_tensors="np")["pixel_values"], expected)
     for given in (images[0], rows_of(images)[0]):
         assert np.array_equal(processor(given, return_tensors="np")["pixel_values"], expected[:1])
 

@@ -100,6 +100,8 @@ def test_rows_and_data_sets(jets, folder, tmp_path):
         outputs = model(**processor(list(dataset.with_format("numpy")), return_tensors="pt"))
     check([jets(dataset[0])], type(outputs)(**{name: value[:1] for name, value in outputs.items()}))
     check(list(jets(dataset, batch_size=8)), outputs)
+    check(jets(dataset[:30], batch_size=8), outputs)
+    assert len(jets(dataset[:1])) == 1
     stream = jets(load_e2e("simulated", tmp_path / "data", split="train", streaming=True))
     assert not isinstance(stream, list)
     assert next(iter(stream))["scores"] == pytest.approx(jets(dataset[0])["scores"], abs=1e-5)
@@ -137,6 +139,8 @@ def test_bad_inputs(jets, tmp_path):
     (tmp_path / "image.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"ends in \.npy, \.h5, \.hdf5, \.parquet, got \.png"):
         read_images(tmp_path / "image.png", (8, 125, 125))
+    with pytest.raises(ValueError, match="Image 1: expected one image, got 2"):
+        jets([random_images(1)[0], random_images(2)])
     with pytest.raises(ValueError, match="Unknown arguments of E2EJetsPipeline: top_k"):
         jets(random_images(1)[0], top_k=2)
 

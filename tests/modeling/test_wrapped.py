@@ -7,6 +7,7 @@ import torch
 from accelerate import cpu_offload, disk_offload
 from accelerate.hooks import ModelHook, add_hook_to_module
 from e2evit.modeling import modeling_linearvit, modeling_stem
+from e2evit.modeling.modeling_depthwise import DepthwiseConv
 from e2evit.modeling.modeling_wrapped import is_plain
 from models import MODELS, OURS, batch, make
 from peft import LoraConfig, get_peft_model
@@ -56,6 +57,30 @@ def test_adapters_of_every_linear_layer(name):
     assert len(adapters) == 2 * len(linear)
     assert not [key for key, weight in adapters.items() if weight.grad is None or not weight.grad.any()]
     assert_near(model.merge_and_unload()(**batch()), outputs)
+
+
+@pytest.mark.parametrize("lora_bias", [False, True])
+@pytest.mark.parametrize("name", [*OURS, "linearvit_rala"])
+def test_adapters_of_depthwise_convolutions(name, lora_bias):
+    """PEFT makes them with the arguments of `nn.Conv2d`, and cannot merge them."""
+    model, targets = complete(name), layers(complete(name), DepthwiseConv)
+    lora = LoraConfig(target_modules=list(targets), r=32, lora_bias=lora_bias, init_lora_weights=False)
+    model = get_peft_model(model, lora).eval()
+    model(**batch()).loss.backward()
+    adapters = {key: weight for key, weight in model.named_parameters() if "lora_" in key}
+    assert len(adapters) == (3 if lora_bias else 2) * len(targets) > 0
+    assert not [key for key, weight in adapters.items() if weight.grad is None or not weight.grad.any()]
+
+
+@every_model
+def test_gradients_of_functional_calls(name):
+    model, inputs = complete(name), batch()
+    weights = {key: weight.detach() for key, weight in model.named_parameters()}
+    gradients = torch.func.grad(lambda weights: torch.func.functional_call(model, weights, (), inputs).loss)(weights)
+    model(**inputs).loss.backward()
+    for key, weight in model.named_parameters():
+        # sums in another order, of numbers near 1
+        torch.testing.assert_close(gradients[key], weight.grad, rtol=1e-3, atol=1e-5)
 
 
 @every_model
