@@ -59,6 +59,7 @@ def test_adapters_of_every_linear_layer(name):
     assert_near(model.merge_and_unload()(**batch()), outputs)
 
 
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups:UserWarning")
 @pytest.mark.parametrize("lora_bias", [False, True])
 @pytest.mark.parametrize("name", [*OURS, "linearvit_rala"])
 def test_adapters_of_depthwise_convolutions(name, lora_bias):
