@@ -144,7 +144,7 @@ class E2EConfig(PreTrainedConfig):
         """Check the classes, and derive `id2label` or `label2id` if only the other is given."""
         check_limits("num_labels", num_labels, COUNTS["labels"])
         if self.id2label is None and isinstance(self.label2id, Mapping):
-            self.id2label = {number: name for name, number in self.label2id.items()}
+            self.id2label = {number: name for name, number in self.label2id.items()}  # pyright: ignore
         if self.id2label is None:
             return
         if not isinstance(self.id2label, Mapping):
