@@ -318,7 +318,7 @@ class E2EImageProcessor(BaseImageProcessor):
 def as_rows(rows: Mapping) -> list[Mapping]:
     """A row, or rows in one mapping of lists, as a slice of a `Dataset` has them."""
     index = rows.get("pixel_index", ())
-    if not len(index) or np.ndim(index[0]) == 0:
+    if not hasattr(index, "__len__") or not len(index) or np.ndim(index[0]) == 0:
         return [rows]
     return [dict(zip(rows, values)) for values in zip(*rows.values(), strict=True)]
 
