@@ -138,6 +138,9 @@ assert "torch" not in sys.modules
     [
         "import e2evit\nfrom transformers import AutoConfig, pipeline",
         "from transformers import AutoConfig\nimport e2evit",
+        "from transformers import AutoImageProcessor\nimport e2evit\n"
+        "from transformers.models.auto.configuration_auto import AutoConfig",
+        "from transformers.models.auto.configuration_auto import AutoConfig\nimport e2evit",
         "import transformers, e2evit.data\nfrom transformers import Trainer, AutoConfig",
         "import e2evit\nfrom transformers.pipelines import AutoConfig, pipeline",
     ],

@@ -17,7 +17,7 @@ __all__ = ["register_when_needed"]
 def register_when_needed() -> None:
     """Register the models now if transformers is in use already, otherwise as soon as it is."""
     transformers = sys.modules.get("transformers")
-    if transformers is not None and any(map(_needs_models, vars(transformers))):
+    if "transformers.models.auto.configuration_auto" in sys.modules:
         _register()
         return
     sys.meta_path.insert(0, _AfterImport())
