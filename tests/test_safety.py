@@ -13,13 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save
+from safetensors.torch import save as save_torch
 
 from e2evit.data.manifest import weights_hashes
 from e2evit.hub.code import add_code
 from e2evit.hub.markup import check_card
+from e2evit.hub.publish import publish_model
 from e2evit.hub.safety import MODEL_FILES, check_checkpoint, check_dataset
 
 ROOT = Path(__file__).parents[1]
@@ -271,13 +274,20 @@ def test_weights(folder):
     ):
         weights(header, tensors)
         refused(folder, "model.safetensors", "is damaged")
-    for kind, number in (("F32", "0000c07f"), ("F64", "000000000000f0ff"), ("F16", "007e"), ("BF16", "c07f")):
-        number = bytes.fromhex(number)
-        weights({"a": {"dtype": kind, "shape": [1], "data_offsets": [0, len(number)]}}, number)
-        refused(folder, "model.safetensors", "holds a NaN or infinite number in the tensor 'a'")
     for content in (b"", b"1234", struct.pack("<Q", 2**63)):
         (folder / "model.safetensors").write_bytes(content)
         refused(folder, "model.safetensors", "is damaged")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("number", [torch.nan, -torch.inf])
+def test_weights_that_are_not_finite(folder, dtype, number):
+    """They are safe to load, and say so when they are used, but are not published."""
+    path = folder / "model.safetensors"
+    path.write_bytes(save_torch({"a": torch.tensor([1, number], dtype=dtype)}))
+    check_checkpoint(folder)
+    with pytest.raises(ValueError, match="holds a NaN or infinite number in the tensor 'a'"):
+        publish_model(folder, "physics/tagger")
 
 
 def test_weights_of_another_training(folder):

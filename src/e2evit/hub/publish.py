@@ -15,7 +15,7 @@ from e2evit.data.prepare import MANIFEST_FILE, damaged_shards
 from e2evit.data.storage import absolute
 
 from .connection import Requests, open_requests
-from .safety import DATASET_FILES, MODEL_FILES, check_checkpoint, check_dataset, find_files
+from .safety import DATASET_FILES, MODEL_FILES, check_checkpoint, check_dataset, check_finite, find_files
 
 __all__ = ["publish_dataset", "publish_model"]
 
@@ -87,6 +87,7 @@ def publish_model(
         raise ValueError(f"{tag!r} cannot be a tag in git: use letters, digits, `.`, `-` and `_`, as in `v1.0`.")
     folder = Path(absolute(folder))
     check_checkpoint(folder)
+    check_finite(folder / "model.safetensors")
     if not (folder / "README.md").is_file():
         raise ValueError(f"{folder} has no card: publish the checkpoint with `e2evit push`.")
     return _Upload(folder, find_files(folder, MODEL_FILES), MODEL_FILES, repo_id, "model", revision, token).run(
