@@ -1,7 +1,6 @@
 """How much packed bytes unpack to, measured before HDF5 or Arrow unpack them, which believe what a file says.
 
-Data sets and pipelines both need this and share no imports: `data/unpacked.py` and `modeling/unpacked_e2e.py` are the
-same text.
+Data sets read it too, without torch: `data/unpacked.py` loads this file.
 """
 
 import mmap
