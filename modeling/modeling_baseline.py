@@ -60,7 +60,8 @@ class BaselineModel(BaselinePreTrainedModel):
             raise ValueError("The models of transformers need at least one image, got an empty batch.")
         pixels = self.pixels(pixel_values).to(next(self.backbone.parameters()).dtype)
         asked = {"output_attentions": True} if output_attentions else {}
-        outputs = self.backbone(pixels, output_hidden_states=wanted, return_dict=True, **asked)
+        selected = output_hidden_states or wanted  # transformers' own models also take a list of layers
+        outputs = self.backbone(pixels, output_hidden_states=selected, return_dict=True, **asked)
         tokens = outputs.last_hidden_state
         pooled = outputs.pooler_output  # normalised, if the model has a norm after its own average
         if tokens.ndim == 4:  # convolutional models return an image

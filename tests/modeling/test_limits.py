@@ -125,7 +125,7 @@ PROCESSORS = [
     ({"channel_scale": [1.0, 1e-45]}, "positive number from 1e-18"),
     ({"channel_scale": ["1", 1.0]}, "got 1"),
     ({"channel_scale": 1.0}, "`channel_scale` must be a list, got 1.0"),
-    ({"image_size": "125"}, "`image_size` must be a list, got '125'"),
+    ({"image_size": "125"}, r"`image_size` is one side or \(height, width\), got '125'"),
     ({"image_size": 0}, "`image_size` must be"),
     ({"image_size": 10**6}, "from 1 to 4096, got 1000000"),
     ({"image_size": [5]}, "one side or"),
