@@ -111,6 +111,7 @@ def test_what_cannot_be_exported(processor, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_script(processor, simulated_jets, tmp_path):
     make("xcit", **JETS).save_pretrained(tmp_path / "run")
     processor.save_pretrained(tmp_path / "run")

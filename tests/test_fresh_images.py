@@ -111,6 +111,7 @@ def test_images_depend_on_the_epoch_and_not_on_workers_or_batches(data):
     assert "particle_pt" not in fixed[0].column_names
 
 
+@pytest.mark.slow
 def test_evaluation_is_fixed(run, data):
     trained = run("run", num_train_epochs=1)
     results = [evaluate(trained, data) for _ in range(2)]

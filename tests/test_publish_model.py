@@ -135,6 +135,7 @@ def test_only_the_checkpoint_of_a_run_is_published(checkpoint, assembled):
     assert not {path.name for path in assembled.rglob("*")} & set(STRAY)
 
 
+@pytest.mark.slow
 def test_the_code_of_the_card_runs(checkpoint, tmp_path):
     folder = assemble_model(checkpoint[0], tmp_path / "model", str(tmp_path / "model"), checkpoint[1])
     blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
@@ -185,6 +186,7 @@ def test_push_load_and_push_again(checkpoint, tmp_path):
         assert TOKEN not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_dry_run_sends_nothing(checkpoint, tmp_path):
     with run_hub() as (hub, endpoint):
         done = push(checkpoint, endpoint, tmp_path / "home", "--dry_run", "--output_dir", tmp_path / "kept")

@@ -79,6 +79,7 @@ def test_one_and_two_processes_predict_the_same(runs):
     assert abs(difference).max() < 1e-3  # GeV; batches differ, and so does the order of summation
 
 
+@pytest.mark.slow
 def test_torchrun_is_refused_or_joined_never_alone():
     """On CPUs, plain torchrun starts processes that Accelerate believes to be alone; ours find each other."""
     code = (

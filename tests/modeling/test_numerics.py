@@ -68,6 +68,7 @@ def test_every_layer_norm_is_ours(name):
     occupancy=st.sampled_from([0.0, 0.015, 1.0, "one hot pixel"]),
     seed=st.integers(0, 2**32 - 1),
 )
+@pytest.mark.slow
 def test_finite(name, dtype, log_spread, occupancy, seed):
     """Forward and backward, for inputs of spread 1e-4 to 1e4, empty images and single hot pixels.
 
@@ -92,6 +93,7 @@ def test_finite(name, dtype, log_spread, occupancy, seed):
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["linearvit", "xcit"])
 def test_a_new_model_learns(family, simulated_jets):
     """On the committed jets of all processes; `benchmarks/learning.py` tries every configuration on 512 jets."""

@@ -170,6 +170,7 @@ def test_pileup_is_a_mean_or_a_range(kept, pool):
         ParticleImages("run1", None, 21.0)
 
 
+@pytest.mark.slow
 def test_the_pool_is_made_once_and_again_if_damaged(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(pool_cache, "POOL_SIZE", 30)
     monkeypatch.setattr(pool_cache, "PART_SIZE", 20)

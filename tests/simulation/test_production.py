@@ -174,6 +174,7 @@ def bytes_of(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
 
 
+@pytest.mark.slow
 def test_a_killed_production_ends_with_the_same_bytes(tmp_path, capsys):
     """`kill -9` on the whole process group midway, then a restart; one or two processes."""
     settings = SimulationSettings(seed=5, pileup=0.0, shard_size=20)
