@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from e2evit.modeling import E2EImageProcessor
+from killed import resume_until_done
 
 from e2evit import DataArguments, TargetArguments, TrainArguments, evaluate, load_e2e, train
 from e2evit.data import find_schema
@@ -19,7 +20,6 @@ from e2evit.training.collate import E2ECollator
 from e2evit.training.data import load_data
 from e2evit.training.loaders import make_loader
 from e2evit.training.particles import PreparedImages
-from e2evit.training.state import RunState
 
 FOLDER = Path(__file__).parent / "data/particles"
 MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -60,23 +60,8 @@ def losses(trained):
 
 
 def test_a_run_resumes_at_the_next_batch_to_the_bit(run, monkeypatch):
-    whole, save, saved = run("whole"), RunState.save, 0
-
-    def killed(self):
-        nonlocal saved
-        save(self)
-        saved += 1
-        if saved % 3 == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(RunState, "save", killed)
-    for _ in range(20):
-        try:
-            resumed = run("parts", resume_from_checkpoint=True)
-            break
-        except KeyboardInterrupt:
-            torch.rand(7)
-    assert saved > 4
+    whole = run("whole")
+    resumed = resume_until_done(lambda: run("parts", resume_from_checkpoint=True), monkeypatch)
     assert losses(whole) == losses(resumed)
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name

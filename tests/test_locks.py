@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 
 import pytest
@@ -35,6 +36,16 @@ def test_a_second_process_is_refused_and_a_killed_one_forgotten(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == [folder]
     assert list(folder.iterdir()) == []
+
+
+def test_a_process_that_waits_gets_the_lock(tmp_path):
+    folder = tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline()
+        timer = threading.Timer(0.3, process.kill)
+        timer.start()
+        with held(folder, wait=True):
+            assert process.wait(10) == -signal.SIGKILL
 
 
 def test_nothing_is_left_of_a_run_that_wrote_nothing(tmp_path):

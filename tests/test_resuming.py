@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killed import resume_until_done
 from safetensors.torch import load_file
 
 from e2evit.training import AugmentationArguments, DataArguments, Preempted, TargetArguments, TrainArguments, train
@@ -59,23 +60,8 @@ def equal_weights(first, second):
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_resuming_after_any_step_gives_the_same_weights(run, monkeypatch, accumulation):
     whole, history = run("whole", gradient_accumulation_steps=accumulation)
-    saved, save = 0, RunState.save
-
-    def killed(self):
-        nonlocal saved
-        save(self)
-        saved += 1
-        if saved % 3 == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(RunState, "save", killed)
-    for _ in range(20):
-        try:
-            resumed, again = run("parts", gradient_accumulation_steps=accumulation, resume_from_checkpoint=True)
-            break
-        except KeyboardInterrupt:
-            torch.rand(7)  # whatever else advances the random numbers
-    assert saved > 4
+    settings = {"gradient_accumulation_steps": accumulation, "resume_from_checkpoint": True}
+    resumed, again = resume_until_done(lambda: run("parts", **settings), monkeypatch)
     assert equal_weights(whole, resumed)
     for first, second in zip(history.epochs, again.epochs, strict=True):
         assert [first[key] for key in first if "second" not in key] == [

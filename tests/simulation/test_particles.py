@@ -194,7 +194,7 @@ def test_the_pool_is_made_once_and_again_if_damaged(tmp_path, monkeypatch, caplo
         assert np.array_equal(np.unique(hits["event"]), np.unique(hits["event"] % 30))
     again = pool_cache.cached_pool(8000.0, "run1", (), tmp_path)
     assert len(made) == 3
-    assert pickle.loads(pickle.dumps(again)).folder == pool.folder
+    assert pickle.loads(pickle.dumps(again)).folder == pool.folder  # to another process
     before = np.array(pool.response.tracks)
     with (pool.folder / "tracks.npy").open("r+b") as file:
         file.seek(-4, 2)

@@ -24,13 +24,16 @@ class InUse(OSError):
 
 
 @contextmanager
-def held(folder: str | Path, file: str | None = None) -> Iterator[None]:
+def held(folder: str | Path, file: str | None = None, wait: bool = False) -> Iterator[None]:
     """Keep other processes out of `folder`, or only away from its `file`; folders left empty are removed again.
 
     The lock is the system's (flock), so `kill -9` releases it. On NFS and Lustre it holds for all machines, unless
     they are mounted with `nolock` or `localflock`: then for one machine only. Where flock does not exist, the file
     itself is the lock, and one left by a process that was killed on another machine must be removed by hand; where it
     fails, a warning says that nothing keeps a second run out.
+
+    Args:
+        wait: Until another process that holds it lets go, instead of raising an error.
 
     Raises:
         InUse: if another process holds it.
@@ -44,7 +47,11 @@ def held(folder: str | Path, file: str | None = None) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise InUse(_refusal(folder if file is None else folder / file, path, lock)) from None
+            what = folder if file is None else folder / file
+            if not wait:
+                raise InUse(_refusal(what, path, lock)) from None
+            logger.info(f"Waiting for another process that writes {what}")
+            lock.acquire(poll_interval=1)
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise

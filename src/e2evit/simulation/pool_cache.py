@@ -3,9 +3,6 @@
 import json
 import logging
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from zlib import crc32
@@ -15,7 +12,7 @@ import numpy as np
 
 from e2evit import __version__
 from e2evit.data.jobs import cannot_write, follow, remove_leftovers, workers, write_whole
-from e2evit.data.locks import InUse, held
+from e2evit.data.locks import held
 from e2evit.data.manifest import damage, digest_of, write_manifest
 from e2evit.data.storage import absolute
 
@@ -54,12 +51,12 @@ def cached_pool(
     settings["e2evit"] = __version__
     folder = root / digest_of(settings)[:16]
     if not folder.exists():
-        with _alone(root, folder):
+        with held(root, folder.name, wait=True):
             if not folder.exists():  # or another process has made it meanwhile
                 _make(folder, settings, num_proc)
     elif reason := _damage(folder, folder.stat().st_mtime_ns):
         logger.warning(f"{folder} is damaged ({reason}): it is made again")
-        with _alone(root, folder):
+        with held(root, folder.name, wait=True):
             if damage(folder):
                 shutil.rmtree(folder)
                 _make(folder, settings, num_proc)
@@ -70,22 +67,6 @@ def cached_pool(
 def _damage(folder: Path, _modified: int) -> str | None:
     """What is wrong with a pool; looked at once by each process."""
     return damage(folder)
-
-
-@contextmanager
-def _alone(root: Path, folder: Path) -> Iterator[None]:
-    """Wait for the lock on a pool."""
-    told = False
-    while True:
-        try:
-            with held(root, folder.name):
-                yield
-            return
-        except InUse:
-            if not told:
-                logger.info(f"Waiting for another process that makes {folder}")
-            told = True
-            time.sleep(1)
 
 
 def _make(folder: Path, settings: dict, num_proc: int) -> None:

@@ -14,7 +14,7 @@ from e2evit.transforms.augment import Augmentation
 
 from .particles import PreparedImages
 
-__all__ = ["E2ECollator", "RowTables"]
+__all__ = ["MASS_COLUMN", "E2ECollator", "RowTables"]
 
 PIXELS = {"pixel_index": pa.int64(), "pixel_value": pa.float64()}
 MASS_COLUMN = "mass_labels"

@@ -13,13 +13,12 @@ from e2evit.transforms.transverse import TRANSVERSE, to_transverse
 
 from .arguments import SPLITS, DataArguments, TargetArguments
 from .checkpoint import TrainedOn
+from .collate import MASS_COLUMN
 from .particles import PreparedImages, image_schema
 
 __all__ = ["describe_data", "load_data", "targets_of", "with_defaults"]
 
 logger = logging.getLogger(__name__)
-
-MASS_COLUMN = "mass_labels"
 
 
 def load_data(
