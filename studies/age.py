@@ -101,7 +101,7 @@ def measured_files(results: Path) -> list[Measured]:
         if "date" not in entries:  # made of other results
             continue
         sources = next((paths for pattern, paths in SOURCES.items() if name.match(pattern)), None)
-        if sources is None and path in of_user:
+        if sources is None and path.resolve() in of_user:
             continue
         if sources is None:
             raise ValueError(f"{name}: say in studies/age.py what it measures.")

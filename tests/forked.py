@@ -88,7 +88,7 @@ def _run(words: list[str], cwd: str) -> None:
         code, sys.argv[0] = sys.argv[0], "-c"
         exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
     else:
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        runpy.run_path(os.path.abspath(sys.argv[0]), run_name="__main__")  # `__file__` is absolute, as in Python
 
 
 if __name__ == "__main__":

@@ -53,3 +53,14 @@ def test_an_undescribed_file_is_refused(tmp_path):
         age.measured_files(tmp_path)
     (tmp_path / "new.json").write_text("{}")  # derived from other results
     assert age.measured_files(tmp_path) == []
+
+
+def test_results_of_a_user_are_left_out(tmp_path, monkeypatch):
+    """Of the quickstart, say; also where the folder is given relative to the current one."""
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/new.json").write_text('{"date": null, "commit": null}')
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    monkeypatch.setattr(age, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for results in (tmp_path / "results", Path("results")):
+        assert age.measured_files(results) == []
