@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--cache_dir", default=None, help="where the pile-up pool is, or will be")
     arguments = parser.parse_args()
     settings = SimulationSettings(keep="particles")
-    pool = cached_pool(settings.energy, settings.geometry, (), arguments.cache_dir)
+    pool = cached_pool(settings.energy, settings.geometry, cache_dir=arguments.cache_dir)
     tables = {process: make_shard(process, 0, arguments.num_jets, settings) for process in arguments.processes}
     rows = []
     for process, table in tables.items():

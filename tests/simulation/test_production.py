@@ -245,7 +245,8 @@ def test_damaged_files_are_made_again(name, damage, tmp_path, monkeypatch, pool)
     before, path = bytes_of(tmp_path), tmp_path / name
     stamps = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir() if file.name not in (name, "README.md")}
     content = bytearray(path.read_bytes())
-    content[content.index(b"0.25") + 3 if name.startswith("acceptance") else len(content) // 3] ^= 1
+    value = {"acceptance_qcd.json": b"0.25", "simulation.json": b": 5"}.get(name)
+    content[content.index(value) + len(value) - 1 if value else len(content) // 3] ^= 1
     kept = {"flipped": content, "truncated": content[:-9], "emptied": b""}
     path.unlink() if damage == "deleted" else path.write_bytes(kept[damage])
     if name == "simulation.json" and damage != "deleted":

@@ -101,8 +101,9 @@ def evaluation(output_dir: Path, recipe: Recipe) -> list[str]:
     for name in ("dataset_name", "data_dir", "schema", "cache_dir"):
         if (value := getattr(recipe.data, name)) != getattr(DataArguments, name):
             command += [f"--{name}", str(value)]
-    if recipe.data.pileup is not None:
-        command += ["--pileup", *map(str, recipe.data.pileup)]
+    for name in ("pileup", "without"):
+        if value := getattr(recipe.data, name):
+            command += [f"--{name}", *map(str, value)]
     if recipe.model.model_module:
         command += ["--model_module", recipe.model.model_module]
     return [*command, "--results", f"{Path('results', Path(absolute(output_dir)).name)}.json"]

@@ -1,6 +1,9 @@
 """The two detectors: silicon layers, track resolutions, channels of the image."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from .effects import EFFECTS, effects_without
 
 __all__ = ["GEOMETRIES", "Geometry", "Layer"]
 
@@ -28,12 +31,18 @@ class Geometry:
         channel_names: Channels of the image, in order.
         layers: Channel name to silicon layer.
         d0_resolution, dz_resolution: Constant [cm] and multiple-scattering [cm GeV] terms, added in quadrature.
+        effects: Names of the effects that are simulated, see [`EFFECTS`].
     """
 
     channel_names: tuple[str, ...]
     layers: dict[str, Layer]
     d0_resolution: tuple[float, float]
     dz_resolution: tuple[float, float]
+    effects: frozenset[str] = frozenset(EFFECTS)
+
+    def without(self, names: Iterable[str]) -> "Geometry":
+        """The same detector without some effects, or without `all`."""
+        return replace(self, effects=effects_without(names))
 
 
 GEOMETRIES = {

@@ -54,6 +54,7 @@ class ParticleImages:
         pileup: Mean number of collisions besides the hard one; or a range, from which each jet draws its mean.
         seed: Of the responses.
         epoch: Of the responses; None for fixed ones.
+        without: Effects of the detector that are left out, see [`EFFECTS`].
     """
 
     columns = (*PARTICLE_COLUMNS, "event_id", "eta", "phi")
@@ -65,8 +66,9 @@ class ParticleImages:
         pileup: float | Sequence[float] = 0.0,
         seed: int = 0,
         epoch: int | None = None,
+        without: Sequence[str] = (),
     ):
-        self.geometry, self.pool, self.seed, self.epoch = geometry, pool, seed, epoch
+        self.geometry, self.pool, self.seed, self.epoch, self.without = geometry, pool, seed, epoch, tuple(without)
         self.pileup = mean_range(pileup)
         if self.pileup[1] and pool is None:
             raise ValueError("Pile-up needs a pool: `ParticleImages.of` finds or makes it.")
@@ -79,6 +81,7 @@ class ParticleImages:
         seed: int = 0,
         cache_dir: str | Path | None = None,
         num_proc: int = 0,
+        without: Sequence[str] | None = None,
     ) -> "ParticleImages":
         """For the particles in a folder, with the detector and the beams they were simulated for.
 
@@ -86,6 +89,7 @@ class ParticleImages:
             pileup: By default the mean of their simulation.
             cache_dir: Where the pool of minimum-bias collisions is, or will be; by default the cache of `datasets`.
             num_proc: Processes that make it; 0: this one.
+            without: Effects of the detector that are left out; by default those that their simulation left out.
 
         Raises:
             ValueError: if the folder does not hold particles, or for an impossible number of collisions.
@@ -93,23 +97,30 @@ class ParticleImages:
         """
         simulation = _simulation(data_dir)
         mean = mean_range(simulation["pileup"] if pileup is None else pileup)
-        pool = None
+        geometry, pool = simulation["geometry"], None
+        without = simulation.get("without", ()) if without is None else without
         if mean[1]:
             pool = cached_pool(
-                simulation["energy"], simulation["geometry"], tuple(simulation["pythia"]), cache_dir, num_proc
+                simulation["energy"], geometry, without, tuple(simulation["pythia"]), cache_dir, num_proc
             )
-        return cls(simulation["geometry"], pool, mean, seed)
+        return cls(geometry, pool, mean, seed, without=without)
 
     def with_seed(self, seed: int, epoch: int | None) -> "ParticleImages":
         """The same detector with another seed and epoch."""
-        return type(self)(self.geometry, self.pool, self.pileup, seed, epoch)
+        return type(self)(self.geometry, self.pool, self.pileup, seed, epoch, self.without)
 
     @property
     def description(self) -> dict:
         """What the numbers depend on, besides the particles."""
         pool = None if self.pool is None else str(self.pool.folder)
         versions = {"e2evit": __version__, "numpy": np.__version__}
-        return versions | {"geometry": self.geometry, "pileup": self.pileup, "seed": self.seed, "pool": pool}
+        return versions | {
+            "geometry": self.geometry,
+            "without": list(self.without),
+            "pileup": self.pileup,
+            "seed": self.seed,
+            "pool": pool,
+        }
 
     def set_epoch(self, epoch: int | None) -> None:
         """Change to the responses of an epoch, or with None to the fixed ones."""
@@ -123,12 +134,12 @@ class ParticleImages:
         return pa.concat_tables(pieces)
 
     def _make(self, rows: pa.Table) -> pa.Table:
-        number, geometry = rows.num_rows, GEOMETRIES[self.geometry]
+        number, detector = rows.num_rows, GEOMETRIES[self.geometry].without(self.without)
         eta, phi = (rows[name].to_numpy().astype(float) for name in ("eta", "phi"))
         event_ids, each = rows["event_id"].to_pylist(), np.arange(number)
         start = (_FIXED, self.seed) if self.epoch is None else (_FRESH, self.seed, self.epoch)
         rng = EventStreams([np.random.default_rng([*start, *_key(*jet)]) for jet in zip(event_ids, eta, phi)])
-        response, num_pileup = detect(read_particles(rows), geometry, rng), np.zeros(number, int)
+        response, num_pileup = detect(read_particles(rows), detector, rng), np.zeros(number, int)
         low, high = self.pileup
         if high:
             mean = low if low == high else low + (high - low) * draw(rng, "random", each)
@@ -136,7 +147,7 @@ class ParticleImages:
             response, num_pileup = self.pool.overlay(response, assign_splits(event_ids), mean, rng, window)
         towers = tower_energy(number, response.hcal, rng)
         ieta, iphi = seed_towers(towers, each, eta, phi, SEED_ROWS)
-        index, value = render(jet_windows(each, ieta, iphi), response, towers, geometry, rng)
+        index, value = render(jet_windows(each, ieta, iphi), response, towers, detector, rng)
         places = {"ieta": ieta, "iphi": iphi, "num_pileup": num_pileup}
         made = dict(zip(IMAGE_COLUMNS, (index, value))) | {name: v.astype(np.int32) for name, v in places.items()}
         kept = [name for name in rows.column_names if name not in (*PARTICLE_COLUMNS, *made)]

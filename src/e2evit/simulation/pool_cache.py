@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from zlib import crc32
@@ -30,6 +31,7 @@ SETTINGS_FILE = "settings.json"
 def cached_pool(
     energy: float,
     geometry: str,
+    without: Sequence[str] = (),
     pythia: tuple[str, ...] = (),
     cache_dir: str | Path | None = None,
     num_proc: int = 0,
@@ -38,6 +40,8 @@ def cached_pool(
 
     Args:
         energy: Centre-of-mass energy of the proton beams [GeV].
+        geometry: `run1` or `run3`.
+        without: Effects of the detector that are left out.
         pythia: Extra settings for Pythia.
         cache_dir: By default the cache of `datasets`.
         num_proc: Processes that make it; 0: this one.
@@ -47,7 +51,13 @@ def cached_pool(
         OSError: if it cannot be written; finished parts stay.
     """
     root = Path(absolute(cache_dir or datasets.config.HF_DATASETS_CACHE)) / "minimum_bias"
-    settings = {"energy": energy, "geometry": geometry, "pythia": list(pythia), "size": POOL_SIZE}
+    settings = {
+        "energy": energy,
+        "geometry": geometry,
+        "without": sorted(without),
+        "pythia": list(pythia),
+        "size": POOL_SIZE,
+    }
     settings["e2evit"] = __version__
     folder = root / digest_of(settings)[:16]
     if not folder.exists():
@@ -117,8 +127,7 @@ def _is_whole(path: Path, size: int) -> bool:
 def _write_part(path: Path, number: int, size: int, settings: dict) -> int:
     sequence = np.random.SeedSequence([crc32(b"minimum bias"), number])
     seed = 1 + int(sequence.generate_state(1)[0]) % 900_000_000  # Pythia's range
-    pool = MinimumBiasPool.simulate(
-        size, seed, settings["energy"], GEOMETRIES[settings["geometry"]], settings["pythia"]
-    )
+    detector = GEOMETRIES[settings["geometry"]].without(settings["without"])
+    pool = MinimumBiasPool.simulate(size, seed, settings["energy"], detector, settings["pythia"])
     write_whole(path, pool.save)
     return size

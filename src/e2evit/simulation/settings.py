@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .geometry import GEOMETRIES
+from .effects import effects_without
+from .geometry import GEOMETRIES, Geometry
 from .processes import PROCESSES
 
 __all__ = ["SimulationSettings"]
@@ -19,6 +20,7 @@ class SimulationSettings:
         seed: Any non-negative integer; another seed gives other events.
         energy: Centre-of-mass energy of the proton beams [GeV].
         geometry: `run1` (3 pixel layers, 8 channels) or `run3` (4 pixel and 4 strip layers, 13 channels).
+        without: Effects of the detector that are not simulated, see [`EFFECTS`]; `all` leaves none.
         pileup: Mean number of collisions besides the hard one.
         min_pt, max_pt: Range of the jets' pT [GeV].
         min_mass, max_mass: Range of the mass guns' masses [GeV] instead of each gun's own.
@@ -35,6 +37,10 @@ class SimulationSettings:
     seed: int = field(default=0, metadata={"help": "Seed of all random numbers; another one gives other events."})
     energy: float = field(default=8000.0, metadata={"help": "Centre-of-mass energy of the proton beams [GeV]."})
     geometry: str = field(default="run1", metadata={"help": "run1 (8 channels) or run3 (13 channels)."})
+    without: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Effects of the detector to leave out, e.g. fakes; all: every one (docs/simulation.md)."},
+    )
     pileup: float = field(default=21.0, metadata={"help": "Mean number of pile-up collisions per event."})
     min_pt: float = field(default=400.0, metadata={"help": "Minimum pT of the jets [GeV]."})
     max_pt: float = field(default=1000.0, metadata={"help": "Maximum pT of the jets [GeV]."})
@@ -69,6 +75,11 @@ class SimulationSettings:
         return settings
 
     @property
+    def detector(self) -> Geometry:
+        """The detector that is simulated."""
+        return GEOMETRIES[self.geometry].without(self.without)
+
+    @property
     def mass_range(self) -> tuple[float, float] | None:
         """Masses of the guns [GeV], if set."""
         return None if self.min_mass is None or self.max_mass is None else (self.min_mass, self.max_mass)
@@ -82,6 +93,7 @@ class SimulationSettings:
             raise ValueError(f"A process is named twice: {', '.join(processes)}.")
         if self.geometry not in GEOMETRIES:
             raise ValueError(f"Unknown geometry {self.geometry!r}; known ones: {', '.join(GEOMETRIES)}.")
+        effects_without(self.without)
         if self.keep not in ("images", "particles"):
             raise ValueError(f"`keep` is images or particles, got {self.keep!r}.")
         if self.keep == "particles" and self.whole_detector:

@@ -14,7 +14,6 @@ from e2evit.data.splits import assign_splits
 
 from .detector import detect
 from .events import generate
-from .geometry import GEOMETRIES
 from .hcal import seed_towers, tower_energy
 from .images import jet_windows, render, whole_detector
 from .jets import Jets, find_jets
@@ -43,7 +42,7 @@ def output_schema(settings: SimulationSettings) -> DatasetSchema:
     """Schema of the rows."""
     return replace(
         find_schema("particles" if settings.keep == "particles" else "simulated"),
-        channel_names=GEOMETRIES[settings.geometry].channel_names,
+        channel_names=settings.detector.channel_names,
         **({"image_size": (ROWS, COLUMNS)} if settings.whole_detector else {}),
     )
 
@@ -69,9 +68,7 @@ def needs_pool(settings: SimulationSettings) -> bool:
 def make_pool(settings: SimulationSettings) -> MinimumBiasPool:
     """The minimum-bias collisions of a production."""
     seed = _seeds(settings, "minimum bias", _POOL)[0]
-    return MinimumBiasPool.simulate(
-        settings.pool_size, seed, settings.energy, GEOMETRIES[settings.geometry], settings.pythia
-    )
+    return MinimumBiasPool.simulate(settings.pool_size, seed, settings.energy, settings.detector, settings.pythia)
 
 
 def make_acceptance(process: str, settings: SimulationSettings) -> Acceptance:
@@ -132,8 +129,8 @@ def make_shard(
 
 def _rows(batch, jets: Jets, event_ids, settings: SimulationSettings, pool, rng) -> pa.Table:
     """Images, or particles, and labels of the jets whose windows lie on the grid."""
-    geometry = GEOMETRIES[settings.geometry]
-    response, num_pileup = detect(batch, geometry, rng), np.zeros(batch.num_events, int)
+    detector = settings.detector
+    response, num_pileup = detect(batch, detector, rng), np.zeros(batch.num_events, int)
     if needs_pool(settings):
         response, num_pileup = pool.overlay(response, assign_splits(event_ids), settings.pileup, rng)
     towers = tower_energy(batch.num_events, response.hcal, rng)
@@ -142,11 +139,11 @@ def _rows(batch, jets: Jets, event_ids, settings: SimulationSettings, pool, rng)
     jets, ieta, iphi = jets.select(keep), ieta[keep], iphi[keep]
     number = num_pileup[jets.event].astype(np.int32)
     if settings.keep == "particles":
-        kept = keep_particles(batch, jets, geometry) | {"phi": jets.eta_phi[1].astype(np.float32)}
+        kept = keep_particles(batch, jets, detector) | {"phi": jets.eta_phi[1].astype(np.float32)}
         number = pa.nulls(len(number), pa.int32())
     else:
         frames = whole_detector(jets.event) if settings.whole_detector else jet_windows(jets.event, ieta, iphi)
-        kept = dict(zip(("pixel_index", "pixel_value"), render(frames, response, towers, geometry, rng)))
+        kept = dict(zip(("pixel_index", "pixel_value"), render(frames, response, towers, detector, rng)))
     has_heavy = ~np.isnan(jets.heavy_mass)
     return pa.table(
         {

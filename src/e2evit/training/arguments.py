@@ -39,6 +39,13 @@ class DataArguments:
             "from which each jet draws its mean. Default: the mean of their simulation."
         },
     )
+    without: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Of images made of particles: effects of the detector to leave out; all: every one. Default: "
+            "those that their simulation left out."
+        },
+    )
     train_fraction: float = _field(1.0, "Fraction of the training jets to use.")
     validation_fraction: float = _field(1.0, "Fraction of the validation jets to use.")
     test_fraction: float = _field(1.0, "Fraction of the test jets to use.")

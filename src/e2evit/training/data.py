@@ -47,9 +47,9 @@ def load_data(
     particles = schema.particles
     if particles:
         schema = image_schema(schema, targets.transverse)
-    elif fresh or data.pileup is not None:
+    elif unmet := ["fresh"] * fresh + [name for name in ("pileup", "without") if getattr(data, name) is not None]:
         raise ValueError(
-            f"`{'fresh' if fresh else 'pileup'}` needs particles, and {data.data_dir} holds images: simulate with "
+            f"`{unmet[0]}` needs particles, and {data.data_dir} holds images: simulate with "
             "`e2evit simulate --keep particles`."
         )
     elif targets.transverse:

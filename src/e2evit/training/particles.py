@@ -38,7 +38,7 @@ class PreparedImages:
     def __init__(self, data: DataArguments, transverse: bool | None = False):
         schema = find_schema(data.dataset_name, data.data_dir, data.schema)
         assert data.data_dir is not None, "find_schema has refused it"
-        self.images = ParticleImages.of(data.data_dir, data.pileup, cache_dir=data.cache_dir)
+        self.images = ParticleImages.of(data.data_dir, data.pileup, cache_dir=data.cache_dir, without=data.without)
         self.plain, self.transverse = image_schema(schema), transverse
 
     def __call__(self, rows: pa.Table, seed: int = 0, epoch: int | None = None) -> pa.Table:

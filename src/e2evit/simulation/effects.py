@@ -1,0 +1,20 @@
+"""The effects of the detector that can be switched off by name, to measure what each of them does."""
+
+from collections.abc import Iterable
+
+__all__ = ["EFFECTS", "effects_without"]
+
+# what each one is; its constants and their sources are where it is simulated
+EFFECTS: dict[str, str] = {}
+
+
+def effects_without(names: Iterable[str]) -> frozenset[str]:
+    """All effects but those in `names`; `all` leaves none.
+
+    Raises:
+        ValueError: for a name that is not in [`EFFECTS`].
+    """
+    names = set(names)
+    if unknown := names - {*EFFECTS, "all"}:
+        raise ValueError(f"Unknown effect {', '.join(sorted(unknown))}; known ones: all, {', '.join(EFFECTS)}.")
+    return frozenset() if "all" in names else frozenset(EFFECTS) - names
