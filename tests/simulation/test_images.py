@@ -7,7 +7,7 @@ import pytest
 
 from e2evit.data.grid import eta_centres
 from e2evit.simulation.candidates import candidate_images
-from e2evit.simulation.cells import Frames, structured
+from e2evit.simulation.cells import IMPACT, Frames, structured
 from e2evit.simulation.detector import Response
 from e2evit.simulation.geometry import GEOMETRIES
 from e2evit.simulation.images import jet_windows, render, whole_detector
@@ -41,7 +41,7 @@ def response_of(tracks=(), silicon=(), num_events=2):
                 array[name][number] = value
         return array
 
-    impacts = np.zeros(0, [("event", "i4"), ("row", "f4"), ("column", "f4"), ("energy", "f4"), ("width", "f4")])
+    impacts = np.zeros(0, IMPACT)
     return Response(np.zeros(num_events), table(TRACK, tracks), impacts, impacts, table(SILICON, silicon))
 
 

@@ -5,15 +5,15 @@ import numpy as np
 __all__ = ["IMPACT", "Frames", "join", "lateral_shares", "spread", "structured"]
 
 # a shower: its impact point on the grid of its calorimeter (the fraction is the position in the cell), its energy
-# [GeV] and the width of its profile in cells
-IMPACT = np.dtype([("event", "i4"), ("row", "f4"), ("column", "f4"), ("energy", "f4"), ("width", "f4")])
+# [GeV], the width of its profile in cells, and the truth whether it comes from pile-up
+IMPACT = np.dtype([("event", "i4"), *((name, "f4") for name in ("row", "column", "energy", "width")), ("pileup", "?")])
 
 
 def structured(dtype: np.dtype, **columns) -> np.ndarray:
-    """A structured array from its columns, all of one length or scalar."""
-    array = np.empty(len(columns["event"]), dtype)
-    for name in dtype.names:
-        array[name] = columns[name]
+    """A structured array from its columns, all of one length or scalar; fields that are left out are zero."""
+    array = np.zeros(len(columns["event"]), dtype)
+    for name, values in columns.items():
+        array[name] = values
     return array
 
 

@@ -9,10 +9,13 @@ import numpy as np
 from e2evit.data.grid import COLUMNS, TOWER, position_in_grid
 from e2evit.data.splits import SPLIT_FRACTIONS
 
+from .cells import IMPACT
 from .detector import Response, detect
 from .geometry import Geometry
 from .hcal import TOWER_COLUMNS
+from .silicon import SILICON
 from .streams import Random, draw
+from .tracker import TRACK
 
 __all__ = ["MinimumBiasPool"]
 
@@ -66,9 +69,16 @@ class MinimumBiasPool:
 
     @classmethod
     def load(cls, path: Path) -> "MinimumBiasPool":
-        """Read what [`save`] wrote."""
+        """Read what [`save`] wrote.
+
+        Raises:
+            ValueError: for the pool of a version whose hits had other fields.
+        """
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            return cls(Response(**{name: arrays[name] for name in arrays.files}))
+            response = Response(**{name: arrays[name] for name in arrays.files})
+        if [hits.dtype for hits in response.layers.values()] != [TRACK, IMPACT, IMPACT, SILICON]:
+            raise ValueError("it is of an earlier version")
+        return cls(response)
 
     @classmethod
     def write(cls, folder: Path, pools: Iterable["MinimumBiasPool"]) -> None:
@@ -123,12 +133,13 @@ class MinimumBiasPool:
             first = np.cumsum(counts) - counts
             added = hits[np.arange(counts.sum()) + (starts[collision] - first)[pick]]
             added["event"], towers = target[pick], turn[pick]
-            if name == "silicon":
+            if "phi" in added.dtype.names:
                 added["phi"] += np.radians(360 / TOWER_COLUMNS * towers).astype(np.float32)
-            elif name == "hcal":
-                added["column"] = (added["column"] + towers) % TOWER_COLUMNS
-            else:
-                added["column"] = (added["column"] + TOWER * towers) % COLUMNS
+            if "column" in added.dtype.names:
+                crystals, period = (1, TOWER_COLUMNS) if name == "hcal" else (TOWER, COLUMNS)
+                added["column"] = (added["column"] + crystals * towers) % period
+            if "pileup" in added.dtype.names:
+                added["pileup"] = True
             if window is not None:
                 added = added[_near(name, added, *window)]
             both = np.concatenate([vars(response)[name], added])

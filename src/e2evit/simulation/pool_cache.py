@@ -17,8 +17,11 @@ from e2evit.data.locks import held
 from e2evit.data.manifest import damage, digest_of, write_manifest
 from e2evit.data.storage import absolute
 
+from .cells import IMPACT
 from .geometry import GEOMETRIES
 from .pileup import MinimumBiasPool
+from .silicon import SILICON
+from .tracker import TRACK
 
 __all__ = ["POOL_SIZE", "cached_pool"]
 
@@ -57,8 +60,9 @@ def cached_pool(
         "without": sorted(without),
         "pythia": list(pythia),
         "size": POOL_SIZE,
+        "fields": [*TRACK.names, *IMPACT.names, *SILICON.names],
+        "e2evit": __version__,
     }
-    settings["e2evit"] = __version__
     folder = root / digest_of(settings)[:16]
     if not folder.exists():
         with held(root, folder.name, wait=True):

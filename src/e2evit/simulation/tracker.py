@@ -10,11 +10,13 @@ from .streams import Random, draw
 
 __all__ = ["TRACK", "reconstruct_tracks", "track_channels"]
 
-# crystal at the ECAL face, transverse momentum [GeV], signed impact parameters and their uncertainties [cm]; dz is
-# relative to the middle of the detector until the primary vertex is known
+# crystal at the ECAL face; transverse momentum [GeV], direction at the vertex, signed impact parameters and their
+# uncertainties [cm]; dz is relative to the middle of the detector until the primary vertex is known. Truth: the PDG
+# code, with the sign of the measured charge, and whether the track comes from pile-up
 TRACK = np.dtype(
     [("event", "i4"), ("row", "i2"), ("column", "i2")]
-    + [(name, "f4") for name in ("pt", "d0", "dz", "d0_error", "dz_error")]
+    + [(name, "f4") for name in ("pt", "eta", "phi", "d0", "dz", "d0_error", "dz_error")]
+    + [("pdg_id", "i2"), ("pileup", "?")]
 )
 
 MIN_PT, MAX_ETA = 0.5, 2.5  # MLAnalyzer's cut on pT [GeV]; acceptance of the tracker
@@ -23,6 +25,8 @@ MIN_PT, MAX_ETA = 0.5, 2.5  # MLAnalyzer's cut on pT [GeV]; acceptance of the tr
 EFFICIENCY, SOFT_EFFICIENCY, SOFT_PT, FADE_RADIUS = 0.93, 0.85, 0.9, 50.0
 # relative resolution of pT: about 1 % for 1 to 10 GeV, 2.8 % at 100 GeV (same paper, abstract and section 5)
 PT_CONSTANT, PT_SLOPE = 0.010, 2.6e-4
+# of phi and cot(theta) [radians]: constant and multiple-scattering [GeV] terms, same paper, section 5
+ANGLE_CONSTANT, ANGLE_SCATTERING = 2e-4, 1.5e-3
 VERTEX_D0_ERROR, VERTEX_DZ_ERROR = 1.0e-3, 1.5e-3  # of the primary vertex of a hard event [cm], same paper, section 6
 
 
@@ -37,11 +41,13 @@ def reconstruct_tracks(
     kept = on_grid & (batch.charge != 0) & (pt > MIN_PT) & (np.abs(eta) < MAX_ETA)
     kept &= draw(rng, "random", batch.event) < efficiency
     pt, eta, event = pt[kept], eta[kept], batch.event[kept]
+    phi = np.arctan2(batch.momentum[kept, 1], batch.momentum[kept, 0])
     d0, dz = impact_parameters(batch.momentum[kept], batch.charge[kept], batch.vertex[kept])
     # the path length in a layer grows with 1 / sin(theta), and so does scattering
     scattering = np.cosh(eta) ** 0.5 / pt
     d0_error = np.hypot(geometry.d0_resolution[0], geometry.d0_resolution[1] * scattering)
     dz_error = np.hypot(geometry.dz_resolution[0], geometry.dz_resolution[1] * scattering * np.cosh(eta))
+    angle_error = np.hypot(ANGLE_CONSTANT, ANGLE_SCATTERING * scattering)
     return structured(
         TRACK,
         event=event,
@@ -52,6 +58,9 @@ def reconstruct_tracks(
         dz=dz + vertex_z[event] + draw(rng, "normal", event, 0.0, dz_error),
         d0_error=d0_error,
         dz_error=dz_error,
+        eta=np.arcsinh(np.sinh(eta) + draw(rng, "normal", event, 0.0, angle_error * np.cosh(eta))),
+        phi=phi + draw(rng, "normal", event, 0.0, angle_error),
+        pdg_id=batch.pdg_id[kept],
     )
 
 
