@@ -1,6 +1,6 @@
 """`run_python`: Python programs in processes that need not import torch and transformers again, which takes seconds.
 
-A server, one for each test process, imports them once and forks for every program.
+A server, one for each test process and list of modules, imports them once and forks for every program.
 """
 
 import atexit
@@ -17,32 +17,34 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PRELOADED = ("e2evit.training", "e2evit.hub.assemble", "e2evit.plots", "e2evit.baselines.boosted_trees")
-_server: list[subprocess.Popen] = []
+# what transformers imports, for programs that import it and e2evit themselves
+LIBRARIES = ("torch", "accelerate", "datasets", "h5py", "safetensors.torch", "tokenizers", "PIL.Image")
+_servers: dict[tuple[str, ...], subprocess.Popen] = {}
 
 
-def run_python(*command, cwd=ROOT, env=None) -> subprocess.CompletedProcess:
+def run_python(*command, cwd=ROOT, env=None, preloaded=PRELOADED) -> subprocess.CompletedProcess:
     """As `subprocess.run([sys.executable, *command], capture_output=True, text=True)`.
 
     Variables that a library reads when it is imported, such as `HF_HOME`, have no effect: start those programs afresh.
     """
     words = [str(word) for word in command]
-    if not _server:
-        _server.append(
-            subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        )
-        atexit.register(_server[0].stdin.close)  # at the end of its input, the server ends
+    if preloaded not in _servers:
+        start = [sys.executable, __file__, *preloaded]
+        _servers[preloaded] = subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        atexit.register(_servers[preloaded].stdin.close)  # at the end of its input, the server ends
+    server = _servers[preloaded]
     with tempfile.TemporaryDirectory() as folder:
         request = {"words": words, "cwd": str(cwd), "env": dict(os.environ if env is None else env), "folder": folder}
-        _server[0].stdin.write(json.dumps(request) + "\n")
-        _server[0].stdin.flush()
-        returncode = int(_server[0].stdout.readline())
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        returncode = int(server.stdout.readline())
         outputs = [Path(folder, name).read_text(encoding="utf-8") for name in ("stdout", "stderr")]
     return subprocess.CompletedProcess([sys.executable, *words], returncode, *outputs)
 
 
 def _serve() -> None:
     """Fork for each request, and answer with the exit code of the new process."""
-    for module in PRELOADED:
+    for module in sys.argv[1:]:
         __import__(module)
     gc.freeze()  # a collection in a new process would copy all pages
     for line in sys.stdin:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from e2evit.modeling import FAMILIES
-from forked import run_python
+from forked import LIBRARIES, run_python
 
 import e2evit
 
@@ -138,23 +138,31 @@ assert "torch" not in sys.modules
     [
         "import e2evit\nfrom transformers import AutoConfig, pipeline",
         "from transformers import AutoConfig\nimport e2evit",
-        "from transformers import AutoImageProcessor\nimport e2evit\n"
-        "from transformers.models.auto.configuration_auto import AutoConfig",
         "from transformers.models.auto.configuration_auto import AutoConfig\nimport e2evit",
-        "import transformers, e2evit.data\nfrom transformers import Trainer, AutoConfig",
-        "import e2evit\nfrom transformers.pipelines import AutoConfig, pipeline",
+        "import transformers, e2evit.data\nfrom transformers import Trainer",
+        "import e2evit\nfrom transformers.pipelines import pipeline",
+        "import e2evit\nfrom transformers.models.auto import AutoModelForImageClassification",
+        "import e2evit\nfrom transformers.models.auto.modeling_auto import AutoModelForImageClassification",
+        "import e2evit\nimport transformers.models.auto.image_processing_auto",
+        "import e2evit\nimport transformers.models.auto\ntransformers.models.auto.AutoConfig",
+        "import e2evit\nfrom transformers.modeling_utils import PreTrainedModel",  # imports them on its way
+        "import e2evit.modeling.modeling_stem",
     ],
 )
 def test_the_auto_classes_know_the_models(code):
-    """Whichever is imported first; and the module of transformers is left as it was."""
-    code += """
-for name in ("linearvit", "xcit", "e2e_baseline"):
-    AutoConfig.for_model(name)
+    """Whichever is imported first; and Python imports the rest as it did before."""
+    code = f"""
+import sys, warnings
+warnings.simplefilter("error")
+{code}
+known = sys.modules["transformers.models.auto.configuration_auto"].CONFIG_MAPPING
+assert {{"linearvit", "xcit", "e2e_baseline"}} <= known._extra_content.keys()
+assert not [finder for finder in sys.meta_path if type(finder).__module__.startswith("e2evit")]
 import transformers.pipelines
 transformers.pipelines.check_task("e2e-jets")
-assert "__getattr__" not in vars(transformers)
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    done = run_python("-c", code, preloaded=LIBRARIES)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_benchmarks_find_what_they_import():

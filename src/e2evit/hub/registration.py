@@ -1,11 +1,11 @@
 """`import e2evit` makes its models known to transformers, and imports neither transformers nor torch.
 
-The models are registered when an Auto class or `pipeline` is first taken from transformers. Registering at once would
-cost each process that only prepares data 300 MB; registering while transformers' own modules import each other would
-close a circle of imports.
+Registering at once would cost each process that only prepares data 300 MB. The models are registered at the end of the
+first import that loads transformers' Auto classes, whichever it is; not before, because its modules import each other.
 """
 
 import sys
+import threading
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
@@ -13,57 +13,49 @@ from types import ModuleType
 
 __all__ = ["register_when_needed"]
 
+AUTO_CLASSES = "transformers.models.auto.configuration_auto"  # what all of them import
+
 
 def register_when_needed() -> None:
-    """Register the models now if transformers is in use already, otherwise as soon as it is."""
-    transformers = sys.modules.get("transformers")
-    if "transformers.models.auto.configuration_auto" in sys.modules:
+    """Register the models now if transformers' Auto classes are in use already, otherwise as soon as they are."""
+    if AUTO_CLASSES in sys.modules:
         _register()
-        return
-    sys.meta_path.insert(0, _AfterImport())
-    if transformers is not None:
-        _watch(transformers)
-
-
-def _needs_models(name: str) -> bool:
-    return name.startswith(("Auto", "pipeline"))
+    else:
+        sys.meta_path.insert(0, _AfterImports())
 
 
 def _register() -> None:
     import_module("e2evit.modeling")
 
 
-def _watch(transformers: ModuleType) -> None:
-    """Register at the first access to a name that needs the models.
-
-    Python asks the `__getattr__` in the module's dictionary before that of its class, which imports the name.
-    """
-
-    def register_first(name: str):
-        if _needs_models(name):
-            vars(transformers).pop("__getattr__", None)
-            _register()
-        raise AttributeError(name)
-
-    vars(transformers)["__getattr__"] = register_first
-
-
-class _AfterImport(MetaPathFinder):
-    """Calls a function once for each of these modules, after its import."""
+class _AfterImports(MetaPathFinder):
+    """Registers the models after the first import of transformers' modules that loads the Auto classes."""
 
     def __init__(self):
-        self.functions = {"transformers": _watch, "transformers.pipelines": lambda _: _register()}
+        self.importing = threading.local()  # names of the modules that a thread is in the middle of
 
     def find_spec(self, fullname, path=None, target=None):
-        function = self.functions.pop(fullname, None)
-        spec = None if function is None else find_spec(fullname)  # by the other finders
-        if spec is None or spec.loader is None or function is None:
+        names = self.importing.__dict__.setdefault("names", [])
+        if fullname.partition(".")[0] != "transformers" or fullname in names:
+            return None
+        names.append(fullname)
+        try:
+            spec = find_spec(fullname)  # by the other finders
+        finally:
+            names.remove(fullname)
+        if spec is None or spec.loader is None:
             return None
         execute = spec.loader.exec_module
 
-        def execute_and_call(module: ModuleType) -> None:
-            execute(module)
-            function(sys.modules[fullname])  # transformers replaces itself there
+        def execute_and_register(module: ModuleType) -> None:
+            names.append(fullname)
+            try:
+                execute(module)
+            finally:
+                names.remove(fullname)
+            if not names and AUTO_CLASSES in sys.modules and self in sys.meta_path:
+                sys.meta_path.remove(self)
+                _register()
 
-        spec.loader.exec_module = execute_and_call
+        spec.loader.exec_module = execute_and_register
         return spec
