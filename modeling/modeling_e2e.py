@@ -14,11 +14,10 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
-from transformers.utils import logging
 from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .modeling_head import E2EHead, e2e_loss, mass_in_gev
-from .modeling_trainer import shown_to_trainer, zero_loss
+from .modeling_trainer import add_loss_to_smoothed, shown_to_trainer, zero_loss
 
 __all__ = [
     "E2EBackbone",
@@ -29,14 +28,8 @@ __all__ = [
     "TokenStates",
 ]
 
-logger = logging.get_logger(__name__)
-
 # keywords of transformers' models, which ours accept as they do
 KEYWORDS = {*TransformersKwargs.__annotations__, "interpolate_pos_encoding", "use_cache"}
-ONLY_MASS = (
-    "There are no `labels`, so only the mass is learned. With `label_smoothing_factor`, transformers' Trainer takes "
-    "them away for a loss of its own without the mass: set `label_smoothing` in the model's configuration instead."
-)
 
 
 @dataclass
@@ -289,6 +282,12 @@ class E2EForImageClassification(E2EPreTrainedModel):
 
     head: E2EHead
 
+    @property
+    def accepts_loss_kwargs(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """False, as in the base class. Only a `Trainer` asks, when it is made."""
+        add_loss_to_smoothed(E2EOutput)
+        return False
+
     @shown_to_trainer
     @can_return_tuple
     def forward(
@@ -329,7 +328,6 @@ class E2EForImageClassification(E2EPreTrainedModel):
         )
         if self.training and loss is not None:
             if labels is None:
-                logger.warning_once(ONLY_MASS)
                 loss = loss + zero_loss(logits)
             elif mass_labels is None:
                 loss = loss + zero_loss(mass_outputs)

@@ -1,13 +1,15 @@
 """What transformers' `Trainer` reads off a model unless its arguments say otherwise."""
 
 from collections.abc import Callable
+from functools import cache
 from inspect import Parameter, signature
 
 import torch
+from transformers.trainer_pt_utils import LabelSmoother
 
 from .image_processing_e2e import AUX_COLUMNS
 
-__all__ = ["INPUT_COLUMNS", "shown_to_trainer", "zero_loss"]
+__all__ = ["INPUT_COLUMNS", "add_loss_to_smoothed", "shown_to_trainer", "zero_loss"]
 
 # columns of rows from which a collator makes the model's inputs
 INPUT_COLUMNS = ("pixel_index", "pixel_value", *AUX_COLUMNS)
@@ -38,3 +40,21 @@ def shown_to_trainer(forward: Callable) -> Callable:
 def zero_loss(outputs: torch.Tensor) -> torch.Tensor:
     """Zero, with zero gradients for all that `outputs` depend on: DDP waits for a gradient of every parameter."""
     return outputs.where(torch.zeros_like(outputs, dtype=torch.bool), 0.0).sum()
+
+
+@cache
+def add_loss_to_smoothed(output_class: type) -> None:
+    """With `label_smoothing_factor`, add the loss of our outputs, that of the mass, to `Trainer`'s own.
+
+    `Trainer` withholds `labels` from the model and smooths them with the logits alone, so only its smoother sees both
+    losses. What it returns for other models stays the same.
+    """
+    smooth = LabelSmoother.__call__
+
+    def smooth_and_add(smoother, model_output, *args, **kwargs):
+        loss = smooth(smoother, model_output, *args, **kwargs)
+        if not isinstance(model_output, output_class):
+            return loss
+        return loss + (zero_loss(model_output.mass_outputs) if model_output.loss is None else model_output.loss)
+
+    LabelSmoother.__call__ = smooth_and_add  # pyright: ignore[reportAttributeAccessIssue]

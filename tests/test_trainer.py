@@ -1,7 +1,5 @@
 """transformers' `Trainer`, its arguments left at their defaults."""
 
-import logging
-
 import numpy as np
 import pytest
 import torch
@@ -10,6 +8,8 @@ from e2evit.modeling import modeling_e2e
 from e2evit.modeling.modeling_trainer import INPUT_COLUMNS
 from models import MODELS, batch, make
 from transformers import Trainer, TrainingArguments
+from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.trainer_pt_utils import LabelSmoother
 
 from e2evit import E2EImageProcessor, load_e2e
 from e2evit.data import find_schema
@@ -74,14 +74,25 @@ def test_each_kind_of_target(kind, names, tmp_path, monkeypatch):
     assert (logits.shape, masses.shape) == ((8, 2), (8,))
 
 
-def test_smoothing_of_the_trainer_is_explained(tmp_path, caplog):
-    """It takes the labels away and computes a loss without the mass."""
-    inputs = batch(4)
-    rows = [{key: value[number] for key, value in inputs.items()} for number in range(4)]
-    modeling_e2e.logger.warning_once.__func__.cache_clear()
-    Trainer(make("xcit"), arguments(tmp_path, label_smoothing_factor=0.1), None, rows).train()
-    (warning,) = (record for record in caplog.records if "set `label_smoothing`" in record.message)
-    assert warning.levelno == logging.WARNING
+@pytest.mark.parametrize("names", [["labels"], ["labels", "mass_labels"]], ids=["labels", "both"])
+@pytest.mark.parametrize("name", MODELS)
+def test_smoothed_labels_keep_the_mass(name, names, tmp_path):
+    """`Trainer` takes the labels away for a loss of its own."""
+    inputs = {key: value for key, value in batch().items() if key in (*names, "pixel_values", "aux_values")}
+    model, expected = make(name), make(name, label_smoothing=0.1)
+    smoothed = Trainer(model, arguments(tmp_path, label_smoothing_factor=0.1))
+    loss = smoothed.compute_loss(model.train(), dict(inputs))
+    torch.testing.assert_close(loss, expected.train()(**inputs).loss, rtol=1e-6, atol=1e-6)
+    loss.backward()
+    assert not [key for key, parameter in model.named_parameters() if parameter.grad is None]
+    assert model.head.mass_output.weight.grad.any() == ("mass_labels" in names)
+
+
+def test_smoothed_labels_of_other_models():
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 2, 1, 2])
+    assert make("xcit").accepts_loss_kwargs is False  # what a `Trainer` reads
+    loss = LabelSmoother(0.1)(ImageClassifierOutput(loss=torch.tensor(5.0), logits=logits), labels)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1))
 
 
 @pytest.mark.parametrize("target", ["labels", "mass_labels"])
