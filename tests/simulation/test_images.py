@@ -14,7 +14,7 @@ from e2evit.simulation.images import jet_windows, render, whole_detector
 from e2evit.simulation.silicon import SILICON
 from e2evit.simulation.tracker import TRACK
 
-RUN1 = GEOMETRIES["run1"]
+RUN1 = GEOMETRIES["run1"].without(["all"])
 DATA = Path(__file__).parents[1] / "data"
 
 

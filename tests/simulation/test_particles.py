@@ -50,8 +50,11 @@ class Typical(np.random.Generator):
     def beta(self, a, b, size):
         return np.full(size, a / (a + b))
 
-    def standard_normal(self, size, dtype):
+    def standard_normal(self, size, dtype=float):
         return np.zeros(size, dtype)
+
+    def geometric(self, p, size):  # no noise anywhere
+        return np.full(size, 10**9)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +82,7 @@ def test_kept_particles_give_the_window_of_the_whole_event(geometry, vertex_z):
         for events, particles in ((jets.event, rounded(batch)), (np.arange(len(row)), kept)):
             rng = Typical(vertex_z)
             response = detect(particles, layout, rng)
-            towers = tower_energy(particles.num_events, response.hcal, rng)
+            towers = tower_energy(particles.num_events, response.hcal, layout, rng)
             sparse = render(jet_windows(events, *seeds), response, towers, layout, rng)
             shape = (CHANNELS[geometry], WINDOW, WINDOW)
             windows.append(table_to_dense(pa.table(dict(zip(("pixel_index", "pixel_value"), sparse))), shape))
@@ -184,15 +187,15 @@ def test_the_pool_is_made_once_and_again_if_damaged(tmp_path, monkeypatch, caplo
 
     monkeypatch.setattr(pool_cache, "_write_part", counted)
     with pytest.raises(KeyboardInterrupt):
-        pool_cache.cached_pool(8000.0, "run1", (), tmp_path)
-    pool = pool_cache.cached_pool(8000.0, "run1", (), tmp_path)
+        pool_cache.cached_pool(8000.0, "run1", cache_dir=tmp_path)
+    pool = pool_cache.cached_pool(8000.0, "run1", cache_dir=tmp_path)
     assert made == ["00000.npz", "00001.npz", "00001.npz"]
     assert len(pool) == 30
     assert [path.name for path in (tmp_path / "minimum_bias").iterdir()] == [pool.folder.name]
     for name, hits in pool.response.layers.items():
         assert not hits.flags.writeable, name  # the map of a file that all runs read
         assert np.array_equal(np.unique(hits["event"]), np.unique(hits["event"] % 30))
-    again = pool_cache.cached_pool(8000.0, "run1", (), tmp_path)
+    again = pool_cache.cached_pool(8000.0, "run1", cache_dir=tmp_path)
     assert len(made) == 3
     assert pickle.loads(pickle.dumps(again)).folder == pool.folder  # to another process
     before = np.array(pool.response.tracks)
@@ -200,7 +203,7 @@ def test_the_pool_is_made_once_and_again_if_damaged(tmp_path, monkeypatch, caplo
         file.seek(-4, 2)
         file.write(b"oops")
     pool_cache._damage.cache_clear()
-    again = pool_cache.cached_pool(8000.0, "run1", (), tmp_path)
+    again = pool_cache.cached_pool(8000.0, "run1", cache_dir=tmp_path)
     assert "tracks.npy has changed (SHA-256)): it is made again" in caplog.text
     assert np.array_equal(again.response.tracks, before)
 

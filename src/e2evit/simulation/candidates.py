@@ -17,7 +17,8 @@ __all__ = ["candidate_images"]
 def candidate_images(jets: np.ndarray, candidates: np.ndarray, geometry: str = "run1", seed: int = 0) -> pa.Table:
     """Images of jets from their candidates: `pixel_index`, `pixel_value`, `ieta` and `iphi`, one row for each jet.
 
-    Candidates take the place of generated particles, so detector effects enter twice; no pile-up is added.
+    Candidates take the place of generated particles, so resolutions enter twice; the effects that can be switched off
+    are, and no pile-up is added.
 
     Args:
         jets: Structured array with `eta` and `phi` [radians].
@@ -26,9 +27,9 @@ def candidate_images(jets: np.ndarray, candidates: np.ndarray, geometry: str = "
         geometry: `run1` or `run3`.
         seed: Seed of the detector's random numbers.
     """
-    rng, layout, number = np.random.default_rng(seed), GEOMETRIES[geometry], len(jets)
+    rng, layout, number = np.random.default_rng(seed), GEOMETRIES[geometry].without(["all"]), len(jets)
     response = detect(_as_events(candidates, number), layout, rng)
-    towers = tower_energy(number, response.hcal, rng)
+    towers = tower_energy(number, response.hcal, layout, rng)
     ieta, iphi = seed_towers(towers, np.arange(number), jets["eta"], jets["phi"])
     index, value = render(jet_windows(np.arange(number), ieta, iphi), response, towers, layout, rng)
     return pa.table({"pixel_index": index, "pixel_value": value, "ieta": ieta, "iphi": iphi})

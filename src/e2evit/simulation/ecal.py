@@ -5,6 +5,8 @@ import numpy as np
 from e2evit.data.grid import COLUMNS, ENDCAP_FACTOR, ENDCAP_ROWS, ROWS
 
 from .cells import Frames, spread
+from .channels import crystals, miscalibrate, read_out
+from .geometry import Geometry
 from .streams import Random, white_noise
 
 __all__ = ["NOISE", "THRESHOLD", "crystal_energy", "resample_endcap"]
@@ -13,15 +15,20 @@ NOISE, THRESHOLD = 0.040, 0.120  # GeV per crystal; 40 MeV: JINST 8 (2013) P0900
 _HALF_WIDTH = 2
 
 
-def crystal_energy(frames: Frames, impacts, rng: Random) -> np.ndarray:
+def crystal_energy(frames: Frames, impacts, geometry: Geometry, rng: Random) -> np.ndarray:
     """Energy E, not E_T, of each crystal above threshold [GeV], `(n, height, width)`, 0 elsewhere."""
     # one more crystal on each side, for the 2 x 2 blocks of the endcap that the border cuts
     grown = frames.grown(1) if frames.width < COLUMNS else frames
     energy = spread(grown, impacts, _HALF_WIDTH, ROWS, COLUMNS)
-    energy += white_noise(rng, energy.shape) * np.float32(NOISE)
-    energy[energy < THRESHOLD] = 0.0
-    rows = grown.row[:, None] + np.arange(grown.height)
-    energy[(rows < 0) | (rows >= ROWS)] = 0.0
+    if "calibration" in geometry.effects:
+        miscalibrate(energy, grown, crystals())
+    if "channels" in geometry.effects:
+        read_out(energy, grown, crystals(), NOISE, THRESHOLD, rng)
+    else:
+        energy += white_noise(rng, energy.shape) * np.float32(NOISE)
+        energy[energy < THRESHOLD] = 0.0
+        rows = grown.row[:, None] + np.arange(grown.height)
+        energy[(rows < 0) | (rows >= ROWS)] = 0.0
     energy = resample_endcap(energy, grown)
     return energy if grown is frames else energy[:, 1:-1, 1:-1]
 

@@ -5,7 +5,10 @@ from collections.abc import Iterable
 __all__ = ["EFFECTS", "effects_without"]
 
 # what each one is; its constants and their sources are where it is simulated
-EFFECTS: dict[str, str] = {}
+EFFECTS: dict[str, str] = {
+    "channels": "dead and noisy channels of the calorimeters, the same in every event",
+    "calibration": "calibration constants of crystals and towers that are not exact",
+}
 
 
 def effects_without(names: Iterable[str]) -> frozenset[str]:

@@ -1,10 +1,15 @@
 """Towers: noise, threshold, the coarse phi of the endcap, and the seed tower of a jet."""
 
+from dataclasses import replace
+from functools import cache
+
 import numpy as np
 
 from e2evit.data.grid import COLUMNS, ROWS, TOWER, position_in_grid
 
 from .cells import Frames, spread
+from .channels import ChannelMap, miscalibrate, read_out, towers
+from .geometry import Geometry
 from .streams import Random, white_noise
 
 __all__ = ["NOISE", "TOWER_COLUMNS", "TOWER_ROWS", "seed_towers", "tower_energy"]
@@ -13,10 +18,10 @@ TOWER_ROWS, TOWER_COLUMNS = ROWS // TOWER, COLUMNS // TOWER
 NOISE, THRESHOLD = 0.200, 0.600  # GeV per tower: CMS-PAS-JME-10-003 and the zero suppression of its towers
 SEED_SEARCH = 3  # towers on each side of the axis: 7 x 7
 SEED_MIN_ENERGY = 5.0  # GeV; below it, noise and pile-up would place the window of a photon jet
-_COARSE = 20  # beyond |ieta| = 20 a tower covers ten degrees of phi
+_COARSE = np.r_[: TOWER_ROWS // 2 - 20, TOWER_ROWS // 2 + 20 : TOWER_ROWS]  # rows |ieta| > 20: ten degrees of phi each
 
 
-def tower_energy(num_events: int, impacts, rng: Random) -> np.ndarray:
+def tower_energy(num_events: int, impacts, geometry: Geometry, rng: Random) -> np.ndarray:
     """Energy of each tower above threshold [GeV], `(num_events, 56, 72)`, 0 elsewhere.
 
     Beyond |ieta| = 20 CMS's towers are ten degrees wide; in the image each half of such a tower has half its energy.
@@ -25,12 +30,27 @@ def tower_energy(num_events: int, impacts, rng: Random) -> np.ndarray:
         np.arange(num_events), np.zeros(num_events, int), np.zeros(num_events, int), TOWER_ROWS, TOWER_COLUMNS
     )
     energy = spread(everything, impacts, 1, TOWER_ROWS, TOWER_COLUMNS)
-    coarse = np.r_[: TOWER_ROWS // 2 - _COARSE, TOWER_ROWS // 2 + _COARSE : TOWER_ROWS]
-    wide = energy[:, coarse].reshape(num_events, len(coarse), -1, 2).sum(axis=3)
-    wide = _read_out(wide, rng) / 2
-    energy = _read_out(energy, rng)
-    energy[:, coarse] = np.repeat(wide, 2, axis=2)
+    if "calibration" in geometry.effects:
+        miscalibrate(energy, everything, towers())
+    if "channels" in geometry.effects:
+        energy[:, _COARSE, ::2] += energy[:, _COARSE, 1::2]
+        energy[:, _COARSE, 1::2] = 0
+        read_out(energy, everything, _channels(), NOISE, THRESHOLD, rng)
+        wide = energy[:, _COARSE, ::2] / 2
+    else:
+        wide = energy[:, _COARSE].reshape(num_events, len(_COARSE), -1, 2).sum(axis=3)
+        wide = _read_out(wide, rng) / 2
+        energy = _read_out(energy, rng)
+    energy[:, _COARSE] = np.repeat(wide, 2, axis=2)
     return energy
+
+
+@cache
+def _channels() -> ChannelMap:
+    """The towers; the second half of a coarse one has no channel of its own."""
+    alive = towers().alive.copy()
+    alive[_COARSE, 1::2] = False
+    return replace(towers(), alive=alive)
 
 
 def _read_out(energy: np.ndarray, rng: Random) -> np.ndarray:

@@ -44,7 +44,7 @@ def render(frames: Frames, response: Response, towers: np.ndarray, geometry: Geo
     Returns:
         `pixel_index` (uint32, ascending) and `pixel_value` (float32), Arrow lists with one entry for each frame.
     """
-    crystals = crystal_energy(frames, response.ecal, rng).reshape(-1)
+    crystals = crystal_energy(frames, response.ecal, geometry, rng).reshape(-1)
     pixel = np.flatnonzero(crystals)
     channels = {"ecal": (pixel, crystals[pixel]), "hcal": _tower_pixels(frames, towers)}
     channels |= track_channels(frames, response.tracks, response.vertex_z, COLUMNS)
