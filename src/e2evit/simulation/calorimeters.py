@@ -6,6 +6,7 @@ from e2evit.data.grid import TOWER
 
 from .batch import EventBatch
 from .cells import IMPACT, structured
+from .showers import shaped_showers
 from .streams import Random, draw
 
 __all__ = ["calorimeter_impacts"]
@@ -24,12 +25,18 @@ HADRON_WIDTH = 0.35  # crystals
 TOWER_WIDTH = 0.10  # towers
 
 
-def calorimeter_impacts(batch: EventBatch, row, column, on_grid, rng: Random) -> tuple[np.ndarray, np.ndarray]:
+def calorimeter_impacts(
+    batch: EventBatch, row, column, on_grid, rng: Random, arrival=None
+) -> tuple[np.ndarray, np.ndarray]:
     """Showers in ECAL (grid of crystals) and HCAL (grid of towers), as `IMPACT`.
 
     Electrons and photons stop in the ECAL. A hadron starts to shower at a random depth: in the ECAL, where it deposits
     a share, in the HCAL, or not at all; what the remaining depth cannot contain punches through. The response follows
     e/h, smeared with the combined resolution of both calorimeters.
+
+    Args:
+        arrival: Points [cm], momenta [GeV] and charges at the face of the ECAL; without, all showers have the same
+            profile and lie where the particle crosses the face.
     """
     event, row, column = batch.event[on_grid], row[on_grid], column[on_grid]
     momentum = batch.momentum[on_grid]
@@ -68,7 +75,11 @@ def calorimeter_impacts(batch: EventBatch, row, column, on_grid, rng: Random) ->
         width=np.where(is_em, EM_WIDTH, HADRON_WIDTH),
     )
     hcal = structured(IMPACT, event=event, row=row / TOWER, column=column / TOWER, energy=in_hcal, width=TOWER_WIDTH)
-    return ecal[ecal["energy"] > 0.01], hcal[~is_em & (hcal["energy"] > 0.01)]
+    hcal["energy"][is_em] = 0
+    if arrival is not None:
+        late, arrival = start - ECAL_LENGTHS * slant, [values[on_grid] for values in arrival]
+        ecal, hcal = shaped_showers(ecal, hcal, code, late, slant, arrival, rng)
+    return ecal[ecal["energy"] > 0.01], hcal[hcal["energy"] > 0.01]
 
 
 def _smeared(event, energy, relative_width, selected, rng: Random):

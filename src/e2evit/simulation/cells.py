@@ -76,17 +76,32 @@ def lateral_shares(row_fraction, column_fraction, half_width: int, shower_width)
     return shares / shares.sum(axis=(1, 2), keepdims=True)
 
 
-def spread(frames: Frames, impacts, half_width: int, num_rows: int, num_columns: int) -> np.ndarray:
+def spread(frames: Frames, impacts, half_width, num_rows: int, num_columns: int) -> np.ndarray:
     """Energy [GeV] of every cell of every frame, `(n, height, width)` float32; frames are in cells here.
 
     Energy deposited beyond the rows of the detector is lost.
+
+    Args:
+        half_width: Cells on each side of the one that is hit over which a shower spreads, of all or of each.
     """
+    size = len(frames) * frames.height * frames.width
+    groups = [(impacts, half_width)]
+    if np.ndim(half_width):
+        groups = [(impacts[half_width == number], number) for number in np.unique(half_width).tolist()]
+    cells = [_cells(frames, *group, num_rows, num_columns) for group in groups] or [(np.zeros(0, int), np.zeros(0))]
+    index, energy = (np.concatenate(values) for values in zip(*cells))
+    return np.bincount(index, energy, minlength=size).astype(np.float32).reshape(-1, frames.height, frames.width)
+
+
+def _cells(frames: Frames, impacts, half_width: int, num_rows: int, num_columns: int):
+    """Index of the cells of showers within all cells of all frames, and their energy."""
     frame, row, column, hit = frames.locate(
         impacts["event"], impacts["row"], impacts["column"], num_columns, margin=half_width
     )
     cell_row, cell_column = np.floor(row).astype(np.int32), np.floor(column).astype(np.int32)
-    energy = lateral_shares(row - cell_row, column - cell_column, half_width, impacts["width"][hit])
-    energy *= impacts["energy"][hit][:, None, None]
+    energy = impacts["energy"][hit][:, None, None]
+    if half_width:
+        energy = energy * lateral_shares(row - cell_row, column - cell_column, half_width, impacts["width"][hit])
     offsets = np.arange(-half_width, half_width + 1, dtype=np.int32)
     rows, columns = cell_row[:, None] + offsets, cell_column[:, None] + offsets
     on_grid = rows + frames.row[frame][:, None]
@@ -95,8 +110,7 @@ def spread(frames: Frames, impacts, half_width: int, num_rows: int, num_columns:
         columns, column_in = columns % num_columns, np.ones_like(columns, bool)
     else:
         column_in = (columns >= 0) & (columns < frames.width)
-    energy *= row_in[:, :, None] & column_in[:, None, :]
+    energy = energy * (row_in[:, :, None] & column_in[:, None, :])
     rows, columns = rows.clip(0, frames.height - 1), columns.clip(0, frames.width - 1)
     index = ((frame[:, None] * frames.height + rows)[:, :, None] * frames.width) + columns[:, None, :]
-    total = np.bincount(index.ravel(), energy.ravel(), minlength=len(frames) * frames.height * frames.width)
-    return total.astype(np.float32).reshape(len(frames), frames.height, frames.width)
+    return index.ravel(), energy.ravel()

@@ -13,7 +13,7 @@ from e2evit.data.grid import ROWS, position_in_grid
 from .batch import EventBatch
 from .calorimeters import calorimeter_impacts
 from .geometry import Geometry
-from .helix import direction, propagate
+from .helix import direction, momentum_at, propagate
 from .silicon import silicon_hits
 from .streams import Random, draw
 from .tracker import reconstruct_tracks
@@ -54,5 +54,8 @@ def detect(batch: EventBatch, geometry: Geometry, rng: Random) -> Response:
     row, column = position_in_grid(*direction(point))
     on_grid = reaches & (row >= 0) & (row < ROWS)
     tracks = reconstruct_tracks(batch, vertex_z, row, column, on_grid, geometry, rng)
-    ecal, hcal = calorimeter_impacts(batch, row, column, on_grid, rng)
+    arrival = None
+    if "showers" in geometry.effects:
+        arrival = point, momentum_at(batch.momentum, batch.charge, start, point), batch.charge
+    ecal, hcal = calorimeter_impacts(batch, row, column, on_grid, rng, arrival)
     return Response(vertex_z, tracks, ecal, hcal, silicon_hits(batch, start, geometry, rng))

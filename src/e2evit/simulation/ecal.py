@@ -7,19 +7,20 @@ from e2evit.data.grid import COLUMNS, ENDCAP_FACTOR, ENDCAP_ROWS, ROWS
 from .cells import Frames, spread
 from .channels import crystals, miscalibrate, read_out
 from .geometry import Geometry
+from .showers import FAINT, half_widths
 from .streams import Random, white_noise
 
 __all__ = ["NOISE", "THRESHOLD", "crystal_energy", "resample_endcap"]
 
 NOISE, THRESHOLD = 0.040, 0.120  # GeV per crystal; 40 MeV: JINST 8 (2013) P09009, cut at three times that
-_HALF_WIDTH = 2
 
 
 def crystal_energy(frames: Frames, impacts, geometry: Geometry, rng: Random) -> np.ndarray:
     """Energy E, not E_T, of each crystal above threshold [GeV], `(n, height, width)`, 0 elsewhere."""
     # one more crystal on each side, for the 2 x 2 blocks of the endcap that the border cuts
     grown = frames.grown(1) if frames.width < COLUMNS else frames
-    energy = spread(grown, impacts, _HALF_WIDTH, ROWS, COLUMNS)
+    faint = FAINT if "showers" in geometry.effects else 0.0
+    energy = spread(grown, impacts, half_widths(impacts, faint), ROWS, COLUMNS)
     if "calibration" in geometry.effects:
         miscalibrate(energy, grown, crystals())
     if "channels" in geometry.effects:

@@ -6,6 +6,7 @@ __all__ = ["EFFECTS", "effects_without"]
 
 # what each one is; its constants and their sources are where it is simulated
 EFFECTS: dict[str, str] = {
+    "showers": "showers with a depth, width and clusters of their own, where the particle has turned to by then",
     "channels": "dead and noisy channels of the calorimeters, the same in every event",
     "calibration": "calibration constants of crystals and towers that are not exact",
 }

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["FIELD_TESLA", "direction", "impact_parameters", "propagate"]
+__all__ = ["FIELD_TESLA", "direction", "impact_parameters", "momentum_at", "propagate"]
 
 FIELD_TESLA = 3.8  # CMS detector paper, JINST 3 (2008) S08004, section 2
 
@@ -52,6 +52,19 @@ def propagate(momentum, charge, vertex, radius: float, half_length: float):
     point_x = np.where(charge != 0, helix_x, x + length * ux)
     point_y = np.where(charge != 0, helix_y, y + length * uy)
     return np.stack([point_x, point_y, z + length * slope], axis=1), inside
+
+
+def momentum_at(momentum, charge, vertex, point):
+    """Momentum `(n, 4)` [GeV] of particles at points of their trajectories, less than a turn after their vertex."""
+    pt = np.maximum(np.hypot(momentum[:, 0], momentum[:, 1]), 1e-9)
+    radius = pt / (0.003 * FIELD_TESLA * np.maximum(np.abs(charge), 1e-9))
+    # from the vertex to the centre of the circle, and on to the point
+    centre = np.stack([momentum[:, 1], -momentum[:, 0]], axis=1) * (np.sign(charge) * radius / pt)[:, None]
+    x, y = (point[:, :2] - vertex[:, :2] - centre).T
+    angle = np.where(charge != 0, np.arctan2(y, x) - np.arctan2(-centre[:, 1], -centre[:, 0]), 0.0)
+    cos, sin = np.cos(angle), np.sin(angle)
+    px, py = momentum[:, 0], momentum[:, 1]
+    return np.stack([px * cos - py * sin, px * sin + py * cos, momentum[:, 2], momentum[:, 3]], axis=1)
 
 
 def impact_parameters(momentum, charge, vertex):

@@ -19,6 +19,7 @@ from .detector import BEAM_SPOT_LENGTH, ECAL_HALF_LENGTH, ECAL_RADIUS
 from .geometry import Geometry
 from .hcal import SEED_SEARCH
 from .helix import FIELD_TESLA, direction, propagate
+from .showers import MAX_TURN
 
 if TYPE_CHECKING:
     from .jets import Jets  # needs FastJet
@@ -28,6 +29,8 @@ __all__ = ["REACH", "axis_crystal", "keep_particles", "read_particles", "rounded
 # crystals from the middle of the tower on the axis to the far edge of the last tower that the window depends on: the
 # seed, half a window, a shower one tower wide, and in the endcaps the other half of a ten-degree tower
 REACH = (SEED_SEARCH + WINDOW // TOWER // 2 + 2) * TOWER + TOWER // 2 + 1
+# rows and columns from there to the farthest particle: clusters of its shower lie within a tower of where it turns to
+PARTICLE_REACH = REACH + TOWER, REACH + TOWER + MAX_TURN
 FARTHEST_VERTEX, STEPS = 5 * BEAM_SPOT_LENGTH, 9  # cm along the beam, and places at which a particle is tried
 
 # charge and mass [GeV] of what is stable in the detector, as in Pythia
@@ -63,8 +66,9 @@ def keep_particles(batch: EventBatch, jets: "Jets", geometry: Geometry) -> dict[
     near = np.zeros(len(jet), bool)
     row, column = axis_crystal(*jets.eta_phi)
     for rows, columns, anywhere in _places(batch, geometry):
-        near_column = anywhere[particle] | _overlaps(columns[:, particle], column[jet], COLUMNS)
-        near |= near_column & _overlaps(rows[:, particle], row[jet])
+        near_column = _overlaps(columns[:, particle], column[jet], PARTICLE_REACH[1], COLUMNS)
+        near_row = _overlaps(rows[:, particle], row[jet], PARTICLE_REACH[0])
+        near |= near_row & (near_column | anywhere[particle])
     jet, particle = jet[near], particle[near]
     return _columns(batch, particle, np.bincount(jet, minlength=len(jets.event)))
 
@@ -165,11 +169,11 @@ def _ecal_places(batch: EventBatch):
         before = place
 
 
-def _overlaps(span: np.ndarray, centre: np.ndarray, period: float | None = None) -> np.ndarray:
-    """Whether spans `(2, n)` of rows or columns come within reach of `centre`; a NaN end counts as the other."""
+def _overlaps(span: np.ndarray, centre: np.ndarray, reach: int, period: float | None = None) -> np.ndarray:
+    """Whether spans `(2, n)` of rows or columns come within `reach` of `centre`; a NaN end counts as the other."""
     first, last = np.where(np.isnan(span), span[::-1], span) - centre
     if period is not None:  # the shorter way around
         step = (last - first + period / 2) % period - period / 2
         first = (first + period / 2) % period - period / 2
         last = first + step
-    return (np.minimum(first, last) <= REACH) & (np.maximum(first, last) >= -REACH)
+    return (np.minimum(first, last) <= reach) & (np.maximum(first, last) >= -reach)
