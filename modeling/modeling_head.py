@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .modeling_sizes import pad_to_multiple
 from .modeling_stem import linear_pixels
 
 __all__ = ["E2EHead", "EnergyPooling", "class_loss", "class_scores", "e2e_loss", "mass_in_gev"]
@@ -19,38 +20,49 @@ class EnergyPooling(nn.Module):
     A plain mean over tokens averages over a nearly empty detector. This is the sum of z_i Φ(x_i) of an energy flow
     network (https://arxiv.org/abs/1810.05165, equation 1.2) with the backbone as Φ, which suits energies, jet masses
     and other infrared- and collinear-safe shapes. The logarithms of the channels' totals are appended.
+
+    Args:
+        stride: Pixels along the side of a patch; without it, found from the number of tokens.
     """
 
-    def __init__(self, config, hidden_size: int):
+    def __init__(self, config, hidden_size: int, stride: int | None = None):
         super().__init__()
-        self.num_channels = config.num_channels
+        self.num_channels, self.stride = config.num_channels, stride
         self.width = max(1, hidden_size // config.num_channels)
         self.values = nn.Linear(hidden_size, self.num_channels * self.width)
         self.output = nn.Linear(self.num_channels * (self.width + 1), hidden_size)
 
     def forward(self, tokens: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
         """`tokens` `(B, N, D)` of patches that tile the image, with or without a class token in front, to `(B, D)`."""
-        num_tokens, (height, width) = tokens.shape[1], pixel_values.shape[-2:]
-        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage] # where sizes are tensors; a trace fixes them
-            num_tokens, height, width = int(num_tokens), int(height), int(width)
-        rows = round((num_tokens * height / width) ** 0.5)
-        columns = num_tokens // rows
-        if num_tokens - rows * columns > 1:
-            raise ValueError(
-                f"`energy_pooling` needs patches that tile the image: {num_tokens} tokens do not form a grid over "
-                f"{height} x {width} pixels."
-            )
-        tokens = tokens[:, num_tokens - rows * columns :]
-        row, column = -(-height // rows), -(-width // columns)  # sides of a patch
-        # the last patches may overhang the image
-        content = F.pad(linear_pixels(pixel_values), (0, column * columns - width, 0, row * rows - height))
-        content = content.unflatten(3, (columns, column)).sum(4).unflatten(2, (rows, row)).sum(3)
+        content = self._patches(linear_pixels(pixel_values), tokens.shape[1])
         content = content.flatten(2).float()  # [B, C, N]
+        tokens = tokens[:, tokens.shape[1] - content.shape[2] :]
         total = content.sum(2)
         shares = content / total.clamp(min=MIN_CONTENT).unsqueeze(2)
         values = self.values(tokens).unflatten(2, (self.num_channels, self.width)).permute(0, 2, 1, 3)
         pooled = (shares.to(values.dtype).unsqueeze(2) @ values).flatten(1)  # [B, C d]
         return self.output(torch.cat([pooled, total.log1p().to(pooled.dtype)], dim=1))
+
+    def _patches(self, content: torch.Tensor, num_tokens: int) -> torch.Tensor:
+        """Pixels `(B, C, H, W)` to their sums in patches `(B, C, H', W')`; the last patches may overhang the image."""
+        if self.stride is not None:
+            row = column = self.stride
+            content = pad_to_multiple(content, self.stride)
+        else:
+            height, width = content.shape[-2:]
+            if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage] # where sizes are tensors; a trace fixes them
+                num_tokens, height, width = int(num_tokens), int(height), int(width)
+            rows = round((num_tokens * height / width) ** 0.5)
+            columns = num_tokens // rows
+            if num_tokens - rows * columns > 1:
+                raise ValueError(
+                    f"`energy_pooling` needs patches that tile the image: {num_tokens} tokens do not form a grid over "
+                    f"{height} x {width} pixels."
+                )
+            row, column = -(-height // rows), -(-width // columns)  # sides of a patch
+            content = F.pad(content, (0, column * columns - width, 0, row * rows - height))
+        content = content.unflatten(3, (content.shape[3] // column, column)).sum(4)
+        return content.unflatten(2, (content.shape[2] // row, row)).sum(3)
 
 
 class E2EHead(nn.Module):
@@ -58,12 +70,13 @@ class E2EHead(nn.Module):
 
     Returns `logits` `(B, num_labels)`, `mass_outputs` `(B, 1, 2 or 3)`, float32, as [`mass_in_gev`] reads them, and
     the learned weights of the loss, if there are any: offloaded parameters exist only while their module computes.
+    `stride` is that of [`EnergyPooling`].
     """
 
-    def __init__(self, config, hidden_size: int):
+    def __init__(self, config, hidden_size: int, stride: int | None = None):
         super().__init__()
         self.num_aux_features = config.num_aux_features
-        self.energy_pooling = EnergyPooling(config, hidden_size) if config.energy_pooling else None
+        self.energy_pooling = EnergyPooling(config, hidden_size, stride) if config.energy_pooling else None
         self.classifier = nn.Linear(hidden_size, config.num_labels)
         self.mass_hidden = nn.Linear(hidden_size, hidden_size)
         self.mass_output = nn.Linear(hidden_size, MASS_OUTPUTS[config.mass_loss])

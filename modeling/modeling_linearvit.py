@@ -24,6 +24,7 @@ from .modeling_layers import DropPath, FourierPositionEncoding, LocalInteraction
 from .modeling_masked import E2EForMaskedImageModeling, embed_masked
 from .modeling_mixers import make_global_attention
 from .modeling_precision import LayerNorm, residual_stream
+from .modeling_sizes import cut, has_any_size, in_order, pad_to_multiple
 from .modeling_stem import ConvStem
 from .modeling_wrapped import is_plain
 
@@ -44,14 +45,15 @@ def window_partition(qkv, side, num_heads):
     batch_size, height, width, channels = qkv.shape
     grid = qkv.view(batch_size, height // side, side, width // side, side, 3, num_heads, channels // (3 * num_heads))
     # one copy, after which each of the three is contiguous
-    return grid.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, num_heads, side * side, grid.shape[-1]).unbind()
+    return in_order(grid.permute(5, 0, 1, 3, 6, 2, 4, 7)).flatten(1, 3).flatten(3, 4).unbind()
 
 
 def window_merge(context, side, height, width):
     """Heads in windows `(B * windows, h, side * side, d)` back to the grid `(B, height, width, D)`."""
     num_heads, head_dim = context.shape[1], context.shape[3]
-    windows = context.view(-1, height // side, width // side, num_heads, side, side, head_dim)
-    return windows.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, height, width, num_heads * head_dim)
+    rows, columns = height // side, width // side
+    windows = context.view(context.shape[0] // (rows * columns), rows, columns, num_heads, side, side, head_dim)
+    return in_order(windows.permute(0, 1, 4, 2, 5, 3, 6)).flatten(5, 6).flatten(3, 4).flatten(1, 2)
 
 
 class ConditionalPositionEncoding(nn.Module):
@@ -82,19 +84,17 @@ class LinearViTWindowAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         height, width = hidden_states.shape[1:3]
-        right, bottom = -width % self.window_size, -height % self.window_size
-        padding = (0, 0, 0, right, 0, bottom)
-        if not (right or bottom):
-            qkv = self.qkv(hidden_states)
-        elif is_plain(self.qkv):
-            qkv = F.pad(F.linear(hidden_states, self.qkv.weight), padding)
+        side = self.window_size
+        overhangs = not has_any_size(hidden_states) and bool(height % side or width % side)
+        if overhangs and is_plain(self.qkv):
+            qkv = pad_to_multiple(F.linear(hidden_states, self.qkv.weight), side, dims=(1, 2))
             qkv = qkv + self.qkv.bias.to(qkv.dtype)
         else:
-            qkv = self.qkv(F.pad(hidden_states, padding))
+            qkv = self.qkv(pad_to_multiple(hidden_states, side, dims=(1, 2)))
         query, key, value = window_partition(qkv, self.window_size, self.num_heads)
         context = softmax_attention(query, key, value)
-        context = window_merge(context, self.window_size, height + bottom, width + right)
-        return self.proj(context[:, :height, :width])
+        context = window_merge(context, self.window_size, *qkv.shape[1:3])
+        return self.proj(cut(context, height, width))
 
 
 class LinearViTLocalBlock(GradientCheckpointingLayer):
@@ -160,9 +160,7 @@ class LinearViTDownsample(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = self.norm(hidden_states)
-        height, width = hidden_states.shape[1:3]
-        if height % 2 or width % 2:
-            hidden_states = F.pad(hidden_states, (0, 0, 0, width % 2, 0, height % 2))
+        hidden_states = pad_to_multiple(hidden_states, 2, dims=(1, 2))
         return self.proj(hidden_states.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
@@ -182,7 +180,9 @@ class LinearViTModel(LinearViTPreTrainedModel):
         self.mask_token = nn.Parameter(torch.empty(config.hidden_sizes[0])) if use_mask_token else None
         sizes = config.hidden_sizes
         self.pos_embed = FourierPositionEncoding(sizes[0]) if config.fourier_positions else None
-        self.downsample_layers = nn.ModuleList([LinearViTStem(config)])
+        stem = LinearViTStem(config)
+        self.total_stride = stem.proj.total_stride * 2 ** (len(sizes) - 1)
+        self.downsample_layers = nn.ModuleList([stem])
         self.downsample_layers.extend(LinearViTDownsample(config, *pair) for pair in pairwise(sizes))
         num_blocks = sum(config.depths)
         rates = iter([config.drop_path_rate * i / max(num_blocks - 1, 1) for i in range(num_blocks)])
@@ -243,7 +243,7 @@ class LinearViTForImageClassification(LinearViTPreTrainedModel, E2EForImageClass
     def __init__(self, config):
         super().__init__(config)
         self.linearvit = LinearViTModel(config)
-        self.head = E2EHead(config, config.hidden_size)
+        self.head = E2EHead(config, config.hidden_size, self.linearvit.total_stride)
         self.post_init()
 
 
@@ -253,7 +253,7 @@ class LinearViTForMaskedImageModeling(LinearViTPreTrainedModel, E2EForMaskedImag
     def __init__(self, config):
         super().__init__(config)
         self.linearvit = LinearViTModel(config, use_mask_token=True)
-        self.stride = self.stem.proj.total_stride * 2 ** (len(config.hidden_sizes) - 1)
+        self.stride = self.linearvit.total_stride
         self.decoder = nn.Linear(config.hidden_sizes[-1], 2 * config.num_channels * self.stride**2)
         self.post_init()
 

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .modeling_precision import widen
+from .modeling_sizes import pad_to_multiple
 from .modeling_wrapped import is_plain
 
 __all__ = ["ConvStem", "PixelEmbedding", "check_pixel_values", "linear_pixels", "pixel_features"]
@@ -129,9 +130,7 @@ class ConvStem(nn.Module):
         if self.sees_patches and _may_skip_empty(self.pixels, pixel_values) and is_plain(self.pixels, first):
             hidden_states = _convolve_occupied(self.pixels, first, pixel_values)  # pyright: ignore
         if hidden_states is None:
-            height, width = pixel_values.shape[-2:]
-            right, bottom = -width % self.pad_multiple, -height % self.pad_multiple
-            pixel_values = F.pad(pixel_values, (0, right, 0, bottom)) if right or bottom else pixel_values
+            pixel_values = pad_to_multiple(pixel_values, self.pad_multiple)
             hidden_states = first(self.pixels(pixel_values).to(first.weight.dtype))
         hidden_states = self.norms[0](hidden_states)
         for conv, norm in zip(self.convs[1:], self.norms[1:]):
@@ -142,14 +141,23 @@ class ConvStem(nn.Module):
 def _may_skip_empty(pixels: PixelEmbedding, pixel_values: torch.Tensor) -> bool:
     """Whether to compute occupied pixels only, which needs a CPU.
 
-    An exported graph and gradients for empty pixels need them all. Skipping breaks a compiled graph, which is worth
-    it only with a layer for single pixels.
+    An exported graph and gradients for empty pixels need them all. Skipping breaks a compiled graph, which must be
+    allowed and is worth it only with a layer for single pixels.
     """
     is_tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     is_exporting = torch.compiler.is_exporting() or is_tracing
-    is_worth_it = pixels.hidden is not None or not torch.compiler.is_dynamo_compiling()
+    is_compiling = torch.compiler.is_dynamo_compiling()
+    is_worth_it = not is_compiling or (pixels.hidden is not None and not _is_one_graph())
     is_possible = pixel_values.device.type == "cpu" and not is_exporting and not pixel_values.requires_grad
     return SKIP_EMPTY and is_possible and is_worth_it
+
+
+@torch.compiler.assume_constant_result
+def _is_one_graph() -> bool:
+    """Whether the graph being compiled may not break (`fullgraph=True`)."""
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    return bool(getattr(InstructionTranslator.current_tx(), "one_graph", False))
 
 
 def _occupied(pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:

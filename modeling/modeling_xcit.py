@@ -200,7 +200,7 @@ class XCiTForImageClassification(XCiTPreTrainedModel, E2EForImageClassification)
     def __init__(self, config):
         super().__init__(config)
         self.xcit = XCiTModel(config)
-        self.head = E2EHead(config, config.hidden_size)
+        self.head = E2EHead(config, config.hidden_size, self.xcit.patch_embed.total_stride)
         self.post_init()
 
 

@@ -16,7 +16,7 @@ from e2evit.training.checkpoint import read_model_config
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 # the others need data or minutes; the notebooks cover them
-RUN = ("first-jet", "embeddings", "plot", "trainer", "peft")
+RUN = ("first-jet", "embeddings", "plot", "speed", "trainer", "peft")
 
 
 @pytest.mark.parametrize("page", RUN)

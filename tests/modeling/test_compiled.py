@@ -161,18 +161,41 @@ def test_a_compiled_model_equals_an_eager_one(name):
 @pytest.mark.parametrize("name", ["linearvit_study", "xcit_study"])
 @torch.no_grad()
 def test_one_graph(name, monkeypatch):
-    """With what the bundled checkpoints have; in a compiled graph without breaks, empty pixels are not skipped."""
+    """With what the bundled checkpoints have; only a compiled graph that may break skips empty pixels."""
     model, inputs = make(name, pixel_hidden_size=4, num_aux_features=0), batch(2)["pixel_values"]
     traced = torch.jit.trace(model, (inputs,), strict=False)
     for images in (inputs, batch(3, seed=1)["pixel_values"]):
         # the same products, with empty pixels among them
         torch.testing.assert_close(traced(images)["logits"], model(images).logits, rtol=1e-5, atol=1e-5)
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="_convolve_occupied"):
-        compiled(inputs)
-    torch.compiler.reset()
-    monkeypatch.setattr(modeling_stem, "SKIP_EMPTY", False)
-    torch.testing.assert_close(compiled(inputs).logits, model(inputs).logits, rtol=1e-5, atol=1e-5)
+    calls, skip = [], modeling_stem._convolve_occupied
+    monkeypatch.setattr(modeling_stem, "_convolve_occupied", lambda *args: calls.append(args) or skip(*args))
+    for fullgraph in (True, False):
+        compiled = torch.compile(model, fullgraph=fullgraph, backend="eager")
+        calls.clear()
+        actual = compiled(inputs).logits
+        assert bool(calls) != fullgraph
+        torch.testing.assert_close(actual, model(inputs).logits, rtol=1e-5, atol=1e-5)
+        torch.compiler.reset()
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("linearvit", {"depths": [1, 1], "window_size": 4, "fourier_positions": True}),
+        ("xcit", {"num_hidden_layers": 1}),
+    ],
+)
+@torch.no_grad()
+def test_exported_for_any_size(name, fields):
+    """In a graph for any size, nothing depends on whether a patch or a window overhangs the image."""
+    model = make(name, pixel_hidden_size=4, num_aux_features=0, pixel_features=True, energy_pooling=True, **fields)
+    dynamic = {"pixel_values": {dim: torch.export.Dim.DYNAMIC for dim in (0, 2, 3)}}
+    example = {"pixel_values": batch(2, (125, 125))["pixel_values"]}
+    graph = torch.export.export(model, (), example, dynamic_shapes=dynamic).module()
+    for number, size in [(2, (125, 125)), (1, (81, 131)), (3, (120, 90)), (2, (160, 160))]:
+        inputs = {"pixel_values": batch(number, size)["pixel_values"]}
+        # the same products, with empty pixels among them
+        torch.testing.assert_close(graph(**inputs).logits, model(**inputs).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_compiled_grids_keep_their_layout(monkeypatch):
