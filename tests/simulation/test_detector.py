@@ -12,8 +12,7 @@ from e2evit.simulation.cells import IMPACT, Frames, join, lateral_shares, spread
 from e2evit.simulation.detector import detect
 from e2evit.simulation.geometry import GEOMETRIES
 
-RUN1, RUN3 = GEOMETRIES["run1"], GEOMETRIES["run3"]
-IDEAL = RUN1.without(["all"])
+RUN1, RUN3 = (GEOMETRIES[name].without(["all"]) for name in ("run1", "run3"))  # effects have tests of their own
 
 
 def particles(pdg_id, charge, momentum, vertex=(0.0, 0.0, 0.0), num_events=1):
@@ -80,7 +79,7 @@ def test_showers_wrap_in_phi_and_stop_at_the_frame():
 
 def test_crystals_have_noise_and_a_threshold():
     rng = np.random.default_rng(0)
-    energy = ecal.crystal_energy(frame(60, 0, 125, 125), impacts((0, 100.5, 50.5, 5.0, 0.105)), IDEAL, rng)[0]
+    energy = ecal.crystal_energy(frame(60, 0, 125, 125), impacts((0, 100.5, 50.5, 5.0, 0.105)), RUN1, rng)[0]
     lit = energy > 0
     assert energy[lit].min() >= ecal.THRESHOLD
     assert energy[40, 50] == pytest.approx(5 * 0.84, abs=0.2)
@@ -111,7 +110,7 @@ def test_endcaps_are_resampled_as_by_the_converter():
 def test_coarse_towers_share_their_energy():
     rng = np.random.default_rng(2)
     # rows 3 and 30: |ieta| = 25 is ten degrees wide, |ieta| = 3 is not
-    towers = hcal.tower_energy(1, impacts((0, 3.5, 7.5, 40.0, 0.1), (0, 30.5, 7.5, 40.0, 0.1)), IDEAL, rng)[0]
+    towers = hcal.tower_energy(1, impacts((0, 3.5, 7.5, 40.0, 0.1), (0, 30.5, 7.5, 40.0, 0.1)), RUN1, rng)[0]
     assert towers[3, 6] == towers[3, 7] > 15
     assert towers[30, 7] > 30 > 5 > towers[30, 6]
     # noise: 1.35 per mille of 4 032 towers

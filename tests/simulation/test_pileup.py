@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from e2evit.simulation.detector import Response
+from e2evit.simulation.geometry import GEOMETRIES
 from e2evit.simulation.pileup import MinimumBiasPool
+
+RUN1 = GEOMETRIES["run1"]
+PLAIN = RUN1.without(["all"])
 
 
 def nothing(pool, num_events):
@@ -13,7 +17,7 @@ def nothing(pool, num_events):
 
 def test_number_and_places(pool):
     rng = np.random.default_rng(0)
-    response, number = pool.overlay(nothing(pool, 500), ["train"] * 500, 21.0, rng)
+    response, number = pool.overlay(nothing(pool, 500), ["train"] * 500, 21.0, RUN1, rng)
     # standard error of the mean 0.2, of the variance 1.3
     assert number.mean() == pytest.approx(21, abs=0.8)
     assert number.var() == pytest.approx(21, abs=6)
@@ -35,7 +39,7 @@ def test_a_collision_stays_together(pool):
         hits["event"] = 0
     one = MinimumBiasPool(Response(pool.response.vertex_z[:1], **layers))
     one._parts = dict.fromkeys(one._parts, (0, 1))
-    response, number = one.overlay(nothing(one, 40), ["test"] * 40, 1.0, np.random.default_rng(1))
+    response, number = one.overlay(nothing(one, 40), ["test"] * 40, 1.0, PLAIN, np.random.default_rng(1))
     event = np.flatnonzero(number == 1)[0]
     original, turned = one.response, response
     turn = (turned.ecal["column"][turned.ecal["event"] == event] - original.ecal["column"]) % 360
@@ -52,7 +56,7 @@ def test_splits_draw_from_parts_of_their_own(pool):
     numbered = MinimumBiasPool(Response(pool.response.vertex_z, **(pool.response.layers | {"tracks": tracks})))
     seen = {}
     for split in ("train", "validation", "test"):
-        response, _ = numbered.overlay(nothing(pool, 200), [split] * 200, 21.0, np.random.default_rng(2))
+        response, _ = numbered.overlay(nothing(pool, 200), [split] * 200, 21.0, PLAIN, np.random.default_rng(2))
         seen[split] = set((response.tracks["pt"] - 1000).astype(int).tolist())
     assert max(seen["train"]) < min(seen["validation"]) <= max(seen["validation"]) < min(seen["test"])
 

@@ -1,7 +1,6 @@
 """A parametrised CMS-like detector: particles to tracks, showers and silicon hits, vectorised over events.
 
-Not a full simulation: no material in front of the calorimeters, static shower profiles, no fake tracks;
-docs/simulation.md lists the limits.
+Not a full simulation; [`EFFECTS`] are those that can be switched off, docs/simulation.md lists the limits.
 """
 
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from .helix import direction, momentum_at, propagate
 from .silicon import silicon_hits
 from .streams import Random, draw
 from .tracker import reconstruct_tracks
+from .vertices import RESOLUTION
 
 __all__ = ["BEAM_SPOT_LENGTH", "ECAL_HALF_LENGTH", "ECAL_RADIUS", "Response", "detect"]
 
@@ -29,7 +29,7 @@ class Response:
     """The detector's response to some events, before noise; structured arrays in which `event` ascends.
 
     Args:
-        vertex_z: `(num_events,)` position of the primary vertex along the beam [cm].
+        vertex_z: `(num_events,)` position along the beam of what is taken for the primary vertex [cm].
         tracks, ecal, hcal, silicon: See [`TRACK`], [`IMPACT`] twice and [`SILICON`].
     """
 
@@ -58,4 +58,7 @@ def detect(batch: EventBatch, geometry: Geometry, rng: Random) -> Response:
     if "showers" in geometry.effects:
         arrival = point, momentum_at(batch.momentum, batch.charge, start, point), batch.charge
     ecal, hcal = calorimeter_impacts(batch, row, column, on_grid, rng, arrival)
-    return Response(vertex_z, tracks, ecal, hcal, silicon_hits(batch, start, geometry, rng))
+    silicon = silicon_hits(batch, start, geometry, rng)
+    if "vertex" in geometry.effects:
+        vertex_z = vertex_z + draw(rng, "normal", np.arange(batch.num_events), 0.0, RESOLUTION)
+    return Response(vertex_z, tracks, ecal, hcal, silicon)

@@ -9,6 +9,13 @@ EFFECTS: dict[str, str] = {
     "showers": "showers with a depth, width and clusters of their own, where the particle has turned to by then",
     "channels": "dead and noisy channels of the calorimeters, the same in every event",
     "calibration": "calibration constants of crystals and towers that are not exact",
+    "decays": "tracks of late decays, found less often and measured less well",
+    "tails": "impact parameters that are off by more than their uncertainties say",
+    "dense_cores": "tracks lost because they run side by side",
+    "fakes": "tracks that no particle made, and tracks found twice",
+    "clusters": "pixel clusters that touch and become one",
+    "lost_hits": "pixel hits lost in full buffers, the more the more collisions there are",
+    "vertex": "a primary vertex that is off, merged with another, or of another collision",
 }
 
 

@@ -144,7 +144,7 @@ class ParticleImages:
         if high:
             mean = low if low == high else low + (high - low) * draw(rng, "random", each)
             window = (*axis_crystal(eta, phi), REACH)
-            response, num_pileup = self.pool.overlay(response, assign_splits(event_ids), mean, rng, window)
+            response, num_pileup = self.pool.overlay(response, assign_splits(event_ids), mean, detector, rng, window)
         towers = tower_energy(number, response.hcal, detector, rng)
         ieta, iphi = seed_towers(towers, each, eta, phi, SEED_ROWS)
         index, value = render(jet_windows(each, ieta, iphi), response, towers, detector, rng)

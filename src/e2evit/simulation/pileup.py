@@ -11,11 +11,13 @@ from e2evit.data.splits import SPLIT_FRACTIONS
 
 from .cells import IMPACT
 from .detector import Response, detect
+from .fakes import with_chance_tracks
 from .geometry import Geometry
 from .hcal import TOWER_COLUMNS
-from .silicon import SILICON
+from .silicon import SILICON, without_lost_hits
 from .streams import Random, draw
-from .tracker import TRACK
+from .tracker import MIN_PT, TRACK
+from .vertices import chosen_vertices
 
 __all__ = ["MinimumBiasPool"]
 
@@ -107,13 +109,21 @@ class MinimumBiasPool:
         return cls(Response(**arrays), starts, folder)
 
     def overlay(
-        self, response: Response, splits, mean, rng: Random, window: tuple[np.ndarray, np.ndarray, int] | None = None
+        self,
+        response: Response,
+        splits,
+        mean,
+        geometry: Geometry,
+        rng: Random,
+        window: tuple[np.ndarray, np.ndarray, int] | None = None,
     ) -> tuple[Response, np.ndarray]:
         """Add a Poisson number of collisions to each event, each rotated in phi by a random number of towers.
 
         Args:
             splits: Name of the split of each event.
             mean: Mean number of collisions besides the hard one, for all events or for each.
+            geometry: The detector, which loses hits and makes chance tracks with many collisions, and may take another
+                vertex for the primary one.
             window: Row and column `(n,)` of a crystal of each event, and the distance from it beyond which hits are
                 not needed.
 
@@ -125,7 +135,12 @@ class MinimumBiasPool:
         low, high = np.array([self._parts[split] for split in splits]).reshape(-1, 2).T
         collision = draw(rng, "integers", target, low[target], high[target]).astype(int)
         turn = draw(rng, "integers", target, 0, TOWER_COLUMNS).astype(int)
-        layers = {}
+        vertex_z, layers = response.vertex_z, {}
+        if "vertex" in geometry.effects:
+            own, others = np.bincount(response.tracks["event"], minlength=len(number)), np.diff(self._starts["tracks"])
+            vertex_z = chosen_vertices(
+                vertex_z, own, target, self.response.vertex_z[collision], others[collision], rng
+            )
         for name, hits in self.response.layers.items():
             starts = self._starts[name]
             counts = starts[collision + 1] - starts[collision]
@@ -144,7 +159,11 @@ class MinimumBiasPool:
                 added = added[_near(name, added, *window)]
             both = np.concatenate([vars(response)[name], added])
             layers[name] = both[np.argsort(both["event"], kind="stable")]
-        return Response(response.vertex_z, **layers), number
+        if "fakes" in geometry.effects:
+            layers["tracks"] = with_chance_tracks(layers["tracks"], number, MIN_PT, rng)
+        if "lost_hits" in geometry.effects:
+            layers["silicon"] = without_lost_hits(layers["silicon"], number, geometry, rng)
+        return Response(vertex_z, **layers), number
 
 
 def _starts(response: Response) -> dict[str, np.ndarray]:

@@ -132,7 +132,7 @@ def _rows(batch, jets: Jets, event_ids, settings: SimulationSettings, pool, rng)
     detector = settings.detector
     response, num_pileup = detect(batch, detector, rng), np.zeros(batch.num_events, int)
     if needs_pool(settings):
-        response, num_pileup = pool.overlay(response, assign_splits(event_ids), settings.pileup, rng)
+        response, num_pileup = pool.overlay(response, assign_splits(event_ids), settings.pileup, detector, rng)
     towers = tower_energy(batch.num_events, response.hcal, detector, rng)
     ieta, iphi = seed_towers(towers, jets.event, *jets.eta_phi)
     keep = (ieta >= SEED_ROWS[0]) & (ieta <= SEED_ROWS[1])
