@@ -35,7 +35,7 @@ def images(layout, pool=None):
     batch, rng = jets(), np.random.default_rng(1)
     response = detect(batch, layout, rng)
     if pool is not None:
-        response, _ = pool.overlay(response, ["train"] * batch.num_events, 21.0, rng)
+        response, _ = pool.overlay(response, ["train"] * batch.num_events, 21.0, layout, rng)
     towers = tower_energy(batch.num_events, response.hcal, layout, rng)
     frames = jet_windows(np.arange(4), np.full(4, 31), np.full(4, 13))
     return response, towers, *render(frames, response, towers, layout, rng)

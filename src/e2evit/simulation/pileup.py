@@ -9,6 +9,7 @@ import numpy as np
 from e2evit.data.grid import COLUMNS, TOWER, position_in_grid
 from e2evit.data.splits import SPLIT_FRACTIONS
 
+from .batch import EventBatch
 from .cells import IMPACT
 from .detector import Response, detect
 from .fakes import with_chance_tracks
@@ -51,8 +52,15 @@ class MinimumBiasPool:
         """`size` collisions at `energy` [GeV], determined by the arguments and the versions."""
         from .events import minimum_bias  # needs Pythia
 
-        rng, responses, made = np.random.default_rng(seed), [], 0
-        for batch in minimum_bias(seed, energy, extra):
+        return cls.of(minimum_bias(seed, energy, extra), size, geometry, np.random.default_rng(seed))
+
+    @classmethod
+    def of(
+        cls, collisions: Iterable[EventBatch], size: int, geometry: Geometry, rng: np.random.Generator
+    ) -> "MinimumBiasPool":
+        """The response to the first `size` of some collisions."""
+        responses, made = [], 0
+        for batch in collisions:
             response = detect(batch, geometry, rng)
             for hits in response.layers.values():
                 hits["event"] += made

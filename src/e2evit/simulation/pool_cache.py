@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from zlib import crc32
@@ -57,7 +58,7 @@ def cached_pool(
     settings = {
         "energy": energy,
         "geometry": geometry,
-        "without": sorted(without),
+        "effects": sorted(GEOMETRIES[geometry].without(without).effects),
         "pythia": list(pythia),
         "size": POOL_SIZE,
         "fields": [*TRACK.names, *IMPACT.names, *SILICON.names],
@@ -131,7 +132,7 @@ def _is_whole(path: Path, size: int) -> bool:
 def _write_part(path: Path, number: int, size: int, settings: dict) -> int:
     sequence = np.random.SeedSequence([crc32(b"minimum bias"), number])
     seed = 1 + int(sequence.generate_state(1)[0]) % 900_000_000  # Pythia's range
-    detector = GEOMETRIES[settings["geometry"]].without(settings["without"])
+    detector = replace(GEOMETRIES[settings["geometry"]], effects=frozenset(settings["effects"]))
     pool = MinimumBiasPool.simulate(size, seed, settings["energy"], detector, settings["pythia"])
     write_whole(path, pool.save)
     return size

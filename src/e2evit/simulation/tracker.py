@@ -11,7 +11,7 @@ from .helix import impact_parameters
 from .streams import Random, draw
 from .vertices import RESOLUTION
 
-__all__ = ["MIN_PT", "TRACK", "reconstruct_tracks", "track_channels"]
+__all__ = ["MAX_ETA", "MIN_PT", "TRACK", "reconstruct_tracks", "track_channels"]
 
 # crystal at the ECAL face; transverse momentum [GeV], direction at the vertex, signed impact parameters and their
 # uncertainties [cm]; dz is relative to the middle of the detector until the primary vertex is known. Truth: the PDG

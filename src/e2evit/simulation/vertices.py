@@ -7,7 +7,7 @@ import numpy as np
 
 from .streams import Random, draw
 
-__all__ = ["RESOLUTION", "chosen_vertices"]
+__all__ = ["RESOLUTION", "SEPARATION", "chosen_vertices"]
 
 RESOLUTION = 1.1e-3  # of the vertex of a hard collision in each direction [cm]: JINST 9 (2014) P10009, abstract
 SEPARATION = 0.05  # cm; two vertices that are nearer are found as one (chosen; same paper, section 6)
