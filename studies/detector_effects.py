@@ -139,7 +139,7 @@ def apart(eta, phi) -> tuple[np.ndarray, np.ndarray]:
 
 
 def occupancy(counts: dict[str, np.ndarray]) -> dict[str, float]:
-    """Median of each channel; and of the third pixel layer over the first, with the share of jets below the real one."""
+    """Median of each channel; of the third pixel layer over the first, and the share of jets below the real one."""
     ratio = counts["bpix3"] / np.maximum(counts["bpix1"], 1)
     return {name: float(np.median(values)) for name, values in counts.items()} | {
         "layers": float(np.median(ratio)),

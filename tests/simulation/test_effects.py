@@ -11,28 +11,33 @@ from e2evit.simulation.hcal import tower_energy
 from e2evit.simulation.images import jet_windows, render
 
 
-def jets(number=4, each=150):
-    """Events of one jet at eta 0.3, phi 1: pions, photons and muons of 1 to 100 GeV."""
+def jets(number=4, each=150, width=0.2, radius=0.0):
+    """Events of one jet at eta 0.3, phi 1: pions, photons and muons of 1 to 100 GeV, made `radius` from the beam."""
     rng = np.random.default_rng(0)
     event = np.repeat(np.arange(number), each)
     pdg_id = rng.choice([211, -211, 22, 13], len(event), p=[0.35, 0.35, 0.28, 0.02])
     pt, eta, phi = (
         10 ** rng.uniform(0, 2, len(event)),
-        0.3 + rng.normal(0, 0.2, len(event)),
-        rng.normal(1, 0.2, len(event)),
+        0.3 + rng.normal(0, width, len(event)),
+        rng.normal(1, width, len(event)),
     )
     mass = np.where(np.abs(pdg_id) == 211, 0.1396, np.where(pdg_id == 13, 0.1057, 0.0))
     momentum = np.stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)], axis=1)
     energy = np.sqrt((momentum**2).sum(axis=1) + mass**2)
     charge = np.where(pdg_id == 22, 0, np.where(pdg_id == 13, -1, np.sign(pdg_id)))
     return EventBatch(
-        number, event, pdg_id, charge, np.concatenate([momentum, energy[:, None]], axis=1), np.zeros((len(event), 3))
+        number,
+        event,
+        pdg_id,
+        charge,
+        np.concatenate([momentum, energy[:, None]], axis=1),
+        radius * momentum / pt[:, None],
     )
 
 
-def images(layout, pool=None):
+def images(layout, pool=None, **shape):
     """The detector's response, the towers and the images of the jets."""
-    batch, rng = jets(), np.random.default_rng(1)
+    batch, rng = jets(**shape), np.random.default_rng(1)
     response = detect(batch, layout, rng)
     if pool is not None:
         response, _ = pool.overlay(response, ["train"] * batch.num_events, 21.0, layout, rng)
@@ -63,5 +68,6 @@ def test_without_all_the_detector_is_the_ideal_one():
 
 @pytest.mark.parametrize("name", EFFECTS)
 def test_every_effect_changes_images(name, pool):
-    geometry = GEOMETRIES["run1"]
-    assert not images(geometry, pool)[-1].equals(images(geometry.without([name]), pool)[-1])
+    geometry, dense = GEOMETRIES["run1"], {"width": 0.02, "radius": 4.0}
+    with_it, without = (images(detector, pool, **dense)[-1] for detector in (geometry, geometry.without([name])))
+    assert not with_it.equals(without)
