@@ -252,7 +252,7 @@ def test_strips_give_two_hits_at_the_middle_of_the_module():
 
 def test_detector_sees_a_photon_and_a_pion():
     for pdg_id, charge in ((22, 0), (211, 1)):
-        response = detect(particles(pdg_id, charge, (200.0, 0.0, 30.0)), IDEAL, np.random.default_rng(5))
+        response = detect(particles(pdg_id, charge, (200.0, 0.0, 30.0)), RUN1, np.random.default_rng(5))
         assert len(response.tracks) == abs(charge)
         assert len(response.silicon) == 3 * abs(charge)
         assert response.ecal["energy"].sum() + response.hcal["energy"].sum() == pytest.approx(200, rel=0.5)
