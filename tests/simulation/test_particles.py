@@ -67,9 +67,12 @@ def images(pool):
     return ParticleImages("run1", pool, 21.0)
 
 
-@pytest.mark.parametrize(("geometry", "vertex_z"), [("run1", -20.0), ("run1", 4.0), ("run3", 11.0)])
-def test_kept_particles_give_the_window_of_the_whole_event(geometry, vertex_z):
-    """Also if the seed lies at a corner of the square in which it is searched."""
+@pytest.mark.parametrize(
+    ("geometry", "vertex_z", "taken"), [("run1", -20.0, -20.0), ("run1", 4.0, -7.0), ("run3", 11.0, 15.0)]
+)
+def test_kept_particles_give_the_window_of_the_whole_event(geometry, vertex_z, taken):
+    """Also if the seed lies at a corner of the square in which it is searched, or another vertex is taken for that of
+    the event."""
     layout = GEOMETRIES[geometry]
     batch = next(generate(PROCESSES["top"], 11, 8000.0, (400.0, 1000.0)))
     jets = find_jets(batch, 6, 400.0, 1000.0)
@@ -82,6 +85,7 @@ def test_kept_particles_give_the_window_of_the_whole_event(geometry, vertex_z):
         for events, particles in ((jets.event, rounded(batch)), (np.arange(len(row)), kept)):
             rng = Typical(vertex_z)
             response = detect(particles, layout, rng)
+            response.vertex_z += taken - vertex_z
             towers = tower_energy(particles.num_events, response.hcal, layout, rng)
             sparse = render(jet_windows(events, *seeds), response, towers, layout, rng)
             shape = (CHANNELS[geometry], WINDOW, WINDOW)
@@ -137,7 +141,7 @@ def test_a_particle_of_unknown_mass_is_refused():
 def test_a_jet_takes_few_bytes(kept, tmp_path):
     for process, table in kept.items():
         pq.write_table(table, tmp_path / process, row_group_size=1000, **COLUMN_ENCODINGS)
-        assert (tmp_path / process).stat().st_size / table.num_rows < 2000
+        assert (tmp_path / process).stat().st_size / table.num_rows < 2500
 
 
 def test_images_depend_on_seed_epoch_and_jet_alone(kept, images):

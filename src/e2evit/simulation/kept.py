@@ -144,8 +144,9 @@ def _places(batch: EventBatch, geometry: Geometry):
         )
         reaches &= np.abs(point[:, 2]) < far * (1 - 1e-9)
         places = []
-        for sign in (-1, 1):  # a strip hit lies at the middle of its module
-            shifted = point + np.array([0, 0, sign * layer.strip_length / 2])
+        # a strip hit lies at the middle of its module, and the vertex it is seen from may be that of another collision
+        for sign in (-1, 1):
+            shifted = point + np.array([0, 0, sign * (layer.strip_length / 2 + 2 * FARTHEST_VERTEX)])
             eta = np.arcsinh(shifted[:, 2] / layer.radius)
             places.append(position_in_grid(eta, np.arctan2(point[:, 1], point[:, 0])))
         both = np.full((2, 2, len(charged)), np.nan)
