@@ -13,6 +13,7 @@ from .batch import EventBatch
 from .calorimeters import calorimeter_impacts
 from .geometry import Geometry
 from .helix import direction, momentum_at, propagate
+from .material import cross_material
 from .silicon import silicon_hits
 from .streams import Random, draw
 from .tracker import reconstruct_tracks
@@ -47,6 +48,7 @@ class Response:
 
 def detect(batch: EventBatch, geometry: Geometry, rng: Random) -> Response:
     """Response to all particles of a batch."""
+    batch = cross_material(batch, geometry, rng)
     vertex_z = draw(rng, "normal", np.arange(batch.num_events), 0.0, BEAM_SPOT_LENGTH)
     start = batch.vertex.copy()
     start[:, 2] += vertex_z[batch.event]
@@ -57,7 +59,7 @@ def detect(batch: EventBatch, geometry: Geometry, rng: Random) -> Response:
     arrival = None
     if "showers" in geometry.effects:
         arrival = point, momentum_at(batch.momentum, batch.charge, start, point), batch.charge
-    ecal, hcal = calorimeter_impacts(batch, row, column, on_grid, rng, arrival)
+    ecal, hcal = calorimeter_impacts(batch, row, column, on_grid & np.isinf(batch.until), rng, arrival)
     silicon = silicon_hits(batch, start, geometry, rng)
     if "vertex" in geometry.effects:
         vertex_z = vertex_z + draw(rng, "normal", np.arange(batch.num_events), 0.0, RESOLUTION)

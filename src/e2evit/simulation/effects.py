@@ -6,6 +6,9 @@ __all__ = ["EFFECTS", "effects_without"]
 
 # what each one is; its constants and their sources are where it is simulated
 EFFECTS: dict[str, str] = {
+    "conversions": "photons become pairs of electrons in the material of the tracker",
+    "bremsstrahlung": "electrons radiate photons there",
+    "nuclear": "hadrons end there, and others go on from the place",
     "showers": "showers with a depth, width and clusters of their own, where the particle has turned to by then",
     "channels": "dead and noisy channels of the calorimeters, the same in every event",
     "calibration": "calibration constants of crystals and towers that are not exact",

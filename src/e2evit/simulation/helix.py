@@ -2,69 +2,85 @@
 
 import numpy as np
 
-__all__ = ["FIELD_TESLA", "direction", "impact_parameters", "momentum_at", "propagate"]
+__all__ = ["FIELD_TESLA", "Trajectories", "direction", "impact_parameters", "momentum_at", "propagate"]
 
 FIELD_TESLA = 3.8  # CMS detector paper, JINST 3 (2008) S08004, section 2
 
 
-def propagate(momentum, charge, vertex, radius: float, half_length: float):
-    """Where particles cross a cylinder of `radius`, or the planes at ± `half_length` if they reach those first.
-
-    Charged particles follow exact helices in the field along +z, neutral ones straight lines.
+class Trajectories:
+    """Charged and neutral particles on their way; what they have in common for all surfaces is computed once.
 
     Args:
         momentum: `(n, 4)` px, py, pz, E [GeV].
         charge: `(n,)` in units of e.
-        vertex: `(n, 3)` starting points [cm] in the frame of the cylinder.
-
-    Returns:
-        `(n, 3)` crossing points [cm] and `(n,)` whether they exist: loopers and particles from outside do not cross.
+        vertex: `(n, 3)` starting points [cm].
     """
-    px, py, pz = momentum[:, 0], momentum[:, 1], momentum[:, 2]
-    x, y, z = vertex.T
-    pt = np.maximum(np.hypot(px, py), 1e-9)
-    ux, uy, slope = px / pt, py / pt, pz / pt
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # transverse path length to the end plane
-        to_plane = np.where(slope != 0, (np.sign(slope) * half_length - z) / slope, np.inf)
 
-        along = x * ux + y * uy
-        to_cylinder = -along + np.sqrt(along**2 + radius**2 - x**2 - y**2)
+    def __init__(self, momentum, charge, vertex):
+        px, py, pz = momentum[:, 0], momentum[:, 1], momentum[:, 2]
+        pt = np.maximum(np.hypot(px, py), 1e-9)
+        self.vertex, self.ux, self.uy, self.slope = vertex, px / pt, py / pt, pz / pt
+        self.bent = bent = np.flatnonzero(charge)
+        x, y, self.sign = vertex[bent, 0], vertex[bent, 1], np.sign(charge[bent])
+        self.curvature_radius = pt[bent] / (0.003 * FIELD_TESLA * np.abs(charge[bent]))
+        self.centre_x = x + self.sign * self.curvature_radius * self.uy[bent]
+        self.centre_y = y - self.sign * self.curvature_radius * self.ux[bent]
+        self.centre = np.hypot(self.centre_x, self.centre_y)
+        self.dx, self.dy = x - self.centre_x, y - self.centre_y
+        self.start = np.arctan2(self.dy, self.dx) - np.arctan2(self.centre_y, self.centre_x)
 
-        curvature_radius = pt / (0.003 * FIELD_TESLA * np.maximum(np.abs(charge), 1e-9))
-        sign = np.sign(charge)
-        centre_x, centre_y = x + sign * curvature_radius * uy, y - sign * curvature_radius * ux
-        centre = np.hypot(centre_x, centre_y)
-        cosine = (radius**2 - centre**2 - curvature_radius**2) / (2 * centre * curvature_radius)
-        start = np.arctan2(y - centre_y, x - centre_x) - np.arctan2(centre_y, centre_x)
-        crossing = np.arccos(np.where(np.abs(cosine) <= 1, cosine, np.nan))
-        turns = np.stack([sign * (start - crossing), sign * (start + crossing)])
-        turn = np.min(np.mod(turns, 2 * np.pi), axis=0)
-        to_cylinder = np.where(charge != 0, turn * curvature_radius, to_cylinder)
+    def cross(self, radius, half_length: float):
+        """Where particles cross a cylinder of `radius`, or the planes at ± `half_length` if they reach those first.
 
-    length = np.fmin(to_cylinder, to_plane)  # a looper (NaN) still reaches the plane
-    inside = (np.hypot(x, y) < radius) & (np.abs(z) < half_length) & np.isfinite(length)
-    length = np.where(inside, length, 0.0)
-    angle = -sign * length / curvature_radius
-    cos, sin = np.cos(angle), np.sin(angle)
-    dx, dy = x - centre_x, y - centre_y
-    helix_x, helix_y = centre_x + cos * dx - sin * dy, centre_y + sin * dx + cos * dy
-    point_x = np.where(charge != 0, helix_x, x + length * ux)
-    point_y = np.where(charge != 0, helix_y, y + length * uy)
-    return np.stack([point_x, point_y, z + length * slope], axis=1), inside
+        Charged particles follow exact helices in the field along +z, neutral ones straight lines.
+
+        Args:
+            radius: Of one cylinder [cm], or `(n,)` of one for each particle.
+
+        Returns:
+            `(n, 3)` crossing points [cm] and `(n,)` whether they exist: loopers and particles from outside do not
+            cross.
+        """
+        (x, y, z), bent, slope = self.vertex.T, self.bent, self.slope
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # transverse path length to the end plane
+            to_plane = np.where(slope != 0, (np.sign(slope) * half_length - z) / slope, np.inf)
+            along = x * self.ux + y * self.uy
+            to_cylinder = -along + np.sqrt(along**2 + radius**2 - x**2 - y**2)
+
+            outer = radius[bent] if np.ndim(radius) else radius
+            cosine = (outer**2 - self.centre**2 - self.curvature_radius**2) / (2 * self.centre * self.curvature_radius)
+            crossing = np.arccos(np.where(np.abs(cosine) <= 1, cosine, np.nan))
+            turns = np.stack([self.sign * (self.start - crossing), self.sign * (self.start + crossing)])
+            to_cylinder[bent] = np.min(np.mod(turns, 2 * np.pi), axis=0) * self.curvature_radius
+
+        length = np.fmin(to_cylinder, to_plane)  # a looper (NaN) still reaches the plane
+        inside = (np.hypot(x, y) < radius) & (np.abs(z) < half_length) & np.isfinite(length)
+        length = np.where(inside, length, 0.0)
+        point = np.stack([x + length * self.ux, y + length * self.uy, z + length * slope], axis=1)
+        angle = -self.sign * length[bent] / self.curvature_radius
+        cos, sin = np.cos(angle), np.sin(angle)
+        point[bent, 0] = self.centre_x + cos * self.dx - sin * self.dy
+        point[bent, 1] = self.centre_y + sin * self.dx + cos * self.dy
+        return point, inside
+
+
+def propagate(momentum, charge, vertex, radius, half_length: float):
+    """Where particles cross one surface, see [`Trajectories.cross`]."""
+    return Trajectories(momentum, charge, vertex).cross(radius, half_length)
 
 
 def momentum_at(momentum, charge, vertex, point):
     """Momentum `(n, 4)` [GeV] of particles at points of their trajectories, less than a turn after their vertex."""
-    pt = np.maximum(np.hypot(momentum[:, 0], momentum[:, 1]), 1e-9)
-    radius = pt / (0.003 * FIELD_TESLA * np.maximum(np.abs(charge), 1e-9))
-    # from the vertex to the centre of the circle, and on to the point
-    centre = np.stack([momentum[:, 1], -momentum[:, 0]], axis=1) * (np.sign(charge) * radius / pt)[:, None]
-    x, y = (point[:, :2] - vertex[:, :2] - centre).T
-    angle = np.where(charge != 0, np.arctan2(y, x) - np.arctan2(-centre[:, 1], -centre[:, 0]), 0.0)
+    there, bent = momentum.copy(), np.flatnonzero(charge)
+    px, py = momentum[bent, 0], momentum[bent, 1]
+    # from the vertex to the centre of the circle, and from there to the point
+    centre_x, centre_y = np.stack([py, -px]) / (0.003 * FIELD_TESLA * charge[bent])
+    x, y = (point[bent, :2] - vertex[bent, :2]).T
+    angle = np.arctan2(y - centre_y, x - centre_x) - np.arctan2(-centre_y, -centre_x)
     cos, sin = np.cos(angle), np.sin(angle)
-    px, py = momentum[:, 0], momentum[:, 1]
-    return np.stack([px * cos - py * sin, px * sin + py * cos, momentum[:, 2], momentum[:, 3]], axis=1)
+    there[bent, 0], there[bent, 1] = px * cos - py * sin, px * sin + py * cos
+    return there
 
 
 def impact_parameters(momentum, charge, vertex):

@@ -8,7 +8,7 @@ from .batch import EventBatch
 from .cells import Frames, structured
 from .clusters import merged_clusters
 from .geometry import Geometry
-from .helix import propagate
+from .helix import Trajectories
 from .streams import Random, draw
 
 __all__ = ["SILICON", "hit_channels", "silicon_hits", "without_lost_hits"]
@@ -26,11 +26,13 @@ def silicon_hits(batch: EventBatch, start, geometry: Geometry, rng: Random) -> n
     """Hits of charged particles that start at `start` `(n, 3)` [cm], as `SILICON`, events ascending."""
     charged = batch.charge != 0
     momentum, charge, start, event = (x[charged] for x in (batch.momentum, batch.charge, start, batch.event))
-    parts = []
+    until = batch.until[charged]
+    parts, trajectories = [], Trajectories(momentum, charge, start)
     for number, layer in enumerate(geometry.layers.values()):
-        point, reaches = propagate(momentum, charge, start, layer.radius, layer.half_length)
+        point, reaches = trajectories.cross(layer.radius, layer.half_length)
         # particles that leave through the end planes do not cross the layer
         reaches &= np.abs(point[:, 2]) < layer.half_length * (1 - 1e-9)
+        reaches &= layer.radius < until
         crossed, (x, y, z) = event[reaches], point[reaches].T
         phi = np.arctan2(y, x)
         if layer.strip_length:

@@ -8,6 +8,7 @@ from .crowding import crowding
 from .fakes import with_fakes
 from .geometry import Geometry
 from .helix import impact_parameters
+from .material import TRACK_RADIUS
 from .streams import Random, draw
 from .vertices import RESOLUTION
 
@@ -26,6 +27,7 @@ MIN_PT, MAX_ETA = 0.5, 2.5  # MLAnalyzer's cut on pT [GeV]; acceptance of the tr
 # high-purity tracks of charged pions, which nuclear interactions reduce most: JINST 9 (2014) P10009, section 4; the
 # efficiency falls to zero for particles produced half a metre from the beam
 EFFICIENCY, SOFT_EFFICIENCY, SOFT_PT, FADE_RADIUS = 0.93, 0.85, 0.9, 50.0
+WITHOUT_NUCLEAR = 0.99  # of particles that do not interact, same paper: muons
 # the same relative to particles from the beam, by the distance from it at which they are produced [cm]: figure 12
 DECAY_RADIUS = (0, 1, 3, 5, 7, 9, 11, 25, 37, 45, 49, 53, 57, 60, 65)
 DECAY_EFFICIENCY = (1, 0.98, 0.9, 0.83, 0.74, 0.7, 0.64, 0.62, 0.55, 0.5, 0.4, 0.3, 0.24, 0.16, 0)
@@ -57,6 +59,8 @@ def reconstruct_tracks(
         efficiency *= np.interp(radius, DECAY_RADIUS, DECAY_EFFICIENCY)
     else:
         efficiency *= np.clip(1.0 - radius / FADE_RADIUS, 0.0, 1.0)
+    if "nuclear" in effects:
+        efficiency *= np.where(batch.until > TRACK_RADIUS, WITHOUT_NUCLEAR / EFFICIENCY, 0.0)
     kept = on_grid & (batch.charge != 0) & (pt > MIN_PT) & (np.abs(eta) < MAX_ETA)
     overlap, neighbours = np.zeros(len(kept)), np.zeros(len(kept), int)
     if effects & {"dense_cores", "fakes", "tails"}:
