@@ -17,7 +17,7 @@ RUN1, RUN3 = (GEOMETRIES[name].without(["all"]) for name in ("run1", "run3"))  #
 
 def particles(pdg_id, charge, momentum, vertex=(0.0, 0.0, 0.0), num_events=1):
     """The same particle in each event."""
-    mass = {211: 0.1396, 22: 0.0, 13: 0.1057, 130: 0.4976}[pdg_id]
+    mass = {211: 0.1396, 22: 0.0, 11: 0.0005, 13: 0.1057, 130: 0.4976}[pdg_id]
     four = np.array([*momentum, math.sqrt(np.square(momentum).sum() + mass**2)])
     event = np.arange(num_events)
     return EventBatch(

@@ -16,6 +16,7 @@ class EventBatch:
         event, pdg_id, charge: Stable particles within |eta| < 3.6, except neutrinos.
         momentum: `(n, 4)` px, py, pz, E [GeV].
         vertex: `(n, 3)` production point [cm] relative to the primary vertex.
+        secondary: `(n,)` whether a particle was born in material.
         until: `(n,)` distance from the beam [cm] at which a particle ends in material; by default nowhere.
         heavy_event, heavy_momentum: Heavy particles after recoil against initial-state radiation, `(m, 4)` [GeV].
         decay_heavy, decay_momentum: Their decay products (b, q, q' for top): index of the heavy particle, momentum.
@@ -35,16 +36,22 @@ class EventBatch:
     parton_event: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     parton_id: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     parton_momentum: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+    secondary: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     until: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self):
         if len(self.until) < len(self.event):
             self.until = np.full(len(self.event), np.inf)
+        if len(self.secondary) < len(self.event):
+            self.secondary = np.zeros(len(self.event), bool)
 
     def select(self, events: np.ndarray) -> "EventBatch":
         """Some events, ascending and renumbered: their stable particles, without heavy particles and partons."""
         number = np.full(self.num_events, -1)
         number[events] = np.arange(len(events))
         kept = number[self.event] >= 0
-        particles = {name: getattr(self, name)[kept] for name in ("pdg_id", "charge", "momentum", "vertex", "until")}
+        particles = {
+            name: getattr(self, name)[kept]
+            for name in ("pdg_id", "charge", "momentum", "vertex", "until", "secondary")
+        }
         return EventBatch(len(events), number[self.event[kept]], **particles)

@@ -48,8 +48,8 @@ class Response:
 
 def detect(batch: EventBatch, geometry: Geometry, rng: Random) -> Response:
     """Response to all particles of a batch."""
-    batch = cross_material(batch, geometry, rng)
     vertex_z = draw(rng, "normal", np.arange(batch.num_events), 0.0, BEAM_SPOT_LENGTH)
+    batch = cross_material(batch, geometry, rng)
     start = batch.vertex.copy()
     start[:, 2] += vertex_z[batch.event]
     point, reaches = propagate(batch.momentum, batch.charge, start, ECAL_RADIUS, ECAL_HALF_LENGTH)

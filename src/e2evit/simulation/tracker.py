@@ -8,7 +8,7 @@ from .crowding import crowding
 from .fakes import with_fakes
 from .geometry import Geometry
 from .helix import impact_parameters
-from .material import TRACK_RADIUS
+from .material import SECONDARY_RADIUS, TRACK_RADIUS
 from .streams import Random, draw
 from .vertices import RESOLUTION
 
@@ -56,9 +56,10 @@ def reconstruct_tracks(
     efficiency = np.where(pt < SOFT_PT, SOFT_EFFICIENCY, EFFICIENCY)
     radius, effects = np.hypot(batch.vertex[:, 0], batch.vertex[:, 1]), geometry.effects
     if "decays" in effects:
-        efficiency *= np.interp(radius, DECAY_RADIUS, DECAY_EFFICIENCY)
+        found = np.interp(radius, DECAY_RADIUS, DECAY_EFFICIENCY)
     else:
-        efficiency *= np.clip(1.0 - radius / FADE_RADIUS, 0.0, 1.0)
+        found = np.clip(1.0 - radius / FADE_RADIUS, 0.0, 1.0)
+    efficiency *= np.where(batch.secondary, np.clip(1.0 - radius / SECONDARY_RADIUS, 0.0, 1.0), found)
     if "nuclear" in effects:
         efficiency *= np.where(batch.until > TRACK_RADIUS, WITHOUT_NUCLEAR / EFFICIENCY, 0.0)
     kept = on_grid & (batch.charge != 0) & (pt > MIN_PT) & (np.abs(eta) < MAX_ETA)
