@@ -37,8 +37,8 @@ def row_table(number: int, seed: int = 0, **replaced) -> pa.Table:
         "iphi": rng.integers(0, 72, number).astype(np.int32),
         "event_id": [f"test-{seed}-{row}" for row in range(number)],
     }
-    columns |= {name: pa.nulls(number) for name in ("eta", "merged", "parton", "num_pileup")}
     schema = find_schema("simulated")
+    columns |= {name: pa.nulls(number) for name in ("eta", "merged", "parton", "num_pileup", *schema.extra)}
     target = row_features(schema).arrow_schema
     description = json.dumps(schema.description_of_rows(["qcd", "top"])).encode()
     table = pa.table(columns | replaced).select(target.names).cast(target)

@@ -32,6 +32,10 @@ class EvaluateArguments:
         default=None, help="Name of the model in tables; default: that of the checkpoint's folder, without the seed."
     )
     split: str = HfArg(default="test", help="Split to measure on: train, validation or test.")
+    weights: str | None = HfArg(
+        default=None,
+        help="Column with the weights of jets, e.g. weight: metrics are those of a collider's spectra. Default: none.",
+    )
     per_device_batch_size: int = HfArg(default=64, help="Batch size of each process.")
     num_workers: int = HfArg(default=0, help="Worker processes that load batches; 0: this process itself.")
     model_module: str | None = HfArg(
@@ -59,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             mixed_precision=options.mixed_precision,
             num_workers=options.num_workers,
             pieces_dir=pieces,
+            weights=options.weights,
         )
         if result is None:  # not the main process
             return

@@ -25,7 +25,7 @@ from .survey import survey_folder
 
 __all__ = ["E2EImages", "E2EImagesConfig", "describe_schema", "list_parts", "load_e2e"]
 
-ROW_FORMAT_VERSION = "3.0.0"  # part of the cache's name: raise it when the format of rows changes
+ROW_FORMAT_VERSION = "3.1.0"  # part of the cache's name: raise it when the format of rows changes
 PIECE_ROWS = 1000
 PIECES_AT_ONCE = 8  # mixed by a shuffled stream: some 100 MB
 

@@ -19,7 +19,7 @@ from .sparse import dense_to_sparse
 __all__ = ["Piece", "find_mismatch", "list_pieces", "read_rows"]
 
 ROWS_AT_ONCE = 1000  # of sparse Parquet
-_LARGEST = {"particle_pt": 1e5, "particle_eta": 20.0, "particle_phi": 10.0}  # GeV and radians
+_LARGEST = {"pt": 1e5, "eta": 20.0, "phi": 10.0}  # of particles and candidates, GeV and radians
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def find_mismatch(path: str, schema: DatasetSchema, root: str | None = None) -> 
         available = Counter(_open_rows(path).file.schema_arrow.names)
         if twice := [name for name, times in available.items() if times > 1]:
             return f"several columns have the name {_listed(twice)}"
-        missing = [name for name in (*schema.list_columns, "event_id") if name not in available]
+        lists = [name for group in schema.list_groups for name in group]
+        missing = [name for name in (*lists, "event_id") if name not in available]
         return f"missing key {_listed(missing)}; the file has {_listed(sorted(available))}" if missing else None
     file = open_data_file(path, schema.format, root)
     facts, missing = file.facts, []
@@ -338,7 +339,8 @@ def _read_sparse(piece: Piece, schema: DatasetSchema, target: pa.Schema):
             raise FileError(
                 f"{piece.path}: the columns of the rows from {start} on have the wrong type ({error})."
             ) from error
-        _check_lists(table, list(schema.list_columns), problems)
+        for group in schema.list_groups:
+            _check_lists(table, list(group), problems)
         if label_names != schema.label_names:
             _check_labels(table, label_names, problems)
             labels = table["labels"].to_numpy()
@@ -349,8 +351,10 @@ def _read_sparse(piece: Piece, schema: DatasetSchema, target: pa.Schema):
         if problems:
             good = np.setdiff1d(good, list(problems))
             lists = {name: column.take(pa.array(good)) for name, column in lists.items()}
+        for group in schema.list_groups[1:]:
+            _check_numbers({name: table[name].combine_chunks().take(pa.array(good)) for name in group}, entry_problems)
         if schema.particles:
-            _check_particles(lists, entry_problems)
+            _check_numbers(lists, entry_problems)
         else:
             _check_pixels(lists["pixel_index"], lists["pixel_value"], schema, entry_problems)
         yield start, table, problems | {int(good[row]): reason for row, reason in entry_problems.items()}
@@ -371,13 +375,12 @@ def _check_lists(table: pa.Table, names: list[str], problems: dict[int, str | No
                 problems.setdefault(row, f"a null in {name}")
 
 
-def _check_particles(lists: dict[str, pa.ListArray], problems: dict[int, str | None]) -> None:
-    """Particles are finite, and slow enough in eta for their energies to be so as well."""
+def _check_numbers(lists: dict[str, pa.ListArray], problems: dict[int, str | None]) -> None:
+    """Particles and candidates are finite, and slow enough in eta for their energies to be so as well."""
     for name, column in lists.items():
         values = column.flatten().to_numpy(zero_copy_only=False)
-        bad = ~np.isfinite(values)
-        if name in _LARGEST:
-            bad |= np.abs(values) > _LARGEST[name]
+        largest = _LARGEST.get(name.partition("_")[2], np.inf)
+        bad = ~np.isfinite(values) | (np.abs(values) > largest)
         rows = np.repeat(np.arange(len(column)), np.diff(column.offsets.to_numpy()))
         for place in np.flatnonzero(bad):
             problems.setdefault(int(rows[place]), f"{values[place]:g} in {name}")

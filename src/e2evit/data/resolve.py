@@ -171,7 +171,7 @@ def _description(path: str) -> dict | None:
 def _common(name: str, described: dict[str, dict]) -> DatasetSchema:
     first, of_first = next(iter(described.items()))
     for path, description in described.items():
-        for key in ("channel_names", "image_size", "schema", "data_set"):
+        for key in ("channel_names", "image_size", "schema", "data_set", "lists"):
             if description.get(key) != of_first.get(key):
                 raise ValueError(
                     f"{path} has {key} {description.get(key)}, but {first} has {of_first.get(key)}: they are "
@@ -188,5 +188,6 @@ def _common(name: str, described: dict[str, dict]) -> DatasetSchema:
         present = {label for description in described.values() for label in map(str, description["label_names"])}
         labels = {label: meaning for label, meaning in base.labels.items() if label in present}
         more = {"channel_names": of_first["channel_names"], "image_size": of_first["image_size"], "labels": labels}
+        more["lists"] = of_first.get("lists", [])
         schema = base.to_dict() | more
     return parse_schema(held, schema, first)[0]

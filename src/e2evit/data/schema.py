@@ -21,8 +21,11 @@ from .grid import WINDOW
 from .texts import read_mapping
 
 __all__ = [
+    "CANDIDATE_COLUMNS",
+    "CANDIDATE_TRUTH",
     "CHANNELS",
     "IMAGE_COLUMNS",
+    "LISTS",
     "PARTICLE_COLUMNS",
     "ROW_COLUMNS",
     "SCHEMAS",
@@ -71,6 +74,13 @@ IMAGE_COLUMNS = {"pixel_index": "uint32", "pixel_value": "float32"}
 PARTICLE_COLUMNS = {"particle_id": "int32"} | {
     f"particle_{name}": "float32" for name in ("pt", "eta", "phi", "x", "y", "z")
 }
+# what a model may see of a jet's candidates, and the truth about them, which it may not
+CANDIDATE_COLUMNS = {"candidate_id": "int16", "candidate_charge": "int8"} | {
+    f"candidate_{name}": "float32" for name in ("pt", "energy", "eta", "phi", "d0", "dz", "d0_error", "dz_error")
+}
+CANDIDATE_TRUTH = {"candidate_is_pileup": "bool"}
+# what rows may hold besides: lists of one length each, by the name under which files declare them
+LISTS = {"candidates": CANDIDATE_COLUMNS | CANDIDATE_TRUTH}
 ROW_COLUMNS = {
     "labels": "int64",
     "mass_labels": "float32",
@@ -140,6 +150,7 @@ class DatasetSchema:
             or `"scaled"` (any other scale).
         tower_blocks: Whether the HCAL is constant in blocks of 5 x 5 pixels, its towers.
         particles: Whether rows hold the particles of a jet, from which its image is made, instead of the image.
+        lists: Names in [`LISTS`] of what rows hold besides.
         own_split: Globs of the files of `train`, `validation` and `test`, if the data set is already split; a split
             it lacks is carved out of `train`.
         bad_rows: Globs of files with ranges `[first, last]` of rows known to be corrupt, which are skipped.
@@ -169,6 +180,7 @@ class DatasetSchema:
     normalisation: Literal["physical", "max_scaled_255", "scaled"] = "physical"
     tower_blocks: StrictBool = False
     particles: StrictBool = False
+    lists: tuple[Literal["candidates"], ...] = ()
     own_split: dict[Literal["train", "validation", "test"], str] = field(default_factory=dict)
     bad_rows: dict[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     inferred: Strings = ()
@@ -196,8 +208,13 @@ class DatasetSchema:
 
     @property
     def list_columns(self) -> dict[str, str]:
-        """The columns that hold a list in each row, of one length for all of them, and the type of its entries."""
+        """The columns with the image or the particles, lists of one length in each row, and the type of entries."""
         return PARTICLE_COLUMNS if self.particles else IMAGE_COLUMNS
+
+    @property
+    def list_groups(self) -> tuple[dict[str, str], ...]:
+        """All columns that hold lists, in groups of equal length, with the type of their entries."""
+        return self.list_columns, *(LISTS[name] for name in self.lists)
 
     @property
     def sources(self) -> dict[str, Source]:
@@ -210,12 +227,13 @@ class DatasetSchema:
         Args:
             label_names: The classes that occur in the file.
         """
+        more = {"data_set": self.name * self.particles, "lists": list(self.lists)}
         return {
             "channel_names": list(self.channel_names),
             "image_size": list(self.image_size),
             "label_names": list(label_names),
             "normalisation": self.normalisation,
-        } | ({"data_set": self.name} if self.particles else {})
+        } | {name: value for name, value in more.items() if value}
 
     def to_dict(self) -> dict:
         """All values that are not defaults, in a form [`parse_schema`] reads."""
@@ -338,12 +356,15 @@ def row_features(schema: DatasetSchema) -> Features:
     `mass_labels` and `jet_mass` [GeV]; `pt` [GeV] and `eta` of the jet; `ieta`, `iphi` number the
     seed tower; `merged` tells whether the jet holds all decay products of its heavy particle, `parton` is the PDG code
     of what the jet comes from, `num_pileup` the number of collisions besides the hard one. The schema's `extra`
-    columns follow.
+    columns follow. Rows with candidates have lists of them: PDG code `candidate_id` (211, 11, 13, 22 or 130, with a
+    sign where there is a charge), `candidate_charge`, `candidate_pt`, `candidate_energy` [GeV], `candidate_eta`,
+    `candidate_phi`, impact parameters `candidate_d0`, `candidate_dz` and their errors [cm], and the truth
+    `candidate_is_pileup`.
     """
     columns: dict[str, Any] = {name: Value(kind) for name, kind in ROW_COLUMNS.items()}
     if schema.labels:
         columns["labels"] = ClassLabel(names=list(schema.labels))
-    lists = {name: List(Value(kind)) for name, kind in schema.list_columns.items()}
+    lists = {name: List(Value(kind)) for group in schema.list_groups for name, kind in group.items()}
     return Features(lists | columns | dict.fromkeys(schema.extra, Value("float32")))
 
 

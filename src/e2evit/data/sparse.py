@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from .schema import PARTICLE_COLUMNS
+from .schema import CANDIDATE_COLUMNS, PARTICLE_COLUMNS
 
 __all__ = ["COLUMN_ENCODINGS", "dense_to_sparse", "list_array", "sparse_to_dense", "table_to_dense"]
 
@@ -15,7 +15,11 @@ COLUMN_ENCODINGS = {
         "pixel_index.list.element": "DELTA_BINARY_PACKED",
         "pixel_value.list.element": "BYTE_STREAM_SPLIT",
         # last bytes that are zero cost nothing: 2 kB per jet
-        **{f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in PARTICLE_COLUMNS},
+        **{
+            f"{name}.list.element": "BYTE_STREAM_SPLIT"
+            for columns in (PARTICLE_COLUMNS, CANDIDATE_COLUMNS)
+            for name in columns
+        },
     },
     "write_page_checksum": True,
 }

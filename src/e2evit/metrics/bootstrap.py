@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
-__all__ = ["resamples", "with_intervals"]
+__all__ = ["resamples", "weighted", "with_intervals"]
 
 
 def resamples(num_jets: int, num_resamples: int, seed: int = 0) -> Iterator[np.ndarray]:
@@ -12,6 +12,20 @@ def resamples(num_jets: int, num_resamples: int, seed: int = 0) -> Iterator[np.n
     rng = np.random.default_rng(seed)
     for _ in range(num_resamples):
         yield rng.integers(0, num_jets, num_jets)
+
+
+def weighted(*arrays: np.ndarray, weights=None) -> tuple[np.ndarray, ...]:
+    """The arrays of some jets, and last their weights, if there are any.
+
+    Raises:
+        ValueError: for weights that are negative, not finite, all zero or not one for each jet.
+    """
+    if weights is None:
+        return arrays
+    weights, number = np.asarray(weights, dtype=float), len(arrays[0])
+    if weights.shape != (number,) or not (np.isfinite(weights) & (weights >= 0)).all() or number > 0 == weights.sum():
+        raise ValueError(f"Need a finite weight >= 0 for each of {number} jets, and not only zeros.")
+    return *arrays, weights
 
 
 def with_intervals(

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import norm, rankdata
 from sklearn.metrics import auc, roc_auc_score, roc_curve
 
-from .bootstrap import with_intervals
+from .bootstrap import weighted, with_intervals
 
 __all__ = [
     "JetClassification",
@@ -15,6 +15,7 @@ __all__ = [
     "calibration_error",
     "classification_statistics",
     "delong_interval",
+    "effective_number",
     "is_correct",
     "placements",
     "tagging_statistics",
@@ -28,12 +29,12 @@ def is_correct(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return probabilities.argmax(axis=1) == labels
 
 
-def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Fraction of the jets whose most probable class is the true one."""
-    return float(is_correct(labels, probabilities).mean())
+def accuracy(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Fraction of the jets, or of their weights, whose most probable class is the true one."""
+    return float(np.average(is_correct(labels, probabilities), weights=weights))
 
 
-def _rejection(false_positive, true_positive, signal_efficiency: float, num_background: int) -> float:
+def _rejection(false_positive, true_positive, signal_efficiency: float, num_background: float) -> float:
     """1 / ε_B at a signal efficiency, on an interpolated ROC curve; at most the number of background jets."""
     after = int(np.argmax(true_positive >= signal_efficiency))
     span = slice(max(after - 1, 0), after + 1)
@@ -69,41 +70,55 @@ def placements(is_signal: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return np.where(is_signal, below, 1 - below)
 
 
-def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
+def calibration_error(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Expected calibration error of the most probable class: mean |accuracy - confidence| in 15 equal confidence bins.
 
     Guo et al., arXiv 1706.04599, eq. 3. `probabilities` `(n, num_classes)`.
     """
     confidence = probabilities.max(axis=1)
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    correct = np.bincount(bins, is_correct(labels, probabilities), CALIBRATION_BINS)
-    gap = correct - np.bincount(bins, confidence, CALIBRATION_BINS)
-    return float(np.abs(gap).sum() / len(labels))
+    weights = np.ones(len(labels)) if weights is None else weights
+    correct = np.bincount(bins, weights * is_correct(labels, probabilities), CALIBRATION_BINS)
+    gap = correct - np.bincount(bins, weights * confidence, CALIBRATION_BINS)
+    return float(np.abs(gap).sum() / weights.sum())
 
 
-def tagging_statistics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+def tagging_statistics(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
     """ROC AUC and background rejection at signal efficiencies of 30, 50 and 70 %; NaN if a class is absent."""
     names = ("roc_auc", *(f"rejection_at_{percent}" for percent in (30, 50, 70)))
     if len(np.unique(labels)) < 2:
         return dict.fromkeys(names, float("nan"))
-    curve, num_background = roc_curve(labels, scores)[:2], int(np.sum(labels == 0))  # once: the slow part
+    curve = roc_curve(labels, scores, sample_weight=weights)[:2]  # once: the slow part
+    num_background = effective_number(labels == 0 if weights is None else weights[labels == 0])
     rejections = [_rejection(*curve, percent / 100, num_background) for percent in (30, 50, 70)]
     return dict(zip(names, (float(auc(*curve)), *rejections)))
 
 
-def classification_statistics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+def effective_number(weights: np.ndarray) -> float:
+    """How many jets of equal weight fluctuate as much as these."""
+    return float(weights.sum() ** 2 / np.square(weights, dtype=float).sum()) if weights.any() else 0.0
+
+
+def classification_statistics(
+    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
+) -> dict[str, float]:
     """Accuracy, mean one-against-rest AUC (NaN if a class is absent) and calibration error."""
     present = len(np.unique(labels)) == probabilities.shape[1]
     one_hot = labels[:, None] == np.arange(probabilities.shape[1])
     return {
-        "accuracy": accuracy(labels, probabilities),
-        "roc_auc_macro": float(roc_auc_score(one_hot, probabilities)) if present else float("nan"),
-        "calibration_error": calibration_error(labels, probabilities),
+        "accuracy": accuracy(labels, probabilities, weights),
+        "roc_auc_macro": float(roc_auc_score(one_hot, probabilities, sample_weight=weights))
+        if present
+        else float("nan"),
+        "calibration_error": calibration_error(labels, probabilities, weights),
     }
 
 
 class JetTagging(evaluate.Metric):
-    """`predictions`: score of the signal class; `references`: 1 for signal, 0 for background."""
+    """`predictions`: score of the signal class; `references`: 1 for signal, 0 for background; `weights=`: of the jets.
+
+    With weights, all intervals are from the bootstrap.
+    """
 
     def _info(self):
         return evaluate.MetricInfo(
@@ -115,17 +130,19 @@ class JetTagging(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references, num_resamples=1000, seed=0):
-        labels, scores = np.asarray(references), np.asarray(predictions)
-        result = with_intervals(tagging_statistics, labels, scores, num_resamples=num_resamples, seed=seed)
-        result["roc_auc_low"], result["roc_auc_high"] = delong_interval(labels, scores)
+    def _compute(self, predictions, references, weights=None, num_resamples=1000, seed=0):
+        arrays = weighted(np.asarray(references), np.asarray(predictions), weights=weights)
+        result = with_intervals(tagging_statistics, *arrays, num_resamples=num_resamples, seed=seed)
+        if weights is None:
+            result["roc_auc_low"], result["roc_auc_high"] = delong_interval(*arrays)
         return result
 
 
 class JetClassification(evaluate.Metric):
-    """`predictions`: a list of class probabilities for each jet; `references`: the index of its class.
+    """`predictions`: a list of class probabilities for each jet; `references`: the index of its class; `weights=`: of
+    the jets.
 
-    `roc_auc_0`, `roc_auc_1`, ...: each class against the rest.
+    `roc_auc_0`, `roc_auc_1`, ...: each class against the rest. With weights, all intervals are from the bootstrap.
     """
 
     def _info(self):
@@ -138,12 +155,17 @@ class JetClassification(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references, num_resamples=300, seed=0):
-        labels, probabilities = np.asarray(references), np.asarray(predictions)
-        options = {"num_resamples": num_resamples, "seed": seed, "centred": ("calibration_error",)}
-        result = with_intervals(classification_statistics, labels, probabilities, **options)
+    def _compute(self, predictions, references, weights=None, num_resamples=300, seed=0):
+        arrays = weighted(np.asarray(references), np.asarray(predictions), weights=weights)
+        labels, probabilities = arrays[:2]
+        options = {"num_resamples": num_resamples, "seed": seed}
+        result = with_intervals(classification_statistics, *arrays, **options, centred=("calibration_error",))
         for number in range(probabilities.shape[1]):
             is_class, name = (labels == number).astype(int), f"roc_auc_{number}"
+            if weights is not None:
+                of_class = with_intervals(tagging_statistics, is_class, probabilities[:, number], arrays[2], **options)
+                result |= {name + bound: of_class[f"roc_auc{bound}"] for bound in ("", "_low", "_high")}
+                continue
             defined = len(np.unique(is_class)) == 2
             result[name] = float(roc_auc_score(is_class, probabilities[:, number])) if defined else float("nan")
             result[f"{name}_low"], result[f"{name}_high"] = delong_interval(is_class, probabilities[:, number])

@@ -7,7 +7,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from .bootstrap import with_intervals
+from .bootstrap import weighted, with_intervals
 
 __all__ = [
     "MassRegression",
@@ -15,6 +15,7 @@ __all__ = [
     "half_width_68",
     "mass_statistics",
     "quantile_edges",
+    "quantiles",
     "relative_resolution",
     "response_in_bins",
     "uncertainty_statistics",
@@ -24,24 +25,33 @@ EDGE_FRACTION = 0.1  # of the jets, at each end of the true masses
 LINEARITY_BINS = 10
 
 
-def central_68(values: np.ndarray) -> tuple[float, float, float]:
+def quantiles(values: np.ndarray, shares: float | Sequence[float], weights: np.ndarray | None) -> np.ndarray:
+    """Of jets, or of their weights."""
+    if weights is None:
+        return np.quantile(values, shares)
+    return np.quantile(values, shares, weights=weights, method="inverted_cdf")
+
+
+def central_68(values: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float, float]:
     """The median between the ends of the interval that holds the central 68 %."""
-    low, median, high = np.percentile(values, [16, 50, 84]).tolist()
+    low, median, high = quantiles(values, [0.16, 0.5, 0.84], weights).tolist()
     return low, median, high
 
 
-def half_width_68(values: np.ndarray) -> float:
+def half_width_68(values: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Half of the interval that holds the central 68 %: the standard deviation of a Gaussian, robust against tails."""
-    low, _, high = central_68(values)
+    low, _, high = central_68(values, weights)
     return (high - low) / 2
 
 
-def relative_resolution(mass_labels: np.ndarray, mass_preds: np.ndarray) -> float:
+def relative_resolution(mass_labels: np.ndarray, mass_preds: np.ndarray, weights: np.ndarray | None = None) -> float:
     """[`half_width_68`] of the response, predicted over true mass."""
-    return half_width_68(mass_preds / mass_labels)
+    return half_width_68(mass_preds / mass_labels, weights)
 
 
-def mass_statistics(mass_labels: np.ndarray, mass_preds: np.ndarray) -> dict[str, float]:
+def mass_statistics(
+    mass_labels: np.ndarray, mass_preds: np.ndarray, weights: np.ndarray | None = None
+) -> dict[str, float]:
     """Errors [GeV] and relative response of predicted (m̂) against true masses (m) [GeV].
 
     * `relative_resolution`: half of the interval that holds the central 68 % of m̂ / m.
@@ -50,32 +60,41 @@ def mass_statistics(mass_labels: np.ndarray, mass_preds: np.ndarray) -> dict[str
     * `response`, `mean_response`: median and mean of m̂ / m; `response_low_edge`, `response_high_edge`: the median for
       the lightest and the heaviest tenth of the jets.
     * `linearity`: standard deviation of the median response over ten bins of m with equal numbers of jets.
+
+    With weights, all are those of the weighted jets; bins and tenths still have equal numbers of jets.
     """
-    error, response = mass_preds - mass_labels, mass_preds / mass_labels
-    spread = mass_labels.var()
-    slope = float(np.mean((mass_labels - mass_labels.mean()) * mass_preds) / spread) if spread > 0 else float("nan")
+
+    def mean(values):
+        return float(np.average(values, weights=weights))
+
+    def median(rows=slice(None)):
+        return float(quantiles(response[rows], 0.5, None if weights is None else weights[rows]))
+
+    error, response, offset = mass_preds - mass_labels, mass_preds / mass_labels, mass_labels - mean(mass_labels)
+    spread = mean(offset**2)
+    slope = mean(offset * mass_preds) / spread if spread > 0 else float("nan")
     order = np.argsort(mass_labels, kind="stable")
     edge = max(1, round(EDGE_FRACTION * len(mass_labels)))
-    bins = [np.median(response[part]) for part in np.array_split(order, min(LINEARITY_BINS, len(mass_labels)))]
-    resolution = relative_resolution(mass_labels, mass_preds)
+    bins = [median(part) for part in np.array_split(order, min(LINEARITY_BINS, len(mass_labels)))]
+    resolution = relative_resolution(mass_labels, mass_preds, weights)
     return {
-        "mae_gev": float(np.abs(error).mean()),
-        "rmse_gev": float(np.sqrt(np.mean(error**2))),
-        "r2": float(1 - np.mean(error**2) / spread) if spread > 0 else float("nan"),
-        "mean_relative_error": float(np.mean(np.abs(error) / mass_labels)),
+        "mae_gev": mean(np.abs(error)),
+        "rmse_gev": float(np.sqrt(mean(error**2))),
+        "r2": 1 - mean(error**2) / spread if spread > 0 else float("nan"),
+        "mean_relative_error": mean(np.abs(error) / mass_labels),
         "relative_resolution": resolution,
         "slope": slope,
         "resolution_over_slope": resolution / slope if slope and slope == slope else float("nan"),
-        "response": float(np.median(response)),
-        "mean_response": float(response.mean()),
-        "response_low_edge": float(np.median(response[order[:edge]])),
-        "response_high_edge": float(np.median(response[order[-edge:]])),
+        "response": median(),
+        "mean_response": mean(response),
+        "response_low_edge": median(order[:edge]),
+        "response_high_edge": median(order[-edge:]),
         "linearity": float(np.std(bins)),
     }
 
 
 def uncertainty_statistics(
-    mass_labels: np.ndarray, mass_preds: np.ndarray, mass_scale_preds: np.ndarray
+    mass_labels: np.ndarray, mass_preds: np.ndarray, mass_scale_preds: np.ndarray, weights: np.ndarray | None = None
 ) -> dict[str, float]:
     """How honest the predicted uncertainties σ (`mass_scale_preds` [GeV]) are.
 
@@ -84,9 +103,9 @@ def uncertainty_statistics(
     """
     pull = (mass_preds - mass_labels) / mass_scale_preds
     return {
-        "coverage_68": float((np.abs(pull) < 1).mean()),
-        "pull_width": half_width_68(pull),
-        "mean_scale_gev": float(mass_scale_preds.mean()),
+        "coverage_68": float(np.average(np.abs(pull) < 1, weights=weights)),
+        "pull_width": half_width_68(pull, weights),
+        "mean_scale_gev": float(np.average(mass_scale_preds, weights=weights)),
     }
 
 
@@ -104,6 +123,7 @@ def response_in_bins(
     edges: Sequence[float],
     num_resamples: int = 300,
     seed: int = 0,
+    weights: np.ndarray | None = None,
 ) -> list[dict[str, float]]:
     """`response`, `mean_response` and `relative_resolution` with intervals in bins of `by` (mass or pT [GeV]).
 
@@ -111,8 +131,8 @@ def response_in_bins(
         One row per bin: its `low` and `high` edge, `number` of jets and, with at least two jets, the metrics.
     """
 
-    def statistics(mass_labels, mass_preds):
-        every = mass_statistics(mass_labels, mass_preds)
+    def statistics(*arrays):
+        every = mass_statistics(*arrays)
         return {name: every[name] for name in ("relative_resolution", "response", "mean_response")}
 
     rows = []
@@ -120,7 +140,8 @@ def response_in_bins(
         inside = (by >= low) & (by < high)
         row = {"low": float(low), "high": float(high), "number": int(inside.sum())}
         if row["number"] > 1:
-            arrays = mass_labels[inside], mass_preds[inside]
+            inside_weights = None if weights is None else weights[inside]
+            arrays = weighted(mass_labels[inside], mass_preds[inside], weights=inside_weights)
             row |= with_intervals(statistics, *arrays, num_resamples=num_resamples, seed=seed)
         rows.append(row)
     return rows
@@ -129,7 +150,8 @@ def response_in_bins(
 class MassRegression(evaluate.Metric):
     """`predictions` and `references`: masses in GeV; references must be known and positive.
 
-    `compute(..., scales=...)` with predicted uncertainties [GeV] adds `coverage_68`, `pull_width`, `mean_scale_gev`.
+    `compute(..., scales=...)` with predicted uncertainties [GeV] adds `coverage_68`, `pull_width`, `mean_scale_gev`;
+    `weights=...` are those of the jets.
     """
 
     def _info(self):
@@ -142,12 +164,12 @@ class MassRegression(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references, scales=None, num_resamples=1000, seed=0):
+    def _compute(self, predictions, references, scales=None, weights=None, num_resamples=1000, seed=0):
         arrays, options = (
             (np.asarray(references), np.asarray(predictions)),
             dict(num_resamples=num_resamples, seed=seed),
         )
-        result = with_intervals(mass_statistics, *arrays, **options)
+        result = with_intervals(mass_statistics, *weighted(*arrays, weights=weights), **options)
         if scales is None:
             return result
         scales = np.asarray(scales)
@@ -155,4 +177,4 @@ class MassRegression(evaluate.Metric):
             raise ValueError(
                 f"Need one positive scale [GeV] for each of {len(arrays[0])} jets, got shape {scales.shape}."
             )
-        return result | with_intervals(uncertainty_statistics, *arrays, scales, **options)
+        return result | with_intervals(uncertainty_statistics, *weighted(*arrays, scales, weights=weights), **options)

@@ -11,7 +11,7 @@ from e2evit.metrics.mass import quantile_edges
 
 from .predictions import BACKGROUND, MODEL, Predictions, prediction_columns
 
-__all__ = ["align_labels", "column", "evaluate_predictions", "measure", "measure_in_bins"]
+__all__ = ["align_labels", "class_weights", "column", "evaluate_predictions", "measure", "measure_in_bins"]
 
 
 def align_labels(dataset: DatasetDict, label2id: dict[str, int]) -> DatasetDict:
@@ -46,6 +46,7 @@ def measure(
     predictions: Predictions,
     label_names: Sequence[str] = (),
     jet_masses: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Tagging and mass metrics with 95 % intervals, each over the jets that have its target.
 
@@ -58,17 +59,22 @@ def measure(
         predictions: Predictions for the same jets.
         label_names: Names of the classes, for the names of those AUCs.
         jet_masses: Masses [GeV] that a cut on the score could sculpt, NaN where unknown; `mass_labels` by default.
+        weights: Of the jets; by default all count the same.
 
     Returns:
         The metrics that are defined: an AUC needs both signal and background.
     """
+
+    def of(jets):
+        return {} if weights is None else {"weights": weights[jets]}
+
     result, scores, probabilities = {}, predictions.scores, predictions.probabilities
     known = labels != -100
     signal = (labels[known] != BACKGROUND).astype(int)
     if len(np.unique(signal)) == 2:
-        result |= JetTagging().compute(predictions=scores[known], references=signal)
+        result |= JetTagging().compute(predictions=scores[known], references=signal, **of(known))
     if probabilities is not None and known.any():
-        metrics = JetClassification().compute(predictions=probabilities[known], references=labels[known])
+        metrics = JetClassification().compute(predictions=probabilities[known], references=labels[known], **of(known))
         per_class = {f"roc_auc_{number}": f"roc_auc_{name}" for number, name in enumerate(label_names)}
         for name, value in metrics.items():
             bare = name.removesuffix("_low").removesuffix("_high")
@@ -82,22 +88,35 @@ def measure(
     both = known & np.isfinite(jet_masses)
     if len(np.unique(labels[both] != BACKGROUND)) == 2:
         targets = (labels[both] != BACKGROUND).astype(int)
-        result |= MassSculpting().compute(predictions=scores[both], references=targets, masses=jet_masses[both])
+        result |= MassSculpting().compute(
+            predictions=scores[both], references=targets, masses=jet_masses[both], **of(both)
+        )
     if has_mass.any():
         scales = None if predictions.mass_scale_preds is None else predictions.mass_scale_preds[has_mass]
         result |= MassRegression().compute(
-            predictions=predictions.mass_preds[has_mass], references=mass_labels[has_mass], scales=scales
+            predictions=predictions.mass_preds[has_mass],
+            references=mass_labels[has_mass],
+            scales=scales,
+            **of(has_mass),
         )
     return {name: float(value) for name, value in result.items() if value == value}
 
 
 def evaluate_predictions(
-    rows: Dataset, mass_column: str, label_names: Sequence[str], predictors: Mapping[str, Predictions]
+    rows: Dataset,
+    mass_column: str,
+    label_names: Sequence[str],
+    predictors: Mapping[str, Predictions],
+    weights: str | None = None,
 ) -> dict[str, Any]:
     """`metrics`, `in_bins` and `predictions` of a [`Result`], from what predictors say of the jets in `rows`.
 
     Args:
         predictors: By name; `"model"` is the one that is measured in bins.
+        weights: Column with the weights of jets, see [`class_weights`]; by default all jets count the same.
+
+    Raises:
+        ValueError: if the rows have no such weights.
     """
     labels, mass_labels = column(rows, "labels", -100).astype(np.int64), column(rows, mass_column)
     jet_masses = column(rows, "jet_mass")
@@ -105,16 +124,45 @@ def evaluate_predictions(
     kinematics = {"mass_labels": mass_labels, "jet_mass": jet_masses, "pt": column(rows, "pt")}
     columns = {"event_id": rows["event_id"][:], "labels": labels}
     columns |= {name: values.astype(np.float32) for name, values in kinematics.items()}
+    values = None if weights is None else class_weights(rows, weights, labels)
+    if values is not None:
+        columns["weight"] = values.astype(np.float32)
     metrics = {}
     for name, predictions in predictors.items():
-        metrics[name] = measure(labels, mass_labels, predictions, label_names, jet_masses)
+        metrics[name] = measure(labels, mass_labels, predictions, label_names, jet_masses, values)
         columns |= prediction_columns(name, predictions, label_names)
-    in_bins = measure_in_bins(columns, predictors[MODEL])
+    in_bins = measure_in_bins(columns, predictors[MODEL], weights=values)
     return {"metrics": metrics, "in_bins": in_bins, "predictions": columns}
 
 
+def class_weights(rows: Dataset, name: str, labels: np.ndarray) -> np.ndarray:
+    """A column of weights, scaled to a mean of one in each class: spectra change, the shares of classes do not.
+
+    Raises:
+        ValueError: if there is no such column, or a weight is missing, negative or infinite.
+    """
+    if name not in rows.column_names:
+        raise ValueError(f"The rows have no column {name!r} of weights; they have {', '.join(rows.column_names)}.")
+    if rows.features[name].dtype not in ("float32", "float64"):
+        raise ValueError(f"The column {name!r} holds {rows.features[name].dtype}, and weights are floats.")
+    weights = column(rows, name)
+    if (bad := ~np.isfinite(weights) | (weights < 0)).any():
+        raise ValueError(
+            f"Row {int(bad.argmax())}: the weight {name!r} is {weights[bad.argmax()]:g}; weights are finite and not "
+            "negative. Rows that were simulated by an earlier version have none: simulate them again."
+        )
+    for label in np.unique(labels):
+        if not (mean := weights[labels == label].mean()):
+            raise ValueError(f"All weights {name!r} of class {label} are zero.")
+        weights[labels == label] /= mean
+    return weights
+
+
 def measure_in_bins(
-    columns: Mapping[str, np.ndarray], predictions: Predictions, num_bins: int = 5
+    columns: Mapping[str, np.ndarray],
+    predictions: Predictions,
+    num_bins: int = 5,
+    weights: np.ndarray | None = None,
 ) -> dict[str, list[dict[str, float]]]:
     """AUC of the signal in bins of jet mass and pT; response and resolution in bins of true mass and pT.
 
@@ -122,6 +170,7 @@ def measure_in_bins(
         columns: `labels`, `mass_labels`, `jet_mass` and `pt`.
         predictions: Of one predictor for these jets.
         num_bins: With equal numbers of jets.
+        weights: Of the jets; by default all count the same.
 
     Returns:
         Rows of [`auc_in_bins`] and [`response_in_bins`], edges in GeV, by e.g. `"roc_auc in jet mass"`; left out where
@@ -129,6 +178,9 @@ def measure_in_bins(
     """
     labels, mass_labels = columns["labels"], columns["mass_labels"].astype(float)
     known, has_mass, result = labels != -100, np.isfinite(mass_labels) & (mass_labels > 0), {}
+
+    def of(jets):
+        return None if weights is None else weights[jets]
 
     def bins(usable, by):
         chosen = usable & np.isfinite(columns[by])
@@ -139,10 +191,12 @@ def measure_in_bins(
         if len(np.unique(labels[known & np.isfinite(columns[by])] != BACKGROUND)) == 2:
             chosen, values, edges = bins(known, by)
             signal = (labels[chosen] != BACKGROUND).astype(int)
-            result[f"roc_auc in {title}"] = auc_in_bins(signal, predictions.scores[chosen], values, edges)
+            result[f"roc_auc in {title}"] = auc_in_bins(signal, predictions.scores[chosen], values, edges, of(chosen))
     for title, by in (("mass", "mass_labels"), ("pt", "pt")):
         if (has_mass & np.isfinite(columns[by])).any():
             chosen, values, edges = bins(has_mass, by)
             mass_preds = predictions.mass_preds[chosen]
-            result[f"response in {title}"] = response_in_bins(mass_labels[chosen], mass_preds, values, edges)
+            result[f"response in {title}"] = response_in_bins(
+                mass_labels[chosen], mass_preds, values, edges, weights=of(chosen)
+            )
     return result

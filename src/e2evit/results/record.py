@@ -61,6 +61,7 @@ class Result:
         data: `rows` and a hash of the `event_ids` of each split.
         mass_column: Column that masses are measured against.
         mass_classes: The only classes from which the mass was learned.
+        weights: Column of the weights that metrics take into account; None: all jets count the same.
         parameters: Parameters of the network.
         cost: `macs` of an image, `images_per_second`, `batch_size`, `peak_memory_gib`.
         training: `images_seen`, `seconds`, `best_epoch`, `images_per_second`, `hardware`.
@@ -80,6 +81,7 @@ class Result:
     data: dict[str, dict[str, str | int]]
     mass_column: str
     mass_classes: list[str] | None = None
+    weights: str | None = None
     label_names: list[str]
     channel_names: list[str]
     image_size: list[int]

@@ -21,6 +21,7 @@ class EventBatch:
         heavy_event, heavy_momentum: Heavy particles after recoil against initial-state radiation, `(m, 4)` [GeV].
         decay_heavy, decay_momentum: Their decay products (b, q, q' for top): index of the heavy particle, momentum.
         parton_event, parton_id, parton_momentum: Outgoing quarks and gluons of a hard process without heavy particle.
+        weight: Of each event, or of all: undoes the enhancement of large pT.
     """
 
     num_events: int
@@ -38,6 +39,7 @@ class EventBatch:
     parton_momentum: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
     secondary: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     until: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    weight: np.ndarray | float = 1.0
 
     def __post_init__(self):
         if len(self.until) < len(self.event):

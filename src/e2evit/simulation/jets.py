@@ -30,6 +30,7 @@ class Jets:
         merged: Whether the jet contains all decay products of the heavy particle; false without one.
         parton: PDG code of the jet's origin: the heavy particle, or the quark or gluon of the hard process nearest to
             the axis; 0 if none is within the jet.
+        weight: Turns the jets into those of a collider.
     """
 
     event: np.ndarray
@@ -37,6 +38,7 @@ class Jets:
     heavy_mass: np.ndarray
     merged: np.ndarray
     parton: np.ndarray
+    weight: np.ndarray
 
     @property
     def pt(self) -> np.ndarray:
@@ -72,7 +74,8 @@ def find_jets(batch: EventBatch, heavy: int, min_pt: float, max_pt: float) -> Je
     event = np.repeat(np.arange(batch.num_events), ak.to_numpy(ak.num(clustered)))
     momentum = np.stack([ak.to_numpy(ak.flatten(clustered[axis])) for axis in ("px", "py", "pz", "E")], axis=1)
     nothing = np.zeros(len(event), int)
-    jets = Jets(event, momentum, np.full(len(event), np.nan), nothing.astype(bool), nothing)
+    weight = np.broadcast_to(batch.weight, batch.num_events)[event]
+    jets = Jets(event, momentum, np.full(len(event), np.nan), nothing.astype(bool), nothing, weight)
     jets = jets.select((jets.pt < max_pt) & (np.abs(_eta_phi(momentum)[0]) < MAX_ETA))
     return _match_heavy(jets, batch, heavy) if heavy else _match_parton(jets, batch)
 

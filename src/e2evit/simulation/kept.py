@@ -24,7 +24,18 @@ from .showers import MAX_TURN
 if TYPE_CHECKING:
     from .jets import Jets  # needs FastJet
 
-__all__ = ["REACH", "axis_crystal", "keep_particles", "read_particles", "rounded"]
+__all__ = [
+    "ANGLE",
+    "LENGTH",
+    "PT_DIGITS",
+    "REACH",
+    "axis_crystal",
+    "keep_particles",
+    "read_particles",
+    "rounded",
+    "rounded_digits",
+    "rounded_steps",
+]
 
 # crystals from the middle of the tower on the axis to the far edge of the last tower that the window depends on: the
 # seed, half a window, a shower one tower wide, and in the endcaps the other half of a ten-degree tower
@@ -53,7 +64,7 @@ SPECIES = {
 }
 _CODES = np.array(list(SPECIES))
 # steps far below the detector's resolution, whose last bytes are zero and take no space: 0.004 crystals, 1 micrometre
-_ANGLE, _LENGTH, _PT_BITS = 2.0**-13, 1e-4, 12
+ANGLE, LENGTH, PT_DIGITS = 2.0**-13, 1e-4, 12
 
 
 def keep_particles(batch: EventBatch, jets: "Jets", geometry: Geometry) -> dict[str, pa.ListArray]:
@@ -108,17 +119,27 @@ def read_particles(rows: pa.Table) -> EventBatch:
     )
 
 
+def rounded_digits(values: np.ndarray, digits: int) -> np.ndarray:
+    """Numbers with so many binary digits."""
+    mantissa, exponent = np.frexp(values)
+    return np.ldexp(np.round(np.ldexp(mantissa, digits)), exponent - digits)
+
+
+def rounded_steps(values: np.ndarray, step: float) -> np.ndarray:
+    """Multiples of a step, without -0.0."""
+    return np.round(values / step) * step + 0.0
+
+
 def _columns(batch: EventBatch, particle: np.ndarray, counts: np.ndarray) -> dict[str, pa.ListArray]:
     px, py, pz, _ = batch.momentum[particle].T
     pt = np.hypot(px, py)
-    mantissa, exponent = np.frexp(pt)
     values = {
         "particle_id": batch.pdg_id[particle],
-        "particle_pt": np.ldexp(np.round(np.ldexp(mantissa, _PT_BITS)), exponent - _PT_BITS),
-        "particle_eta": np.round(np.arcsinh(pz / np.maximum(pt, 1e-9)) / _ANGLE) * _ANGLE,
-        "particle_phi": np.round(np.arctan2(py, px) / _ANGLE) * _ANGLE,
+        "particle_pt": rounded_digits(pt, PT_DIGITS),
+        "particle_eta": rounded_steps(np.arcsinh(pz / np.maximum(pt, 1e-9)), ANGLE),
+        "particle_phi": rounded_steps(np.arctan2(py, px), ANGLE),
     }
-    vertex = np.round(batch.vertex[particle] / _LENGTH) * _LENGTH + 0.0  # no -0.0
+    vertex = rounded_steps(batch.vertex[particle], LENGTH)
     values |= {f"particle_{axis}": vertex[:, number] for number, axis in enumerate("xyz")}
     _species(values["particle_id"])
     return {name: list_array(values[name].astype(kind), counts) for name, kind in PARTICLE_COLUMNS.items()}

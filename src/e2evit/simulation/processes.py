@@ -28,7 +28,7 @@ class Process:
         heavy: PDG code of the heavy particle, whose mass is the target; 0 if there is none.
         gun: The kinematics of a mass gun, None for a hard process.
         bias: Power of pT-hat that enhances hard processes, so that the jets' spectrum is nearly flat between 400 and
-            1000 GeV at 8 TeV. Weights are dropped: classes are compared at equal pT, not by cross section.
+            1000 GeV at 8 TeV; each row's `weight` undoes it.
     """
 
     title: str

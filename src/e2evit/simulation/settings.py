@@ -25,6 +25,7 @@ class SimulationSettings:
         min_pt, max_pt: Range of the jets' pT [GeV].
         min_mass, max_mass: Range of the mass guns' masses [GeV] instead of each gun's own.
         match_pt: Give every process the same spectrum in pT and eta, and keep one random jet per event.
+        match_mass: With `match_pt` and `merged_only`: make the jets of mass guns flat in mass and pT.
         merged_only: Keep only jets that contain all decay products of their heavy particle.
         keep: `images`, or `particles`: those that a jet's window can see, from which [`ParticleImages`] makes an image
             with a new response of the detector, noise and pile-up whenever it is asked.
@@ -52,6 +53,10 @@ class SimulationSettings:
     )
     match_pt: bool = field(
         default=False, metadata={"help": "Match the pT and eta spectra of all processes; one random jet per event."}
+    )
+    match_mass: bool = field(
+        default=False,
+        metadata={"help": "With --match_pt and --merged_only: jets of mass guns flat in mass and pT."},
     )
     merged_only: bool = field(
         default=False, metadata={"help": "Keep only jets that contain all decay products of their heavy particle."}
@@ -108,6 +113,8 @@ class SimulationSettings:
                 f"Need an energy of at least {_MIN_ENERGY:g} and 0 < min_pt < max_pt < energy / 2 [GeV], "
                 f"got min_pt {self.min_pt:g}, max_pt {self.max_pt:g} and energy {self.energy:g}."
             )
+        if self.match_mass and not (self.match_pt and self.merged_only):
+            raise ValueError("match_mass makes the jets of match_pt and merged_only flat in mass: set all three.")
         if (self.min_mass is None) != (self.max_mass is None):
             raise ValueError("Set both min_mass and max_mass [GeV], or neither.")
         if self.mass_range and not 0 < self.min_mass < self.max_mass:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from e2evit.data import DatasetSchema, find_schema, row_features
+from e2evit.data.builder import ROW_FORMAT_VERSION
 from e2evit.data.grid import COLUMNS, ROWS, SEED_ROWS
 from e2evit.data.splits import assign_splits
 
@@ -56,8 +57,9 @@ def arrow_schema(process: str, settings: SimulationSettings) -> pa.Schema:
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything the numbers in a shard depend on."""
-    return {name: version(name) for name in ("e2evit", "pythia8mc", "fastjet", "numpy", "scikit-learn")}
+    """Versions of everything the numbers in a shard depend on, and of the columns of rows."""
+    packages = ("e2evit", "pythia8mc", "fastjet", "numpy", "scikit-learn")
+    return {name: version(name) for name in packages} | {"rows": ROW_FORMAT_VERSION}
 
 
 def needs_pool(settings: SimulationSettings) -> bool:
@@ -72,15 +74,22 @@ def make_pool(settings: SimulationSettings) -> MinimumBiasPool:
 
 
 def make_acceptance(process: str, settings: SimulationSettings) -> Acceptance:
-    """The fraction of a process's jets `match_pt` keeps, from the spectrum of a pilot run."""
+    """The fraction of a process's jets `match_pt` and `match_mass` keep, from the spectrum of a pilot run."""
     seed, rng = _seeds(settings, process, _PILOT)
-    pt, eta = [], []
-    for _, jets in _events_with_jets(process, seed, settings):
-        pt.append(jets.pt)
-        eta.append(jets.eta_phi[0])
-        if sum(map(len, pt)) >= PILOT_JETS:
-            break
-    return Acceptance.fit(np.concatenate(pt), np.concatenate(eta), (settings.min_pt, settings.max_pt), rng)
+    gun = PROCESSES[process].gun
+    mass_range = (settings.mass_range or gun.mass) if gun and settings.match_mass else None
+    acceptance = None
+    for _ in range(2 if mass_range else 1):
+        pilot, made = [], 0
+        for _, jets in _events_with_jets(process, seed, settings, acceptance):
+            pilot.append((jets.pt, jets.eta_phi[0], jets.heavy_mass))
+            made += len(jets.pt)
+            if made >= PILOT_JETS:
+                break
+        pt, eta, mass = map(np.concatenate, zip(*pilot))
+        fitted = Acceptance.fit(pt, eta, (settings.min_pt, settings.max_pt), rng, mass, mass_range)
+        acceptance = replace(fitted, gun=acceptance)
+    return acceptance
 
 
 def make_shard(
@@ -105,18 +114,18 @@ def make_shard(
     schema = output_schema(settings)
     seed, rng = _seeds(settings, process, shard)
     tables, made, name = [], 0, f"{process}-{settings.seed}-{shard}"
-    for first_event, batch, jets in _numbered(_events_with_jets(process, seed, settings)):
+    gun = None if acceptance is None else acceptance.gun
+    for first_event, batch, jets in _numbered(_events_with_jets(process, seed, settings, gun)):
         if acceptance is not None:
-            jets = jets.select(rng.random(len(jets.pt)) < acceptance.probability(jets.pt, jets.eta_phi[0]))
-            # one jet per event in every class, either of the two: some processes never have two
-            shuffled = rng.permutation(len(jets.event))
-            jets = jets.select(np.sort(shuffled[np.unique(jets.event[shuffled], return_index=True)[1]]))
+            jets = _accept(jets, acceptance, rng)
         if settings.whole_detector:
             jets = jets.select(np.unique(jets.event, return_index=True)[1])  # the hardest represents the event
         if not len(jets.event):
             continue
         events, jets.event = np.unique(jets.event, return_inverse=True)
         event_ids = np.array([f"{name}-{first_event + event}" for event in events.tolist()])
+        if PROCESSES[process].gun:
+            jets.weight = np.ones(len(jets.event))  # flat by construction
         table = _rows(batch.select(events), jets, event_ids, settings, pool, rng)
         labels = np.full(table.num_rows, schema.label_names.index(process))
         tables.append(table.append_column("labels", pa.array(labels)))
@@ -125,6 +134,20 @@ def make_shard(
             break
     target = arrow_schema(process, settings)
     return pa.concat_tables(tables).slice(0, num_jets).select(target.names).cast(target)
+
+
+def _accept(jets: Jets, acceptance: Acceptance, rng: np.random.Generator) -> Jets:
+    """Jets with the spectrum of `acceptance`, one of each event; their weights make up for those that are left out."""
+    probability = acceptance.probability(jets.pt, jets.eta_phi[0], jets.heavy_mass)
+    kept = rng.random(len(probability)) < probability
+    jets = jets.select(kept)
+    # one jet per event in every class, either of the two: some processes never have two
+    shuffled = rng.permutation(len(jets.event))
+    _, chosen, inverse, alternatives = np.unique(jets.event[shuffled], True, True, True)
+    weight = jets.weight / probability[kept]
+    weight[shuffled] *= alternatives[inverse]
+    jets.weight = weight
+    return jets.select(np.sort(shuffled[chosen]))
 
 
 def _rows(batch, jets: Jets, event_ids, settings: SimulationSettings, pool, rng) -> pa.Table:
@@ -139,7 +162,7 @@ def _rows(batch, jets: Jets, event_ids, settings: SimulationSettings, pool, rng)
     jets, ieta, iphi = jets.select(keep), ieta[keep], iphi[keep]
     number = num_pileup[jets.event].astype(np.int32)
     if settings.keep == "particles":
-        kept = keep_particles(batch, jets, detector) | {"phi": jets.eta_phi[1].astype(np.float32)}
+        kept = keep_particles(batch, jets, detector)
         number = pa.nulls(len(number), pa.int32())
     else:
         frames = whole_detector(jets.event) if settings.whole_detector else jet_windows(jets.event, ieta, iphi)
@@ -158,6 +181,8 @@ def _rows(batch, jets: Jets, event_ids, settings: SimulationSettings, pool, rng)
             "parton": pa.array(jets.parton.astype(np.int32), mask=jets.parton == 0),
             "num_pileup": number,
             "event_id": event_ids[jets.event],
+            "weight": jets.weight.astype(np.float32),
+            "phi": jets.eta_phi[1].astype(np.float32),
         }
     )
 
@@ -169,10 +194,11 @@ def _seeds(settings: SimulationSettings, what: str, number: int):
     return 1 + int(sequence.generate_state(1)[0]) % 900_000_000, np.random.default_rng(sequence.spawn(1)[0])
 
 
-def _events_with_jets(process: str, seed: int, settings: SimulationSettings):
-    """Endless batches of events, with the jets that pass the selection."""
+def _events_with_jets(process: str, seed: int, settings: SimulationSettings, gun: Acceptance | None = None):
+    """Endless batches of events, with the jets that pass the selection; `gun` is the acceptance of a flat gun."""
     made, barren, pt = PROCESSES[process], 0, (settings.min_pt, settings.max_pt)
-    for batch in generate(made, seed, settings.energy, pt, settings.mass_range, settings.pythia):
+    density = None if gun is None else gun.density
+    for batch in generate(made, seed, settings.energy, pt, settings.mass_range, settings.pythia, density=density):
         jets = find_jets(batch, made.heavy, *pt)
         if settings.merged_only and made.heavy:
             jets = jets.select(jets.merged)

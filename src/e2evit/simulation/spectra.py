@@ -1,4 +1,4 @@
-"""One pT and eta spectrum for every process: jets are accepted with a probability learned from a pilot run."""
+"""One spectrum in pT and eta, and for guns in mass, for all: jets are kept with a probability learned from a pilot."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,16 @@ from .jets import MAX_ETA
 __all__ = ["Acceptance"]
 
 _POWERS = ((1, 0), (2, 0), (3, 0), (0, 2), (1, 2))  # of pT and eta, both scaled to 1
+_MASS_POWERS = (
+    (1, 0),
+    (2, 0),
+    (3, 0),
+    (1, 1),
+    (0, 1),
+    (0, 2),
+    (0, 3),
+    (0, 4),
+)  # of the mass, scaled to 1, and of m / pT
 _CERTAIN = 0.99  # fraction of the target with a probability below one
 _TARGET_PER_JET = 5
 _ETA_FALL = 0.8
@@ -21,36 +31,64 @@ class Acceptance:
 
     The target is flat in pT and falls as 1 - 0.8 (eta / 1.37)², close to the spectrum of hard processes, so that few
     jets are lost. Logistic regression between target and process estimates the ratio of their densities; a polynomial
-    has few parameters, so a pilot run of some thousand jets fixes it to a few percent.
+    has few parameters, so a pilot run of some thousand jets fixes it to a few percent. With a `mass_range` the target
+    is flat in the mass, too; m / pT, which decides whether a jet holds the whole decay, is in the polynomial.
 
     Args:
-        pt_range: In GeV.
+        pt_range, mass_range: In GeV.
         coefficients: Coefficients of the polynomial that is the logarithm of the ratio.
         maximum: Maximum of the polynomial, except in the 1 % of the target above it; jets there are always kept.
+        gun: The acceptance of a flat gun: the gun generates in proportion to it, so that few jets are lost.
     """
 
     pt_range: tuple[float, float]
     coefficients: tuple[float, ...]
     maximum: float
+    mass_range: tuple[float, float] | None = None
+    gun: "Acceptance | None" = None
 
     @classmethod
-    def fit(cls, pt, eta, pt_range: tuple[float, float], rng: np.random.Generator) -> "Acceptance":
-        """Fit to jets of a pilot run: `pt` [GeV], `eta` `(n,)`."""
+    def fit(
+        cls,
+        pt,
+        eta,
+        pt_range: tuple[float, float],
+        rng: np.random.Generator,
+        mass=None,
+        mass_range: tuple[float, float] | None = None,
+    ) -> "Acceptance":
+        """Fit to jets of a pilot run: `pt` [GeV], `eta` and, with a `mass_range`, `mass` [GeV] `(n,)`."""
         number = _TARGET_PER_JET * len(pt)
         target_pt, target_eta = rng.uniform(*pt_range, number), rng.uniform(0, MAX_ETA, 4 * number)
         kept = rng.random(4 * number) < 1 - _ETA_FALL * (target_eta / MAX_ETA) ** 2
         target_eta = target_eta[kept][:number]
-        terms = np.concatenate([_terms(pt, eta, pt_range), _terms(target_pt, target_eta, pt_range)])
+        target_mass = rng.uniform(*mass_range, number) if mass_range else None
+        terms = np.concatenate(
+            [
+                _terms(pt, eta, mass, pt_range, mass_range),
+                _terms(target_pt, target_eta, target_mass, pt_range, mass_range),
+            ]
+        )
         is_target = np.repeat([0, 1], [len(pt), number])
         fitted = LogisticRegression(C=100.0, max_iter=1000, tol=1e-8).fit(terms, is_target)
         largest = np.quantile(terms[len(pt) :] @ fitted.coef_[0], _CERTAIN)
-        return cls(tuple(pt_range), tuple(fitted.coef_[0].tolist()), float(largest))
+        return cls(tuple(pt_range), tuple(fitted.coef_[0].tolist()), float(largest), mass_range)
 
-    def probability(self, pt, eta) -> np.ndarray:
-        """Probability of keeping jets with `pt` [GeV] and `eta`."""
-        return np.exp(np.minimum(_terms(pt, eta, self.pt_range) @ np.array(self.coefficients) - self.maximum, 0.0))
+    def density(self, pt, mass) -> np.ndarray:
+        """Density in which a gun generates its particles of `pt` and `mass` [GeV], which may lie beyond the ranges."""
+        pt = np.clip(pt, *self.pt_range)
+        return self.probability(pt.ravel(), np.zeros(pt.size), mass.ravel()).reshape(pt.shape)
+
+    def probability(self, pt, eta, mass=None) -> np.ndarray:
+        """Probability of keeping jets with `pt` [GeV], `eta` and `mass` [GeV], which is needed with a `mass_range`."""
+        terms = _terms(pt, eta, mass, self.pt_range, self.mass_range)
+        return np.exp(np.minimum(terms @ np.array(self.coefficients) - self.maximum, 0.0))
 
 
-def _terms(pt, eta, pt_range):
+def _terms(pt, eta, mass, pt_range, mass_range):
     x, y = (np.asarray(pt) - pt_range[0]) / (pt_range[1] - pt_range[0]), np.abs(eta) / MAX_ETA
-    return np.stack([x**i * y**j for i, j in _POWERS], axis=1)
+    terms = [x**i * y**j for i, j in _POWERS]
+    if mass_range is not None:
+        z, ratio = (np.asarray(mass) - mass_range[0]) / (mass_range[1] - mass_range[0]), mass / np.asarray(pt)
+        terms += [z**i * (ratio * pt_range[0] / mass_range[1]) ** j for i, j in _MASS_POWERS]
+    return np.stack(terms, axis=1)

@@ -16,7 +16,7 @@ __all__ = ["MAX_ETA", "MIN_PT", "TRACK", "reconstruct_tracks", "track_channels"]
 
 # crystal at the ECAL face; transverse momentum [GeV], direction at the vertex, signed impact parameters and their
 # uncertainties [cm]; dz is relative to the middle of the detector until the primary vertex is known. Truth: the PDG
-# code, with the sign of the measured charge, and whether the track comes from pile-up
+# code, and whether the track comes from pile-up
 TRACK = np.dtype(
     [("event", "i4"), ("row", "i2"), ("column", "i2")]
     + [(name, "f4") for name in ("pt", "eta", "phi", "d0", "dz", "d0_error", "dz_error")]

@@ -9,7 +9,7 @@ from transformers import AutoImageProcessor
 from transformers.utils import cached_file
 
 from e2evit.baselines.constants import baseline_predictions
-from e2evit.results.measure import align_labels, evaluate_predictions
+from e2evit.results.measure import align_labels, class_weights, column, evaluate_predictions
 from e2evit.results.predictions import MODEL, Predictions
 from e2evit.results.record import Result, model_name
 
@@ -39,6 +39,7 @@ def evaluate(
     mixed_precision: str = "auto",
     num_workers: int = 0,
     pieces_dir: str | Path | None = None,
+    weights: str | None = None,
 ) -> Result | None:
     """Measure a checkpoint on held-out jets, and the baselines on the same jets.
 
@@ -58,6 +59,8 @@ def evaluate(
         num_workers: Worker processes that load batches; 0: this process itself.
         pieces_dir: Folder that keeps predictions piece by piece, so that the same call resumes after an interruption;
             remove it once the result is saved.
+        weights: Column with the weights of jets for all metrics, e.g. `"weight"` of simulated jets; classes keep their
+            shares.
 
     Raises:
         ValueError: for a split, checkpoint or data that cannot be measured.
@@ -81,6 +84,8 @@ def evaluate(
         dataset, schema = load_data(data, targets, trained_on.channel_names)
     if not len(dataset.get(split, ())):
         raise ValueError(f"The {split} split has no jets to measure on.")
+    if weights is not None:  # before the work
+        class_weights(dataset[split], weights, column(dataset[split], "labels", -100))
     processor = AutoImageProcessor.from_pretrained(trained_on.path)
     model = load_model(trained_on.path)
     if not model.config.has_exclusive_classes:
@@ -109,8 +114,8 @@ def evaluate(
     training = _read_run_info(trained_on.path)
     fields = run_info(dataset, accelerator, model)
     fields |= describe_data(data, targets, schema, split) | {"label_names": label_names}
-    fields |= evaluate_predictions(rows, targets.mass_column, label_names, predictors)
-    fields |= {"training": _summary(training), "cost": cost, "seed": training.get("seed")}
+    fields |= evaluate_predictions(rows, targets.mass_column, label_names, predictors, weights)
+    fields |= {"training": _summary(training), "cost": cost, "seed": training.get("seed"), "weights": weights}
     result = Result(**fields, model=name or model_name(checkpoint, training.get("seed")))
     end_processes(accelerator)
     return result
