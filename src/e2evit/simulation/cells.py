@@ -10,7 +10,7 @@ IMPACT = np.dtype([("event", "i4"), *((name, "f4") for name in ("row", "column",
 
 
 def structured(dtype: np.dtype, **columns) -> np.ndarray:
-    """A structured array from its columns, the first an array, the others as long or scalar; fields left out are zero."""
+    """A structured array from its columns: the first an array, others as long or scalar; fields left out are zero."""
     array = np.zeros(len(next(iter(columns.values()))), dtype)
     for name, values in columns.items():
         array[name] = values
