@@ -379,8 +379,7 @@ def _check_numbers(lists: dict[str, pa.ListArray], problems: dict[int, str | Non
     """Particles and candidates are finite, and slow enough in eta for their energies to be so as well."""
     for name, column in lists.items():
         values = column.flatten().to_numpy(zero_copy_only=False)
-        largest = _LARGEST.get(name.partition("_")[2], np.inf)
-        bad = ~np.isfinite(values) | (np.abs(values) > largest)
+        bad = ~np.isfinite(values) | (np.abs(values) > _LARGEST.get(name.partition("_")[2], np.inf))
         rows = np.repeat(np.arange(len(column)), np.diff(column.offsets.to_numpy()))
         for place in np.flatnonzero(bad):
             problems.setdefault(int(rows[place]), f"{values[place]:g} in {name}")

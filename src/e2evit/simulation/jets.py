@@ -31,6 +31,7 @@ class Jets:
         parton: PDG code of the jet's origin: the heavy particle, or the quark or gluon of the hard process nearest to
             the axis; 0 if none is within the jet.
         weight: Turns the jets into those of a collider.
+        particles: Of each jet a list of records `px`, `py`, `pz`, `E` [GeV].
     """
 
     event: np.ndarray
@@ -39,6 +40,7 @@ class Jets:
     merged: np.ndarray
     parton: np.ndarray
     weight: np.ndarray
+    particles: ak.Array
 
     @property
     def pt(self) -> np.ndarray:
@@ -68,14 +70,16 @@ def find_jets(batch: EventBatch, heavy: int, min_pt: float, max_pt: float) -> Je
     particles = ak.zip({"px": px, "py": py, "pz": pz, "E": energy}, with_name="Momentum4D")
     particles = ak.unflatten(particles, np.bincount(batch.event[near], minlength=batch.num_events))
     definition = fastjet.JetDefinition(fastjet.antikt_algorithm, JET_RADIUS)
-    clustered = fastjet.ClusterSequence(particles, definition).inclusive_jets(min_pt=min_pt)
+    clusters = fastjet.ClusterSequence(particles, definition)
+    clustered, constituents = clusters.inclusive_jets(min_pt=min_pt), clusters.constituents(min_pt=min_pt)
     hardest = ak.argsort(clustered.px**2 + clustered.py**2, axis=1, ascending=False)[:, :2]
-    clustered = clustered[hardest]
+    clustered, constituents = clustered[hardest], ak.flatten(constituents[hardest], axis=1)
     event = np.repeat(np.arange(batch.num_events), ak.to_numpy(ak.num(clustered)))
     momentum = np.stack([ak.to_numpy(ak.flatten(clustered[axis])) for axis in ("px", "py", "pz", "E")], axis=1)
     nothing = np.zeros(len(event), int)
     weight = np.broadcast_to(batch.weight, batch.num_events)[event]
-    jets = Jets(event, momentum, np.full(len(event), np.nan), nothing.astype(bool), nothing, weight)
+    unmatched = np.full(len(event), np.nan), nothing.astype(bool), nothing
+    jets = Jets(event, momentum, *unmatched, weight, constituents)
     jets = jets.select((jets.pt < max_pt) & (np.abs(_eta_phi(momentum)[0]) < MAX_ETA))
     return _match_heavy(jets, batch, heavy) if heavy else _match_parton(jets, batch)
 

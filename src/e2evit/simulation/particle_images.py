@@ -21,6 +21,7 @@ from .geometry import GEOMETRIES
 from .hcal import seed_towers, tower_energy
 from .images import jet_windows, render
 from .kept import REACH, axis_crystal, read_particles
+from .particle_flow import candidate_columns, find_candidates
 from .pileup import MinimumBiasPool
 from .pool_cache import cached_pool
 from .streams import EventStreams, draw
@@ -55,6 +56,8 @@ class ParticleImages:
         seed: Of the responses.
         epoch: Of the responses; None for fixed ones.
         without: Effects of the detector that are left out, see [`EFFECTS`].
+        candidates: Add the particle-flow-like candidates of the same response, and observables made of them; needs
+            FastJet.
     """
 
     columns = (*PARTICLE_COLUMNS, "event_id", "eta", "phi")
@@ -67,9 +70,10 @@ class ParticleImages:
         seed: int = 0,
         epoch: int | None = None,
         without: Sequence[str] = (),
+        candidates: bool = False,
     ):
         self.geometry, self.pool, self.seed, self.epoch, self.without = geometry, pool, seed, epoch, tuple(without)
-        self.pileup = mean_range(pileup)
+        self.pileup, self.candidates = mean_range(pileup), candidates
         if self.pileup[1] and pool is None:
             raise ValueError("Pile-up needs a pool: `ParticleImages.of` finds or makes it.")
 
@@ -82,6 +86,7 @@ class ParticleImages:
         cache_dir: str | Path | None = None,
         num_proc: int = 0,
         without: Sequence[str] | None = None,
+        candidates: bool = False,
     ) -> "ParticleImages":
         """For the particles in a folder, with the detector and the beams they were simulated for.
 
@@ -90,6 +95,7 @@ class ParticleImages:
             cache_dir: Where the pool of minimum-bias collisions is, or will be; by default the cache of `datasets`.
             num_proc: Processes that make it; 0: this one.
             without: Effects of the detector that are left out; by default those that their simulation left out.
+            candidates: Add the candidates of each response.
 
         Raises:
             ValueError: if the folder does not hold particles, or for an impossible number of collisions.
@@ -103,11 +109,11 @@ class ParticleImages:
             pool = cached_pool(
                 simulation["energy"], geometry, without, tuple(simulation["pythia"]), cache_dir, num_proc
             )
-        return cls(geometry, pool, mean, seed, without=without)
+        return cls(geometry, pool, mean, seed, without=without, candidates=candidates)
 
     def with_seed(self, seed: int, epoch: int | None) -> "ParticleImages":
         """The same detector with another seed and epoch."""
-        return type(self)(self.geometry, self.pool, self.pileup, seed, epoch, self.without)
+        return type(self)(self.geometry, self.pool, self.pileup, seed, epoch, self.without, self.candidates)
 
     @property
     def description(self) -> dict:
@@ -117,6 +123,7 @@ class ParticleImages:
         return versions | {
             "geometry": self.geometry,
             "without": list(self.without),
+            "candidates": self.candidates,
             "pileup": self.pileup,
             "seed": self.seed,
             "pool": pool,
@@ -147,9 +154,15 @@ class ParticleImages:
             response, num_pileup = self.pool.overlay(response, assign_splits(event_ids), mean, detector, rng, window)
         towers = tower_energy(number, response.hcal, detector, rng)
         ieta, iphi = seed_towers(towers, each, eta, phi, SEED_ROWS)
-        index, value = render(jet_windows(each, ieta, iphi), response, towers, detector, rng)
+        frames = jet_windows(each, ieta, iphi)
+        image = render(frames, response, towers, detector, rng)
         places = {"ieta": ieta, "iphi": iphi, "num_pileup": num_pileup}
-        made = dict(zip(IMAGE_COLUMNS, (index, value))) | {name: v.astype(np.int32) for name, v in places.items()}
+        made = dict(zip(IMAGE_COLUMNS, image)) | {name: v.astype(np.int32) for name, v in places.items()}
+        if self.candidates:
+            from .observables import candidate_observables  # needs FastJet
+
+            found = find_candidates(frames, eta, phi, image, response, towers, detector, rng)
+            made |= candidate_columns(found, number) | candidate_observables(found, number)
         kept = [name for name in rows.column_names if name not in (*PARTICLE_COLUMNS, *made)]
         return pa.table(made | {name: rows[name] for name in kept})
 

@@ -30,6 +30,7 @@ class SimulationSettings:
         keep: `images`, or `particles`: those that a jet's window can see, from which [`ParticleImages`] makes an image
             with a new response of the detector, noise and pile-up whenever it is asked.
         whole_detector: One image of 280 x 360 per event instead of one of 125 x 125 per jet.
+        candidates: Add the particle-flow-like candidates of each jet, and observables made of them, to its image.
         pool_size: Number of minimum-bias collisions pile-up is drawn from.
         pythia: Extra settings for Pythia in every process, e.g. `Tune:pp = 18`.
         shard_size: Jets per shard.
@@ -68,6 +69,9 @@ class SimulationSettings:
     whole_detector: bool = field(
         default=False, metadata={"help": "Write one 280 x 360 image per event instead of one 125 x 125 image per jet."}
     )
+    candidates: bool = field(
+        default=False, metadata={"help": "Add each jet's particle-flow-like candidates, and observables made of them."}
+    )
     pool_size: int = field(default=2000, metadata={"help": "Minimum-bias collisions to draw pile-up from."})
     pythia: list[str] = field(default_factory=list, metadata={"help": 'Extra Pythia settings, e.g. "Tune:pp = 18".'})
     shard_size: int = field(default=2000, metadata={"help": "Jets per shard."})
@@ -104,6 +108,11 @@ class SimulationSettings:
         if self.keep == "particles" and self.whole_detector:
             raise ValueError(
                 "Particles are kept around jets: `keep particles` and `whole_detector` exclude each other."
+            )
+        if self.candidates and (self.keep == "particles" or self.whole_detector):
+            raise ValueError(
+                "`candidates` go with images of jets, not with `whole_detector`; kept particles get them when their "
+                "images are made: `ParticleImages.of(..., candidates=True)`."
             )
         for name, smallest in (("seed", 0), ("pileup", 0), ("pool_size", 10), ("shard_size", 1)):
             if getattr(self, name) < smallest:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from e2evit.data import DatasetSchema, find_schema, row_features
 from e2evit.data.builder import ROW_FORMAT_VERSION
 from e2evit.data.grid import COLUMNS, ROWS, SEED_ROWS
+from e2evit.data.schema import IMAGE_COLUMNS
 from e2evit.data.splits import assign_splits
 
 from .detector import detect
@@ -19,6 +20,8 @@ from .hcal import seed_towers, tower_energy
 from .images import jet_windows, render, whole_detector
 from .jets import Jets, find_jets
 from .kept import keep_particles
+from .observables import as_columns, candidate_observables, jet_observables
+from .particle_flow import candidate_columns, find_candidates
 from .pileup import MinimumBiasPool
 from .processes import PROCESSES
 from .settings import SimulationSettings
@@ -44,6 +47,7 @@ def output_schema(settings: SimulationSettings) -> DatasetSchema:
     return replace(
         find_schema("particles" if settings.keep == "particles" else "simulated"),
         channel_names=settings.detector.channel_names,
+        lists=("candidates",) if settings.candidates else (),
         **({"image_size": (ROWS, COLUMNS)} if settings.whole_detector else {}),
     )
 
@@ -132,8 +136,10 @@ def make_shard(
         made += table.num_rows
         if made >= num_jets:
             break
-    target = arrow_schema(process, settings)
-    return pa.concat_tables(tables).slice(0, num_jets).select(target.names).cast(target)
+    target, rows = arrow_schema(process, settings), pa.concat_tables(tables).slice(0, num_jets)
+    for name in set(schema.extra).difference(rows.column_names):  # of candidates
+        rows = rows.append_column(name, pa.nulls(num_jets, pa.float32()))
+    return rows.select(target.names).cast(target)
 
 
 def _accept(jets: Jets, acceptance: Acceptance, rng: np.random.Generator) -> Jets:
@@ -166,7 +172,12 @@ def _rows(batch, jets: Jets, event_ids, settings: SimulationSettings, pool, rng)
         number = pa.nulls(len(number), pa.int32())
     else:
         frames = whole_detector(jets.event) if settings.whole_detector else jet_windows(jets.event, ieta, iphi)
-        kept = dict(zip(("pixel_index", "pixel_value"), render(frames, response, towers, detector, rng)))
+        image = render(frames, response, towers, detector, rng)
+        kept = dict(zip(IMAGE_COLUMNS, image))
+        if settings.candidates:
+            axes = jets.eta_phi
+            found = find_candidates(frames, *axes, image, response, towers, detector, rng)
+            kept |= candidate_columns(found, len(frames)) | candidate_observables(found, len(frames))
     has_heavy = ~np.isnan(jets.heavy_mass)
     return pa.table(
         {
@@ -183,6 +194,7 @@ def _rows(batch, jets: Jets, event_ids, settings: SimulationSettings, pool, rng)
             "event_id": event_ids[jets.event],
             "weight": jets.weight.astype(np.float32),
             "phi": jets.eta_phi[1].astype(np.float32),
+            **as_columns(jet_observables(jets.particles)),
         }
     )
 
