@@ -16,7 +16,7 @@ PRONGS_MASS = np.sqrt(2 * 200 * 100 * (np.cosh(0.3) - np.cos(0.4)))
 def jets_of(*jets) -> ak.Array:
     pt, eta, phi = np.array([particle for jet in jets for particle in jet]).reshape(-1, 3).T
     momenta = {"px": pt * np.cos(phi), "py": pt * np.sin(phi), "pz": pt * np.sinh(eta), "E": pt * np.cosh(eta)}
-    return ak.unflatten(ak.zip(momenta, with_name="Momentum4D"), [len(jet) for jet in jets])
+    return ak.unflatten(ak.zip(momenta, with_name="Momentum4D"), np.array([len(jet) for jet in jets], int))
 
 
 def test_two_prongs_and_a_soft_particle():

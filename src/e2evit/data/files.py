@@ -8,9 +8,9 @@ from math import prod
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import ClassLabel, Features
 
+from .entries import check_lists, check_numbers, check_pixels, renumbered
 from .formats import BadRows, Batch, DataFile, FileError, holds_text, open_data_file
 from .parquet import ParquetFile
 from .schema import DatasetSchema, row_features
@@ -19,7 +19,6 @@ from .sparse import dense_to_sparse
 __all__ = ["Piece", "find_mismatch", "list_pieces", "read_rows"]
 
 ROWS_AT_ONCE = 1000  # of sparse Parquet
-_LARGEST = {"pt": 1e5, "eta": 20.0, "phi": 10.0}  # of particles and candidates, GeV and radians
 
 
 @dataclass(frozen=True)
@@ -223,7 +222,7 @@ def _read_dense(piece: Piece, schema: DatasetSchema, target: pa.Schema):
         problems: dict[int, str | None] = dict(batch.problems)
         images, channels_last = _images(batch, schema)
         index, value = dense_to_sparse(images, channels_last)
-        _check_pixels(index, value, schema, problems)
+        check_pixels(index, value, schema, problems)
         data = {"pixel_index": index, "pixel_value": value}
         for name in target.names:
             if name == "event_id":
@@ -297,27 +296,6 @@ def _numbers_of_names(values: np.ndarray, schema: DatasetSchema, key: str, probl
     return pa.array([numbers.get(name) for name in names], pa.int64())
 
 
-def _check_pixels(index: pa.ListArray, value: pa.ListArray, schema: DatasetSchema, problems: dict) -> None:
-    counts = np.diff(index.offsets.to_numpy())
-    pixels, values = index.flatten().to_numpy(), value.flatten().to_numpy(zero_copy_only=False)
-    num_pixels = int(np.prod(schema.image_shape))
-    rows = np.repeat(np.arange(len(counts)), counts)
-    falling = np.zeros(len(pixels), bool)
-    falling[1:] = (pixels[1:] <= pixels[:-1]) & (rows[1:] == rows[:-1])
-    bad = np.flatnonzero(~np.isfinite(values) | (pixels >= num_pixels) | falling)
-    for place, row in zip(bad, rows[bad].tolist()):
-        if falling[place]:
-            reason = "pixel_index is not ascending"
-        elif pixels[place] >= num_pixels:
-            reason = (
-                f"a pixel index of {pixels[place]}, but an image of shape {schema.image_shape} has {num_pixels} pixels"
-            )
-        else:
-            channel = schema.channel_names[pixels[place] // (num_pixels // len(schema.channel_names))]
-            reason = f"NaN or infinite pixels in channel {channel}"
-        problems.setdefault(row, reason)
-
-
 def _read_sparse(piece: Piece, schema: DatasetSchema, target: pa.Schema):
     file = _open_rows(piece.path)
     available = file.file.schema_arrow.names
@@ -340,49 +318,27 @@ def _read_sparse(piece: Piece, schema: DatasetSchema, target: pa.Schema):
                 f"{piece.path}: the columns of the rows from {start} on have the wrong type ({error})."
             ) from error
         for group in schema.list_groups:
-            _check_lists(table, list(group), problems)
+            check_lists(table, list(group), problems)
         if label_names != schema.label_names:
             _check_labels(table, label_names, problems)
             labels = table["labels"].to_numpy()
             new = [renumber[int(label)] if label == label and 0 <= label < len(renumber) else None for label in labels]
             table = table.set_column(table.column_names.index("labels"), "labels", pa.array(new, pa.int64()))
+        if "jets" in schema.lists:
+            place, column = table.column_names.index("jets_labels"), table["jets_labels"].combine_chunks()
+            table = table.set_column(place, "jets_labels", renumbered(column, renumber, problems))
         entry_problems: dict[int, str | None] = {}
         lists, good = {name: table[name].combine_chunks() for name in schema.list_columns}, np.arange(table.num_rows)
         if problems:
             good = np.setdiff1d(good, list(problems))
             lists = {name: column.take(pa.array(good)) for name, column in lists.items()}
         for group in schema.list_groups[1:]:
-            _check_numbers({name: table[name].combine_chunks().take(pa.array(good)) for name in group}, entry_problems)
+            check_numbers({name: table[name].combine_chunks().take(pa.array(good)) for name in group}, entry_problems)
         if schema.particles:
-            _check_numbers(lists, entry_problems)
+            check_numbers(lists, entry_problems)
         else:
-            _check_pixels(lists["pixel_index"], lists["pixel_value"], schema, entry_problems)
+            check_pixels(lists["pixel_index"], lists["pixel_value"], schema, entry_problems)
         yield start, table, problems | {int(good[row]): reason for row, reason in entry_problems.items()}
-
-
-def _check_lists(table: pa.Table, names: list[str], problems: dict[int, str | None]) -> None:
-    first, *others = names
-    lengths = {name: pc.call_function("list_value_length", [table[name]]).to_numpy() for name in names}
-    for name in others:
-        for row in np.flatnonzero(lengths[first] != lengths[name]):  # null is NaN, and so unequal to itself
-            told = f"{lengths[first][row]:g} entries in {first} and {lengths[name][row]:g} in {name}"
-            problems.setdefault(int(row), told)
-    for name in names:
-        column = table[name].combine_chunks()
-        if (entries := column.flatten()).null_count:
-            parents = pc.call_function("list_parent_indices", [column])
-            for row in parents.filter(entries.is_null()).unique().to_pylist():
-                problems.setdefault(row, f"a null in {name}")
-
-
-def _check_numbers(lists: dict[str, pa.ListArray], problems: dict[int, str | None]) -> None:
-    """Particles and candidates are finite, and slow enough in eta for their energies to be so as well."""
-    for name, column in lists.items():
-        values = column.flatten().to_numpy(zero_copy_only=False)
-        bad = ~np.isfinite(values) | (np.abs(values) > _LARGEST.get(name.partition("_")[2], np.inf))
-        rows = np.repeat(np.arange(len(column)), np.diff(column.offsets.to_numpy()))
-        for place in np.flatnonzero(bad):
-            problems.setdefault(int(rows[place]), f"{values[place]:g} in {name}")
 
 
 def _label_names(piece: Piece, arrow_schema: pa.Schema, schema: DatasetSchema) -> tuple[str, ...]:

@@ -80,7 +80,16 @@ CANDIDATE_COLUMNS = {"candidate_id": "int16", "candidate_charge": "int8"} | {
 }
 CANDIDATE_TRUTH = {"candidate_is_pileup": "bool"}
 # what rows may hold besides: lists of one length each, by the name under which files declare them
-LISTS = {"candidates": CANDIDATE_COLUMNS | CANDIDATE_TRUTH}
+EVENT_JET_COLUMNS = {
+    "jets_pt": "float32",
+    "jets_eta": "float32",
+    "jets_phi": "float32",
+    "jets_labels": "int64",
+    "jets_mass_labels": "float32",
+    "jets_mass": "float32",
+    "jets_merged": "bool",
+}
+LISTS = {"candidates": CANDIDATE_COLUMNS | CANDIDATE_TRUTH, "jets": EVENT_JET_COLUMNS}
 ROW_COLUMNS = {
     "labels": "int64",
     "mass_labels": "float32",
@@ -180,7 +189,7 @@ class DatasetSchema:
     normalisation: Literal["physical", "max_scaled_255", "scaled"] = "physical"
     tower_blocks: StrictBool = False
     particles: StrictBool = False
-    lists: tuple[Literal["candidates"], ...] = ()
+    lists: tuple[Literal["candidates", "jets"], ...] = ()
     own_split: dict[Literal["train", "validation", "test"], str] = field(default_factory=dict)
     bad_rows: dict[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     inferred: Strings = ()
@@ -359,12 +368,16 @@ def row_features(schema: DatasetSchema) -> Features:
     columns follow. Rows with candidates have lists of them: PDG code `candidate_id` (211, 11, 13, 22 or 130, with a
     sign where there is a charge), `candidate_charge`, `candidate_pt`, `candidate_energy` [GeV], `candidate_eta`,
     `candidate_phi`, impact parameters `candidate_d0`, `candidate_dz` and their errors [cm], and the truth
-    `candidate_is_pileup`.
+    `candidate_is_pileup`. Rows of whole events have lists of their jets: `jets_pt` [GeV], `jets_eta`, `jets_phi`,
+    class `jets_labels`, generator mass `jets_mass_labels` (NaN without a heavy particle), mass `jets_mass`,
+    `jets_merged`.
     """
     columns: dict[str, Any] = {name: Value(kind) for name, kind in ROW_COLUMNS.items()}
     if schema.labels:
         columns["labels"] = ClassLabel(names=list(schema.labels))
     lists = {name: List(Value(kind)) for group in schema.list_groups for name, kind in group.items()}
+    if "jets" in schema.lists:
+        lists["jets_labels"] = List(columns["labels"])
     return Features(lists | columns | dict.fromkeys(schema.extra, Value("float32")))
 
 

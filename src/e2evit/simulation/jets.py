@@ -1,6 +1,6 @@
 """Particle-level jets and the particles they come from."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import awkward as ak
 import fastjet
@@ -13,7 +13,7 @@ from .batch import EventBatch
 # or each worker prints FastJet's banner over the progress bar; the README asks for the citation instead
 fastjet._swig.ClusterSequence.set_fastjet_banner_stream(None)
 
-__all__ = ["MAX_ETA", "Jets", "find_jets"]
+__all__ = ["MAX_ETA", "Jets", "all_jets", "find_jets"]
 
 MAX_ETA = 1.37  # of the jet axis, as in CMS's JetFrameProducer
 _CLUSTER_MAX_ETA = 3.0  # particles beyond are outside the grid
@@ -65,6 +65,20 @@ def find_jets(batch: EventBatch, heavy: int, min_pt: float, max_pt: float) -> Je
     With a `heavy` particle (its PDG code), only jets with one within ΔR < 0.8 of the axis are kept. `merged` is
     CMS's selection for its boosted-top sample (RHAnalyzer_runEvtSel_jet_dijet_top): all quarks within ΔR < 0.8.
     """
+    jets = _cluster(batch, min_pt)
+    rank = np.arange(len(jets.event)) - np.searchsorted(jets.event, jets.event)
+    jets = _match(jets.select((rank < 2) & (jets.pt < max_pt) & (np.abs(jets.eta_phi[0]) < MAX_ETA)), batch, heavy)
+    return jets.select(jets.parton == heavy) if heavy else jets
+
+
+def all_jets(batch: EventBatch, heavy: int, min_pt: float) -> Jets:
+    """All anti-kt R = 0.8 jets above `min_pt` [GeV] with |eta| < 1.37, with or without a heavy particle."""
+    jets = _cluster(batch, min_pt)
+    return _match(jets.select(np.abs(jets.eta_phi[0]) < MAX_ETA), batch, heavy)
+
+
+def _cluster(batch: EventBatch, min_pt: float) -> Jets:
+    """The jets of each event, hardest first, without what they come from."""
     near = np.abs(_eta_phi(batch.momentum)[0]) < _CLUSTER_MAX_ETA
     px, py, pz, energy = batch.momentum[near].T
     particles = ak.zip({"px": px, "py": py, "pz": pz, "E": energy}, with_name="Momentum4D")
@@ -72,34 +86,31 @@ def find_jets(batch: EventBatch, heavy: int, min_pt: float, max_pt: float) -> Je
     definition = fastjet.JetDefinition(fastjet.antikt_algorithm, JET_RADIUS)
     clusters = fastjet.ClusterSequence(particles, definition)
     clustered, constituents = clusters.inclusive_jets(min_pt=min_pt), clusters.constituents(min_pt=min_pt)
-    hardest = ak.argsort(clustered.px**2 + clustered.py**2, axis=1, ascending=False)[:, :2]
-    clustered, constituents = clustered[hardest], ak.flatten(constituents[hardest], axis=1)
+    order = ak.argsort(clustered.px**2 + clustered.py**2, axis=1, ascending=False)
+    clustered, constituents = clustered[order], ak.flatten(constituents[order], axis=1)
     event = np.repeat(np.arange(batch.num_events), ak.to_numpy(ak.num(clustered)))
     momentum = np.stack([ak.to_numpy(ak.flatten(clustered[axis])) for axis in ("px", "py", "pz", "E")], axis=1)
     nothing = np.zeros(len(event), int)
     weight = np.broadcast_to(batch.weight, batch.num_events)[event]
     unmatched = np.full(len(event), np.nan), nothing.astype(bool), nothing
-    jets = Jets(event, momentum, *unmatched, weight, constituents)
-    jets = jets.select((jets.pt < max_pt) & (np.abs(_eta_phi(momentum)[0]) < MAX_ETA))
-    return _match_heavy(jets, batch, heavy) if heavy else _match_parton(jets, batch)
+    return Jets(event, momentum, *unmatched, weight, constituents)
 
 
-def _match_heavy(jets: Jets, batch: EventBatch, heavy: int) -> Jets:
+def _match(jets: Jets, batch: EventBatch, heavy: int) -> Jets:
+    """The jets with their origin: the heavy particle within, or the parton."""
+    if not heavy:
+        nearest, distance = _nearest(jets, batch.parton_event, batch.parton_momentum)
+        return replace(jets, parton=np.where(distance < JET_RADIUS, batch.parton_id[nearest], 0))
     nearest, distance = _nearest(jets, batch.heavy_event, batch.heavy_momentum)
     inside = distance < JET_RADIUS
-    jets, nearest = jets.select(inside), nearest[inside]
-    jets.heavy_mass = _mass(batch.heavy_momentum)[nearest]
     decays = nearest[:, None] == batch.decay_heavy
     farthest = np.where(decays, _distances(jets.momentum, batch.decay_momentum), 0.0).max(axis=1, initial=0.0)
-    jets.merged = farthest < JET_RADIUS
-    jets.parton = np.full(len(nearest), heavy)
-    return jets
-
-
-def _match_parton(jets: Jets, batch: EventBatch) -> Jets:
-    nearest, distance = _nearest(jets, batch.parton_event, batch.parton_momentum)
-    jets.parton = np.where(distance < JET_RADIUS, batch.parton_id[nearest], 0)
-    return jets
+    return replace(
+        jets,
+        heavy_mass=np.where(inside, _mass(batch.heavy_momentum)[nearest], np.nan),
+        merged=inside & (farthest < JET_RADIUS),
+        parton=np.where(inside, heavy, 0),
+    )
 
 
 def _nearest(jets: Jets, event, momentum):

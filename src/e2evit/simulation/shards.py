@@ -15,10 +15,11 @@ from e2evit.data.schema import IMAGE_COLUMNS
 from e2evit.data.splits import assign_splits
 
 from .detector import detect
+from .event_jets import event_jet_columns
 from .events import generate
 from .hcal import seed_towers, tower_energy
 from .images import jet_windows, render, whole_detector
-from .jets import Jets, find_jets
+from .jets import Jets, all_jets, find_jets
 from .kept import keep_particles
 from .observables import as_columns, candidate_observables, jet_observables
 from .particle_flow import candidate_columns, find_candidates
@@ -47,7 +48,7 @@ def output_schema(settings: SimulationSettings) -> DatasetSchema:
     return replace(
         find_schema("particles" if settings.keep == "particles" else "simulated"),
         channel_names=settings.detector.channel_names,
-        lists=("candidates",) if settings.candidates else (),
+        lists=("candidates",) * settings.candidates + ("jets",) * settings.whole_detector,
         **({"image_size": (ROWS, COLUMNS)} if settings.whole_detector else {}),
     )
 
@@ -55,7 +56,8 @@ def output_schema(settings: SimulationSettings) -> DatasetSchema:
 def arrow_schema(process: str, settings: SimulationSettings) -> pa.Schema:
     """Schema of a process's shards, with the settings and versions that made them as metadata."""
     schema = output_schema(settings)
-    description = schema.description_of_rows([process]) | {"simulation": settings.to_dict() | versions()}
+    names = dict.fromkeys(["qcd", process] if settings.whole_detector else [process])  # jets of any event may be QCD's
+    description = schema.description_of_rows(list(names)) | {"simulation": settings.to_dict() | versions()}
     target = row_features(schema).arrow_schema
     return target.with_metadata(target.metadata | {b"e2evit": json.dumps(description).encode()})
 
@@ -130,10 +132,13 @@ def make_shard(
         event_ids = np.array([f"{name}-{first_event + event}" for event in events.tolist()])
         if PROCESSES[process].gun:
             jets.weight = np.ones(len(jets.event))  # flat by construction
-        table = _rows(batch.select(events), jets, event_ids, settings, pool, rng)
-        labels = np.full(table.num_rows, schema.label_names.index(process))
-        tables.append(table.append_column("labels", pa.array(labels)))
-        made += table.num_rows
+        every = None
+        if settings.whole_detector:
+            every = all_jets(batch, PROCESSES[process].heavy, settings.min_pt)
+            every = every.select(np.isin(every.event, events))
+            every.event = np.searchsorted(events, every.event)
+        tables.append(_rows(process, batch.select(events), jets, every, event_ids, settings, pool, rng))
+        made += tables[-1].num_rows
         if made >= num_jets:
             break
     target, rows = arrow_schema(process, settings), pa.concat_tables(tables).slice(0, num_jets)
@@ -156,9 +161,12 @@ def _accept(jets: Jets, acceptance: Acceptance, rng: np.random.Generator) -> Jet
     return jets.select(np.sort(shuffled[chosen]))
 
 
-def _rows(batch, jets: Jets, event_ids, settings: SimulationSettings, pool, rng) -> pa.Table:
-    """Images, or particles, and labels of the jets whose windows lie on the grid."""
-    detector = settings.detector
+def _rows(
+    process: str, batch, jets: Jets, every: Jets | None, event_ids, settings: SimulationSettings, pool, rng
+) -> pa.Table:
+    """Images, or particles, and labels of the jets whose windows lie on the grid; `every` jet of whole events."""
+    detector, classes = settings.detector, list(PROCESSES)
+    label, background = classes.index(process), classes.index("qcd")
     response, num_pileup = detect(batch, detector, rng), np.zeros(batch.num_events, int)
     if needs_pool(settings):
         response, num_pileup = pool.overlay(response, assign_splits(event_ids), settings.pileup, detector, rng)
@@ -178,10 +186,13 @@ def _rows(batch, jets: Jets, event_ids, settings: SimulationSettings, pool, rng)
             axes = jets.eta_phi
             found = find_candidates(frames, *axes, image, response, towers, detector, rng)
             kept |= candidate_columns(found, len(frames)) | candidate_observables(found, len(frames))
+    if every is not None:
+        kept |= event_jet_columns(jets.event, every, (background, label))
     has_heavy = ~np.isnan(jets.heavy_mass)
     return pa.table(
         {
             **kept,
+            "labels": np.full(len(jets.event), label),
             "mass_labels": pa.array(jets.heavy_mass.astype(np.float32), from_pandas=True),
             "jet_mass": jets.mass.astype(np.float32),
             "pt": jets.pt.astype(np.float32),

@@ -1,0 +1,75 @@
+"""Checks of the lists that sparse rows hold: pixels, particles, candidates, jets of events."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .schema import DatasetSchema
+
+__all__ = ["check_lists", "check_numbers", "check_pixels", "renumbered"]
+
+_LARGEST = {"pt": 1e5, "eta": 20.0, "phi": 10.0}  # of particles, candidates and jets, GeV and radians
+_MAY_BE_NAN = ("jets_mass_labels",)
+
+
+def check_pixels(index: pa.ListArray, value: pa.ListArray, schema: DatasetSchema, problems: dict) -> None:
+    counts = np.diff(index.offsets.to_numpy())
+    pixels, values = index.flatten().to_numpy(), value.flatten().to_numpy(zero_copy_only=False)
+    num_pixels = int(np.prod(schema.image_shape))
+    rows = np.repeat(np.arange(len(counts)), counts)
+    falling = np.zeros(len(pixels), bool)
+    falling[1:] = (pixels[1:] <= pixels[:-1]) & (rows[1:] == rows[:-1])
+    bad = np.flatnonzero(~np.isfinite(values) | (pixels >= num_pixels) | falling)
+    for place, row in zip(bad, rows[bad].tolist()):
+        if falling[place]:
+            reason = "pixel_index is not ascending"
+        elif pixels[place] >= num_pixels:
+            reason = (
+                f"a pixel index of {pixels[place]}, but an image of shape {schema.image_shape} has {num_pixels} pixels"
+            )
+        else:
+            channel = schema.channel_names[pixels[place] // (num_pixels // len(schema.channel_names))]
+            reason = f"NaN or infinite pixels in channel {channel}"
+        problems.setdefault(row, reason)
+
+
+def check_lists(table: pa.Table, names: list[str], problems: dict[int, str | None]) -> None:
+    first, *others = names
+    lengths = {name: pc.call_function("list_value_length", [table[name]]).to_numpy() for name in names}
+    for name in others:
+        for row in np.flatnonzero(lengths[first] != lengths[name]):  # null is NaN, and so unequal to itself
+            told = f"{lengths[first][row]:g} entries in {first} and {lengths[name][row]:g} in {name}"
+            problems.setdefault(int(row), told)
+    for name in names:
+        column = table[name].combine_chunks()
+        if (entries := column.flatten()).null_count:
+            parents = pc.call_function("list_parent_indices", [column])
+            for row in parents.filter(entries.is_null()).unique().to_pylist():
+                problems.setdefault(row, f"a null in {name}")
+
+
+def check_numbers(lists: dict[str, pa.ListArray], problems: dict[int, str | None]) -> None:
+    """Particles, candidates and jets are finite, and slow enough in eta for their energies to be so as well."""
+    for name, column in lists.items():
+        values = column.flatten().to_numpy(zero_copy_only=False)
+        values = np.where(np.isnan(values), 0, values) if name in _MAY_BE_NAN else values
+        bad = ~np.isfinite(values) | (np.abs(values) > _LARGEST.get(name.partition("_")[2], np.inf))
+        rows = np.repeat(np.arange(len(column)), np.diff(column.offsets.to_numpy()))
+        for place in np.flatnonzero(bad):
+            problems.setdefault(int(rows[place]), f"{values[place]:g} in {name}")
+
+
+def renumbered(labels: pa.ListArray, numbers: Sequence[int | None], problems: dict[int, str | None]) -> pa.ListArray:
+    """Lists of labels with their new numbers, by the old ones."""
+    values = labels.flatten().to_numpy(zero_copy_only=False)
+    known = np.array([number is not None for number in numbers], bool)
+    usable = (values >= 0) & (values < len(numbers))
+    usable[usable] = known[values[usable].astype(int)]
+    rows = np.repeat(np.arange(len(labels)), np.diff(labels.offsets.to_numpy()))
+    for place in np.flatnonzero(~usable):
+        problems.setdefault(int(rows[place]), f"the label {values[place]:g} of a jet, which is no class")
+    new = np.array([*(-1 if number is None else number for number in numbers), -1])
+    entries = np.where(usable, new[np.where(usable, values, 0).astype(int)], -1)
+    return pa.ListArray.from_arrays(labels.offsets, pa.array(entries, pa.int64()))
