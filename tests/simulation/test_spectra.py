@@ -1,5 +1,6 @@
 """Weights undo what enhances and matches spectra; mass guns are flat in mass and pT after containment."""
 
+import awkward as ak
 import numpy as np
 import pytest
 
@@ -23,6 +24,7 @@ def jets_of(event, pt, eta) -> Jets:
         merged=zero == 0,
         parton=zero.astype(int),
         weight=zero + 1,
+        particles=ak.Array([[]] * len(pt)),
     )
 
 
