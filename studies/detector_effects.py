@@ -44,7 +44,7 @@ REAL_LAYERS = 85 / 99  # hits in layer 3 over layer 1 of the one real image
 class EffectsArguments:
     results: str = field(default="results/simulation_effects.json", metadata={"help": "JSON file to write."})
     process: str = field(default="top", metadata={"help": "Process whose jets are looked at."})
-    num_events: int = field(default=500, metadata={"help": "Events, with one or two jets each."})
+    num_events: int = field(default=1000, metadata={"help": "Events, with one or two jets each."})
     pool_size: int = field(default=2000, metadata={"help": "Collisions to draw pile-up from."})
     real_dir: str = field(default="tests/data", metadata={"help": "Folder with the real samples."})
 
@@ -88,7 +88,7 @@ def jets_of(process: str, number: int, settings: SimulationSettings):
 
 
 def measure(events, pool: MinimumBiasPool, geometry: Geometry, pileup: float, schema) -> tuple[dict, list]:
-    """Medians of occupied pixels, far tracks and time per jet; tracks per jet by their distance from the axis."""
+    """Means of occupied pixels, far tracks and time per jet; tracks per jet by their distance from the axis."""
     rng, images, windows, number = np.random.default_rng(0), [], [], 0
     start = time.process_time()
     for batch, jets in events:
@@ -139,11 +139,12 @@ def apart(eta, phi) -> tuple[np.ndarray, np.ndarray]:
 
 
 def occupancy(counts: dict[str, np.ndarray]) -> dict[str, float]:
-    """Median of each channel; of the third pixel layer over the first, and the share of jets below the real one."""
+    """Mean of each channel; of the third pixel layer over the first, and the share of jets below the real one."""
     ratio = counts["bpix3"] / np.maximum(counts["bpix1"], 1)
-    return {name: float(np.median(values)) for name, values in counts.items()} | {
-        "layers": float(np.median(ratio)),
+    return {name: float(values.mean()) for name, values in counts.items()} | {
+        "layers": float(counts["bpix3"].mean() / counts["bpix1"].mean()),
         "layers below": float((ratio <= REAL_LAYERS).mean()),
+        "error": float((counts["trk_pt"].std() / counts["trk_pt"].mean() / len(ratio) ** 0.5)),
     }
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from e2evit.simulation import clusters, fakes, silicon, tracker, vertices
+from e2evit.simulation import clusters, fakes, modules, silicon, tracker, vertices
 from e2evit.simulation.batch import EventBatch
 from e2evit.simulation.crowding import crowding
 from e2evit.simulation.detector import detect
@@ -125,9 +125,9 @@ def test_fakes_rise_with_density_and_collisions():
 
 
 def test_clusters_that_touch_become_one():
-    def left(*hits, vertex_z=0.0):
+    def left(*hits):
         group, arc, z = np.array(hits).T
-        return clusters.merged_clusters(group, 4.4, arc / 4.4, z, np.full(len(hits), vertex_z)).tolist()
+        return clusters.merged_clusters(group, 4.4, arc / 4.4, z).tolist()
 
     assert left((0, 0.0, 1.0), (0, 0.029, 1.0)) == [True, False]  # two cells each, and no empty one between
     assert left((0, 0.0, 1.0), (0, 0.031, 1.0)) == [True, True]
@@ -135,7 +135,21 @@ def test_clusters_that_touch_become_one():
     assert left((0, 0.0, 0.0), (0, 0.01, 0.029)) == [True, False]
     assert left((0, 0.0, 0.0), (0, 0.01, 0.035)) == [True, True]
     assert left((0, 0.0, 8.8), (0, 0.01, 8.86)) == [True, False]  # at a slant of two, clusters are longer
+    around = 4.4 * 2 * np.pi  # pile-up is turned
+    assert left((0, 0.1, 1.0), (0, 0.11 + around, 1.0)) == [True, False]
     assert left((0, 0.04, 1.0), (0, 0.0, 1.0), (0, 0.02, 1.0)) == [False, True, False]  # a chain
+
+
+@pytest.mark.parametrize("name", ["run1", "run3"])
+def test_some_pixel_modules_are_dead(name):
+    layers, rng = list(GEOMETRIES[name].layers.values()), np.random.default_rng(0)
+    layer, phi = rng.integers(0, len(layers), 200000), rng.uniform(-np.pi, 3 * np.pi, 200000)
+    z = rng.uniform(-1, 1, 200000) * np.array([made.half_length for made in layers])[layer]
+    works = modules.from_working_modules(layers, layer, phi, z)
+    assert np.array_equal(works, modules.from_working_modules(layers, layer, phi - 2 * np.pi, z))
+    for number, made in enumerate(layers):
+        dead = 1 - works[layer == number].mean()
+        assert dead == pytest.approx(modules.DEAD if made.ladders else 0, abs=0.008)  # a module is 0.006 of layer 1
 
 
 def test_hits_are_lost_with_the_rate_of_collisions():

@@ -11,7 +11,7 @@ PITCH, LENGTH, THICKNESS = 0.0100, 0.0150, 0.0285
 WIDTH = 2  # cells in r phi: in 3.8 T the charge drifts at 25 degrees, 0.013 cm over the thickness
 
 
-def merged_clusters(group, radius, phi, z, vertex_z) -> np.ndarray:
+def merged_clusters(group, radius, phi, z) -> np.ndarray:
     """Which hits are left of the pixel hits given, if those whose clusters touch become one: the one of smaller phi.
 
     A cluster is two cells wide and as long as the particle's path in the sensor. Two touch if no cell between them is
@@ -19,11 +19,11 @@ def merged_clusters(group, radius, phi, z, vertex_z) -> np.ndarray:
 
     Args:
         group: Of each hit, the layer and the frame.
-        radius, phi, z, vertex_z: Of each hit, and of the vertex it is seen from [cm].
+        radius, phi, z: Of each hit, relative to the vertex [cm, radians, cm].
     """
-    arc, width = radius * phi, (WIDTH + 1) * PITCH
+    arc, width = radius * np.mod(phi, 2 * np.pi), (WIDTH + 1) * PITCH
     first, second = close_pairs(group, arc, width)
-    length = THICKNESS * np.abs(z - vertex_z) / radius + 2 * LENGTH
+    length = THICKNESS * np.abs(z) / radius + 2 * LENGTH
     touch = np.abs(z[second] - z[first]) < np.maximum(length[first], length[second])
     kept = np.ones(len(arc), bool)
     kept[second[touch]] = False

@@ -17,6 +17,7 @@ EFFECTS: dict[str, str] = {
     "dense_cores": "tracks lost because they run side by side",
     "fakes": "tracks that no particle made, and tracks found twice",
     "clusters": "pixel clusters that touch and become one",
+    "modules": "pixel modules that give no hits, the same in every event",
     "lost_hits": "pixel hits lost in full buffers, the more the more collisions there are",
     "vertex": "a primary vertex that is off, merged with another, or of another collision",
 }

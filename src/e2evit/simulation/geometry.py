@@ -16,11 +16,13 @@ class Layer:
         radius, half_length: In cm.
         strip_length: Length of a strip module [cm], 0 for pixels. A strip hit is placed at the middle of its module;
             each of the two sensors of a stereo module makes a hit.
+        ladders: Rows of pixel modules around the beam, 0 for strips.
     """
 
     radius: float
     half_length: float
     strip_length: float = 0.0
+    ladders: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,11 @@ GEOMETRIES = {
     # JINST 9 (2014) P10009 section 5
     "run1": Geometry(
         channel_names=("trk_pt", "trk_d0", "trk_dz", "ecal", "hcal", "bpix1", "bpix2", "bpix3"),
-        layers={"bpix1": Layer(4.4, 26.5), "bpix2": Layer(7.3, 26.5), "bpix3": Layer(10.2, 26.5)},
+        layers={
+            "bpix1": Layer(4.4, 26.5, ladders=20),
+            "bpix2": Layer(7.3, 26.5, ladders=32),
+            "bpix3": Layer(10.2, 26.5, ladders=44),
+        },
         d0_resolution=(1.0e-3, 9.0e-3),
         dz_resolution=(3.0e-3, 1.0e-2),
     ),
@@ -61,10 +67,10 @@ GEOMETRIES = {
             *("bpix1", "bpix2", "bpix3", "bpix4", "tib1", "tib2", "tob1", "tob2"),
         ),
         layers={
-            "bpix1": Layer(2.9, 27.0),
-            "bpix2": Layer(6.8, 27.0),
-            "bpix3": Layer(10.9, 27.0),
-            "bpix4": Layer(16.0, 27.0),
+            "bpix1": Layer(2.9, 27.0, ladders=12),
+            "bpix2": Layer(6.8, 27.0, ladders=28),
+            "bpix3": Layer(10.9, 27.0, ladders=44),
+            "bpix4": Layer(16.0, 27.0, ladders=64),
             "tib1": Layer(25.5, 70.0, strip_length=11.7),
             "tib2": Layer(33.9, 70.0, strip_length=11.7),
             "tob1": Layer(60.8, 109.0, strip_length=18.3),

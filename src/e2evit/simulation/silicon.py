@@ -9,6 +9,7 @@ from .cells import Frames, structured
 from .clusters import merged_clusters
 from .geometry import Geometry
 from .helix import Trajectories
+from .modules import from_working_modules
 from .streams import Random, draw
 
 __all__ = ["SILICON", "hit_channels", "silicon_hits", "without_lost_hits"]
@@ -50,30 +51,28 @@ def silicon_hits(batch: EventBatch, start, geometry: Geometry, rng: Random) -> n
 
 def without_lost_hits(hits: np.ndarray, number: np.ndarray, geometry: Geometry, rng: Random) -> np.ndarray:
     """Pixel hits that are read out although each event has `number` `(num_events,)` other collisions."""
-    rate = np.array(
-        [0 if layer.strip_length else LOST * (LOST_RADIUS / layer.radius) ** 2 for layer in geometry.layers.values()]
-    )
-    lost = rate[hits["layer"]] * number[hits["event"]]
-    return hits[draw(rng, "random", hits["event"]) > lost]
+    layers = geometry.layers.values()
+    lost = np.array([LOST * (LOST_RADIUS / layer.radius) ** 2 * (not layer.strip_length) for layer in layers])
+    return hits[draw(rng, "random", hits["event"]) >= lost[hits["layer"]] * number[hits["event"]]]
 
 
 def hit_channels(frames: Frames, hits, vertex_z, geometry: Geometry) -> dict[str, tuple]:
     """Number of hits of each layer in each crystal."""
     layers = list(geometry.layers.values())
-    radius = np.array([layer.radius for layer in layers])[hits["layer"]]
-    eta = np.arcsinh((hits["z"] - vertex_z[hits["event"]]) / radius)
+    if "modules" in geometry.effects:
+        hits = hits[from_working_modules(layers, hits["layer"], hits["phi"], hits["z"])]
+    radius, seen_from = np.array([layer.radius for layer in layers])[hits["layer"]], vertex_z[hits["event"]]
+    eta = np.arcsinh((hits["z"] - seen_from) / radius)
     row, column = (np.floor(x).astype(np.int32) for x in position_in_grid(eta, hits["phi"]))
-    on_grid = (row >= 0) & (row < ROWS)
-    hits, row, column, radius = hits[on_grid], row[on_grid], column[on_grid], radius[on_grid]
-    frame, row, column, hit = frames.locate(hits["event"], row, column, COLUMNS)
+    on_grid = np.flatnonzero((row >= 0) & (row < ROWS))
+    frame, row, column, hit = frames.locate(hits["event"][on_grid], row[on_grid], column[on_grid], COLUMNS)
+    hit = on_grid[hit]
     pixel, layer = (frame * frames.height + row) * frames.width + column, hits["layer"][hit]
     if "clusters" in geometry.effects:
-        in_pixels = np.flatnonzero(np.array([not layer.strip_length for layer in layers])[layer])
-        seen, group = hits[hit[in_pixels]], frame[in_pixels] * len(layers) + layer[in_pixels]
-        alone = merged_clusters(group, radius[hit[in_pixels]], seen["phi"], seen["z"], vertex_z[seen["event"]])
-        kept = np.ones(len(pixel), bool)
-        kept[in_pixels] = alone
-        pixel, layer = pixel[kept], layer[kept]
+        strips = np.array([layer.strip_length > 0 for layer in layers])[layer]
+        group, places = frame * len(layers) + layer, (hits["phi"][hit], hits["z"][hit] - seen_from[hit])
+        alone = strips | merged_clusters(group, radius[hit], *places)
+        pixel, layer = pixel[alone], layer[alone]
     return {
         name: tuple(np.unique(pixel[layer == number], return_counts=True))
         for number, name in enumerate(geometry.layers)
