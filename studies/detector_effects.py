@@ -55,23 +55,16 @@ def main() -> None:
     events = list(jets_of(arguments.process, arguments.num_events, settings))
     collisions = list(itertools.islice(minimum_bias(1, settings.energy), -(-arguments.pool_size // 100) + 1))
     detectors = {"everything": (), **{f"without {name}": (name,) for name in EFFECTS}, "without all": ("all",)}
-    rows, rings = {}, {"particles": particles_around(events)}
-    full = GEOMETRIES[settings.geometry]
+    rows, rings, full = {}, {"particles": particles_around(events)}, GEOMETRIES[settings.geometry]
     for title, without in detectors.items():
         geometry = full.without(without)
         pool = MinimumBiasPool.of(collisions, arguments.pool_size, geometry, np.random.default_rng(1))
         rows[title], rings[title] = measure(events, pool, geometry, settings.pileup, schema)
         print(title, {name: round(value, 4) for name, value in rows[title].items()}, flush=True)
-    record = {
-        "process": arguments.process,
-        "rows": rows,
-        "edges": RINGS,
-        "rings": rings,
-        "vertices": vertices(
-            events, MinimumBiasPool.of(collisions, arguments.pool_size, full, np.random.default_rng(1)), full
-        ),
-        "real": real_sample(Path(arguments.real_dir), schema),
-    }
+        if not without:
+            vertex = vertices(events, pool, geometry)
+    record = {"process": arguments.process, "rows": rows, "edges": RINGS, "rings": rings, "vertices": vertex}
+    record["real"] = real_sample(Path(arguments.real_dir), schema)
     write_record(arguments.results, record, packages=tuple(versions()))
 
 
@@ -89,14 +82,15 @@ def jets_of(process: str, number: int, settings: SimulationSettings):
 
 def measure(events, pool: MinimumBiasPool, geometry: Geometry, pileup: float, schema) -> tuple[dict, list]:
     """Means of occupied pixels, far tracks and time per jet; tracks per jet by their distance from the axis."""
-    rng, images, windows, number = np.random.default_rng(0), [], [], 0
-    start = time.process_time()
-    for batch, jets in events:
+    images, windows, number, start = [], [], 0, time.process_time()
+    for seed, (batch, jets) in enumerate(events):
+        # numbers of their own for each step: if one draws more, the others draw the same
+        first, second, third = (np.random.default_rng([seed, step]) for step in range(3))
         splits = ["train"] * batch.num_events
-        response, _ = pool.overlay(detect(batch, geometry, rng), splits, pileup, geometry, rng)
-        towers = tower_energy(batch.num_events, response.hcal, geometry, rng)
+        response, _ = pool.overlay(detect(batch, geometry, first), splits, pileup, geometry, second)
+        towers = tower_energy(batch.num_events, response.hcal, geometry, third)
         ieta, iphi = seed_towers(towers, jets.event, *jets.eta_phi, SEED_ROWS)
-        index, value = render(jet_windows(jets.event, ieta, iphi), response, towers, geometry, rng)
+        index, value = render(jet_windows(jets.event, ieta, iphi), response, towers, geometry, third)
         images.append(pa.table({"pixel_index": index, "pixel_value": value}))
         windows.append((response, jets))
         number += len(jets.event)
@@ -118,7 +112,7 @@ def tracks_around(response: Response, jets: Jets) -> tuple[np.ndarray, np.ndarra
 
 def particles_around(events) -> list[float]:
     """Charged particles that could make a track, per jet, by their distance from the axis."""
-    found, number = [], 0
+    distances, number = [], 0
     for batch, jets in events:
         pt = np.hypot(*batch.momentum[:, :2].T)
         eta, phi = np.arcsinh(batch.momentum[:, 2] / pt), np.arctan2(batch.momentum[:, 1], batch.momentum[:, 0])
@@ -127,9 +121,9 @@ def particles_around(events) -> list[float]:
         distance, inside = apart(
             eta[able][particle] - jets.eta_phi[0][jet], phi[able][particle] - jets.eta_phi[1][jet]
         )
-        found.append(distance[inside])
+        distances.append(distance[inside])
         number += len(jets.event)
-    return (np.histogram(np.concatenate(found), RINGS)[0] / number).tolist()
+    return (np.histogram(np.concatenate(distances), RINGS)[0] / number).tolist()
 
 
 def apart(eta, phi) -> tuple[np.ndarray, np.ndarray]:
@@ -144,7 +138,7 @@ def occupancy(counts: dict[str, np.ndarray]) -> dict[str, float]:
     return {name: float(values.mean()) for name, values in counts.items()} | {
         "layers": float(counts["bpix3"].mean() / counts["bpix1"].mean()),
         "layers below": float((ratio <= REAL_LAYERS).mean()),
-        "error": float((counts["trk_pt"].std() / counts["trk_pt"].mean() / len(ratio) ** 0.5)),
+        "error": float(counts["trk_pt"].std() / counts["trk_pt"].mean() / len(ratio) ** 0.5),
     }
 
 

@@ -1,5 +1,5 @@
-"""Tables of docs/simulation.md, from `studies/validate_simulation.py`, `benchmarks/simulation.py` and
-`benchmarks/particle_images.py`."""
+"""Tables of docs/simulation.md, from `studies/validate_simulation.py`, `studies/detector_effects.py`,
+`benchmarks/simulation.py` and `benchmarks/particle_images.py`."""
 
 import json
 from pathlib import Path
@@ -103,7 +103,74 @@ def particles(results: Path) -> str:
     return markdown_table(["process", "kB a jet", *heads], rows)
 
 
+EFFECT_COLUMNS = {
+    "trk_pt": "track pixels",
+    "ecal": "crystals",
+    "hcal": "towers",
+    "bpix1": "layer 1",
+    "bpix2": "layer 2",
+    "bpix3": "layer 3",
+    "layers": "layer 3 / 1",
+    "beyond 1 cm": "d0 > 1 cm [%]",
+    "beyond 5 cm": "d0 > 5 cm [%]",
+    "d0 pull": "d0 > 3 σ [%]",
+    "dz pull": "dz > 3 σ [%]",
+}
+
+
+def _effects(results: Path) -> dict:
+    return json.loads((results / "simulation_effects.json").read_text(encoding="utf-8"))
+
+
+def effects(results: Path) -> str:
+    """Images and tracks with every effect of the detector, without each, without all, and real ones."""
+    measured = _effects(results)
+    rows = [
+        [title, *(_effect_cell(name, row[name]) for name in EFFECT_COLUMNS)]
+        for title, row in (measured["rows"] | {"real": measured["real"]}).items()
+    ]
+    return markdown_table(["simulated", *EFFECT_COLUMNS.values()], rows)
+
+
+def _effect_cell(name: str, value: float) -> str:
+    if name == "layers":
+        return f"{value:.2f}"
+    return f"{100 * value:.1f}" if "cm" in name or "pull" in name else f"{value:.1f}"
+
+
+def tracks(results: Path) -> str:
+    """Efficiency and fakes by the distance from the jet axis."""
+    measured = _effects(results)
+    rings, edges = measured["rings"], measured["edges"]
+    columns = zip(*(rings[name] for name in ("particles", "without all", "without fakes", "everything")))
+    rows = [
+        [f"{low:g}–{high:g}", f"{particles:.2f}", f"{before / particles:.3f}", f"{found / particles:.3f}"]
+        + [f"{100 * (1 - found / everything):.1f}"]
+        for low, high, (particles, before, found, everything) in zip(edges[:-1], edges[1:], columns)
+    ]
+    heads = [
+        "ΔR to the axis",
+        "charged particles",
+        "tracks, without all effects",
+        "true tracks",
+        "fakes, duplicates [%]",
+    ]
+    return markdown_table(heads, rows)
+
+
+def vertex(results: Path) -> str:
+    """How often the primary vertex is merged or wrong."""
+    rows = [
+        [f"{row['pileup']:.0f}", f"{100 * row['merged']:.1f}", f"{100 * row['wrong']:.1f}"]
+        for row in _effects(results)["vertices"]
+    ]
+    return markdown_table(["pile-up", "merged [%]", "wrong [%]"], rows)
+
+
 TABLES = {
+    "effects": effects,
+    "tracks": tracks,
+    "vertex": vertex,
     "occupancy": occupancy,
     "masses": masses,
     "response": response,
