@@ -144,16 +144,21 @@ def tracks(results: Path) -> str:
     rings, edges = measured["rings"], measured["edges"]
     columns = zip(*(rings[name] for name in ("particles", "without all", "without fakes", "everything")))
     rows = [
-        [f"{low:g}–{high:g}", f"{particles:.2f}", f"{before / particles:.3f}", f"{found / particles:.3f}"]
-        + [f"{100 * (1 - found / everything):.1f}"]
+        [
+            f"{low:g}–{high:g}",
+            f"{particles:.2f}",
+            f"{before / particles:.3f}",
+            f"{found / particles:.3f}",
+            f"{100 * (1 - found / everything):.1f}",
+        ]
         for low, high, (particles, before, found, everything) in zip(edges[:-1], edges[1:], columns)
     ]
     heads = [
         "ΔR to the axis",
-        "charged particles",
-        "tracks, without all effects",
-        "true tracks",
-        "fakes, duplicates [%]",
+        "charged particles, a jet",
+        "found, without all effects",
+        "found",
+        "fakes and duplicates [% of tracks]",
     ]
     return markdown_table(heads, rows)
 
