@@ -16,6 +16,7 @@ from e2evit.simulation.shards import make_pool, make_shard, versions
 
 STAGES = {
     "find_jets": "jets",
+    "jet_observables": "jets",
     "detect": "detector",
     "tower_energy": "detector",
     "seed_towers": "image",
@@ -33,8 +34,8 @@ class Stopwatch:
         shards.MinimumBiasPool.overlay = self._timed(shards.MinimumBiasPool.overlay, "pile-up")
         generate = shards.generate
 
-        def timed_generate(*arguments):
-            batches = generate(*arguments)
+        def timed_generate(*arguments, **keywords):
+            batches = generate(*arguments, **keywords)
             while True:
                 start = time.process_time()
                 batch = next(batches)

@@ -18,9 +18,9 @@ __all__ = ["generate", "minimum_bias"]
 
 _NEUTRINOS = (12, 14, 16)
 _MM_TO_CM = 0.1
-# pT-hat from and to these multiples of the ends of the jets' range, so that migration fills its edges: in the falling
-# spectrum a fifth of the QCD jets just above 400 GeV come from partons below 350 GeV, 2 % from below 250 GeV
-_PARTON_MARGIN = 0.625, 1.1
+# pT-hat from and to these multiples of the ends of the jets' range, so that migration fills its edges: in the spectrum
+# of a collider a third of the QCD jets of 400 to 450 GeV come from partons below 350 GeV, 3 % from below 250 GeV
+_PARTON_MARGIN = 0.625, 1.05
 _GUN_MARGIN = 100.0, 150.0  # radiation moves the gun's particles by 55 to 100 GeV (RMS)
 _GUN_CELLS = 50  # of a gun's density, in pT and in mass
 _MAX_ETA = 3.6  # particles beyond it miss the grid, which ends at 3, from any vertex
