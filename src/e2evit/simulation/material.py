@@ -36,7 +36,7 @@ PION, MUON = 0.13957, 13
 TRACK_RADIUS = 50.0
 # and a secondary that is born farther out than this makes none: tuned to d0 in the 20 real jets in tests/data, whose
 # tracks above 0.5 GeV lie beyond 1 cm with 7.6 % and beyond 5 cm with 2.3 %
-SECONDARY_RADIUS = 40.0
+SECONDARY_RADIUS = 30.0
 
 _CROSSED = np.concatenate([[0.0], np.cumsum(SHARES / SHARES.sum())])
 # energy of one electron over the photon's: 1 - 4/3 x (1 - x), RPP 2022, section 34.4
