@@ -16,6 +16,7 @@ __all__ = [
     "SEED_ROWS",
     "TOWER",
     "WINDOW",
+    "column_of",
     "eta_centres",
     "position_in_grid",
     "window_centres",
@@ -45,12 +46,17 @@ def position_in_grid(eta, phi):
 
     `phi` [radians] may lie in any range. Directions beyond |eta| = 3 get a row outside [0, 280).
     """
-    eta, degrees = np.asarray(eta), np.degrees(phi) + 10.0  # column 0 begins at -10 degrees
+    eta = np.asarray(eta)
     row = np.searchsorted(ETA_EDGES, eta, side="right") - 1
     inside = np.clip(row, 0, ROWS - 1)
     fraction = (eta - ETA_EDGES[inside]) / (ETA_EDGES[inside + 1] - ETA_EDGES[inside])
     fraction = np.where(row == inside, np.clip(fraction, 0, np.nextafter(1.0, 0.0)), 0.5)
-    return row + fraction, np.mod(degrees, COLUMNS)
+    return row + fraction, column_of(phi)
+
+
+def column_of(phi):
+    """Continuous column of a direction `phi` [radians]; column 0 begins at -10 degrees."""
+    return np.mod(np.degrees(phi) + 10.0, COLUMNS)
 
 
 def eta_centres(rows):

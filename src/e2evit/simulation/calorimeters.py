@@ -5,7 +5,7 @@ import numpy as np
 from e2evit.data.grid import TOWER
 
 from .batch import EventBatch
-from .cells import IMPACT, structured
+from .cells import IMPACT, pick, structured
 from .showers import shaped_showers
 from .streams import Random, draw
 
@@ -79,7 +79,7 @@ def calorimeter_impacts(
     if arrival is not None:
         late, arrival = start - ECAL_LENGTHS * slant, [values[on_grid] for values in arrival]
         ecal, hcal = shaped_showers(ecal, hcal, code, late, slant, arrival, rng)
-    return ecal[ecal["energy"] > 0.01], hcal[hcal["energy"] > 0.01]
+    return pick(ecal, ecal["energy"] > 0.01), pick(hcal, hcal["energy"] > 0.01)
 
 
 def _smeared(event, energy, relative_width, selected, rng: Random):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["IMPACT", "Frames", "join", "lateral_shares", "spread", "structured"]
+__all__ = ["IMPACT", "Frames", "join", "lateral_shares", "pick", "shower_cells", "spread", "structured"]
 
 # a shower: its impact point on the grid of its calorimeter (the fraction is the position in the cell), its energy
 # [GeV], the width of its profile in cells, and the truth whether it comes from pile-up
@@ -15,6 +15,11 @@ def structured(dtype: np.dtype, **columns) -> np.ndarray:
     for name, values in columns.items():
         array[name] = values
     return array
+
+
+def pick(array: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Rows of a structured array by mask or index; NumPy's brackets take eight times as long."""
+    return array.take(np.flatnonzero(chosen) if chosen.dtype == bool else chosen)
 
 
 class Frames:
@@ -87,14 +92,17 @@ def spread(frames: Frames, impacts, half_width, num_rows: int, num_columns: int)
     size = len(frames) * frames.height * frames.width
     groups = [(impacts, half_width)]
     if np.ndim(half_width):
-        groups = [(impacts[half_width == number], number) for number in np.unique(half_width).tolist()]
-    cells = [_cells(frames, *group, num_rows, num_columns) for group in groups] or [(np.zeros(0, int), np.zeros(0))]
+        groups = [(pick(impacts, half_width == number), number) for number in np.unique(half_width).tolist()]
+    cells = [shower_cells(frames, *group, num_rows, num_columns) for group in groups] or [
+        (np.zeros(0, int), np.zeros(0))
+    ]
     index, energy = (np.concatenate(values) for values in zip(*cells))
     return np.bincount(index, energy, minlength=size).astype(np.float32).reshape(-1, frames.height, frames.width)
 
 
-def _cells(frames: Frames, impacts, half_width: int, num_rows: int, num_columns: int):
-    """Index of the cells of showers within all cells of all frames, and their energy."""
+def shower_cells(frames: Frames, impacts, half_width: int, num_rows: int, num_columns: int):
+    """Index of the cells of showers within all cells of all frames, and their energy; 0 in cells at the border of a
+    frame that stand for those outside."""
     frame, row, column, hit = frames.locate(
         impacts["event"], impacts["row"], impacts["column"], num_columns, margin=half_width
     )

@@ -4,7 +4,7 @@ import numpy as np
 
 from e2evit.data.grid import COLUMNS, ENDCAP_FACTOR, ENDCAP_ROWS, ROWS
 
-from .cells import Frames, spread
+from .cells import Frames, pick, shower_cells, spread
 from .channels import crystals, miscalibrate, read_out
 from .geometry import Geometry
 from .showers import FAINT, half_widths
@@ -20,7 +20,14 @@ def crystal_energy(frames: Frames, impacts, geometry: Geometry, rng: Random) -> 
     # one more crystal on each side, for the 2 x 2 blocks of the endcap that the border cuts
     grown = frames.grown(1) if frames.width < COLUMNS else frames
     faint = FAINT if "showers" in geometry.effects else 0.0
-    energy = spread(grown, impacts, half_widths(impacts, faint), ROWS, COLUMNS)
+    late = impacts["width"] < 0
+    in_time, late = pick(impacts, ~late), pick(impacts, late)
+    energy = spread(grown, in_time, half_widths(in_time, faint), ROWS, COLUMNS)
+    if len(late):
+        # a crystal whose signal comes mostly at other times is recognised by its pulse, and dropped
+        index, rest = shower_cells(grown, late, 0, ROWS, COLUMNS)
+        rest, flat = np.bincount(index, rest, minlength=energy.size)[index], energy.reshape(-1)
+        flat[index] = np.where(np.abs(rest) < flat[index], flat[index] + rest, 0)
     if "calibration" in geometry.effects:
         miscalibrate(energy, grown, crystals())
     if "channels" in geometry.effects:

@@ -10,6 +10,7 @@ EFFECTS: dict[str, str] = {
     "bremsstrahlung": "electrons radiate photons there",
     "nuclear": "hadrons end there, and others go on from the place",
     "showers": "showers with a depth, width and clusters of their own, where the particle has turned to by then",
+    "out_of_time": "what is left in the calorimeters of collisions in other bunch crossings",
     "channels": "dead and noisy channels of the calorimeters, the same in every event",
     "calibration": "calibration constants of crystals and towers that are not exact",
     "decays": "tracks of late decays, found less often and measured less well",

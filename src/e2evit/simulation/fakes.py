@@ -9,6 +9,7 @@ import numpy as np
 
 from e2evit.data.grid import COLUMNS, ROWS
 
+from .cells import pick
 from .streams import Random, draw
 
 __all__ = ["with_chance_tracks", "with_fakes"]
@@ -34,9 +35,9 @@ def with_fakes(tracks: np.ndarray, neighbours: np.ndarray, smallest_pt: float, r
     duplicate = DUPLICATES + DUPLICATES_PER_NEIGHBOUR * neighbours
     chance = draw(rng, "random", tracks["event"])
     seeds = chance > 1 - fake - duplicate
-    copies = tracks[seeds]
+    copies = pick(tracks, seeds)
     twice = chance[seeds] > 1 - duplicate[seeds]
-    fakes, again = _scrambled(copies[~twice], smallest_pt, rng), copies[twice]
+    fakes, again = _scrambled(pick(copies, ~twice), smallest_pt, rng), pick(copies, twice)
     for name in ("d0", "dz"):
         again[name] += draw(rng, "normal", again["event"], 0.0, DUPLICATE_ERRORS * again[f"{name}_error"])
     return _merged(tracks, fakes, again)
@@ -45,13 +46,13 @@ def with_fakes(tracks: np.ndarray, neighbours: np.ndarray, smallest_pt: float, r
 def with_chance_tracks(tracks: np.ndarray, number: np.ndarray, smallest_pt: float, rng: Random) -> np.ndarray:
     """Tracks of whole events with the fakes that hits of `number` `(num_events,)` collisions make."""
     chance = draw(rng, "random", tracks["event"])
-    seeds = tracks[chance > 1 - FAKES_PER_COLLISION * number[tracks["event"]]]
+    seeds = pick(tracks, chance > 1 - FAKES_PER_COLLISION * number[tracks["event"]])
     return _merged(tracks, _scrambled(seeds, smallest_pt, rng))
 
 
 def _merged(*parts: np.ndarray) -> np.ndarray:
     tracks = np.concatenate(parts)
-    return tracks[np.argsort(tracks["event"], kind="stable")]
+    return pick(tracks, np.argsort(tracks["event"], kind="stable"))
 
 
 def _scrambled(fakes: np.ndarray, smallest_pt: float, rng: Random) -> np.ndarray:

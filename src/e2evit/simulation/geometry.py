@@ -33,6 +33,7 @@ class Geometry:
         channel_names: Channels of the image, in order.
         layers: Channel name to silicon layer.
         d0_resolution, dz_resolution: Constant [cm] and multiple-scattering [cm GeV] terms, added in quadrature.
+        bunch_spacing: Time between crossings of the beams [ns].
         effects: Names of the effects that are simulated, see [`EFFECTS`].
     """
 
@@ -40,6 +41,7 @@ class Geometry:
     layers: dict[str, Layer]
     d0_resolution: tuple[float, float]
     dz_resolution: tuple[float, float]
+    bunch_spacing: float
     effects: frozenset[str] = frozenset(EFFECTS)
 
     def without(self, names: Iterable[str]) -> "Geometry":
@@ -59,6 +61,7 @@ GEOMETRIES = {
         },
         d0_resolution=(1.0e-3, 9.0e-3),
         dz_resolution=(3.0e-3, 1.0e-2),
+        bunch_spacing=50.0,
     ),
     # pixels of the phase-1 upgrade: JINST 16 (2021) P02027; resolutions as in the 20 real jets in tests/data
     "run3": Geometry(
@@ -78,5 +81,6 @@ GEOMETRIES = {
         },
         d0_resolution=(1.2e-3, 7.0e-3),
         dz_resolution=(2.0e-3, 8.0e-3),
+        bunch_spacing=25.0,
     ),
 }

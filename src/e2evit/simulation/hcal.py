@@ -29,7 +29,8 @@ def tower_energy(num_events: int, impacts, geometry: Geometry, rng: Random) -> n
     everything = Frames(
         np.arange(num_events), np.zeros(num_events, int), np.zeros(num_events, int), TOWER_ROWS, TOWER_COLUMNS
     )
-    energy = spread(everything, impacts, 1, TOWER_ROWS, TOWER_COLUMNS)
+    half_width = np.where(impacts["width"] < 0, 0, 1) if "out_of_time" in geometry.effects else 1
+    energy = spread(everything, impacts, half_width, TOWER_ROWS, TOWER_COLUMNS)
     if "calibration" in geometry.effects:
         miscalibrate(energy, everything, towers())
     if "channels" in geometry.effects:

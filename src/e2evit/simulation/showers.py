@@ -46,17 +46,16 @@ def shaped_showers(ecal, hcal, pdg_id, late, slant, arrival, rng: Random) -> tup
         CRYSTAL_RADIATION * (start + maximum),
         np.where(in_ecal, CRYSTAL_LENGTH + CRYSTAL_INTERACTION * (late + 0.2), CRYSTAL_LENGTH / 2),
     )
-    turn = _turn(arrival, depth.clip(0, CRYSTAL_LENGTH))
-    ecal["column"] = (ecal["column"] + turn) % COLUMNS
+    ecal["column"] += _turn(arrival, depth.clip(0, CRYSTAL_LENGTH))
     behind = BRASS_INTERACTION * (late.clip(0, 4) + 0.5)
-    turn = _turn(arrival, HCAL_GAP * slant + behind)
-    hcal["column"] = (hcal["column"] + turn / TOWER) % (COLUMNS // TOWER)
+    hcal["column"] += _turn(arrival, HCAL_GAP * slant + behind) / TOWER
 
     # ionisation alone lights the crystal that is crossed
     width = np.where(electromagnetic, ecal["width"], np.where(in_ecal, CLUSTER_WIDTH, 0.0))
     shape = WIDTH_SPREAD**-2
     ecal["width"] = width * draw(rng, "gamma", event, shape) / shape
-    return _divided(ecal, in_ecal, ECAL_CLUSTERS, rng), _divided(hcal, pdg_id != 13, HCAL_CLUSTERS, rng)
+    ecal = _divided(ecal, in_ecal, ECAL_CLUSTERS, COLUMNS, rng)
+    return ecal, _divided(hcal, pdg_id != 13, HCAL_CLUSTERS, COLUMNS // TOWER, rng)
 
 
 def _turn(arrival, path) -> np.ndarray:
@@ -70,11 +69,13 @@ def _turn(arrival, path) -> np.ndarray:
     return turn.clip(-MAX_TURN, MAX_TURN)
 
 
-def _divided(impacts: np.ndarray, selected, clusters: tuple[float, int, float], rng: Random) -> np.ndarray:
-    """The selected showers above an energy fall into clusters around the first one, with random shares of it."""
+def _divided(impacts, selected, clusters: tuple[float, int, float], period: int, rng: Random) -> np.ndarray:
+    """The selected showers above an energy fall into clusters around the first one, with random shares of it; columns
+    are again less than `period`."""
     least, number, distance = clusters
     counts = np.where(selected & (impacts["energy"] > least), number, 1)
-    pieces, shower = np.repeat(impacts, counts), np.repeat(np.arange(len(impacts)), counts)
+    shower = np.repeat(np.arange(len(impacts)), counts)
+    pieces = impacts.take(shower)
     first = np.diff(shower, prepend=-1) > 0
     weight = draw(rng, "gamma", pieces["event"], np.where(first, 2.0, 1.0))
     pieces["energy"] *= weight / np.bincount(shower, weight, minlength=len(impacts))[shower]
@@ -82,9 +83,11 @@ def _divided(impacts: np.ndarray, selected, clusters: tuple[float, int, float], 
     for name in ("row", "column"):
         away = draw(rng, "normal", pieces["event"][later], 0.0, distance)
         pieces[name][later] += away.clip(-CLUSTER_REACH * distance, CLUSTER_REACH * distance)
+    column = np.mod(pieces["column"], period)
+    pieces["column"] = np.where(column < period, column, 0)  # single precision rounds up
     return pieces
 
 
 def half_widths(impacts: np.ndarray, faint: float) -> np.ndarray:
     """Crystals on each side of the one that is hit over which a shower spreads: fewer below `faint` [GeV]."""
-    return np.where(impacts["width"] == 0, 0, np.where(impacts["energy"] < faint, 1, 2))
+    return np.where(impacts["width"] <= 0, 0, np.where(impacts["energy"] < faint, 1, 2))

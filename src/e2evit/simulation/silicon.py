@@ -5,7 +5,7 @@ import numpy as np
 from e2evit.data.grid import COLUMNS, ROWS, position_in_grid
 
 from .batch import EventBatch
-from .cells import Frames, structured
+from .cells import Frames, pick, structured
 from .clusters import merged_clusters
 from .geometry import Geometry
 from .helix import Trajectories
@@ -44,23 +44,24 @@ def silicon_hits(batch: EventBatch, start, geometry: Geometry, rng: Random) -> n
             sensors = ((z, phi),)
         for seen_z, seen_phi in sensors:
             detected = draw(rng, "random", crossed) < EFFICIENCY
-            parts.append(structured(SILICON, event=crossed, layer=number, z=seen_z, phi=seen_phi)[detected])
+            hits = structured(SILICON, event=crossed, layer=number, z=seen_z, phi=seen_phi)
+            parts.append(pick(hits, detected))
     hits = np.concatenate(parts)
-    return hits[np.argsort(hits["event"], kind="stable")]
+    return pick(hits, np.argsort(hits["event"], kind="stable"))
 
 
 def without_lost_hits(hits: np.ndarray, number: np.ndarray, geometry: Geometry, rng: Random) -> np.ndarray:
     """Pixel hits that are read out although each event has `number` `(num_events,)` other collisions."""
     layers = geometry.layers.values()
     lost = np.array([LOST * (LOST_RADIUS / layer.radius) ** 2 * (not layer.strip_length) for layer in layers])
-    return hits[draw(rng, "random", hits["event"]) >= lost[hits["layer"]] * number[hits["event"]]]
+    return pick(hits, draw(rng, "random", hits["event"]) >= lost[hits["layer"]] * number[hits["event"]])
 
 
 def hit_channels(frames: Frames, hits, vertex_z, geometry: Geometry) -> dict[str, tuple]:
     """Number of hits of each layer in each crystal."""
     layers = list(geometry.layers.values())
     if "modules" in geometry.effects:
-        hits = hits[from_working_modules(layers, hits["layer"], hits["phi"], hits["z"])]
+        hits = pick(hits, from_working_modules(layers, hits["layer"], hits["phi"], hits["z"]))
     radius, seen_from = np.array([layer.radius for layer in layers])[hits["layer"]], vertex_z[hits["event"]]
     eta = np.arcsinh((hits["z"] - seen_from) / radius)
     row, column = (np.floor(x).astype(np.int32) for x in position_in_grid(eta, hits["phi"]))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from .batch import EventBatch
-from .cells import Frames, structured
+from .cells import Frames, pick, structured
 from .crowding import crowding
 from .fakes import with_fakes
 from .geometry import Geometry
@@ -111,7 +111,7 @@ def track_channels(frames: Frames, tracks, vertex_z, num_columns: int) -> dict[s
     As in MLAnalyzer's fillTracksAtECALstitched: d0 and dz refer to the primary vertex, uncertainties include its own.
     """
     frame, row, column, hit = frames.locate(tracks["event"], tracks["row"], tracks["column"], num_columns)
-    track, relative = tracks[hit], tracks["dz"][hit] - vertex_z[tracks["event"][hit]]
+    track, relative = pick(tracks, hit), tracks["dz"][hit] - vertex_z[tracks["event"][hit]]
     pixel, first, counts = np.unique(
         (frame * frames.height + row) * frames.width + column, return_inverse=True, return_counts=True
     )
