@@ -285,10 +285,7 @@ def _pileup_share(frames: Frames, clusters: _Clusters, hits, cell: int) -> np.nd
     frame, row, column, hit = frames.locate(hits["event"], hits["row"] * cell, hits["column"] * cell, COLUMNS)
     cluster = clusters.at(frame, row.astype(int) // cell, column.astype(int) // cell)
     near = cluster >= 0
-    cluster, energy, is_pileup = (
-        cluster[near],
-        np.abs(hits["energy"][hit][near]),
-        hits["pileup"][hit][near],
-    )  # late ones may be negative
+    cluster, energy, is_pileup = cluster[near], hits["energy"][hit][near], hits["pileup"][hit][near]
+    energy = np.abs(energy)  # other crossings take some away
     total = np.bincount(cluster, energy, minlength=len(clusters))
     return np.bincount(cluster, energy * is_pileup, minlength=len(clusters)) / np.maximum(total, 1e-9)
