@@ -36,6 +36,13 @@ from e2evit.simulation.vertices import SEPARATION
 FAR = (0.3, 1.0, 5.0)  # cm in d0
 RINGS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, JET_RADIUS)  # distance from the axis
 MANY = (21.0, 60.0, 200.0)  # collisions, for the primary vertex
+# tracks of particles that enter the tracker: without secondaries and fakes; and with fakes
+SECONDARIES = ("conversions", "bremsstrahlung", "nuclear")
+TRACKERS = {
+    "found": (*SECONDARIES, "fakes"),
+    "found, no dense cores": (*SECONDARIES, "fakes", "dense_cores"),
+    "with fakes": SECONDARIES,
+}
 NEAR = 0.1  # cm in dz: tracks of the primary vertex
 REAL_LAYERS = 85 / 99  # hits in layer 3 over layer 1 of the one real image
 
@@ -55,14 +62,16 @@ def main() -> None:
     events = list(jets_of(arguments.process, arguments.num_events, settings))
     collisions = list(itertools.islice(minimum_bias(1, settings.energy), -(-arguments.pool_size // 100) + 1))
     detectors = {"everything": (), **{f"without {name}": (name,) for name in EFFECTS}, "without all": ("all",)}
-    rows, rings, full = {}, {"particles": particles_around(events)}, GEOMETRIES[settings.geometry]
+    rows, full = {}, GEOMETRIES[settings.geometry]
     for title, without in detectors.items():
         geometry = full.without(without)
         pool = MinimumBiasPool.of(collisions, arguments.pool_size, geometry, np.random.default_rng(1))
-        rows[title], rings[title] = measure(events, pool, geometry, settings.pileup, schema)
+        rows[title] = measure(events, pool, geometry, settings.pileup, schema)
         print(title, {name: round(value, 4) for name, value in rows[title].items()}, flush=True)
         if not without:
             vertex = vertices(events, pool, geometry)
+    rings = {title: tracks_by_distance(events, full.without(without)) for title, without in TRACKERS.items()}
+    rings["particles"] = particles_by_distance(events)
     record = {"process": arguments.process, "rows": rows, "edges": RINGS, "rings": rings, "vertices": vertex}
     record["real"] = real_sample(Path(arguments.real_dir), schema)
     write_record(arguments.results, record, packages=tuple(versions()))
@@ -80,8 +89,8 @@ def jets_of(process: str, number: int, settings: SimulationSettings):
             return
 
 
-def measure(events, pool: MinimumBiasPool, geometry: Geometry, pileup: float, schema) -> tuple[dict, list]:
-    """Means of occupied pixels, far tracks and time per jet; tracks per jet by their distance from the axis."""
+def measure(events, pool: MinimumBiasPool, geometry: Geometry, pileup: float, schema) -> dict[str, float]:
+    """Means of occupied pixels, far tracks and time per jet."""
     images, windows, number, start = [], [], 0, time.process_time()
     for seed, (batch, jets) in enumerate(events):
         # numbers of their own for each step: if one draws more, the others draw the same
@@ -95,10 +104,18 @@ def measure(events, pool: MinimumBiasPool, geometry: Geometry, pileup: float, sc
         windows.append((response, jets))
         number += len(jets.event)
     spent = time.process_time() - start
-    tracks, distance = map(np.concatenate, zip(*(tracks_around(*window) for window in windows)))
+    tracks = np.concatenate([tracks_around(*window)[0] for window in windows])
     row = occupancy(validation.occupancy(Dataset(pa.concat_tables(images)), schema)) | shapes(tracks)
-    rings = np.histogram(distance[~tracks["pileup"]], RINGS)[0] / number
-    return row | {"milliseconds": 1e3 * spent / number}, rings.tolist()
+    return row | {"milliseconds": 1e3 * spent / number}
+
+
+def tracks_by_distance(events, geometry: Geometry) -> list[float]:
+    """Tracks of the hard collision, per jet, by their distance from the axis."""
+    distances = [
+        tracks_around(detect(batch, geometry, np.random.default_rng([seed, 0])), jets)[1]
+        for seed, (batch, jets) in enumerate(events)
+    ]
+    return (np.histogram(np.concatenate(distances), RINGS)[0] / sum(len(jets.event) for _, jets in events)).tolist()
 
 
 def tracks_around(response: Response, jets: Jets) -> tuple[np.ndarray, np.ndarray]:
@@ -110,9 +127,9 @@ def tracks_around(response: Response, jets: Jets) -> tuple[np.ndarray, np.ndarra
     return tracks[inside], distance[inside]
 
 
-def particles_around(events) -> list[float]:
+def particles_by_distance(events) -> list[float]:
     """Charged particles that could make a track, per jet, by their distance from the axis."""
-    distances, number = [], 0
+    distances = []
     for batch, jets in events:
         pt = np.hypot(*batch.momentum[:, :2].T)
         eta, phi = np.arcsinh(batch.momentum[:, 2] / pt), np.arctan2(batch.momentum[:, 1], batch.momentum[:, 0])
@@ -122,8 +139,7 @@ def particles_around(events) -> list[float]:
             eta[able][particle] - jets.eta_phi[0][jet], phi[able][particle] - jets.eta_phi[1][jet]
         )
         distances.append(distance[inside])
-        number += len(jets.event)
-    return (np.histogram(np.concatenate(distances), RINGS)[0] / number).tolist()
+    return (np.histogram(np.concatenate(distances), RINGS)[0] / sum(len(jets.event) for _, jets in events)).tolist()
 
 
 def apart(eta, phi) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from e2evit.results.tables import markdown_table
+from e2evit.simulation.effects import EFFECTS
 
 __all__ = ["TABLES"]
 
@@ -111,15 +112,20 @@ EFFECT_COLUMNS = {
     "bpix2": "layer 2",
     "bpix3": "layer 3",
     "layers": "layer 3 / 1",
-    "beyond 1 cm": "d0 > 1 cm [%]",
-    "beyond 5 cm": "d0 > 5 cm [%]",
-    "d0 pull": "d0 > 3 σ [%]",
-    "dz pull": "dz > 3 σ [%]",
+    "beyond 1 cm": "d0 beyond 1 cm [%]",
+    "beyond 5 cm": "d0 beyond 5 cm [%]",
+    "d0 pull": "d0 beyond 3 σ [%]",
+    "dz pull": "dz beyond 3 σ [%]",
 }
 
 
 def _effects(results: Path) -> dict:
     return json.loads((results / "simulation_effects.json").read_text(encoding="utf-8"))
+
+
+def effect_names(_results: Path) -> str:
+    """What can be switched off."""
+    return markdown_table(["effect", ""], [[f"`{name}`", line] for name, line in EFFECTS.items()])
 
 
 def effects(results: Path) -> str:
@@ -142,7 +148,7 @@ def tracks(results: Path) -> str:
     """Efficiency and fakes by the distance from the jet axis."""
     measured = _effects(results)
     rings, edges = measured["rings"], measured["edges"]
-    columns = zip(*(rings[name] for name in ("particles", "without all", "without fakes", "everything")))
+    columns = zip(*(rings[name] for name in ("particles", "found, no dense cores", "found", "with fakes")))
     rows = [
         [
             f"{low:g}–{high:g}",
@@ -156,9 +162,9 @@ def tracks(results: Path) -> str:
     heads = [
         "ΔR to the axis",
         "charged particles, a jet",
-        "found, without all effects",
+        "found, without `dense_cores`",
         "found",
-        "fakes and duplicates [% of tracks]",
+        "fakes, duplicates [%]",
     ]
     return markdown_table(heads, rows)
 
@@ -173,6 +179,7 @@ def vertex(results: Path) -> str:
 
 
 TABLES = {
+    "effect names": effect_names,
     "effects": effects,
     "tracks": tracks,
     "vertex": vertex,
