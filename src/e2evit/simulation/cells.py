@@ -51,8 +51,10 @@ class Frames:
         """
         frame, hit = join(self.event, event)
         row = row[hit] - self.row[frame]
+        inside = np.flatnonzero((row >= -margin) & (row < self.height + margin))
+        frame, row, hit = frame[inside], row[inside], hit[inside]
         column = (column[hit] - self.column[frame] + margin) % period - margin
-        inside = (row >= -margin) & (row < self.height + margin) & (column < self.width + margin)
+        inside = np.flatnonzero(column < self.width + margin)
         return frame[inside], row[inside], column[inside], hit[inside]
 
 

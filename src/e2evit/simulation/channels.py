@@ -81,7 +81,7 @@ def read_out(
     flat, size = energy.reshape(-1), frames.height * frames.width
     frame, cell = _noisy_cells(frames, channels)
     flat[frame * size + cell] += NOISY_FACTOR * noise * draw(rng, "standard_normal", frame)
-    lit = np.flatnonzero(flat)
+    lit = np.flatnonzero(flat != 0)  # of floats it takes three times as long
     measured = flat[lit] + noise * draw(rng, "standard_normal", lit // size)
 
     tail = float(ndtr(-threshold / noise))

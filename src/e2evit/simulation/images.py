@@ -45,7 +45,7 @@ def render(frames: Frames, response: Response, towers: np.ndarray, geometry: Geo
         `pixel_index` (uint32, ascending) and `pixel_value` (float32), Arrow lists with one entry for each frame.
     """
     crystals = crystal_energy(frames, response.ecal, geometry, rng).reshape(-1)
-    pixel = np.flatnonzero(crystals)
+    pixel = np.flatnonzero(crystals != 0)
     channels = {"ecal": (pixel, crystals[pixel]), "hcal": _tower_pixels(frames, towers)}
     channels |= track_channels(frames, response.tracks, response.vertex_z, COLUMNS)
     channels |= hit_channels(frames, response.silicon, response.vertex_z, geometry)
@@ -69,7 +69,7 @@ def _tower_pixels(frames: Frames, towers: np.ndarray):
     rows = frames.row[:, None] // TOWER + np.arange(frames.height // TOWER)
     columns = (frames.column[:, None] // TOWER + np.arange(frames.width // TOWER)) % towers.shape[2]
     energy = towers[frames.event[:, None, None], rows[:, :, None], columns[:, None, :]] / TOWER**2
-    frame, row, column = np.nonzero(energy)
+    frame, row, column = np.nonzero(energy != 0)
     within = np.arange(TOWER)
     pixel = (frame[:, None, None] * frames.height + row[:, None, None] * TOWER + within[:, None]) * frames.width
     pixel = pixel + column[:, None, None] * TOWER + within
