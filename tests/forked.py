@@ -8,17 +8,29 @@ import gc
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import traceback
+import weakref
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PRELOADED = ("e2evit.training", "e2evit.hub.assemble", "e2evit.plots", "e2evit.baselines.boosted_trees")
 # what transformers imports, for programs that import it and e2evit themselves
 LIBRARIES = ("torch", "accelerate", "datasets", "h5py", "safetensors.torch", "tokenizers", "PIL.Image")
+# a study and a second call of it, which need not start the server of its steps again
+TWICE = """
+import runpy, sys
+sys.path.insert(0, "studies")
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+print("second call", flush=True)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+SEARCHED = [folder for folder in sys.path if folder != str(Path(__file__).parent)]
 _servers: dict[tuple[str, ...], subprocess.Popen] = {}
 
 
@@ -47,19 +59,55 @@ def _serve() -> None:
     for module in sys.argv[1:]:
         __import__(module)
     gc.freeze()  # a collection in a new process would copy all pages
+    subprocess.Popen._execute_child = _fork_program
     for line in sys.stdin:
+        request = json.loads(line)
+        folder = request.pop("folder")
         pid = os.fork()
         if pid == 0:
-            _become(**json.loads(line))
+            outputs = [os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT) for name in ("stdout", "stderr")]
+            _become(**request, streams=[os.open(os.devnull, os.O_RDONLY), *outputs])
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
-def _become(words: list[str], cwd: str, env: dict[str, str], folder: str) -> None:
-    """Do what `python words...` does, and end this process."""
-    for stream, name in ((0, os.devnull), (1, f"{folder}/stdout"), (2, f"{folder}/stderr")):
-        file = os.open(name, os.O_RDONLY if stream == 0 else os.O_WRONLY | os.O_CREAT)
-        os.dup2(file, stream)
+_start_program = subprocess.Popen._execute_child
+
+
+def _fork_program(popen, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startup, flags, shell, *options):
+    """In place of `Popen`'s method: Python programs that a program starts, such as a launcher, fork from it."""
+    words = [] if isinstance(args, (str, bytes, os.PathLike)) else [os.fspath(word) for word in args if word != "-u"]
+    is_python = words[:1] == [sys.executable] and len(words) > 1 and (words[1] in ("-c", "-m") or words[1][0] != "-")
+    if not is_python or os.environ.get("OMP_NUM_THREADS") != "1":  # OpenMP's threads do not survive a fork
+        start = (executable, preexec_fn, close_fds, pass_fds, cwd, env, startup, flags, shell)
+        return _start_program(popen, args, *start, *options)
+    pipes, starts_session = options[:6], options[11]
+    popen.pid = os.fork()
+    if popen.pid == 0:
+        if starts_session:
+            os.setsid()
+        for end in pipes[1], pipes[2], pipes[4]:  # the other program's
+            if end != -1:
+                os.close(end)
+        streams = [pipes[0], pipes[3], pipes[5]]
+        _become(words[1:], os.getcwd() if cwd is None else cwd, dict(os.environ if env is None else env), streams)
+    popen._child_created = True
+    return popen._close_pipe_fds(*pipes)
+
+
+def _become(words: list[str], cwd: str, env: dict[str, str], streams: list[int]) -> None:
+    """Do what `python words...` does, and end this process; streams of -1 stay."""
+    for stream, file in enumerate(streams):
+        if file != -1:
+            os.dup2(file, stream)
+    for file in {file for file in streams if file > 2}:
         os.close(file)
+    # what the program that forked would do when it ends
+    atexit._clear()
+    weakref.finalize._registry.clear()
+    weakref.finalize._registered_with_atexit = False
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
@@ -81,7 +129,7 @@ def _become(words: list[str], cwd: str, env: dict[str, str], folder: str) -> Non
 
 
 def _run(words: list[str], cwd: str) -> None:
-    sys.path.remove(str(Path(__file__).parent))
+    sys.path[:] = SEARCHED
     first, *sys.argv = words if words[0] in ("-c", "-m") else ("", *words)
     sys.path.insert(0, cwd if first else str(Path(sys.argv[0]).parent.resolve()))
     if first == "-m":

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from e2evit.modeling import modeling_depthwise
-from forked import run_python
+from forked import TWICE, run_python
 from models import make
 from torch import nn
 
@@ -86,11 +86,11 @@ def test_a_small_study(tmp_path):
     command = ["studies/study.py", "--study", tmp_path / "study.yaml"]
     command += ["--recipe", tmp_path / "train.yaml", "--output_dir", tmp_path / "runs"]
     command += ["--results_dir", tmp_path / "results", "--figures_dir", tmp_path / "figures"]
-    for _ in range(2):
-        done = run_python(*command)
-        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
-    assert "scripts/train.py" not in done.stdout
-    assert "boosted_trees.py" not in done.stdout
+    done = run_python("-c", TWICE, *command)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    _, second = done.stdout.split("second call")
+    assert "scripts/train.py" not in second
+    assert "boosted_trees.py" not in second
     assert (tmp_path / "results/comparison/comparison.md").is_file()
     assert {"roc.png", "jets_tiny.png"} <= {path.name for path in (tmp_path / "figures").iterdir()}
     robust = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results/robustness").iterdir()}
@@ -103,7 +103,7 @@ def test_a_small_study(tmp_path):
         assert list(found) == ["nominal", *VARIATIONS, "tune 4C"]
         assert found["tune 4C"]["jets"] == 60
         assert all({"value", "low", "high"} == set(found["nominal"][name]) for name in ROBUSTNESS)
-    assert "trees_all, nominal" not in done.stdout
+    assert "trees_all, nominal" not in second
     names = {path.stem for path in (tmp_path / "results").glob("*.json")}
     assert names == {"tiny_seed0", "trees_3_seed0", "trees_all_seed0"}
     result = Result.from_json(tmp_path / "results/tiny_seed0.json")

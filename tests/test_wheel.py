@@ -13,7 +13,7 @@ import pytest
 from e2evit.cli.command import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.slow  # the chain takes two minutes on two cores
+pytestmark = pytest.mark.slow  # the chain takes a minute
 MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
@@ -66,23 +66,28 @@ def test_every_command_starts(installed):
 def test_from_simulation_to_export(installed):
     base, call = installed
     (base / "tiny.json").write_text(json.dumps(MODEL))
-    sample = ("--output_dir", "jets", "--num_jets", 40, "--pool_size", 20, "--match_pt")
-    assert "Next: e2evit train" in call("e2evit", "simulate", *sample)
-    data = ("--data_dir", "jets", "--mixed_precision", "no")
-    recipe = ("quickstart/xcit_nano.yaml", *data, "--model_config", "tiny.json", "--num_train_epochs", 1)
-    call("e2evit", "train", *recipe, "--output_dir", "run")
-    call("e2evit", "eval", "run", *data, "--results", "results.json")
-    call("e2evit", "push", "run", "--results", "results.json", "--repo_id", "a/b", "--dry_run")
-    call("e2evit", "export", "run", "--data_dir", "jets", "--output_dir", "onnx", "--num_jets", 20)
+    data = ["--data_dir", "jets", "--mixed_precision", "no"]
+    recipe = ["quickstart/xcit_nano.yaml", *data, "--model_config", "tiny.json", "--num_train_epochs", "1"]
+    commands = [
+        ["simulate", "--output_dir", "jets", "--num_jets", "40", "--pool_size", "20"],
+        ["train", *recipe, "--output_dir", "run"],
+        ["eval", "run", *data, "--results", "results.json"],
+        ["push", "run", "--results", "results.json", "--repo_id", "a/b", "--dry_run"],
+        ["export", "run", "--data_dir", "jets", "--output_dir", "onnx", "--num_jets", "20"],
+    ]
+    # in one process, which imports torch once
+    code = "import json, sys\nfrom e2evit.cli.command import main\n"
+    code += "if __name__ == '__main__':\n    for words in json.loads(sys.argv[1]):\n        main(words)"
+    assert "Next: e2evit train" in call("python", "-c", code, json.dumps(commands))
     assert (base / "onnx/run_nhwc.onnx").is_file()
     assert (base / "onnx/run_row.txt").stat().st_size > 0
 
 
 def test_packaged_models_and_demo(installed):
     _, call = installed
-    code = (
-        "from e2evit.training import read_model_config; print(read_model_config('models/xcit_nano.json').model_type)"
-    )
-    assert call("python", "-c", code).strip() == "xcit"
-    code = "from e2evit.data.packaged import packaged_folder as f; print((f('space') / 'examples.parquet').is_file())"
-    assert call("python", "-c", code).strip() == "True"
+    code = """
+from e2evit.data.packaged import packaged_folder
+from e2evit.training import read_model_config
+print(read_model_config("models/xcit_nano.json").model_type, (packaged_folder("space") / "examples.parquet").is_file())
+"""
+    assert call("python", "-c", code).split() == ["xcit", "True"]
