@@ -25,8 +25,8 @@ def remembered(generate):
     """Pythia takes most of the time: a second pass with the same arguments gets the same events."""
     made = {}
 
-    def again(*arguments):
-        batches, seen = made.setdefault(repr(arguments), (generate(*arguments), []))
+    def again(*arguments, **options):
+        batches, seen = made.setdefault(repr((arguments, options)), (generate(*arguments, **options), []))
         for number in count():
             if number == len(seen):
                 seen.append(next(batches))
