@@ -21,7 +21,8 @@ class EventBatch:
         heavy_event, heavy_momentum: Heavy particles after recoil against initial-state radiation, `(m, 4)` [GeV].
         decay_heavy, decay_momentum: Their decay products (b, q, q' for top): index of the heavy particle, momentum.
         parton_event, parton_id, parton_momentum: Outgoing quarks and gluons of a hard process without heavy particle.
-        weight: Of each event, or of all: undoes the enhancement of large pT.
+        weight: Of each event, or of all: undoes the enhancement of large pT, and what the veto left out.
+        shower: Number of the parton shower of each event: hadronised several times, it makes several events.
     """
 
     num_events: int
@@ -40,6 +41,7 @@ class EventBatch:
     secondary: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     until: np.ndarray = field(default_factory=lambda: np.zeros(0))
     weight: np.ndarray | float = 1.0
+    shower: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
 
     def __post_init__(self):
         if len(self.until) < len(self.event):

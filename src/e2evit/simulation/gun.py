@@ -22,13 +22,12 @@ class MassGun(pythia8mc.LHAup):
         energy: Centre-of-mass energy of the two beams [GeV].
         pt, mass: Ranges [GeV], both flat; each particle of a pair has its own mass.
         seed: Seed of the kinematics; Pythia has its own.
-        shape: Density `(n, m)` in equal cells of pT and mass instead of a flat one.
     """
 
-    def __init__(self, gun: Gun, code: int, energy: float, pt, mass, seed: int, shape: np.ndarray | None = None):
+    def __init__(self, gun: Gun, code: int, energy: float, pt, mass, seed: int):
         super().__init__()
         self.gun, self.code, self.energy, self.pt, self.mass = gun, code, energy, pt, mass
-        self.rng, self.shape = np.random.default_rng(seed), np.ones((1, 1)) if shape is None else shape
+        self.rng = np.random.default_rng(seed)
 
     def setInit(self) -> bool:
         for set_beam in (self.setBeamA, self.setBeamB):
@@ -54,23 +53,10 @@ class MassGun(pythia8mc.LHAup):
     def _kinematics(self) -> np.ndarray:
         """px, py, pz, E, m [GeV] of both particles, drawn again if the beams lack the energy."""
         while True:
-            row = _draw_cell(self.rng, self.shape.sum(axis=1), 1)
-            mass = _within(self.mass, _draw_cell(self.rng, self.shape[int(row[0])], 2), self.shape.shape[1])
-            (pt,) = _within(self.pt, row, len(self.shape))
-            eta, phi = self.rng.uniform(-_MAX_ETA, _MAX_ETA, 2), self.rng.uniform(-np.pi, np.pi)
+            mass, eta = self.rng.uniform(*self.mass, 2), self.rng.uniform(-_MAX_ETA, _MAX_ETA, 2)
+            pt, phi = self.rng.uniform(*self.pt), self.rng.uniform(-np.pi, np.pi)
             px, py = np.array([1, -1]) * pt * np.cos(phi), np.array([1, -1]) * pt * np.sin(phi)
             pz = pt * np.sinh(eta)
             energy = np.sqrt(pt**2 + pz**2 + mass**2)
             if energy.sum() + abs(pz.sum()) < self.energy:
                 return np.stack([px, py, pz, energy, mass], axis=1)
-
-
-def _draw_cell(rng: np.random.Generator, density: np.ndarray, number: int) -> np.ndarray:
-    """Places in units of cells, drawn from the density of the cells and flat within each."""
-    total = np.cumsum(density)
-    cell = np.searchsorted(total, rng.random(number) * total[-1], side="right")
-    return cell + rng.random(number)
-
-
-def _within(bounds: tuple[float, float], place: np.ndarray, cells: int) -> np.ndarray:
-    return bounds[0] + (bounds[1] - bounds[0]) * place / cells

@@ -162,8 +162,8 @@ def _load_acceptance(path: Path):
     record = json.loads(path.read_text(encoding="utf-8"))
     if record.pop("sha256", None) not in (None, digest_of(record)):  # None: of an earlier version
         raise ValueError("its numbers have changed")
-    if record.get("gun"):
-        record["gun"] = Acceptance(**record["gun"])
+    if record.get("early"):
+        record["early"] = Acceptance(**record["early"])
     return Acceptance(**record)
 
 

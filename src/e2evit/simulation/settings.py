@@ -32,6 +32,8 @@ class SimulationSettings:
         whole_detector: One image of 280 x 360 per event instead of one of 125 x 125 per jet.
         candidates: Add the particle-flow-like candidates of each jet, and observables made of them, to its image.
         pool_size: Number of minimum-bias collisions pile-up is drawn from.
+        hadronizations: Events made of each parton shower; they have one `event_id`, and so are in one split. Showers
+            take most of the time, but such events are alike: their number overstates what a test can tell.
         pythia: Extra settings for Pythia in every process, e.g. `Tune:pp = 18`.
         shard_size: Jets per shard.
     """
@@ -73,6 +75,10 @@ class SimulationSettings:
         default=False, metadata={"help": "Add each jet's particle-flow-like candidates, and observables made of them."}
     )
     pool_size: int = field(default=2000, metadata={"help": "Minimum-bias collisions to draw pile-up from."})
+    hadronizations: int = field(
+        default=1,
+        metadata={"help": "Events made of each parton shower: faster, but they are alike, with one event_id."},
+    )
     pythia: list[str] = field(default_factory=list, metadata={"help": 'Extra Pythia settings, e.g. "Tune:pp = 18".'})
     shard_size: int = field(default=2000, metadata={"help": "Jets per shard."})
 
@@ -114,7 +120,13 @@ class SimulationSettings:
                 "`candidates` go with images of jets, not with `whole_detector`; kept particles get them when their "
                 "images are made: `ParticleImages.of(..., candidates=True)`."
             )
-        for name, smallest in (("seed", 0), ("pileup", 0), ("pool_size", 10), ("shard_size", 1)):
+        for name, smallest in (
+            ("seed", 0),
+            ("pileup", 0),
+            ("pool_size", 10),
+            ("shard_size", 1),
+            ("hadronizations", 1),
+        ):
             if getattr(self, name) < smallest:
                 raise ValueError(f"Need {name} >= {smallest}, got {getattr(self, name)}.")
         if self.energy < _MIN_ENERGY or not 0 < self.min_pt < self.max_pt < self.energy / 2:

@@ -16,10 +16,10 @@ from e2evit.data.splits import assign_splits
 
 from .detector import detect
 from .event_jets import event_jet_columns
-from .events import generate
+from .events import candidates, generate
 from .hcal import seed_towers, tower_energy
 from .images import jet_windows, render, whole_detector
-from .jets import Jets, all_jets, find_jets
+from .jets import MAX_ETA, Jets, all_jets, find_jets
 from .kept import keep_particles
 from .observables import as_columns, candidate_observables, jet_observables
 from .particle_flow import candidate_columns, find_candidates
@@ -38,7 +38,7 @@ __all__ = [
     "versions",
 ]
 
-PILOT_JETS = 4000
+PILOT_CANDIDATES, PILOT_JETS = 20_000, 4000
 BARREN_EVENTS = 5000  # after so many events without a jet, the request cannot be met
 _POOL, _PILOT = 1_000_000_001, 1_000_000_002  # take the place of a shard's number in the seed
 
@@ -82,20 +82,35 @@ def make_pool(settings: SimulationSettings) -> MinimumBiasPool:
 def make_acceptance(process: str, settings: SimulationSettings) -> Acceptance:
     """The fraction of a process's jets `match_pt` and `match_mass` keep, from the spectrum of a pilot run."""
     seed, rng = _seeds(settings, process, _PILOT)
-    gun = PROCESSES[process].gun
+    gun, pt_range = PROCESSES[process].gun, (settings.min_pt, settings.max_pt)
     mass_range = (settings.mass_range or gun.mass) if gun and settings.match_mass else None
-    acceptance = None
-    for _ in range(2 if mass_range else 1):
-        pilot, made = [], 0
-        for _, jets in _events_with_jets(process, seed, settings, acceptance):
-            pilot.append((jets.pt, jets.eta_phi[0], jets.heavy_mass))
-            made += len(jets.pt)
-            if made >= PILOT_JETS:
-                break
-        pt, eta, mass = map(np.concatenate, zip(*pilot))
-        fitted = Acceptance.fit(pt, eta, (settings.min_pt, settings.max_pt), rng, mass, mass_range)
-        acceptance = replace(fitted, gun=acceptance)
-    return acceptance
+    pt, eta, mass = _pilot_candidates(process, seed, settings)
+    early = Acceptance.fit(pt, eta, pt_range, rng, mass, mass_range)
+    pilot, made = [], 0
+    for _, jets in _events_with_jets(process, seed, settings, early):
+        pilot.append((jets.pt, jets.eta_phi[0], jets.heavy_mass))
+        made += len(jets.pt)
+        if made >= PILOT_JETS:
+            break
+    pt, eta, mass = map(np.concatenate, zip(*pilot))
+    return replace(Acceptance.fit(pt, eta, pt_range, rng, mass, mass_range), early=early)
+
+
+def _pilot_candidates(process: str, seed: int, settings: SimulationSettings) -> np.ndarray:
+    """pT [GeV], eta and mass [GeV] `(3, n)` of what looks like a wanted jet before most of the shower."""
+    made, pt = PROCESSES[process], (settings.min_pt, settings.max_pt)
+    pilot, barren = [], 0
+    for seen in candidates(
+        made, seed, settings.energy, pt, settings.mass_range, settings.pythia, settings.merged_only
+    ):
+        seen = [one for one in seen if pt[0] < one[0] < pt[1] and abs(one[1]) < MAX_ETA]
+        barren = 0 if seen else barren + 1
+        if barren >= BARREN_EVENTS:
+            raise _barren(process, barren, settings)
+        pilot += seen
+        if len(pilot) >= PILOT_CANDIDATES:
+            break
+    return np.array(pilot).T
 
 
 def make_shard(
@@ -120,8 +135,8 @@ def make_shard(
     schema = output_schema(settings)
     seed, rng = _seeds(settings, process, shard)
     tables, made, name = [], 0, f"{process}-{settings.seed}-{shard}"
-    gun = None if acceptance is None else acceptance.gun
-    for first_event, batch, jets in _numbered(_events_with_jets(process, seed, settings, gun)):
+    early = None if acceptance is None else acceptance.early
+    for batch, jets in _events_with_jets(process, seed, settings, early):
         if acceptance is not None:
             jets = _accept(jets, acceptance, rng)
         if settings.whole_detector:
@@ -129,7 +144,7 @@ def make_shard(
         if not len(jets.event):
             continue
         events, jets.event = np.unique(jets.event, return_inverse=True)
-        event_ids = np.array([f"{name}-{first_event + event}" for event in events.tolist()])
+        event_ids = np.array([f"{name}-{shower}" for shower in batch.shower[events].tolist()])
         if PROCESSES[process].gun:
             jets.weight = np.ones(len(jets.event))  # flat by construction
         every = None
@@ -217,25 +232,31 @@ def _seeds(settings: SimulationSettings, what: str, number: int):
     return 1 + int(sequence.generate_state(1)[0]) % 900_000_000, np.random.default_rng(sequence.spawn(1)[0])
 
 
-def _events_with_jets(process: str, seed: int, settings: SimulationSettings, gun: Acceptance | None = None):
-    """Endless batches of events, with the jets that pass the selection; `gun` is the acceptance of a flat gun."""
+def _events_with_jets(process: str, seed: int, settings: SimulationSettings, early: Acceptance | None = None):
+    """Endless batches of events, with the jets that pass the selection; `early` refuses some events beforehand."""
     made, barren, pt = PROCESSES[process], 0, (settings.min_pt, settings.max_pt)
-    density = None if gun is None else gun.density
-    for batch in generate(made, seed, settings.energy, pt, settings.mass_range, settings.pythia, density=density):
+    for batch in generate(
+        made,
+        seed,
+        settings.energy,
+        pt,
+        settings.mass_range,
+        settings.pythia,
+        merged=settings.merged_only,
+        probability=early and early.probability,
+        hadronizations=settings.hadronizations,
+    ):
         jets = find_jets(batch, made.heavy, *pt)
         if settings.merged_only and made.heavy:
             jets = jets.select(jets.merged)
         barren = 0 if len(jets.event) else barren + batch.num_events
         if barren >= BARREN_EVENTS:
-            raise RuntimeError(
-                f"No {process} jet with pT in {pt[0]:g}-{pt[1]:g} GeV among {barren} events at "
-                f"{settings.energy:g} GeV: widen the pT or mass range, or raise the energy."
-            )
+            raise _barren(process, barren, settings)
         yield batch, jets
 
 
-def _numbered(batches):
-    first = 0
-    for batch, jets in batches:
-        yield first, batch, jets
-        first += batch.num_events
+def _barren(process: str, number: int, settings: SimulationSettings) -> RuntimeError:
+    return RuntimeError(
+        f"No {process} jet with pT in {settings.min_pt:g}-{settings.max_pt:g} GeV among {number} events at "
+        f"{settings.energy:g} GeV: widen the pT or mass range, or raise the energy."
+    )

@@ -38,14 +38,15 @@ class Acceptance:
         pt_range, mass_range: In GeV.
         coefficients: Coefficients of the polynomial that is the logarithm of the ratio.
         maximum: Maximum of the polynomial, except in the 1 % of the target above it; jets there are always kept.
-        gun: The acceptance of a flat gun: the gun generates in proportion to it, so that few jets are lost.
+        early: The acceptance of jets of partons, which refuses events before Pythia has spent its time on them; this
+            one corrects what it leaves.
     """
 
     pt_range: tuple[float, float]
     coefficients: tuple[float, ...]
     maximum: float
     mass_range: tuple[float, float] | None = None
-    gun: "Acceptance | None" = None
+    early: "Acceptance | None" = None
 
     @classmethod
     def fit(
@@ -74,13 +75,12 @@ class Acceptance:
         largest = np.quantile(terms[len(pt) :] @ fitted.coef_[0], _CERTAIN)
         return cls(tuple(pt_range), tuple(fitted.coef_[0].tolist()), float(largest), mass_range)
 
-    def density(self, pt, mass) -> np.ndarray:
-        """Density in which a gun generates its particles of `pt` and `mass` [GeV], which may lie beyond the ranges."""
-        pt = np.clip(pt, *self.pt_range)
-        return self.probability(pt.ravel(), np.zeros(pt.size), mass.ravel()).reshape(pt.shape)
-
     def probability(self, pt, eta, mass=None) -> np.ndarray:
-        """Probability of keeping jets with `pt` [GeV], `eta` and `mass` [GeV], which is needed with a `mass_range`."""
+        """Probability of keeping jets with `pt` [GeV], `eta` and `mass` [GeV], which is needed with a `mass_range`.
+
+        Beyond the range in pT it is that of the range's end.
+        """
+        pt = np.clip(pt, *self.pt_range)
         terms = _terms(pt, eta, mass, self.pt_range, self.mass_range)
         return np.exp(np.minimum(terms @ np.array(self.coefficients) - self.maximum, 0.0))
 
