@@ -93,7 +93,7 @@ def make_acceptance(process: str, settings: SimulationSettings) -> Acceptance:
         if made >= PILOT_JETS:
             break
     pt, eta, mass = map(np.concatenate, zip(*pilot))
-    return replace(Acceptance.fit(pt, eta, pt_range, rng, mass, mass_range), early=early)
+    return Acceptance.fit(pt, eta, pt_range, rng, mass, mass_range, early)
 
 
 def _pilot_candidates(process: str, seed: int, settings: SimulationSettings) -> np.ndarray:
