@@ -26,6 +26,7 @@ from e2evit.simulation.events import generate, minimum_bias
 from e2evit.simulation.geometry import GEOMETRIES, Geometry
 from e2evit.simulation.hcal import seed_towers, tower_energy
 from e2evit.simulation.images import jet_windows, render
+from e2evit.simulation.jets import MAX_ETA as MAX_JET_ETA
 from e2evit.simulation.jets import Jets, find_jets
 from e2evit.simulation.pileup import MinimumBiasPool
 from e2evit.simulation.processes import PROCESSES
@@ -35,6 +36,7 @@ from e2evit.simulation.vertices import SEPARATION
 
 FAR = (0.3, 1.0, 5.0)  # cm in d0
 RINGS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, JET_RADIUS)  # distance from the axis
+ETAS = (0.0, 0.4, 0.8, 1.1, MAX_JET_ETA)  # of the axis
 MANY = (21.0, 60.0, 200.0)  # collisions, for the primary vertex
 # tracks of particles that enter the tracker: without secondaries and fakes; and with fakes
 SECONDARIES = ("conversions", "bremsstrahlung", "nuclear")
@@ -66,13 +68,13 @@ def main() -> None:
     for title, without in detectors.items():
         geometry = full.without(without)
         pool = MinimumBiasPool.of(collisions, arguments.pool_size, geometry, np.random.default_rng(1))
-        rows[title] = measure(events, pool, geometry, settings.pileup, schema)
+        rows[title], layers = measure(events, pool, geometry, settings.pileup, schema)
         print(title, {name: round(value, 4) for name, value in rows[title].items()}, flush=True)
         if not without:
-            vertex = vertices(events, pool, geometry)
+            only_once = {"vertices": vertices(events, pool, geometry), "layers": layers}
     rings = {title: tracks_by_distance(events, full.without(without)) for title, without in TRACKERS.items()}
     rings["particles"] = particles_by_distance(events)
-    record = {"process": arguments.process, "rows": rows, "edges": RINGS, "rings": rings, "vertices": vertex}
+    record = {"process": arguments.process, "rows": rows, "edges": RINGS, "rings": rings} | only_once
     record["real"] = real_sample(Path(arguments.real_dir), schema)
     write_record(arguments.results, record, packages=tuple(versions()))
 
@@ -89,8 +91,8 @@ def jets_of(process: str, number: int, settings: SimulationSettings):
             return
 
 
-def measure(events, pool: MinimumBiasPool, geometry: Geometry, pileup: float, schema) -> dict[str, float]:
-    """Means of occupied pixels, far tracks and time per jet."""
+def measure(events, pool: MinimumBiasPool, geometry: Geometry, pileup: float, schema) -> tuple[dict, list]:
+    """Means of occupied pixels, far tracks and time per jet; pixels of the third layer over the first by eta."""
     images, windows, number, start = [], [], 0, time.process_time()
     for seed, (batch, jets) in enumerate(events):
         # numbers of their own for each step: if one draws more, the others draw the same
@@ -105,8 +107,10 @@ def measure(events, pool: MinimumBiasPool, geometry: Geometry, pileup: float, sc
         number += len(jets.event)
     spent = time.process_time() - start
     tracks = np.concatenate([tracks_around(*window)[0] for window in windows])
-    row = occupancy(validation.occupancy(Dataset(pa.concat_tables(images)), schema)) | shapes(tracks)
-    return row | {"milliseconds": 1e3 * spent / number}
+    counts = validation.occupancy(Dataset(pa.concat_tables(images)), schema)
+    eta = np.abs(np.concatenate([jets.eta_phi[0] for _, jets in events]))
+    row = occupancy(counts) | shapes(tracks) | {"milliseconds": 1e3 * spent / number}
+    return row, layers_by_eta(counts["bpix3"] / np.maximum(counts["bpix1"], 1), eta)
 
 
 def tracks_by_distance(events, geometry: Geometry) -> list[float]:
@@ -156,6 +160,15 @@ def occupancy(counts: dict[str, np.ndarray]) -> dict[str, float]:
         "layers below": float((ratio <= REAL_LAYERS).mean()),
         "error": float(counts["trk_pt"].std() / counts["trk_pt"].mean() / len(ratio) ** 0.5),
     }
+
+
+def layers_by_eta(ratio: np.ndarray, eta: np.ndarray) -> list[dict[str, float]]:
+    """Median ratio, and the share of jets below that of the real image, by the eta of the axis."""
+    inside = {(low, high): ratio[(eta >= low) & (eta < high)] for low, high in itertools.pairwise(ETAS)}
+    return [
+        {"low": low, "high": high, "ratio": float(np.median(own)), "below": float((own <= REAL_LAYERS).mean())}
+        for (low, high), own in inside.items()
+    ]
 
 
 def shapes(tracks) -> dict[str, float]:

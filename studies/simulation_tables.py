@@ -125,7 +125,7 @@ def _effects(results: Path) -> dict:
 
 def effect_names(_results: Path) -> str:
     """What can be switched off."""
-    return markdown_table(["effect", ""], [[f"`{name}`", line] for name, line in EFFECTS.items()])
+    return "\n".join(f"* `{name}`: {line}" for name, line in EFFECTS.items())
 
 
 def effects(results: Path) -> str:
@@ -161,12 +161,23 @@ def tracks(results: Path) -> str:
     ]
     heads = [
         "ΔR to the axis",
-        "charged particles, a jet",
+        "charged particles per jet",
         "found, without `dense_cores`",
         "found",
         "fakes, duplicates [%]",
     ]
     return markdown_table(heads, rows)
+
+
+def layers(results: Path) -> str:
+    """Pixels of the third layer over those of the first, by eta."""
+    measured = _effects(results)
+    rows = [
+        [f"{row['low']:g}–{row['high']:g}", f"{row['ratio']:.2f}", f"{100 * row['below']:.0f}"]
+        for row in measured["layers"]
+    ]
+    real = measured["real"]["layers"]
+    return markdown_table(["abs(eta) of the jet", "median layer 3 / 1", f"jets below {real:.2f} [%]"], rows)
 
 
 def vertex(results: Path) -> str:
@@ -183,6 +194,7 @@ TABLES = {
     "effects": effects,
     "tracks": tracks,
     "vertex": vertex,
+    "layers": layers,
     "occupancy": occupancy,
     "masses": masses,
     "response": response,
