@@ -1,5 +1,5 @@
 """Tables of docs/simulation.md, from `studies/validate_simulation.py`, `studies/detector_effects.py`,
-`benchmarks/simulation.py` and `benchmarks/particle_images.py`."""
+`studies/jet_columns.py`, `benchmarks/simulation.py` and `benchmarks/particle_images.py`."""
 
 import json
 from pathlib import Path
@@ -178,8 +178,56 @@ def vertex(results: Path) -> str:
     return markdown_table(["pile-up", "merged [%]", "wrong [%]"], rows)
 
 
+def _columns(results: Path) -> dict:
+    return json.loads((results / "simulation_columns.json").read_text(encoding="utf-8"))
+
+
+def jet_masses(results: Path) -> str:
+    """Masses of jets against the generated one."""
+    rows = [
+        [
+            f"`{name}`",
+            f"{row['response']:.3f}",
+            f"{row['resolution']:.3f} ± {row['error']:.3f}",
+            f"{100 * row['lost']:.1f}",
+        ]
+        for name, row in _columns(results)["masses"].items()
+    ]
+    return markdown_table(["column", "median response", "relative resolution", "below half the mass [%]"], rows)
+
+
+def observables(results: Path) -> str:
+    """AUC of single observables."""
+    rows = [[f"`{name}`", *(f"{auc:.3f}" for auc in row.values())] for name, row in _columns(results)["auc"].items()]
+    return markdown_table(["AUC", "qcd / top", "qcd / w"], rows)
+
+
+def candidates(results: Path) -> str:
+    """Candidates by type."""
+    measured = _columns(results)
+    rows = [
+        [title, f"{row['number']:.1f}", f"{100 * row['share']:.1f}", f"{100 * row['pileup']:.1f}"]
+        for title, row in measured["types"].items()
+    ]
+    heads = ["QCD jets, pile-up 21", "number a jet", "share of pT [%]", "of that from pile-up [%]"]
+    spent, stored = (
+        (measured[f"{kind}_with"] - measured[f"{kind}_without"], measured[f"{kind}_without"])
+        for kind in ("ms", "bytes")
+    )
+    resolution = measured["pt_resolution"] / measured["response"]
+    told = (
+        f"Their pT adds up to {measured['response']:.3f} of the jet's in the median, with a relative resolution of "
+        f"{resolution:.3f}.\nThey and their observables take {spent[0]:.1f} ms and {stored[0] / 1000:.1f} kB a jet, "
+        f"all the rest {spent[1]:.1f} ms and {stored[1] / 1000:.1f} kB."
+    )
+    return f"{markdown_table(heads, rows)}\n\n{told}"
+
+
 TABLES = {
     "effect names": effect_names,
+    "jet masses": jet_masses,
+    "observables": observables,
+    "candidates": candidates,
     "effects": effects,
     "tracks": tracks,
     "vertex": vertex,

@@ -1,6 +1,7 @@
 """Paired tests against hand-computed cases, and the script's refusal to compare different jets."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from samples import make_result, row_table
 from scipy.special import softmax
 from scipy.stats import binomtest, norm, ttest_ind
 
+from e2evit.cli import compare as command
 from e2evit.metrics.classification import classification_statistics, delong_interval
 from e2evit.plots import quality_against_cost
 from e2evit.results.compare import (
@@ -25,7 +27,7 @@ from e2evit.results.compare import (
 )
 from e2evit.results.measure import evaluate_predictions
 from e2evit.results.predictions import JetPredictions, Predictions
-from e2evit.results.record import by_model
+from e2evit.results.record import Result, by_model, read_results
 from e2evit.results.tables import comparison_table
 
 ROOT = Path(__file__).parents[1]
@@ -211,6 +213,16 @@ def test_different_jets_are_not_compared(results):
     done = compare(results["good"], results["other"])
     assert done.returncode != 0
     assert "were not measured on the same jets and targets: event_ids 0 and 1." in done.stderr
+
+
+def test_weighted_results_are_not_tested(results, tmp_path):
+    weighted = tmp_path / "weighted.json"
+    replace(Result.from_json(results["good"]), weights="weight").to_json(weighted)
+    with pytest.raises(ValueError, match="not measured on the same jets and targets: weights None and weight"):
+        read_results([results["bad"], weighted])
+    with pytest.raises(ValueError, match="Models are tested without weights"):
+        command.main(["--results", str(weighted), "--output_dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
 
 
 def test_references_must_be_among_the_results(results):

@@ -74,6 +74,16 @@ def test_options_override_the_checkpoint(trained, data):
     assert other.metrics[MODEL]["mae_gev"] > 200  # GeV: pT is not mass
 
 
+def test_weights_of_jets(trained, result, data):
+    weighted = e2evit.evaluate(trained, data, weights="pt", mixed_precision="no")
+    assert (weighted.weights, result.weights) == ("pt", None)
+    assert weighted.metrics[MODEL]["mae_gev"] != result.metrics[MODEL]["mae_gev"]
+    assert weighted.metrics[MODEL]["mae_gev"] == pytest.approx(result.metrics[MODEL]["mae_gev"], rel=0.2)
+    assert weighted.predictions["weight"].mean() == pytest.approx(1, abs=1e-5)
+    with pytest.raises(ValueError, match="Rows that were simulated by an earlier version have none"):
+        e2evit.evaluate(trained, data, weights="weight", mixed_precision="no")
+
+
 def test_earlier_memory_peaks_are_not_counted(trained, data, monkeypatch):
     monkeypatch.setattr(evaluation, "peak_memory_gib", lambda device: 1e6)
     assert "peak_memory_gib" not in e2evit.evaluate(trained, data, mixed_precision="no").cost

@@ -7,6 +7,7 @@ import pytest
 from datasets import concatenate_datasets
 
 from e2evit import load_e2e
+from e2evit.cli import prepare
 from e2evit.data import find_schema
 from e2evit.data.formats import FileError
 from e2evit.data.schema import CANDIDATE_COLUMNS, CANDIDATE_TRUTH
@@ -176,6 +177,9 @@ def test_files_with_candidates_are_a_data_set(jets, tmp_path):
     assert sum(map(len, rows["candidate_pt"])) == len(flat(jets, "pt"))
     assert set(CANDIDATE_TRUTH) <= set(rows.column_names)
     assert not set(CANDIDATE_TRUTH) & set(CANDIDATE_COLUMNS)
+    prepare.main(["simulated", "--data_dir", str(folder), "--output_dir", str(tmp_path / "prepared")])
+    prepared = load_e2e("simulated", tmp_path / "prepared", cache_dir=tmp_path / "cache")
+    assert sum(map(len, concatenate_datasets(list(prepared.values()))["candidate_pt"])) == len(flat(jets, "pt"))
     plain = pq.read_table(folder / "qcd-00000-60.parquet")
     only = jets.select([name for name in jets.column_names if name not in (*CANDIDATE_COLUMNS, *CANDIDATE_TRUTH)])
     sizes = {}

@@ -43,9 +43,11 @@ class CompareArguments:
 def main(arguments: Sequence[str] | None = None) -> None:
     (options,) = parse("e2evit compare", __doc__, arguments, CompareArguments)
     results = read_results(options.results)
-    if len(kinds := {result.weights for result in results}) > 1 or (options.output_dir and kinds != {None}):
-        told = ", ".join(f"{result.name}: {result.weights or 'no'}" for result in results)
-        raise ValueError(f"Models are compared without weights, and tables of results with equal ones; got {told}.")
+    if options.output_dir and results[0].weights is not None:
+        raise ValueError(
+            f"Models are tested without weights, and {options.results[0]} was measured with {results[0].weights!r}: "
+            "leave out `--output_dir`, or measure it without."
+        )
     groups, references = by_model(results), options.references or []
     unknown = [model for model in references if model not in groups]
     if unknown:

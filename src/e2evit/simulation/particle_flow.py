@@ -28,10 +28,9 @@ MAX_CANDIDATES = 128
 # smallest energy of the highest cell of a cluster [GeV]: table 2 of the paper
 ECAL_SEED, ENDCAP_SEED, HCAL_SEED = 0.23, 0.60, 0.8
 EXCESS = 1.0  # standard deviations of the tracks' calorimeter energy beyond which the rest is another particle
-# of leptons within jets; those that are missed stay charged hadrons: the order of figures 17 and 21 of the paper
-ELECTRON_EFFICIENCY, MUON_EFFICIENCY = 0.80, 0.95
+ELECTRON_EFFICIENCY, MUON_EFFICIENCY = 0.80, 0.95  # within jets, estimates; the others stay charged hadrons
 CHARGED_HADRON, ELECTRON, MUON, PHOTON, NEUTRAL_HADRON = 211, 11, 13, 22, 130
-MASS = {CHARGED_HADRON: 0.13957, ELECTRON: 0.000511, MUON: 0.10566, PHOTON: 0.0, NEUTRAL_HADRON: 0.0}
+_MASS = {CHARGED_HADRON: 0.13957, ELECTRON: 0.000511, MUON: 0.10566}  # GeV
 _NEGATIVE = (11, 13, 3112, 3312, 3334)  # PDG codes of negative particles
 # what is stored: binary digits, or steps in radians and cm
 _DIGITS = {"pt": PT_DIGITS, "energy": PT_DIGITS, "d0_error": 8, "dz_error": 8}
@@ -98,19 +97,14 @@ def find_candidates(
     charged = _charged(response, rng)[hit]
     charged["jet"] = jet
     in_ecal, in_hcal = ecal.at(jet, row, column), hcal.at(jet, row // TOWER, column // TOWER)
-    ecal_pileup = _pileup_share(frames, ecal, response.ecal, 1)
-    hcal_pileup = _pileup_share(frames, hcal, response.hcal, TOWER)
-
-    alone = np.setdiff1d(np.arange(len(ecal)), in_ecal)
-    parts = [charged, _neutral(frames, response, ecal, alone, ecal.energy[alone], PHOTON, ecal_pileup)]
     photon, hadron = _excess(ecal, hcal, charged, in_ecal, in_hcal)
-    for clusters, energy, code, pileup in (
-        (ecal, photon, PHOTON, ecal_pileup),
-        (hcal, hadron, NEUTRAL_HADRON, hcal_pileup),
-    ):
-        chosen = np.flatnonzero(energy > 0)
-        parts.append(_neutral(frames, response, clusters, chosen, energy[chosen], code, pileup))
-    found = np.concatenate(parts)
+    alone = np.setdiff1d(np.arange(len(ecal)), in_ecal)
+    photon[alone] = ecal.energy[alone]
+    photons = _neutral(frames, response, ecal, photon, PHOTON, _pileup_share(frames, ecal, response.ecal, 1))
+    hadrons = _neutral(
+        frames, response, hcal, hadron, NEUTRAL_HADRON, _pileup_share(frames, hcal, response.hcal, TOWER)
+    )
+    found = np.concatenate([charged, photons, hadrons])
     across = np.mod(found["phi"] - phi[found["jet"]] + np.pi, 2 * np.pi) - np.pi
     found = found[np.hypot(found["eta"] - eta[found["jet"]], across) < JET_RADIUS]
     found = found[np.lexsort((-found["pt"], found["jet"]))]
@@ -143,7 +137,7 @@ def _charged(response: Response, rng: Random) -> np.ndarray:
     is_lepton[missed] = False
     charge = np.where(tracks["pdg_id"] < 0, -1, 1) * np.where(np.isin(code, _NEGATIVE), -1, 1)
     code = np.where(is_lepton, code, CHARGED_HADRON)
-    mass = np.select([code == ELECTRON, code == MUON], [MASS[ELECTRON], MASS[MUON]], MASS[CHARGED_HADRON])
+    mass = np.select([code == particle for particle in _MASS], list(_MASS.values()))
     return structured(
         CANDIDATE,
         jet=tracks["event"],
@@ -194,11 +188,10 @@ def _excess(ecal: _Clusters, hcal: _Clusters, charged: np.ndarray, in_ecal, in_h
     return np.where(linked >= 0, ecal.energy * share[linked], 0.0), (excess - photon)[: len(hcal)]
 
 
-def _neutral(
-    frames: Frames, response: Response, clusters: _Clusters, chosen, energy, code: int, pileup_share
-) -> np.ndarray:
-    """Candidates that fly from the primary vertex to the chosen clusters, without mass."""
-    jet = clusters.frame[chosen]
+def _neutral(frames: Frames, response: Response, clusters: _Clusters, energy, code: int, pileup_share) -> np.ndarray:
+    """Candidates without mass that fly from the primary vertex to the clusters with energy."""
+    chosen = np.flatnonzero(energy > 0)
+    jet, energy = clusters.frame[chosen], energy[chosen]
     eta = np.interp(clusters.row[chosen], np.arange(ROWS + 1), ETA_EDGES)
     phi = np.radians(clusters.column[chosen] - 10.0)  # where the grid begins
     z, slope = ECAL_RADIUS * np.sinh(eta), np.abs(np.sinh(eta)).clip(1e-9)
