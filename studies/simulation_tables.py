@@ -169,6 +169,17 @@ def tracks(results: Path) -> str:
     return markdown_table(heads, rows)
 
 
+def layers(results: Path) -> str:
+    """Pixels of the third layer over those of the first, by eta."""
+    measured = _effects(results)
+    rows = [
+        [f"{row['low']:g}–{row['high']:g}", f"{row['ratio']:.2f}", f"{100 * row['below']:.0f}"]
+        for row in measured["layers"]
+    ]
+    real = measured["real"]["layers"]
+    return markdown_table(["abs(eta) of the jet", "median layer 3 / 1", f"jets below {real:.2f} [%]"], rows)
+
+
 def vertex(results: Path) -> str:
     """How often the primary vertex is merged or wrong."""
     rows = [
@@ -231,6 +242,7 @@ TABLES = {
     "effects": effects,
     "tracks": tracks,
     "vertex": vertex,
+    "layers": layers,
     "occupancy": occupancy,
     "masses": masses,
     "response": response,

@@ -120,6 +120,8 @@ def test_fakes_rise_with_density_and_collisions():
     new = np.setdiff1d(more, tracks)
     assert np.median(new["pt"]) < 3
     assert new["pt"].min() >= tracker.MIN_PT
+    for place, angle, seed in (("row", "eta", 0.1), ("column", "phi", 0.3)):
+        np.testing.assert_allclose(new[angle] - seed, (new[place] - 100) * np.radians(1), atol=0.003)
     # six in ten have a d0 of centimetres, a third of those beyond 3 cm
     assert (np.abs(new["d0"]) > 3).mean() == pytest.approx(0.6 * np.exp(-1), abs=0.02)
 

@@ -20,7 +20,7 @@ FAKES_PER_COLLISION = 0.0007  # of each track, for each collision of the event
 FAR, FAR_D0, FAR_DZ = 0.6, 3.0, 3.0  # share of fakes without pixel hits, and the spread of their impact parameters
 FAR_D0_ERROR, FAR_DZ_ERROR = 0.03, 0.1  # of d0
 NEAR_ERRORS, DUPLICATE_ERRORS = 5.0, 2.0  # spread of d0 and dz of the others, in units of their uncertainties
-SHIFT = 2.0  # crystals
+SHIFT, CRYSTAL = 2.0, 2 * np.pi / COLUMNS  # distance from the track that lends its hits in crystals; their size
 
 
 def with_fakes(tracks: np.ndarray, neighbours: np.ndarray, smallest_pt: float, rng: Random) -> np.ndarray:
@@ -59,8 +59,10 @@ def _scrambled(fakes: np.ndarray, smallest_pt: float, rng: Random) -> np.ndarray
     """Tracks made fakes: softer, beside the seed, with impact parameters of their own."""
     event = fakes["event"]
     fakes["pt"] = smallest_pt + (fakes["pt"] - smallest_pt) * draw(rng, "random", event) ** 3
-    for name in ("row", "column"):
-        fakes[name] += np.round(draw(rng, "normal", event, 0.0, SHIFT)).astype("i2")
+    for place, angle in (("row", "eta"), ("column", "phi")):
+        shift = np.round(draw(rng, "normal", event, 0.0, SHIFT)).astype("i2")
+        fakes[place] += shift
+        fakes[angle] += CRYSTAL * shift
     fakes["column"] %= COLUMNS
     fakes["row"] = fakes["row"].clip(0, ROWS - 1)
     fakes["pdg_id"] = np.where(draw(rng, "random", event) < 0.5, 211, -211)
