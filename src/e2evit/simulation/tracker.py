@@ -8,7 +8,7 @@ from .crowding import crowding
 from .fakes import with_fakes
 from .geometry import Geometry
 from .helix import impact_parameters
-from .material import SECONDARY_RADIUS, TRACK_RADIUS
+from .material import SECONDARY_RADIUS, traceable
 from .streams import Random, draw
 from .vertices import RESOLUTION
 
@@ -61,7 +61,7 @@ def reconstruct_tracks(
         found = np.clip(1.0 - radius / FADE_RADIUS, 0.0, 1.0)
     efficiency *= np.where(batch.secondary, np.clip(1.0 - radius / SECONDARY_RADIUS, 0.0, 1.0), found)
     if "nuclear" in effects:
-        efficiency *= np.where(batch.until > TRACK_RADIUS, WITHOUT_NUCLEAR / EFFICIENCY, 0.0)
+        efficiency *= np.where(traceable(batch.until, eta), WITHOUT_NUCLEAR / EFFICIENCY, 0.0)
     kept = on_grid & (batch.charge != 0) & (pt > MIN_PT) & (np.abs(eta) < MAX_ETA)
     overlap, neighbours = np.zeros(len(kept)), np.zeros(len(kept), int)
     if effects & {"dense_cores", "fakes", "tails"}:
