@@ -12,13 +12,22 @@ from sklearn.model_selection import cross_val_predict
 
 from e2evit.data.grid import WINDOW, position_in_grid
 from e2evit.data.schema import PARTICLE_COLUMNS
+from e2evit.data.sparse import table_to_dense
 from e2evit.simulation import SimulationSettings, shards
+from e2evit.simulation.cells import IMPACT
+from e2evit.simulation.channels import crystals, cut_out
+from e2evit.simulation.ecal import crystal_energy
+from e2evit.simulation.geometry import GEOMETRIES
+from e2evit.simulation.hcal import tower_energy
+from e2evit.simulation.images import jet_windows
 from e2evit.simulation.kept import axis_crystal
 from e2evit.simulation.spectra import Acceptance
 from e2evit.simulation.validation import nuisances
 
 SETTINGS = {"seed": 1, "pool_size": 60, "match_pt": True, "merged_only": True}
 SHARD = 500
+CLASSES = ("qcd", "top", "w", "z", "h")
+TOLERANCE = 0.03  # the standard error of an AUC of 0.5 for 1 000 jets of one class among 5 000 is 0.010
 
 
 def remembered(generate):
@@ -37,50 +46,78 @@ def remembered(generate):
 
 @pytest.fixture(scope="module")
 def jets():
-    """For qcd and top, what images tell besides themselves, and the particles of the first 800 of these events."""
+    """For all classes, images, and the particles of the first half of these events."""
     images, particles = SimulationSettings(**SETTINGS), SimulationSettings(**SETTINGS, keep="particles")
-    pool, features, kept = shards.make_pool(images), [], []
+    pool, made, kept = shards.make_pool(images), [], []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "generate", remembered(shards.generate))
-        for process in ("qcd", "top"):
+        for process in CLASSES:
             acceptance = shards.make_acceptance(process, images)
-            parts = [shards.make_shard(process, number, SHARD, images, pool, acceptance) for number in range(4)]
-            columns = ["event_id", "num_pileup", "ieta", "iphi", "pt"]
-            features.append(np.concatenate([nuisances(Dataset(part.select(columns))) for part in parts]))
-            sizes = (SHARD, 800 - SHARD)
-            parts = [shards.make_shard(process, *part, particles, None, acceptance) for part in enumerate(sizes)]
-            kept.append(pa.concat_tables(parts))
-    return features, kept
+            parts = [shards.make_shard(process, number, SHARD, images, pool, acceptance) for number in range(2)]
+            made.append(pa.concat_tables(parts))
+            kept.append(shards.make_shard(process, 0, SHARD, particles, None, acceptance))
+    return made, kept
 
 
-def auc_of_a_classifier(features: list[np.ndarray]) -> float:
-    """Of two classes with equally many rows of features, by cross-validation."""
-    labels, x = np.repeat([0, 1], [len(part) for part in features]), np.concatenate(features)
-    classifier = HistGradientBoostingClassifier(max_iter=40, max_leaf_nodes=8, learning_rate=0.05)
+def separation(features: list[np.ndarray]) -> dict[str, float]:
+    """How well each class is told from the others: AUC of a classifier, by cross-validation."""
+    labels, x = np.repeat(np.arange(len(features)), [len(part) for part in features]), np.concatenate(features)
+    classifier = HistGradientBoostingClassifier(max_iter=30, max_leaf_nodes=8, learning_rate=0.05)
     order = np.random.default_rng(0).permutation(len(labels))
-    scores = cross_val_predict(classifier, x[order], labels[order], cv=5, method="predict_proba")[:, 1]
-    return roc_auc_score(labels[order], scores)
+    scores = cross_val_predict(classifier, x[order], labels[order], cv=5, method="predict_proba")
+    return {name: roc_auc_score(labels[order] == number, scores[:, number]) for number, name in enumerate(CLASSES)}
 
 
 @pytest.mark.slow
 def test_a_classifier_on_nuisances_guesses(jets):
     """Tops that decay within the jet are rare at low pT: without matching, their pT gives them away."""
-    features, _ = jets
-    # the standard error of an AUC of 0.5 with 2 000 jets a class is 0.009
-    assert abs(auc_of_a_classifier(features) - 0.5) < 0.02
-    labels = np.repeat([0, 1], 2000)
+    columns = ["event_id", "num_pileup", "ieta", "iphi", "pt"]
+    features = [nuisances(Dataset(table.select(columns))) for table in jets[0]]
+    areas = separation(features)
+    assert max(abs(area - 0.5) for area in areas.values()) < TOLERANCE, areas
+    labels = np.repeat(np.arange(len(CLASSES)), 2 * SHARD)
     for feature in np.concatenate(features).T:
-        assert abs(roc_auc_score(labels, feature) - 0.5) < 0.02
+        for number in range(len(CLASSES)):
+            assert abs(roc_auc_score(labels == number, feature) - 0.5) < TOLERANCE
+
+
+@pytest.mark.slow
+def test_noise_dead_and_noisy_channels_do_not_tell_classes(jets):
+    """What the detector shows where the jets are, without them: it depends on the place, which is matched."""
+    features, nothing, layout = [], np.zeros(0, IMPACT), GEOMETRIES["run1"]
+    for number, table in enumerate(jets[0]):
+        events, rng = np.arange(table.num_rows), np.random.default_rng(number)
+        frames = jet_windows(events, np.array(table["ieta"]), np.array(table["iphi"]))
+        ecal = crystal_energy(frames, nothing, layout, rng)
+        hcal = tower_energy(len(events), nothing, layout, rng)
+        alive = [image.mean() for image in cut_out(crystals().alive, frames)]
+        counts = [(ecal > 0).sum(axis=(1, 2)), ecal.sum(axis=(1, 2)), (hcal > 0).sum(axis=(1, 2))]
+        features.append(np.stack([*counts, alive], axis=1))
+    areas = separation(features)
+    assert max(abs(area - 0.5) for area in areas.values()) < TOLERANCE, areas
+
+
+@pytest.mark.slow
+def test_borders_of_images_know_little(jets):
+    """The outer five rows and columns: radiation and recoil differ between processes there, as outside R = 1."""
+    border = np.ones((WINDOW, WINDOW), bool)
+    border[5:-5, 5:-5] = False
+    features = []
+    for table in jets[0]:
+        pixels = table_to_dense(table, (8, WINDOW, WINDOW))[:, :, border]
+        features.append(np.concatenate([np.abs(pixels).sum(axis=2), (pixels != 0).sum(axis=2)], axis=1))
+    areas = separation(features)
+    # measured: 0.535 for QCD, 0.515 for W, less for the others
+    assert max(abs(area - 0.5) for area in areas.values()) < 0.065, areas
 
 
 @pytest.mark.slow
 def test_the_surroundings_do_not_reveal_the_class(jets):
     """Particles outside the window, which are kept because seed and vertex may move, know as little as the physics of
     the underlying event."""
-    _, kept = jets
-    # 0.54 is measured, as outside R = 1 in images: radiation and the recoil differ between processes; the standard
-    # error is 0.014
-    assert auc_of_a_classifier([surroundings(table) for table in kept]) < 0.59
+    areas = separation([surroundings(table) for table in jets[1]])
+    print(areas)
+    assert max(abs(area - 0.5) for area in areas.values()) < 0.09, areas
 
 
 def surroundings(table: pa.Table) -> np.ndarray:

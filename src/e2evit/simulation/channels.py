@@ -14,7 +14,7 @@ from e2evit.data.grid import COLUMNS, ENDCAP_ROWS, ROWS, TOWER, eta_centres
 from .cells import Frames
 from .streams import Random, draw
 
-__all__ = ["ChannelMap", "crystals", "miscalibrate", "read_out", "towers"]
+__all__ = ["ChannelMap", "crystals", "cut_out", "miscalibrate", "read_out", "towers"]
 
 _SEED = 20120704  # of the maps
 
@@ -66,7 +66,7 @@ def towers() -> ChannelMap:
 
 def miscalibrate(energy: np.ndarray, frames: Frames, channels: ChannelMap) -> None:
     """Multiply the cells of frames `(n, height, width)` by their gain, in place; frames are in cells here."""
-    for image, gain in zip(energy, _cut(channels.gain, frames)):
+    for image, gain in zip(energy, cut_out(channels.gain, frames)):
         image *= gain
 
 
@@ -90,11 +90,11 @@ def read_out(
     empty = flat[fired] == 0
     flat[lit] = np.where(measured < threshold, 0, measured)
     flat[fired[empty]] = fake[empty]
-    for image, alive in zip(energy, _cut(channels.alive, frames)):
+    for image, alive in zip(energy, cut_out(channels.alive, frames)):
         image *= alive
 
 
-def _cut(values: np.ndarray, frames: Frames):
+def cut_out(values: np.ndarray, frames: Frames):
     """The part of a map that each frame sees; zero in a row beyond the detector."""
     around = np.pad(np.pad(values, ((1, 1), (0, 0))), ((0, 0), (0, frames.width)), mode="wrap")
     columns = frames.column % values.shape[1]
