@@ -46,14 +46,15 @@ def remembered(generate):
 
 @pytest.fixture(scope="module")
 def jets():
-    """For all classes, images, and the particles of the first half of these events."""
+    """For all classes, images, and the particles of the first 500 of these events."""
     images, particles = SimulationSettings(**SETTINGS), SimulationSettings(**SETTINGS, keep="particles")
     pool, made, kept = shards.make_pool(images), [], []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "generate", remembered(shards.generate))
-        for process in CLASSES:
+    for process in CLASSES:
+        with pytest.MonkeyPatch.context() as patch:  # for each class, or the events of all take 2 GB
+            patch.setattr(shards, "generate", remembered(shards.generate))
             acceptance = shards.make_acceptance(process, images)
-            parts = [shards.make_shard(process, number, SHARD, images, pool, acceptance) for number in range(2)]
+            number = 4 if process in ("qcd", "top") else 2
+            parts = [shards.make_shard(process, part, SHARD, images, pool, acceptance) for part in range(number)]
             made.append(pa.concat_tables(parts))
             kept.append(shards.make_shard(process, 0, SHARD, particles, None, acceptance))
     return made, kept
@@ -61,11 +62,12 @@ def jets():
 
 def separation(features: list[np.ndarray]) -> dict[str, float]:
     """How well each class is told from the others: AUC of a classifier, by cross-validation."""
+    features = [part[: 2 * SHARD] for part in features]
     labels, x = np.repeat(np.arange(len(features)), [len(part) for part in features]), np.concatenate(features)
     classifier = HistGradientBoostingClassifier(max_iter=30, max_leaf_nodes=8, learning_rate=0.05)
     order = np.random.default_rng(0).permutation(len(labels))
     scores = cross_val_predict(classifier, x[order], labels[order], cv=5, method="predict_proba")
-    return {name: roc_auc_score(labels[order] == number, scores[:, number]) for number, name in enumerate(CLASSES)}
+    return {CLASSES[number]: roc_auc_score(labels[order] == number, score) for number, score in enumerate(scores.T)}
 
 
 @pytest.mark.slow
@@ -75,8 +77,12 @@ def test_a_classifier_on_nuisances_guesses(jets):
     features = [nuisances(Dataset(table.select(columns))) for table in jets[0]]
     areas = separation(features)
     assert max(abs(area - 0.5) for area in areas.values()) < TOLERANCE, areas
+    # of two classes with 2 000 jets the standard error is 0.009
+    labels, pair = np.repeat([0, 1], 4 * SHARD), np.concatenate(features[:2])
+    for feature in pair.T:
+        assert abs(roc_auc_score(labels, feature) - 0.5) < 0.02
     labels = np.repeat(np.arange(len(CLASSES)), 2 * SHARD)
-    for feature in np.concatenate(features).T:
+    for feature in np.concatenate([part[: 2 * SHARD] for part in features]).T:
         for number in range(len(CLASSES)):
             assert abs(roc_auc_score(labels == number, feature) - 0.5) < TOLERANCE
 
@@ -94,7 +100,7 @@ def test_noise_dead_and_noisy_channels_do_not_tell_classes(jets):
         counts = [(ecal > 0).sum(axis=(1, 2)), ecal.sum(axis=(1, 2)), (hcal > 0).sum(axis=(1, 2))]
         features.append(np.stack([*counts, alive], axis=1))
     areas = separation(features)
-    assert max(abs(area - 0.5) for area in areas.values()) < TOLERANCE, areas
+    assert max(abs(area - 0.5) for area in areas.values()) < 0.04, areas  # measured: 0.034
 
 
 @pytest.mark.slow
@@ -116,8 +122,8 @@ def test_the_surroundings_do_not_reveal_the_class(jets):
     """Particles outside the window, which are kept because seed and vertex may move, know as little as the physics of
     the underlying event."""
     areas = separation([surroundings(table) for table in jets[1]])
-    print(areas)
-    assert max(abs(area - 0.5) for area in areas.values()) < 0.09, areas
+    # measured: 0.53 for QCD, less for the others; the standard error is 0.014
+    assert max(abs(area - 0.5) for area in areas.values()) < 0.08, areas
 
 
 def surroundings(table: pa.Table) -> np.ndarray:

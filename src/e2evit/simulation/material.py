@@ -32,10 +32,10 @@ INTERACTION_LENGTHS = (0.13, 0.15, 0.23, 0.40, 0.55, 0.50, 0.42, 0.33)
 RADII = np.array([3.0, 4.4, 7.3, 10.2, 18.0, 25.5, 33.9, 41.9, 49.8, 55.0, 60.8, 69.2, 78.0, 86.8, 96.5, 108.0, 117.0])
 SHARES = np.array([1, 5, 5, 5, 5, 8, 8, 8, 8, 7, 7, 6, 6, 5, 5, 6, 5]) / 100
 PIXELS, HALF_LENGTH, THICKNESS = 20.0, 280.0, 1.0  # cm: radius outside the pixels, of the tracker, of a layer
-# energy of a photon, and transverse momentum of a charged particle, which would curl up before the next layer [GeV]
+# GeV: photons of less energy are not followed, nor charged secondaries of less pT, which curl up before the next layer
 MIN_ENERGY, MIN_PT = 0.02, 0.1
-# a hadron's interaction: secondaries are 2 and on average so many times ln(1 + E / GeV); spread of their transverse
-# momentum in each direction [GeV]
+# secondaries of a hadron: two, and on average so many times ln(1 + E / GeV) more, up to a largest number; the spread
+# of their transverse momentum in each direction [GeV]
 MULTIPLICITY, KICK, MOST = 0.8, 0.3, 12
 PION, MUON = 0.13957, 13
 # a hadron that ends nearer to the beam than this [cm] makes no track, or nearer in proportion where it leaves the
@@ -46,13 +46,15 @@ TRACK_RADIUS = 40.0
 SECONDARY_RADIUS = 30.0
 
 _CROSSED = np.concatenate([[0.0], np.cumsum(SHARES / SHARES.sum())])
-# energy of one electron over the photon's: 1 - 4/3 x (1 - x), RPP 2022, section 34.4
+# the energy x of one electron over that of the photon has the density 1 - 4/3 x (1 - x): RPP 2022, section 34.4
 _SHARE = np.linspace(0, 1, 101)
 _SHARE_BELOW = (_SHARE - 2 / 3 * _SHARE**2 + 4 / 9 * _SHARE**3) * 9 / 7
 
 
 def cross_material(batch: EventBatch, geometry: Geometry, rng: Random) -> EventBatch:
-    """The particles that there are behind the material, together with those that end in it."""
+    """The particles of a batch and those that they make in the material; `until` says where the former end."""
+    if not geometry.effects & {"nuclear", "conversions", "bremsstrahlung"}:
+        return batch
     primary = replace(batch, momentum=batch.momentum.copy(), until=batch.until.copy())
     parts = [primary]
     if "nuclear" in geometry.effects:
@@ -65,12 +67,12 @@ def cross_material(batch: EventBatch, geometry: Geometry, rng: Random) -> EventB
 
 
 def radiation_lengths(eta) -> np.ndarray:
-    """Those of the tracker in a direction."""
+    """Radiation lengths of the tracker in a direction."""
     return np.interp(np.abs(eta), BUDGET_ETA, RADIATION_LENGTHS)
 
 
 def interaction_lengths(eta) -> np.ndarray:
-    """Those of the tracker in a direction."""
+    """Nuclear interaction lengths of the tracker in a direction."""
     return np.interp(np.abs(eta), BUDGET_ETA, INTERACTION_LENGTHS)
 
 
