@@ -19,8 +19,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PRELOADED = ("e2evit.training", "e2evit.hub.assemble", "e2evit.plots", "e2evit.baselines.boosted_trees")
-# what transformers imports, for programs that import it and e2evit themselves
-LIBRARIES = ("torch", "accelerate", "datasets", "h5py", "safetensors.torch", "tokenizers", "PIL.Image")
+# for programs that import transformers and e2evit themselves, in whatever environment: none of these reads it
+LIBRARIES = ("torch", "torch._dynamo", "h5py", "pandas", "pyarrow.parquet", "scipy.stats", "sklearn.ensemble")
+LIBRARIES += ("matplotlib.pyplot", "PIL.Image")
 # a study and a second call of it, which need not start the server of its steps again
 TWICE = """
 import runpy, sys
@@ -37,7 +38,7 @@ _servers: dict[tuple[str, ...], subprocess.Popen] = {}
 def run_python(*command, cwd=ROOT, env=None, preloaded=PRELOADED) -> subprocess.CompletedProcess:
     """As `subprocess.run([sys.executable, *command], capture_output=True, text=True)`.
 
-    Variables that a library reads when it is imported, such as `HF_HOME`, have no effect: start those programs afresh.
+    Variables that a library reads when it is imported, such as `HF_HOME`, do not reach those that are `preloaded`.
     """
     words = [str(word) for word in command]
     if preloaded not in _servers:
@@ -74,10 +75,10 @@ _start_program = subprocess.Popen._execute_child
 
 
 def _fork_program(popen, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startup, flags, shell, *options):
-    """In place of `Popen`'s method: Python programs that a program starts, such as a launcher, fork from it."""
+    """In place of `Popen`'s method: scripts that a program starts, such as a launcher, fork from it."""
     words = [] if isinstance(args, (str, bytes, os.PathLike)) else [os.fspath(word) for word in args if word != "-u"]
-    is_python = words[:1] == [sys.executable] and len(words) > 1 and (words[1] in ("-c", "-m") or words[1][0] != "-")
-    if not is_python or os.environ.get("OMP_NUM_THREADS") != "1":  # OpenMP's threads do not survive a fork
+    is_script = words[:1] == [sys.executable] and len(words) > 1 and words[1].endswith(".py")
+    if not is_script or os.environ.get("OMP_NUM_THREADS") != "1":  # OpenMP's threads do not survive a fork
         start = (executable, preexec_fn, close_fds, pass_fds, cwd, env, startup, flags, shell)
         return _start_program(popen, args, *start, *options)
     pipes, starts_session = options[:6], options[11]

@@ -3,11 +3,10 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import LIBRARIES, run_python
 from huggingface_hub import ModelCard
 from samples import make_result
 from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -85,5 +84,5 @@ def test_the_code_of_a_bundled_card_runs(folder, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 2
     for block in blocks:
-        done = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, check=False)
+        done = run_python("-c", block, preloaded=LIBRARIES)
         assert done.returncode == 0, done.stderr[-2000:]

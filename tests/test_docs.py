@@ -2,12 +2,10 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from forked import run_python
+from forked import LIBRARIES, run_python
 
 from e2evit.cli import run
 from e2evit.cli.command import COMMANDS
@@ -25,7 +23,7 @@ def test_python_runs(page, tmp_path):
     for name in ("checkpoints", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True)
+    done = run_python("-c", "\n".join(blocks), cwd=tmp_path, preloaded=LIBRARIES)
     assert blocks
     assert done.returncode == 0, done.stderr[-2000:]
 

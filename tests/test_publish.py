@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import LIBRARIES, run_python
 from hub_server import READ_TOKEN, TOKEN, run_hub
 from public_files import write_public
 
@@ -41,8 +40,7 @@ def run(code, endpoint, cache, *arguments, token=TOKEN):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(cache)}
     environment |= {"HF_TOKEN": token} if token else {}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return run_python("-c", code, *arguments, env=environment, preloaded=LIBRARIES)
 
 
 def test_publish_and_read_back(folder, tmp_path):

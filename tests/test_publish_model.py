@@ -4,12 +4,10 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from forked import run_python
+from forked import LIBRARIES, run_python
 from hub_server import READ_TOKEN, TOKEN, Fault, run_hub
 from huggingface_hub import ModelCard
 from models import make
@@ -58,8 +56,7 @@ def environment(home, endpoint=None, token=None):
 
 
 def call(*command, cwd=ROOT, **env):
-    command = [sys.executable, *map(str, command)]
-    return subprocess.run(command, cwd=cwd, env=environment(**env), capture_output=True, text=True, check=False)
+    return run_python(*command, cwd=cwd, env=environment(**env), preloaded=LIBRARIES)
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,10 @@
 """The README is true: its Python runs, its targets and files exist."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import LIBRARIES, run_python
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -16,8 +15,7 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 def test_python_blocks_run(number, tmp_path):
     for name in ("checkpoints", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
-    command = [sys.executable, "-c", PYTHON[number]]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = run_python("-c", PYTHON[number], cwd=tmp_path, preloaded=LIBRARIES)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "GeV" in done.stdout
 

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -13,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from e2evit.modeling.pipeline_e2e import dataset_channels, read_images
+from forked import LIBRARIES, run_python
 from models import make
 from samples import random_images, row_table
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor, pipeline
@@ -207,8 +206,7 @@ print(len(jets(file)))
 jets.save_pretrained(other)
 print(len(pipeline("e2e-jets", model=other, trust_remote_code=True)(file)))
 """
-    command = [sys.executable, "-c", code, folder, tmp_path / "jets.npy", tmp_path / "again"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_python("-c", code, folder, tmp_path / "jets.npy", tmp_path / "again", preloaded=LIBRARIES)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == ["2", "2"]
 

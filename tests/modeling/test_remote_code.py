@@ -2,12 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import LIBRARIES, run_python
 from models import batch, make
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -19,8 +18,8 @@ from e2evit.hub.code import add_code
 SHARED = {
     *("configuration_e2e", "files_e2e", "geometry_e2e", "image_processing_e2e", "limits_e2e", "pipeline_e2e"),
     "unpacked_e2e",
-    *("modeling_checkpointing", "modeling_e2e", "modeling_head", "modeling_precision", "modeling_stem"),
-    *("modeling_trainer", "modeling_wrapped"),
+    *("modeling_checkpointing", "modeling_e2e", "modeling_head", "modeling_precision", "modeling_sizes"),
+    *("modeling_stem", "modeling_trainer", "modeling_wrapped"),
 }
 # code for models with our own blocks
 BLOCKS = {
@@ -70,8 +69,8 @@ def test_folder_loads_without_the_package(name, tmp_path, monkeypatch):
     assert {path.stem for path in folder.glob("*.py")} == NEEDS[name]
     torch.save(inputs, tmp_path / "inputs.pt")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    command = [sys.executable, "-c", LOAD, str(folder), str(tmp_path / "inputs.pt"), str(tmp_path / "outputs.pt")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    files = tmp_path / "inputs.pt", tmp_path / "outputs.pt"
+    done = run_python("-c", LOAD, folder, *files, cwd=tmp_path, preloaded=LIBRARIES)
     assert done.returncode == 0, done.stderr[-3000:]
     loaded = torch.load(tmp_path / "outputs.pt", weights_only=True)
     with torch.no_grad():
@@ -129,15 +128,11 @@ def test_older_code_in_the_same_process_keeps_its_own_operators(tmp_path):
     new = "return plain_depthwise_conv(hidden_states, weight.to(dtype), bias.to(dtype)).contiguous()"
     assert new in text
     path.write_text(text.replace(new, new.replace("return ", "return 2 * ")))
-    command = [sys.executable, "-c", OLDER, str(tmp_path / "older")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_python("-c", OLDER, tmp_path / "older", preloaded=LIBRARIES)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_modeling_folder_refuses_to_be_a_top_level_package(tmp_path):
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", "import modeling"], cwd=root, capture_output=True, text=True, check=False
-    )
+    done = run_python("-c", "import modeling", preloaded=LIBRARIES)
     assert done.returncode != 0
     assert "e2evit.modeling" in done.stderr
