@@ -97,7 +97,7 @@ def test_a_gun_is_flat_in_mass_and_pt_after_containment(monkeypatch):
         match_pt=True,
         merged_only=True,
         match_mass=True,
-        max_mass=250.0,
+        max_mass=200.0,
         min_mass=50.0,
         pileup=0.0,
         pythia=["PartonLevel:MPI = off"],
@@ -105,7 +105,7 @@ def test_a_gun_is_flat_in_mass_and_pt_after_containment(monkeypatch):
     acceptance = shards.make_acceptance("x_qq", settings)
     rows = shards.make_shard("x_qq", 0, 800, settings, acceptance=acceptance)
     assert rows["merged"].to_numpy(zero_copy_only=False).all()
-    assert chi_square(rows["mass_labels"].to_numpy(), rows["pt"].to_numpy(), (50, 250)) < 2
+    assert chi_square(rows["mass_labels"].to_numpy(), rows["pt"].to_numpy(), (50, 200)) < 2
 
 
 def test_flat_masses_need_contained_jets_of_equal_spectra(tmp_path):
