@@ -61,6 +61,8 @@ class Result:
         data: `rows` and a hash of the `event_ids` of each split.
         mass_column: Column that masses are measured against.
         mass_classes: The only classes from which the mass was learned.
+        pileup, without: Of images made of particles: mean number of pile-up collisions, or its range, and the effects
+            of the detector that were left out; None: as in their simulation.
         weights: Column of the weights that metrics take into account; None: all jets count the same.
         parameters: Parameters of the network.
         cost: `macs` of an image, `images_per_second`, `batch_size`, `peak_memory_gib`.
@@ -81,6 +83,8 @@ class Result:
     data: dict[str, dict[str, str | int]]
     mass_column: str
     mass_classes: list[str] | None = None
+    pileup: list[float] | None = None
+    without: list[str] | None = None
     weights: str | None = None
     label_names: list[str]
     channel_names: list[str]

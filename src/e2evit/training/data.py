@@ -122,6 +122,8 @@ def describe_data(data: DataArguments, targets: TargetArguments, schema: Dataset
     return {
         "dataset": data.dataset_name,
         "split": split,
+        "pileup": data.pileup,
+        "without": data.without,
         "mass_column": targets.mass_column,
         "mass_classes": targets.mass_classes,
         "label_names": list(schema.label_names),
