@@ -46,6 +46,7 @@ def main() -> None:
             *("scripts/simulate.py", "--output_dir", data, "--processes", *sample["processes"]),
             *("--num_jets", sample["num_jets"], "--num_proc", arguments.num_proc),
             *study["simulation_arguments"].split(),
+            *study.get("detector_arguments", "").split(),
         )
     seeds = [seed for seed in study["tree_seeds"] if not (results / f"trees_all_seed{seed}.json").exists()]
     if seeds:
@@ -94,6 +95,7 @@ def robustness(study: dict, targets: list, arguments: StudyArguments) -> None:
             *("scripts/simulate.py", "--output_dir", sample, "--processes", *processes),
             *("--num_jets", settings["num_jets"], "--num_proc", arguments.num_proc),
             *study["simulation_arguments"].split(),
+            *study.get("detector_arguments", "").split(),
             *("--seed", settings["seed"], *changes),
         )
         samples.append(f"{title}={sample}")
