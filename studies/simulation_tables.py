@@ -82,12 +82,14 @@ def speed(results: Path) -> str:
         [
             row["process"],
             f"{row['pileup']:.0f}",
+            f"`{row['options']}`" if row["options"] else "",
             *(f"{row.get(stage, 0.0):.2f}" for stage in stages),
             f"{row['jets_per_second']:.0f}",
         ]
         for row in measured["rows"]
     ]
-    return markdown_table(["process", "pile-up", *(f"{stage} [ms]" for stage in stages), "jets/s and core"], rows)
+    heads = ["process", "pile-up", "options", *(f"{stage} [ms]" for stage in stages), "jets/s and core"]
+    return markdown_table(heads, rows)
 
 
 def particles(results: Path) -> str:
