@@ -12,14 +12,10 @@ from pathlib import Path
 
 from e2evit.results.record import write_record
 from e2evit.simulation import SimulationSettings, shards
-from e2evit.simulation.shards import make_acceptance, make_pool, make_shard, versions
+from e2evit.simulation.shards import make_pool, make_shard, versions
 
 # beside the default, at the study's pile-up
-VARIANTS = {
-    "": {},
-    "--hadronizations 2": {"hadronizations": 2},
-    "--match_pt --merged_only": {"match_pt": True, "merged_only": True},
-}
+VARIANTS = {"": {}, "--hadronizations 2": {"hadronizations": 2}}
 STAGES = {
     "find_jets": "jets",
     "jet_observables": "jets",
@@ -76,16 +72,13 @@ def main() -> None:
         for pileup in (arguments.pileup if options == "" else [SimulationSettings.pileup])
         for process in arguments.processes
     ]
-    matched = SimulationSettings(**VARIANTS["--match_pt --merged_only"])
-    acceptances = {process: make_acceptance(process, matched) for process in arguments.processes}
     runs_by_sample = defaultdict(list)
     for repeat in range(arguments.repeats):  # interleaved, so that a busy machine slows all alike
         for process, pileup, options in samples:
             settings = SimulationSettings(pileup=pileup, **VARIANTS[options])
-            acceptance = acceptances[process] if settings.match_pt else None
             stopwatch.seconds.clear()
             start = time.process_time()
-            table = make_shard(process, repeat, arguments.num_jets, settings, pool, acceptance)
+            table = make_shard(process, repeat, arguments.num_jets, settings, pool)
             seconds = time.process_time() - start
             stages = {name: 1e3 * spent / table.num_rows for name, spent in stopwatch.seconds.items()}
             stages["rest"] = 1e3 * seconds / table.num_rows - sum(stages.values())

@@ -84,8 +84,10 @@ def make_acceptance(process: str, settings: SimulationSettings) -> Acceptance:
     seed, rng = _seeds(settings, process, _PILOT)
     gun, pt_range = PROCESSES[process].gun, (settings.min_pt, settings.max_pt)
     mass_range = (settings.mass_range or gun.mass) if gun and settings.match_mass else None
-    pt, eta, mass = _pilot_candidates(process, seed, settings)
-    early = Acceptance.fit(pt, eta, pt_range, rng, mass, mass_range)
+    early = None
+    if mass_range:  # pT alone is flatter without: the edges of what is refused early show in the jets
+        pt, eta, mass = _pilot_candidates(process, seed, settings)
+        early = Acceptance.fit(pt, eta, pt_range, rng, mass, mass_range)
     pilot, made = [], 0
     for _, jets in _events_with_jets(process, seed, settings, early):
         pilot.append((jets.pt, jets.eta_phi[0], jets.heavy_mass))

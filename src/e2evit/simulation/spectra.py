@@ -59,11 +59,7 @@ class Acceptance:
         mass_range: tuple[float, float] | None = None,
         early: "Acceptance | None" = None,
     ) -> "Acceptance":
-        """Fit to jets of a pilot run: `pt` [GeV], `eta` and, with a `mass_range`, `mass` [GeV] `(n,)`.
-
-        Jets that `early` has left are close to the target: corners that have no jets must not decide what all others
-        are compared with, so the maximum is that of 99 % of the jets. In mass the corner is wanted, whatever it costs.
-        """
+        """Fit to jets of a pilot run: `pt` [GeV], `eta` and, with a `mass_range`, `mass` [GeV] `(n,)`."""
         number = _TARGET_PER_JET * len(pt)
         target_pt, target_eta = rng.uniform(*pt_range, number), rng.uniform(0, MAX_ETA, 4 * number)
         kept = rng.random(4 * number) < 1 - _ETA_FALL * (target_eta / MAX_ETA) ** 2
@@ -77,8 +73,7 @@ class Acceptance:
         )
         is_target = np.repeat([0, 1], [len(pt), number])
         fitted = LogisticRegression(C=100.0, max_iter=5000, tol=1e-8).fit(terms, is_target)
-        decisive = terms[len(pt) :] if early is None or mass_range else terms[: len(pt)]
-        largest = np.quantile(decisive @ fitted.coef_[0], _CERTAIN)
+        largest = np.quantile(terms[len(pt) :] @ fitted.coef_[0], _CERTAIN)
         return cls(tuple(pt_range), tuple(fitted.coef_[0].tolist()), float(largest), mass_range, early)
 
     def probability(self, pt, eta, mass=None) -> np.ndarray:
