@@ -31,7 +31,7 @@ class Undecided(EarlyVeto):
     ("process", "merged", "least"), [("qcd", False, 0.05), ("top", True, 0.08), ("w", True, 0.15)]
 )
 def test_the_early_veto_refuses_no_event_with_a_wanted_jet(process, merged, least, monkeypatch):
-    """Of 30 000 jets one was refused; a margin of 20 instead of 60 GeV refuses one in a hundred."""
+    """Of 30 000 jets one was refused."""
     monkeypatch.setattr(events, "EarlyVeto", Undecided)
     monkeypatch.setattr(Undecided, "refused", [])
     made, refused, wanted = PROCESSES[process], [], []

@@ -22,7 +22,7 @@ _IN_DECAYS = 5  # position of the second call, when all other particles have evo
 
 
 class EarlyVeto(pythia8mc.UserHooks):
-    """Refuses events without a candidate for a jet, and, to match spectra, some of the others.
+    """Refuses events without a candidate for a jet and, with a `probability`, some of the others.
 
     A candidate is an anti-kt R = 0.8 jet of the partons above the scale, close to the wanted range; with a heavy
     particle in it, whose decay products are close to the axis if the whole decay is wanted.

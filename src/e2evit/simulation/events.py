@@ -81,7 +81,7 @@ def candidates(
 ) -> Iterator[list[tuple[float, float, float]]]:
     """Endless lists of the pT [GeV], eta and mass [GeV] of what [`EarlyVeto`] takes for a jet, event by event.
 
-    For the arguments see [`generate`]. It is a hundred times faster.
+    For the arguments see [`generate`]. Events end before most of their shower.
     """
     hook = Candidates(process.heavy, pt, merged)
     pythia, _gun = _of_process(process, seed, energy, pt, mass, (*extra, "Check:abortIfVeto = on"), hook)

@@ -10,16 +10,8 @@ from .jets import MAX_ETA
 __all__ = ["Acceptance"]
 
 _POWERS = ((1, 0), (2, 0), (3, 0), (0, 2), (1, 2))  # of pT and eta, both scaled to 1
-_MASS_POWERS = (
-    (1, 0),
-    (2, 0),
-    (3, 0),
-    (1, 1),
-    (0, 1),
-    (0, 2),
-    (0, 3),
-    (0, 4),
-)  # of the mass, scaled to 1, and of m / pT
+# of the mass, scaled to 1, and of m / pT
+_MASS_POWERS = ((1, 0), (2, 0), (3, 0), (1, 1), (0, 1), (0, 2), (0, 3), (0, 4))
 _CERTAIN = 0.99  # fraction of the target with a probability below one
 _TARGET_PER_JET = 5
 _ETA_FALL = 0.8
