@@ -90,6 +90,8 @@ def test_one_training_cannot_count_twice(tmp_path):
         ({"label_names": ["top", "qcd"]}, r"label_names \['qcd', 'top'\] and \['top', 'qcd'\]"),
         ({"mass_classes": ["top"]}, r"mass_classes None and \['top'\]"),
         ({"mass_column": "mass_labels"}, "mass_column jet_mass and mass_labels"),
+        ({"pileup": [60.0]}, r"pileup None and \[60\.0\]"),
+        ({"without": ["all"]}, r"without None and \['all'\]"),
     ],
 )
 def test_other_targets_are_not_compared(tmp_path, changes, message):

@@ -173,7 +173,7 @@ def read_results(paths: Sequence[str | Path]) -> list[Result]:
     results = [Result.from_json(path) for path in paths]
 
     def measured_on(result):
-        shared = ("dataset", "split", "label_names", "mass_column", "mass_classes", "weights")
+        shared = ("dataset", "split", "pileup", "without", "label_names", "mass_column", "mass_classes", "weights")
         return {name: getattr(result, name) for name in shared} | result.data[result.split]
 
     names = [result.name for result in results]
