@@ -21,11 +21,13 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_baseline import BaselineConfig
 from .configuration_e2e import E2EConfig
+from .configuration_hitvit import HitViTConfig
 from .configuration_linearvit import LinearViTConfig
 from .configuration_xcit import XCiTConfig
 from .image_processing_e2e import E2EImageProcessor
 from .modeling_baseline import BaselineForImageClassification, BaselineModel
 from .modeling_e2e import E2EForImageClassification, E2EModelOutput, E2EOutput, E2EPreTrainedModel
+from .modeling_hitvit import HitViTForImageClassification, HitViTModel
 from .modeling_linearvit import (
     LinearViTBackbone,
     LinearViTForImageClassification,
@@ -51,6 +53,9 @@ __all__ = [
     "E2EModelOutput",
     "E2EOutput",
     "E2EPreTrainedModel",
+    "HitViTConfig",
+    "HitViTForImageClassification",
+    "HitViTModel",
     "LinearViTBackbone",
     "LinearViTConfig",
     "LinearViTForImageClassification",
@@ -112,6 +117,15 @@ _FAMILIES = (
         XCiTBackbone,
         "XCiT",
         "El-Nouby et al., XCiT: Cross-Covariance Image Transformers, arXiv 2106.09681",
+    ),
+    ModelFamily(
+        HitViTConfig,
+        HitViTModel,
+        HitViTForImageClassification,
+        None,
+        None,
+        "HitViT",
+        "this repository: no paper yet; its attention is that of XCiT, arXiv 2106.09681",
     ),
     ModelFamily(
         BaselineConfig,

@@ -320,9 +320,12 @@ class E2EForImageClassification(E2EPreTrainedModel):
             ValueError: if the number of channels or the shape of `aux_values` does not match the configuration.
         """
         outputs = self.base_outputs(pixel_values, output_hidden_states=output_hidden_states, **kwargs)
-        logits, mass_outputs, log_variances = self.head(
-            outputs.pooler_output, aux_values, outputs.last_hidden_state, pixel_values
-        )
+        predictions = self.head(outputs.pooler_output, aux_values, outputs.last_hidden_state, pixel_values)
+        return self.with_losses(outputs, predictions, labels, mass_labels, mass_weights)
+
+    def with_losses(self, outputs, predictions, labels, mass_labels, mass_weights) -> E2EOutput:
+        """What `forward` returns for `outputs` of the backbone and `predictions` of the head."""
+        logits, mass_outputs, log_variances = predictions
         loss, classification_loss, mass_loss = e2e_loss(
             self.config, logits, mass_outputs, labels, mass_labels, mass_weights, log_variances
         )

@@ -70,13 +70,15 @@ class E2EHead(nn.Module):
 
     Returns `logits` `(B, num_labels)`, `mass_outputs` `(B, 1, 2 or 3)`, float32, as [`mass_in_gev`] reads them, and
     the learned weights of the loss, if there are any: offloaded parameters exist only while their module computes.
-    `stride` is that of [`EnergyPooling`].
+    `stride` is that of [`EnergyPooling`]; a model whose tokens are no patches brings its own `energy_pooling`.
     """
 
-    def __init__(self, config, hidden_size: int, stride: int | None = None):
+    def __init__(self, config, hidden_size: int, stride: int | None = None, energy_pooling: nn.Module | None = None):
         super().__init__()
         self.num_aux_features = config.num_aux_features
-        self.energy_pooling = EnergyPooling(config, hidden_size, stride) if config.energy_pooling else None
+        if config.energy_pooling and energy_pooling is None:
+            energy_pooling = EnergyPooling(config, hidden_size, stride)
+        self.energy_pooling = energy_pooling
         self.classifier = nn.Linear(hidden_size, config.num_labels)
         self.mass_hidden = nn.Linear(hidden_size, hidden_size)
         self.mass_output = nn.Linear(hidden_size, MASS_OUTPUTS[config.mass_loss])

@@ -10,7 +10,10 @@ __all__ = ["define_operator"]
 
 # Several copies of this code may meet in one process: the package, and checkpoints of other dates that bring their
 # own. The namespace is a digest of the files that define operators, so that no copy computes with another's.
-_SOURCES = ("modeling_operators.py", "modeling_activations.py", "modeling_depthwise.py", "modeling_kernels.py")
+_SOURCES = (
+    *("modeling_operators.py", "modeling_activations.py", "modeling_depthwise.py", "modeling_kernels.py"),
+    "modeling_packed.py",
+)
 _DIGEST = sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in _SOURCES)).hexdigest()[:12]
 NAMESPACE = f"e2evit_{_DIGEST}"
 

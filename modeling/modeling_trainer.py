@@ -31,7 +31,8 @@ def shown_to_trainer(forward: Callable) -> Callable:
         parameter.replace(name=_OptionalTarget(name)) if name == "mass_labels" else parameter
         for name, parameter in shown.parameters.items()
     ]
-    parameters += [Parameter(name, Parameter.KEYWORD_ONLY, default=None) for name in INPUT_COLUMNS]
+    columns = [name for name in INPUT_COLUMNS if name not in shown.parameters]
+    parameters += [Parameter(name, Parameter.KEYWORD_ONLY, default=None) for name in columns]
     parameters.sort(key=lambda parameter: parameter.kind)  # `**kwargs` last
     forward.__signature__ = shown.replace(parameters=parameters)  # pyright: ignore[reportFunctionMemberAccess]
     return forward

@@ -1,0 +1,99 @@
+"""Configuration of HitViT: a transformer whose tokens are the occupied pixels."""
+
+from typing import Literal
+
+from .configuration_e2e import E2EConfig
+from .limits_e2e import COUNTS, FRACTION, POSITIVE, limited, strict_config
+
+__all__ = ["HitViTConfig"]
+
+
+@strict_config
+class HitViTConfig(E2EConfig):
+    r"""Shape of a HitViT: blocks of mixing between neighbours, attention over the image, and an MLP.
+
+    Every occupied pixel is a token. The defaults are for 125 x 125 images of jets.
+
+    Args:
+        tower_channels (`tuple[str, ...]`):
+            Those of `channel_names` that are constant in blocks of pixels: a block is one entry, at the pixel in its
+            centre.
+        tower_size (`int`): Side of such a block in pixels.
+        hit_channels (`tuple[str, ...]`):
+            Those of `channel_names` that count hits, which are tokens of their own only with `hit_tokens`.
+        hit_tokens (`bool`):
+            Whether a pixel with hits and nothing else is a token. If not, its hits are lost.
+        hidden_size (`int`): Width of a token.
+        num_hidden_layers (`int`): Blocks.
+        num_attention_heads (`int`): Heads of all attentions, and of the pooling.
+        mlp_ratio (`float`): Hidden width of the MLP over `hidden_size`.
+        window_size (`int`): Tokens of a window; an image's tokens are padded to a multiple of it.
+        local_mixing (`str`):
+            `"window"`: softmax attention in windows along `curve`, with rotary positions; `"convolution"`: depthwise,
+            over neighbouring pixels; `"both"`: first the convolution; `"none"`.
+        curve (`str`):
+            Order of the tokens, a key of `CURVES` (`modeling_curves.py`): `"morton"`, `"hilbert"`; `"grid"`, whose
+            windows do not reach beyond cells of 12 x 12 pixels (as in DSVT); `"random"`, the control.
+        curve_shift (`int`):
+            Every other block uses the transposed curve under an image moved by so many pixels. With 26, the centre of
+            a jet image lies in the middle of one of Morton's blocks of 16; without, where four of its largest meet.
+        kernel_size (`int`): Side of the convolution.
+        convolution (`str`):
+            `"gather"`: each token collects its neighbours; `"scatter"`: a dense convolution of the image, for images
+            of which most pixels are occupied. Both compute the same.
+        global_mixing (`str`):
+            `"xca"`, `"relu_linear"` (L2ViT), or `"softmax"`, the quadratic control; `"none"`.
+        denominator_floor (`float`): Lower clamp of the denominator of `"relu_linear"`, times the image's tokens.
+        rotary_periods (`tuple[float, float]`): Shortest and longest period of the positions, in pixels.
+        drop_path_rate (`float`):
+            Probability of dropping an image's residual branch, rising linearly from 0 to this at the last block.
+        layer_norm_eps (`float`): Of all layer norms.
+    """
+
+    model_type = "hitvit"
+
+    pixel_features: bool = True
+    pixel_hidden_size: int = limited(128, COUNTS["features"])
+    energy_pooling: bool = True
+    tower_channels: tuple[str, ...] | list[str] = ("hcal", "hcal_et")
+    tower_size: int = limited(5, COUNTS["stride"])
+    hit_channels: tuple[str, ...] | list[str] = ("bpix1", "bpix2", "bpix3")
+    hit_tokens: bool = True
+    hidden_size: int = limited(64, COUNTS["width"])
+    num_hidden_layers: int = limited(4, COUNTS["blocks"])
+    num_attention_heads: int = limited(4, COUNTS["heads"])
+    mlp_ratio: float | int = limited(3.0, POSITIVE)
+    window_size: int = limited(32, COUNTS["window"])
+    local_mixing: Literal["window", "convolution", "both", "none"] = "window"
+    curve: Literal["morton", "hilbert", "grid", "random"] = "morton"
+    curve_shift: int = limited(26, COUNTS["features"])
+    kernel_size: int = limited(3, COUNTS["stride"])
+    convolution: Literal["gather", "scatter"] = "gather"
+    global_mixing: Literal["xca", "relu_linear", "softmax", "none"] = "xca"
+    denominator_floor: float | int = limited(0.5, POSITIVE)
+    rotary_periods: tuple[float | int, ...] | list[float | int] = limited((4.0, 250.0), POSITIVE)
+    drop_path_rate: float | int = limited(0.0, FRACTION)
+    layer_norm_eps: float = limited(1e-5, POSITIVE)
+
+    @property
+    def num_weights(self) -> int:
+        return int(self.num_hidden_layers * self.hidden_size**2 * (8 + 2 * self.mlp_ratio))
+
+    def channels_among(self, names: tuple[str, ...] | list[str]) -> list[bool]:
+        """For each channel of the image, whether its name is one of these."""
+        return [name in names for name in self.channel_names or [None] * self.num_channels]
+
+    def validate_heads(self):
+        if self.hidden_size % (4 * self.num_attention_heads):
+            raise ValueError(
+                f"A width of {self.hidden_size} cannot be split into {self.num_attention_heads} attention heads of a "
+                "multiple of 4 channels, as rotary positions of rows and columns need."
+            )
+
+    def validate_positions(self):
+        if len(self.rotary_periods) != 2 or self.rotary_periods[0] > self.rotary_periods[1]:
+            raise ValueError(f"`rotary_periods` are the shortest and the longest, got {self.rotary_periods}.")
+
+    def validate_kernel(self):
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"`kernel_size` must be odd, so that a pixel is in the middle, got {self.kernel_size}.")

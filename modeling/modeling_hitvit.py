@@ -1,0 +1,250 @@
+"""HitViT: every occupied pixel is a token, and nothing is computed for the empty ones.
+
+A jet image holds some 700 occupied pixels of 15 625. Blocks mix neighbours (`modeling_local.py`), then all tokens of
+the image in linear time (`modeling_packed.py`). Tokens stay `(M, W, D)`, windows of one image each
+(`modeling_tokens.py`), so an image never sees the others of its batch.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_hitvit import HitViTConfig
+from .modeling_e2e import E2EForImageClassification, E2EModelOutput, E2EOutput, E2EPreTrainedModel
+from .modeling_head import E2EHead
+from .modeling_layers import DropPath, Mlp
+from .modeling_local import Surroundings, TokenConvolution, WindowAttention, reorder, rotary_table, surroundings
+from .modeling_packed import PACKED_ATTENTIONS, unpack
+from .modeling_pooling import AttentionPooling, TokenEnergyPooling
+from .modeling_precision import LayerNorm, residual_stream
+from .modeling_stem import pixel_features
+from .modeling_tokens import PackedTokens, make_tokens, unpacked_places
+from .modeling_trainer import shown_to_trainer
+
+__all__ = ["HitViTForImageClassification", "HitViTModel", "HitViTModelOutput", "HitViTPreTrainedModel"]
+
+
+@dataclass
+class HitViTModelOutput(E2EModelOutput):
+    r"""As [`E2EModelOutput`], with tokens in the order of the curve and zeros beyond the last token of an image.
+
+    Args:
+        token_counts (`torch.Tensor` of shape `(batch_size,)`): Tokens of each image.
+        tokens (`PackedTokens`): The pixels behind the tokens.
+    """
+
+    token_counts: torch.Tensor | None = None
+    tokens: PackedTokens | None = None
+
+
+class TokenEmbedding(nn.Module):
+    """The channels of a pixel and its place to a token.
+
+    With `config.pixel_features`, each channel as the processor returns it, its absolute value and the linear value;
+    the place is given by row and column from the image's centre in units of half its height, and by the sines and
+    cosines of the rotary positions. `config.pixel_hidden_size` is the width of a GELU layer between.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.has_features, self.periods = config.pixel_features, config.rotary_periods
+        self.num_pairs = config.hidden_size // config.num_attention_heads // 2
+        width, hidden = config.num_pixel_features + 2 + 2 * self.num_pairs, config.pixel_hidden_size
+        self.hidden = nn.Linear(width, hidden) if hidden else None
+        self.proj = nn.Linear(hidden or width, config.hidden_size)
+
+    def forward(self, tokens: PackedTokens, height: int, width: int) -> torch.Tensor:
+        """`(M, W, D)`."""
+        dtype = self.proj.weight.dtype
+        values = tokens.values.flatten(0, 1)
+        values = pixel_features(values) if self.has_features else values
+        pixel = tokens.pixel.flatten()
+        angles = rotary_table(pixel, width, self.periods, self.num_pairs)
+        sides = ((pixel // width, height), (pixel % width, width))
+        places = [(part - side // 2).unsqueeze(1) * (2 / height) for part, side in sides]
+        features = torch.cat([values, *places, angles.cos(), angles.sin()], dim=1).to(dtype)
+        hidden_states = features if self.hidden is None else F.gelu(self.hidden(features))
+        return self.proj(hidden_states).unflatten(0, tokens.pixel.shape)
+
+
+class HitViTBlock(GradientCheckpointingLayer):
+    """Mixing of neighbours, attention over the image, MLP; each behind a layer norm, except the convolution."""
+
+    def __init__(self, config, drop_path_rate: float):
+        super().__init__()
+        width, eps = config.hidden_size, config.layer_norm_eps
+        convolves, attends = (config.local_mixing in (kind, "both") for kind in ("convolution", "window"))
+        self.convolution = TokenConvolution(config) if convolves else None
+        self.norm1 = LayerNorm(width, eps=eps) if attends else None
+        self.window = WindowAttention(config) if attends else None
+        mixes = config.global_mixing != "none"
+        self.norm2 = LayerNorm(width, eps=eps) if mixes else None
+        self.attn = PACKED_ATTENTIONS[config.global_mixing](config) if mixes else None
+        self.norm3 = LayerNorm(width, eps=eps)
+        self.mlp = Mlp(width, int(width * config.mlp_ratio))
+        self.drop_path = DropPath(drop_path_rate)
+
+    def _drop(self, branch: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
+        """Drops the branch of whole images."""
+        if not self.training or self.drop_path.rate == 0:
+            return branch
+        return branch * self.drop_path(branch.new_ones(tokens.counts.shape[0], 1, 1))[tokens.image]
+
+    def forward(
+        self, hidden_states: torch.Tensor, tokens: PackedTokens, around: Surroundings, grid: tuple[int, int, int]
+    ) -> torch.Tensor:
+        if self.convolution is not None:
+            hidden_states = self.convolution(hidden_states, around, grid)
+        if self.window is not None:
+            hidden_states = hidden_states + self._drop(self.window(self.norm1(hidden_states), around), tokens)
+        if self.attn is not None:
+            normed = self.norm2(hidden_states) * tokens.is_token.unsqueeze(2)
+            hidden_states = hidden_states + self._drop(self.attn(normed, tokens), tokens)
+        return hidden_states + self._drop(self.mlp(self.norm3(hidden_states)), tokens)
+
+
+class HitViTPreTrainedModel(E2EPreTrainedModel):
+    config: HitViTConfig
+    config_class = HitViTConfig
+    base_model_prefix = "hitvit"
+    _no_split_modules = ["HitViTBlock"]
+
+
+class HitViTModel(HitViTPreTrainedModel):
+    """Embedding of pixels, blocks, layer norm, attention pooling."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embed = TokenEmbedding(config)
+        last = max(config.num_hidden_layers - 1, 1)
+        self.blocks = nn.ModuleList(
+            HitViTBlock(config, config.drop_path_rate * i / last) for i in range(config.num_hidden_layers)
+        )
+        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.pooling = AttentionPooling(config)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embed
+
+    def block_names(self):
+        return [f"blocks.{i}" for i in range(len(self.blocks))]
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        pixel_index: torch.Tensor | None = None,
+        pixel_value: torch.Tensor | None = None,
+        row_offsets: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        packed: bool = False,
+        **kwargs,
+    ) -> HitViTModelOutput:
+        """Dense images `pixel_values` `(B, C, H, W)` of any size, or their occupied pixels in three lists.
+
+        Args:
+            pixel_index, pixel_value: `(n,)`, of all images, `(channel * height + row) * width + column` in images of
+                the configured size and the value in network units.
+            row_offsets: `(B + 1,)`, where the pixels of each image begin, and where those of the last one end.
+            packed: Return the last hidden state as `(M, W, D)`, which saves the copy (`modeling_tokens.py`).
+        """
+        wanted = self.wants_hidden_states(output_hidden_states, kwargs)
+        height, width = self.config.image_shape if pixel_values is None else pixel_values.shape[2:]
+        tokens = make_tokens(
+            self.config,
+            (height, width),
+            pixel_values=pixel_values,
+            pixel_index=pixel_index,
+            pixel_value=pixel_value,
+            row_offsets=row_offsets,
+        )
+        hidden_states, states = self.encode(tokens, height, width, wanted)
+        pooled = self.pooling(hidden_states, tokens)
+        return HitViTModelOutput(
+            last_hidden_state=hidden_states if packed else unpack(hidden_states, unpacked_places(tokens)),
+            pooler_output=pooled,
+            hidden_states=tuple(states) if wanted else None,
+            token_counts=tokens.counts,
+            tokens=tokens if packed else None,
+        )
+
+    def encode(self, tokens: PackedTokens, height: int, width: int, wants_states: bool = False):
+        """Tokens of images of `height` x `width` pixels to `(M, W, D)` after the last norm, and to the states
+        `(B, N, D)` after the embedding and each block."""
+        hidden_states = residual_stream(self.embed(tokens, height, width))
+        dtype, grid = hidden_states.dtype, (tokens.counts.shape[0], height, width)
+        orders = [surroundings(self.config, tokens, width, height, dtype, in_second) for in_second in (False, True)]
+        to_second, to_first = (tokens.to_second, tokens.to_first), (tokens.to_first, tokens.to_second)
+        # a convolution does not depend on the order
+        has_orders = self.config.local_mixing in ("window", "both")
+        is_second, states = False, []
+        hidden_states = self._keep(hidden_states, states, tokens, wants_states)
+        for number, block in enumerate(self.blocks):
+            if has_orders and is_second != bool(number % 2):
+                hidden_states = reorder(hidden_states, *(to_first if is_second else to_second))
+                is_second = not is_second
+            hidden_states = block(hidden_states, tokens, orders[is_second], grid)
+            if is_second and (wants_states or number == len(self.blocks) - 1):
+                hidden_states, is_second = reorder(hidden_states, *to_first), False
+            hidden_states = self._keep(hidden_states, states, tokens, wants_states)
+        return self.norm(hidden_states), states
+
+    def _keep(self, hidden_states, states: list, tokens: PackedTokens, wanted: bool):
+        """Keeps tokens where the gradient passes; continue with the result (see `TokenStates`)."""
+        if not wanted:
+            return hidden_states
+        places = unpacked_places(tokens)
+        states.append(unpack(hidden_states, places))
+        packed = hidden_states.new_zeros(tokens.is_token.numel() + 1, hidden_states.shape[2])
+        return packed.index_put((places,), states[-1])[:-1].view(hidden_states.shape)
+
+
+class HitViTForImageClassification(HitViTPreTrainedModel, E2EForImageClassification):
+    """HitViT with class and mass heads."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.hitvit = HitViTModel(config)
+        pooling = TokenEnergyPooling(config, config.hidden_size) if config.energy_pooling else None
+        self.head = E2EHead(config, config.hidden_size, energy_pooling=pooling)
+        self.post_init()
+
+    @shown_to_trainer
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        aux_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        mass_labels: torch.Tensor | None = None,
+        mass_weights: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        pixel_index: torch.Tensor | None = None,
+        pixel_value: torch.Tensor | None = None,
+        row_offsets: torch.Tensor | None = None,
+        **kwargs,
+    ) -> E2EOutput:
+        r"""As [`E2EForImageClassification`], but images may also be lists of pixels, which needs no dense image.
+
+        Args:
+            pixel_index, pixel_value, row_offsets (`torch.Tensor`, *optional*): As in [`HitViTModel`].
+
+        Raises:
+            ValueError: for both kinds of images or neither, and as [`E2EForImageClassification`].
+        """
+        outputs = self.base_outputs(
+            pixel_values,
+            pixel_index,
+            pixel_value,
+            row_offsets,
+            output_hidden_states=output_hidden_states,
+            packed=True,
+            **kwargs,
+        )
+        predictions = self.head(outputs.pooler_output, aux_values, outputs.last_hidden_state, outputs.tokens)
+        return self.with_losses(outputs, predictions, labels, mass_labels, mass_weights)

@@ -1,0 +1,163 @@
+"""Attention over all tokens of an image, for images whose tokens lie one after the other, and sums over them.
+
+Query, key and value are `(M, W, D)`: windows, each of one image (`modeling_tokens.py`). A sum over an image is one
+over places, then over windows; the latter in float32. Empty places of queries, keys and values must hold zeros.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import initialization as init
+
+from .modeling_activations import relu
+from .modeling_cross_covariance import block_diagonal
+from .modeling_operators import define_operator
+from .modeling_precision import no_autocast, widen
+from .modeling_tokens import PackedTokens, unpacked_places
+
+__all__ = [
+    "PACKED_ATTENTIONS",
+    "PackedAttention",
+    "packed_cross_covariance",
+    "packed_linear_attention",
+    "packed_softmax",
+    "sum_over_images",
+    "sum_over_tokens",
+    "unpack",
+]
+
+
+def _sum(parts: torch.Tensor, image: torch.Tensor, num_images: int) -> torch.Tensor:
+    return parts.new_zeros(num_images, *parts.shape[1:]).index_add(0, image, parts)
+
+
+def _fake_sum(parts, image, num_images):
+    return parts.new_empty(num_images, *parts.shape[1:])
+
+
+def _save_image(ctx, inputs, output):
+    ctx.save_for_backward(inputs[1])
+
+
+def _spread(ctx, gradient):
+    return gradient.index_select(0, *ctx.saved_tensors), None, None
+
+
+# inductor would add scalar by scalar, each in an atomic operation
+_sum_operator = define_operator("sum_over_images", _sum, _fake_sum, _spread, _save_image)
+
+
+def sum_over_images(parts: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
+    """`(M, ...)`, a part for each window, to `(B, ...)`; both in float32 at least."""
+    (parts,) = widen(parts)
+    is_compiling = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
+    return (_sum_operator if is_compiling else _sum)(parts, tokens.image, tokens.counts.shape[0])
+
+
+def sum_over_tokens(values: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
+    """`(M, W, ...)` to `(B, ...)`, in float32 at least."""
+    return sum_over_images(widen(values)[0].sum(1), tokens)
+
+
+def unpack(hidden_states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """`(M, W, D)` to `(B, N, D)`, zero beyond the tokens of an image; `places` from [`unpacked_places`]."""
+    return F.pad(hidden_states.flatten(0, 1), (0, 0, 0, 1))[places]
+
+
+def _outer(left: torch.Tensor, right: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
+    """Σ left rightᵀ over the tokens of an image, `(B, D, D)`, float32."""
+    return sum_over_images(torch.bmm(left.transpose(1, 2), right), tokens)
+
+
+def packed_cross_covariance(query, key, value, temperature, tokens: PackedTokens):
+    """XCA (`cross_covariance_attention`): each image has its own map and norms."""
+    num_heads, width = len(temperature), query.shape[-1]
+    with no_autocast(query):
+        scores = _outer(query, key, tokens)
+        query_norm, key_norm = (
+            sum_over_tokens(part.square(), tokens).sqrt().clamp(min=1e-12) for part in widen(query, key)
+        )
+        scores = scores / query_norm.unsqueeze(2) / key_norm.unsqueeze(1)
+        scores = scores * temperature.flatten().repeat_interleave(width // num_heads).unsqueeze(-1)
+        weights = block_diagonal(scores, num_heads, float("-inf")).softmax(-1).to(value.dtype)
+    return torch.bmm(value, weights.transpose(1, 2)[tokens.image])
+
+
+def packed_linear_attention(query, key, value, temperature, tokens: PackedTokens, denominator_floor: float):
+    """L2ViT's (`linear_attention`), whose denominators are at least `denominator_floor` times the image's tokens."""
+    num_heads, width = len(temperature), query.shape[-1]
+    query, key = relu(query), relu(key)
+    with no_autocast(query):
+        scale = temperature.flatten().repeat_interleave(width // num_heads)
+        number = tokens.counts.clamp(min=1).view(-1, 1, 1)
+        key_value = block_diagonal(_outer(key, value, tokens) * (scale / number), num_heads).to(query.dtype)
+        key_mean = sum_over_tokens(key, tokens).unsqueeze(1) / number  # [B, 1, D]
+        parts = (query * key_mean[tokens.image]).unflatten(-1, (num_heads, -1))
+        denominator = parts.sum(-1, keepdim=True).clamp(min=denominator_floor)  # [M, W, h, 1]
+    context = torch.bmm(query, key_value[tokens.image]).unflatten(-1, (num_heads, -1))
+    return (context / denominator).flatten(-2).to(value.dtype)
+
+
+def packed_softmax(query, key, value, num_heads: int, tokens: PackedTokens):
+    """Softmax attention between the tokens of an image, padded to the largest: the quadratic control."""
+    places = unpacked_places(tokens)
+    heads = (unpack(part, places).unflatten(2, (num_heads, -1)).transpose(1, 2) for part in (query, key, value))
+    is_token = places < tokens.is_token.numel()
+    hidden = torch.finfo(query.dtype).min  # finite: an image may be empty
+    bias = torch.zeros_like(is_token, dtype=query.dtype).masked_fill(~is_token, hidden)[:, None, None]
+    context = F.scaled_dot_product_attention(*heads, attn_mask=bias).transpose(1, 2).flatten(2)  # [B, N, D]
+    number = torch.arange(tokens.is_token.numel(), device=query.device).view(tokens.is_token.shape)
+    number = number - tokens.starts[tokens.image].unsqueeze(1)
+    image = tokens.image.unsqueeze(1)
+    return context[image, torch.where(tokens.is_token, number, 0)] * tokens.is_token.unsqueeze(2)
+
+
+class PackedAttention(nn.Module):
+    """Multi-head attention over all tokens of an image `(M, W, D)`, with one learned temperature per head.
+
+    Projections have no bias, so that empty places, zero in the input, stay zero.
+    """
+
+    initial_temperature = 1.0
+
+    def __init__(self, config):
+        super().__init__()
+        self.num_heads, self.head_dim = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+        self.denominator_floor = config.denominator_floor
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.temperature = nn.Parameter(torch.empty(self.num_heads, 1, 1))
+        self.reset_parameters()
+
+    def reset_parameters(self):  # `_init_weights` calls it again: `from_pretrained` discards values set in `__init__`
+        init.constant_(self.temperature, self.initial_temperature)
+
+    def mix(self, query, key, value, tokens: PackedTokens):
+        raise NotImplementedError
+
+    def forward(self, hidden_states: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
+        """`hidden_states` must be zero in empty places."""
+        return self.proj(self.mix(*self.qkv(hidden_states).chunk(3, dim=-1), tokens))
+
+
+class PackedCrossCovariance(PackedAttention):
+    def mix(self, query, key, value, tokens):
+        return packed_cross_covariance(query, key, value, self.temperature, tokens)
+
+
+class PackedLinearAttention(PackedAttention):
+    @property
+    def initial_temperature(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.head_dim**-0.5
+
+    def mix(self, query, key, value, tokens):
+        return packed_linear_attention(query, key, value, self.temperature, tokens, self.denominator_floor)
+
+
+class PackedSoftmax(PackedAttention):
+    def mix(self, query, key, value, tokens):
+        query = query * self.temperature.flatten().repeat_interleave(self.head_dim)
+        return packed_softmax(query.to(value.dtype), key, value, self.num_heads, tokens)
+
+
+PACKED_ATTENTIONS = {"xca": PackedCrossCovariance, "relu_linear": PackedLinearAttention, "softmax": PackedSoftmax}

@@ -1,0 +1,209 @@
+"""From images, dense or as lists of pixels, to tokens: one for each occupied pixel.
+
+The tokens of all images lie one after the other, without padding to the longest. Letters in shape comments, besides
+those of `modeling_e2e.py`: `M` windows of `W` places, together `T = M W` places for tokens. Each image begins with a
+new window, and the last places of its last window are empty.
+"""
+
+import sys
+from math import prod
+from typing import NamedTuple
+
+import torch
+
+from .modeling_curves import curve_order, curve_ranks
+from .modeling_stem import LINEAR_SCALE, check_pixel_values, linear_pixels
+
+__all__ = ["PackedTokens", "Pixels", "list_pixels", "make_tokens", "unpacked_places"]
+
+
+class Pixels(NamedTuple):
+    """Pixels that are not zero, of all images, `(n,)` each.
+
+    Args:
+        image: Number of the image in the batch.
+        index: `(channel * height + row) * width + column`.
+        value: In network units.
+        num_images: `B`.
+    """
+
+    image: torch.Tensor
+    index: torch.Tensor
+    value: torch.Tensor
+    num_images: int
+
+
+class PackedTokens(NamedTuple):
+    """Tokens of a batch in the order of a curve, and how to bring them into that of a second curve.
+
+    Args:
+        values: `(M, W, C)`, the channels of a pixel in network units; zero in empty places.
+        is_token: `(M, W)`, false in empty places, which are the same in both orders.
+        pixel: `(M, W)`, row-major number of the pixel; 0 in empty places.
+        image: `(M,)`, the image of each window. A GPU may have more windows than needed, all empty.
+        counts: `(B,)`, tokens of each image.
+        starts: `(B,)`, place of the first token of each image.
+        to_second, to_first: `(T,)`, the place in one order of the token at each place in the other.
+        neighbours:
+            `(T, K K)`, the places of the pixels around each token, row by row; `T` for an empty pixel. Only for
+            convolutions that gather.
+    """
+
+    values: torch.Tensor
+    is_token: torch.Tensor
+    pixel: torch.Tensor
+    image: torch.Tensor
+    counts: torch.Tensor
+    starts: torch.Tensor
+    to_second: torch.Tensor
+    to_first: torch.Tensor
+    neighbours: torch.Tensor | None
+
+
+def list_pixels(config, pixel_values=None, pixel_index=None, pixel_value=None, row_offsets=None) -> Pixels:
+    """The pixels of dense images `(B, C, H, W)`, or of rows as [`E2EImageProcessor`] returns them with `packed`.
+
+    Raises:
+        ValueError: for both or neither, or other shapes.
+    """
+    rows = (pixel_index, pixel_value, row_offsets)
+    if any(part is None for part in rows) if pixel_values is None else any(part is not None for part in rows):
+        raise ValueError("Pass either `pixel_values`, or `pixel_index`, `pixel_value` and `row_offsets`.")
+    if pixel_values is not None:
+        check_pixel_values(pixel_values, config.num_channels)
+        flat, size = pixel_values.reshape(-1), prod(pixel_values.shape[1:])
+        place = flat.detach().nonzero().squeeze(1)
+        value = flat.take(place)
+        return Pixels(place // size, place % size, _as_float(value), pixel_values.shape[0])
+    assert pixel_index is not None and pixel_value is not None and row_offsets is not None  # noqa: PT018
+    is_list = pixel_index.ndim == row_offsets.ndim == 1 and pixel_value.shape == pixel_index.shape
+    if not is_list or not len(row_offsets):
+        raise ValueError(
+            "Expected `pixel_index` and `pixel_value` of one length and `row_offsets` (batch + 1,), got "
+            f"{tuple(pixel_index.shape)}, {tuple(pixel_value.shape)} and {tuple(row_offsets.shape)}."
+        )
+    num_images = len(row_offsets) - 1
+    numbers = torch.arange(num_images, device=pixel_index.device)
+    image = numbers.repeat_interleave(row_offsets.diff().long(), output_size=len(pixel_index))
+    return Pixels(image, pixel_index.long(), _as_float(pixel_value), num_images)
+
+
+def _as_float(value: torch.Tensor) -> torch.Tensor:
+    return value if value.dtype in (torch.float32, torch.float64) else value.float()
+
+
+@torch.compiler.disable  # the number of tokens is known only at run time
+def make_tokens(config, image_shape: tuple[int, int], **images: torch.Tensor | None) -> PackedTokens:
+    """Tokens of the images that [`list_pixels`] reads, of `image_shape` pixels.
+
+    The channels of a pixel are one token, and a block of a tower channel counts for the pixel in its centre, with the
+    mean of the block. Nothing depends on the order in which pixels are listed, or on the other images of the batch.
+    Its only wait for a GPU is for the number of occupied pixels.
+
+    Raises:
+        ValueError: for a pixel beyond the image, and as [`list_pixels`].
+    """
+    pixels = list_pixels(config, **images)
+    height, width = image_shape
+    size, window, device = height * width, config.window_size, pixels.index.device
+    channel, place = pixels.index // size, pixels.index % size
+    if device.type == "cpu" and ((channel < 0) | (channel >= config.num_channels)).any():
+        raise ValueError(
+            f"`pixel_index` reaches {int(pixels.index.max())}, but an image of {config.num_channels} x {height} x "
+            f"{width} pixels has {config.num_channels * size}; was it written for another grid?"
+        )
+    is_tower, is_hit = (
+        torch.tensor(config.channels_among(names), device=device)
+        for names in (config.tower_channels, config.hit_channels)
+    )
+    from_tower = is_tower[channel]
+    place = torch.where(from_tower, _centre(place, height, width, config.tower_size), place)
+    key = pixels.image * size + _on(device, curve_ranks(config.curve, height, width))[place]
+    makes_token = pixels.value.detach().ne(0)
+    if not config.hit_tokens:
+        makes_token &= ~is_hit[channel]
+    none = pixels.num_images * size
+    occupied = torch.zeros(none + 1, dtype=torch.bool, device=device)
+    occupied[torch.where(makes_token, key, none)] = True
+    token = occupied[:none].nonzero().squeeze(1)  # keys of tokens, ascending
+    image, rank = token // size, token % size
+    pixel = _on(device, curve_order(config.curve, height, width))[rank]
+
+    counts = occupied[:none].view(pixels.num_images, size).sum(1)
+    windows = (counts + window - 1) // window
+    ends = windows.cumsum(0)
+    starts = (ends - windows) * window
+    # a GPU does not know the number of windows yet, only that no image wastes a whole one
+    number = int(windows.sum()) if device.type == "cpu" else len(token) // window + pixels.num_images
+    num_places = number * window
+    number_in_image = torch.arange(len(token), device=device) - (counts.cumsum(0) - counts)[image]
+    at = starts[image] + number_in_image  # place of each token
+    of_windows = torch.searchsorted(ends, torch.arange(number, device=device), right=True)
+
+    place_of = at.new_full((none + 1,), num_places).index_put((token,), at)
+    values = _channels(pixels.value, place_of[key], channel, num_places, is_tower, config.tower_size)
+    empty = torch.arange(num_places, device=device)
+    pixel_at = torch.zeros_like(empty).index_put((at,), pixel)
+    second = _on(device, curve_ranks(config.curve, height, width, config.curve_shift, True))
+    in_second = at[(image * size + second[pixel]).argsort()]
+    neighbours = None
+    if config.local_mixing in ("convolution", "both") and config.convolution == "gather":
+        around = _around(pixel, height, width, config.kernel_size)
+        ranks = _on(device, curve_ranks(config.curve, height, width))[around]
+        found = place_of[torch.where(around >= 0, image.unsqueeze(1) * size + ranks, none)]
+        neighbours = at.new_full((num_places, found.shape[1]), num_places).index_put((at,), found)
+    tokens = PackedTokens(
+        values=values.view(number, window, values.shape[1]),
+        is_token=torch.zeros_like(empty, dtype=torch.bool).index_fill(0, at, True).view(number, window),
+        pixel=pixel_at.view(number, window),
+        image=of_windows.clamp(max=max(pixels.num_images - 1, 0)),
+        counts=counts,
+        starts=starts,
+        to_second=empty.index_put((at,), in_second),
+        to_first=empty.index_put((in_second,), at),
+        neighbours=neighbours,
+    )
+    return _of_any_number(tokens)
+
+
+def _of_any_number(tokens: PackedTokens) -> PackedTokens:
+    """The same; a graph compiled for them is one for any number of tokens and images."""
+    if "torch._dynamo" in sys.modules:
+        for part in tokens:
+            if part is not None:
+                torch._dynamo.maybe_mark_dynamic(part, 0)  # pyright: ignore[reportPrivateImportUsage]
+    return tokens
+
+
+def _around(pixel: torch.Tensor, height: int, width: int, side: int) -> torch.Tensor:
+    """The `side` x `side` pixels around each pixel `(n,)`, `(n, side * side)`; -1 beyond the image."""
+    offsets = torch.arange(side, device=pixel.device) - side // 2
+    row = (pixel // width).view(-1, 1, 1) + offsets.unsqueeze(1)
+    column = (pixel % width).view(-1, 1, 1) + offsets
+    is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    return torch.where(is_inside, row * width + column, -1).flatten(1)
+
+
+def _on(device: torch.device, numbers) -> torch.Tensor:
+    return torch.from_numpy(numbers).to(device)
+
+
+def _centre(place: torch.Tensor, height: int, width: int, side: int) -> torch.Tensor:
+    """The pixel in the middle of the block of each pixel; a block may overhang the image."""
+    row, column = (part // side * side + side // 2 for part in (place // width, place % width))
+    return row.clamp(max=height - 1) * width + column.clamp(max=width - 1)
+
+
+def _channels(value, at, channel, num_places: int, is_tower: torch.Tensor, tower_size: int) -> torch.Tensor:
+    """`(T, C)` from pixels that belong to the place `at`, or to none if that is `num_places`."""
+    linear = value.sign() * linear_pixels(value)  # whose mean over a block is an energy
+    part = torch.where(is_tower[channel], linear / tower_size**2, value)
+    total = part.new_zeros(num_places + 1, len(is_tower)).index_put((at, channel), part, accumulate=True)[:-1]
+    return torch.where(is_tower, total.sign() * (total.abs() * LINEAR_SCALE).log1p(), total)
+
+
+def unpacked_places(tokens: PackedTokens) -> torch.Tensor:
+    """Places `(B, N)` of the tokens of each image, `T` beyond its last one; the largest image has N tokens."""
+    number = torch.arange(int(tokens.counts.max()) if len(tokens.counts) else 0, device=tokens.counts.device)
+    places = tokens.starts.unsqueeze(1) + number
+    return torch.where(number < tokens.counts.unsqueeze(1), places, tokens.is_token.numel())
