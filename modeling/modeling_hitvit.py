@@ -57,9 +57,8 @@ class TokenEmbedding(nn.Module):
         self.hidden = nn.Linear(width, hidden) if hidden else None
         self.proj = nn.Linear(hidden or width, config.hidden_size)
 
-    def forward(self, tokens: PackedTokens, height: int, width: int) -> torch.Tensor:
-        """`(M, W, D)`."""
-        dtype = self.proj.weight.dtype
+    def forward(self, tokens: PackedTokens, height: int, width: int, dtype: torch.dtype) -> torch.Tensor:
+        """`(M, W, D)`, of features of type `dtype`."""
         values = tokens.values.flatten(0, 1)
         values = pixel_features(values) if self.has_features else values
         pixel = tokens.pixel.flatten()
@@ -99,9 +98,9 @@ class HitViTBlock(GradientCheckpointingLayer):
     ) -> torch.Tensor:
         if self.convolution is not None:
             hidden_states = self.convolution(hidden_states, around, grid)
-        if self.window is not None:
+        if self.window is not None and self.norm1 is not None:
             hidden_states = hidden_states + self._drop(self.window(self.norm1(hidden_states), around), tokens)
-        if self.attn is not None:
+        if self.attn is not None and self.norm2 is not None:
             normed = self.norm2(hidden_states) * tokens.is_token.unsqueeze(2)
             hidden_states = hidden_states + self._drop(self.attn(normed, tokens), tokens)
         return hidden_states + self._drop(self.mlp(self.norm3(hidden_states)), tokens)
@@ -157,7 +156,7 @@ class HitViTModel(HitViTPreTrainedModel):
         height, width = self.config.image_shape if pixel_values is None else pixel_values.shape[2:]
         tokens = make_tokens(
             self.config,
-            (height, width),
+            (height, width),  # pyright: ignore[reportCallIssue]
             pixel_values=pixel_values,
             pixel_index=pixel_index,
             pixel_value=pixel_value,
@@ -176,7 +175,7 @@ class HitViTModel(HitViTPreTrainedModel):
     def encode(self, tokens: PackedTokens, height: int, width: int, wants_states: bool = False):
         """Tokens of images of `height` x `width` pixels to `(M, W, D)` after the last norm, and to the states
         `(B, N, D)` after the embedding and each block."""
-        hidden_states = residual_stream(self.embed(tokens, height, width))
+        hidden_states = residual_stream(self.embed(tokens, height, width, self.dtype))
         dtype, grid = hidden_states.dtype, (tokens.counts.shape[0], height, width)
         orders = [surroundings(self.config, tokens, width, height, dtype, in_second) for in_second in (False, True)]
         to_second, to_first = (tokens.to_second, tokens.to_first), (tokens.to_first, tokens.to_second)

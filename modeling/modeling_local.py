@@ -46,9 +46,12 @@ class _Reorder(torch.autograd.Function):
     """`values[order]`; its gradient is collected by the inverse order, not scattered."""
 
     @staticmethod
-    def forward(ctx, values, order, inverse):
-        ctx.save_for_backward(inverse)
+    def forward(values, order, inverse):
         return values.index_select(0, order)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[2])
 
     @staticmethod
     def backward(ctx, gradient):
@@ -91,8 +94,8 @@ def surroundings(config, tokens: PackedTokens, width: int, height: int, dtype, i
         size = height * width
         at = tokens.image.unsqueeze(1) * size + pixel
         at = torch.where(tokens.is_token, at, tokens.counts.shape[0] * size).flatten()
-    table = (part.to(dtype).unsqueeze(1) for part in (angles.cos(), angles.sin()))
-    return Surroundings(*table, bias.unsqueeze(1), neighbours, at)
+    cosine, sine = (part.to(dtype).unsqueeze(1) for part in (angles.cos(), angles.sin()))
+    return Surroundings(cosine, sine, bias.unsqueeze(1), neighbours, at)
 
 
 def rotate(heads: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
@@ -132,9 +135,12 @@ class _Gather(torch.autograd.Function):
     """Σ_o w_o x[neighbour o]. If j is the o-th neighbour of i, then i is the neighbour of j on the opposite side."""
 
     @staticmethod
-    def forward(ctx, values, weight, neighbours):
-        ctx.save_for_backward(values, weight, neighbours)
+    def forward(values, weight, neighbours):
         return _gathered(values, weight, neighbours)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, gradient):

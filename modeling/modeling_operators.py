@@ -9,12 +9,13 @@ import torch
 __all__ = ["define_operator"]
 
 # Several copies of this code may meet in one process: the package, and checkpoints of other dates that bring their
-# own. The namespace is a digest of the files that define operators, so that no copy computes with another's.
-_SOURCES = (
-    *("modeling_operators.py", "modeling_activations.py", "modeling_depthwise.py", "modeling_kernels.py"),
-    "modeling_packed.py",
-)
-_DIGEST = sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in _SOURCES)).hexdigest()[:12]
+# own. The namespace is a digest of the files that define operators, so that no copy computes with another's. A
+# checkpoint brings only the files that its model needs.
+_SOURCES = [
+    Path(__file__).with_name(f"modeling_{name}.py")
+    for name in ("operators", "activations", "depthwise", "kernels", "packed")
+]
+_DIGEST = sha256(b"".join(path.read_bytes() for path in _SOURCES if path.is_file())).hexdigest()[:12]
 NAMESPACE = f"e2evit_{_DIGEST}"
 
 

@@ -137,7 +137,8 @@ class PackedAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
         """`hidden_states` must be zero in empty places."""
-        return self.proj(self.mix(*self.qkv(hidden_states).chunk(3, dim=-1), tokens))
+        query, key, value = self.qkv(hidden_states).chunk(3, dim=-1)
+        return self.proj(self.mix(query, key, value, tokens))
 
 
 class PackedCrossCovariance(PackedAttention):

@@ -24,6 +24,7 @@ ONE_STAGE = {"hidden_sizes": [16], "depths": [2], "num_attention_heads": [2], "m
 SMALL = {
     "linearvit": {"hidden_sizes": [16, 32], "depths": [2, 2], "num_attention_heads": [2, 2], "mlp_ratios": [2, 2]},
     "xcit": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "hitvit": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "pixel_hidden_size": 16},
 }
 OURS = list(SMALL)
 
@@ -43,6 +44,7 @@ _fields |= {
 _fields |= {
     "linearvit_study": ("linearvit", ONE_STAGE | STUDY | {"fourier_positions": True}),
     "xcit_study": ("xcit", SMALL["xcit"] | STUDY),
+    "hitvit_convolution": ("hitvit", SMALL["hitvit"] | {"local_mixing": "both", "global_mixing": "relu_linear"}),
 }
 _fields |= {
     f"{name}_study": ("e2e_baseline", STUDY | {"backbone_config": BACKBONES[name]}) for name in ("resnet", "vit")

@@ -156,7 +156,7 @@ import sys, warnings
 warnings.simplefilter("error")
 {code}
 known = sys.modules["transformers.models.auto.configuration_auto"].CONFIG_MAPPING
-assert {{"linearvit", "xcit", "e2e_baseline"}} <= known._extra_content.keys()
+assert {{"linearvit", "xcit", "hitvit", "e2e_baseline"}} <= known._extra_content.keys()
 assert not [finder for finder in sys.meta_path if type(finder).__module__.startswith("e2evit")]
 import transformers.pipelines
 transformers.pipelines.check_task("e2e-jets")

@@ -31,6 +31,10 @@ NEEDS = {
     | BLOCKS
     | {"configuration_linearvit", "modeling_linearvit", "modeling_attention", "modeling_mixers"},
     "xcit": SHARED | BLOCKS | {"configuration_xcit", "modeling_xcit"},
+    "hitvit": SHARED
+    | {"configuration_hitvit", "modeling_hitvit"}
+    | {f"modeling_{name}" for name in ("curves", "tokens", "packed", "local", "pooling")}
+    | BLOCKS - {"modeling_branches", "modeling_masked"},
     "vit": SHARED | {"configuration_baseline", "modeling_baseline"},
 }
 
@@ -98,7 +102,7 @@ def test_code_references_are_saved_only_with_code(tmp_path):
 
 def test_code_of_other_packages_is_not_added(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(ValueError, match=r"holds a 'vit'; e2evit has linearvit, xcit, e2e_baseline\."):
+    with pytest.raises(ValueError, match=r"holds a 'vit'; e2evit has linearvit, xcit, hitvit, e2e_baseline\."):
         add_code(tmp_path)
 
 

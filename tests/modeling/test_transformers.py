@@ -39,8 +39,9 @@ class FamilyTester:
         config = self.get_config()
         self.num_hidden_layers = getattr(config, "num_hidden_layers", 2)
         self.hidden_size = getattr(config, "hidden_sizes", [config.hidden_size])[0]
-        self.patch_size = 10 if family.backbone else 5
-        self.seq_length = (self.image_size // self.patch_size) ** 2 + (not family.backbone)
+        # HitViT's tokens are pixels, here all of them
+        self.patch_size = {"e2e_baseline": 5, "hitvit": 1}.get(config.model_type, 10)
+        self.seq_length = (self.image_size // self.patch_size) ** 2 + (config.model_type == "e2e_baseline")
 
     def get_config(self):
         fields = FIELDS[self.family.config.model_type]

@@ -1,0 +1,396 @@
+"""HitViT: tokens of occupied pixels, packed; each fast formula beside a slow one, in values and gradients."""
+
+from math import pi
+
+import numpy as np
+import pytest
+import torch
+from e2evit.modeling.modeling_curves import CURVES, curve_order, curve_ranks
+from e2evit.modeling.modeling_local import convolve_tokens, reorder, rotary_table, surroundings
+from e2evit.modeling.modeling_packed import packed_cross_covariance, packed_linear_attention, packed_softmax, unpack
+from e2evit.modeling.modeling_stem import LINEAR_SCALE, linear_pixels
+from e2evit.modeling.modeling_tokens import make_tokens, unpacked_places
+from models import batch, make
+from torch.nn import functional as F
+
+from e2evit import HitViTConfig
+
+CHANNELS = ["trk_pt", "trk_d0", "trk_dz", "ecal", "hcal", "bpix1", "bpix2", "bpix3"]
+NAMED = {"channel_names": CHANNELS, "num_aux_features": 0}
+SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "pixel_hidden_size": 8}
+KINDS = {  # every local and global mixer, and every order
+    "windows": {},
+    "hilbert": {"curve": "hilbert"},
+    "grid": {"curve": "grid"},
+    "random": {"curve": "random", "global_mixing": "relu_linear"},
+    "gather": {"local_mixing": "convolution"},
+    "both": {"local_mixing": "both", "kernel_size": 5},
+    "scatter": {"local_mixing": "both", "convolution": "scatter"},
+    "softmax": {"local_mixing": "none", "global_mixing": "softmax"},
+    "local only": {"global_mixing": "none", "local_mixing": "convolution"},
+    "no hits": {"hit_tokens": False},
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def hitvit(kind="windows", **fields):
+    large_weights = {"initializer_range": 0.2}  # so that all parts matter
+    return make("hitvit", **large_weights | NAMED | SMALL | KINDS[kind] | fields)
+
+
+def jets(number=4, size=(50, 50), occupancy=0.02):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(number, 8, *size, generator=generator)
+    return images * (torch.rand(images.shape, generator=generator) < occupancy)
+
+
+def rows_of(images, shuffled=False):
+    """The same images as lists of pixels."""
+    flat = images.flatten(1)
+    image, index = flat.nonzero(as_tuple=True)
+    order = torch.arange(len(image))
+    if shuffled:
+        order = (image + torch.rand(len(image), generator=torch.Generator().manual_seed(1)) * 0.9).argsort()
+    offsets = F.pad(image.bincount(minlength=len(images)).cumsum(0), (1, 0))
+    return {"pixel_index": index[order], "pixel_value": flat[image, index][order], "row_offsets": offsets}
+
+
+def logits(model, images):
+    with torch.no_grad():
+        outputs = model(images)
+    return torch.cat([outputs.logits, outputs.mass_outputs.flatten(1)], dim=1)
+
+
+@pytest.mark.parametrize("curve", CURVES)
+def test_curves_visit_every_pixel_once(curve):
+    for shift, transposed in ((0, False), (26, True)):
+        order = curve_order(curve, 20, 30, shift, transposed)
+        assert sorted(order) == list(range(600))
+        np.testing.assert_array_equal(curve_ranks(curve, 20, 30, shift, transposed)[order], np.arange(600))
+
+
+def test_curves_are_what_they_are_called():
+    rows, columns = np.divmod(curve_order("hilbert", 16, 16), 16)
+    assert (abs(np.diff(rows)) + abs(np.diff(columns)) == 1).all()  # neighbours touch
+    assert curve_order("morton", 4, 4).tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
+    rows, columns = np.divmod(curve_order("grid", 24, 24)[:144], 24)
+    assert rows.max() == columns.max() == 11
+    transposed = np.divmod(curve_order("morton", 16, 16, 0, True), 16)
+    np.testing.assert_array_equal(np.stack(transposed), np.stack(np.divmod(curve_order("morton", 16, 16), 16))[::-1])
+
+
+def slow_tokens(config, image):
+    """Pixel numbers and channels of the tokens of one image `(C, H, W)`, in no particular order."""
+    channels, (height, width), side = image.clone(), image.shape[1:], config.tower_size
+    tower = CHANNELS.index("hcal")
+    channels[tower] = 0
+    for top in range(0, height, side):
+        for left in range(0, width, side):
+            block = image[tower, top : top + side, left : left + side]
+            mean = (block.sign() * linear_pixels(block)).sum() / side**2
+            centre = min(top + side // 2, height - 1), min(left + side // 2, width - 1)
+            channels[tower][centre] += mean.sign() * (mean.abs() * LINEAR_SCALE).log1p()
+    counted = [config.hit_tokens or not name.startswith("bpix") for name in CHANNELS]
+    is_token = (channels[counted] != 0).any(0).flatten()
+    return {int(number): channels.flatten(1)[:, int(number)] for number in is_token.nonzero()}
+
+
+@pytest.mark.parametrize("hit_tokens", [True, False])
+@pytest.mark.parametrize("size", [(50, 50), (23, 36)])
+def test_tokens(hit_tokens, size):
+    """Each occupied pixel once, in the order of both curves; a tower in its middle; empty places hold nothing."""
+    config, images = HitViTConfig(channel_names=CHANNELS, hit_tokens=hit_tokens), jets(3, size)
+    images[1] = 0
+    tokens = make_tokens(config, size, pixel_values=images)
+    orders = {False: (config.curve, *size), True: (config.curve, *size, config.curve_shift, True)}
+    for number, image in enumerate(images):
+        expected = slow_tokens(config, image)
+        assert tokens.counts[number] == len(expected)
+        places = tokens.starts[number] + torch.arange(len(expected))
+        assert (tokens.image[places // config.window_size] == number).all()
+        found = tokens.pixel.flatten()[places]
+        for pixel, value in zip(found.tolist(), tokens.values.flatten(0, 1)[places]):
+            torch.testing.assert_close(value, expected[pixel])
+        for in_second, order in orders.items():
+            inside = tokens.to_second[places] if in_second else places
+            ranks = curve_ranks(*order)[tokens.pixel.flatten()[inside]]
+            assert (np.diff(ranks) > 0).all()
+    assert tokens.is_token.sum() == tokens.counts.sum()
+    assert not tokens.values[~tokens.is_token].any()
+    assert torch.equal(tokens.to_first[tokens.to_second], torch.arange(tokens.is_token.numel()))
+
+
+@every_kind
+def test_rows_and_dense_images_give_the_same(kind):
+    """In outputs and in gradients, of weights and of pixels, in whatever order pixels are listed."""
+    model, images = hitvit(kind), jets()
+    for shuffled in (False, True):
+        results = []
+        for inputs in ({"pixel_values": images.clone()}, rows_of(images, shuffled)):
+            model.zero_grad()
+            pixels = inputs["pixel_values"] if "pixel_values" in inputs else inputs["pixel_value"]
+            outputs = model(**inputs | {next(k for k in inputs if inputs[k] is pixels): pixels.requires_grad_()})
+            (outputs.logits.square().sum() + outputs.mass_outputs.square().sum()).backward()
+            results.append([outputs.logits, outputs.mass_outputs, *(weight.grad for weight in model.parameters())])
+            results[-1].append(pixels.grad.abs().sum())
+        torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+@every_kind
+def test_an_image_does_not_see_the_others(kind):
+    """Alone, in a batch, in another order; an empty one, one pixel, one with all 2 500."""
+    model, images = hitvit(kind), jets(6)
+    images[1] = 0
+    images[2] = 0
+    images[2, 0, 30, 40] = 1.0
+    images[3] = torch.randn(8, 50, 50, generator=torch.Generator().manual_seed(3))
+    together = logits(model, images)
+    assert together.isfinite().all()
+    assert not torch.equal(together[1], together[2])
+    for number in range(6):
+        # matrix products of other sizes are summed in another order
+        alone = logits(model, images[number : number + 1])[0]
+        torch.testing.assert_close(alone, together[number], rtol=1e-4, atol=1e-4)
+    order = torch.tensor([3, 5, 0, 2, 1, 4])
+    torch.testing.assert_close(logits(model, images[order]), together[order], rtol=1e-4, atol=1e-4)
+
+
+def test_a_full_image():
+    assert logits(hitvit(image_size=125), jets(1, (125, 125), occupancy=1.1)).isfinite().all()
+
+
+@every_kind
+def test_empty_places_have_no_effect(kind, monkeypatch):
+    """Whatever they hold at the start."""
+    model, images = hitvit(kind), jets()
+    expected, embed = logits(model, images), model.hitvit.embed.forward
+
+    def embed_noise(tokens, *arguments):
+        hidden_states = embed(tokens, *arguments)
+        return torch.where(tokens.is_token.unsqueeze(2), hidden_states, 100 * torch.randn_like(hidden_states))
+
+    monkeypatch.setattr(model.hitvit.embed, "forward", embed_noise)
+    assert torch.equal(logits(model, images), expected)
+
+
+def random_tokens(curve="morton", convolution="gather"):
+    """Tokens of three images, one of them empty, and noise for them that is zero in empty places."""
+    config = HitViTConfig(
+        channel_names=CHANNELS, window_size=8, curve=curve, local_mixing="both", convolution=convolution, kernel_size=5
+    )
+    images = jets(3, (23, 36))
+    images[1] = 0
+    tokens = make_tokens(config, (23, 36), pixel_values=images)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(4, *tokens.is_token.shape, 8, generator=generator, dtype=torch.float64)
+    return config, tokens, noise * tokens.is_token.unsqueeze(2)
+
+
+def places_of(tokens, image):
+    return tokens.starts[image] + torch.arange(int(tokens.counts[image]))
+
+
+def assert_same_with_gradients(fast, slow, *inputs):
+    """Both map tensors to one tensor; cotangents are random."""
+    inputs = [part.clone().requires_grad_() for part in inputs]
+    results = [function(*inputs) for function in (fast, slow)]
+    cotangent = torch.randn(results[0].shape, generator=torch.Generator().manual_seed(5), dtype=results[0].dtype)
+    gradients = [torch.autograd.grad((result * cotangent).sum(), inputs) for result in results]
+    torch.testing.assert_close(*results)
+    torch.testing.assert_close(*gradients)
+
+
+def slow_xca(query, key, value, temperature):
+    """Of the heads `(h, N, d)` of one image."""
+    query, key = (F.normalize(part, dim=1) for part in (query, key))
+    return value @ (query.transpose(1, 2) @ key * temperature).softmax(-1).transpose(1, 2)
+
+
+def slow_linear(query, key, value, temperature):
+    weights = query.relu() @ key.relu().transpose(1, 2)
+    return temperature * (weights @ value) / weights.sum(-1, keepdim=True).clamp(min=0.5 * key.shape[1])
+
+
+def slow_softmax(query, key, value, temperature):
+    return F.scaled_dot_product_attention(query * temperature, key, value)
+
+
+@pytest.mark.parametrize("kind", ["xca", "relu_linear", "softmax"])
+def test_attention_over_an_image(kind):
+    """Beside a loop over images and heads, with zeros in empty places."""
+    _, tokens, (query, key, value, _) = random_tokens()
+    temperature = torch.tensor([0.5, 2.0], dtype=torch.float64).view(2, 1, 1)
+    fast = {
+        "xca": lambda q, k, v, t: packed_cross_covariance(q, k, v, t, tokens),
+        "relu_linear": lambda q, k, v, t: packed_linear_attention(q, k, v, t, tokens, 0.5),
+        "softmax": lambda q, k, v, t: packed_softmax(q * t.flatten().repeat_interleave(4), k, v, 2, tokens),
+    }[kind]
+    slow_one = {"xca": slow_xca, "relu_linear": slow_linear, "softmax": slow_softmax}[kind]
+
+    def slow(query, key, value, temperature):
+        result = torch.zeros_like(query).flatten(0, 1)
+        for image in (0, 2):
+            places = places_of(tokens, image)
+            heads = (part.flatten(0, 1)[places].view(-1, 2, 4).transpose(0, 1) for part in (query, key, value))
+            result = result.index_put((places,), slow_one(*heads, temperature).transpose(0, 1).flatten(1))
+        return result.view(query.shape)
+
+    is_token = tokens.is_token.unsqueeze(2)
+    assert_same_with_gradients(lambda *parts: fast(*parts) * is_token, slow, query, key, value, temperature)
+
+
+@pytest.mark.parametrize("in_second", [False, True])
+@pytest.mark.parametrize("curve", CURVES)
+def test_windows(curve, in_second):
+    """Beside a loop over windows, with angles and masks from rows and columns."""
+    from e2evit.modeling.modeling_local import WindowAttention
+
+    config, tokens, noise = random_tokens(curve)
+    config.hidden_size, config.num_attention_heads = 8, 2
+    layer = WindowAttention(config).double()
+    around = surroundings(config, tokens, 36, 23, torch.float64, in_second)
+    order = tokens.to_second if in_second else torch.arange(tokens.is_token.numel())
+    pixel = tokens.pixel.flatten()[order].view(tokens.is_token.shape)
+
+    def slow(hidden_states):
+        windows = []
+        for window, (states, pixels) in enumerate(zip(hidden_states, pixel)):
+            number = int(tokens.is_token[window].sum())
+            row, column = pixels[:number] // 36, pixels[:number] % 36
+            heads = layer.qkv(states[:number]).view(number, 3, 2, 4)
+            angles = torch.stack([row, column], dim=1)[:, None, None] * (2 * pi / 4.0)  # one pair each: period 4
+            one, other = heads[:, :2, :, :2], heads[:, :2, :, 2:]
+            turned = [one * angles.cos() - other * angles.sin(), one * angles.sin() + other * angles.cos()]
+            query, key = torch.cat(turned, dim=-1).permute(1, 2, 0, 3)  # [h, n, d]
+            scores = query @ key.transpose(1, 2) / 2
+            if curve == "grid":
+                shift = config.curve_shift if in_second else 0
+                cell = torch.stack([(row + shift) // 12, (column + shift) // 12], dim=1)
+                scores = scores.masked_fill((cell.unsqueeze(1) != cell).any(-1), float("-inf"))
+            context = (scores.softmax(-1) @ heads[:, 2].transpose(0, 1)).transpose(0, 1).flatten(1)
+            windows.append(F.pad(layer.proj(context), (0, 0, 0, len(states) - number)))
+        return torch.stack(windows)
+
+    is_token = tokens.is_token.unsqueeze(2)
+    assert_same_with_gradients(lambda states: layer(states, around) * is_token, slow, noise[0])
+
+
+@pytest.mark.parametrize("in_second", [False, True])
+@pytest.mark.parametrize("convolution", ["gather", "scatter"])
+def test_convolution_of_occupied_pixels(convolution, in_second):
+    """Beside a dense convolution of each image, read at its occupied pixels."""
+    config, tokens, noise = random_tokens(convolution=convolution)
+    around = surroundings(config, tokens, 36, 23, torch.float64, in_second)
+    order = tokens.to_second if in_second else torch.arange(tokens.is_token.numel())
+    pixel = tokens.pixel.flatten()[order]
+    weight = torch.randn(8, 1, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+    def slow(hidden_states, weight):
+        result = torch.zeros_like(hidden_states).flatten(0, 1)
+        for image in (0, 2):
+            places = places_of(tokens, image)
+            dense = torch.zeros(23 * 36, 8, dtype=torch.float64)
+            dense = dense.index_put((pixel[places],), hidden_states.flatten(0, 1)[places])
+            dense = F.conv2d(dense.t().view(1, 8, 23, 36), weight, padding=2, groups=8)
+            result = result.index_put((places,), dense.view(8, -1).t()[pixel[places]])
+        return result.view(hidden_states.shape)
+
+    is_token = tokens.is_token.unsqueeze(2)
+
+    def fast(hidden_states, weight):
+        return convolve_tokens(hidden_states, weight, around, (3, 23, 36)) * is_token
+
+    assert_same_with_gradients(fast, slow, noise[0], weight)
+
+
+def test_orders_of_tokens():
+    _, tokens, noise = random_tokens()
+    there = (tokens.to_second, tokens.to_first)
+
+    def back_and_forth(values):
+        return reorder(reorder(values, *there), *reversed(there)) + 2 * reorder(values, *there)
+
+    def slow(values):
+        return values + 2 * values.flatten(0, 1)[tokens.to_second].view(values.shape)
+
+    assert_same_with_gradients(back_and_forth, slow, noise[0])
+
+
+def test_rotary_periods():
+    """From 4 to 250 pixels in the default model: at both ends of the range, a period later the angle is 2π larger."""
+    angles = rotary_table(torch.tensor([0, 4, 250, 4 * 300, 250 * 300]), 300, (4.0, 250.0), 8)
+    assert angles.shape == (5, 8)
+    full = torch.tensor(2 * pi)
+    torch.testing.assert_close(angles[[1, 2, 3, 4], [4, 7, 0, 3]], full.expand(4))
+    assert not angles[1, :4].any()  # of the row
+
+
+def test_hidden_states_are_padded_and_in_one_order():
+    model, images = hitvit(), jets()
+    outputs = model.hitvit(images, output_hidden_states=True)
+    tokens = make_tokens(model.config, (50, 50), pixel_values=images)
+    shape = (4, int(tokens.counts.max()), 16)
+    assert len(outputs.hidden_states) == 4
+    assert {tuple(state.shape) for state in (*outputs.hidden_states, outputs.last_hidden_state)} == {shape}
+    assert torch.equal(outputs.token_counts, tokens.counts)
+    first = unpack(model.hitvit.embed(tokens, 50, 50, torch.float32), unpacked_places(tokens))
+    assert torch.equal(outputs.hidden_states[0], first)
+    packed = model.hitvit(images, packed=True)
+    assert torch.equal(unpack(packed.last_hidden_state, unpacked_places(tokens)), outputs.last_hidden_state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: {"pixel_values": jets()} | rows, "Pass either `pixel_values`, or"),
+        (lambda rows: {"pixel_index": rows["pixel_index"]}, "Pass either `pixel_values`, or"),
+        (lambda rows: rows | {"pixel_value": rows["pixel_value"][1:]}, "of one length"),
+        (lambda rows: rows | {"pixel_index": rows["pixel_index"] + 19_000}, "reaches .* 8 x 50 x 50 pixels has 20000"),
+    ],
+)
+def test_wrong_rows_are_explained(change, message):
+    with pytest.raises(ValueError, match=message):
+        hitvit()(**change(rows_of(jets())))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hidden_size": 24, "num_attention_heads": 4}, "multiple of 4 channels"),
+        ({"rotary_periods": (250.0, 4.0)}, "the shortest and the longest"),
+        ({"kernel_size": 4}, "odd"),
+        ({"window_size": 0}, "whole number from 1"),
+    ],
+)
+def test_wrong_configurations_are_explained(fields, message):
+    with pytest.raises(ValueError, match=message):
+        HitViTConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"tower_size": 3}, {"hit_tokens": False}, {"mlp_ratio": 1.0}, {"window_size": 8}, {"curve": "hilbert"}),
+        *({"curve_shift": 5}, {"rotary_periods": (2.0, 100.0)}, {"global_mixing": "none"}, {"local_mixing": "none"}),
+        *({"tower_channels": ()}, {"hit_tokens": False, "hit_channels": ("ecal",)}, {"pixel_features": False}),
+    ],
+)
+def test_every_setting_has_an_effect(fields):
+    assert not torch.equal(logits(hitvit(), jets()), logits(hitvit(**fields), jets()))
+
+
+def test_drop_path_drops_whole_images():
+    model = hitvit(drop_path_rate=0.9, global_mixing="none", local_mixing="none").train()
+    block, images = model.hitvit.blocks[-1], jets()
+    tokens = make_tokens(model.config, (50, 50), pixel_values=images)
+    states = torch.randn(*tokens.is_token.shape, 16)
+    torch.manual_seed(0)
+    changed = (block(states, tokens, None, None) != states).any(-1)
+    for image in range(4):
+        own = changed[tokens.image == image]
+        assert own.all() or not own.any()
+
+
+def test_batches_of_the_other_models():
+    """The same batch serves all families."""
+    assert make("hitvit")(**batch()).loss.isfinite()
