@@ -12,10 +12,16 @@ from pathlib import Path
 
 from e2evit.results.record import write_record
 from e2evit.simulation import SimulationSettings, shards
-from e2evit.simulation.shards import make_pool, make_shard, versions
+from e2evit.simulation.shards import make_acceptance, make_pool, make_shard, versions
 
 # beside the default, at the study's pile-up
-VARIANTS = {"": {}, "--hadronizations 2": {"hadronizations": 2}}
+_MATCHED = {"match_pt": True, "merged_only": True}
+VARIANTS = {
+    "": {},
+    "--hadronizations 2": {"hadronizations": 2},
+    "--match_pt --merged_only": _MATCHED,
+    "--match_pt --merged_only --hadronizations 2": _MATCHED | {"hadronizations": 2},
+}
 STAGES = {
     "find_jets": "jets",
     "jet_observables": "jets",
@@ -33,7 +39,8 @@ class Stopwatch:
         self.seconds = defaultdict(float)
         for function, stage in STAGES.items():
             setattr(shards, function, self._timed(getattr(shards, function), stage))
-        shards.MinimumBiasPool.overlay = self._timed(shards.MinimumBiasPool.overlay, "pile-up")
+        for method in ("__init__", "_layer", "_affected"):
+            setattr(shards.Overlay, method, self._timed(getattr(shards.Overlay, method), "pile-up"))
         generate = shards.generate
 
         def timed_generate(*arguments, **keywords):
@@ -66,6 +73,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
     stopwatch, pool = Stopwatch(), make_pool(SimulationSettings())
+    acceptances = {
+        process: make_acceptance(process, SimulationSettings(**_MATCHED)) for process in arguments.processes
+    }
     samples = [
         (process, pileup, options)
         for options in VARIANTS
@@ -78,7 +88,8 @@ def main() -> None:
             settings = SimulationSettings(pileup=pileup, **VARIANTS[options])
             stopwatch.seconds.clear()
             start = time.process_time()
-            table = make_shard(process, repeat, arguments.num_jets, settings, pool)
+            acceptance = acceptances[process] if settings.match_pt else None
+            table = make_shard(process, repeat, arguments.num_jets, settings, pool, acceptance)
             seconds = time.process_time() - start
             stages = {name: 1e3 * spent / table.num_rows for name, spent in stopwatch.seconds.items()}
             stages["rest"] = 1e3 * seconds / table.num_rows - sum(stages.values())

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import distributed
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from e2evit.data import jobs
@@ -55,6 +57,22 @@ def test_a_worker_dies_and_the_production_ends_with_the_same_bytes(cluster, tmp_
     assert len([name for name in names if name.endswith(".parquet")]) == 6
     for name in names:
         assert (tmp_path / "cluster" / name).read_bytes() == (tmp_path / "local" / name).read_bytes(), name
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_particles_are_those_of_local_processes(cluster, tmp_path):
+    settings = SimulationSettings(seed=6, shard_size=15, keep="particles")
+    simulate(tmp_path / "cluster", ["qcd", "x_bb"], 30, settings, scheduler=cluster.scheduler_address)
+    simulate(tmp_path / "local", ["qcd", "x_bb"], 30, settings, num_proc=2)
+    rows = {}
+    for place in ("cluster", "local"):
+        paths = sorted((tmp_path / place).glob("*.parquet"))
+        assert [path.name for path in paths] == [f"{name}-0000{part}-15.parquet" for name in ("qcd", "x_bb") for part in (0, 1)]
+        rows[place] = pa.concat_tables([pq.read_table(path) for path in paths])
+    assert rows["cluster"].num_rows == 60
+    assert rows["cluster"]["particle_id"].combine_chunks().offsets.to_numpy()[-1] > 60 * 100
+    assert rows["cluster"].equals(rows["local"])
 
 
 def test_nobody_answers(tmp_path, monkeypatch):

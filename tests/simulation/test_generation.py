@@ -1,5 +1,7 @@
 """What spares Pythia work changes no distribution: the early veto, and several hadronisations of one shower."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from e2evit.simulation import SimulationSettings, events, shards
 from e2evit.simulation.early_veto import EarlyVeto
 from e2evit.simulation.jets import find_jets
 from e2evit.simulation.processes import PROCESSES
+from e2evit.simulation.spectra import Acceptance
 
 RANGE = (400.0, 1000.0)
 
@@ -47,19 +50,35 @@ def test_the_early_veto_refuses_no_event_with_a_wanted_jet(process, merged, leas
 
 def test_weights_make_up_for_what_was_refused():
     qcd = PROCESSES["qcd"]
-    half = next(events.generate(qcd, 3, 8000.0, RANGE, probability=lambda pt, eta, mass: np.full(len(pt), 0.5)))
+    half = next(events.generate(qcd, 3, 8000.0, RANGE, probability=lambda pt, eta, mass: 0.5))
     pt_hat = np.hypot(*half.parton_momentum[::2, :2].T)
     np.testing.assert_allclose(half.weight, 2 * (pt_hat / 400) ** -qcd.bias, rtol=1e-3)
 
 
-def test_a_matched_spectrum_is_flat(monkeypatch):
+def test_early_and_late_refusals_make_up_the_acceptance():
+    rng = np.random.default_rng(0)
+    pt, eta = 400 + 600 * rng.beta(1, 2, 4000), rng.normal(0, 0.6, 4000).clip(-1.3, 1.3)
+    acceptance = Acceptance.fit(pt, eta, RANGE, rng)
+    moved = np.abs(pt + rng.normal(0, 15, 4000)), eta + rng.normal(0, 0.02, 4000)  # before most of the shower
+    kept = np.array([acceptance.of_event(*candidates, None) for candidates in np.stack(moved, axis=1)[:, :, None]])
+    assert kept.mean() < 0.8
+    np.testing.assert_allclose(kept * acceptance.given(kept, pt, eta), acceptance.probability(pt, eta), rtol=0.05)
+    several = acceptance.of_event(np.array([450.0, 900.0]), np.zeros(2), None)
+    alone = [acceptance.of_event(np.array([one]), np.zeros(1), None) for one in (450.0, 900.0)]
+    assert several == pytest.approx(max(alone))
+
+
+@pytest.mark.parametrize("process", ["w", "qcd"])
+def test_a_matched_spectrum_is_flat(process, monkeypatch):
     monkeypatch.setattr(shards, "PILOT_JETS", 800)
     monkeypatch.setattr(shards, "PILOT_CANDIDATES", 5000)
     settings = SimulationSettings(seed=4, pileup=0.0, match_pt=True, pythia=["PartonLevel:MPI = off"])
-    acceptance = shards.make_acceptance("w", settings)
-    rows = shards.make_shard("w", 0, 600, settings, acceptance=acceptance)
+    acceptance = shards.make_acceptance(process, settings)
+    rows = shards.make_shard(process, 0, 600, settings, acceptance=acceptance)
     counts = np.histogram(rows["pt"], 4, RANGE)[0]
     assert ((counts - 150) ** 2 / 150).sum() < 16.3  # probability of 0.1 %, three degrees of freedom
+    # each jet of an event is taken or left by itself
+    assert all(number in (1, 2) for number in Counter(rows["event_id"].to_pylist()).values())
     # without weights pT-hat is spread evenly, with them it falls by more than an order of magnitude
     weights = np.histogram(rows["pt"], 4, RANGE, weights=rows["weight"])[0]
     assert weights[0] > 10 * weights[-1]

@@ -73,7 +73,7 @@ def separation(features: list[np.ndarray]) -> dict[str, float]:
 @pytest.mark.slow
 def test_a_classifier_on_nuisances_guesses(jets):
     """Tops that decay within the jet are rare at low pT: without matching, their pT gives them away."""
-    columns = ["event_id", "num_pileup", "ieta", "iphi", "pt"]
+    columns = ["num_pileup", "ieta", "iphi", "pt"]
     features = [nuisances(Dataset(table.select(columns))) for table in jets[0]]
     areas = separation(features)
     assert max(abs(area - 0.5) for area in areas.values()) < TOLERANCE, areas

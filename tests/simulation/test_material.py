@@ -117,7 +117,7 @@ def test_far_tracks_are_as_frequent_as_in_real_jets(pool):
     """Of 20 jets of CMS full simulation, most of whose candidates are pile-up."""
     candidates = np.load(DATA / "pfnano/pfnano_ak8_window_pfcands.npz")["cands"]
     real = np.abs(candidates["d0"][(candidates["charge"] != 0) & (candidates["pt"] > 0.5)])
-    batch = next(generate(PROCESSES["qcd"], 11, 8000.0, (400.0, 1000.0)))
+    batch = next(generate(PROCESSES["qcd"], 11, 8000.0, (400.0, 1000.0), batch_size=100))
     far, rng = {}, np.random.default_rng(0)
     response, _ = pool.overlay(detect(batch, RUN1, rng), ["train"] * batch.num_events, 21.0, RUN1, rng)
     without = detect(batch, RUN1.without(["conversions", "nuclear", "bremsstrahlung"]), rng)

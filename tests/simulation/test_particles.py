@@ -72,7 +72,7 @@ def images(pool):
 def both_windows(layout, vertex_z, taken, shift, aside=0.0):
     """Images of all particles and of the kept ones, with seeds that are some towers from the axis, if the vertex at
     `taken` is taken for that of the event."""
-    batch = next(generate(PROCESSES["top"], 11, 8000.0, (400.0, 1000.0)))
+    batch = next(generate(PROCESSES["top"], 11, 8000.0, (400.0, 1000.0), batch_size=100))
     jets = find_jets(batch, 6, 400.0, 1000.0)
     assert len(jets.event) > 50
     row, column = (place // TOWER for place in axis_crystal(*jets.eta_phi))
@@ -139,7 +139,7 @@ def test_masses_and_charges_are_those_of_pythia():
 
 
 def test_rounding_is_far_below_the_resolution():
-    batch = next(generate(PROCESSES["qcd"], 5, 8000.0, (400.0, 1000.0)))
+    batch = next(generate(PROCESSES["qcd"], 5, 8000.0, (400.0, 1000.0), batch_size=100))
     again = rounded(batch)
     assert np.array_equal(again.pdg_id, batch.pdg_id)
     assert np.array_equal(again.charge, batch.charge)
@@ -150,7 +150,7 @@ def test_rounding_is_far_below_the_resolution():
 
 
 def test_a_particle_of_unknown_mass_is_refused():
-    batch = next(generate(PROCESSES["qcd"], 5, 8000.0, (400.0, 1000.0)))
+    batch = next(generate(PROCESSES["qcd"], 5, 8000.0, (400.0, 1000.0), batch_size=100))
     batch.pdg_id[3] = 4900101
     with pytest.raises(RuntimeError, match="PDG code 4900101"):
         rounded(batch)

@@ -35,14 +35,21 @@ def chi_square(mass, pt, mass_range) -> float:
 
 
 def test_weights_undo_matching():
-    """One of one or two jets of an event is kept, with a probability that depends on its pT."""
+    """Some events are refused early, and jets of the others then have the rest of their probability."""
     rng = np.random.default_rng(0)
     event = np.repeat(np.arange(40000), rng.integers(1, 3, 40000))
     pt = 400 + rng.exponential(150, len(event)) % 600
     eta = rng.uniform(-1.37, 1.37, len(pt))
     acceptance = Acceptance.fit(pt[:4000], eta[:4000], RANGE, rng)
-    kept = shards._accept(jets_of(event, pt, eta), acceptance, rng)
-    assert len(np.unique(kept.event)) == len(kept.event) < len(event)
+    starts = np.searchsorted(event, np.arange(1, 40000))
+    candidates = zip(*(np.split(values + rng.normal(0, 0.01 * values.std(), len(pt)), starts) for values in (pt, eta)))
+    early = np.array([acceptance.of_event(*one, None) for one in candidates])
+    jets = jets_of(event, pt, eta)
+    jets.weight = 1 / early[event]
+    jets = jets.select((rng.random(40000) < early)[event])
+    assert len(jets.event) < 0.8 * len(event)
+    kept = shards._accept(jets, early[jets.event], acceptance, rng)
+    assert len(np.unique(kept.event)) < len(kept.event) < len(jets.event)
     before, after = np.histogram(pt, 6, RANGE)[0], np.histogram(kept.pt, 6, RANGE)[0]
     assert before[0] / before[-1] > 5 > after[0] / after[-1]
     weighted = np.histogram(kept.pt, 6, RANGE, weights=kept.weight)[0]
@@ -52,7 +59,7 @@ def test_weights_undo_matching():
 
 def test_weights_undo_the_enhancement_of_large_pt():
     bare = [f"{name} = off" for name in ("PartonLevel:ISR", "PartonLevel:FSR", "PartonLevel:MPI", "HadronLevel:all")]
-    batch = next(generate(PROCESSES["qcd"], 1, 8000.0, RANGE, extra=bare))
+    batch = next(generate(PROCESSES["qcd"], 1, 8000.0, RANGE, extra=bare, batch_size=100))
     pt_hat = np.hypot(*batch.parton_momentum[::2, :2].T)
     assert len(pt_hat) == len(batch.weight) == 100
     assert 330 < pt_hat.min() < 390 < 1000 < pt_hat.max() < 1050  # beyond both edges of the jets

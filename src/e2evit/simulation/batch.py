@@ -22,6 +22,7 @@ class EventBatch:
         decay_heavy, decay_momentum: Their decay products (b, q, q' for top): index of the heavy particle, momentum.
         parton_event, parton_id, parton_momentum: Outgoing quarks and gluons of a hard process without heavy particle.
         weight: Of each event, or of all: undoes the enhancement of large pT, and what the veto left out.
+        kept: Probability with which the veto kept each event.
         shower: Number of the parton shower of each event: hadronised several times, it makes several events.
     """
 
@@ -41,6 +42,7 @@ class EventBatch:
     secondary: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     until: np.ndarray = field(default_factory=lambda: np.zeros(0))
     weight: np.ndarray | float = 1.0
+    kept: np.ndarray | float = 1.0
     shower: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
 
     def __post_init__(self):

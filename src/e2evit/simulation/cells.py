@@ -44,6 +44,10 @@ class Frames:
             self.event, self.row - margin, self.column - margin, self.height + 2 * margin, self.width + 2 * margin
         )
 
+    def alone(self) -> "Frames":
+        """The same frames, each of an event of its own."""
+        return Frames(np.arange(len(self)), self.row, self.column, self.height, self.width)
+
     def locate(self, event, row, column, period: int, margin: float = 0):
         """Frame, row and column within it, and index of the hits that lie in a frame of their event.
 
@@ -77,10 +81,16 @@ def lateral_shares(row_fraction, column_fraction, half_width: int, shower_width)
     u = (edges - np.asarray(row_fraction, np.float32)[:, None])[:, :, None]
     v = (edges - np.asarray(column_fraction, np.float32)[:, None])[:, None, :]
     b = np.asarray(shower_width, np.float32).reshape(-1, 1, 1)
-    # terms of the integral that depend on u or v alone cancel in the differences
-    corner = np.arctan(u * v / (b * np.sqrt(b**2 + u**2 + v**2))) / np.float32(2 * np.pi)
-    shares = corner[:, 1:, 1:] - corner[:, :-1, 1:] - corner[:, 1:, :-1] + corner[:, :-1, :-1]
-    return shares / shares.sum(axis=(1, 2), keepdims=True)
+    # terms of the integral that depend on u or v alone cancel in the differences, a common factor in the norm
+    corner = np.sqrt(u**2 + (v**2 + b**2))
+    corner *= b
+    np.divide(u * v, corner, out=corner)
+    np.arctan(corner, out=corner)
+    rows = corner[:, 1:] - corner[:, :-1]
+    shares = rows[:, :, 1:] - rows[:, :, :-1]
+    whole = corner[:, -1, -1] - corner[:, 0, -1] - corner[:, -1, 0] + corner[:, 0, 0]
+    shares /= whole[:, None, None]
+    return shares
 
 
 def spread(frames: Frames, impacts, half_width, num_rows: int, num_columns: int) -> np.ndarray:

@@ -31,15 +31,15 @@ class EarlyVeto(pythia8mc.UserHooks):
         heavy: PDG code of the heavy particle, 0 without one.
         pt: Range of the wanted jets [GeV].
         merged: Whether only jets are wanted that contain the whole decay.
-        probability: Of keeping a candidate with pT [GeV], eta and mass of the heavy particle [GeV], arrays `(n,)`; an
-            event is kept with the mean of its candidates'.
+        probability: Of keeping an event whose candidates have pT [GeV], eta and mass of the heavy particle [GeV],
+            arrays `(n,)`.
 
     Attributes:
         kept: Probability with which the latest event was kept.
     """
 
     def __init__(
-        self, heavy: int, pt: tuple[float, float], merged: bool, probability: Callable[..., np.ndarray] | None = None
+        self, heavy: int, pt: tuple[float, float], merged: bool, probability: Callable[..., float] | None = None
     ):
         super().__init__()
         self._heavy, self._merged, self._probability, self.kept = heavy, merged, probability, 1.0
@@ -74,7 +74,7 @@ class EarlyVeto(pythia8mc.UserHooks):
 
     def _refuses(self, candidates: list[tuple[float, float, float]]) -> bool:
         if candidates and self._probability:
-            self.kept = float(self._probability(*np.array(candidates).T).mean())
+            self.kept = float(self._probability(*np.array(candidates).T))
             return self._pythia.rndm.flat() > self.kept
         return not candidates
 

@@ -10,8 +10,10 @@ from .geometry import Geometry
 from .showers import FAINT, half_widths
 from .streams import Random, white_noise
 
-__all__ = ["NOISE", "THRESHOLD", "crystal_energy", "resample_endcap"]
+__all__ = ["NOISE", "REACH", "THRESHOLD", "crystal_energy", "resample_endcap"]
 
+# crystals beyond a window from which energy comes into it: a shower, and one of a 2 x 2 block of the endcap
+REACH = 3
 NOISE, THRESHOLD = 0.040, 0.120  # GeV per crystal; 40 MeV: JINST 8 (2013) P09009, cut at three times that
 
 

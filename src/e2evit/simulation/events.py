@@ -43,9 +43,9 @@ def generate(
     pt: tuple[float, float],
     mass: tuple[float, float] | None = None,
     extra: Sequence[str] = (),
-    batch_size: int = 100,
+    batch_size: int = 50,
     merged: bool = False,
-    probability: Callable[..., np.ndarray] | None = None,
+    probability: Callable[..., float] | None = None,
     hadronizations: int = 1,
 ) -> Iterator[EventBatch]:
     """Endless batches of `process`, determined by the arguments and Pythia's version.
@@ -58,6 +58,7 @@ def generate(
         extra: Extra settings for Pythia, e.g. `"Tune:pp = 18"`.
         merged: Whether only jets are wanted that contain the whole decay of a heavy particle.
         probability: Of keeping an event, see [`EarlyVeto`]; weights make up for those that are left out.
+        batch_size: Events at a time; their arrays fit into the processor's cache.
         hadronizations: Events made of each parton shower; they have one `shower`.
 
     Raises:
@@ -149,13 +150,13 @@ def _batches(
         record = ak.drop_none(record, axis=0)
         batch = _flatten(record.prt, heavy, pythia.particleData, charges)
         if isinstance(source, Rehadronization):
-            weight, shower = (np.array(values)[made] for values in source.handed_over())
+            weight, kept, shower = (values[made] for values in source.handed_over())
         else:
             weight = ak.to_numpy(record.info.weights[:, 0])
-            weight = weight if veto is None else weight / veto.handed_over()[made]
+            kept = np.ones(len(made)) if veto is None else veto.handed_over()[made]
             shower = showers + np.arange(len(made))
             showers += len(made)
-        yield replace(batch, weight=weight, shower=shower)
+        yield replace(batch, weight=weight / kept, kept=kept, shower=shower)
 
 
 def _flatten(record, heavy: int, particle_data, charges: dict[int, float]) -> EventBatch:

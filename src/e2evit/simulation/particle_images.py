@@ -20,7 +20,8 @@ from .detector import detect
 from .geometry import GEOMETRIES
 from .hcal import seed_towers, tower_energy
 from .images import jet_windows, render
-from .kept import REACH, axis_crystal, read_particles
+from .kept import read_particles
+from .overlay import Overlay
 from .particle_flow import candidate_columns, find_candidates
 from .pileup import MinimumBiasPool
 from .pool_cache import cached_pool
@@ -146,17 +147,18 @@ class ParticleImages:
         event_ids, each = rows["event_id"].to_pylist(), np.arange(number)
         start = (_FIXED, self.seed) if self.epoch is None else (_FRESH, self.seed, self.epoch)
         rng = EventStreams([np.random.default_rng([*start, *_key(*jet)]) for jet in zip(event_ids, eta, phi)])
-        response, num_pileup = detect(read_particles(rows), detector, rng), np.zeros(number, int)
+        response, pileup = detect(read_particles(rows), detector, rng), ()
         low, high = self.pileup
         if high:
             mean = low if low == high else low + (high - low) * draw(rng, "random", each)
-            window = (*axis_crystal(eta, phi), REACH)
-            response, num_pileup = self.pool.overlay(response, assign_splits(event_ids), mean, detector, rng, window)
-        towers = tower_energy(number, response.hcal, detector, rng)
+            pileup = self.pool, assign_splits(event_ids), mean
+        overlay = Overlay(response, detector, rng, *pileup)
+        towers = tower_energy(number, overlay.hcal, detector, rng)
         ieta, iphi = seed_towers(towers, each, eta, phi, SEED_ROWS)
         frames = jet_windows(each, ieta, iphi)
+        response = overlay.within(frames)
         image = render(frames, response, towers, detector, rng)
-        places = {"ieta": ieta, "iphi": iphi, "num_pileup": num_pileup}
+        places = {"ieta": ieta, "iphi": iphi, "num_pileup": overlay.number}
         made = dict(zip(IMAGE_COLUMNS, image)) | {name: v.astype(np.int32) for name, v in places.items()}
         if self.candidates:
             from .observables import candidate_observables  # needs FastJet

@@ -1,4 +1,4 @@
-"""Pile-up: a pool of minimum-bias collisions, simulated once and overlaid at random angles in phi."""
+"""Pile-up: a pool of minimum-bias collisions, simulated once."""
 
 import io
 from collections.abc import Iterable, Mapping
@@ -6,20 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from e2evit.data.grid import COLUMNS, TOWER, column_of
 from e2evit.data.splits import SPLIT_FRACTIONS
 
 from .batch import EventBatch
 from .cells import IMPACT
 from .detector import Response, detect
-from .fakes import with_chance_tracks
 from .geometry import Geometry
-from .hcal import TOWER_COLUMNS
-from .out_of_time import LEAST, WIDTH, fractions
-from .silicon import SILICON, without_lost_hits
-from .streams import Random, draw
-from .tracker import MIN_PT, TRACK
-from .vertices import chosen_vertices
+from .overlay import Overlay
+from .silicon import SILICON
+from .streams import Random
+from .tracker import TRACK
 
 __all__ = ["MinimumBiasPool"]
 
@@ -117,113 +113,26 @@ class MinimumBiasPool:
         starts = {name.removesuffix("_starts"): arrays.pop(name) for name in list(arrays) if name.endswith("_starts")}
         return cls(Response(**arrays), starts, folder)
 
-    def overlay(
-        self,
-        response: Response,
-        splits,
-        mean,
-        geometry: Geometry,
-        rng: Random,
-        window: tuple[np.ndarray, np.ndarray, int] | None = None,
-    ) -> tuple[Response, np.ndarray]:
-        """Add a Poisson number of collisions to each event, each rotated in phi by a random number of towers.
+    def overlay(self, response: Response, splits, mean, geometry: Geometry, rng: Random) -> tuple[Response, np.ndarray]:
+        """The response to events and the pile-up drawn for them, and the number of collisions; see [`Overlay`]."""
+        overlay = Overlay(response, geometry, rng, self, splits, mean)
+        return overlay.whole(), overlay.number
 
-        Args:
-            splits: Name of the split of each event.
-            mean: Mean number of collisions besides the hard one, for all events or for each.
-            geometry: The detector, which loses hits and makes chance tracks with many collisions, and may take another
-                vertex for the primary one.
-            window: Row and column `(n,)` of a crystal of each event, and the distance from it beyond which hits are
-                not needed.
+    def part(self, split: str) -> tuple[int, int]:
+        """The first collision of a split, and the one after its last."""
+        return self._parts[split]
 
-        Returns:
-            The response to everything, and the number of collisions added to each event.
-        """
-        events = np.arange(len(response.vertex_z))
-        mean = np.broadcast_to(mean, len(events))
-        bounds = np.array([self._parts[split] for split in splits]).reshape(-1, 2)
-        number = draw(rng, "poisson", events, mean)
-        target = np.repeat(events, number)
-        low, high = bounds.T
-        collision = draw(rng, "integers", target, low[target], high[target]).astype(int)
-        chosen = target, collision, draw(rng, "integers", target, 0, TOWER_COLUMNS).astype(int)
-        vertex_z, layers = response.vertex_z, {}
-        if "vertex" in geometry.effects:
-            own, others = np.bincount(response.tracks["event"], minlength=len(number)), np.diff(self._starts["tracks"])
-            vertex_z = chosen_vertices(
-                vertex_z, own, target, self.response.vertex_z[collision], others[collision], rng
-            )
-        added = {name: [self._hits(name, chosen, window)] for name in self.response.layers}
-        if "out_of_time" in geometry.effects:
-            late, shares = _late_collisions(mean, bounds, fractions(geometry.bunch_spacing), rng)
-            for name, share in zip(("ecal", "hcal"), shares.T):
-                left = np.flatnonzero(share)
-                added[name].append(self._hits(name, [values[left] for values in late], window, share[left]))
-        for name, hits in added.items():
-            both = np.concatenate([vars(response)[name], *hits])
-            layers[name] = both.take(np.argsort(both["event"], kind="stable"))
-        if "fakes" in geometry.effects:
-            layers["tracks"] = with_chance_tracks(layers["tracks"], number, MIN_PT, rng)
-        if "lost_hits" in geometry.effects:
-            layers["silicon"] = without_lost_hits(layers["silicon"], number, geometry, rng)
-        return Response(vertex_z, **layers), number
+    @property
+    def num_tracks(self) -> np.ndarray:
+        """Of each collision."""
+        return np.diff(self._starts["tracks"])
 
-    def _hits(self, name: str, collisions, window, share=None) -> np.ndarray:
-        """Hits of collisions in one layer; those near the window.
-
-        Args:
-            collisions: Event of each, its number in the pool, and the number of towers by which it is turned.
-            share: Of the energy of each collision that is left, all in one cell.
-        """
-        target, collision, turn = collisions
-        hits, starts = vars(self.response)[name], self._starts[name]
+    def hits(self, name: str, collision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The hits of collisions in one layer, and which of the collisions each belongs to, as indices."""
+        starts = self._starts[name]
         counts = starts[collision + 1] - starts[collision]
         hit = np.arange(counts.sum()) + np.repeat(starts[collision] - np.cumsum(counts) + counts, counts)
-        of = np.repeat(np.arange(len(counts)), counts)
-        cells, period = (1, TOWER_COLUMNS) if name == "hcal" else (TOWER, COLUMNS)  # of a tower
-        moved = {}
-
-        def keep(chosen):
-            nonlocal hit, of
-            chosen = np.flatnonzero(chosen)
-            hit, of = hit[chosen], of[chosen]
-            moved.update({field: values[chosen] for field, values in moved.items()})
-
-        if window is not None:
-            middle_row, middle_column, reach = (np.asarray(value, np.float32) / (TOWER // cells) for value in window)
-        if window is not None and "row" in hits.dtype.names:  # of silicon hits, the vertex decides on it
-            keep(np.abs(hits["row"][hit] - middle_row[target][of]) <= reach)
-        if share is not None:
-            moved["energy"] = hits["energy"][hit] * share.astype(np.float32)[of]
-            keep(np.abs(moved["energy"]) > LEAST)
-            moved["width"] = np.full(len(hit), WIDTH)
-        if "phi" in hits.dtype.names:
-            moved["phi"] = hits["phi"][hit] + np.radians(360 / TOWER_COLUMNS * turn).astype(np.float32)[of]
-        if "column" in hits.dtype.names:
-            column = hits["column"][hit] + (cells * turn)[of]
-            moved["column"] = np.where(column < period, column, column - period).astype(hits.dtype["column"])
-        if window is not None:
-            column = moved["column"] if "column" in moved else column_of(moved["phi"])
-            apart = np.abs(column - middle_column[target][of])
-            keep(np.minimum(apart, period - apart) <= reach)
-        added = hits.take(hit)
-        added["event"] = target[of]
-        for field, values in moved.items():
-            added[field] = values
-        if "pileup" in hits.dtype.names:
-            added["pileup"] = True
-        return added
-
-
-def _late_collisions(mean, bounds, shares, rng: Random):
-    """Collisions in other crossings as [`MinimumBiasPool._hits`] wants them, and which shares of their energy are
-    left: one of `shares` `(n, 2)` for each crossing."""
-    event, crossing = (index.ravel() for index in np.indices((len(mean), len(shares))))
-    number = draw(rng, "poisson", event, mean[event])
-    event, crossing = np.repeat(event, number), np.repeat(crossing, number)
-    (low, high), chance = bounds[event].T, draw(rng, "random", np.repeat(event, 2)).reshape(-1, 2).T
-    collision, turn = low + (chance[0] * (high - low)).astype(int), (chance[1] * TOWER_COLUMNS).astype(int)
-    return (event, collision, turn), shares[crossing]
+        return hit, np.repeat(np.arange(len(counts)), counts)
 
 
 def _starts(response: Response) -> dict[str, np.ndarray]:

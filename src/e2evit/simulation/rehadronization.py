@@ -9,13 +9,14 @@ from .early_veto import EarlyVeto
 
 __all__ = ["Rehadronization"]
 
-# it only hands over events that are finished: particles that left the ECAL must not decay after all
+# it only hands over events that are finished and checked: particles that left the ECAL must not decay after all
 _READER = (
     "Print:quiet = on",
     "ProcessLevel:all = off",
     "PartonLevel:all = off",
     "HadronLevel:Hadronize = off",
     "HadronLevel:Decay = off",
+    "Check:event = off",
 )
 
 
@@ -36,7 +37,7 @@ class Rehadronization(pythia8mc.UserHooks):
         super().__init__()
         self._pythia, self._veto, self._times, self._left = pythia, veto, times, 0
         self._weight, self._showers = 1.0, 0
-        self._handed_over: list[tuple[float, int]] = []
+        self._handed_over: list[tuple[float, float, int]] = []
         self._shower = pythia8mc.Event()
         self._reader = pythia8mc.Pythia("", False)
         for setting in (*settings, *_READER):
@@ -49,10 +50,11 @@ class Rehadronization(pythia8mc.UserHooks):
         self._handed_over.clear()
         return self._reader.nextBatch(number, error_mode)
 
-    def handed_over(self) -> tuple[np.ndarray, np.ndarray]:
-        """Weight, and number of the parton shower, of each event of the latest batch."""
-        weight, shower = zip(*self._handed_over)
-        return np.array(weight), np.array(shower)
+    def handed_over(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pythia's weight, the probability of having been kept, and the number of the parton shower, of each event of
+        the latest batch."""
+        weight, kept, shower = (np.array(values) for values in zip(*self._handed_over))
+        return weight, kept, shower
 
     def onBeginEvent(self) -> None:
         event = self._pythia.event
@@ -64,10 +66,10 @@ class Rehadronization(pythia8mc.UserHooks):
                     pass
                 self._shower.assign(event)
                 self._left, self._showers = self._times, self._showers + 1
-                self._weight = self._pythia.infoPython().weight() / self._veto.kept
+                self._weight = self._pythia.infoPython().weight()
             self._left -= 1
             if self._pythia.forceHadronLevel(False):
                 break
             self._left = 0  # another shower
         self._reader.event.assign(event)
-        self._handed_over.append((self._weight, self._showers - 1))
+        self._handed_over.append((self._weight, self._veto.kept, self._showers - 1))

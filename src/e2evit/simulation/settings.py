@@ -24,7 +24,7 @@ class SimulationSettings:
         pileup: Mean number of collisions besides the hard one.
         min_pt, max_pt: Range of the jets' pT [GeV].
         min_mass, max_mass: Range of the mass guns' masses [GeV] instead of each gun's own.
-        match_pt: Give every process the same spectrum in pT and eta, and keep one random jet per event.
+        match_pt: Give every process the same spectrum in pT and eta.
         match_mass: With `match_pt` and `merged_only`: make the jets of mass guns flat in mass and pT.
         merged_only: Keep only jets that contain all decay products of their heavy particle.
         keep: `images`, or `particles`: those that a jet's window can see, from which [`ParticleImages`] makes an image
@@ -55,7 +55,7 @@ class SimulationSettings:
         default=None, metadata={"help": "Maximum mass of the mass guns [GeV]; default: each gun's own."}
     )
     match_pt: bool = field(
-        default=False, metadata={"help": "Match the pT and eta spectra of all processes; one random jet per event."}
+        default=False, metadata={"help": "Match the pT and eta spectra of all processes."}
     )
     match_mass: bool = field(
         default=False,

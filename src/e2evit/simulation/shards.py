@@ -23,6 +23,7 @@ from .jets import MAX_ETA, Jets, all_jets, find_jets
 from .kept import keep_particles
 from .observables import as_columns, candidate_observables, jet_observables
 from .particle_flow import candidate_columns, find_candidates
+from .overlay import Overlay
 from .pileup import MinimumBiasPool
 from .processes import PROCESSES
 from .settings import SimulationSettings
@@ -89,7 +90,7 @@ def make_acceptance(process: str, settings: SimulationSettings) -> Acceptance:
         pt, eta, mass = _pilot_candidates(process, seed, settings)
         early = Acceptance.fit(pt, eta, pt_range, rng, mass, mass_range)
     pilot, made = [], 0
-    for _, jets in _events_with_jets(process, seed, settings, early):
+    for _, jets in _events_with_jets(process, seed, settings, early and early.mean_probability):
         pilot.append((jets.pt, jets.eta_phi[0], jets.heavy_mass))
         made += len(jets.pt)
         if made >= PILOT_JETS:
@@ -137,10 +138,10 @@ def make_shard(
     schema = output_schema(settings)
     seed, rng = _seeds(settings, process, shard)
     tables, made, name = [], 0, f"{process}-{settings.seed}-{shard}"
-    early = None if acceptance is None else acceptance.early
-    for batch, jets in _events_with_jets(process, seed, settings, early):
+    of_event = None if acceptance is None else acceptance.of_event
+    for batch, jets in _events_with_jets(process, seed, settings, of_event):
         if acceptance is not None:
-            jets = _accept(jets, acceptance, rng)
+            jets = _accept(jets, batch.kept[jets.event], acceptance, rng)
         if settings.whole_detector:
             jets = jets.select(np.unique(jets.event, return_index=True)[1])  # the hardest represents the event
         if not len(jets.event):
@@ -164,18 +165,15 @@ def make_shard(
     return rows.select(target.names).cast(target)
 
 
-def _accept(jets: Jets, acceptance: Acceptance, rng: np.random.Generator) -> Jets:
-    """Jets with the spectrum of `acceptance`, one of each event; their weights make up for those that are left out."""
-    probability = acceptance.probability(jets.pt, jets.eta_phi[0], jets.heavy_mass)
-    kept = rng.random(len(probability)) < probability
-    jets = jets.select(kept)
-    # one jet per event in every class, either of the two: some processes never have two
-    shuffled = rng.permutation(len(jets.event))
-    _, chosen, inverse, alternatives = np.unique(jets.event[shuffled], True, True, True)
-    weight = jets.weight / probability[kept]
-    weight[shuffled] *= alternatives[inverse]
-    jets.weight = weight
-    return jets.select(np.sort(shuffled[chosen]))
+def _accept(jets: Jets, kept: np.ndarray, acceptance: Acceptance, rng: np.random.Generator) -> Jets:
+    """Jets with the spectrum of `acceptance`; their weights make up for those that are left out.
+
+    Each jet of an event is taken or left by itself: a second one is another row, of the same `event_id`. `kept` is the
+    probability with which the early veto kept its event.
+    """
+    probability = acceptance.given(kept, jets.pt, jets.eta_phi[0], jets.heavy_mass)
+    jets.weight = jets.weight / probability
+    return jets.select(rng.random(len(probability)) < probability)
 
 
 def _rows(
@@ -184,19 +182,23 @@ def _rows(
     """Images, or particles, and labels of the jets whose windows lie on the grid; `every` jet of whole events."""
     detector, classes = settings.detector, list(PROCESSES)
     label, background = classes.index(process), classes.index("qcd")
-    response, num_pileup = detect(batch, detector, rng), np.zeros(batch.num_events, int)
-    if needs_pool(settings):
-        response, num_pileup = pool.overlay(response, assign_splits(event_ids), settings.pileup, detector, rng)
-    towers = tower_energy(batch.num_events, response.hcal, detector, rng)
+    response = detect(batch, detector, rng)
+    pileup = (pool, assign_splits(event_ids), settings.pileup) if needs_pool(settings) else ()
+    overlay = Overlay(response, detector, rng, *pileup)
+    towers = tower_energy(batch.num_events, overlay.hcal, detector, rng)
     ieta, iphi = seed_towers(towers, jets.event, *jets.eta_phi)
     keep = (ieta >= SEED_ROWS[0]) & (ieta <= SEED_ROWS[1])
     jets, ieta, iphi = jets.select(keep), ieta[keep], iphi[keep]
-    number = num_pileup[jets.event].astype(np.int32)
+    number = overlay.number[jets.event].astype(np.int32)
     if settings.keep == "particles":
         kept = keep_particles(batch, jets, detector)
         number = pa.nulls(len(number), pa.int32())
     else:
-        frames = whole_detector(jets.event) if settings.whole_detector else jet_windows(jets.event, ieta, iphi)
+        if settings.whole_detector:
+            frames, response = whole_detector(jets.event), overlay.whole()
+        else:
+            windows, towers = jet_windows(jets.event, ieta, iphi), towers[jets.event]
+            frames, response = windows.alone(), overlay.within(windows)
         image = render(frames, response, towers, detector, rng)
         kept = dict(zip(IMAGE_COLUMNS, image))
         if settings.candidates:
@@ -234,8 +236,8 @@ def _seeds(settings: SimulationSettings, what: str, number: int):
     return 1 + int(sequence.generate_state(1)[0]) % 900_000_000, np.random.default_rng(sequence.spawn(1)[0])
 
 
-def _events_with_jets(process: str, seed: int, settings: SimulationSettings, early: Acceptance | None = None):
-    """Endless batches of events, with the jets that pass the selection; `early` refuses some events beforehand."""
+def _events_with_jets(process: str, seed: int, settings: SimulationSettings, probability=None):
+    """Endless batches of events, with the jets that pass the selection; for `probability` see [`generate`]."""
     made, barren, pt = PROCESSES[process], 0, (settings.min_pt, settings.max_pt)
     for batch in generate(
         made,
@@ -245,7 +247,7 @@ def _events_with_jets(process: str, seed: int, settings: SimulationSettings, ear
         settings.mass_range,
         settings.pythia,
         merged=settings.merged_only,
-        probability=early and early.probability,
+        probability=probability,
         hadronizations=settings.hadronizations,
     ):
         jets = find_jets(batch, made.heavy, *pt)

@@ -14,6 +14,8 @@ _POWERS = ((1, 0), (2, 0), (3, 0), (0, 2), (1, 2))  # of pT and eta, both scaled
 _MASS_POWERS = ((1, 0), (2, 0), (3, 0), (1, 1), (0, 1), (0, 2), (0, 3), (0, 4))
 _CERTAIN = 0.99  # fraction of the target with a probability below one
 _TARGET_PER_JET = 5
+# how much more often than their candidates' probability events are kept, which covers how far jets move after them
+_MORE, _AT_LEAST = 1.3, 0.05
 _ETA_FALL = 0.8
 
 
@@ -67,6 +69,25 @@ class Acceptance:
         fitted = LogisticRegression(C=100.0, max_iter=5000, tol=1e-8).fit(terms, is_target)
         largest = np.quantile(terms[len(pt) :] @ fitted.coef_[0], _CERTAIN)
         return cls(tuple(pt_range), tuple(fitted.coef_[0].tolist()), float(largest), mass_range, early)
+
+    def of_event(self, pt, eta, mass) -> float:
+        """Probability with which the early veto keeps an event with such candidates `(n,)`.
+
+        Without an `early` acceptance, [`given`] makes up for it: jets that become more likely than this are kept less
+        often than they should be, by two in a thousand for tops and one in ten thousand for the others.
+        """
+        if self.early is not None:
+            return self.early.mean_probability(pt, eta, mass)
+        return min(1.0, _MORE * self.probability(pt, eta, mass).max() + _AT_LEAST)
+
+    def mean_probability(self, pt, eta, mass) -> float:
+        """Mean of [`probability`]."""
+        return self.probability(pt, eta, mass).mean()
+
+    def given(self, kept, pt, eta, mass=None) -> np.ndarray:
+        """Probability of keeping jets of events that the early veto kept with the probability `kept`."""
+        probability = self.probability(pt, eta, mass)
+        return probability if self.early is not None else np.minimum(probability / kept, 1.0)
 
     def probability(self, pt, eta, mass=None) -> np.ndarray:
         """Probability of keeping jets with `pt` [GeV], `eta` and `mass` [GeV], which is needed with a `mass_range`.

@@ -143,13 +143,13 @@ def mass_study(jets: Dataset, schema: DatasetSchema) -> dict[str, dict[str, floa
 
 
 def nuisances(dataset: Dataset) -> np.ndarray:
-    """Quantities that must not distinguish classes: jets per event, pile-up, seed tower, pT, reach into the endcaps.
+    """Quantities that must not distinguish classes: pile-up, seed tower, pT, reach into the endcaps.
 
-    The jet's eta is not among them: how far the seed lies from the axis is substructure.
+    The jet's eta is not among them: how far the seed lies from the axis is substructure. Nor is the number of jets of
+    its event in the data set, which no row knows: some processes never have two.
     """
     rows = dataset.with_format("numpy")
-    _, event, count = np.unique(rows["event_id"][:], return_inverse=True, return_counts=True)
     first_row = (rows["ieta"][:] - WINDOW // TOWER // 2) * TOWER
     borders = [np.maximum(ENDCAP_ROWS - first_row, 0), np.maximum(first_row + WINDOW - ROWS + ENDCAP_ROWS, 0)]
     scalars = [rows[name][:] for name in ("num_pileup", "ieta", "iphi", "pt")]
-    return np.stack([count[event], *scalars, *borders], axis=1).astype(float)
+    return np.stack([*scalars, *borders], axis=1).astype(float)
