@@ -68,7 +68,9 @@ def test_particles_are_those_of_local_processes(cluster, tmp_path):
     rows = {}
     for place in ("cluster", "local"):
         paths = sorted((tmp_path / place).glob("*.parquet"))
-        assert [path.name for path in paths] == [f"{name}-0000{part}-15.parquet" for name in ("qcd", "x_bb") for part in (0, 1)]
+        assert [path.name for path in paths] == [
+            f"{name}-0000{part}-15.parquet" for name in ("qcd", "x_bb") for part in (0, 1)
+        ]
         rows[place] = pa.concat_tables([pq.read_table(path) for path in paths])
     assert rows["cluster"].num_rows == 60
     assert rows["cluster"]["particle_id"].combine_chunks().offsets.to_numpy()[-1] > 60 * 100

@@ -113,7 +113,9 @@ class MinimumBiasPool:
         starts = {name.removesuffix("_starts"): arrays.pop(name) for name in list(arrays) if name.endswith("_starts")}
         return cls(Response(**arrays), starts, folder)
 
-    def overlay(self, response: Response, splits, mean, geometry: Geometry, rng: Random) -> tuple[Response, np.ndarray]:
+    def overlay(
+        self, response: Response, splits, mean, geometry: Geometry, rng: Random
+    ) -> tuple[Response, np.ndarray]:
         """The response to events and the pile-up drawn for them, and the number of collisions; see [`Overlay`]."""
         overlay = Overlay(response, geometry, rng, self, splits, mean)
         return overlay.whole(), overlay.number

@@ -54,9 +54,7 @@ class SimulationSettings:
     max_mass: float | None = field(
         default=None, metadata={"help": "Maximum mass of the mass guns [GeV]; default: each gun's own."}
     )
-    match_pt: bool = field(
-        default=False, metadata={"help": "Match the pT and eta spectra of all processes."}
-    )
+    match_pt: bool = field(default=False, metadata={"help": "Match the pT and eta spectra of all processes."})
     match_mass: bool = field(
         default=False,
         metadata={"help": "With --match_pt and --merged_only: jets of mass guns flat in mass and pT."},

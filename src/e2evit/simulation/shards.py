@@ -22,8 +22,8 @@ from .images import jet_windows, render, whole_detector
 from .jets import MAX_ETA, Jets, all_jets, find_jets
 from .kept import keep_particles
 from .observables import as_columns, candidate_observables, jet_observables
-from .particle_flow import candidate_columns, find_candidates
 from .overlay import Overlay
+from .particle_flow import candidate_columns, find_candidates
 from .pileup import MinimumBiasPool
 from .processes import PROCESSES
 from .settings import SimulationSettings
