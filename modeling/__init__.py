@@ -15,6 +15,7 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForMaskedImageModeling,
+    AutoModelForObjectDetection,
 )
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -27,6 +28,7 @@ from .configuration_xcit import XCiTConfig
 from .image_processing_e2e import E2EImageProcessor
 from .modeling_baseline import BaselineForImageClassification, BaselineModel
 from .modeling_e2e import E2EForImageClassification, E2EModelOutput, E2EOutput, E2EPreTrainedModel
+from .modeling_events import HitViTForJetsInEvents
 from .modeling_hitvit import HitViTForImageClassification, HitViTModel
 from .modeling_linearvit import (
     LinearViTBackbone,
@@ -55,6 +57,7 @@ __all__ = [
     "E2EPreTrainedModel",
     "HitViTConfig",
     "HitViTForImageClassification",
+    "HitViTForJetsInEvents",
     "HitViTModel",
     "LinearViTBackbone",
     "LinearViTConfig",
@@ -77,6 +80,7 @@ class ModelFamily:
     Args:
         title: Name of the architecture, for model cards.
         citation: Its paper.
+        of_events: Classes and masses of all jets of an event.
     """
 
     config: type[E2EConfig]
@@ -86,6 +90,7 @@ class ModelFamily:
     backbone: type[E2EPreTrainedModel] | None
     title: str
     citation: str
+    of_events: type[E2EPreTrainedModel] | None = None
 
     @property
     def auto_classes(self) -> dict[str, type]:
@@ -95,6 +100,7 @@ class ModelFamily:
             "AutoModelForImageClassification": self.classifier,
             "AutoModelForMaskedImageModeling": self.masked,
             "AutoBackbone": self.backbone,
+            "AutoModelForObjectDetection": self.of_events,
         }
         return {name: value for name, value in classes.items() if value is not None}
 
@@ -126,6 +132,7 @@ _FAMILIES = (
         None,
         "HitViT",
         "this repository: no paper yet; its attention is that of XCiT, arXiv 2106.09681",
+        HitViTForJetsInEvents,
     ),
     ModelFamily(
         BaselineConfig,
@@ -141,7 +148,13 @@ FAMILIES = {family.config.model_type: family for family in _FAMILIES}
 
 _AUTO_CLASSES = {
     auto_class.__name__: auto_class
-    for auto_class in (AutoModel, AutoModelForImageClassification, AutoModelForMaskedImageModeling, AutoBackbone)
+    for auto_class in (
+        AutoModel,
+        AutoModelForImageClassification,
+        AutoModelForMaskedImageModeling,
+        AutoModelForObjectDetection,
+        AutoBackbone,
+    )
 }
 for _model_type, _family in FAMILIES.items():
     AutoConfig.register(_model_type, _family.config)

@@ -45,6 +45,16 @@ class HitViTConfig(E2EConfig):
             `"xca"`, `"relu_linear"` (L2ViT), or `"softmax"`, the quadratic control; `"none"`.
         denominator_floor (`float`): Lower clamp of the denominator of `"relu_linear"`, times the image's tokens.
         rotary_periods (`tuple[float, float]`): Shortest and longest period of the positions, in pixels.
+        periodic_columns (`bool`):
+            Whether the last column touches the first, as phi does in images of the whole detector. Periods of columns
+            are then rounded so that they divide the circumference.
+        absolute_columns (`bool`):
+            Whether a token knows its column, besides those of its neighbours. With `periodic_columns` and without
+            this, only the cuts of the curve depend on where phi begins.
+        jet_reach (`int`):
+            Half the side of the window around a jet of an event, in pixels. Besides looking at the whole event, a jet
+            sees the tokens in its window with their places relative to its axis.
+        num_query_layers (`int`): Layers in which jets look at the tokens of their event.
         drop_path_rate (`float`):
             Probability of dropping an image's residual branch, rising linearly from 0 to this at the last block.
         layer_norm_eps (`float`): Of all layer norms.
@@ -72,6 +82,10 @@ class HitViTConfig(E2EConfig):
     global_mixing: Literal["xca", "relu_linear", "softmax", "none"] = "xca"
     denominator_floor: float | int = limited(0.5, POSITIVE)
     rotary_periods: tuple[float | int, ...] | list[float | int] = limited((4.0, 250.0), POSITIVE)
+    periodic_columns: bool = False
+    absolute_columns: bool = True
+    jet_reach: int = limited(62, COUNTS["pixels"])
+    num_query_layers: int = limited(2, COUNTS["blocks"])
     drop_path_rate: float | int = limited(0.0, FRACTION)
     layer_norm_eps: float = limited(1e-5, POSITIVE)
 

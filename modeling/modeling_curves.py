@@ -48,16 +48,19 @@ CURVES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 @lru_cache(maxsize=64)
-def curve_order(curve: str, height: int, width: int, shift: int = 0, transposed: bool = False) -> np.ndarray:
+def curve_order(
+    curve: str, height: int, width: int, shift: int = 0, transposed: bool = False, periodic: bool = False
+) -> np.ndarray:
     """Pixels `(H W,)`, row-major numbers, in the order of a curve.
 
     Args:
         curve: A key of [`CURVES`].
         shift: Pixels by which the image is moved under the curve, which moves the curve's cuts.
         transposed: Whether rows and columns are exchanged.
+        periodic: Whether columns that leave the image on the right come back on the left.
     """
     row, column = np.divmod(np.arange(height * width), width)
-    row, column = row + shift, column + shift
+    row, column = row + shift, (column + shift) % width if periodic else column + shift
     return CURVES[curve](*((column, row) if transposed else (row, column))).argsort(kind="stable")
 
 

@@ -46,14 +46,18 @@ class TokenEmbedding(nn.Module):
 
     With `config.pixel_features`, each channel as the processor returns it, its absolute value and the linear value;
     the place is given by row and column from the image's centre in units of half its height, and by the sines and
-    cosines of the rotary positions. `config.pixel_hidden_size` is the width of a GELU layer between.
+    cosines of the rotary positions. Columns that go around the detector have sines and cosines only, and none
+    without `config.absolute_columns`. `config.pixel_hidden_size` is the width of a GELU layer between.
     """
 
     def __init__(self, config):
         super().__init__()
         self.has_features, self.periods = config.pixel_features, config.rotary_periods
         self.num_pairs = config.hidden_size // config.num_attention_heads // 2
-        width, hidden = config.num_pixel_features + 2 + 2 * self.num_pairs, config.pixel_hidden_size
+        self.periodic, self.knows_column = config.periodic_columns, config.absolute_columns
+        num_places = 2 if self.knows_column and not self.periodic else 1
+        num_angles = self.num_pairs if self.knows_column else self.num_pairs // 2
+        width, hidden = config.num_pixel_features + num_places + 2 * num_angles, config.pixel_hidden_size
         self.hidden = nn.Linear(width, hidden) if hidden else None
         self.proj = nn.Linear(hidden or width, config.hidden_size)
 
@@ -62,8 +66,10 @@ class TokenEmbedding(nn.Module):
         values = tokens.values.flatten(0, 1)
         values = pixel_features(values) if self.has_features else values
         pixel = tokens.pixel.flatten()
-        angles = rotary_table(pixel, width, self.periods, self.num_pairs)
-        sides = ((pixel // width, height), (pixel % width, width))
+        angles = rotary_table(pixel, width, self.periods, self.num_pairs, self.periodic)
+        angles = angles if self.knows_column else angles[:, : self.num_pairs // 2]
+        sides = [(pixel // width, height), (pixel % width, width)]
+        sides = sides if self.knows_column and not self.periodic else sides[:1]
         places = [(part - side // 2).unsqueeze(1) * (2 / height) for part, side in sides]
         features = torch.cat([values, *places, angles.cos(), angles.sin()], dim=1).to(dtype)
         hidden_states = features if self.hidden is None else F.gelu(self.hidden(features))

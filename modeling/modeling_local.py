@@ -63,17 +63,21 @@ def reorder(hidden_states: torch.Tensor, order: torch.Tensor, inverse: torch.Ten
     return _Reorder.apply(hidden_states.flatten(0, 1), order, inverse).view(hidden_states.shape)
 
 
-def rotary_table(pixel: torch.Tensor, width: int, periods, num_pairs: int) -> torch.Tensor:
+def rotary_table(pixel: torch.Tensor, width: int, periods, num_pairs: int, periodic: bool = False) -> torch.Tensor:
     """Angles `(..., num_pairs)` of pixels, given by row-major numbers; half from the row, half from the column.
 
     Args:
         width: Pixels in a row.
         periods: The shortest and the longest, in pixels; those between are in geometric progression.
+        periodic: Whether a row is a circle, which those of columns then divide.
     """
     steps = torch.linspace(0, 1, num_pairs // 2, device=pixel.device)
     frequencies = 2 * pi / periods[0] * (periods[0] / periods[1]) ** steps
+    of_columns = frequencies
+    if periodic:
+        of_columns = (frequencies * width / (2 * pi)).round().clamp(min=1) * (2 * pi / width)
     row, column = pixel // width, pixel % width
-    return torch.cat([row.unsqueeze(-1) * frequencies, column.unsqueeze(-1) * frequencies], dim=-1)
+    return torch.cat([row.unsqueeze(-1) * frequencies, column.unsqueeze(-1) * of_columns], dim=-1)
 
 
 def surroundings(config, tokens: PackedTokens, width: int, height: int, dtype, in_second: bool) -> Surroundings:
@@ -81,10 +85,13 @@ def surroundings(config, tokens: PackedTokens, width: int, height: int, dtype, i
     pixel, shift, shape = tokens.pixel, 0, tokens.pixel.shape
     if in_second:
         pixel, shift = pixel.flatten()[tokens.to_second].view(shape), config.curve_shift
-    angles = rotary_table(pixel, width, config.rotary_periods, config.hidden_size // config.num_attention_heads // 2)
+    num_pairs = config.hidden_size // config.num_attention_heads // 2
+    angles = rotary_table(pixel, width, config.rotary_periods, num_pairs, config.periodic_columns)
     may_look = tokens.is_token.unsqueeze(1)  # [M, 1, W]
     if config.curve == "grid":
-        cell = (pixel // width + shift) // CELL * width + (pixel % width + shift) // CELL
+        column = pixel % width + shift
+        column = column % width if config.periodic_columns else column
+        cell = (pixel // width + shift) // CELL * width + column // CELL
         may_look = may_look & (cell.unsqueeze(1) == cell.unsqueeze(2))
     bias = torch.zeros_like(may_look, dtype=dtype).masked_fill(~may_look, torch.finfo(dtype).min / 2)
     neighbours, at = tokens.neighbours, None
@@ -150,11 +157,12 @@ class _Gather(torch.autograd.Function):
         return _gathered(gradient, weight.flip(0), neighbours), torch.stack(to_weight), None
 
 
-def convolve_tokens(hidden_states, weight, around: Surroundings, grid: tuple[int, int, int]):
+def convolve_tokens(hidden_states, weight, around: Surroundings, grid: tuple[int, int, int], periodic: bool = False):
     """Depthwise convolution of the image at occupied pixels, `(M, W, D)`; `weight` `(D, 1, K, K)`.
 
     Args:
         grid: Images, height and width.
+        periodic: Whether the last column touches the first.
     """
     values, flat = hidden_states.flatten(0, 1), weight.flatten(1).t()  # [T, D], [K K, D]
     if around.neighbours is not None:
@@ -162,7 +170,9 @@ def convolve_tokens(hidden_states, weight, around: Surroundings, grid: tuple[int
     else:
         dense = values.new_zeros(grid[0] * grid[1] * grid[2] + 1, values.shape[1]).index_put((around.at,), values)
         images = dense[:-1].unflatten(0, grid).permute(0, 3, 1, 2)
-        images = F.conv2d(images, weight.to(values.dtype), padding=weight.shape[-1] // 2, groups=len(weight))
+        reach = weight.shape[-1] // 2
+        images = F.pad(images, (reach, reach, 0, 0), mode="circular" if periodic else "constant")
+        images = F.conv2d(images, weight.to(values.dtype), padding=(reach, 0), groups=len(weight))
         result = F.pad(images.permute(0, 2, 3, 1).flatten(0, 2), (0, 0, 0, 1))[around.at]
     return result.view(hidden_states.shape)
 
@@ -172,6 +182,7 @@ class TokenConvolution(nn.Module):
 
     def __init__(self, config):
         super().__init__()
+        self.periodic = config.periodic_columns
         self.weight = nn.Parameter(torch.empty(config.hidden_size, 1, config.kernel_size, config.kernel_size))
         self.bias = nn.Parameter(torch.empty(config.hidden_size))
         self.reset_parameters()
@@ -182,4 +193,5 @@ class TokenConvolution(nn.Module):
         init.zeros_(self.bias)
 
     def forward(self, hidden_states: torch.Tensor, around: Surroundings, grid: tuple[int, int, int]) -> torch.Tensor:
-        return hidden_states + convolve_tokens(hidden_states, self.weight, around, grid) + self.bias
+        mixed = convolve_tokens(hidden_states, self.weight, around, grid, self.periodic)
+        return hidden_states + mixed + self.bias

@@ -14,7 +14,7 @@ import torch
 from .modeling_curves import curve_order, curve_ranks
 from .modeling_stem import LINEAR_SCALE, check_pixel_values, linear_pixels
 
-__all__ = ["PackedTokens", "Pixels", "list_pixels", "make_tokens", "unpacked_places"]
+__all__ = ["PackedTokens", "Pixels", "list_pixels", "make_tokens", "pack", "unpacked_places"]
 
 
 class Pixels(NamedTuple):
@@ -130,25 +130,18 @@ def make_tokens(config, image_shape: tuple[int, int], **images: torch.Tensor | N
     pixel = _on(device, curve_order(config.curve, height, width))[rank]
 
     counts = occupied[:none].view(pixels.num_images, size).sum(1)
-    windows = (counts + window - 1) // window
-    ends = windows.cumsum(0)
-    starts = (ends - windows) * window
-    # a GPU does not know the number of windows yet, only that no image wastes a whole one
-    number = int(windows.sum()) if device.type == "cpu" else len(token) // window + pixels.num_images
-    num_places = number * window
-    number_in_image = torch.arange(len(token), device=device) - (counts.cumsum(0) - counts)[image]
-    at = starts[image] + number_in_image  # place of each token
-    of_windows = torch.searchsorted(ends, torch.arange(number, device=device), right=True)
-
+    at, of_windows, starts = pack(image, counts, window)
+    number, num_places = len(of_windows), len(of_windows) * window
     place_of = at.new_full((none + 1,), num_places).index_put((token,), at)
     values = _channels(pixels.value, place_of[key], channel, num_places, is_tower, config.tower_size)
     empty = torch.arange(num_places, device=device)
     pixel_at = torch.zeros_like(empty).index_put((at,), pixel)
-    second = _on(device, curve_ranks(config.curve, height, width, config.curve_shift, True))
+    second = curve_ranks(config.curve, height, width, config.curve_shift, True, config.periodic_columns)
+    second = _on(device, second)
     in_second = at[(image * size + second[pixel]).argsort()]
     neighbours = None
     if config.local_mixing in ("convolution", "both") and config.convolution == "gather":
-        around = _around(pixel, height, width, config.kernel_size)
+        around = _around(pixel, height, width, config.kernel_size, config.periodic_columns)
         ranks = _on(device, curve_ranks(config.curve, height, width))[around]
         found = place_of[torch.where(around >= 0, image.unsqueeze(1) * size + ranks, none)]
         neighbours = at.new_full((num_places, found.shape[1]), num_places).index_put((at,), found)
@@ -156,7 +149,7 @@ def make_tokens(config, image_shape: tuple[int, int], **images: torch.Tensor | N
         values=values.view(number, window, values.shape[1]),
         is_token=torch.zeros_like(empty, dtype=torch.bool).index_fill(0, at, True).view(number, window),
         pixel=pixel_at.view(number, window),
-        image=of_windows.clamp(max=max(pixels.num_images - 1, 0)),
+        image=of_windows,
         counts=counts,
         starts=starts,
         to_second=empty.index_put((at,), in_second),
@@ -164,6 +157,24 @@ def make_tokens(config, image_shape: tuple[int, int], **images: torch.Tensor | N
         neighbours=neighbours,
     )
     return _of_any_number(tokens)
+
+
+def pack(image: torch.Tensor, counts: torch.Tensor, window: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Windows for tokens whose images are `image` `(n,)`, ascending: the place of each token, the image of each
+    window `(M,)`, and the place of the first token of each image.
+
+    Args:
+        counts: `(B,)`, tokens of each image.
+        window: Places in a window.
+    """
+    windows = (counts + window - 1) // window
+    ends = windows.cumsum(0)
+    starts = (ends - windows) * window
+    # a GPU does not know the number of windows yet, only that no image wastes a whole one
+    number = int(windows.sum()) if image.device.type == "cpu" else len(image) // window + len(counts)
+    number_in_image = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image]
+    of_windows = torch.searchsorted(ends, torch.arange(number, device=image.device), right=True)
+    return starts[image] + number_in_image, of_windows.clamp(max=max(len(counts) - 1, 0)), starts
 
 
 def _of_any_number(tokens: PackedTokens) -> PackedTokens:
@@ -175,11 +186,12 @@ def _of_any_number(tokens: PackedTokens) -> PackedTokens:
     return tokens
 
 
-def _around(pixel: torch.Tensor, height: int, width: int, side: int) -> torch.Tensor:
+def _around(pixel: torch.Tensor, height: int, width: int, side: int, periodic: bool) -> torch.Tensor:
     """The `side` x `side` pixels around each pixel `(n,)`, `(n, side * side)`; -1 beyond the image."""
     offsets = torch.arange(side, device=pixel.device) - side // 2
     row = (pixel // width).view(-1, 1, 1) + offsets.unsqueeze(1)
     column = (pixel % width).view(-1, 1, 1) + offsets
+    column = column % width if periodic else column
     is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     return torch.where(is_inside, row * width + column, -1).flatten(1)
 

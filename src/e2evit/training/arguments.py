@@ -46,6 +46,11 @@ class DataArguments:
             "those that their simulation left out."
         },
     )
+    event_jets: str | None = _field(
+        None,
+        "Of whole events: queries, to predict all jets of an event at once, or windows, to cut an image out for each. "
+        "Default: that of the checkpoint, or neither, and an event is one image with one class.",
+    )
     train_fraction: float = _field(1.0, "Fraction of the training jets to use.")
     validation_fraction: float = _field(1.0, "Fraction of the validation jets to use.")
     test_fraction: float = _field(1.0, "Fraction of the test jets to use.")
@@ -55,6 +60,8 @@ class DataArguments:
         for name in (f"{split}_fraction" for split in SPLITS):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be above 0 and at most 1, got {getattr(self, name)}.")
+        if self.event_jets not in (None, "queries", "windows"):
+            raise ValueError(f"`event_jets` is queries or windows, got {self.event_jets!r}.")
 
 
 @dataclass

@@ -20,6 +20,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
     AutoModelForMaskedImageModeling,
+    AutoModelForObjectDetection,
     PreTrainedConfig,
 )
 from transformers.utils import cached_file
@@ -28,7 +29,7 @@ from e2evit.data import DatasetSchema, TrainingStatistics, training_statistics
 from e2evit.data.manifest import RUN_INFO_FILE, check_weights
 from e2evit.data.packaged import read_recipe
 from e2evit.data.texts import read_mapping
-from e2evit.modeling import E2EConfig, E2EImageProcessor
+from e2evit.modeling import FAMILIES, E2EConfig, E2EImageProcessor
 
 from .arguments import TargetArguments
 
@@ -77,12 +78,14 @@ class TrainedOn:
     Attributes:
         label_names: Classes in the order of its classifier; none of a model for masked images.
         targets: Those of the recipe it was trained with, as far as it holds one.
+        reads_events: Whether it predicts all jets of an event at once.
     """
 
     path: str
     channel_names: tuple[str, ...]
     label_names: tuple[str, ...]
     targets: TargetArguments
+    reads_events: bool = False
 
     @classmethod
     def of(cls, path: str | Path) -> "TrainedOn":
@@ -104,6 +107,7 @@ class TrainedOn:
             tuple(config.channel_names),
             names,
             TargetArguments(**{name: recipe[name] for name in known if name in recipe}),
+            _reads_events(config),
         )
 
 
@@ -147,15 +151,17 @@ def new_model(
     train_split: Dataset,
     mass_column: str = "mass_labels",
     masked: bool = False,
+    queries: bool = False,
 ) -> tuple[torch.nn.Module, E2EImageProcessor]:
     """A model with new weights, and its processor; both hold statistics of the training split.
 
     Args:
         model_config: A JSON file, or a configuration; image size, channels and classes are those of the data.
         masked: A model for masked images instead of one for classes and masses.
+        queries: A model that predicts all jets of an event at once.
 
     Raises:
-        ValueError: as [`read_model_config`].
+        ValueError: for an architecture without such a model, and as [`read_model_config`].
     """
     config_class, own = _model_fields(model_config)
     statistics = training_statistics(train_split, schema.image_shape, mass_column, own.get("log_mass", False))
@@ -173,7 +179,8 @@ def new_model(
         image_size=schema.image_size,
         channel_scale=[round(scale, 6) for scale in statistics.channel_scale],
     )
-    auto_class = AutoModelForMaskedImageModeling if masked else AutoModelForImageClassification
+    auto_class = _auto_class(masked, queries)
+    _check_family(config, queries)
     return auto_class.from_config(config), processor
 
 
@@ -183,6 +190,7 @@ def pretrained_model(
     train_split: Dataset,
     mass_column: str = "mass_labels",
     masked: bool = False,
+    queries: bool = False,
 ) -> tuple[torch.nn.Module, E2EImageProcessor]:
     """The model of a checkpoint, to be fine-tuned, and its processor.
 
@@ -199,13 +207,14 @@ def pretrained_model(
             f"{path} reads the channels {', '.join(processor.channel_names)}; "
             f"{schema.name!r} has {', '.join(schema.channel_names)}."
         )
+    _check_family(config, queries)
     if masked:
         return load_model(path, config, AutoModelForMaskedImageModeling), processor
     if _is_masked(config):
         statistics = training_statistics(train_split, schema.image_shape, mass_column, config.log_mass)
         for name, value in _predicted(schema, statistics).items():
             setattr(config, name, value)
-    model = load_model(path, config)
+    model = load_model(path, config, _auto_class(queries=queries))
     known = sorted(config.label2id, key=config.label2id.get)
     if schema.label_names and known != list(schema.label_names):
         logger.info(f"{path} tells {', '.join(known)} apart: a new classifier for {', '.join(schema.label_names)}")
@@ -213,15 +222,14 @@ def pretrained_model(
     return model, processor
 
 
-def load_model(
-    path: str | Path, config: E2EConfig | None = None, auto_class=AutoModelForImageClassification
-) -> torch.nn.Module:
-    """A checkpoint as a model in evaluation mode.
+def load_model(path: str | Path, config: E2EConfig | None = None, auto_class=None) -> torch.nn.Module:
+    """A checkpoint as a model in evaluation mode, by default for the classes and masses of what it was trained on.
 
     Raises:
         ValueError: if its weights are damaged, are not those that training wrote, or do not fit its configuration.
     """
     check_weights(_local_folder(path))
+    auto_class = auto_class or _auto_class(queries=_reads_events(config or read_config(path)))
     try:
         return auto_class.from_pretrained(path, **({} if config is None else {"config": config}))
     except SafetensorError as error:
@@ -268,6 +276,21 @@ def _classes(label_names: Sequence[str]) -> dict:
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: number for number, name in enumerate(label_names)},
     }
+
+
+def _auto_class(masked: bool = False, queries: bool = False):
+    kind = AutoModelForObjectDetection if queries else AutoModelForImageClassification
+    return AutoModelForMaskedImageModeling if masked else kind
+
+
+def _check_family(config: E2EConfig, queries: bool) -> None:
+    able = [name for name, family in FAMILIES.items() if family.of_events is not None]
+    if queries and config.model_type not in able:
+        raise ValueError(f"`event_jets: queries` needs a model of type {', '.join(able)}, got {config.model_type!r}.")
+
+
+def _reads_events(config: E2EConfig) -> bool:
+    return any(name.endswith("ForJetsInEvents") for name in config.architectures or ())
 
 
 def _is_masked(config) -> bool:

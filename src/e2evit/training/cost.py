@@ -8,12 +8,13 @@ import torch
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
-from e2evit.modeling import modeling_depthwise
+from e2evit.modeling import HitViTForJetsInEvents, modeling_depthwise
 
 __all__ = ["count_macs", "model_cost", "peak_memory_gib"]
 
 REPEATS, LONGEST = 20, 10.0  # seconds
 OCCUPANCY = 0.015  # of a channel's pixels
+NUM_JETS = 2  # of an event
 
 
 def model_cost(model, accelerator: Accelerator, batch_size: int) -> dict[str, float]:
@@ -25,13 +26,13 @@ def model_cost(model, accelerator: Accelerator, batch_size: int) -> dict[str, fl
     """
     macs = count_macs(model)
     model = model.to(accelerator.device).eval()
-    pixel_values, aux_values = _inputs(model, batch_size, accelerator.device)
-    pixel_values = pixel_values * (torch.rand_like(pixel_values) < OCCUPANCY)
+    inputs = _inputs(model, batch_size, accelerator.device)
+    inputs["pixel_values"] *= torch.rand_like(inputs["pixel_values"]) < OCCUPANCY
     seconds, start = [], time.perf_counter()
     with torch.no_grad(), accelerator.autocast():
         while len(seconds) < REPEATS and (len(seconds) < 3 or time.perf_counter() - start < LONGEST):
             before = time.perf_counter()
-            model(pixel_values=pixel_values, aux_values=aux_values)
+            model(**inputs)
             if accelerator.device.type == "cuda":
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - before)
@@ -49,20 +50,24 @@ def count_macs(model) -> int:
     operator, modeling_depthwise.USE_OPERATOR = modeling_depthwise.USE_OPERATOR, False  # the counter knows PyTorch's
     was_training = model.training
     try:
-        pixel_values, aux_values = _inputs(model.eval(), 1, model.device)
+        inputs = _inputs(model.eval(), 1, model.device)
         with FlopCounterMode(display=False) as counter:
-            model(pixel_values=pixel_values, aux_values=aux_values)
+            model(**inputs)
     finally:
         modeling_depthwise.USE_OPERATOR = operator
         model.train(was_training)
     return counter.get_total_flops() // 2
 
 
-def _inputs(model, batch_size: int, device) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _inputs(model, batch_size: int, device) -> dict[str, torch.Tensor]:
     config = model.config
-    pixel_values = torch.rand(batch_size, config.num_channels, *config.image_shape, device=device)
-    aux_values = torch.zeros(batch_size, config.num_aux_features, device=device) if config.num_aux_features else None
-    return pixel_values, aux_values
+    inputs = {"pixel_values": torch.rand(batch_size, config.num_channels, *config.image_shape, device=device)}
+    if config.num_aux_features:
+        inputs["aux_values"] = torch.zeros(batch_size, config.num_aux_features, device=device)
+    if isinstance(model, HitViTForJetsInEvents):
+        pt, middle = torch.tensor([500.0]), torch.tensor(config.image_shape) / 2
+        inputs["jets"] = torch.cat([pt, middle]).expand(batch_size, NUM_JETS, 3).to(device)
+    return inputs
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 
 from e2evit.data import DatasetSchema, find_schema, load_e2e
+from e2evit.transforms.event_jets import JET_COLUMNS, check_events, windows_of_events
 from e2evit.transforms.targets import NO_CLASS, check_mass_column, select_targets
 from e2evit.transforms.transverse import TRANSVERSE, to_transverse
 
@@ -37,8 +38,8 @@ def load_data(
             other particles become fixed images.
 
     Raises:
-        ValueError: if the data has other channels than `channel_names`, or images where particles are needed; and as
-            [`load_e2e`], [`to_transverse`], [`select_targets`] and [`check_mass_column`].
+        ValueError: if the data has other channels than `channel_names`, or images where particles or whole events are
+            needed; and as [`load_e2e`], [`to_transverse`], [`select_targets`] and [`check_mass_column`].
     """
     targets = with_defaults(targets or TargetArguments(), channel_names)
     dataset = load_e2e(data.dataset_name, data.data_dir, schema=data.schema, cache_dir=data.cache_dir)
@@ -54,6 +55,10 @@ def load_data(
         )
     elif targets.transverse:
         dataset, schema = to_transverse(dataset, schema)
+    if data.event_jets is not None:
+        check_events(schema)
+        if targets.mass_column not in JET_COLUMNS:
+            raise ValueError(f"`event_jets`: the jets of events have no {targets.mass_column!r}, but jet_mass.")
     if channel_names is not None and list(channel_names) != list(schema.channel_names):
         raise ValueError(
             f"The checkpoint reads the channels {', '.join(channel_names)}; {schema.name!r} has "
@@ -64,6 +69,8 @@ def load_data(
         fraction = getattr(data, f"{split}_fraction")
         if fraction < 1 and split in dataset:
             dataset[split] = _draw(dataset[split], fraction, data.fraction_seed)
+    if data.event_jets == "windows":
+        return windows_of_events(dataset, schema)
     if particles:
         images = PreparedImages(data, targets.transverse)
         for split in dataset:

@@ -1,6 +1,7 @@
 """Measuring a checkpoint and the baselines: the library's `evaluate`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -12,12 +13,14 @@ from e2evit.baselines.constants import baseline_predictions
 from e2evit.results.measure import align_labels, class_weights, column, evaluate_predictions
 from e2evit.results.predictions import MODEL, Predictions
 from e2evit.results.record import Result, model_name
+from e2evit.transforms.event_jets import windows_of_events
 
 from .arguments import SPLITS, DataArguments, TargetArguments
 from .checkpoint import TrainedOn, load_model
 from .collate import E2ECollator
 from .cost import model_cost, peak_memory_gib
 from .data import describe_data, load_data, targets_of, with_defaults
+from .events import EventCollator
 from .loaders import make_loader
 from .output import run_info
 from .pieces import predict_in_pieces
@@ -78,21 +81,27 @@ def evaluate(
     if not trained_on.label_names:
         raise ValueError(f"{checkpoint} is a model for masked images, which predicts no classes: fine-tune it first.")
     accelerator = start_accelerator(mixed_precision)
+    if trained_on.reads_events != (data.event_jets == "queries"):
+        if data.event_jets is not None:
+            raise ValueError(f"{checkpoint} was not trained with `event_jets: {data.event_jets}`.")
+        data = replace(data, event_jets="queries")
     targets = targets_of(trained_on, data, targets or TargetArguments())
     targets = with_defaults(targets, trained_on.channel_names)
     with accelerator.main_process_first():
         dataset, schema = load_data(data, targets, trained_on.channel_names)
     if not len(dataset.get(split, ())):
         raise ValueError(f"The {split} split has no jets to measure on.")
+    jets, jet_schema = windows_of_events(dataset, schema) if trained_on.reads_events else (dataset, schema)
     if weights is not None:  # before the work
-        class_weights(dataset[split], weights, column(dataset[split], "labels", -100))
+        class_weights(jets[split], weights, column(jets[split], "labels", -100))
     processor = AutoImageProcessor.from_pretrained(trained_on.path)
     model = load_model(trained_on.path)
     if not model.config.has_exclusive_classes:
         raise ValueError(f"{checkpoint}: `problem_type` is {model.config.problem_type!r}, but a jet has one class.")
-    dataset = align_labels(dataset, model.config.label2id)
+    jets = align_labels(jets, model.config.label2id)
     label_names = [model.config.id2label[number] for number in range(model.config.num_labels)]
-    rows, collator = dataset[split], E2ECollator(processor, targets.mass_column)
+    collator = (EventCollator if trained_on.reads_events else E2ECollator)(processor, targets.mass_column)
+    rows = dataset[split]
 
     memory_before = peak_memory_gib(accelerator.device)
     cost = model_cost(model, accelerator, per_device_batch_size)
@@ -108,13 +117,13 @@ def evaluate(
         end_processes(accelerator)
         return None
 
-    predictors = baseline_predictions(dataset, split, schema, targets.mass_column)
+    predictors = baseline_predictions(jets, split, jet_schema, targets.mass_column)
     probabilities = softmax(outputs["logits"], axis=1)
     predictors[MODEL] = Predictions.of_classes(probabilities, outputs["mass_preds"], outputs.get("mass_scale_preds"))
     training = _read_run_info(trained_on.path)
-    fields = run_info(dataset, accelerator, model)
+    fields = run_info(jets, accelerator, model)
     fields |= describe_data(data, targets, schema, split) | {"label_names": label_names}
-    fields |= evaluate_predictions(rows, targets.mass_column, label_names, predictors, weights)
+    fields |= evaluate_predictions(jets[split], targets.mass_column, label_names, predictors, weights)
     fields |= {"training": _summary(training), "cost": cost, "seed": training.get("seed"), "weights": weights}
     result = Result(**fields, model=name or model_name(checkpoint, training.get("seed")))
     end_processes(accelerator)

@@ -7,6 +7,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from .collate import E2ECollator, RowTables
+from .events import EventCollator
 from .tasks import MaskedCollator
 
 __all__ = ["make_loader", "make_statistics_loader"]
@@ -16,7 +17,7 @@ STATISTICS_BATCHES = 20  # per process, for BatchNorms: about as many as running
 
 def make_loader(
     dataset: Dataset,
-    collator: E2ECollator | MaskedCollator,
+    collator: E2ECollator | EventCollator | MaskedCollator,
     batch_size: int,
     num_workers: int = 0,
     shuffle_seed: int | None = None,
@@ -36,7 +37,11 @@ def make_loader(
 
 
 def make_statistics_loader(
-    train_split: Dataset, collator: E2ECollator | MaskedCollator, batch_size: int, num_processes: int, seed: int
+    train_split: Dataset,
+    collator: E2ECollator | EventCollator | MaskedCollator,
+    batch_size: int,
+    num_processes: int,
+    seed: int,
 ) -> DataLoader:
     """A few training jets of all classes, augmented; the same ones for the same seed."""
     rows = np.random.default_rng(seed).permutation(len(train_split))

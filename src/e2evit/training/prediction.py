@@ -19,7 +19,7 @@ def predict(
     accelerator: Accelerator, model, loader, title: str = "Predicting", first: int = 0
 ) -> dict[str, np.ndarray]:
     """Predictions and targets for every row of a prepared, unshuffled `loader`, in order and each row once, whatever
-    the number of processes.
+    the number of processes; for every jet, if rows are events with jets.
 
     Args:
         first: Number of its first row, for errors.
@@ -36,16 +36,23 @@ def predict(
     parts: dict[str, list] = {}
     for batch in progress_bar(accelerator, loader, title):
         with accelerator.autocast():
-            outputs = model(**{name: batch[name] for name in ("pixel_values", "aux_values") if name in batch})
+            outputs = model(**{name: batch[name] for name in ("pixel_values", "aux_values", "jets") if name in batch})
         values = {name: outputs[name].float() for name in names if outputs.get(name) is not None}
-        values |= {name: batch[name] for name in ("mass_labels", "labels")}
-        for name, value in accelerator.gather_for_metrics(values).items():
+        values |= {name: batch[name] for name in ("mass_labels", "labels", "jets") if name in batch}
+        if "jets" in values:
+            values = accelerator.pad_across_processes(values, dim=1)  # a pT of 0 is no jet
+        values = accelerator.gather_for_metrics(values)
+        if "jets" in values:
+            is_jet = values.pop("jets")[..., 0] > 0
+            values = {name: value[is_jet] for name, value in values.items()}
+        for name, value in values.items():
             parts.setdefault(name, []).append(value.cpu())
     predictions = {name: torch.cat(values).numpy() for name, values in parts.items()}
     for name in names:
         for row, *_ in np.argwhere(~np.isfinite(predictions.get(name, 0.0))):
+            where = f"Jet {row} of the events from row {first}" if "jets" in batch else f"Row {first + row}"
             raise FloatingPointError(
-                f"Row {first + row}: the model's `{name}` is {predictions[name][row]}. Its weights are not finite, or "
+                f"{where}: the model's `{name}` is {predictions[name][row]}. Its weights are not finite, or "
                 "its numbers exceed the range of the precision: try `mixed_precision: no`."
             )
     return predictions

@@ -8,6 +8,7 @@ import torch
 from accelerate.utils import set_seed
 
 from e2evit.modeling import E2EConfig, E2EImageProcessor
+from e2evit.transforms.event_jets import jets_of_events
 from e2evit.transforms.targets import NO_CLASS
 
 from .arguments import (
@@ -145,15 +146,16 @@ def _run(
     with accelerator.main_process_first():  # one process builds the Arrow cache, the others read it
         dataset, schema = load_data(recipe.data, recipe.targets, channel_names, settings.fresh)
     check_not_empty(dataset)
+    queries = recipe.data.event_jets == "queries"
     if not masked:
         needs_masses = bool(asked.mass_column or asked.mass_classes) and asked.mass_classes != [NO_CLASS]
-        check_targets(dataset, recipe.targets.mass_column, needs_masses)
+        check_targets(jets_of_events(dataset) if queries else dataset, recipe.targets.mass_column, needs_masses)
     build, source = (new_model, model_config) if checkpoint is None else (pretrained_model, checkpoint)
     sample = dataset["train"]
     if settings.fresh:  # statistics are of images
         with accelerator.main_process_first():
             sample = PreparedImages(recipe.data, recipe.targets.transverse).sample(sample)
-    model, processor = build(source, schema, sample, recipe.targets.mass_column, masked)
+    model, processor = build(source, schema, sample, recipe.targets.mass_column, masked, queries)
 
     try:
         history = fit(accelerator, model, dataset, processor, recipe, on_epoch_end, state)

@@ -9,9 +9,11 @@ from datasets import DatasetDict
 
 from e2evit.data.statistics import MassWeights
 from e2evit.modeling.modeling_masked import token_grid
+from e2evit.transforms.event_jets import jets_of_events
 
 from .arguments import Recipe
 from .collate import E2ECollator
+from .events import EventCollator
 from .particles import PreparedImages
 from .prediction import constant_baselines, coverage_temperature, predict, progress_bar, summarise
 
@@ -25,28 +27,26 @@ class Supervised:
 
     def __init__(self, model, processor, dataset: DatasetDict, recipe: Recipe):
         self.config, self.mass_column = model.config, recipe.targets.mass_column
-        weights = recipe.mass_weights
+        weights, queries = recipe.mass_weights, recipe.data.event_jets == "queries"
+        self.jets = jets_of_events(dataset) if queries else dataset
         self.mass_weights = None
         if weights.flat_in is not None:
             self.mass_weights = MassWeights.of(
-                dataset["train"], self.mass_column, weights.flat_in, weights.flat_bins, weights.flat_max_weight
+                self.jets["train"], self.mass_column, weights.flat_in, weights.flat_bins, weights.flat_max_weight
             )
         if not self.config.has_exclusive_classes:
             raise ValueError(f"`problem_type` is {self.config.problem_type!r}, but a jet has one class.")
         with_labels = self.config.num_labels > 1  # a single class teaches nothing
-        self.collator = E2ECollator(
-            processor,
-            self.mass_column,
-            recipe.augmentation,
-            self.mass_weights,
-            with_labels=with_labels,
-            images=fresh_images(recipe),
+        fresh = {} if queries else {"images": fresh_images(recipe)}
+        collator = EventCollator if queries else E2ECollator
+        self.collator = collator(
+            processor, self.mass_column, recipe.augmentation, self.mass_weights, with_labels=with_labels, **fresh
         )
-        self.validation_collator = E2ECollator(processor, self.mass_column, with_labels=with_labels)
+        self.validation_collator = collator(processor, self.mass_column, with_labels=with_labels)
 
     def constants(self, dataset: DatasetDict) -> dict[str, float]:
         """What the same prediction for every jet reaches on validation."""
-        return constant_baselines(dataset, self.mass_column)
+        return constant_baselines(self.jets, self.mass_column)
 
     def validate(self, accelerator: Accelerator, model, loader) -> dict[str, float]:
         return _with_finite_loss(summarise(predict(accelerator, model, loader, "Validating"), self.config))

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, DatasetDict, Value
+from datasets import ClassLabel, DatasetDict, List, Value
 
 from e2evit.data.schema import DatasetSchema
+
+from .event_jets import JET_COLUMNS
 
 __all__ = ["NO_CLASS", "check_mass_column", "columns_with_values", "select_targets"]
 
@@ -52,6 +54,8 @@ def select_targets(
     if classes is not None:
         schema = replace(schema, labels={name: schema.labels[name] for name in classes})
         features["labels"] = ClassLabel(names=list(classes))
+        if "jets" in schema.lists:
+            features[JET_COLUMNS["labels"]] = List(features["labels"])
     classes = schema.label_names
     selected = dataset.with_format("arrow").map(
         _select,
@@ -72,16 +76,27 @@ def select_targets(
 def _select(
     table: pa.Table, mass_column: str, numbers: list[int | None], with_mass: list[bool], unknown_with_mass: bool
 ) -> pa.Table:
-    labels, masses = table["labels"], table[mass_column]
-    columns = {
-        "labels": pc.take(pa.array(numbers, pa.int64()), labels),
-        mass_column: pc.if_else(
-            pc.fill_null(pc.take(pa.array(with_mass, pa.bool_()), labels), unknown_with_mass), masses, None
-        ),
-    }
+    def of(labels, masses):
+        has_mass = pc.fill_null(pc.take(pa.array(with_mass, pa.bool_()), labels), unknown_with_mass)
+        return pc.take(pa.array(numbers, pa.int64()), labels), pc.if_else(has_mass, masses, None)
+
+    columns = dict(zip(("labels", mass_column), of(table["labels"], table[mass_column])))
+    names = JET_COLUMNS["labels"], JET_COLUMNS.get(mass_column)
+    if {*names} <= {*table.column_names}:  # the jets of events
+        lists = [table[name].combine_chunks() for name in names]
+        selected = of(*(column.flatten() for column in lists))
+        columns |= {
+            name: pa.ListArray.from_arrays(_offsets(column), values)
+            for name, column, values in zip(names, lists, selected)
+        }
     for name, column in columns.items():
         table = table.set_column(table.column_names.index(name), name, column.cast(table[name].type))
     return table
+
+
+def _offsets(lists: pa.ListArray) -> pa.Array:
+    """Where each list begins among their flattened values."""
+    return pc.subtract(lists.offsets, lists.offsets[0])
 
 
 def check_mass_column(dataset: DatasetDict, mass_column: str) -> None:

@@ -1,0 +1,240 @@
+"""HitViT for whole events: jets are queries that look at the tokens of their event, all in one pass.
+
+The encoder runs once over the event, 5000 to 60 000 tokens. Each jet then reads the tokens in its window as a model of
+jets does, with their places relative to its axis, and looks at all tokens of the event, with a learned function of the
+distance in its scores: a head may stay close to the jet, or see the whole event. The cost is linear in tokens.
+
+Letters in shape comments, besides those of `modeling_tokens.py`: `J` jets of an event, `P` pairs of a jet and a token.
+"""
+
+from math import pi
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.utils.generic import can_return_tuple
+
+from .modeling_activations import gelu
+from .modeling_e2e import E2EForImageClassification, E2EOutput
+from .modeling_head import E2EHead
+from .modeling_hitvit import HitViTModel, HitViTPreTrainedModel
+from .modeling_layers import Mlp
+from .modeling_packed import sum_over_images
+from .modeling_pooling import MAX_SCORE, AttentionPooling, TokenEnergyPooling
+from .modeling_precision import LayerNorm, no_autocast, widen
+from .modeling_tokens import PackedTokens, pack
+from .modeling_trainer import shown_to_trainer
+
+__all__ = ["HitViTForJetsInEvents"]
+
+PIXEL = 2 * pi / 360  # side of a pixel, in eta (of the barrel) and phi
+RADII = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)  # in ΔR, of the bells of which a score's dependence on the distance is a sum
+TYPICAL_PT = 500.0  # GeV
+
+
+class JetAttention(nn.Module):
+    """Each jet's mean of the tokens of its event, weighted with a softmax of scores that know the distance.
+
+    A head adds to its scores Σ_i w_i exp(-(ΔR / r_i)²) with learned w_i. Scores are capped smoothly, as in
+    [`AttentionPooling`].
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        width = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+        self.distance = nn.Parameter(torch.empty(self.num_heads, len(RADII)))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """The first head begins within ΔR of 0.2, further ones wider, and the last one sees the whole event."""
+        init.zeros_(self.distance)
+        for head in range(self.num_heads - 1):
+            init.constant_(self.distance[head, min(1 + head, len(RADII) - 1)], MAX_SCORE / 2)
+
+    def forward(self, queries, hidden_states, tokens: PackedTokens, bells: torch.Tensor) -> torch.Tensor:
+        """`queries` `(B, J, D)`, tokens `(M, W, D)`, `bells` `(M, W, J, R)` of the distances, to `(B, J, D)`."""
+        key, value = (
+            part.unflatten(2, (self.num_heads, -1)).permute(0, 2, 1, 3)  # [M, h, W, d]
+            for part in self.key_value(hidden_states).chunk(2, dim=-1)
+        )
+        query = self.query(queries).unflatten(2, (self.num_heads, -1)).transpose(1, 2)[tokens.image]  # [M, h, J, d]
+        with no_autocast(hidden_states):
+            scores, wide = widen(query * query.shape[-1] ** -0.5 @ key.transpose(2, 3), value)  # [M, h, J, W]
+            scores = scores + (bells @ self.distance.t().to(bells.dtype)).permute(0, 3, 2, 1)
+            weights = (MAX_SCORE * torch.tanh(scores / MAX_SCORE)).exp() * tokens.is_token[:, None, None]
+            total = sum_over_images(weights.sum(3, keepdim=True), tokens)  # [B, h, J, 1]
+            summed = sum_over_images(weights @ wide, tokens)
+            context = summed / total.clamp(min=torch.finfo(summed.dtype).tiny)
+        return self.proj(context.transpose(1, 2).flatten(2).to(queries.dtype))
+
+
+class JetLayer(nn.Module):
+    """Attention of jets to their event, and an MLP."""
+
+    def __init__(self, config):
+        super().__init__()
+        width, eps = config.hidden_size, config.layer_norm_eps
+        self.norm1, self.norm2 = LayerNorm(width, eps=eps), LayerNorm(width, eps=eps)
+        self.attn, self.mlp = JetAttention(config), Mlp(width, int(width * config.mlp_ratio))
+
+    def forward(self, queries, hidden_states, tokens: PackedTokens, bells: torch.Tensor) -> torch.Tensor:
+        queries = queries + self.attn(self.norm1(queries), hidden_states, tokens, bells)
+        return queries + self.mlp(self.norm2(queries))
+
+
+class JetDecoder(nn.Module):
+    """From the tokens of events to one vector for each jet, and to the tokens of its window."""
+
+    def __init__(self, config):
+        super().__init__()
+        width, self.periods = config.hidden_size, config.rotary_periods
+        self.reach, self.window_size = config.jet_reach, config.window_size
+        self.periodic, self.knows_column = config.periodic_columns, config.absolute_columns
+        self.num_frequencies = width // config.num_attention_heads // 4
+        self.embed = nn.Linear(4 if self.knows_column else 2, width)
+        self.embed_mlp = Mlp(width, int(width * config.mlp_ratio))
+        self.event = nn.Linear(width, width)
+        self.place = nn.Linear(3 + 4 * self.num_frequencies, width)
+        self.near = nn.Linear(width, width)
+        self.near_output = nn.Linear(width, width)
+        self.pooling = AttentionPooling(config)
+        self.layers = nn.ModuleList(JetLayer(config) for _ in range(config.num_query_layers))
+        self.norm = LayerNorm(width, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_states, pooled, tokens: PackedTokens, jets: torch.Tensor, height: int, width: int):
+        """Tokens `(M, W, D)` of events and a vector `(B, D)` of each, for `jets` `(B, J, 3)`, to jets `(B, J, D)`, and
+        to tokens of B J windows."""
+        dtype = hidden_states.dtype
+        steps = self._steps(tokens, jets, height, width)  # [M, W, J, 2]
+        seen, near = self._near(hidden_states, tokens, jets, steps)
+        features = [(jets[..., 0].clamp(min=1) / TYPICAL_PT).log(), (jets[..., 1] - height / 2) * (2 / height)]
+        if self.knows_column:
+            features += [(jets[..., 2] * (2 * pi / width)).cos(), (jets[..., 2] * (2 * pi / width)).sin()]
+        queries = self.embed(torch.stack(features, dim=-1).to(dtype))
+        queries = queries + self.embed_mlp(queries) + self.event(pooled).unsqueeze(1)
+        queries = queries + self.pooling(seen, near).view(queries.shape)
+        radii = torch.tensor(RADII, device=steps.device) / PIXEL
+        bells = (-steps.square().sum(3, keepdim=True) / radii.square()).exp()
+        for layer in self.layers:
+            queries = layer(queries, hidden_states, tokens, bells)
+        return self.norm(queries), seen, near
+
+    def _steps(self, tokens: PackedTokens, jets: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Rows and columns from each jet's axis to the middle of each pixel, `(M, W, J, 2)`."""
+        row, column = (axis.unsqueeze(1) for axis in jets[tokens.image][..., 1:].unbind(2))  # [M, 1, J]
+        rows = (tokens.pixel // width).unsqueeze(2) + 0.5 - row
+        columns = (tokens.pixel % width).unsqueeze(2) + 0.5 - column
+        if self.periodic:
+            columns = (columns + width / 2) % width - width / 2
+        return torch.stack([rows, columns], dim=3)
+
+    def _near(self, hidden_states, tokens: PackedTokens, jets: torch.Tensor, steps: torch.Tensor):
+        """The tokens `(M', W, D)` of each jet's window, which know their places in it."""
+        num_jets = jets.shape[1]
+        is_near = (steps.abs().amax(3) <= self.reach) & tokens.is_token.unsqueeze(2)
+        window, inside, jet = (is_near & (jets[..., 0] > 0)[tokens.image].unsqueeze(1)).nonzero(as_tuple=True)
+        step = steps[window, inside, jet] / self.reach  # [P, 2]
+        place, number = window * self.window_size + inside, tokens.image[window] * num_jets + jet
+        order = number.argsort(stable=True)
+        place, number, step = place[order], number[order], step[order]
+        counts = torch.zeros(jets.shape[0] * num_jets, dtype=torch.long, device=jets.device)
+        counts = counts.index_add(0, number, torch.ones_like(number))
+        at, image, starts = pack(number, counts, self.window_size)
+
+        periods = torch.linspace(0, 1, self.num_frequencies, device=step.device)
+        periods = self.periods[0] * (self.periods[1] / self.periods[0]) ** periods
+        angles = (step.unsqueeze(2) * (2 * pi * self.reach / periods)).flatten(1)
+        places = torch.cat([step, step.norm(dim=1, keepdim=True), angles.cos(), angles.sin()], dim=1)
+        seen = hidden_states.flatten(0, 1).index_select(0, place)
+        seen = seen + self.near_output(gelu(self.near(seen) + self.place(places.to(seen.dtype))))
+
+        def packed(values: torch.Tensor) -> torch.Tensor:
+            empty = values.new_zeros(len(image) * self.window_size, *values.shape[1:])
+            return empty.index_put((at,), values).unflatten(0, (len(image), self.window_size))
+
+        pixel, nowhere = tokens.pixel.flatten()[place], place[:0]
+        near = PackedTokens(
+            values=packed(tokens.values.flatten(0, 1)[place]),
+            is_token=packed(torch.ones_like(pixel, dtype=torch.bool)),
+            pixel=packed(pixel),
+            image=image,
+            counts=counts,
+            starts=starts,
+            to_second=nowhere,  # they stay in one order
+            to_first=nowhere,
+            neighbours=None,
+        )
+        return packed(seen), near
+
+
+class HitViTForJetsInEvents(HitViTPreTrainedModel, E2EForImageClassification):
+    """HitViT with class and mass heads for each jet of an event."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.hitvit = HitViTModel(config)
+        self.decoder = JetDecoder(config)
+        pooling = TokenEnergyPooling(config, config.hidden_size) if config.energy_pooling else None
+        self.head = E2EHead(config, config.hidden_size, energy_pooling=pooling)
+        self.post_init()
+
+    @shown_to_trainer
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        jets: torch.Tensor | None = None,
+        aux_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        mass_labels: torch.Tensor | None = None,
+        mass_weights: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        pixel_index: torch.Tensor | None = None,
+        pixel_value: torch.Tensor | None = None,
+        row_offsets: torch.Tensor | None = None,
+        **kwargs,
+    ) -> E2EOutput:
+        r"""As [`HitViTForImageClassification`], for images of events, with one more axis in all targets and results:
+        logits are `(B, J, num_labels)`, masses `(B, J)`.
+
+        Args:
+            jets (`torch.Tensor` of shape `(batch_size, num_jets, 3)`):
+                pT [GeV], and row and column of the axis; the middle of the first pixel is at 0.5. Events with fewer
+                jets are filled up with a pT of 0; what is returned for those means nothing, and they have no loss.
+
+        Raises:
+            ValueError: for jets of another shape, and as [`HitViTForImageClassification`].
+        """
+        outputs = self.base_outputs(
+            pixel_values,
+            pixel_index,
+            pixel_value,
+            row_offsets,
+            output_hidden_states=output_hidden_states,
+            packed=True,
+            **kwargs,
+        )
+        tokens = outputs.tokens
+        if jets is None or jets.ndim != 3 or jets.shape[0] != len(tokens.counts) or jets.shape[2] != 3:
+            got = "none" if jets is None else tuple(jets.shape)
+            raise ValueError(f"Expected `jets` of shape ({len(tokens.counts)}, jets, 3): pT, row, column; got {got}.")
+        height, width = self.config.image_shape if pixel_values is None else pixel_values.shape[2:]
+        queries, seen, near = self.decoder(
+            outputs.last_hidden_state, outputs.pooler_output, tokens, jets, height, width
+        )
+        aux_values = None if aux_values is None else aux_values.flatten(0, 1)
+        predictions = self.head(queries.flatten(0, 1), aux_values, seen, near)
+        is_jet = (jets[..., 0] > 0).flatten()
+        targets = [
+            None if target is None else target.flatten(0, 1).where(is_jet, missing)
+            for target, missing in ((labels, -100), (mass_labels, float("nan")))
+        ]
+        weights = None if mass_weights is None else mass_weights.flatten()
+        result = self.with_losses(outputs, predictions, *targets, weights)
+        for name in ("logits", "mass_preds", "mass_scale_preds", "mass_outputs"):
+            if name in result:
+                result[name] = result[name].unflatten(0, jets.shape[:2])
+        return result
