@@ -228,12 +228,10 @@ class HitViTForJetsInEvents(HitViTPreTrainedModel, E2EForImageClassification):
         aux_values = None if aux_values is None else aux_values.flatten(0, 1)
         predictions = self.head(queries.flatten(0, 1), aux_values, seen, near)
         is_jet = (jets[..., 0] > 0).flatten()
-        targets = [
-            None if target is None else target.flatten(0, 1).where(is_jet, missing)
-            for target, missing in ((labels, -100), (mass_labels, float("nan")))
-        ]
-        weights = None if mass_weights is None else mass_weights.flatten()
-        result = self.with_losses(outputs, predictions, *targets, weights)
+        labels = None if labels is None else labels.flatten(0, 1).where(is_jet, -100)
+        mass_labels = None if mass_labels is None else mass_labels.flatten().where(is_jet, float("nan"))
+        mass_weights = None if mass_weights is None else mass_weights.flatten()
+        result = self.with_losses(outputs, predictions, labels, mass_labels, mass_weights)
         for name in ("logits", "mass_preds", "mass_scale_preds", "mass_outputs"):
             if name in result:
                 result[name] = result[name].unflatten(0, jets.shape[:2])

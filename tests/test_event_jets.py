@@ -19,7 +19,13 @@ from e2evit.data.sparse import list_array, sparse_to_dense, table_to_dense
 from e2evit.results.predictions import MODEL
 from e2evit.training.arguments import AugmentationArguments
 from e2evit.training.events import EventCollator
-from e2evit.transforms.event_jets import jets_in_other_events, jets_of_events, positions, windows_of_events
+from e2evit.transforms.event_jets import (
+    in_other_events,
+    jets_in_other_events,
+    jets_of_events,
+    positions,
+    windows_of_events,
+)
 from e2evit.transforms.targets import select_targets
 
 SCHEMA = replace(find_schema("simulated"), image_size=(ROWS, COLUMNS), lists=("jets",))
@@ -191,6 +197,15 @@ def test_jets_in_other_events(overlaid):
         np.testing.assert_allclose(made[number], expected, rtol=1e-6)
     index = moved["pixel_index"][0].as_py()
     np.testing.assert_array_equal(sparse_to_dense(index, moved["pixel_value"][0].as_py(), SHAPE), made[0])
+
+
+def test_every_event_is_a_host_once(events):
+    rows = events["train"]
+    found, table = in_other_events(rows, 62), rows.with_format("arrow")[:]
+    hosts = table.take(np.roll(np.arange(len(rows)), len(rows) // 2))
+    expected = jets_in_other_events(table, hosts, 62)
+    assert found.with_format("arrow")["pixel_index"].to_pylist() == expected["pixel_index"].to_pylist()
+    assert found.features == rows.features
 
 
 MODELS = {

@@ -6,13 +6,21 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
-from datasets import DatasetDict, Features, Value
+from datasets import Dataset, DatasetDict, Features, Value
 
 from e2evit.data.grid import COLUMNS, ROWS, TOWER, WINDOW, position_in_grid
 from e2evit.data.schema import IMAGE_COLUMNS, DatasetSchema
 from e2evit.data.sparse import list_array
 
-__all__ = ["JET_COLUMNS", "check_events", "jets_in_other_events", "jets_of_events", "positions", "windows_of_events"]
+__all__ = [
+    "JET_COLUMNS",
+    "check_events",
+    "in_other_events",
+    "jets_in_other_events",
+    "jets_of_events",
+    "positions",
+    "windows_of_events",
+]
 
 # columns of a jet's row, and the lists of an event's row
 JET_COLUMNS = {
@@ -58,6 +66,18 @@ def windows_of_events(dataset: DatasetDict, schema: DatasetSchema) -> tuple[Data
     images = {name: dataset["train"].features[name] for name in IMAGE_COLUMNS}
     result = _mapped(dataset, _window_rows, images, "Windows of jets")
     return result, replace(schema, image_size=(WINDOW, WINDOW), lists=())
+
+
+def in_other_events(rows: Dataset, reach: int, overlaid: bool = False) -> Dataset:
+    """The events of `rows` with the surroundings of others, as [`jets_in_other_events`]; all are hosts once."""
+    hosts = rows.select(np.roll(np.arange(len(rows)), len(rows) // 2)).with_format("arrow")
+
+    def replant(table: pa.Table, numbers: list[int]) -> pa.Table:
+        return jets_in_other_events(table, hosts[numbers], reach, overlaid)
+
+    rows = rows.with_format("arrow")
+    mapped = rows.map(replant, with_indices=True, batched=True, batch_size=BATCH, desc="Jets in other events")
+    return mapped.with_format(None)
 
 
 def jets_in_other_events(table: pa.Table, hosts: pa.Table, reach: int, overlaid: bool = False) -> pa.Table:

@@ -1,0 +1,69 @@
+"""Measure whether a model of whole events answers from the jet: test jets in their own event and in others.
+
+    python studies/transplants.py --checkpoint runs/events --data_dir runs/data --results results/transplants.json
+
+Outside the windows of its jets, an event gets the pixels of another one; overlaid, inside as well, as if both
+happened at once. A model that read the class off the rest of the event would lose where the rest is another event's.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.special import softmax
+from transformers import AutoImageProcessor
+
+from e2evit.cli.errors import one_line_errors
+from e2evit.cli.parser import parse
+from e2evit.results.measure import measure
+from e2evit.results.predictions import Predictions
+from e2evit.results.record import model_name, write_record
+from e2evit.training import DataArguments, TargetArguments, load_data, make_loader, predict, start_accelerator
+from e2evit.training.checkpoint import TrainedOn, load_model
+from e2evit.training.data import targets_of, with_defaults
+from e2evit.training.events import EventCollator
+from e2evit.transforms.event_jets import in_other_events
+
+
+@dataclass
+class TransplantArguments:
+    checkpoint: str = field(
+        metadata={"help": "Folder or Hub id of a model that was trained with event_jets: queries."}
+    )
+    results: str = field(metadata={"help": "JSON file to write."})
+    per_device_batch_size: int = field(default=8, metadata={"help": "Events in a batch."})
+
+
+def main() -> None:
+    data, targets, arguments = parse(
+        "transplants.py", __doc__, None, DataArguments, TargetArguments, TransplantArguments
+    )
+    data.event_jets = "queries"
+    trained_on = TrainedOn.of(arguments.checkpoint)
+    targets = with_defaults(targets_of(trained_on, data, targets), trained_on.channel_names)
+    rows = load_data(data, targets, trained_on.channel_names)[0]["test"]
+    accelerator, model = start_accelerator("no"), load_model(trained_on.path)
+    reach, collator = (
+        model.config.jet_reach,
+        EventCollator(AutoImageProcessor.from_pretrained(trained_on.path), targets.mass_column),
+    )
+    conditions = {
+        "own event": rows,
+        "other event": in_other_events(rows, reach),
+        "overlaid": in_other_events(rows, reach, overlaid=True),
+    }
+    measured, own = {}, None
+    for name, events in conditions.items():
+        loader = make_loader(events, collator, arguments.per_device_batch_size)
+        found = predict(accelerator, *accelerator.prepare(model, loader), name)
+        said = Predictions.of_classes(softmax(found["logits"], axis=1), found["mass_preds"])
+        measured[name] = measure(found["labels"], found["mass_labels"], said, trained_on.label_names)
+        own = own or said
+        measured[name]["mean_change_of_score"] = float(np.abs(said.scores - own.scores).mean())
+    write_record(arguments.results, {"model": model_name(arguments.checkpoint), "conditions": measured})
+    for name, metrics in measured.items():
+        print(name, {key: round(value, 4) for key, value in metrics.items() if not key.endswith(("_low", "_high"))})
+
+
+if __name__ == "__main__":
+    with one_line_errors("transplants.py"):
+        main()
