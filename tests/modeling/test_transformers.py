@@ -64,7 +64,11 @@ class _Family:
 
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
-        if "labels" in inputs:
+        if model_class is self.family.of_events:
+            inputs["jets"] = torch.tensor([[[500.0, 20, 10]], [[450.0, 30, 20]]])
+            if return_labels:
+                inputs |= {"labels": torch.zeros(2, 1, dtype=torch.long), "mass_labels": torch.full((2, 1), 100.0)}
+        elif "labels" in inputs:
             inputs["mass_labels"] = torch.linspace(80, 170, self.model_tester.batch_size)
         return inputs
 
