@@ -42,6 +42,7 @@ SOURCES = {
     ),
     "empty_pixels.json": ("modeling", "benchmarks/empty_pixels.py"),
     "empty_tokens.json": ("modeling", "benchmarks/empty_tokens.py"),
+    "event_scaling.json": ("modeling", "benchmarks/event_scaling.py"),
     "export.json": ("modeling", "src/e2evit/hub/export.py", "benchmarks/export.py"),
     "feeding.json": (*_TRAINED, "benchmarks/feeding.py"),
     "fuzz.json": ("modeling", "src/e2evit", "deploy/cpp", "benchmarks/fuzz.py", "benchmarks/fuzzing"),

@@ -149,11 +149,38 @@ def export(results: Path) -> str:
     )
 
 
+def event_scaling(results: Path) -> str:
+    """Time and memory of the model of whole events against tokens, and their exponents."""
+    measured = _read(results, "event_scaling")
+    rows: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+    for quantity, factor, unit in (("time", 1, "s"), ("memory", 1 / 1024, "GiB")):
+        for mode, kinds in measured[quantity].items():
+            for kind, points in kinds.items():
+                rows.setdefault((kind, mode), {}).setdefault(unit, {}).update(
+                    {number: factor * value for number, value in points.items()}
+                )
+    numbers = [number for number in measured["time"]["forward"]["xca"] if int(number) in (1024, 8192, 65536)]
+    heads = ["", *(f"{int(number)} [{unit}]" for unit in ("s", "GiB") for number in numbers)]
+    heads += ["slope of time", "of memory"]
+    cells = []
+    for (kind, mode), values in rows.items():
+        slopes = (measured["slopes"][quantity][mode][kind] for quantity in ("time", "memory"))
+        found = (values[unit].get(number) for unit in ("s", "GiB") for number in numbers)
+        shown = ["–" if value is None else f"{value:.2g}" for value in found]
+        cells.append([f"{kind}, {mode}", *shown, *(f"{slope:.2f}" for slope in slopes)])
+    return (
+        f"{markdown_table(heads, cells)}\n\nThe whole model with {measured['jets']} jets, one event, float32, "
+        f"CPU time of {_threads(measured)}\n(`python benchmarks/event_scaling.py`). Slopes are exponents "
+        "from 1024 tokens up."
+    )
+
+
 TABLES = {
     "data sets": data_sets,
     "bundled checkpoint": bundled_checkpoint,
     "quickstart table": quickstart,
     "loading": loading,
     "model speed": model_speed,
+    "event scaling": event_scaling,
     "export": export,
 }
