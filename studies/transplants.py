@@ -7,6 +7,7 @@ happened at once. A model that read the class off the rest of the event would lo
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from scipy.special import softmax
@@ -16,12 +17,14 @@ from e2evit.cli.errors import one_line_errors
 from e2evit.cli.parser import parse
 from e2evit.results.measure import measure
 from e2evit.results.predictions import Predictions
-from e2evit.results.record import model_name, write_record
+from e2evit.results.record import write_record
 from e2evit.training import DataArguments, TargetArguments, load_data, make_loader, predict, start_accelerator
 from e2evit.training.checkpoint import TrainedOn, load_model
 from e2evit.training.data import targets_of, with_defaults
 from e2evit.training.events import EventCollator
 from e2evit.transforms.event_jets import in_other_events
+
+SHOWN = ("roc_auc", "accuracy", "relative_resolution", "mean_change_of_score")
 
 
 @dataclass
@@ -59,9 +62,9 @@ def main() -> None:
         measured[name] = measure(found["labels"], found["mass_labels"], said, trained_on.label_names)
         own = own or said
         measured[name]["mean_change_of_score"] = float(np.abs(said.scores - own.scores).mean())
-    write_record(arguments.results, {"model": model_name(arguments.checkpoint), "conditions": measured})
+    write_record(arguments.results, {"model": Path(arguments.checkpoint).name, "conditions": measured})
     for name, metrics in measured.items():
-        print(name, {key: round(value, 4) for key, value in metrics.items() if not key.endswith(("_low", "_high"))})
+        print(name, {key: round(metrics[key], 4) for key in SHOWN if key in metrics})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """Jets of whole events: as rows of their own, as windows, as queries of one pass, and in other events."""
 
 import json
+import sys
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +31,7 @@ from e2evit.transforms.event_jets import (
 )
 from e2evit.transforms.targets import select_targets
 
+ROOT = Path(__file__).parents[1]
 SCHEMA = replace(find_schema("simulated"), image_size=(ROWS, COLUMNS), lists=("jets",))
 CLASSES = ["qcd", "top"]
 SHAPE = (len(SCHEMA.channel_names), ROWS, COLUMNS)
@@ -260,6 +264,19 @@ def test_predictions_are_those_of_the_jets(results, events):
     expected = outputs.logits[is_jet].softmax(-1)[:, 1]
     np.testing.assert_allclose(result.predictions[f"{MODEL} p_top"], expected, atol=1e-5)
     np.testing.assert_allclose(result.predictions[f"{MODEL} mass"], outputs.mass_preds[is_jet], rtol=1e-5)
+
+
+def test_the_study_of_transplants(results, data, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "studies"))
+    options = {"data_dir": data.data_dir, "cache_dir": data.cache_dir, "results": tmp_path / "transplants.json"}
+    options["checkpoint"] = results["queries"][0].output_dir
+    arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+    monkeypatch.setattr(sys, "argv", ["transplants.py", *arguments])
+    import_module("transplants").main()
+    measured = json.loads(options["results"].read_text())["conditions"]
+    own, *others = (measured[name] for name in ("own event", "other event", "overlaid"))
+    assert own["roc_auc"] == pytest.approx(results["queries"][1].metrics[MODEL]["roc_auc"], abs=1e-6)
+    assert own["mean_change_of_score"] == 0 < min(other["mean_change_of_score"] for other in others)
 
 
 def test_wrong_requests(results, data, jets_dir, tmp_path):
