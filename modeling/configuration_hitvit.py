@@ -28,6 +28,9 @@ class HitViTConfig(E2EConfig):
         num_attention_heads (`int`): Heads of all attentions, and of the pooling.
         mlp_ratio (`float`): Hidden width of the MLP over `hidden_size`.
         window_size (`int`): Tokens of a window; an image's tokens are padded to a multiple of it.
+        alternate (`bool`):
+            Blocks alternate between mixing of neighbours and attention over the image, as in LinearViT. If not, each
+            has both.
         local_mixing (`str`):
             `"window"`: softmax attention in windows along `curve`, with rotary positions; `"convolution"`: depthwise,
             over neighbouring pixels; `"both"`: first the convolution; `"none"`.
@@ -35,8 +38,9 @@ class HitViTConfig(E2EConfig):
             Order of the tokens, a key of `CURVES` (`modeling_curves.py`): `"morton"`, `"hilbert"`; `"grid"`, whose
             windows do not reach beyond cells of 12 x 12 pixels (as in DSVT); `"random"`, the control.
         curve_shift (`int`):
-            Every other block uses the transposed curve under an image moved by so many pixels. With 26, the centre of
-            a jet image lies in the middle of one of Morton's blocks of 16; without, where four of its largest meet.
+            Every other time, windows are along the transposed curve, under an image moved by so many pixels. With 26,
+            the centre of a jet image lies in the middle of one of Morton's blocks of 16; with 0, where four of its
+            largest meet.
         kernel_size (`int`): Side of the convolution.
         convolution (`str`):
             `"gather"`: each token collects its neighbours; `"scatter"`: a dense convolution of the image, for images
@@ -63,7 +67,7 @@ class HitViTConfig(E2EConfig):
     model_type = "hitvit"
 
     pixel_features: bool = True
-    pixel_hidden_size: int = limited(128, COUNTS["features"])
+    pixel_hidden_size: int = limited(64, COUNTS["features"])
     energy_pooling: bool = True
     tower_channels: tuple[str, ...] | list[str] = ("hcal", "hcal_et")
     tower_size: int = limited(5, COUNTS["stride"])
@@ -74,6 +78,7 @@ class HitViTConfig(E2EConfig):
     num_attention_heads: int = limited(4, COUNTS["heads"])
     mlp_ratio: float | int = limited(3.0, POSITIVE)
     window_size: int = limited(32, COUNTS["window"])
+    alternate: bool = True
     local_mixing: Literal["window", "convolution", "both", "none"] = "window"
     curve: Literal["morton", "hilbert", "grid", "random"] = "morton"
     curve_shift: int = limited(26, COUNTS["features"])

@@ -77,16 +77,20 @@ class TokenEmbedding(nn.Module):
 
 
 class HitViTBlock(GradientCheckpointingLayer):
-    """Mixing of neighbours, attention over the image, MLP; each behind a layer norm, except the convolution."""
+    """Mixing of neighbours, attention over the image, MLP; each behind a layer norm, except the convolution.
 
-    def __init__(self, config, drop_path_rate: float):
+    With `config.alternate`, the blocks of even number have the first two of them only, as in LinearViT.
+    """
+
+    def __init__(self, config, number: int, drop_path_rate: float):
         super().__init__()
         width, eps = config.hidden_size, config.layer_norm_eps
-        convolves, attends = (config.local_mixing in (kind, "both") for kind in ("convolution", "window"))
+        is_local, is_global = (not config.alternate or number % 2 == own for own in (0, 1))
+        convolves, attends = (is_local and config.local_mixing in (kind, "both") for kind in ("convolution", "window"))
         self.convolution = TokenConvolution(config) if convolves else None
         self.norm1 = LayerNorm(width, eps=eps) if attends else None
         self.window = WindowAttention(config) if attends else None
-        mixes = config.global_mixing != "none"
+        mixes = is_global and config.global_mixing != "none"
         self.norm2 = LayerNorm(width, eps=eps) if mixes else None
         self.attn = PACKED_ATTENTIONS[config.global_mixing](config) if mixes else None
         self.norm3 = LayerNorm(width, eps=eps)
@@ -107,8 +111,7 @@ class HitViTBlock(GradientCheckpointingLayer):
         if self.window is not None and self.norm1 is not None:
             hidden_states = hidden_states + self._drop(self.window(self.norm1(hidden_states), around), tokens)
         if self.attn is not None and self.norm2 is not None:
-            normed = self.norm2(hidden_states) * tokens.is_token.unsqueeze(2)
-            hidden_states = hidden_states + self._drop(self.attn(normed, tokens), tokens)
+            hidden_states = hidden_states + self._drop(self.attn(self.norm2(hidden_states), tokens), tokens)
         return hidden_states + self._drop(self.mlp(self.norm3(hidden_states)), tokens)
 
 
@@ -127,7 +130,7 @@ class HitViTModel(HitViTPreTrainedModel):
         self.embed = TokenEmbedding(config)
         last = max(config.num_hidden_layers - 1, 1)
         self.blocks = nn.ModuleList(
-            HitViTBlock(config, config.drop_path_rate * i / last) for i in range(config.num_hidden_layers)
+            HitViTBlock(config, i, config.drop_path_rate * i / last) for i in range(config.num_hidden_layers)
         )
         self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.pooling = AttentionPooling(config)
@@ -185,14 +188,14 @@ class HitViTModel(HitViTPreTrainedModel):
         dtype, grid = hidden_states.dtype, (tokens.counts.shape[0], height, width)
         orders = [surroundings(self.config, tokens, width, height, dtype, in_second) for in_second in (False, True)]
         to_second, to_first = (tokens.to_second, tokens.to_first), (tokens.to_first, tokens.to_second)
-        # a convolution does not depend on the order
-        has_orders = self.config.local_mixing in ("window", "both")
-        is_second, states = False, []
+        is_second, states, num_windowed = False, [], 0
         hidden_states = self._keep(hidden_states, states, tokens, wants_states)
         for number, block in enumerate(self.blocks):
-            if has_orders and is_second != bool(number % 2):
-                hidden_states = reorder(hidden_states, *(to_first if is_second else to_second))
-                is_second = not is_second
+            if block.window is not None:  # nothing else depends on the order
+                if is_second != bool(num_windowed % 2):
+                    hidden_states = reorder(hidden_states, *(to_first if is_second else to_second))
+                    is_second = not is_second
+                num_windowed += 1
             hidden_states = block(hidden_states, tokens, orders[is_second], grid)
             if is_second and (wants_states or number == len(self.blocks) - 1):
                 hidden_states, is_second = reorder(hidden_states, *to_first), False

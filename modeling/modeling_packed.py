@@ -1,7 +1,7 @@
 """Attention over all tokens of an image, for images whose tokens lie one after the other, and sums over them.
 
 Query, key and value are `(M, W, D)`: windows, each of one image (`modeling_tokens.py`). A sum over an image is one
-over places, then over windows; the latter in float32. Empty places of queries, keys and values must hold zeros.
+over places, then over windows; the latter in float32. What empty places hold has no effect.
 """
 
 import torch
@@ -18,6 +18,8 @@ from .modeling_tokens import PackedTokens, unpacked_places
 __all__ = [
     "PACKED_ATTENTIONS",
     "PackedAttention",
+    "gram",
+    "map_tokens",
     "packed_cross_covariance",
     "packed_linear_attention",
     "packed_softmax",
@@ -55,7 +57,7 @@ def sum_over_images(parts: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
 
 
 def sum_over_tokens(values: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
-    """`(M, W, ...)` to `(B, ...)`, in float32 at least."""
+    """`(M, W, ...)`, zero in empty places, to `(B, ...)`, in float32 at least."""
     return sum_over_images(widen(values)[0].sum(1), tokens)
 
 
@@ -64,23 +66,89 @@ def unpack(hidden_states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return F.pad(hidden_states.flatten(0, 1), (0, 0, 0, 1))[places]
 
 
-def _outer(left: torch.Tensor, right: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
-    """Σ left rightᵀ over the tokens of an image, `(B, D, D)`, float32."""
+# On CPUs, two products for each image take a fraction of the time of those for each window and their sum, whose parts
+# are larger than the tokens. `starts` and `counts` `(B,)` are those of `PackedTokens`; empty places are not read.
+def _image_slices(starts: torch.Tensor, counts: torch.Tensor) -> list[slice]:
+    return [slice(start, start + count) for start, count in zip(starts.tolist(), counts.tolist())]
+
+
+def _gram(left: torch.Tensor, right: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    wide = torch.promote_types(left.dtype, torch.float32)
+    result = left.new_empty(len(counts), left.shape[1], right.shape[1], dtype=wide)
+    for number, own in enumerate(_image_slices(starts, counts)):
+        torch.mm(left[own].to(wide).t(), right[own].to(wide), out=result[number])
+    return result
+
+
+def _fake_gram(left, right, starts, counts):
+    wide = torch.promote_types(left.dtype, torch.float32)
+    return left.new_empty(counts.shape[0], left.shape[1], right.shape[1], dtype=wide)
+
+
+def _map(values: torch.Tensor, matrices: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    result, matrices = values.new_zeros(len(values), matrices.shape[2]), matrices.to(values.dtype)
+    for number, own in enumerate(_image_slices(starts, counts)):
+        torch.mm(values[own], matrices[number], out=result[own])
+    return result
+
+
+def _fake_map(values, matrices, starts, counts):
+    return values.new_empty(values.shape[0], matrices.shape[2])
+
+
+def _save_all(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate_gram(ctx, gradient):
+    left, right, starts, counts = ctx.saved_tensors
+    to_left = _map_operator(right, gradient.transpose(1, 2), starts, counts)
+    return to_left, _map_operator(left, gradient, starts, counts), None, None
+
+
+def _differentiate_map(ctx, gradient):
+    values, matrices, starts, counts = ctx.saved_tensors
+    to_values = _map_operator(gradient, matrices.transpose(1, 2), starts, counts)
+    return to_values, _gram_operator(values, gradient, starts, counts).to(matrices.dtype), None, None
+
+
+_gram_operator = define_operator("image_gram", _gram, _fake_gram, _differentiate_gram, _save_all)
+_map_operator = define_operator("image_map", _map, _fake_map, _differentiate_map, _save_all)
+
+
+def _takes_images(values: torch.Tensor) -> bool:
+    is_exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return values.device.type == "cpu" and not is_exporting
+
+
+def gram(left: torch.Tensor, right: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
+    """Σ left rightᵀ over the tokens `(M, W, ...)` of each image, `(B, D, D')`, in float32 at least."""
+    if _takes_images(left):
+        return _gram_operator(left.flatten(0, 1), right.flatten(0, 1), tokens.starts, tokens.counts)
+    left = left * tokens.is_token.unsqueeze(2)
     return sum_over_images(torch.bmm(left.transpose(1, 2), right), tokens)
+
+
+def map_tokens(values: torch.Tensor, matrices: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
+    """Each token `(M, W, D)` times the matrix of its image `(B, D, D')`."""
+    if _takes_images(values):
+        mapped = _map_operator(values.flatten(0, 1), matrices, tokens.starts, tokens.counts)
+        return mapped.view(*values.shape[:2], matrices.shape[2])
+    return torch.bmm(values, matrices.to(values.dtype)[tokens.image])
 
 
 def packed_cross_covariance(query, key, value, temperature, tokens: PackedTokens):
     """XCA (`cross_covariance_attention`): each image has its own map and norms."""
     num_heads, width = len(temperature), query.shape[-1]
     with no_autocast(query):
-        scores = _outer(query, key, tokens)
+        is_token = tokens.is_token.unsqueeze(2)
         query_norm, key_norm = (
-            sum_over_tokens(part.square(), tokens).sqrt().clamp(min=1e-12) for part in widen(query, key)
+            sum_over_tokens(part.square() * is_token, tokens).sqrt().clamp(min=1e-12) for part in widen(query, key)
         )
-        scores = scores / query_norm.unsqueeze(2) / key_norm.unsqueeze(1)
+        scores = gram(query, key, tokens) / query_norm.unsqueeze(2) / key_norm.unsqueeze(1)
         scores = scores * temperature.flatten().repeat_interleave(width // num_heads).unsqueeze(-1)
-        weights = block_diagonal(scores, num_heads, float("-inf")).softmax(-1).to(value.dtype)
-    return torch.bmm(value, weights.transpose(1, 2)[tokens.image])
+        weights = block_diagonal(scores, num_heads, float("-inf")).softmax(-1)
+        return map_tokens(value, weights.transpose(1, 2), tokens)
 
 
 def packed_linear_attention(query, key, value, temperature, tokens: PackedTokens, denominator_floor: float):
@@ -90,12 +158,12 @@ def packed_linear_attention(query, key, value, temperature, tokens: PackedTokens
     with no_autocast(query):
         scale = temperature.flatten().repeat_interleave(width // num_heads)
         number = tokens.counts.clamp(min=1).view(-1, 1, 1)
-        key_value = block_diagonal(_outer(key, value, tokens) * (scale / number), num_heads).to(query.dtype)
-        key_mean = sum_over_tokens(key, tokens).unsqueeze(1) / number  # [B, 1, D]
-        parts = (query * key_mean[tokens.image]).unflatten(-1, (num_heads, -1))
-        denominator = parts.sum(-1, keepdim=True).clamp(min=denominator_floor)  # [M, W, h, 1]
-    context = torch.bmm(query, key_value[tokens.image]).unflatten(-1, (num_heads, -1))
-    return (context / denominator).flatten(-2).to(value.dtype)
+        key_value = block_diagonal(gram(key, value, tokens) * (scale / number), num_heads)
+        ones = torch.ones_like(key[..., :1])
+        # in the channels of a head, the sum over its own
+        key_mean = block_diagonal((gram(key, ones, tokens) / number).expand(-1, -1, width), num_heads)
+        denominator = map_tokens(*widen(query), key_mean, tokens).clamp(min=denominator_floor)
+        return (map_tokens(query, key_value, tokens) / denominator).to(value.dtype)
 
 
 def packed_softmax(query, key, value, num_heads: int, tokens: PackedTokens):
@@ -113,10 +181,7 @@ def packed_softmax(query, key, value, num_heads: int, tokens: PackedTokens):
 
 
 class PackedAttention(nn.Module):
-    """Multi-head attention over all tokens of an image `(M, W, D)`, with one learned temperature per head.
-
-    Projections have no bias, so that empty places, zero in the input, stay zero.
-    """
+    """Multi-head attention over all tokens of an image `(M, W, D)`, with one learned temperature per head."""
 
     initial_temperature = 1.0
 
@@ -124,7 +189,7 @@ class PackedAttention(nn.Module):
         super().__init__()
         self.num_heads, self.head_dim = config.num_attention_heads, config.hidden_size // config.num_attention_heads
         self.denominator_floor = config.denominator_floor
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.temperature = nn.Parameter(torch.empty(self.num_heads, 1, 1))
         self.reset_parameters()
@@ -136,7 +201,6 @@ class PackedAttention(nn.Module):
         raise NotImplementedError
 
     def forward(self, hidden_states: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
-        """`hidden_states` must be zero in empty places."""
         query, key, value = self.qkv(hidden_states).chunk(3, dim=-1)
         return self.proj(self.mix(query, key, value, tokens))
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from .modeling_head import MIN_CONTENT
 from .modeling_layers import Mlp
-from .modeling_packed import sum_over_tokens
+from .modeling_packed import gram, sum_over_tokens
 from .modeling_precision import LayerNorm, no_autocast, widen
 from .modeling_stem import linear_pixels
 from .modeling_tokens import PackedTokens
@@ -18,9 +18,10 @@ NUM_SUMS = 2  # weighted energies of each channel
 
 
 class AttentionPooling(nn.Module):
-    """Each head's mean of the tokens' values, weighted with a softmax of its learned query's scores; then an MLP.
+    """Each head's mean of the tokens, weighted with a softmax of its learned query's scores; then values and an MLP.
 
-    Scores are capped smoothly at ±15, so no largest score needs to be found and subtracted first.
+    Scores are capped smoothly at ±15, so no largest score needs to be found and subtracted first. As in attention, a
+    head reads its own part of the values; they are computed of its mean, which is the same and costs less.
     """
 
     def __init__(self, config):
@@ -36,16 +37,15 @@ class AttentionPooling(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
         """`(M, W, D)` to `(B, D)`; an image without tokens has zeros to start from."""
-        scores, values = self.score(hidden_states), self.value(hidden_states)
+        scores = self.score(hidden_states)
         with no_autocast(hidden_states):
-            scores, wide = widen(scores, values)
-            scores = MAX_SCORE * torch.tanh(scores / MAX_SCORE)
-            weights = (scores.exp() * tokens.is_token.unsqueeze(2)).unsqueeze(3)  # [M, W, h, 1]
-            total = sum_over_tokens(weights, tokens)
-            summed = sum_over_tokens(weights * wide.unflatten(2, (self.num_heads, -1)), tokens)
-            smallest = torch.finfo(summed.dtype).tiny
-            pooled = (summed / total.clamp(min=smallest)).flatten(1).to(values.dtype)
-        pooled = self.proj(pooled)
+            (scores,) = widen(scores)
+            weights = (MAX_SCORE * torch.tanh(scores / MAX_SCORE)).exp() * tokens.is_token.unsqueeze(2)  # [M, W, h]
+            total = sum_over_tokens(weights, tokens).unsqueeze(2)
+            summed = gram(weights, *widen(hidden_states), tokens)  # [B, h, D]
+            means = (summed / total.clamp(min=torch.finfo(summed.dtype).tiny)).to(hidden_states.dtype)
+        values = self.value(means).unflatten(2, (self.num_heads, -1))  # [B, h, h, d]
+        pooled = self.proj(values.diagonal(dim1=1, dim2=2).transpose(1, 2).flatten(1))
         return self.norm2(pooled + self.mlp(self.norm1(pooled)))
 
 
@@ -60,19 +60,21 @@ class TokenEnergyPooling(nn.Module):
     def __init__(self, config, hidden_size: int):
         super().__init__()
         self.num_channels, self.width = config.num_channels, max(1, hidden_size // config.num_channels)
-        self.values = nn.Linear(hidden_size, self.num_channels * (self.width + NUM_SUMS))
+        self.values = nn.Linear(hidden_size, self.num_channels * self.width)
+        self.weights = nn.Linear(hidden_size, self.num_channels * NUM_SUMS)
         self.output = nn.Linear(self.num_channels * (self.width + NUM_SUMS + 1), hidden_size)
 
     def forward(self, hidden_states: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
         """`(M, W, D)` to `(B, D)`."""
-        values = self.values(hidden_states)
+        weights = self.weights(hidden_states)
         with no_autocast(hidden_states):
-            content, wide = widen(linear_pixels(tokens.values), values)  # [M, W, C], zero in empty places
-            wide = wide.unflatten(2, (self.num_channels, -1))
-            values, weights = wide.split([self.width, NUM_SUMS], dim=3)
-            parts = torch.cat([values, F.softplus(weights), torch.ones_like(weights[..., :1])], dim=3)
-            summed = sum_over_tokens(parts * content.unsqueeze(3), tokens)  # [B, C, width + sums + 1]
-            total = summed[..., -1:]
-            pooled = [summed[..., : self.width] / total.clamp(min=MIN_CONTENT), summed[..., self.width :].log1p()]
-            pooled = torch.cat(pooled, dim=2).flatten(1)
-        return self.output(pooled.to(hidden_states.dtype))
+            content, wide, weights = widen(linear_pixels(tokens.values), hidden_states, weights)
+            weights = F.softplus(weights).unflatten(2, (self.num_channels, NUM_SUMS))
+            sums = sum_over_tokens(weights * content.unsqueeze(3), tokens)  # [B, C, sums]
+            total = sum_over_tokens(content, tokens).unsqueeze(2)  # zero in empty places
+            means = gram(content, wide, tokens) / total.clamp(min=MIN_CONTENT)  # [B, C, D]
+        # each channel reads its own part of the values of its mean
+        values = self.values(means.to(hidden_states.dtype)).unflatten(2, (self.num_channels, self.width))
+        values = values.diagonal(dim1=1, dim2=2).transpose(1, 2)  # [B, C, width]
+        logs = torch.cat([sums, total], dim=2).log1p().to(values.dtype)
+        return self.output(torch.cat([values, logs], dim=2).flatten(1))
