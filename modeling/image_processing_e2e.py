@@ -12,21 +12,13 @@ from transformers.image_utils import is_pil_image
 
 from .geometry_e2e import DETECTOR_ROWS, TRANSVERSE, transverse_factor, window_rows
 from .limits_e2e import COUNTS, POSITIVE, REAL, check_limits
+from .pixels_e2e import compress, compress_finite, to_float32, to_numpy, whole_numbers
 
 __all__ = ["AUX_COLUMNS", "E2EImageProcessor", "as_rows", "compress", "to_numpy"]
 
 AUX_COLUMNS = ("pt", "ieta", "iphi")
 ORDERS = ("channels_first", "channels_last")
 SETTINGS = {"channel_names": ("channel_scale",), "aux_names": ("aux_mean", "aux_std")}  # one for each name
-
-
-def compress(values, scale):
-    """Detector units to network units: sign(x) log(1 + |x| / scale), of arrays or tensors.
-
-    Orders of magnitude become comparable, the signs of d0 and dz survive, and zero stays zero.
-    """
-    library = torch if isinstance(values, torch.Tensor) else np
-    return library.sign(values) * library.log1p(abs(values) / scale)
 
 
 class E2EImageProcessor(BaseImageProcessor):
@@ -120,6 +112,7 @@ class E2EImageProcessor(BaseImageProcessor):
         data_format: str | None = None,
         channel_names: Sequence[str] | None = None,
         input_data_format: str | None = None,
+        packed: bool = False,
         **kwargs,
     ) -> BatchFeature:
         """Detector images to network input.
@@ -138,9 +131,13 @@ class E2EImageProcessor(BaseImageProcessor):
                 What the channels of `images` hold: the processor's own names, or `ecal` and `hcal` where the
                 processor has `ecal_et` and `hcal_et`. Required by such a processor, the processor's by default
                 otherwise.
+            packed (`bool`):
+                Return lists of pixels, for models that read them (HitViT): no dense image is made of rows.
 
         Returns:
-            [`BatchFeature`] with `pixel_values` `(B, C, H, W)`, float32, and `aux_values` `(B, len(aux_names))`.
+            [`BatchFeature`] with `pixel_values` `(B, C, H, W)`, float32, and `aux_values` `(B, len(aux_names))`. If
+            `packed`, the first are `pixel_index` and `pixel_value` `(n,)` of all images, in network units, and
+            `row_offsets` `(B + 1,)`, as above.
 
         Raises:
             ValueError: for other channels or another shape, a NaN or infinite pixel, one that is infinite in network
@@ -161,7 +158,7 @@ class E2EImageProcessor(BaseImageProcessor):
         elif not isinstance(images, (np.ndarray, torch.Tensor)) and len(images) and isinstance(images[0], Mapping):
             columns = self._concatenate(images)
         if columns is not None:
-            pixel_values = self._from_pixels(columns, converted)
+            features = self._from_pixels(columns, converted, packed)
         elif converted:
             raise ValueError(
                 f"{', '.join(self.channel_names[number] for number in converted)}: a dense image does not say where "
@@ -170,8 +167,7 @@ class E2EImageProcessor(BaseImageProcessor):
             )
         else:
             order = input_data_format or data_format
-            pixel_values = self._from_dense(images, order and _known_order(order))
-        features = {"pixel_values": pixel_values}
+            features = self._from_dense(images, order and _known_order(order), packed)
         if self.aux_names and columns is not None:
             features["aux_values"] = self._aux_values(columns)
         return BatchFeature(features, tensor_type=return_tensors)
@@ -203,8 +199,8 @@ class E2EImageProcessor(BaseImageProcessor):
             if not isinstance(row, Mapping) or not {"pixel_index", "pixel_value"} <= set(row):
                 got = ", ".join(map(str, row)) if isinstance(row, Mapping) else type(row).__name__
                 raise ValueError(f"Image {i}: a row needs `pixel_index` and `pixel_value`, got {got or 'nothing'}.")
-        indices = [_whole_numbers(row["pixel_index"], f"Image {i}: ") for i, row in enumerate(rows)]
-        values = [_to_float32(row["pixel_value"]) for row in rows]
+        indices = [whole_numbers(row["pixel_index"], f"Image {i}: ") for i, row in enumerate(rows)]
+        values = [to_float32(row["pixel_value"]) for row in rows]
         for i, (index, value) in enumerate(zip(indices, values)):
             if index.shape != value.shape:
                 raise ValueError(f"Image {i}: {index.size} entries in pixel_index and {value.size} in pixel_value.")
@@ -215,11 +211,11 @@ class E2EImageProcessor(BaseImageProcessor):
         }
         return columns | {name: _numbers(name, [row.get(name) for row in rows]) for name in AUX_COLUMNS}
 
-    def _from_pixels(self, columns: Mapping, converted: Sequence[int]) -> np.ndarray:
+    def _from_pixels(self, columns: Mapping, converted: Sequence[int], packed: bool) -> dict[str, np.ndarray]:
         num_channels, height, width = self.image_shape
         offsets = columns["row_offsets"]
         num_pixels, num_images = num_channels * height * width, len(offsets) - 1
-        index, value = _whole_numbers(columns["pixel_index"]), _to_float32(columns["pixel_value"])
+        index, value = whole_numbers(columns["pixel_index"]), to_float32(columns["pixel_value"])
         image = np.repeat(np.arange(num_images), np.diff(offsets))
         if not image.size == index.size == value.size:
             raise ValueError(
@@ -244,9 +240,13 @@ class E2EImageProcessor(BaseImageProcessor):
             rows = index.astype(np.int64) // width % height
             value = self._make_transverse(value, channel, rows, image, columns.get("ieta"), converted)
         scale = np.asarray(self.channel_scale, dtype=np.float32).take(channel)
+        value = compress_finite(value, scale, image)
+        if packed:
+            offsets = np.asarray(offsets, dtype=np.int64)
+            return {"pixel_index": index.astype(np.int64), "pixel_value": value, "row_offsets": offsets}
         pixel_values = np.zeros(num_images * num_pixels, dtype=np.float32)
-        pixel_values[place] = _compress_finite(value, scale, image)
-        return pixel_values.reshape(num_images, *self.image_shape)
+        pixel_values[place] = value
+        return {"pixel_values": pixel_values.reshape(num_images, *self.image_shape)}
 
     def _make_transverse(self, value, channel, rows, image, ieta, converted) -> np.ndarray:
         """`value` with the energies of the channels `converted` transverse; arguments before `ieta` are per pixel."""
@@ -271,7 +271,7 @@ class E2EImageProcessor(BaseImageProcessor):
         value[chosen] *= transverse_factor(detector_rows, is_ecal)
         return value
 
-    def _from_dense(self, images, order: str | None) -> np.ndarray:
+    def _from_dense(self, images, order: str | None, packed: bool) -> dict[str, np.ndarray]:
         is_array = isinstance(images, (np.ndarray, torch.Tensor))
         if is_array and images.ndim > 3:
             images = self._channels_first(images, order, ndim=4)
@@ -279,17 +279,21 @@ class E2EImageProcessor(BaseImageProcessor):
             images = [self._channels_first(image, order, ndim=3) for image in ([images] if is_array else images)]
             images = np.stack(images) if images else np.empty((0, *self.image_shape), np.float32)
         image, channel, row, column = np.nonzero(images)
-        value = images[image, channel, row, column]
-        pixel_values = np.zeros_like(images, order="C")
         scale = np.asarray(self.channel_scale, dtype=np.float32)[channel]
-        pixel_values[image, channel, row, column] = _compress_finite(value, scale, image)
-        return pixel_values
+        value = compress_finite(images[image, channel, row, column], scale, image)
+        if packed:
+            index = np.ravel_multi_index((channel, row, column), self.image_shape)
+            offsets = np.searchsorted(image, np.arange(len(images) + 1))
+            return {"pixel_index": index, "pixel_value": value, "row_offsets": offsets}
+        pixel_values = np.zeros_like(images, order="C")
+        pixel_values[image, channel, row, column] = value
+        return {"pixel_values": pixel_values}
 
     def _channels_first(self, images, order: str | None, ndim: int) -> np.ndarray:
         """An image (`ndim` 3) or a batch (4), `(..., C, H, W)`, float32."""
         if is_pil_image(images):
             images, order = np.atleast_3d(images), "channels_last"
-        images = _to_float32(images)
+        images = to_float32(images)
         channels, height, width = self.image_shape
         shapes = {"channels_first": (channels, height, width), "channels_last": (height, width, channels)}
         fitting = [name for name, shape in shapes.items() if images.shape[-3:] == shape]
@@ -354,47 +358,3 @@ def _known_order(data_format: str) -> str:
     if data_format not in ORDERS:
         raise ValueError(f"`input_data_format` (`data_format`) is {' or '.join(ORDERS)}, got {data_format!r}.")
     return str(getattr(data_format, "value", data_format))
-
-
-def _compress_finite(value: np.ndarray, scale: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """[`compress`], which must leave each pixel finite; all arguments are per pixel."""
-    with np.errstate(all="ignore"):
-        compressed = np.asarray(compress(value, scale))
-    if not np.isfinite(compressed).all():
-        bad = np.flatnonzero(~np.isfinite(compressed))[0]
-        if not np.isfinite(value[bad]):
-            raise ValueError(f"Image {image[bad]} holds NaN or infinite pixels; drop it or fix its producer.")
-        raise ValueError(
-            f"Image {image[bad]} holds a pixel of {value[bad]:g}, which in units of its channel's scale, "
-            f"{scale[bad]:g}, is beyond float32; drop it or fix its producer."
-        )
-    return compressed
-
-
-def to_numpy(values) -> np.ndarray:
-    """An array, also of a tensor of any type on any device."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        values = values.to_dense() if values.layout != torch.strided else values
-        is_known = not values.is_floating_point() or values.dtype in (torch.float16, torch.float32, torch.float64)
-        return (values if is_known else values.float()).numpy()  # NumPy has no bfloat16
-    return np.asarray(values)
-
-
-def _to_float32(values) -> np.ndarray:
-    values = to_numpy(values)
-    if values.dtype.kind not in "biuf":
-        raise ValueError(f"Pixels are real numbers, got {values.dtype}.")
-    with np.errstate(over="ignore"):  # infinite pixels are refused where the image is known
-        return values.astype(np.float32, copy=False)
-
-
-def _whole_numbers(values, where: str = "") -> np.ndarray:
-    """Indices: integers as they are, whole floating-point numbers as integers."""
-    values = to_numpy(values)
-    if values.dtype.kind in "iu":
-        return values.astype(np.int64) if values.dtype == np.uint64 else values
-    if values.dtype.kind != "f" or not (np.abs(values) < 2**53).all() or (values != np.round(values)).any():
-        example = ", ".join(map(str, values.flat[:3]))
-        raise ValueError(f"{where}`pixel_index` holds whole numbers, got {values.dtype}: {example}, ...")
-    return values.astype(np.int64)

@@ -119,6 +119,7 @@ class HitViTPreTrainedModel(E2EPreTrainedModel):
     config: HitViTConfig
     config_class = HitViTConfig
     base_model_prefix = "hitvit"
+    reads_rows = True
     _no_split_modules = ["HitViTBlock"]
 
 

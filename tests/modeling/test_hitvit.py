@@ -1,5 +1,6 @@
 """HitViT: tokens of occupied pixels, packed; each fast formula beside a slow one, in values and gradients."""
 
+import json
 from math import pi
 
 import numpy as np
@@ -13,7 +14,7 @@ from e2evit.modeling.modeling_tokens import make_tokens, unpacked_places
 from models import batch, make
 from torch.nn import functional as F
 
-from e2evit import HitViTConfig
+from e2evit import DataArguments, E2EImageProcessor, HitViTConfig, HitViTModel, TargetArguments, TrainArguments, train
 
 CHANNELS = ["trk_pt", "trk_d0", "trk_dz", "ecal", "hcal", "bpix1", "bpix2", "bpix3"]
 NAMED = {"channel_names": CHANNELS, "num_aux_features": 0}
@@ -389,6 +390,49 @@ def test_drop_path_drops_whole_images():
     for image in range(4):
         own = changed[tokens.image == image]
         assert own.all() or not own.any()
+
+
+@pytest.mark.parametrize("kind", ["rows", "one mapping", "dense"])
+def test_packed_images_of_the_processor(kind):
+    """The occupied pixels of its dense images, in the same order; a model reads either."""
+    processor = E2EImageProcessor(CHANNELS, 50, np.arange(1.0, 9.0))
+    images = jets(3).numpy()
+    images[1] = 0
+    flat = images.reshape(3, -1)
+    rows = [{"pixel_index": np.flatnonzero(row), "pixel_value": row[row != 0]} for row in flat]
+    joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    offsets = np.cumsum([0, *(len(row["pixel_index"]) for row in rows)])
+    given = {"rows": rows, "one mapping": joined | {"row_offsets": offsets}, "dense": images}[kind]
+    dense = processor(given, return_tensors="pt")
+    packed = processor(given, return_tensors="pt", packed=True)
+    expected = rows_of(dense["pixel_values"])
+    assert packed.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(packed[name], value, rtol=0, atol=0)
+    assert not processor([], packed=True)["pixel_index"].size
+    model = hitvit()
+    with torch.no_grad():
+        assert torch.equal(model(**packed).logits, model(**dense).logits)
+
+
+def test_training_reads_rows(simulated_jets, tmp_path, monkeypatch):
+    """No dense image on the way, neither in training nor in validation."""
+    given, forward = [], HitViTModel.forward
+
+    def watched(model, *inputs, **options):
+        given.append(inputs)
+        return forward(model, *inputs, **options)
+
+    monkeypatch.setattr(HitViTModel, "forward", watched)
+    fields = {"model_type": "hitvit", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    (tmp_path / "model.json").write_text(json.dumps(fields), encoding="utf-8")
+    settings = TrainArguments(output_dir=str(tmp_path / "run"), num_train_epochs=1, per_device_batch_size=64)
+    data = DataArguments(dataset_name="simulated", data_dir=str(simulated_jets))
+    targets = TargetArguments(mass_column="jet_mass")
+    entry = train(tmp_path / "model.json", data, settings, targets=targets).history.epochs[0]
+    assert entry["validation_loss"] < 10
+    assert given
+    assert all(dense is None and not index.is_floating_point() for dense, index, *_ in given)
 
 
 def test_batches_of_the_other_models():

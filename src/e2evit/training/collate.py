@@ -59,6 +59,7 @@ class E2ECollator:
         mass_weights: Weights of jets in the mass loss; adds `mass_weights` to batches.
         with_labels: False makes all labels missing (-100).
         images: Makes new images in every epoch, of rows that are Arrow tables of particles.
+        packed: Make lists of pixels instead of `pixel_values`, for models that read them (`reads_rows`).
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class E2ECollator:
         mass_weights: MassWeights | None = None,
         with_labels: bool = True,
         images: PreparedImages | None = None,
+        packed: bool = False,
     ):
+        self.packed = packed
         self.processor, self.mass_column, self.with_labels, self.images = processor, mass_column, with_labels, images
         self.augmentation, self.mass_weights = augmentation, mass_weights
         # shared with the worker processes, which live as long as the run
@@ -116,7 +119,8 @@ class E2ECollator:
         pixels = {"pixel_index": index, "pixel_value": value, "row_offsets": offsets}
         if self.processor.aux_names:
             pixels |= {name: _numbers(rows, name, np.nan) for name in AUX_COLUMNS if name in rows.column_names}
-        batch = dict(self.processor(pixels, channel_names=self.processor.channel_names, return_tensors="pt"))
+        options = {"channel_names": self.processor.channel_names, "packed": self.packed}
+        batch = dict(self.processor(pixels, **options, return_tensors="pt"))
         labels = _numbers(rows, "labels", -100) if self.with_labels else np.full(len(offsets) - 1, -100.0)
         if not (is_whole := np.isfinite(labels) & (labels == np.round(labels))).all():
             raise ValueError(f"`labels` are the numbers of classes, got {labels[~is_whole][0]}.")

@@ -13,6 +13,8 @@ from e2evit.modeling.modeling_head import e2e_loss
 
 __all__ = ["constant_baselines", "coverage_temperature", "predict", "progress_bar", "summarise"]
 
+INPUTS = ("pixel_values", "pixel_index", "pixel_value", "row_offsets", "aux_values", "jets")
+
 
 @torch.no_grad()
 def predict(
@@ -36,7 +38,7 @@ def predict(
     parts: dict[str, list] = {}
     for batch in progress_bar(accelerator, loader, title):
         with accelerator.autocast():
-            outputs = model(**{name: batch[name] for name in ("pixel_values", "aux_values", "jets") if name in batch})
+            outputs = model(**{name: batch[name] for name in INPUTS if name in batch})
         values = {name: outputs[name].float() for name in names if outputs.get(name) is not None}
         values |= {name: batch[name] for name in ("mass_labels", "labels", "jets") if name in batch}
         if "jets" in values:
