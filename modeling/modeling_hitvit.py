@@ -21,7 +21,7 @@ from .modeling_local import Surroundings, TokenConvolution, WindowAttention, reo
 from .modeling_packed import PACKED_ATTENTIONS, unpack
 from .modeling_pooling import AttentionPooling, TokenEnergyPooling
 from .modeling_precision import LayerNorm, residual_stream
-from .modeling_stem import pixel_features
+from .modeling_stem import check_pixel_values, pixel_features
 from .modeling_tokens import PackedTokens, make_tokens, unpacked_places
 from .modeling_trainer import shown_to_trainer
 
@@ -143,6 +143,23 @@ class HitViTModel(HitViTPreTrainedModel):
     def block_names(self):
         return [f"blocks.{i}" for i in range(len(self.blocks))]
 
+    def image_shape(self, pixel_values: torch.Tensor | None) -> tuple[int, int]:
+        """Height and width of dense images, or those of the configuration."""
+        return self.config.image_shape if pixel_values is None else (pixel_values.shape[2], pixel_values.shape[3])
+
+    def make_tokens(self, pixel_values, pixel_index, pixel_value, row_offsets) -> PackedTokens:
+        """The tokens of images, all arguments as in `forward`."""
+        if pixel_values is not None:
+            check_pixel_values(pixel_values, self.config.num_channels)
+        return make_tokens(
+            self.config,
+            self.image_shape(pixel_values),  # pyright: ignore[reportCallIssue]
+            pixel_values=pixel_values,
+            pixel_index=pixel_index,
+            pixel_value=pixel_value,
+            row_offsets=row_offsets,
+        )
+
     @can_return_tuple
     def forward(
         self,
@@ -152,6 +169,7 @@ class HitViTModel(HitViTPreTrainedModel):
         row_offsets: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         packed: bool = False,
+        tokens: PackedTokens | None = None,
         **kwargs,
     ) -> HitViTModelOutput:
         """Dense images `pixel_values` `(B, C, H, W)` of any size, or their occupied pixels in three lists.
@@ -160,18 +178,13 @@ class HitViTModel(HitViTPreTrainedModel):
             pixel_index, pixel_value: `(n,)`, of all images, `(channel * height + row) * width + column` in images of
                 the configured size and the value in network units.
             row_offsets: `(B + 1,)`, where the pixels of each image begin, and where those of the last one end.
+            tokens: Those of the images, if [`make_tokens`] has been called.
             packed: Return the last hidden state as `(M, W, D)`, which saves the copy (`modeling_tokens.py`).
         """
         wanted = self.wants_hidden_states(output_hidden_states, kwargs)
-        height, width = self.config.image_shape if pixel_values is None else pixel_values.shape[2:]
-        tokens = make_tokens(
-            self.config,
-            (height, width),  # pyright: ignore[reportCallIssue]
-            pixel_values=pixel_values,
-            pixel_index=pixel_index,
-            pixel_value=pixel_value,
-            row_offsets=row_offsets,
-        )
+        height, width = self.image_shape(pixel_values)
+        if tokens is None:
+            tokens = self.make_tokens(pixel_values, pixel_index, pixel_value, row_offsets)
         hidden_states, states = self.encode(tokens, height, width, wanted)
         pooled = self.pooling(hidden_states, tokens)
         return HitViTModelOutput(
@@ -246,14 +259,10 @@ class HitViTForImageClassification(HitViTPreTrainedModel, E2EForImageClassificat
         Raises:
             ValueError: for both kinds of images or neither, and as [`E2EForImageClassification`].
         """
+        # at the start, so that all that follows is one graph
+        tokens = self.base_model.make_tokens(pixel_values, pixel_index, pixel_value, row_offsets)
         outputs = self.base_outputs(
-            pixel_values,
-            pixel_index,
-            pixel_value,
-            row_offsets,
-            output_hidden_states=output_hidden_states,
-            packed=True,
-            **kwargs,
+            pixel_values, output_hidden_states=output_hidden_states, packed=True, tokens=tokens, **kwargs
         )
         predictions = self.head(outputs.pooler_output, aux_values, outputs.last_hidden_state, outputs.tokens)
         return self.with_losses(outputs, predictions, labels, mass_labels, mass_weights)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from .modeling_curves import curve_order, curve_ranks
-from .modeling_stem import LINEAR_SCALE, check_pixel_values, linear_pixels
+from .modeling_stem import LINEAR_SCALE, linear_pixels
 
 __all__ = ["PackedTokens", "Pixels", "list_pixels", "make_tokens", "pack", "unpacked_places"]
 
@@ -70,7 +70,6 @@ def list_pixels(config, pixel_values=None, pixel_index=None, pixel_value=None, r
     if any(part is None for part in rows) if pixel_values is None else any(part is not None for part in rows):
         raise ValueError("Pass either `pixel_values`, or `pixel_index`, `pixel_value` and `row_offsets`.")
     if pixel_values is not None:
-        check_pixel_values(pixel_values, config.num_channels)
         flat, size = pixel_values.reshape(-1), prod(pixel_values.shape[1:])
         place = flat.detach().nonzero().squeeze(1)
         value = flat.take(place)

@@ -6,7 +6,9 @@ from models import batch, make
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["linearvit", "linearvit_study", "xcit", "xcit_study", "vit"])
+@pytest.mark.parametrize(
+    "name", ["linearvit", "linearvit_study", "xcit", "xcit_study", "hitvit", "hitvit_convolution", "vit"]
+)
 def test_outputs_and_gradients_agree(name, monkeypatch):
     # TF32 products keep ten bits of the mantissa
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)

@@ -6,6 +6,7 @@ from math import pi
 import numpy as np
 import pytest
 import torch
+from e2evit.modeling import modeling_packed
 from e2evit.modeling.modeling_curves import CURVES, curve_order, curve_ranks
 from e2evit.modeling.modeling_local import convolve_tokens, reorder, rotary_table, surroundings
 from e2evit.modeling.modeling_packed import packed_cross_covariance, packed_linear_attention, packed_softmax, unpack
@@ -304,6 +305,33 @@ def test_convolution_of_occupied_pixels(convolution, in_second):
     assert_same_with_gradients(fast, slow, noise[0], weight)
 
 
+@pytest.mark.parametrize("kind", ["windows", "random", "gather"])
+def test_products_of_windows_are_those_of_images(kind, monkeypatch):
+    """A GPU multiplies windows and adds up, and has empty ones to spare."""
+    model, images, gradients = hitvit(kind), jets(), []
+    images[1] = 0
+    for takes_images in (True, False):
+        monkeypatch.setattr(modeling_packed, "_takes_images", lambda values, takes=takes_images: takes)
+        model.zero_grad()
+        outputs = model(images)
+        (outputs.logits.square().sum() + outputs.mass_outputs.square().sum()).backward()
+        gradients.append([outputs.logits, *(weight.grad for weight in model.parameters())])
+    # sums of float32 in another order
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
+
+
+def test_one_graph_serves_batches_of_any_number_of_tokens():
+    model = hitvit(num_hidden_layers=2)
+    compiled = torch.compile(model, backend="aot_eager")
+    stats = torch._dynamo.utils.counters["stats"]
+    graphs = []
+    for number, occupancy in [(4, 0.02), (4, 0.03), (3, 0.025), (4, 0.01), (2, 0.05), (5, 0.1)]:
+        rows = rows_of(jets(number, occupancy=occupancy))
+        torch.testing.assert_close(compiled(**rows).logits, model(**rows).logits, rtol=1e-4, atol=1e-5)
+        graphs.append(stats["unique_graphs"])
+    assert graphs[2] == graphs[-1]  # the first three meet another number of tokens, and one of images
+
+
 def test_orders_of_tokens():
     _, tokens, noise = random_tokens()
     there = (tokens.to_second, tokens.to_first)
@@ -417,13 +445,13 @@ def test_packed_images_of_the_processor(kind):
 
 def test_training_reads_rows(simulated_jets, tmp_path, monkeypatch):
     """No dense image on the way, neither in training nor in validation."""
-    given, forward = [], HitViTModel.forward
+    given, make_tokens = [], HitViTModel.make_tokens
 
-    def watched(model, *inputs, **options):
+    def watched(model, *inputs):
         given.append(inputs)
-        return forward(model, *inputs, **options)
+        return make_tokens(model, *inputs)
 
-    monkeypatch.setattr(HitViTModel, "forward", watched)
+    monkeypatch.setattr(HitViTModel, "make_tokens", watched)
     fields = {"model_type": "hitvit", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     (tmp_path / "model.json").write_text(json.dumps(fields), encoding="utf-8")
     settings = TrainArguments(output_dir=str(tmp_path / "run"), num_train_epochs=1, per_device_batch_size=64)
