@@ -17,6 +17,7 @@ BACKBONES = {
     "resnet": {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
     | {"layer_type": "basic"},
 }
+CHANNELS = ["trk_pt", "trk_d0", "trk_dz", "ecal", "hcal", "bpix1", "bpix2", "bpix3"]  # as of jets
 SHARED = {"image_size": 50, "num_aux_features": 2, "mass_mean": 120.0, "mass_std": 40.0}
 STUDY = {"pixel_features": True, "energy_pooling": True}
 ONE_STAGE = {"hidden_sizes": [16], "depths": [2], "num_attention_heads": [2], "mlp_ratios": [2]}
@@ -68,3 +69,10 @@ def batch(number=3, size=(50, 50), seed=0):
         "labels": torch.arange(number) % 2,
         "mass_labels": torch.linspace(80, 170, number),
     }
+
+
+def jets(number=4, size=(50, 50), occupancy=0.02):
+    """Images of [`CHANNELS`] of which each has other pixels."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(number, 8, *size, generator=generator)
+    return images * (torch.rand(images.shape, generator=generator) < occupancy)

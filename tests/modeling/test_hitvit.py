@@ -1,23 +1,20 @@
 """HitViT: tokens of occupied pixels, packed; each fast formula beside a slow one, in values and gradients."""
 
 import json
-from math import pi
 
 import numpy as np
 import pytest
 import torch
 from e2evit.modeling import modeling_packed
-from e2evit.modeling.modeling_curves import CURVES, curve_order, curve_ranks
-from e2evit.modeling.modeling_local import convolve_tokens, reorder, rotary_table, surroundings
-from e2evit.modeling.modeling_packed import packed_cross_covariance, packed_linear_attention, packed_softmax, unpack
+from e2evit.modeling.modeling_curves import curve_ranks
+from e2evit.modeling.modeling_packed import unpack
 from e2evit.modeling.modeling_stem import LINEAR_SCALE, linear_pixels
 from e2evit.modeling.modeling_tokens import make_tokens, unpacked_places
-from models import batch, make
+from models import CHANNELS, batch, jets, make
 from torch.nn import functional as F
 
 from e2evit import DataArguments, E2EImageProcessor, HitViTConfig, HitViTModel, TargetArguments, TrainArguments, train
 
-CHANNELS = ["trk_pt", "trk_d0", "trk_dz", "ecal", "hcal", "bpix1", "bpix2", "bpix3"]
 NAMED = {"channel_names": CHANNELS, "num_aux_features": 0}
 SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "pixel_hidden_size": 8}
 KINDS = {  # every local and global mixer, and every order
@@ -40,12 +37,6 @@ def hitvit(kind="windows", **fields):
     return make("hitvit", **large_weights | NAMED | SMALL | KINDS[kind] | fields)
 
 
-def jets(number=4, size=(50, 50), occupancy=0.02):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(number, 8, *size, generator=generator)
-    return images * (torch.rand(images.shape, generator=generator) < occupancy)
-
-
 def rows_of(images, shuffled=False):
     """The same images as lists of pixels."""
     flat = images.flatten(1)
@@ -61,24 +52,6 @@ def logits(model, images):
     with torch.no_grad():
         outputs = model(images)
     return torch.cat([outputs.logits, outputs.mass_outputs.flatten(1)], dim=1)
-
-
-@pytest.mark.parametrize("curve", CURVES)
-def test_curves_visit_every_pixel_once(curve):
-    for shift, transposed in ((0, False), (26, True)):
-        order = curve_order(curve, 20, 30, shift, transposed)
-        assert sorted(order) == list(range(600))
-        np.testing.assert_array_equal(curve_ranks(curve, 20, 30, shift, transposed)[order], np.arange(600))
-
-
-def test_curves_are_what_they_are_called():
-    rows, columns = np.divmod(curve_order("hilbert", 16, 16), 16)
-    assert (abs(np.diff(rows)) + abs(np.diff(columns)) == 1).all()  # neighbours touch
-    assert curve_order("morton", 4, 4).tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
-    rows, columns = np.divmod(curve_order("grid", 24, 24)[:144], 24)
-    assert rows.max() == columns.max() == 11
-    transposed = np.divmod(curve_order("morton", 16, 16, 0, True), 16)
-    np.testing.assert_array_equal(np.stack(transposed), np.stack(np.divmod(curve_order("morton", 16, 16), 16))[::-1])
 
 
 def slow_tokens(config, image):
@@ -175,136 +148,6 @@ def test_empty_places_have_no_effect(kind, monkeypatch):
     assert torch.equal(logits(model, images), expected)
 
 
-def random_tokens(curve="morton", convolution="gather"):
-    """Tokens of three images, one of them empty, and noise for them that is zero in empty places."""
-    config = HitViTConfig(
-        channel_names=CHANNELS, window_size=8, curve=curve, local_mixing="both", convolution=convolution, kernel_size=5
-    )
-    images = jets(3, (23, 36))
-    images[1] = 0
-    tokens = make_tokens(config, (23, 36), pixel_values=images)
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(4, *tokens.is_token.shape, 8, generator=generator, dtype=torch.float64)
-    return config, tokens, noise * tokens.is_token.unsqueeze(2)
-
-
-def places_of(tokens, image):
-    return tokens.starts[image] + torch.arange(int(tokens.counts[image]))
-
-
-def assert_same_with_gradients(fast, slow, *inputs):
-    """Both map tensors to one tensor; cotangents are random."""
-    inputs = [part.clone().requires_grad_() for part in inputs]
-    results = [function(*inputs) for function in (fast, slow)]
-    cotangent = torch.randn(results[0].shape, generator=torch.Generator().manual_seed(5), dtype=results[0].dtype)
-    gradients = [torch.autograd.grad((result * cotangent).sum(), inputs) for result in results]
-    torch.testing.assert_close(*results)
-    torch.testing.assert_close(*gradients)
-
-
-def slow_xca(query, key, value, temperature):
-    """Of the heads `(h, N, d)` of one image."""
-    query, key = (F.normalize(part, dim=1) for part in (query, key))
-    return value @ (query.transpose(1, 2) @ key * temperature).softmax(-1).transpose(1, 2)
-
-
-def slow_linear(query, key, value, temperature):
-    weights = query.relu() @ key.relu().transpose(1, 2)
-    return temperature * (weights @ value) / weights.sum(-1, keepdim=True).clamp(min=0.5 * key.shape[1])
-
-
-def slow_softmax(query, key, value, temperature):
-    return F.scaled_dot_product_attention(query * temperature, key, value)
-
-
-@pytest.mark.parametrize("kind", ["xca", "relu_linear", "softmax"])
-def test_attention_over_an_image(kind):
-    """Beside a loop over images and heads, with zeros in empty places."""
-    _, tokens, (query, key, value, _) = random_tokens()
-    temperature = torch.tensor([0.5, 2.0], dtype=torch.float64).view(2, 1, 1)
-    fast = {
-        "xca": lambda q, k, v, t: packed_cross_covariance(q, k, v, t, tokens),
-        "relu_linear": lambda q, k, v, t: packed_linear_attention(q, k, v, t, tokens, 0.5),
-        "softmax": lambda q, k, v, t: packed_softmax(q * t.flatten().repeat_interleave(4), k, v, 2, tokens),
-    }[kind]
-    slow_one = {"xca": slow_xca, "relu_linear": slow_linear, "softmax": slow_softmax}[kind]
-
-    def slow(query, key, value, temperature):
-        result = torch.zeros_like(query).flatten(0, 1)
-        for image in (0, 2):
-            places = places_of(tokens, image)
-            heads = (part.flatten(0, 1)[places].view(-1, 2, 4).transpose(0, 1) for part in (query, key, value))
-            result = result.index_put((places,), slow_one(*heads, temperature).transpose(0, 1).flatten(1))
-        return result.view(query.shape)
-
-    is_token = tokens.is_token.unsqueeze(2)
-    assert_same_with_gradients(lambda *parts: fast(*parts) * is_token, slow, query, key, value, temperature)
-
-
-@pytest.mark.parametrize("in_second", [False, True])
-@pytest.mark.parametrize("curve", CURVES)
-def test_windows(curve, in_second):
-    """Beside a loop over windows, with angles and masks from rows and columns."""
-    from e2evit.modeling.modeling_local import WindowAttention
-
-    config, tokens, noise = random_tokens(curve)
-    config.hidden_size, config.num_attention_heads = 8, 2
-    layer = WindowAttention(config).double()
-    around = surroundings(config, tokens, 36, 23, torch.float64, in_second)
-    order = tokens.to_second if in_second else torch.arange(tokens.is_token.numel())
-    pixel = tokens.pixel.flatten()[order].view(tokens.is_token.shape)
-
-    def slow(hidden_states):
-        windows = []
-        for window, (states, pixels) in enumerate(zip(hidden_states, pixel)):
-            number = int(tokens.is_token[window].sum())
-            row, column = pixels[:number] // 36, pixels[:number] % 36
-            heads = layer.qkv(states[:number]).view(number, 3, 2, 4)
-            angles = torch.stack([row, column], dim=1)[:, None, None] * (2 * pi / 4.0)  # one pair each: period 4
-            one, other = heads[:, :2, :, :2], heads[:, :2, :, 2:]
-            turned = [one * angles.cos() - other * angles.sin(), one * angles.sin() + other * angles.cos()]
-            query, key = torch.cat(turned, dim=-1).permute(1, 2, 0, 3)  # [h, n, d]
-            scores = query @ key.transpose(1, 2) / 2
-            if curve == "grid":
-                shift = config.curve_shift if in_second else 0
-                cell = torch.stack([(row + shift) // 12, (column + shift) // 12], dim=1)
-                scores = scores.masked_fill((cell.unsqueeze(1) != cell).any(-1), float("-inf"))
-            context = (scores.softmax(-1) @ heads[:, 2].transpose(0, 1)).transpose(0, 1).flatten(1)
-            windows.append(F.pad(layer.proj(context), (0, 0, 0, len(states) - number)))
-        return torch.stack(windows)
-
-    is_token = tokens.is_token.unsqueeze(2)
-    assert_same_with_gradients(lambda states: layer(states, around) * is_token, slow, noise[0])
-
-
-@pytest.mark.parametrize("in_second", [False, True])
-@pytest.mark.parametrize("convolution", ["gather", "scatter"])
-def test_convolution_of_occupied_pixels(convolution, in_second):
-    """Beside a dense convolution of each image, read at its occupied pixels."""
-    config, tokens, noise = random_tokens(convolution=convolution)
-    around = surroundings(config, tokens, 36, 23, torch.float64, in_second)
-    order = tokens.to_second if in_second else torch.arange(tokens.is_token.numel())
-    pixel = tokens.pixel.flatten()[order]
-    weight = torch.randn(8, 1, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-
-    def slow(hidden_states, weight):
-        result = torch.zeros_like(hidden_states).flatten(0, 1)
-        for image in (0, 2):
-            places = places_of(tokens, image)
-            dense = torch.zeros(23 * 36, 8, dtype=torch.float64)
-            dense = dense.index_put((pixel[places],), hidden_states.flatten(0, 1)[places])
-            dense = F.conv2d(dense.t().view(1, 8, 23, 36), weight, padding=2, groups=8)
-            result = result.index_put((places,), dense.view(8, -1).t()[pixel[places]])
-        return result.view(hidden_states.shape)
-
-    is_token = tokens.is_token.unsqueeze(2)
-
-    def fast(hidden_states, weight):
-        return convolve_tokens(hidden_states, weight, around, (3, 23, 36)) * is_token
-
-    assert_same_with_gradients(fast, slow, noise[0], weight)
-
-
 @pytest.mark.parametrize("kind", ["windows", "random", "gather"])
 def test_products_of_windows_are_those_of_images(kind, monkeypatch):
     """A GPU multiplies windows and adds up, and has empty ones to spare."""
@@ -330,28 +173,6 @@ def test_one_graph_serves_batches_of_any_number_of_tokens():
         torch.testing.assert_close(compiled(**rows).logits, model(**rows).logits, rtol=1e-4, atol=1e-5)
         graphs.append(stats["unique_graphs"])
     assert graphs[2] == graphs[-1]  # the first three meet another number of tokens, and one of images
-
-
-def test_orders_of_tokens():
-    _, tokens, noise = random_tokens()
-    there = (tokens.to_second, tokens.to_first)
-
-    def back_and_forth(values):
-        return reorder(reorder(values, *there), *reversed(there)) + 2 * reorder(values, *there)
-
-    def slow(values):
-        return values + 2 * values.flatten(0, 1)[tokens.to_second].view(values.shape)
-
-    assert_same_with_gradients(back_and_forth, slow, noise[0])
-
-
-def test_rotary_periods():
-    """From 4 to 250 pixels in the default model: at both ends of the range, a period later the angle is 2π larger."""
-    angles = rotary_table(torch.tensor([0, 4, 250, 4 * 300, 250 * 300]), 300, (4.0, 250.0), 8)
-    assert angles.shape == (5, 8)
-    full = torch.tensor(2 * pi)
-    torch.testing.assert_close(angles[[1, 2, 3, 4], [4, 7, 0, 3]], full.expand(4))
-    assert not angles[1, :4].any()  # of the row
 
 
 def test_hidden_states_are_padded_and_in_one_order():
