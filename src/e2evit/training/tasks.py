@@ -37,13 +37,11 @@ class Supervised:
         if not self.config.has_exclusive_classes:
             raise ValueError(f"`problem_type` is {self.config.problem_type!r}, but a jet has one class.")
         with_labels = self.config.num_labels > 1  # a single class teaches nothing
-        own = {} if queries else {"packed": model.reads_rows}
+        own = {"with_labels": with_labels} | ({} if queries else {"packed": model.reads_rows})
         fresh = {} if queries else {"images": fresh_images(recipe)}
         collator = EventCollator if queries else E2ECollator
-        self.collator = collator(
-            processor, self.mass_column, recipe.augmentation, self.mass_weights, with_labels=with_labels, **own, **fresh
-        )
-        self.validation_collator = collator(processor, self.mass_column, with_labels=with_labels, **own)
+        self.collator = collator(processor, self.mass_column, recipe.augmentation, self.mass_weights, **own, **fresh)
+        self.validation_collator = collator(processor, self.mass_column, **own)
 
     def constants(self, dataset: DatasetDict) -> dict[str, float]:
         """What the same prediction for every jet reaches on validation."""
