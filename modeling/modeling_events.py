@@ -8,6 +8,7 @@ Letters in shape comments, besides those of `modeling_tokens.py`: `J` jets of an
 """
 
 from math import pi
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -30,6 +31,63 @@ __all__ = ["HitViTForJetsInEvents"]
 PIXEL = 2 * pi / 360  # side of a pixel, in eta (of the barrel) and phi
 RADII = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)  # in ΔR, of the bells of which a score's dependence on the distance is a sum
 TYPICAL_PT = 500.0  # GeV
+
+
+class JetWindows(NamedTuple):
+    """The tokens around jets.
+
+    Args:
+        tokens: Those of B J windows, as if each were an image; they stay in one order.
+        steps: `(P, 2)`, rows and columns from the jet's axis to each of them.
+        origin: `(P,)`, their places among the tokens of events.
+        place: `(P,)`, their places in `tokens`.
+    """
+
+    tokens: PackedTokens
+    steps: torch.Tensor
+    origin: torch.Tensor
+    place: torch.Tensor
+
+
+def steps_from_axes(tokens: PackedTokens, jets: torch.Tensor, width: int, periodic: bool) -> torch.Tensor:
+    """Rows and columns from each jet's axis to the middle of each pixel, `(M, W, J, 2)`."""
+    row, column = (axis.unsqueeze(1) for axis in jets[tokens.image][..., 1:].unbind(2))  # [M, 1, J]
+    rows = (tokens.pixel // width).unsqueeze(2) + 0.5 - row
+    columns = (tokens.pixel % width).unsqueeze(2) + 0.5 - column
+    if periodic:
+        columns = (columns + width / 2) % width - width / 2
+    return torch.stack([rows, columns], dim=3)
+
+
+@torch.compiler.disable  # the number of pairs is known only at run time
+def make_windows(tokens: PackedTokens, steps: torch.Tensor, jets: torch.Tensor, reach: int) -> JetWindows:
+    """The tokens at most `reach` rows and columns from each jet that has a pT."""
+    is_near = (steps.abs().amax(3) <= reach) & tokens.is_token.unsqueeze(2)
+    window, inside, jet = (is_near & (jets[..., 0] > 0)[tokens.image].unsqueeze(1)).nonzero(as_tuple=True)
+    number = tokens.image[window] * jets.shape[1] + jet
+    order = number.argsort(stable=True)
+    window, inside, jet, number = (part[order] for part in (window, inside, jet, number))
+    counts = torch.zeros(jets.shape[0] * jets.shape[1], dtype=torch.long, device=jets.device)
+    counts = counts.index_add(0, number, torch.ones_like(number))
+    place, image, starts = pack(number, counts, tokens.pixel.shape[1])
+    shape = (len(image), tokens.pixel.shape[1])
+    near = PackedTokens(
+        values=_packed(tokens.values[window, inside], place, shape),
+        is_token=_packed(torch.ones_like(place, dtype=torch.bool), place, shape),
+        pixel=_packed(tokens.pixel[window, inside], place, shape),
+        image=image,
+        counts=counts,
+        starts=starts,
+        to_second=place[:0],
+        to_first=place[:0],
+        neighbours=None,
+    )
+    return JetWindows(near, steps[window, inside, jet], window * tokens.pixel.shape[1] + inside, place)
+
+
+def _packed(values: torch.Tensor, place: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    empty = values.new_zeros(shape[0] * shape[1], *values.shape[1:])
+    return empty.index_put((place,), values).view(*shape, *values.shape[1:])
 
 
 class JetAttention(nn.Module):
@@ -91,7 +149,7 @@ class JetDecoder(nn.Module):
     def __init__(self, config):
         super().__init__()
         width, self.periods = config.hidden_size, config.rotary_periods
-        self.reach, self.window_size = config.jet_reach, config.window_size
+        self.reach = config.jet_reach
         self.periodic, self.knows_column = config.periodic_columns, config.absolute_columns
         self.num_frequencies = width // config.num_attention_heads // 4
         self.embed = nn.Linear(4 if self.knows_column else 2, width)
@@ -108,66 +166,31 @@ class JetDecoder(nn.Module):
         """Tokens `(M, W, D)` of events and a vector `(B, D)` of each, for `jets` `(B, J, 3)`, to jets `(B, J, D)`, and
         to tokens of B J windows."""
         dtype = hidden_states.dtype
-        steps = self._steps(tokens, jets, height, width)  # [M, W, J, 2]
-        seen, near = self._near(hidden_states, tokens, jets, steps)
+        steps = steps_from_axes(tokens, jets, width, self.periodic)  # [M, W, J, 2]
+        windows = make_windows(tokens, steps, jets, self.reach)
+        seen = self._see(hidden_states, windows)
         features = [(jets[..., 0].clamp(min=1) / TYPICAL_PT).log(), (jets[..., 1] - height / 2) * (2 / height)]
         if self.knows_column:
             features += [(jets[..., 2] * (2 * pi / width)).cos(), (jets[..., 2] * (2 * pi / width)).sin()]
         queries = self.embed(torch.stack(features, dim=-1).to(dtype))
         queries = queries + self.embed_mlp(queries) + self.event(pooled).unsqueeze(1)
-        queries = queries + self.pooling(seen, near).view(queries.shape)
+        queries = queries + self.pooling(seen, windows.tokens).view(queries.shape)
         radii = torch.tensor(RADII, device=steps.device) / PIXEL
         bells = (-steps.square().sum(3, keepdim=True) / radii.square()).exp()
         for layer in self.layers:
             queries = layer(queries, hidden_states, tokens, bells)
-        return self.norm(queries), seen, near
+        return self.norm(queries), seen, windows.tokens
 
-    def _steps(self, tokens: PackedTokens, jets: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Rows and columns from each jet's axis to the middle of each pixel, `(M, W, J, 2)`."""
-        row, column = (axis.unsqueeze(1) for axis in jets[tokens.image][..., 1:].unbind(2))  # [M, 1, J]
-        rows = (tokens.pixel // width).unsqueeze(2) + 0.5 - row
-        columns = (tokens.pixel % width).unsqueeze(2) + 0.5 - column
-        if self.periodic:
-            columns = (columns + width / 2) % width - width / 2
-        return torch.stack([rows, columns], dim=3)
-
-    def _near(self, hidden_states, tokens: PackedTokens, jets: torch.Tensor, steps: torch.Tensor):
-        """The tokens `(M', W, D)` of each jet's window, which know their places in it."""
-        num_jets = jets.shape[1]
-        is_near = (steps.abs().amax(3) <= self.reach) & tokens.is_token.unsqueeze(2)
-        window, inside, jet = (is_near & (jets[..., 0] > 0)[tokens.image].unsqueeze(1)).nonzero(as_tuple=True)
-        step = steps[window, inside, jet] / self.reach  # [P, 2]
-        place, number = window * self.window_size + inside, tokens.image[window] * num_jets + jet
-        order = number.argsort(stable=True)
-        place, number, step = place[order], number[order], step[order]
-        counts = torch.zeros(jets.shape[0] * num_jets, dtype=torch.long, device=jets.device)
-        counts = counts.index_add(0, number, torch.ones_like(number))
-        at, image, starts = pack(number, counts, self.window_size)
-
-        periods = torch.linspace(0, 1, self.num_frequencies, device=step.device)
+    def _see(self, hidden_states: torch.Tensor, windows: JetWindows) -> torch.Tensor:
+        """The tokens of windows `(M', W, D)`, which know their places in them."""
+        steps = windows.steps / self.reach  # [P, 2]
+        periods = torch.linspace(0, 1, self.num_frequencies, device=steps.device)
         periods = self.periods[0] * (self.periods[1] / self.periods[0]) ** periods
-        angles = (step.unsqueeze(2) * (2 * pi * self.reach / periods)).flatten(1)
-        places = torch.cat([step, step.norm(dim=1, keepdim=True), angles.cos(), angles.sin()], dim=1)
-        seen = hidden_states.flatten(0, 1).index_select(0, place)
+        angles = (steps.unsqueeze(2) * (2 * pi * self.reach / periods)).flatten(1)
+        places = torch.cat([steps, steps.norm(dim=1, keepdim=True), angles.cos(), angles.sin()], dim=1)
+        seen = hidden_states.flatten(0, 1).index_select(0, windows.origin)
         seen = seen + self.near_output(gelu(self.near(seen) + self.place(places.to(seen.dtype))))
-
-        def packed(values: torch.Tensor) -> torch.Tensor:
-            empty = values.new_zeros(len(image) * self.window_size, *values.shape[1:])
-            return empty.index_put((at,), values).unflatten(0, (len(image), self.window_size))
-
-        pixel, nowhere = tokens.pixel.flatten()[place], place[:0]
-        near = PackedTokens(
-            values=packed(tokens.values.flatten(0, 1)[place]),
-            is_token=packed(torch.ones_like(pixel, dtype=torch.bool)),
-            pixel=packed(pixel),
-            image=image,
-            counts=counts,
-            starts=starts,
-            to_second=nowhere,  # they stay in one order
-            to_first=nowhere,
-            neighbours=None,
-        )
-        return packed(seen), near
+        return _packed(seen, windows.place, windows.tokens.pixel.shape)
 
 
 class HitViTForJetsInEvents(HitViTPreTrainedModel, E2EForImageClassification):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from e2evit.modeling.modeling_curves import curve_ranks
-from e2evit.modeling.modeling_events import MAX_SCORE, RADII, JetAttention
+from e2evit.modeling.modeling_events import MAX_SCORE, RADII, JetAttention, make_windows, steps_from_axes
 from e2evit.modeling.modeling_local import rotary_table
 from e2evit.modeling.modeling_tokens import make_tokens
 from torch.nn import functional as F
@@ -138,9 +138,9 @@ def test_windows_of_jets():
     """The tokens whose pixels' middles lie in the window, across the seam, and no others."""
     net, (images, jets) = model(), events()
     tokens = make_tokens(net.config, SIZE, pixel_values=images)
-    hidden = torch.randn(*tokens.pixel.shape, 16)
-    seen, near = net.decoder._near(hidden, tokens, jets, net.decoder._steps(tokens, jets, *SIZE))
-    assert seen.shape == (*near.pixel.shape, 16)
+    windows = make_windows(tokens, steps_from_axes(tokens, jets, SIZE[1], True), jets, 12)
+    near = windows.tokens
+    assert torch.equal(near.pixel.flatten()[windows.place], tokens.pixel.flatten()[windows.origin])
     for event in range(3):
         pixels = tokens.pixel[(tokens.image == event).unsqueeze(1) & tokens.is_token]
         for jet in range(3):
