@@ -231,20 +231,14 @@ class HitViTForJetsInEvents(HitViTPreTrainedModel, E2EForImageClassification):
         Raises:
             ValueError: for jets of another shape, and as [`HitViTForImageClassification`].
         """
-        outputs = self.base_outputs(
-            pixel_values,
-            pixel_index,
-            pixel_value,
-            row_offsets,
-            output_hidden_states=output_hidden_states,
-            packed=True,
-            **kwargs,
-        )
-        tokens = outputs.tokens
+        tokens = self.base_model.make_tokens(pixel_values, pixel_index, pixel_value, row_offsets)
         if jets is None or jets.ndim != 3 or jets.shape[0] != len(tokens.counts) or jets.shape[2] != 3:
             got = "none" if jets is None else tuple(jets.shape)
             raise ValueError(f"Expected `jets` of shape ({len(tokens.counts)}, jets, 3): pT, row, column; got {got}.")
-        height, width = self.config.image_shape if pixel_values is None else pixel_values.shape[2:]
+        outputs = self.base_outputs(
+            pixel_values, output_hidden_states=output_hidden_states, packed=True, tokens=tokens, **kwargs
+        )
+        height, width = self.base_model.image_shape(pixel_values)
         queries, seen, near = self.decoder(
             outputs.last_hidden_state, outputs.pooler_output, tokens, jets, height, width
         )

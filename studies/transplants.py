@@ -45,10 +45,8 @@ def main() -> None:
     targets = with_defaults(targets_of(trained_on, data, targets), trained_on.channel_names)
     rows = load_data(data, targets, trained_on.channel_names)[0]["test"]
     accelerator, model = start_accelerator("no"), load_model(trained_on.path)
-    reach, collator = (
-        model.config.jet_reach,
-        EventCollator(AutoImageProcessor.from_pretrained(trained_on.path), targets.mass_column),
-    )
+    reach, processor = model.config.jet_reach, AutoImageProcessor.from_pretrained(trained_on.path)
+    collator = EventCollator(processor, targets.mass_column, packed=True)
     conditions = {
         "own event": rows,
         "other event": in_other_events(rows, reach),

@@ -100,10 +100,8 @@ def evaluate(
         raise ValueError(f"{checkpoint}: `problem_type` is {model.config.problem_type!r}, but a jet has one class.")
     jets = align_labels(jets, model.config.label2id)
     label_names = [model.config.id2label[number] for number in range(model.config.num_labels)]
-    if trained_on.reads_events:
-        collator = EventCollator(processor, targets.mass_column)
-    else:
-        collator = E2ECollator(processor, targets.mass_column, packed=model.reads_rows)
+    collator = EventCollator if trained_on.reads_events else E2ECollator
+    collator = collator(processor, targets.mass_column, packed=model.reads_rows)
     rows = dataset[split]
 
     memory_before = peak_memory_gib(accelerator.device)

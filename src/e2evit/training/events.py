@@ -17,11 +17,11 @@ __all__ = ["EventCollator"]
 
 
 class EventCollator:
-    """Arrow tables of events to `pixel_values`, `jets` `(B, J, 3)`, `labels` and `mass_labels` `(B, J)`, filled up to
-    the largest number of jets in the batch; see [`HitViTForJetsInEvents`].
+    """Arrow tables of events to images, `jets` `(B, J, 3)`, and `labels` and `mass_labels` `(B, J)`, filled up to the
+    largest number of jets in the batch; see [`HitViTForJetsInEvents`].
 
     Args:
-        processor, mass_column, mass_weights, with_labels: As in [`E2ECollator`].
+        processor, mass_column, mass_weights, with_labels, packed: As in [`E2ECollator`].
         augmentation: Of the events; their jets move along.
 
     Raises:
@@ -35,12 +35,13 @@ class EventCollator:
         augmentation: Augmentation | None = None,
         mass_weights: MassWeights | None = None,
         with_labels: bool = True,
+        packed: bool = False,
     ):
         if augmentation and augmentation.tower_shift:
             raise ValueError("`tower_shift` moves jets off the image: with `event_jets: queries` it must be 0.")
         self.flips = bool(augmentation and augmentation.flips)
         augmentation = augmentation and replace(augmentation, flips=False)
-        self.images = E2ECollator(processor, augmentation=augmentation, with_labels=False)
+        self.images = E2ECollator(processor, augmentation=augmentation, with_labels=False, packed=packed)
         self.mass_column, self.mass_weights, self.with_labels = mass_column, mass_weights, with_labels
         self.seed = self.images.seed
 

@@ -37,7 +37,7 @@ class Supervised:
         if not self.config.has_exclusive_classes:
             raise ValueError(f"`problem_type` is {self.config.problem_type!r}, but a jet has one class.")
         with_labels = self.config.num_labels > 1  # a single class teaches nothing
-        own = {"with_labels": with_labels} | ({} if queries else {"packed": model.reads_rows})
+        own = {"with_labels": with_labels, "packed": model.reads_rows}
         fresh = {} if queries else {"images": fresh_images(recipe)}
         collator = EventCollator if queries else E2ECollator
         self.collator = collator(processor, self.mass_column, recipe.augmentation, self.mass_weights, **own, **fresh)
