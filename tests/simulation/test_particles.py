@@ -208,16 +208,18 @@ def test_the_pool_is_made_once_and_again_if_damaged(tmp_path, monkeypatch, caplo
         return write_part(path, *arguments)
 
     monkeypatch.setattr(pool_cache, "_write_part", counted)
+    # diffraction takes Pythia seconds to set up
+    settings = (8000.0, "run1", (), ("SoftQCD:inelastic = off", "SoftQCD:nonDiffractive = on"), tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        pool_cache.cached_pool(8000.0, "run1", cache_dir=tmp_path)
-    pool = pool_cache.cached_pool(8000.0, "run1", cache_dir=tmp_path)
+        pool_cache.cached_pool(*settings)
+    pool = pool_cache.cached_pool(*settings)
     assert made == ["00000.npz", "00001.npz", "00001.npz"]
     assert len(pool) == 30
     assert [path.name for path in (tmp_path / "minimum_bias").iterdir()] == [pool.folder.name]
     for name, hits in pool.response.layers.items():
         assert not hits.flags.writeable, name  # the map of a file that all runs read
         assert np.array_equal(np.unique(hits["event"]), np.unique(hits["event"] % 30))
-    again = pool_cache.cached_pool(8000.0, "run1", cache_dir=tmp_path)
+    again = pool_cache.cached_pool(*settings)
     assert len(made) == 3
     assert pickle.loads(pickle.dumps(again)).folder == pool.folder  # to another process
     before = np.array(pool.response.tracks)
@@ -225,7 +227,7 @@ def test_the_pool_is_made_once_and_again_if_damaged(tmp_path, monkeypatch, caplo
         file.seek(-4, 2)
         file.write(b"oops")
     pool_cache._damage.cache_clear()
-    again = pool_cache.cached_pool(8000.0, "run1", cache_dir=tmp_path)
+    again = pool_cache.cached_pool(*settings)
     assert "tracks.npy has changed (SHA-256)): it is made again" in caplog.text
     assert np.array_equal(again.response.tracks, before)
 
