@@ -3,7 +3,7 @@
 from typing import Literal
 
 from .configuration_e2e import E2EConfig
-from .limits_e2e import COUNTS, FRACTION, POSITIVE, limited, strict_config
+from .limits_e2e import COUNTS, FRACTION, NON_NEGATIVE, POSITIVE, limited, strict_config
 
 __all__ = ["HitViTConfig"]
 
@@ -69,6 +69,7 @@ class HitViTConfig(E2EConfig):
     pixel_features: bool = True
     pixel_hidden_size: int = limited(64, COUNTS["features"])
     energy_pooling: bool = True
+    initializer_range: float | int = limited(0.1, NON_NEGATIVE)  # near 1 / sqrt(hidden_size): starts faster than 0.02
     tower_channels: tuple[str, ...] | list[str] = ("hcal", "hcal_et")
     tower_size: int = limited(5, COUNTS["stride"])
     hit_channels: tuple[str, ...] | list[str] = ("bpix1", "bpix2", "bpix3")

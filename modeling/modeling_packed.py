@@ -28,6 +28,8 @@ __all__ = [
     "unpack",
 ]
 
+USE_OPERATOR = True  # false: products of windows on CPUs too
+
 
 def _sum(parts: torch.Tensor, image: torch.Tensor, num_images: int) -> torch.Tensor:
     return parts.new_zeros(num_images, *parts.shape[1:]).index_add(0, image, parts)
@@ -118,7 +120,7 @@ _map_operator = define_operator("image_map", _map, _fake_map, _differentiate_map
 
 def _takes_images(values: torch.Tensor) -> bool:
     is_exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    return values.device.type == "cpu" and not is_exporting
+    return USE_OPERATOR and values.device.type == "cpu" and not is_exporting
 
 
 def gram(left: torch.Tensor, right: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:

@@ -14,6 +14,7 @@ from models import CHANNELS, batch, jets, make
 from torch.nn import functional as F
 
 from e2evit import DataArguments, E2EImageProcessor, HitViTConfig, HitViTModel, TargetArguments, TrainArguments, train
+from e2evit.training.cost import count_macs
 
 NAMED = {"channel_names": CHANNELS, "num_aux_features": 0}
 SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "pixel_hidden_size": 8}
@@ -154,13 +155,20 @@ def test_products_of_windows_are_those_of_images(kind, monkeypatch):
     model, images, gradients = hitvit(kind), jets(), []
     images[1] = 0
     for takes_images in (True, False):
-        monkeypatch.setattr(modeling_packed, "_takes_images", lambda values, takes=takes_images: takes)
+        monkeypatch.setattr(modeling_packed, "USE_OPERATOR", takes_images)
         model.zero_grad()
         outputs = model(images)
         (outputs.logits.square().sum() + outputs.mass_outputs.square().sum()).backward()
         gradients.append([outputs.logits, *(weight.grad for weight in model.parameters())])
     # sums of float32 in another order
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
+
+
+def test_the_cost_is_that_of_a_jet():
+    """About 711 tokens: what linear layers do, and some more for products of attention."""
+    model = hitvit(image_size=125)
+    layers = [layer for layer in model.hitvit.modules() if isinstance(layer, torch.nn.Linear)]
+    assert 0.7 < count_macs(model) / (711 * sum(layer.weight.numel() for layer in layers)) < 1.6
 
 
 def test_one_graph_serves_batches_of_any_number_of_tokens():

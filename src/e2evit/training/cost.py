@@ -8,12 +8,13 @@ import torch
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
-from e2evit.modeling import HitViTForJetsInEvents, modeling_depthwise
+from e2evit.modeling import HitViTForJetsInEvents, modeling_depthwise, modeling_packed
 
 __all__ = ["count_macs", "model_cost", "peak_memory_gib"]
 
 REPEATS, LONGEST = 20, 10.0  # seconds
 OCCUPANCY = 0.015  # of a channel's pixels
+OCCUPIED = 22  # where tokens are pixels, one in so many: 711 of a jet image, about as many as real ones have
 NUM_JETS = 2  # of an event
 
 
@@ -27,7 +28,8 @@ def model_cost(model, accelerator: Accelerator, batch_size: int) -> dict[str, fl
     macs = count_macs(model)
     model = model.to(accelerator.device).eval()
     inputs = _inputs(model, batch_size, accelerator.device)
-    inputs["pixel_values"] *= torch.rand_like(inputs["pixel_values"]) < OCCUPANCY
+    if not model.reads_rows:
+        inputs["pixel_values"] *= torch.rand_like(inputs["pixel_values"]) < OCCUPANCY
     seconds, start = [], time.perf_counter()
     with torch.no_grad(), accelerator.autocast():
         while len(seconds) < REPEATS and (len(seconds) < 3 or time.perf_counter() - start < LONGEST):
@@ -45,16 +47,22 @@ def model_cost(model, accelerator: Accelerator, batch_size: int) -> dict[str, fl
 
 @torch.no_grad()
 def count_macs(model) -> int:
-    """Multiply-accumulate operations (MACs) of the forward pass of one image without empty pixels, in matrix products
-    and convolutions."""
-    operator, modeling_depthwise.USE_OPERATOR = modeling_depthwise.USE_OPERATOR, False  # the counter knows PyTorch's
+    """Multiply-accumulate operations (MACs) of the forward pass of one image, in matrix products and convolutions.
+
+    The image has no empty pixels; for a model whose tokens are pixels, as many as a jet image.
+    """
+    modules = (modeling_depthwise, modeling_packed)
+    operators = [module.USE_OPERATOR for module in modules]
+    for module in modules:
+        module.USE_OPERATOR = False  # the counter knows PyTorch's
     was_training = model.training
     try:
         inputs = _inputs(model.eval(), 1, model.device)
         with FlopCounterMode(display=False) as counter:
             model(**inputs)
     finally:
-        modeling_depthwise.USE_OPERATOR = operator
+        for module, operator in zip(modules, operators):
+            module.USE_OPERATOR = operator
         model.train(was_training)
     return counter.get_total_flops() // 2
 
@@ -62,6 +70,10 @@ def count_macs(model) -> int:
 def _inputs(model, batch_size: int, device) -> dict[str, torch.Tensor]:
     config = model.config
     inputs = {"pixel_values": torch.rand(batch_size, config.num_channels, *config.image_shape, device=device)}
+    if getattr(model, "reads_rows", False):
+        number = torch.arange(inputs["pixel_values"][0, 0].numel(), device=device).view(config.image_shape)
+        inputs["pixel_values"][:, 0] *= number % OCCUPIED == 0
+        inputs["pixel_values"][:, 1:] = 0
     if config.num_aux_features:
         inputs["aux_values"] = torch.zeros(batch_size, config.num_aux_features, device=device)
     if isinstance(model, HitViTForJetsInEvents):
