@@ -94,7 +94,7 @@ def test_finite(name, dtype, log_spread, occupancy, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["linearvit", "xcit"])
+@pytest.mark.parametrize("family", ["linearvit", "xcit", "hitvit"])
 def test_a_new_model_learns(family, simulated_jets):
     """On the committed jets of all processes; `benchmarks/learning.py` tries every configuration on 512 jets."""
     images, labels = read_jets(simulated_jets, signal=("top", "x_top"))
