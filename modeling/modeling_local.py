@@ -96,7 +96,8 @@ def surroundings(config, tokens: PackedTokens, width: int, height: int, dtype, i
     bias = torch.zeros_like(may_look, dtype=dtype).masked_fill(~may_look, torch.finfo(dtype).min / 2)
     neighbours, at = tokens.neighbours, None
     if neighbours is not None and in_second:
-        neighbours = F.pad(tokens.to_first, (0, 1), value=len(tokens.to_first))[neighbours][tokens.to_second]
+        to_first = torch.cat([tokens.to_first, tokens.to_first.new_full((1,), tokens.to_first.shape[0])])
+        neighbours = to_first[neighbours][tokens.to_second]
     if config.convolution == "scatter":
         size = height * width
         at = tokens.image.unsqueeze(1) * size + pixel

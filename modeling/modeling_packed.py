@@ -11,6 +11,7 @@ from transformers import initialization as init
 
 from .modeling_activations import relu
 from .modeling_cross_covariance import block_diagonal
+from .modeling_local import attend
 from .modeling_operators import define_operator
 from .modeling_precision import no_autocast, widen
 from .modeling_tokens import PackedTokens, unpacked_places
@@ -171,15 +172,18 @@ def packed_linear_attention(query, key, value, temperature, tokens: PackedTokens
 def packed_softmax(query, key, value, num_heads: int, tokens: PackedTokens):
     """Softmax attention between the tokens of an image, padded to the largest: the quadratic control."""
     places = unpacked_places(tokens)
-    heads = (unpack(part, places).unflatten(2, (num_heads, -1)).transpose(1, 2) for part in (query, key, value))
+    heads = [unpack(part, places).unflatten(2, (num_heads, -1)).transpose(1, 2) for part in (query, key, value)]
     is_token = places < tokens.is_token.numel()
     hidden = torch.finfo(query.dtype).min  # finite: an image may be empty
     bias = torch.zeros_like(is_token, dtype=query.dtype).masked_fill(~is_token, hidden)[:, None, None]
-    context = F.scaled_dot_product_attention(*heads, attn_mask=bias).transpose(1, 2).flatten(2)  # [B, N, D]
+    if torch.compiler.is_exporting():  # where the fused form would have to know that there are several tokens
+        context = attend(*heads, bias)
+    else:
+        context = F.scaled_dot_product_attention(*heads, attn_mask=bias)
+    context = context.transpose(1, 2).flatten(2)  # [B, N, D]
     number = torch.arange(tokens.is_token.numel(), device=query.device).view(tokens.is_token.shape)
-    number = number - tokens.starts[tokens.image].unsqueeze(1)
-    image = tokens.image.unsqueeze(1)
-    return context[image, torch.where(tokens.is_token, number, 0)] * tokens.is_token.unsqueeze(2)
+    number = (number - tokens.starts[tokens.image].unsqueeze(1)).masked_fill(~tokens.is_token, -1)
+    return F.pad(context, (0, 0, 0, 1))[tokens.image.unsqueeze(1), number]  # zero in empty places
 
 
 class PackedAttention(nn.Module):

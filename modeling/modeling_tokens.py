@@ -106,7 +106,8 @@ def make_tokens(config, image_shape: tuple[int, int], **images: torch.Tensor | N
     height, width = image_shape
     size, window, device = height * width, config.window_size, pixels.index.device
     channel, place = pixels.index // size, pixels.index % size
-    if device.type == "cpu" and ((channel < 0) | (channel >= config.num_channels)).any():
+    is_known = device.type == "cpu" and not torch.compiler.is_exporting()
+    if is_known and ((channel < 0) | (channel >= config.num_channels)).any():
         raise ValueError(
             f"`pixel_index` reaches {int(pixels.index.max())}, but an image of {config.num_channels} x {height} x "
             f"{width} pixels has {config.num_channels * size}; was it written for another grid?"
@@ -130,7 +131,7 @@ def make_tokens(config, image_shape: tuple[int, int], **images: torch.Tensor | N
 
     counts = occupied[:none].view(pixels.num_images, size).sum(1)
     at, of_windows, starts = pack(image, counts, window)
-    number, num_places = len(of_windows), len(of_windows) * window
+    number, num_places = of_windows.shape[0], of_windows.shape[0] * window
     place_of = at.new_full((none + 1,), num_places).index_put((token,), at)
     values = _channels(pixels.value, place_of[key], channel, num_places, is_tower, config.tower_size)
     empty = torch.arange(num_places, device=device)
@@ -169,16 +170,17 @@ def pack(image: torch.Tensor, counts: torch.Tensor, window: int) -> tuple[torch.
     windows = (counts + window - 1) // window
     ends = windows.cumsum(0)
     starts = (ends - windows) * window
-    # a GPU does not know the number of windows yet, only that no image wastes a whole one
-    number = int(windows.sum()) if image.device.type == "cpu" else len(image) // window + len(counts)
-    number_in_image = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image]
-    of_windows = torch.searchsorted(ends, torch.arange(number, device=image.device), right=True)
-    return starts[image] + number_in_image, of_windows.clamp(max=max(len(counts) - 1, 0)), starts
+    # a GPU and an exported graph do not know the number of windows yet, only that no image wastes a whole one
+    is_known = image.device.type == "cpu" and not torch.compiler.is_exporting()
+    number = int(windows.sum()) if is_known else image.shape[0] // window + counts.shape[0]
+    number_in_image = torch.arange(image.shape[0], device=image.device) - (counts.cumsum(0) - counts)[image]
+    of_windows = ends.new_zeros(number + 1).index_add(0, ends, torch.ones_like(ends))[:number].cumsum(0)
+    return starts[image] + number_in_image, of_windows.clamp(max=max(counts.shape[0] - 1, 0)), starts
 
 
 def _of_any_number(tokens: PackedTokens) -> PackedTokens:
     """The same; a graph compiled for them is one for any number of tokens and images."""
-    if "torch._dynamo" in sys.modules:
+    if "torch._dynamo" in sys.modules and not torch.compiler.is_exporting():
         for part in tokens:
             if part is not None:
                 torch._dynamo.maybe_mark_dynamic(part, 0)  # pyright: ignore[reportPrivateImportUsage]
@@ -215,6 +217,6 @@ def _channels(value, at, channel, num_places: int, is_tower: torch.Tensor, tower
 
 def unpacked_places(tokens: PackedTokens) -> torch.Tensor:
     """Places `(B, N)` of the tokens of each image, `T` beyond its last one; the largest image has N tokens."""
-    number = torch.arange(int(tokens.counts.max()) if len(tokens.counts) else 0, device=tokens.counts.device)
+    number = torch.arange(tokens.counts.max().item() if tokens.counts.shape[0] else 0, device=tokens.counts.device)
     places = tokens.starts.unsqueeze(1) + number
     return torch.where(number < tokens.counts.unsqueeze(1), places, tokens.is_token.numel())

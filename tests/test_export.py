@@ -22,6 +22,7 @@ from e2evit.hub.export import check_parity, export_onnx, export_variants, open_s
 ROOT = Path(__file__).parents[1]
 JETS = {"image_size": 125, "num_channels": 8, "num_aux_features": 0, "log_mass": True, "mass_mean": 4.8}
 JETS |= {"mass_std": 0.5, "mass_loss": "quantile", "id2label": {0: "qcd", 1: "top", 2: "h"}}
+JETS |= {"channel_names": find_schema("simulated").channel_names}
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +86,33 @@ def test_files_describe_themselves(exported, processor):
 
 
 @pytest.mark.parametrize(
-    "name", ["xcit", "vit_study", "linearvit_mila", "linearvit_study", "xcit_study", "convnextv2"]
+    "name",
+    [
+        *("xcit", "vit_study", "linearvit_mila", "linearvit_study", "xcit_study", "convnextv2"),
+        *("hitvit", "hitvit_convolution"),
+    ],
 )
 def test_other_models(name, processor, images, tmp_path):
     model = make(name, **JETS)
     path = export_onnx(model, processor, tmp_path / "model.onnx", "nchw")
-    assert max(check_parity(model, processor, path, images[-20:], batch_size=7).values()) <= 1e-4
+    # the last batch is the empty and the hot image alone
+    assert max(check_parity(model, processor, path, images[-20:], batch_size=6).values()) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"local_mixing": "convolution", "convolution": "scatter", "curve": "random"},
+        {"global_mixing": "softmax", "curve": "grid", "hit_tokens": False},
+    ],
+    ids=["scatter", "softmax"],
+)
+@pytest.mark.slow
+def test_every_mixing_of_tokens(fields, processor, images, tmp_path):
+    """How many tokens an image has is known only when the graph runs."""
+    model = make("hitvit", **JETS | fields)
+    path = export_onnx(model, processor, tmp_path / "model.onnx", "nchw")
+    assert max(check_parity(model, processor, path, images[[0, 1, 2, -2, -1]], batch_size=1).values()) <= 1e-4
 
 
 def test_a_file_that_differs_is_not_kept(exported, processor, images, tmp_path, monkeypatch):
@@ -138,23 +160,36 @@ def program(tmp_path_factory):
     return build / "e2e_predict"
 
 
-@pytest.mark.cpp
-def test_cpp_agrees_with_pytorch(program, exported, images, tmp_path):
-    folder, files = exported[0], []
-    for number, image in enumerate(images[-12:]):  # the last two: an empty and a hot image
+def check_program(program, folder, files, images, tmp_path):
+    """What the program prints of each file is what onnxruntime makes of the other layout."""
+    rows = []
+    for number, image in enumerate(images):
         index = np.flatnonzero(image)
         row = {"pixel_index": index.tolist(), "pixel_value": image.ravel()[index].tolist()}
-        files.append(write_row(row, tmp_path / f"{number}.txt"))
-    for name in ("model_nhwc.onnx", "model_mass_nhwc.onnx"):
-        done = subprocess.run([program, folder / name, *files], capture_output=True, text=True, check=True)
+        rows.append(write_row(row, tmp_path / f"{number}.txt"))
+    session = open_session(folder / "model_nchw.onnx")
+    names = [output.name for output in session.get_outputs()]
+    expected = dict(zip(names, session.run(None, {"inputs": images})))
+    for name in files:
+        done = subprocess.run([program, folder / name, *rows], capture_output=True, text=True, check=True)
         lines = [dict(part.split("=") for part in line.split()) for line in done.stdout.splitlines()]
         assert next(iter(lines[0])) == ("mass" if "mass" in name else "signal")
-        session = open_session(folder / "model_nchw.onnx")
-        names = [output.name for output in session.get_outputs()]
-        expected = dict(zip(names, session.run(None, {"inputs": images[-12:]})))
         for key, values in expected.items():
             found = np.array([[float(value) for value in line[key].split(",")] for line in lines])
             np.testing.assert_allclose(found, values, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.cpp
+def test_cpp_agrees_with_pytorch(program, exported, images, tmp_path):
+    # the last two: an empty and a hot image
+    check_program(program, exported[0], ["model_nhwc.onnx", "model_mass_nhwc.onnx"], images[-12:], tmp_path)
+
+
+@pytest.mark.cpp
+def test_cpp_and_a_model_whose_shapes_depend_on_the_image(program, processor, images, tmp_path):
+    for layout in export.LAYOUTS:
+        export_onnx(make("hitvit", **JETS), processor, tmp_path / f"model_{layout}.onnx", layout)
+    check_program(program, tmp_path, ["model_nhwc.onnx"], images[-12:], tmp_path)
 
 
 @pytest.mark.cpp

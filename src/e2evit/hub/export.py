@@ -119,8 +119,9 @@ def _translate(model, processor, layout: str):
     module = ExportModule(model, processor, layout).eval()
     channels, height, width = processor.image_shape
     example = torch.zeros((2, height, width, channels) if layout == "nhwc" else (2, channels, height, width))
-    # one line for each operator of torchvision, which no model uses
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    # one line for each operator of torchvision, which no model uses, and for each list without entries
+    for name in ("torch.onnx._internal.exporter._registration", "onnx_ir._convenience"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec")  # torch's own
         program = torch.onnx.export(
