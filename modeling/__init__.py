@@ -30,6 +30,7 @@ from .modeling_baseline import BaselineForImageClassification, BaselineModel
 from .modeling_e2e import E2EForImageClassification, E2EModelOutput, E2EOutput, E2EPreTrainedModel
 from .modeling_events import HitViTForJetsInEvents
 from .modeling_hitvit import HitViTForImageClassification, HitViTModel
+from .modeling_hitvit_masked import HitViTForMaskedImageModeling
 from .modeling_linearvit import (
     LinearViTBackbone,
     LinearViTForImageClassification,
@@ -58,6 +59,7 @@ __all__ = [
     "HitViTConfig",
     "HitViTForImageClassification",
     "HitViTForJetsInEvents",
+    "HitViTForMaskedImageModeling",
     "HitViTModel",
     "LinearViTBackbone",
     "LinearViTConfig",
@@ -86,7 +88,7 @@ class ModelFamily:
     config: type[E2EConfig]
     model: type[E2EPreTrainedModel]
     classifier: type[E2EForImageClassification]
-    masked: type[E2EForMaskedImageModeling] | None
+    masked: type[E2EPreTrainedModel] | None
     backbone: type[E2EPreTrainedModel] | None
     title: str
     citation: str
@@ -128,7 +130,7 @@ _FAMILIES = (
         HitViTConfig,
         HitViTModel,
         HitViTForImageClassification,
-        None,
+        HitViTForMaskedImageModeling,
         None,
         "HitViT",
         "this repository: no paper yet; its attention is that of XCiT, arXiv 2106.09681",

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from .configuration_e2e import E2EConfig
-from .limits_e2e import COUNTS, FRACTION, NON_NEGATIVE, POSITIVE, limited, strict_config
+from .limits_e2e import COUNTS, FRACTION, NON_NEGATIVE, POSITIVE, REAL, limited, strict_config
 
 __all__ = ["HitViTConfig"]
 
@@ -62,6 +62,15 @@ class HitViTConfig(E2EConfig):
         drop_path_rate (`float`):
             Probability of dropping an image's residual branch, rising linearly from 0 to this at the last block.
         layer_norm_eps (`float`): Of all layer norms.
+        mask_size (`int`): Side in pixels of the blocks that pre-training hides. 1 hides single pixels, which their
+            neighbours give away.
+        ask_every (`int`):
+            The decoder is asked about one in so many of the hidden blocks that are occupied or touch one that is.
+        decoder_hidden_size (`int`): Width of a token in the decoder of pre-training, a multiple of 16.
+        num_decoder_layers (`int`): Its blocks.
+        truth_columns (`tuple[str, ...]`):
+            Columns of the data that pre-training also learns to predict from the pooled state.
+        truth_mean, truth_width (`tuple[float, ...]`): Their means and standard deviations in training.
     """
 
     model_type = "hitvit"
@@ -94,6 +103,13 @@ class HitViTConfig(E2EConfig):
     num_query_layers: int = limited(2, COUNTS["blocks"])
     drop_path_rate: float | int = limited(0.0, FRACTION)
     layer_norm_eps: float = limited(1e-5, POSITIVE)
+    mask_size: int = limited(5, COUNTS["stride"])
+    ask_every: int = limited(3, COUNTS["stride"])
+    decoder_hidden_size: int = limited(32, COUNTS["width"])
+    num_decoder_layers: int = limited(1, COUNTS["blocks"])
+    truth_columns: tuple[str, ...] | list[str] = ()
+    truth_mean: tuple[float | int, ...] | list[float | int] = limited((), REAL)
+    truth_width: tuple[float | int, ...] | list[float | int] = limited((), POSITIVE)
 
     @property
     def num_weights(self) -> int:
@@ -117,3 +133,15 @@ class HitViTConfig(E2EConfig):
     def validate_kernel(self):
         if self.kernel_size % 2 == 0:
             raise ValueError(f"`kernel_size` must be odd, so that a pixel is in the middle, got {self.kernel_size}.")
+
+    def validate_decoder(self):
+        if self.decoder_hidden_size % 16:
+            raise ValueError(f"`decoder_hidden_size` must be a multiple of 16, got {self.decoder_hidden_size}.")
+
+    def validate_truth(self):
+        lengths = [len(part) for part in (self.truth_columns, self.truth_mean, self.truth_width)]
+        if len(set(lengths)) > 1:
+            raise ValueError(
+                "`truth_mean` and `truth_width` have one number for each of `truth_columns`, got "
+                f"{lengths[1]} and {lengths[2]} for {lengths[0]}."
+            )

@@ -5,7 +5,9 @@ the image in linear time (`modeling_packed.py`). Tokens stay `(M, W, D)`, window
 (`modeling_tokens.py`), so an image never sees the others of its batch.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -25,7 +27,16 @@ from .modeling_stem import check_pixel_values, pixel_features
 from .modeling_tokens import PackedTokens, make_tokens, unpacked_places
 from .modeling_trainer import shown_to_trainer
 
-__all__ = ["HitViTForImageClassification", "HitViTModel", "HitViTModelOutput", "HitViTPreTrainedModel"]
+__all__ = [
+    "HitViTBlock",
+    "HitViTForImageClassification",
+    "HitViTModel",
+    "HitViTModelOutput",
+    "HitViTPreTrainedModel",
+    "num_place_features",
+    "place_features",
+    "run_blocks",
+]
 
 
 @dataclass
@@ -41,37 +52,50 @@ class HitViTModelOutput(E2EModelOutput):
     tokens: PackedTokens | None = None
 
 
+def place_features(config, pixel: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The place of pixels `(n,)`, `(n, num_place_features)`.
+
+    Row and column from the image's centre in units of half its height, and the cosines and sines of their rotary
+    positions. Columns that go around the detector have cosines and sines only, and none without
+    `config.absolute_columns`.
+    """
+    num_pairs = config.hidden_size // config.num_attention_heads // 2
+    angles = rotary_table(pixel, width, config.rotary_periods, num_pairs, config.periodic_columns)
+    angles = angles if config.absolute_columns else angles[:, : num_pairs // 2]
+    sides = [(pixel // width, height), (pixel % width, width)]
+    sides = sides if config.absolute_columns and not config.periodic_columns else sides[:1]
+    places = [(part - side // 2).unsqueeze(1) * (2 / height) for part, side in sides]
+    return torch.cat([*places, angles.cos(), angles.sin()], dim=1)
+
+
+def num_place_features(config) -> int:
+    """Those of [`place_features`]."""
+    num_pairs = config.hidden_size // config.num_attention_heads // 2
+    if not config.absolute_columns:
+        return 1 + num_pairs
+    return (1 if config.periodic_columns else 2) + 2 * num_pairs
+
+
 class TokenEmbedding(nn.Module):
     """The channels of a pixel and its place to a token.
 
     With `config.pixel_features`, each channel as the processor returns it, its absolute value and the linear value;
-    the place is given by row and column from the image's centre in units of half its height, and by the sines and
-    cosines of the rotary positions. Columns that go around the detector have sines and cosines only, and none
-    without `config.absolute_columns`. `config.pixel_hidden_size` is the width of a GELU layer between.
+    the place as [`place_features`]. `config.pixel_hidden_size` is the width of a GELU layer between.
     """
 
     def __init__(self, config):
         super().__init__()
-        self.has_features, self.periods = config.pixel_features, config.rotary_periods
-        self.num_pairs = config.hidden_size // config.num_attention_heads // 2
-        self.periodic, self.knows_column = config.periodic_columns, config.absolute_columns
-        num_places = 2 if self.knows_column and not self.periodic else 1
-        num_angles = self.num_pairs if self.knows_column else self.num_pairs // 2
-        width, hidden = config.num_pixel_features + num_places + 2 * num_angles, config.pixel_hidden_size
+        self.config = config
+        width, hidden = config.num_pixel_features + num_place_features(config), config.pixel_hidden_size
         self.hidden = nn.Linear(width, hidden) if hidden else None
         self.proj = nn.Linear(hidden or width, config.hidden_size)
 
     def forward(self, tokens: PackedTokens, height: int, width: int, dtype: torch.dtype) -> torch.Tensor:
         """`(M, W, D)`, of features of type `dtype`."""
         values = tokens.values.flatten(0, 1)
-        values = pixel_features(values) if self.has_features else values
-        pixel = tokens.pixel.flatten()
-        angles = rotary_table(pixel, width, self.periods, self.num_pairs, self.periodic)
-        angles = angles if self.knows_column else angles[:, : self.num_pairs // 2]
-        sides = [(pixel // width, height), (pixel % width, width)]
-        sides = sides if self.knows_column and not self.periodic else sides[:1]
-        places = [(part - side // 2).unsqueeze(1) * (2 / height) for part, side in sides]
-        features = torch.cat([values, *places, angles.cos(), angles.sin()], dim=1).to(dtype)
+        values = pixel_features(values) if self.config.pixel_features else values
+        places = place_features(self.config, tokens.pixel.flatten(), height, width)
+        features = torch.cat([values, places], dim=1).to(dtype)
         hidden_states = features if self.hidden is None else F.gelu(self.hidden(features))
         return self.proj(hidden_states).unflatten(0, tokens.pixel.shape)
 
@@ -113,6 +137,38 @@ class HitViTBlock(GradientCheckpointingLayer):
         if self.attn is not None and self.norm2 is not None:
             hidden_states = hidden_states + self._drop(self.attn(self.norm2(hidden_states), tokens), tokens)
         return hidden_states + self._drop(self.mlp(self.norm3(hidden_states)), tokens)
+
+
+def run_blocks(
+    blocks: Iterable[HitViTBlock],
+    config,
+    hidden_states: torch.Tensor,
+    tokens: PackedTokens,
+    image_shape: tuple[int, int],
+    keep: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Tokens `(M, W, D)` after all blocks, which see them in the two orders in turn.
+
+    Args:
+        keep: Sees the tokens in the first order, before the first block and after each, and returns them.
+    """
+    (height, width), dtype = image_shape, hidden_states.dtype
+    grid = (tokens.counts.shape[0], height, width)
+    orders = [surroundings(config, tokens, width, height, dtype, in_second) for in_second in (False, True)]
+    to_second, to_first = (tokens.to_second, tokens.to_first), (tokens.to_first, tokens.to_second)
+    is_second, num_windowed = False, 0
+    hidden_states = hidden_states if keep is None else keep(hidden_states)
+    for block in blocks:
+        if block.window is not None:  # nothing else depends on the order
+            if is_second != bool(num_windowed % 2):
+                hidden_states = reorder(hidden_states, *(to_first if is_second else to_second))
+                is_second = not is_second
+            num_windowed += 1
+        hidden_states = block(hidden_states, tokens, orders[is_second], grid)
+        if is_second and keep is not None:
+            hidden_states, is_second = reorder(hidden_states, *to_first), False
+        hidden_states = hidden_states if keep is None else keep(hidden_states)
+    return reorder(hidden_states, *to_first) if is_second else hidden_states
 
 
 class HitViTPreTrainedModel(E2EPreTrainedModel):
@@ -198,28 +254,14 @@ class HitViTModel(HitViTPreTrainedModel):
     def encode(self, tokens: PackedTokens, height: int, width: int, wants_states: bool = False):
         """Tokens of images of `height` x `width` pixels to `(M, W, D)` after the last norm, and to the states
         `(B, N, D)` after the embedding and each block."""
+        states = []
+        keep = partial(self._keep, states, tokens) if wants_states else None
         hidden_states = residual_stream(self.embed(tokens, height, width, self.dtype))
-        dtype, grid = hidden_states.dtype, (tokens.counts.shape[0], height, width)
-        orders = [surroundings(self.config, tokens, width, height, dtype, in_second) for in_second in (False, True)]
-        to_second, to_first = (tokens.to_second, tokens.to_first), (tokens.to_first, tokens.to_second)
-        is_second, states, num_windowed = False, [], 0
-        hidden_states = self._keep(hidden_states, states, tokens, wants_states)
-        for number, block in enumerate(self.blocks):
-            if block.window is not None:  # nothing else depends on the order
-                if is_second != bool(num_windowed % 2):
-                    hidden_states = reorder(hidden_states, *(to_first if is_second else to_second))
-                    is_second = not is_second
-                num_windowed += 1
-            hidden_states = block(hidden_states, tokens, orders[is_second], grid)
-            if is_second and (wants_states or number == len(self.blocks) - 1):
-                hidden_states, is_second = reorder(hidden_states, *to_first), False
-            hidden_states = self._keep(hidden_states, states, tokens, wants_states)
+        hidden_states = run_blocks(self.blocks, self.config, hidden_states, tokens, (height, width), keep)
         return self.norm(hidden_states), states
 
-    def _keep(self, hidden_states, states: list, tokens: PackedTokens, wanted: bool):
+    def _keep(self, states: list, tokens: PackedTokens, hidden_states: torch.Tensor) -> torch.Tensor:
         """Keeps tokens where the gradient passes; continue with the result (see `TokenStates`)."""
-        if not wanted:
-            return hidden_states
         places = unpacked_places(tokens)
         states.append(unpack(hidden_states, places))
         packed = hidden_states.new_zeros(tokens.is_token.numel() + 1, hidden_states.shape[2])

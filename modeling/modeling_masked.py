@@ -107,6 +107,11 @@ class E2EForMaskedImageModeling(E2EPreTrainedModel):
     decoder: nn.Module
     stride: int
     stem: nn.Module
+    mask_ratio = 0.6  # unless a recipe has another
+
+    def mask_grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Tokens in eta and in phi that `bool_masked_pos` may hide, for an image of `image_size` pixels."""
+        return token_grid(self.stem, image_size)
 
     @can_return_tuple
     def forward(

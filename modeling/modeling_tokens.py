@@ -14,7 +14,18 @@ import torch
 from .modeling_curves import curve_order, curve_ranks
 from .modeling_stem import LINEAR_SCALE, linear_pixels
 
-__all__ = ["PackedTokens", "Pixels", "list_pixels", "make_tokens", "pack", "unpacked_places"]
+__all__ = [
+    "PackedTokens",
+    "Pixels",
+    "channel_values",
+    "list_pixels",
+    "make_tokens",
+    "middle_of",
+    "pack",
+    "token_pixels",
+    "tokens_of",
+    "unpacked_places",
+]
 
 
 class Pixels(NamedTuple):
@@ -102,9 +113,18 @@ def make_tokens(config, image_shape: tuple[int, int], **images: torch.Tensor | N
     Raises:
         ValueError: for a pixel beyond the image, and as [`list_pixels`].
     """
-    pixels = list_pixels(config, **images)
+    return tokens_of(config, image_shape, list_pixels(config, **images))
+
+
+def token_pixels(config, image_shape: tuple[int, int], pixels: Pixels) -> tuple[torch.Tensor, ...]:
+    """Channel and row-major number of the token's pixel, both `(n,)`, for each pixel; `(C,)`, whether a channel is one
+    of towers.
+
+    Raises:
+        ValueError: for a pixel beyond the image.
+    """
     height, width = image_shape
-    size, window, device = height * width, config.window_size, pixels.index.device
+    size, device = height * width, pixels.index.device
     channel, place = pixels.index // size, pixels.index % size
     is_known = device.type == "cpu" and not torch.compiler.is_exporting()
     if is_known and ((channel < 0) | (channel >= config.num_channels)).any():
@@ -112,16 +132,19 @@ def make_tokens(config, image_shape: tuple[int, int], **images: torch.Tensor | N
             f"`pixel_index` reaches {int(pixels.index.max())}, but an image of {config.num_channels} x {height} x "
             f"{width} pixels has {config.num_channels * size}; was it written for another grid?"
         )
-    is_tower, is_hit = (
-        torch.tensor(config.channels_among(names), device=device)
-        for names in (config.tower_channels, config.hit_channels)
-    )
-    from_tower = is_tower[channel]
-    place = torch.where(from_tower, _centre(place, height, width, config.tower_size), place)
+    is_tower = torch.tensor(config.channels_among(config.tower_channels), device=device)
+    return channel, torch.where(is_tower[channel], middle_of(place, image_shape, config.tower_size), place), is_tower
+
+
+def tokens_of(config, image_shape: tuple[int, int], pixels: Pixels) -> PackedTokens:
+    """As [`make_tokens`], of pixels."""
+    height, width = image_shape
+    size, window, device = height * width, config.window_size, pixels.index.device
+    channel, place, is_tower = token_pixels(config, image_shape, pixels)
     key = pixels.image * size + _on(device, curve_ranks(config.curve, height, width))[place]
     makes_token = pixels.value.detach().ne(0)
     if not config.hit_tokens:
-        makes_token &= ~is_hit[channel]
+        makes_token &= ~torch.tensor(config.channels_among(config.hit_channels), device=device)[channel]
     none = pixels.num_images * size
     occupied = torch.zeros(none + 1, dtype=torch.bool, device=device)
     occupied[torch.where(makes_token, key, none)] = True
@@ -133,7 +156,7 @@ def make_tokens(config, image_shape: tuple[int, int], **images: torch.Tensor | N
     at, of_windows, starts = pack(image, counts, window)
     number, num_places = of_windows.shape[0], of_windows.shape[0] * window
     place_of = at.new_full((none + 1,), num_places).index_put((token,), at)
-    values = _channels(pixels.value, place_of[key], channel, num_places, is_tower, config.tower_size)
+    values = channel_values(pixels.value, place_of[key], channel, num_places, is_tower, config.tower_size)
     empty = torch.arange(num_places, device=device)
     pixel_at = torch.zeros_like(empty).index_put((at,), pixel)
     second = curve_ranks(config.curve, height, width, config.curve_shift, True, config.periodic_columns)
@@ -201,13 +224,14 @@ def _on(device: torch.device, numbers) -> torch.Tensor:
     return torch.from_numpy(numbers).to(device)
 
 
-def _centre(place: torch.Tensor, height: int, width: int, side: int) -> torch.Tensor:
+def middle_of(place: torch.Tensor, image_shape: tuple[int, int], side: int) -> torch.Tensor:
     """The pixel in the middle of the block of each pixel; a block may overhang the image."""
+    height, width = image_shape
     row, column = (part // side * side + side // 2 for part in (place // width, place % width))
     return row.clamp(max=height - 1) * width + column.clamp(max=width - 1)
 
 
-def _channels(value, at, channel, num_places: int, is_tower: torch.Tensor, tower_size: int) -> torch.Tensor:
+def channel_values(value, at, channel, num_places: int, is_tower: torch.Tensor, tower_size: int) -> torch.Tensor:
     """`(T, C)` from pixels that belong to the place `at`, or to none if that is `num_places`."""
     linear = value.sign() * linear_pixels(value)  # whose mean over a block is an energy
     part = torch.where(is_tower[channel], linear / tower_size**2, value)

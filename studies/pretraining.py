@@ -57,7 +57,8 @@ def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> None:
 
     new, before = ("--model_config", study["model_config"]), study["pretraining"]
     recipe = RECIPES / "pretraining/pretrain.yaml"
-    train("scripts/pretrain.py", recipe, pretrained, before["fraction"], before["epochs"], *new)
+    truth = ("--truth_columns", *before["truth_columns"]) if "truth_columns" in before else ()
+    train("scripts/pretrain.py", recipe, pretrained, before["fraction"], before["epochs"], *new, *truth)
     starts = {
         "finetune": (RECIPES / "pretraining/finetune.yaml", "--model_name_or_path", pretrained),
         "scratch": (RECIPES / "pretraining/scratch.yaml", *new),

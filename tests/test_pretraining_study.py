@@ -24,16 +24,19 @@ def test_the_interval_is_students():
 
 
 @pytest.mark.slow
-def test_a_small_study(tmp_path):
+@pytest.mark.parametrize(("model_type", "plan"), [("xcit", "study"), ("hitvit", "study_hitvit")])
+def test_a_small_study(model_type, plan, tmp_path):
     """One seed and one fraction of labels; a second call finds everything done."""
     simulate = ["scripts/simulate.py", "--output_dir", tmp_path / "jets", "--num_jets", 40]
     simulate += ["--pileup", 0, "--processes", "qcd", "top", "w", "z", "h", "x_qq", "--num_proc", 1]
     run_python(*simulate).check_returncode()
-    model = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = {"model_type": model_type, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     (tmp_path / "tiny.json").write_text(json.dumps(model | {"log_mass": True, "mass_loss": "quantile"}))
-    study = yaml.safe_load((ROOT / "recipes/pretraining/study.yaml").read_text())
+    study = yaml.safe_load((ROOT / f"recipes/pretraining/{plan}.yaml").read_text())
     study |= {"model_config": str(tmp_path / "tiny.json"), "seeds": [3]}
     study |= {"validation_fraction": 1.0, "test_fraction": 1.0}
+    if model_type == "hitvit":
+        study["pretraining"]["truth_columns"] = ["jet_mass", "multiplicity"]
     study["labels"] = {"10 %": {"fraction": 0.25, "finetune_epochs": 1, "scratch_epochs": 2}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     command = ["studies/pretraining.py", "--study", tmp_path / "study.yaml"]

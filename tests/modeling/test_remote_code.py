@@ -33,8 +33,8 @@ NEEDS = {
     "xcit": SHARED | BLOCKS | {"configuration_xcit", "modeling_xcit"},
     "hitvit": SHARED
     | {"configuration_hitvit", "modeling_hitvit"}
-    | {f"modeling_{name}" for name in ("curves", "tokens", "packed", "local", "pooling", "events")}
-    | BLOCKS - {"modeling_branches", "modeling_masked"},
+    | {f"modeling_{name}" for name in ("curves", "tokens", "packed", "local", "pooling", "events", "hitvit_masked")}
+    | BLOCKS - {"modeling_branches"},
     "vit": SHARED | {"configuration_baseline", "modeling_baseline"},
 }
 

@@ -11,6 +11,7 @@ from transformers_tests import load
 modeling, backbones, configurations, images = map(load, ("modeling", "backbone", "configuration", "image_processing"))
 
 FIELDS = SMALL | {"e2e_baseline": {"backbone_config": BACKBONES["vit"]}}  # one row for each family
+FIELDS["hitvit"] = SMALL["hitvit"] | {"mask_size": 1}  # a mask of tokens, which are pixels
 # tests that do not apply
 EXCEPTIONS = {
     "test_call_numpy_4_channels": "no picture: it has no mean colour, and its channels have names",
@@ -70,6 +71,8 @@ class _Family:
                 inputs |= {"labels": torch.zeros(2, 1, dtype=torch.long), "mass_labels": torch.full((2, 1), 100.0)}
         elif "labels" in inputs:
             inputs["mass_labels"] = torch.linspace(80, 170, self.model_tester.batch_size)
+        if "bool_masked_pos" in inputs:  # a mask that hides nothing asks nothing
+            inputs["bool_masked_pos"][:, ::2] = 1
         return inputs
 
 

@@ -1,13 +1,14 @@
 """Statistics that normalise inputs and targets, from the training split alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
+from datasets import Dataset, Value
 
-__all__ = ["MassWeights", "TrainingStatistics", "training_statistics"]
+__all__ = ["MassWeights", "TrainingStatistics", "column_moments", "training_statistics"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,27 @@ def training_statistics(
     if mass.size < 2:
         return TrainingStatistics(tuple(scales), 0.0, 1.0)
     return TrainingStatistics(tuple(scales), float(mass.mean()), float(mass.std()))
+
+
+def column_moments(train: Dataset, names: Sequence[str]) -> tuple[list[float], list[float]]:
+    """Means and standard deviations of columns over the rows that have them.
+
+    Raises:
+        ValueError: for a column that is missing, holds no numbers, or the same number everywhere.
+    """
+    kinds = {name: kind.pa_type for name, kind in train.features.items() if isinstance(kind, Value)}
+    numbers = [name for name, kind in kinds.items() if pa.types.is_floating(kind) or pa.types.is_integer(kind)]
+    means, widths = [], []
+    for name in names:
+        if name not in numbers:
+            raise ValueError(f"There is no column {name} with numbers; those there are: {', '.join(numbers)}.")
+        values = _column(train, name)
+        values = values[np.isfinite(values)]
+        if not values.size or values.std() == 0:
+            raise ValueError(f"There is nothing to learn from {name}: it is the same in all training rows, or null.")
+        means.append(float(values.mean()))
+        widths.append(float(values.std()))
+    return means, widths
 
 
 @dataclass(frozen=True)

@@ -111,10 +111,19 @@ class MassWeightArguments:
 
 @dataclass
 class MaskArguments:
-    mask_ratio: float = _field(0.6, "Fraction of the tokens that pre-training hides.")
+    mask_ratio: float | None = _field(
+        None, "Fraction of the tokens that pre-training hides. Default: 0.75 for HitViT, 0.6 for other models."
+    )
+    truth_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns with numbers, such as num_pileup, that HitViT also learns to predict. Default: the "
+            "checkpoint's, or none."
+        },
+    )
 
     def __post_init__(self):
-        if not 0 < self.mask_ratio < 1:
+        if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
             raise ValueError(f"`mask_ratio` must be between 0 and 1, got {self.mask_ratio}.")
 
 

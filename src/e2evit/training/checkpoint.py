@@ -28,6 +28,7 @@ from transformers.utils import cached_file
 from e2evit.data import DatasetSchema, TrainingStatistics, training_statistics
 from e2evit.data.manifest import RUN_INFO_FILE, check_weights
 from e2evit.data.packaged import read_recipe
+from e2evit.data.statistics import column_moments
 from e2evit.data.texts import read_mapping
 from e2evit.modeling import FAMILIES, E2EConfig, E2EImageProcessor
 
@@ -152,6 +153,7 @@ def new_model(
     mass_column: str = "mass_labels",
     masked: bool = False,
     queries: bool = False,
+    truth_columns: Sequence[str] | None = None,
 ) -> tuple[torch.nn.Module, E2EImageProcessor]:
     """A model with new weights, and its processor; both hold statistics of the training split.
 
@@ -159,11 +161,15 @@ def new_model(
         model_config: A JSON file, or a configuration; image size, channels and classes are those of the data.
         masked: A model for masked images instead of one for classes and masses.
         queries: A model that predicts all jets of an event at once.
+        truth_columns: Columns that a model for masked images also predicts.
 
     Raises:
-        ValueError: for an architecture without such a model, and as [`read_model_config`].
+        ValueError: for an architecture without such a model or prediction, and as [`column_moments`] and
+            [`read_model_config`].
     """
     config_class, own = _model_fields(model_config)
+    if truth_columns:
+        own |= _truth(config_class, train_split, truth_columns)
     statistics = training_statistics(train_split, schema.image_shape, mass_column, own.get("log_mass", False))
     config = config_class(
         **own
@@ -191,6 +197,7 @@ def pretrained_model(
     mass_column: str = "mass_labels",
     masked: bool = False,
     queries: bool = False,
+    truth_columns: Sequence[str] | None = None,
 ) -> tuple[torch.nn.Module, E2EImageProcessor]:
     """The model of a checkpoint, to be fine-tuned, and its processor.
 
@@ -198,7 +205,7 @@ def pretrained_model(
     classes than the data gets a new classifier; its mass head stays.
 
     Raises:
-        ValueError: for a checkpoint of other channels, and as [`find_checkpoint`].
+        ValueError: for a checkpoint of other channels or other truth, and as [`find_checkpoint`].
     """
     path = find_checkpoint(path)
     processor, config = AutoImageProcessor.from_pretrained(path), read_config(path)
@@ -209,6 +216,9 @@ def pretrained_model(
         )
     _check_family(config, queries)
     if masked:
+        before = list(getattr(config, "truth_columns", ()))
+        if truth_columns is not None and list(truth_columns) != before:
+            raise ValueError(f"{path} predicts {', '.join(before) or 'no columns'}, not {', '.join(truth_columns)}.")
         return load_model(path, config, AutoModelForMaskedImageModeling), processor
     if _is_masked(config):
         statistics = training_statistics(train_split, schema.image_shape, mass_column, config.log_mass)
@@ -262,6 +272,14 @@ def _with_new_classifier(model: torch.nn.Module, label_names: Sequence[str]) -> 
     assert not unexpected, unexpected
     assert all(name.startswith(CLASSIFIER) for name in missing), missing
     return changed
+
+
+def _truth(config_class: type[E2EConfig], train_split: Dataset, columns: Sequence[str]) -> dict:
+    """The fields of a configuration that say which columns pre-training predicts."""
+    if "truth_columns" not in config_class.__dataclass_fields__:
+        raise ValueError(f"`truth_columns`: a {config_class.model_type!r} learns from hidden pixels alone.")
+    means, widths = column_moments(train_split, columns)
+    return {"truth_columns": list(columns), "truth_mean": means, "truth_width": widths}
 
 
 def _predicted(schema: DatasetSchema, statistics: TrainingStatistics) -> dict:

@@ -60,6 +60,7 @@ class E2ECollator:
         with_labels: False makes all labels missing (-100).
         images: Makes new images in every epoch, of rows that are Arrow tables of particles.
         packed: Make lists of pixels instead of `pixel_values`, for models that read them (`reads_rows`).
+        truth_columns: Columns with further targets, returned as `truth_labels` `(B, n)`; null becomes NaN.
     """
 
     def __init__(
@@ -71,10 +72,11 @@ class E2ECollator:
         with_labels: bool = True,
         images: PreparedImages | None = None,
         packed: bool = False,
+        truth_columns: Sequence[str] = (),
     ):
         self.packed = packed
         self.processor, self.mass_column, self.with_labels, self.images = processor, mass_column, with_labels, images
-        self.augmentation, self.mass_weights = augmentation, mass_weights
+        self.augmentation, self.mass_weights, self.truth_columns = augmentation, mass_weights, truth_columns
         # shared with the worker processes, which live as long as the run
         self._seed = torch.zeros(2, dtype=torch.int64).share_memory_()
 
@@ -83,7 +85,7 @@ class E2ECollator:
         """The columns it reads."""
         aux = AUX_COLUMNS if self.processor.aux_names else ("pt",) if self.mass_weights else ()
         pixels = PIXELS if self.images is None else self.images.columns
-        return ["row", *pixels, "labels", self.mass_column, *aux]
+        return list(dict.fromkeys(["row", *pixels, "labels", self.mass_column, *aux, *self.truth_columns]))
 
     def seed(self, seed: int, epoch: int) -> None:
         """Set the seed of an epoch. Random numbers depend on it and on the batch, not on the process that makes it."""
@@ -102,7 +104,7 @@ class E2ECollator:
         """
         if self.images is not None:
             rows = self.images(rows, *self._seed.tolist())
-        rows = _as_table(rows, self.mass_column)
+        rows = _as_table(rows, self.mass_column, self.truth_columns)
         index, value = (rows[name].combine_chunks() for name in PIXELS)
         offsets = index.offsets.to_numpy()
         lengths = np.stack([np.diff(offsets), np.diff(value.offsets.to_numpy())])
@@ -127,6 +129,9 @@ class E2ECollator:
         batch["labels"] = torch.from_numpy(labels.astype(np.int64))
         masses = _numbers(rows, self.mass_column, np.nan)
         batch["mass_labels"] = torch.from_numpy(masses.astype(np.float32))
+        if self.truth_columns:
+            truth = [_numbers(rows, name, np.nan) for name in self.truth_columns]
+            batch["truth_labels"] = torch.from_numpy(np.stack(truth, axis=1).astype(np.float32))
         if "row" in rows.column_names:
             batch["rows"] = torch.tensor(rows["row"].to_numpy())
         if self.mass_weights is not None:
@@ -135,10 +140,10 @@ class E2ECollator:
         return batch
 
 
-def _as_table(rows: pa.Table | Sequence, mass_column: str) -> pa.Table:
+def _as_table(rows: pa.Table | Sequence, mass_column: str, truth_columns: Sequence[str]) -> pa.Table:
     if not isinstance(rows, pa.Table) and len(rows) and not isinstance(rows[0], Mapping):
         rows = pa.concat_tables([_frame_as_table(row) for row in rows])
-    needed = PIXELS if mass_column == MASS_COLUMN else [*PIXELS, mass_column]
+    needed = [*PIXELS, *([] if mass_column == MASS_COLUMN else [mass_column]), *truth_columns]
     known = rows.column_names if isinstance(rows, pa.Table) else rows[0] if rows else needed
     if missing := [name for name in needed if name not in known]:
         raise ValueError(
@@ -148,7 +153,7 @@ def _as_table(rows: pa.Table | Sequence, mass_column: str) -> pa.Table:
     if isinstance(rows, pa.Table):
         return rows
     columns = {name: _lists([row[name] for row in rows], name) for name in PIXELS}
-    for name in {"labels", mass_column, *AUX_COLUMNS}:
+    for name in {"labels", mass_column, *AUX_COLUMNS, *truth_columns}:
         values = [np.nan if row.get(name) is None else float(row[name]) for row in rows]
         columns[name] = pa.array(values, pa.float64(), from_pandas=True)
     return pa.table(columns)

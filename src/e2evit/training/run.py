@@ -155,7 +155,8 @@ def _run(
     if settings.fresh:  # statistics are of images
         with accelerator.main_process_first():
             sample = PreparedImages(recipe.data, recipe.targets.transverse).sample(sample)
-    model, processor = build(source, schema, sample, recipe.targets.mass_column, masked, queries)
+    truth_columns = None if recipe.mask is None else recipe.mask.truth_columns
+    model, processor = build(source, schema, sample, recipe.targets.mass_column, masked, queries, truth_columns)
 
     try:
         history = fit(accelerator, model, dataset, processor, recipe, on_epoch_end, state)

@@ -8,7 +8,6 @@ from accelerate import Accelerator
 from datasets import DatasetDict
 
 from e2evit.data.statistics import MassWeights
-from e2evit.modeling.modeling_masked import token_grid
 from e2evit.transforms.event_jets import jets_of_events
 
 from .arguments import Recipe
@@ -18,6 +17,9 @@ from .particles import PreparedImages
 from .prediction import constant_baselines, coverage_temperature, predict, progress_bar, summarise
 
 __all__ = ["MaskedCollator", "MaskedImages", "Supervised", "make_task"]
+
+# what pre-training reads: images, dense or as lists of pixels, and truth
+KEPT = ("pixel_values", "pixel_index", "pixel_value", "row_offsets", "truth_labels", "rows")
 
 
 class Supervised:
@@ -59,17 +61,26 @@ class Supervised:
 
 
 class MaskedImages:
-    """Masked pixels (SimMIM); labels are not read."""
+    """Masked pixels and, if the model predicts them, columns of simulation truth; labels are not read."""
 
     terms = ("loss", "occupancy_loss", "value_loss")
 
     def __init__(self, model, processor, dataset: DatasetDict, recipe: Recipe):
-        grid = token_grid(model.stem, processor.image_size)
+        truth_columns = getattr(model.config, "truth_columns", ())
+        if truth_columns:
+            self.terms = (*self.terms, "truth_loss")
         self.collator, self.validation_collator = (
             MaskedCollator(
-                E2ECollator(processor, recipe.targets.mass_column, augmentation, images=images),
-                grid,
-                recipe.mask.mask_ratio,
+                E2ECollator(
+                    processor,
+                    recipe.targets.mass_column,
+                    augmentation,
+                    images=images,
+                    packed=model.reads_rows,
+                    truth_columns=truth_columns,
+                ),
+                model.mask_grid(processor.image_size),
+                recipe.mask.mask_ratio or model.mask_ratio,
             )
             for augmentation, images in ((recipe.augmentation, fresh_images(recipe)), (None, None))
         )
@@ -95,10 +106,10 @@ class MaskedImages:
 
 
 class MaskedCollator:
-    """Rows to `pixel_values` and `bool_masked_pos` `(B, H' W')`, a random fraction of the tokens of each image.
+    """Rows to images and `bool_masked_pos` `(B, H' W')`, a random fraction of the tokens of each image.
 
     Args:
-        collator: Makes the images.
+        collator: Makes the images, dense or as lists of pixels.
         grid: Tokens in eta and in phi.
         ratio: Fraction of the tokens to hide, between 0 and 1.
     """
@@ -109,14 +120,21 @@ class MaskedCollator:
 
     def __call__(self, rows) -> dict[str, torch.Tensor]:
         batch = self.collator(rows)
-        pixel_values = batch["pixel_values"]
-        # as in the augmentation, they depend on the batch, not on the process that makes it
-        sample = np.flatnonzero(pixel_values.numpy()[:1])[:64]
-        rng = self.collator.random_numbers(sample, np.array([len(pixel_values)]))
-        order = rng.random((len(pixel_values), self.num_tokens)).argsort(axis=1)
+        first, number = _first_image(batch)
+        # as in the augmentation, masks depend on the batch, not on the process that makes it
+        rng = self.collator.random_numbers(first, np.array([number]))
+        order = rng.random((number, self.num_tokens)).argsort(axis=1)
         masked = torch.from_numpy(order < round(self.ratio * self.num_tokens))
-        kept = {name: batch[name] for name in ("pixel_values", "rows") if name in batch}
-        return kept | {"bool_masked_pos": masked}
+        return {name: batch[name] for name in KEPT if name in batch} | {"bool_masked_pos": masked}
+
+
+def _first_image(batch: dict[str, torch.Tensor]) -> tuple[np.ndarray, int]:
+    """The first occupied pixels of the first image, and the number of images; the same for both kinds of images."""
+    if "pixel_values" in batch:
+        return np.flatnonzero(batch["pixel_values"].numpy()[:1])[:64], len(batch["pixel_values"])
+    offsets = batch["row_offsets"]
+    index, value = (batch[name][: int(offsets[1])].numpy() for name in ("pixel_index", "pixel_value"))
+    return np.sort(index[value != 0]).astype(np.int64)[:64], len(offsets) - 1
 
 
 def fresh_images(recipe: Recipe) -> PreparedImages | None:
