@@ -5,7 +5,7 @@ the image in linear time (`modeling_packed.py`). Tokens stay `(M, W, D)`, window
 (`modeling_tokens.py`), so an image never sees the others of its batch.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -140,7 +140,7 @@ class HitViTBlock(GradientCheckpointingLayer):
 
 
 def run_blocks(
-    blocks: Iterable[HitViTBlock],
+    blocks: nn.ModuleList,
     config,
     hidden_states: torch.Tensor,
     tokens: PackedTokens,

@@ -124,7 +124,9 @@ def hide_units(config, image_shape: tuple[int, int], bool_masked_pos: torch.Tens
 
     unit = pixels.image * num_units + place // width // side * columns + place % width // side
     left = (~mask[unit]).nonzero().squeeze(1)
-    visible = tokens_of(config, image_shape, Pixels(*(part[left] for part in pixels[:3]), pixels.num_images))
+    visible = tokens_of(
+        config, image_shape, Pixels(pixels.image[left], pixels.index[left], pixels.value[left], pixels.num_images)
+    )
     occupied = torch.zeros(mask.shape, device=device).index_fill(0, unit[pixels.value.ne(0)], 1.0)
     is_near = F.max_pool2d(occupied.view(-1, 1, rows, columns), 3, stride=1, padding=1).flatten().bool()
     candidates = (is_near & mask).view(shape)
@@ -258,7 +260,7 @@ class HitViTForMaskedImageModeling(HitViTPreTrainedModel):
         shape = self.hitvit.image_shape(pixel_values)
         images = {"pixel_index": pixel_index, "pixel_value": pixel_value, "row_offsets": row_offsets}
         masked = hide_units(self.config, shape, bool_masked_pos, pixel_values=pixel_values, **images)
-        states, kept = self.hitvit.encode(masked.visible, *shape, wanted)
+        states, kept = self.hitvit.encode(masked.visible, shape[0], shape[1], wanted)
         pooled = self.hitvit.pooling(states, masked.visible)
         outputs = {} if bool_masked_pos is None else self._reconstruct(states, pooled, masked, shape)
         truth_preds, truth_loss = self._truth(pooled, truth_labels)
