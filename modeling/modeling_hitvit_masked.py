@@ -258,8 +258,9 @@ class HitViTForMaskedImageModeling(HitViTPreTrainedModel):
         if pixel_values is not None:
             check_pixel_values(pixel_values, self.config.num_channels)
         shape = self.hitvit.image_shape(pixel_values)
-        images = {"pixel_index": pixel_index, "pixel_value": pixel_value, "row_offsets": row_offsets}
-        masked = hide_units(self.config, shape, bool_masked_pos, pixel_values=pixel_values, **images)
+        images = {"pixel_values": pixel_values, "pixel_index": pixel_index, "pixel_value": pixel_value}
+        images["row_offsets"] = row_offsets
+        masked = hide_units(self.config, shape, bool_masked_pos, **images)  # pyright: ignore[reportCallIssue]
         states, kept = self.hitvit.encode(masked.visible, shape[0], shape[1], wanted)
         pooled = self.hitvit.pooling(states, masked.visible)
         outputs = {} if bool_masked_pos is None else self._reconstruct(states, pooled, masked, shape)
