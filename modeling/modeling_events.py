@@ -167,7 +167,7 @@ class JetDecoder(nn.Module):
         to tokens of B J windows."""
         dtype = hidden_states.dtype
         steps = steps_from_axes(tokens, jets, width, self.periodic)  # [M, W, J, 2]
-        windows = make_windows(tokens, steps, jets, self.reach)
+        windows = make_windows(tokens, steps, jets, self.reach)  # pyright: ignore[reportCallIssue]
         seen = self._see(hidden_states, windows)
         features = [(jets[..., 0].clamp(min=1) / TYPICAL_PT).log(), (jets[..., 1] - height / 2) * (2 / height)]
         if self.knows_column:
