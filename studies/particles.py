@@ -69,7 +69,7 @@ class ParticleStudyArguments:
     )
     models: list[str] = field(default_factory=list, metadata={"help": "Models to train. Default: those of the plan."})
     epochs: list[int] = field(default_factory=list, metadata={"help": "Numbers of epochs. Default: the plan's."})
-    fraction: float = field(default=1.0, metadata={"help": "Fraction of the training jets."})
+    fraction: float = field(default=1.0, metadata={"help": "Fraction of the training and validation jets."})
     output_dir: str = field(default="runs/particles", metadata={"help": "Data, checkpoints and results of each."})
     results_dir: str = field(default="results", metadata={"help": "Where all metrics go, particles_PLAN.json."})
     num_proc: int = field(default=2, metadata={"help": "Processes of the simulation."})
@@ -87,6 +87,7 @@ def main() -> None:
             *("--processes", *sample["processes"], "--num_jets", sample["num_jets"]),
             *read_recipe(options.study)["simulation_arguments"].split(),
         )
+    of_data = ["--data_dir", data, "--train_fraction", options.fraction, "--validation_fraction", options.fraction]
     trained = 0
     for epochs, model in product(options.epochs or plan.epochs, options.models or plan.models):
         for seed, training in product(plan.models[model], plan.trainings):
@@ -96,19 +97,25 @@ def main() -> None:
             if not missing or trained == options.max_runs:
                 continue
             trained += 1
-            of_data = ["--data_dir", data, "--train_fraction", options.fraction, *plan.trainings[training]]
             if model == "trees":
-                tests = {path: ["--data_dir", data, *words] for path, words in missing.items()}
-                measure_trees(read_recipe(options.recipe), of_data, tests, seed)
+                tests = {path: [*of_data, *words] for path, words in missing.items()}
+                measure_trees(read_recipe(options.recipe), [*of_data, *plan.trainings[training]], tests, seed)
                 continue
             model_config = Path(options.recipe).parent / f"{model}.json"
             run_script(
-                *("scripts/train.py", options.recipe, *of_data, "--model_config", model_config),
+                *(
+                    "scripts/train.py",
+                    options.recipe,
+                    *of_data,
+                    *plan.trainings[training],
+                    "--model_config",
+                    model_config,
+                ),
                 *("--output_dir", folder / name, "--seed", seed, "--num_train_epochs", epochs),
                 *("--num_workers", options.num_workers, "--save_steps", 500, "--resume_from_checkpoint"),
             )
             for path, words in missing.items():
-                evaluated = ("--data_dir", data, *words, "--mixed_precision", "no", "--results", path)
+                evaluated = (*of_data, *words, "--mixed_precision", "no", "--results", path)
                 run_script("scripts/eval.py", folder / name, *evaluated)
     summary = {"fraction": options.fraction, "runs": summarise(results, plan.samples)}
     write_record(Path(options.results_dir) / f"particles_{options.plan}.json", summary)
