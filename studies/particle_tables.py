@@ -69,8 +69,12 @@ def _spread(values: np.ndarray, form: str) -> str:
 
 
 def _jets(summary: dict) -> str:
-    run = summary["runs"][0]
-    return f"{run['train_rows']:,}".replace(",", " ") + " training and " + f"{run['test_rows']:,}".replace(",", " ")
+    """Raises `ValueError` if the trainings differ in their jets."""
+    sizes = {(run["train_rows"], run["test_rows"]) for run in summary["runs"]}
+    if len(sizes) > 1:
+        raise ValueError(f"Trainings on other numbers of jets, in one table: {sorted(sizes)}.")
+    train, test = (f"{number:,}".replace(",", " ") for number in sizes.pop())
+    return f"{train} training and {test} test jets"
 
 
 def _names(runs: Sequence[dict], name: str) -> list:
@@ -95,7 +99,7 @@ def fresh(results: Path) -> str:
                 ]
                 rows.append([model, str(epochs), title, str(len(chosen)), *cells])
     heads = ["", "epochs", "trained on", "seeds", "mean AUC at 21", "at 60", "lost", "mass resolution at 21", "at 60"]
-    return f"{_jets(summary)} test jets:\n\n{markdown_table(heads, rows)}"
+    return f"{_jets(summary)}:\n\n{markdown_table(heads, rows)}"
 
 
 def detectors(results: Path) -> str:
@@ -113,7 +117,7 @@ def detectors(results: Path) -> str:
             rows.append([model, str(len(_of(runs, model=model, training="with_effects"))), *cells])
         heads = [f"{DETECTORS[training]} → {DETECTORS[sample]}" for training, sample in cases]
         tables.append(markdown_table([METRICS[key].title, "seeds", *heads], rows))
-    return "\n\n".join([f"{_jets(summary)} test jets; trained → tested:", *tables, _order(runs)])
+    return "\n\n".join([f"{_jets(summary)}; trained → tested:", *tables, _order(runs)])
 
 
 def _order(runs: Sequence[dict]) -> str:

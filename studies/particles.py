@@ -101,23 +101,16 @@ def main() -> None:
                 tests = {path: [*of_data, *words] for path, words in missing.items()}
                 measure_trees(read_recipe(options.recipe), [*of_data, *plan.trainings[training]], tests, seed)
                 continue
-            model_config = Path(options.recipe).parent / f"{model}.json"
             run_script(
-                *(
-                    "scripts/train.py",
-                    options.recipe,
-                    *of_data,
-                    *plan.trainings[training],
-                    "--model_config",
-                    model_config,
-                ),
+                *("scripts/train.py", options.recipe, *of_data, *plan.trainings[training]),
+                *("--model_config", Path(options.recipe).parent / f"{model}.json"),
                 *("--output_dir", folder / name, "--seed", seed, "--num_train_epochs", epochs),
                 *("--num_workers", options.num_workers, "--save_steps", 500, "--resume_from_checkpoint"),
             )
             for path, words in missing.items():
                 evaluated = (*of_data, *words, "--mixed_precision", "no", "--results", path)
                 run_script("scripts/eval.py", folder / name, *evaluated)
-    summary = {"fraction": options.fraction, "runs": summarise(results, plan.samples)}
+    summary = {"runs": summarise(results, plan.samples)}
     write_record(Path(options.results_dir) / f"particles_{options.plan}.json", summary)
 
 

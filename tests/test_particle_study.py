@@ -59,7 +59,7 @@ def test_the_report_says_what_was_lost_and_in_which_order(tmp_path):
         for seed in (0, 1)
     ]
     runs += [_run("trees", training, 0, {"without_effects": 0.7, "with_effects": 0.65}) for training in DETECTORS]
-    (tmp_path / "particles_detectors.json").write_text(json.dumps({"fraction": 0.1, "runs": runs}))
+    (tmp_path / "particles_detectors.json").write_text(json.dumps({"runs": runs}))
     text = detectors(tmp_path)
     assert "1 200 training and 900 test jets" in text
     assert "0.8050 ± 0.0071" in text
@@ -67,5 +67,10 @@ def test_the_report_says_what_was_lost_and_in_which_order(tmp_path):
     assert "* full: trees, xcit" in text
 
     runs = [_run("xcit", "fresh", seed, {"pileup_21": 0.9, "pileup_60": 0.88 + 0.01 * seed}) for seed in (0, 1)]
-    (tmp_path / "particles_fresh.json").write_text(json.dumps({"fraction": 0.1, "runs": runs}))
+    (tmp_path / "particles_fresh.json").write_text(json.dumps({"runs": runs}))
     assert "0.0150 ± 0.0071" in fresh(tmp_path)
+
+    runs[0]["train_rows"] = 99
+    (tmp_path / "particles_fresh.json").write_text(json.dumps({"runs": runs}))
+    with pytest.raises(ValueError, match="other numbers of jets"):
+        fresh(tmp_path)
