@@ -1,9 +1,10 @@
 """Trainings on kept particles, of which every run makes the images it needs.
 
-python studies/particles.py --plan fresh      # what a new response of the detector in every epoch buys
-python studies/particles.py --plan detectors  # trained and tested with and without the detector's effects
+python studies/particles.py --plan fresh --fraction 0.1       # what a new response of the detector in every epoch buys
+python studies/particles.py --plan detectors --fraction 0.25  # trained and tested with and without its effects
 
-Results that are there are kept, and an interrupted run resumes from its state.
+Results that are there are kept, and an interrupted run resumes from its state. All metrics go to one file a plan,
+`results/particles_PLAN.json`; results with per-jet predictions stay beside the checkpoints.
 """
 
 from dataclasses import dataclass, field
@@ -11,10 +12,13 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
+from particle_tables import summarise
+from particle_trees import measure_trees
 from steps import run_script
 from transformers import HfArgumentParser
 
 from e2evit.data.packaged import read_recipe
+from e2evit.results.record import write_record
 
 
 @dataclass
@@ -48,7 +52,7 @@ PLANS = {
     "detectors": Plan(
         trainings=DETECTORS,
         samples=DETECTORS,
-        models={"xcit": [0, 1, 2], "linearvit": [0, 1, 2], "resnet15": [0]},
+        models={"trees": [0, 1, 2], "xcit": [0, 1, 2], "linearvit": [0, 1, 2], "resnet15": [0]},
         epochs=[4],
     ),
 }
@@ -60,48 +64,54 @@ class ParticleStudyArguments:
     study: str = field(
         default="recipes/study/study.yaml", metadata={"help": "Samples, as in the comparison of models."}
     )
-    recipe: str = field(default="recipes/study/train.yaml", metadata={"help": "Settings of every run."})
+    recipe: str = field(
+        default="recipes/particles/train.yaml", metadata={"help": "Settings of every run; the models lie beside it."}
+    )
     models: list[str] = field(default_factory=list, metadata={"help": "Models to train. Default: those of the plan."})
     epochs: list[int] = field(default_factory=list, metadata={"help": "Numbers of epochs. Default: the plan's."})
-    fraction: float = field(default=1.0, metadata={"help": "Fraction of the training jets."})
-    output_dir: str = field(default="runs/particles", metadata={"help": "Data and checkpoints."})
-    results_dir: str = field(default="results/particles", metadata={"help": "Metrics and per-jet predictions."})
+    fraction: float = field(default=1.0, metadata={"help": "Fraction of the training and validation jets."})
+    output_dir: str = field(default="runs/particles", metadata={"help": "Data, checkpoints and results of each."})
+    results_dir: str = field(default="results", metadata={"help": "Where all metrics go, particles_PLAN.json."})
     num_proc: int = field(default=2, metadata={"help": "Processes of the simulation."})
     num_workers: int = field(default=2, metadata={"help": "Processes that make images during training."})
-    max_runs: int | None = field(default=None, metadata={"help": "Train at most this many networks in this call."})
+    max_runs: int | None = field(default=None, metadata={"help": "Train at most this many models in this call."})
 
 
 def main() -> None:
-    (arguments,) = HfArgumentParser(ParticleStudyArguments).parse_args_into_dataclasses()
-    plan, study, recipe = PLANS[arguments.plan], read_recipe(arguments.study), Path(arguments.recipe)
-    folder, results = Path(arguments.output_dir), Path(arguments.results_dir) / arguments.plan
-    data = folder / "data"
-    for sample in study["simulation"]:
+    (options,) = HfArgumentParser(ParticleStudyArguments).parse_args_into_dataclasses()
+    plan, folder = PLANS[options.plan], Path(options.output_dir)
+    data, results = folder / "data", folder / "results" / options.plan
+    for sample in read_recipe(options.study)["simulation"]:
         run_script(
-            *("scripts/simulate.py", "--output_dir", data, "--keep", "particles", "--num_proc", arguments.num_proc),
+            *("scripts/simulate.py", "--output_dir", data, "--keep", "particles", "--num_proc", options.num_proc),
             *("--processes", *sample["processes"], "--num_jets", sample["num_jets"]),
-            *study["simulation_arguments"].split(),
+            *read_recipe(options.study)["simulation_arguments"].split(),
         )
+    of_data = ["--data_dir", data, "--train_fraction", options.fraction, "--validation_fraction", options.fraction]
     trained = 0
-    chosen = {model: plan.models[model] for model in arguments.models or plan.models}
-    for epochs, (model, seeds), training in product(arguments.epochs or plan.epochs, chosen.items(), plan.trainings):
-        for seed in seeds:
+    for epochs, model in product(options.epochs or plan.epochs, options.models or plan.models):
+        for seed, training in product(plan.models[model], plan.trainings):
             name = f"{model}_{training}_{epochs}_seed{seed}"
-            missing = {sample for sample in plan.samples if not (results / sample / f"{name}.json").exists()}
-            if not missing or trained == arguments.max_runs:
+            paths = {sample: results / sample / f"{name}.json" for sample in plan.samples}
+            missing = {path: plan.samples[sample] for sample, path in paths.items() if not path.exists()}
+            if not missing or trained == options.max_runs:
                 continue
             trained += 1
+            if model == "trees":
+                tests = {path: [*of_data, *words] for path, words in missing.items()}
+                measure_trees(read_recipe(options.recipe), [*of_data, *plan.trainings[training]], tests, seed)
+                continue
             run_script(
-                *("scripts/train.py", recipe, "--data_dir", data, "--model_config", recipe.parent / f"{model}.json"),
+                *("scripts/train.py", options.recipe, *of_data, *plan.trainings[training]),
+                *("--model_config", Path(options.recipe).parent / f"{model}.json"),
                 *("--output_dir", folder / name, "--seed", seed, "--num_train_epochs", epochs),
-                *("--train_fraction", arguments.fraction, *plan.trainings[training]),
-                *("--num_workers", arguments.num_workers, "--save_steps", 200, "--resume_from_checkpoint"),
+                *("--num_workers", options.num_workers, "--save_steps", 500, "--resume_from_checkpoint"),
             )
-            for sample in sorted(missing):
-                run_script(
-                    *("scripts/eval.py", folder / name, "--data_dir", data, *plan.samples[sample]),
-                    *("--mixed_precision", "no", "--results", results / sample / f"{name}.json"),
-                )
+            for path, words in missing.items():
+                evaluated = (*of_data, *words, "--mixed_precision", "no", "--results", path)
+                run_script("scripts/eval.py", folder / name, *evaluated)
+    summary = {"runs": summarise(results, plan.samples)}
+    write_record(Path(options.results_dir) / f"particles_{options.plan}.json", summary)
 
 
 if __name__ == "__main__":
