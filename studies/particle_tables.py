@@ -114,21 +114,19 @@ def detectors(results: Path) -> str:
                 _spread(_values(_of(runs, model=model, training=training), sample, key), METRICS[key].format)
                 for training, sample in cases
             ]
-            rows.append([model, str(len(_of(runs, model=model, training="with_effects"))), *cells])
+            numbers = {len(_of(runs, model=model, training=training)) for training in DETECTORS}
+            rows.append([model, " / ".join(map(str, sorted(numbers))), *cells])
         heads = [f"{DETECTORS[training]} → {DETECTORS[sample]}" for training, sample in cases]
         tables.append(markdown_table([METRICS[key].title, "seeds", *heads], rows))
     return "\n\n".join([f"{_jets(summary)}; trained → tested:", *tables, _order(runs)])
 
 
 def _order(runs: Sequence[dict]) -> str:
-    """The models by mean AUC, trained and tested on the same detector."""
+    """The models that were trained on both, by mean AUC on the same detector."""
+    models = [name for name in _names(runs, "model") if all(_of(runs, model=name, training=one) for one in DETECTORS)]
     lines = []
     for detector, title in DETECTORS.items():
-        means = {
-            model: _values(_of(runs, model=model, training=detector), detector, AUC).mean()
-            for model in _names(runs, "model")
-            if _of(runs, model=model, training=detector)
-        }
+        means = {model: _values(_of(runs, model=model, training=detector), detector, AUC).mean() for model in models}
         order = ", ".join(sorted(means, key=lambda model: -means[model]))
         lines.append(f"* {title}: {order}")
     return "\n".join(["Models by mean AUC, trained and tested on the same detector:", "", *lines])

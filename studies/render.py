@@ -18,6 +18,7 @@ from pathlib import Path
 
 import age
 import fuzz_tables
+import particle_tables
 import pretraining_tables
 import simulation_tables
 import speed_tables
@@ -34,6 +35,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     **study_tables.TABLES,
     **pretraining_tables.TABLES,
     **fuzz_tables.TABLES,
+    **particle_tables.TABLES,
     **age.TABLES,
 }
 START = re.compile(r"^<!-- (?P<name>.+): rendered by studies/render\.py -->$", re.MULTILINE)
