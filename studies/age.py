@@ -50,6 +50,7 @@ SOURCES = {
     "freed_memory.json": ("modeling", "src/e2evit/training", "benchmarks/freed_memory.py"),
     "learning.json": ("modeling", "benchmarks/learning.py"),
     "loading.json": ("src/e2evit/data", "benchmarks/loading.py"),
+    "masked_steps.json": ("modeling", "recipes/study/hitvit.json", "benchmarks/masked_steps.py"),
     "model_speed.json": ("modeling", "benchmarks/models.py"),
     "visitors.json": ("src/e2evit/cli", "src/e2evit/plots", "benchmarks/visitors.py"),
 }

@@ -1,4 +1,4 @@
-"""Table and findings of docs/pretraining.md, from the results of `studies/pretraining.py`."""
+"""Tables and findings of docs/pretraining.md, from `studies/pretraining.py` and `benchmarks/masked_steps.py`."""
 
 import json
 from collections.abc import Mapping
@@ -112,4 +112,21 @@ def findings(results: Path) -> str:
     return "\n".join([first, "", *lines])
 
 
-TABLES = {"pretraining outcome": outcome, "pretraining findings": findings}
+def masked_steps(results: Path) -> str:
+    """CPU time of HitViT's pre-training steps."""
+    measured = json.loads((results / "masked_steps.json").read_text(encoding="utf-8"))
+    precisions = ("float32", "bfloat16")
+    rows = [
+        [name, *(cell for precision in precisions for cell in _step_cells(measured[precision][name]))]
+        for name in measured["float32"]
+    ]
+    heads = [head for precision in precisions for head in (f"{precision} [ms per jet]", "of the full model's")]
+    note = f"{measured['jets']} jets of {measured['tokens_per_jet']:.0f} tokens, eager, CPU time of one thread"
+    return f"{markdown_table(['', *heads], rows)}\n\n{note} (`python benchmarks/masked_steps.py`)."
+
+
+def _step_cells(step: Mapping[str, float]) -> tuple[str, str]:
+    return f"{step['ms_per_jet']:.1f}", f"{step['of_full']:.2f}"
+
+
+TABLES = {"pretraining outcome": outcome, "pretraining findings": findings, "masked steps": masked_steps}
