@@ -165,21 +165,23 @@ def packed_linear_attention(query, key, value, temperature, tokens: PackedTokens
         ones = torch.ones_like(key[..., :1])
         # in the channels of a head, the sum over its own
         key_mean = block_diagonal((gram(key, ones, tokens) / number).expand(-1, -1, width), num_heads)
-        denominator = map_tokens(*widen(query), key_mean, tokens).clamp(min=denominator_floor)
+        denominator = map_tokens(widen(query)[0], key_mean, tokens).clamp(min=denominator_floor)
         return (map_tokens(query, key_value, tokens) / denominator).to(value.dtype)
 
 
 def packed_softmax(query, key, value, num_heads: int, tokens: PackedTokens):
     """Softmax attention between the tokens of an image, padded to the largest: the quadratic control."""
     places = unpacked_places(tokens)
-    heads = [unpack(part, places).unflatten(2, (num_heads, -1)).transpose(1, 2) for part in (query, key, value)]
+    query, key, value = (
+        unpack(part, places).unflatten(2, (num_heads, -1)).transpose(1, 2) for part in (query, key, value)
+    )
     is_token = places < tokens.is_token.numel()
     hidden = torch.finfo(query.dtype).min  # finite: an image may be empty
     bias = torch.zeros_like(is_token, dtype=query.dtype).masked_fill(~is_token, hidden)[:, None, None]
     if torch.compiler.is_exporting():  # where the fused form would have to know that there are several tokens
-        context = attend(*heads, bias)
+        context = attend(query, key, value, bias)
     else:
-        context = F.scaled_dot_product_attention(*heads, attn_mask=bias)
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     context = context.transpose(1, 2).flatten(2)  # [B, N, D]
     number = torch.arange(tokens.is_token.numel(), device=query.device).view(tokens.is_token.shape)
     number = (number - tokens.starts[tokens.image].unsqueeze(1)).masked_fill(~tokens.is_token, -1)

@@ -42,7 +42,7 @@ class AttentionPooling(nn.Module):
             (scores,) = widen(scores)
             weights = (MAX_SCORE * torch.tanh(scores / MAX_SCORE)).exp() * tokens.is_token.unsqueeze(2)  # [M, W, h]
             total = sum_over_tokens(weights, tokens).unsqueeze(2)
-            summed = gram(weights, *widen(hidden_states), tokens)  # [B, h, D]
+            summed = gram(weights, widen(hidden_states)[0], tokens)  # [B, h, D]
             means = (summed / total.clamp(min=torch.finfo(summed.dtype).tiny)).to(hidden_states.dtype)
         values = self.value(means).unflatten(2, (self.num_heads, -1))  # [B, h, h, d]
         pooled = self.proj(values.diagonal(dim1=1, dim2=2).transpose(1, 2).flatten(1))
