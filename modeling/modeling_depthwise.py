@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .modeling_kernels import can_convolve, convolve, convolve_backward
-from .modeling_operators import define_operator
+from .modeling_operators import define_operator, is_transformed
 
 __all__ = ["DepthwiseConv", "depthwise_conv", "on_grid", "plain_depthwise_conv"]
 
@@ -32,8 +32,7 @@ def depthwise_conv(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torc
     # without gradients there is nothing to cure, and inductor does better with what it can see
     is_inference = torch.compiler.is_dynamo_compiling() and not torch.is_grad_enabled()
     # an operator's derivative has no rule for torch.func
-    is_transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-    if hidden_states.device.type != "cpu" or is_exporting or is_inference or is_transformed or not USE_OPERATOR:
+    if hidden_states.device.type != "cpu" or is_exporting or is_inference or is_transformed() or not USE_OPERATOR:
         return plain_depthwise_conv(hidden_states, weight, bias)
     if torch.is_autocast_enabled("cpu") and hidden_states.dtype != torch.float64:
         hidden_states = hidden_states.to(torch.get_autocast_dtype("cpu"))

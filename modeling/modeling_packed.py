@@ -12,7 +12,7 @@ from transformers import initialization as init
 from .modeling_activations import relu
 from .modeling_cross_covariance import block_diagonal
 from .modeling_local import attend
-from .modeling_operators import define_operator
+from .modeling_operators import define_operator, is_transformed
 from .modeling_precision import no_autocast, widen
 from .modeling_tokens import PackedTokens, unpacked_places
 
@@ -121,7 +121,7 @@ _map_operator = define_operator("image_map", _map, _fake_map, _differentiate_map
 
 def _takes_images(values: torch.Tensor) -> bool:
     is_exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    return USE_OPERATOR and values.device.type == "cpu" and not is_exporting
+    return USE_OPERATOR and values.device.type == "cpu" and not is_exporting and not is_transformed()
 
 
 def gram(left: torch.Tensor, right: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:

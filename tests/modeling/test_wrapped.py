@@ -101,8 +101,9 @@ def test_offloaded_weights(name, tmp_path):
 def test_dynamic_quantisation(name):
     model = complete(name)
     quantised = torch.ao.quantization.quantize_dynamic(deepcopy(model), {nn.Linear})
-    # weights and inputs in 8 bits; measured: 1.5e-3
-    torch.testing.assert_close(quantised(**batch()).logits, model(**batch()).logits, rtol=0, atol=0.01)
+    # weights and inputs in 8 bits; measured: 1.5e-3, and .025 with the larger initial weights of HitViT
+    tolerance = 0.05 if name.startswith("hitvit") else 0.01
+    torch.testing.assert_close(quantised(**batch()).logits, model(**batch()).logits, rtol=0, atol=tolerance)
 
 
 def hook(module, *_):
