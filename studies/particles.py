@@ -68,6 +68,7 @@ class ParticleStudyArguments:
         default="recipes/particles/train.yaml", metadata={"help": "Settings of every run; the models lie beside it."}
     )
     models: list[str] = field(default_factory=list, metadata={"help": "Models to train. Default: those of the plan."})
+    seeds: list[int] = field(default_factory=list, metadata={"help": "Seeds to train. Default: those of the plan."})
     epochs: list[int] = field(default_factory=list, metadata={"help": "Numbers of epochs. Default: the plan's."})
     fraction: float = field(default=1.0, metadata={"help": "Fraction of the training and validation jets."})
     output_dir: str = field(default="runs/particles", metadata={"help": "Data, checkpoints and results of each."})
@@ -90,7 +91,7 @@ def main() -> None:
     of_data = ["--data_dir", data, "--train_fraction", options.fraction, "--validation_fraction", options.fraction]
     trained = 0
     for epochs, model in product(options.epochs or plan.epochs, options.models or plan.models):
-        for seed, training in product(plan.models[model], plan.trainings):
+        for seed, training in product(options.seeds or plan.models[model], plan.trainings):
             name = f"{model}_{training}_{epochs}_seed{seed}"
             paths = {sample: results / sample / f"{name}.json" for sample in plan.samples}
             missing = {path: plan.samples[sample] for sample, path in paths.items() if not path.exists()}

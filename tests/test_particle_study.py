@@ -21,26 +21,23 @@ def test_a_small_study(tmp_path):
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(recipe))
     model = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     (tmp_path / "xcit.json").write_text(json.dumps(model | {"log_mass": True, "mass_loss": "quantile"}))
-    command = ["studies/particles.py", "--plan", "detectors", "--models", "trees", "xcit", "--max_runs", 7]
-    command += ["--study", tmp_path / "study.yaml", "--recipe", tmp_path / "train.yaml", "--epochs", 1]
+    command = ["studies/particles.py", "--plan", "detectors", "--models", "trees", "xcit", "--max_runs", 3]
+    command += ["--study", tmp_path / "study.yaml", "--recipe", tmp_path / "train.yaml", "--epochs", 1, "--seeds", 0]
     command += ["--output_dir", tmp_path / "runs", "--results_dir", tmp_path / "results"]
     command += ["--num_proc", 1, "--num_workers", 0]
     done = run_python("-c", TWICE, *command)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     first, second = done.stdout.split("second call")
-    assert first.count("scripts/train.py") == 1  # after the trees' six trainings
-    assert second.count("scripts/train.py") == 6 - 1
+    assert first.count("$ python scripts/train.py") == 1  # after the trees' two trainings
+    assert second.count("$ python scripts/train.py") == 1
     runs = json.loads((tmp_path / "results/particles_detectors.json").read_text())["runs"]
     assert [(run["model"], run["training"], run["seed"]) for run in runs] == [
-        (model, training, seed)
-        for model in ("trees", "xcit")
-        for training in ("with_effects", "without_effects")
-        for seed in (0, 1, 2)
+        (model, training, 0) for model in ("trees", "xcit") for training in ("with_effects", "without_effects")
     ]
     for run in runs:
         assert run["metrics"].keys() == {"with_effects", "without_effects"}
         assert run["train_rows"] == runs[0]["train_rows"]
-    by_name = {(run["model"], run["training"]): run["metrics"] for run in runs if run["seed"] == 0}
+    by_name = {(run["model"], run["training"]): run["metrics"] for run in runs}
     for metrics in by_name.values():  # the samples differ
         assert metrics["with_effects"] != metrics["without_effects"]
     assert by_name["trees", "with_effects"] != by_name["trees", "without_effects"]
