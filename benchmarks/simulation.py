@@ -18,9 +18,9 @@ from e2evit.simulation.shards import make_acceptance, make_pool, make_shard, ver
 _MATCHED = {"match_pt": True, "merged_only": True}
 VARIANTS = {
     "": {},
-    "--hadronizations 2": {"hadronizations": 2},
+    "--hadronizations 4": {"hadronizations": 4},
     "--match_pt --merged_only": _MATCHED,
-    "--match_pt --merged_only --hadronizations 2": _MATCHED | {"hadronizations": 2},
+    "--match_pt --merged_only --hadronizations 4": _MATCHED | {"hadronizations": 4},
 }
 STAGES = {
     "find_jets": "jets",

@@ -30,7 +30,7 @@ SOURCES = {
     "study/earlier/*/*.json": (),  # recipes of the past: they stay as they are
     "study/*.json": (*_TRAINED, "recipes/study"),
     "pretraining/*.json": (*_TRAINED, "recipes/pretraining"),
-    "particles_*.json": (*_TRAINED, *_SIMULATION, "recipes/particles"),
+    "particles_*.json": (*_TRAINED, *_SIMULATION, "recipes/particles", "recipes/quickstart"),
     "simulation_particles.json": (*_SIMULATION, "benchmarks/particle_images.py"),
     "simulation_*.json": (*_SIMULATION, "src/e2evit/baselines"),
     "ablation.json": (*_TRAINED, "recipes/study", "benchmarks/ablation.py"),

@@ -3,7 +3,7 @@
     python studies/jet_columns.py && python studies/render.py
 
 Masses are compared with the generated mass for jets that contain X -> qq; observables tell top and W jets from QCD's
-at equal spectra in pT and eta.
+at equal spectra in pT and eta. Hadronisations of one parton shower are compared.
 """
 
 import time
@@ -26,6 +26,8 @@ from e2evit.simulation.shards import make_acceptance, make_pool, make_shard, ver
 
 MASSES = ("jet_mass", "soft_drop_mass", "reco_mass", "reco_soft_drop_mass")
 OBSERVABLES = ("soft_drop_mass", "tau21", "tau32", "multiplicity")
+HADRONIZATIONS = 4
+ALIKE = ("jet_mass", "soft_drop_mass", "tau21", "multiplicity")
 TYPES = {211: "charged hadrons", 11: "electrons", 13: "muons", 22: "photons", 130: "neutral hadrons"}
 
 
@@ -56,6 +58,7 @@ def main() -> None:
         for name in OBSERVABLES
     }
     record |= candidates(samples["qcd"]) | cost("qcd", contained, pool)
+    record |= {"hadronizations": HADRONIZATIONS, "alike": alike(arguments, pool)}
     write_record(arguments.results, record, packages=tuple(versions()))
     print(record)
 
@@ -114,6 +117,36 @@ def cost(process: str, settings: SimulationSettings, pool) -> dict[str, float]:
             pq.write_table(rows.drop_columns(lacking), file.name, row_group_size=1000, **COLUMN_ENCODINGS)
             found[f"bytes_{title}"] = len(file.read()) / number
     return found
+
+
+def alike(arguments: ColumnsArguments, pool) -> dict[str, dict[str, float]]:
+    """Intraclass correlation of each observable between the hadronisations of one jet, by process."""
+    settings = SimulationSettings(pileup=arguments.pileup, hadronizations=HADRONIZATIONS)
+    found = {}
+    for process in ("qcd", "top"):
+        jets = make_shard(process, 2, arguments.num_jets, settings, pool)
+        _, first, shower = np.unique(jets["event_id"].to_numpy(), return_index=True, return_inverse=True)
+        phi = numbers(jets, "phi")
+        opposite = np.cos(phi - phi[first][shower]) < 0  # two jets of a shower are not alike
+        found[process] = {
+            name: intraclass_correlation(numbers(jets, name), np.unique(2 * shower + opposite, return_inverse=True)[1])
+            for name in ALIKE
+        }
+    return found
+
+
+def intraclass_correlation(values: np.ndarray, group: np.ndarray) -> float:
+    """Share of the variance that lies between groups, from a one-way analysis of variance with unequal groups.
+
+    Args:
+        values, group: A number, and its group as 0, 1, ..., `(n,)`.
+    """
+    size = np.bincount(group)
+    mean = np.bincount(group, values) / size
+    between = (size * (mean - values.mean()) ** 2).sum() / (len(size) - 1)
+    within = ((values - mean[group]) ** 2).sum() / (len(values) - len(size))
+    typical = (len(values) - (size**2).sum() / len(values)) / (len(size) - 1)
+    return float((between - within) / (between + (typical - 1) * within))
 
 
 if __name__ == "__main__":

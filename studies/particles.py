@@ -37,6 +37,11 @@ class Plan:
     epochs: list[int]
 
 
+MODELS = {
+    "xcit": "recipes/quickstart/xcit_nano.json",
+    "linearvit": "recipes/quickstart/linearvit_nano.json",
+    "resnet15": "recipes/particles/resnet15.json",
+}
 DETECTORS = {"without_effects": ["--without", "all"], "with_effects": []}
 PLANS = {
     "fresh": Plan(
@@ -64,9 +69,7 @@ class ParticleStudyArguments:
     study: str = field(
         default="recipes/study/study.yaml", metadata={"help": "Samples, as in the comparison of models."}
     )
-    recipe: str = field(
-        default="recipes/particles/train.yaml", metadata={"help": "Settings of every run; the models lie beside it."}
-    )
+    recipe: str = field(default="recipes/particles/train.yaml", metadata={"help": "Settings of every run."})
     models: list[str] = field(default_factory=list, metadata={"help": "Models to train. Default: those of the plan."})
     seeds: list[int] = field(default_factory=list, metadata={"help": "Seeds to train. Default: those of the plan."})
     epochs: list[int] = field(default_factory=list, metadata={"help": "Numbers of epochs. Default: the plan's."})
@@ -104,7 +107,7 @@ def main() -> None:
                 continue
             run_script(
                 *("scripts/train.py", options.recipe, *of_data, *plan.trainings[training]),
-                *("--model_config", Path(options.recipe).parent / f"{model}.json"),
+                *("--model_config", MODELS[model]),
                 *("--output_dir", folder / name, "--seed", seed, "--num_train_epochs", epochs),
                 *("--num_workers", options.num_workers, "--save_steps", 500, "--resume_from_checkpoint"),
             )

@@ -236,7 +236,22 @@ def candidates(results: Path) -> str:
     return f"{markdown_table(heads, rows)}\n\n{told}"
 
 
+def alike(results: Path) -> str:
+    """How alike jets of one parton shower are, and so how many independent ones they are worth."""
+    measured = _columns(results)
+    times = measured["hadronizations"]
+    rows = [
+        [f"`{name}`", *(f"{of_process[name]:.2f}" for of_process in measured["alike"].values())]
+        + [f"{times / (1 + (times - 1) * of_process[name]):.2f}" for of_process in measured["alike"].values()]
+        for name in measured["alike"]["qcd"]
+    ]
+    processes = [*measured["alike"]]
+    heads = [f"{what}, {name}" for what in ("correlation", f"worth of {times} jets") for name in processes]
+    return markdown_table(["column", *heads], rows)
+
+
 TABLES = {
+    "alike": alike,
     "effect names": effect_names,
     "jet masses": jet_masses,
     "observables": observables,

@@ -1,14 +1,11 @@
 """Trainings on kept particles, on a few jets, and the tables of their report."""
 
 import json
-from pathlib import Path
 
 import pytest
 import yaml
 from forked import TWICE, run_python
 from particle_tables import DETECTORS, detectors, fresh
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
@@ -17,12 +14,8 @@ def test_a_small_study(tmp_path):
     study = {"simulation": [{"processes": ["qcd", "top", "w", "z", "h", "x_qq"], "num_jets": 40}]}
     study["simulation_arguments"] = "--pileup 0"
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
-    recipe = yaml.safe_load((ROOT / "recipes/particles/train.yaml").read_text())
-    (tmp_path / "train.yaml").write_text(yaml.safe_dump(recipe))
-    model = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    (tmp_path / "xcit.json").write_text(json.dumps(model | {"log_mass": True, "mass_loss": "quantile"}))
     command = ["studies/particles.py", "--plan", "detectors", "--models", "trees", "xcit", "--max_runs", 3]
-    command += ["--study", tmp_path / "study.yaml", "--recipe", tmp_path / "train.yaml", "--epochs", 1, "--seeds", 0]
+    command += ["--study", tmp_path / "study.yaml", "--epochs", 1, "--seeds", 0]
     command += ["--output_dir", tmp_path / "runs", "--results_dir", tmp_path / "results"]
     command += ["--num_proc", 1, "--num_workers", 0]
     done = run_python("-c", TWICE, *command)
