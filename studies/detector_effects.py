@@ -191,7 +191,7 @@ def vertices(events, collisions: MinimumBiasPool, geometry: Geometry) -> list[di
             shifts.append(np.abs(seen.vertex_z - response.vertex_z))
         shift = np.concatenate(shifts)
         merged, wrong = float(((shift > 0) & (shift < SEPARATION)).mean()), float((shift > SEPARATION).mean())
-        rows.append({"pileup": pileup, "merged": merged, "wrong": wrong})
+        rows.append({"pileup": pileup, "events": len(shift), "merged": merged, "wrong": wrong})
     return rows
 
 

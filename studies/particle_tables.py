@@ -1,4 +1,4 @@
-"""Tables of the trainings on kept particles in docs/simulation.md, from the summaries of `studies/particles.py`."""
+"""Tables of docs/detector-study.md, from the summaries of `studies/particles.py`."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -98,7 +98,7 @@ def fresh(results: Path) -> str:
                     for sample in ("pileup_21", "pileup_60")
                 ]
                 rows.append([model, str(epochs), title, str(len(chosen)), *cells])
-    heads = ["", "epochs", "trained on", "seeds", "mean AUC at 21", "at 60", "lost", "mass resolution at 21", "at 60"]
+    heads = ["", "epochs", "trained on", "seeds", "mean AUC at 21", "at 60", "drop", "mass resolution at 21", "at 60"]
     return f"{_jets(summary)}:\n\n{markdown_table(heads, rows)}"
 
 
@@ -114,26 +114,29 @@ def detectors(results: Path) -> str:
                 _spread(_values(_of(runs, model=model, training=training), sample, key), METRICS[key].format)
                 for training, sample in cases
             ]
-            numbers = {len(_of(runs, model=model, training=training)) for training in DETECTORS}
-            rows.append([model, " / ".join(map(str, sorted(numbers))), *cells])
+            numbers = [str(len(_of(runs, model=model, training=training))) for training in DETECTORS]
+            rows.append([model, " / ".join(numbers), *cells])
         heads = [f"{DETECTORS[training]} → {DETECTORS[sample]}" for training, sample in cases]
-        tables.append(markdown_table([METRICS[key].title, "seeds", *heads], rows))
-    return "\n\n".join([f"{_jets(summary)}; trained → tested:", *tables, _order(runs)])
+        seeds = f"seeds, {' / '.join(DETECTORS.values())}"
+        tables.append(markdown_table([METRICS[key].title, seeds, *heads], rows))
+    return "\n\n".join([f"{_jets(summary)}; trained → tested:", *tables, *_order(runs)])
 
 
-def _order(runs: Sequence[dict]) -> str:
-    """The models that were trained on both, by mean AUC on the same detector."""
+def _order(runs: Sequence[dict]) -> list[str]:
+    """The models that were trained on both, by mean AUC on the same detector; nothing for fewer than two."""
     models = [name for name in _names(runs, "model") if all(_of(runs, model=name, training=one) for one in DETECTORS)]
+    if len(models) < 2:
+        return []
     lines = []
     for detector, title in DETECTORS.items():
         means = {model: _values(_of(runs, model=model, training=detector), detector, AUC).mean() for model in models}
         order = ", ".join(sorted(means, key=lambda model: -means[model]))
         lines.append(f"* {title}: {order}")
-    return "\n".join(["Models by mean AUC, trained and tested on the same detector:", "", *lines])
+    return ["\n".join(["Models by mean AUC, trained and tested on the same detector:", "", *lines])]
 
 
 FRESH = {
-    "fixed": "frozen images, pile-up 21",
+    "fixed": "fixed images, pile-up 21",
     "fresh": "fresh images, pile-up 21",
     "fresh_range": "fresh images, pile-up 0–60",
 }

@@ -23,11 +23,11 @@ from e2evit.results.record import write_record
 
 @dataclass
 class Plan:
-    """What one study trains, and what it is measured on; names of arguments of `e2evit train` and `e2evit eval`.
+    """What one study trains, and what it is measured on.
 
     Args:
-        trainings, samples: Arguments by name.
-        models: The seeds of each.
+        trainings, samples: Words for the command line by name.
+        models: Seeds by model.
         epochs: Lengths of the trainings.
     """
 

@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 
 from e2evit.results.tables import markdown_table
+from e2evit.simulation import calorimeters, detector, ecal, hcal, helix, silicon, tracker, vertices
 from e2evit.simulation.effects import EFFECTS
+from e2evit.simulation.geometry import GEOMETRIES, Geometry
 
 __all__ = ["TABLES"]
 
@@ -106,6 +108,60 @@ def particles(results: Path) -> str:
     return markdown_table(["process", "kB a jet", *heads], rows)
 
 
+def baseline(_results: Path) -> str:
+    """The detector before its effects, from the constants that simulate it."""
+    by_run = {name.replace("run", "run "): geometry for name, geometry in GEOMETRIES.items()}
+    intact = tracker.WITHOUT_NUCLEAR / tracker.EFFICIENCY
+    rows = [
+        ["solenoid", f"{helix.FIELD_TESLA} T"],
+        ["beam spot", f"σ_z {detector.BEAM_SPOT_LENGTH:g} cm"],
+        ["primary vertex", f"measured to {1e4 * vertices.RESOLUTION:.0f} µm in x, y and z (effect `vertex`)"],
+        ["pile-up", "Poisson"],
+        *([f"bunch spacing, {run}", f"{geometry.bunch_spacing:g} ns"] for run, geometry in by_run.items()),
+        *([f"silicon, {run}", _silicon(geometry)] for run, geometry in by_run.items()),
+        ["silicon hits", f"efficiency {100 * silicon.EFFICIENCY:g} %"],
+        [
+            "tracks",
+            f"pT above {tracker.MIN_PT} GeV, abs(η) below {tracker.MAX_ETA}; {100 * tracker.EFFICIENCY:.0f} % found, "
+            f"{100 * tracker.SOFT_EFFICIENCY:.0f} % below {tracker.SOFT_PT} GeV; with `nuclear`, "
+            f"{100 * tracker.EFFICIENCY * intact:.0f} % and {100 * tracker.SOFT_EFFICIENCY * intact:.0f} % of the "
+            "particles that do not interact",
+        ],
+        ["track pT", f"{100 * tracker.PT_CONSTANT:g} % ⊕ {100 * tracker.PT_SLOPE:.3f} % pT / GeV"],
+        *([f"track d0 and dz, {run}", _impact(geometry)] for run, geometry in by_run.items()),
+        [
+            "ECAL",
+            f"front face at {detector.ECAL_RADIUS:g} cm from the beam and {detector.ECAL_HALF_LENGTH:g} cm along it; "
+            f"{100 * calorimeters.ECAL_STOCHASTIC:g} % / √(E / GeV) ⊕ {100 * calorimeters.ECAL_CONSTANT:g} %; "
+            f"a crystal has {1000 * ecal.NOISE:g} MeV of noise and a threshold of {1000 * ecal.THRESHOLD:g} MeV",
+        ],
+        [
+            "hadrons, in both calorimeters",
+            f"{100 * calorimeters.HCAL_STOCHASTIC:.0f} % / √(E / GeV) ⊕ {100 * calorimeters.HCAL_CONSTANT:g} %, "
+            f"e/h {calorimeters.E_OVER_H}",
+        ],
+        [
+            "HCAL",
+            f"a tower has {1000 * hcal.NOISE:g} MeV of noise and a threshold of {1000 * hcal.THRESHOLD:g} MeV",
+        ],
+    ]
+    return markdown_table(["", "value"], rows, "---")
+
+
+def _silicon(geometry: Geometry) -> str:
+    """Radii of the layers."""
+    radii: dict[str, list[str]] = {"pixels": [], "strips": []}
+    for layer in geometry.layers.values():
+        radii["strips" if layer.strip_length else "pixels"].append(f"{layer.radius:g}")
+    return "; ".join(f"{kind} at {', '.join(values)} cm" for kind, values in radii.items() if values)
+
+
+def _impact(geometry: Geometry) -> str:
+    d0, dz = ([f"{1e4 * value:.0f} µm" for value in term] for term in (geometry.d0_resolution, geometry.dz_resolution))
+    scattering = "√cosh η / (pT / GeV)"
+    return f"{d0[0]} ⊕ {d0[1]} {scattering}; {dz[0]} ⊕ {dz[1]} cosh η {scattering}"
+
+
 EFFECT_COLUMNS = {
     "trk_pt": "track pixels",
     "ecal": "crystals",
@@ -137,7 +193,12 @@ def effects(results: Path) -> str:
         [title, *(_effect_cell(name, row[name]) for name in EFFECT_COLUMNS)]
         for title, row in (measured["rows"] | {"real": measured["real"]}).items()
     ]
-    return markdown_table(["simulated", *EFFECT_COLUMNS.values()], rows)
+    error = measured["rows"]["everything"]["error"]
+    told = (
+        f"The statistical error of the track pixels in a row is {100 * error:.1f} %; rows share events and seeds,\n"
+        "so differences are more precise."
+    )
+    return f"{markdown_table(['simulated', *EFFECT_COLUMNS.values()], rows)}\n\n{told}"
 
 
 def _effect_cell(name: str, value: float) -> str:
@@ -183,12 +244,20 @@ def layers(results: Path) -> str:
 
 
 def vertex(results: Path) -> str:
-    """How often the primary vertex is merged or wrong."""
+    """How often the primary vertex is merged or wrong, with binomial errors."""
     rows = [
-        [f"{row['pileup']:.0f}", f"{100 * row['merged']:.1f}", f"{100 * row['wrong']:.1f}"]
+        [
+            f"{row['pileup']:.0f}",
+            *(_percentage(row[name], row["events"]) for name in ("merged", "wrong")),
+            f"{100 * vertices.WRONG * row['pileup']:.1f}",
+        ]
         for row in _effects(results)["vertices"]
     ]
-    return markdown_table(["pile-up", "merged [%]", "wrong [%]"], rows)
+    return markdown_table(["pile-up", "merged [%]", "wrong [%]", "wrong, chosen [%]"], rows)
+
+
+def _percentage(share: float, number: int) -> str:
+    return f"{100 * share:.1f} ± {100 * (share * (1 - share) / number) ** 0.5:.1f}"
 
 
 def _columns(results: Path) -> dict:
@@ -252,6 +321,7 @@ def alike(results: Path) -> str:
 
 TABLES = {
     "alike": alike,
+    "baseline": baseline,
     "effect names": effect_names,
     "jet masses": jet_masses,
     "observables": observables,

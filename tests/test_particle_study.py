@@ -42,7 +42,7 @@ def _run(model, training, seed, metrics, epochs=4):
     return run | {"train_rows": 1200, "test_rows": 900}
 
 
-def test_the_report_says_what_was_lost_and_in_which_order(tmp_path):
+def test_the_report_says_how_much_drops_and_in_which_order(tmp_path):
     runs = [
         _run("xcit", training, seed, {"without_effects": auc + 0.01 * seed, "with_effects": auc - 0.1})
         for training, auc in (("without_effects", 0.8), ("with_effects", 0.7))
@@ -55,6 +55,14 @@ def test_the_report_says_what_was_lost_and_in_which_order(tmp_path):
     assert "0.8050 ± 0.0071" in text
     assert "* simple: xcit, trees" in text
     assert "* full: trees, xcit" in text
+    assert "| xcit                | 2 / 2 " in text
+
+    kept = [run for run in runs if (run["model"], run["training"]) != ("xcit", "with_effects")]
+    (tmp_path / "particles_detectors.json").write_text(json.dumps({"runs": kept}))
+    text = detectors(tmp_path)
+    assert "seeds, simple / full" in text
+    assert "2 / 0 " in text, "in the order of the heading"
+    assert "Models by" not in text, "one model has no order"
 
     runs = [_run("xcit", "fresh", seed, {"pileup_21": 0.9, "pileup_60": 0.88 + 0.01 * seed}) for seed in (0, 1)]
     (tmp_path / "particles_fresh.json").write_text(json.dumps({"runs": runs}))
