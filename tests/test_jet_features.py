@@ -135,6 +135,8 @@ def test_response_in_bins():
     assert rows[0]["response"] == pytest.approx(0.9)
     assert rows[0]["resolution"] == pytest.approx(0.1 / 0.9, rel=1e-6)
     assert percentiles([1.0, 2.0, 3.0])["median"] == 2
+    (empty,) = response(true, true, [1000, 1100])
+    assert np.isnan([empty["response"], empty["resolution"]]).all()
 
 
 def test_nuisances_of_a_known_row():

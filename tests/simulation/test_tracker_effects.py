@@ -83,8 +83,8 @@ def test_crowding_counts_neighbours_around_the_detector():
 
 
 def test_dense_cores_lose_tracks_as_published():
-    """EPJ C 77 (2017) 673: of particles in merged clusters 6 to 9 % are lost, and within 0.02 of the axis of a jet of
-    1.4 to 1.6 TeV 80 % are found."""
+    """Tuned to ATLAS, EPJ C 77 (2017) 673: of particles in merged clusters 6 to 9 % are lost, and within 0.02 of the
+    axis of a jet of 1.4 to 1.6 TeV 80 % are found."""
     batch = next(generate(PROCESSES["qcd"], 3, 13000.0, (1400.0, 1600.0), batch_size=100))
     jets = find_jets(batch, 0, 1400.0, 1600.0)
     pt = np.hypot(*batch.momentum[:, :2].T)

@@ -367,10 +367,10 @@ def row_features(schema: DatasetSchema) -> Features:
     of what the jet comes from, `num_pileup` the number of collisions besides the hard one. The schema's `extra`
     columns follow. Rows with candidates have lists of them: PDG code `candidate_id` (211, 11, 13, 22 or 130, with a
     sign where there is a charge), `candidate_charge`, `candidate_pt`, `candidate_energy` [GeV], `candidate_eta`,
-    `candidate_phi`, impact parameters `candidate_d0`, `candidate_dz` and their errors [cm], and the truth
-    `candidate_is_pileup`. Rows of whole events have lists of their jets: `jets_pt` [GeV], `jets_eta`, `jets_phi`,
-    class `jets_labels`, generator mass `jets_mass_labels` (NaN without a heavy particle), mass `jets_mass`,
-    `jets_merged`.
+    `candidate_phi`, impact parameters `candidate_d0`, `candidate_dz` (signs: docs/data-sets.md) and their errors [cm],
+    and the truth `candidate_is_pileup`. Rows of whole events have lists of their jets: `jets_pt` [GeV], `jets_eta`,
+    `jets_phi`, class `jets_labels`, generator mass `jets_mass_labels` (NaN without a heavy particle), mass
+    `jets_mass`, `jets_merged`.
     """
     columns: dict[str, Any] = {name: Value(kind) for name, kind in ROW_COLUMNS.items()}
     if schema.labels:

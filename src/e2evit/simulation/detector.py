@@ -47,7 +47,12 @@ class Response:
 
 
 def detect(batch: EventBatch, geometry: Geometry, rng: Random) -> Response:
-    """Response to all particles of a batch."""
+    """Response to all particles of a batch.
+
+    Vertices are drawn from the beam spot; with the effect `vertex` what is measured of them is smeared. Of the other
+    [`EFFECTS`] it applies `conversions`, `bremsstrahlung`, `nuclear`, `showers`, `decays`, `tails`, `dense_cores` and
+    `fakes`. [`Overlay`] adds what pile-up does, [`render`] and [`tower_energy`] what the read-out does.
+    """
     vertex_z = draw(rng, "normal", np.arange(batch.num_events), 0.0, BEAM_SPOT_LENGTH)
     batch = cross_material(batch, geometry, rng)
     start = batch.vertex.copy()

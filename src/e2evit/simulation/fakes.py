@@ -14,13 +14,20 @@ from .streams import Random, draw
 
 __all__ = ["with_chance_tracks", "with_fakes"]
 
-FAKES, FAKES_PER_NEIGHBOUR = 0.007, 0.003  # of each track; and for each neighbour within 0.05 in eta and phi
-DUPLICATES, DUPLICATES_PER_NEIGHBOUR = 0.002, 0.0005
-FAKES_PER_COLLISION = 0.0007  # of each track, for each collision of the event
-FAR, FAR_D0, FAR_DZ = 0.6, 3.0, 3.0  # share of fakes without pixel hits, and the spread of their impact parameters
-FAR_D0_ERROR, FAR_DZ_ERROR = 0.03, 0.1  # of d0
-NEAR_ERRORS, DUPLICATE_ERRORS = 5.0, 2.0  # spread of d0 and dz of the others, in units of their uncertainties
-SHIFT, CRYSTAL = 2.0, 2 * np.pi / COLUMNS  # distance from the track that lends its hits in crystals; their size
+FAKES = 0.007  # fakes per track
+FAKES_PER_NEIGHBOUR = 0.003  # more of them for each other track within 0.05 in eta and phi
+DUPLICATES = 0.002  # duplicates per track
+DUPLICATES_PER_NEIGHBOUR = 0.0005  # more of them for each such neighbour
+FAKES_PER_COLLISION = 0.0007  # fakes per track for each collision of the event
+FAR = 0.6  # share of fakes without pixel hits
+FAR_D0 = 3.0  # scale of the exponential tails of their d0 [cm]
+FAR_DZ = 3.0  # and of their dz [cm]
+FAR_D0_ERROR = 0.03  # uncertainty of their d0 over d0
+FAR_DZ_ERROR = 0.1  # uncertainty of their dz over dz
+NEAR_ERRORS = 5.0  # spread of d0 and dz of the other fakes, in units of their uncertainties
+DUPLICATE_ERRORS = 2.0  # spread of d0 and dz of duplicates around the first track, in the same units
+SHIFT = 2.0  # spread of the distance between a fake and the track that lends its hits, in crystals
+CRYSTAL = 2 * np.pi / COLUMNS  # size of a crystal [radians]
 
 
 def with_fakes(tracks: np.ndarray, neighbours: np.ndarray, smallest_pt: float, rng: Random) -> np.ndarray:

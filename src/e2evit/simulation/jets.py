@@ -44,6 +44,7 @@ class Jets:
 
     @property
     def pt(self) -> np.ndarray:
+        """Transverse momentum of the jet [GeV]."""
         return np.hypot(self.momentum[:, 0], self.momentum[:, 1])
 
     @property
@@ -53,6 +54,7 @@ class Jets:
 
     @property
     def eta_phi(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pseudorapidity and azimuth [radians] of the axis."""
         return _eta_phi(self.momentum)
 
     def select(self, keep) -> "Jets":

@@ -44,8 +44,11 @@ class ParticleImages:
     jets.with_transform(images)[0]["pixel_index"]  # another response to the same particles, the one of epoch 1
     ```
 
-    The random numbers of a jet depend on the seed, the epoch, the event and the jet's axis: not on the jets beside it,
-    nor on the process. The seed tower is the hottest one near the axis whose window lies on the grid.
+    The random numbers of a jet depend on the seed, the epoch, the event and the jet's axis: not on the other jets of
+    the batch, nor on the worker. The seed tower is the hottest one near the axis whose window lies on the grid.
+
+    Adds `pixel_index`, `pixel_value`, `ieta`, `iphi` and `num_pileup`, in place of those that are there, and with
+    `candidates` the columns `candidate_...` and `reco_...`; drops `particle_...`.
 
     Attributes:
         columns: Those it reads.

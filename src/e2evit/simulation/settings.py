@@ -32,8 +32,8 @@ class SimulationSettings:
         whole_detector: One image of 280 x 360 per event instead of one of 125 x 125 per jet.
         candidates: Add the particle-flow-like candidates of each jet, and observables made of them, to its image.
         pool_size: Number of minimum-bias collisions pile-up is drawn from.
-        hadronizations: Events made of each parton shower; they have one `event_id`, and so are in one split. Showers
-            take most of the time, but such events are alike: their number overstates what a test can tell.
+        hadronizations: Events made of each parton shower; they have one `event_id`, and so are in one split. They give
+            more images a second but hardly any new jets, so their number overstates what a test can tell.
         pythia: Extra settings for Pythia in every process, e.g. `Tune:pp = 18`.
         shard_size: Jets per shard.
     """
@@ -75,7 +75,9 @@ class SimulationSettings:
     pool_size: int = field(default=2000, metadata={"help": "Minimum-bias collisions to draw pile-up from."})
     hadronizations: int = field(
         default=1,
-        metadata={"help": "Events made of each parton shower: faster, but they are alike, with one event_id."},
+        metadata={
+            "help": "Events made of each parton shower, with one event_id: more images a second, hardly any new jets."
+        },
     )
     pythia: list[str] = field(default_factory=list, metadata={"help": 'Extra Pythia settings, e.g. "Tune:pp = 18".'})
     shard_size: int = field(default=2000, metadata={"help": "Jets per shard."})

@@ -124,7 +124,7 @@ def make_shard(
     pool: MinimumBiasPool | None = None,
     acceptance: Acceptance | None = None,
 ) -> pa.Table:
-    """Rows of one shard; with the same versions, the same rows on any machine.
+    """Rows of one shard; with the same versions, the same rows on the same kind of processor.
 
     Args:
         pool: From `make_pool(settings)`; not needed without pile-up.

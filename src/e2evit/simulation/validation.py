@@ -63,13 +63,13 @@ def percentiles(values) -> dict[str, float]:
 
 
 def response(true, seen, edges) -> list[dict[str, float]]:
-    """Median of seen / true and half of its central 68 % over the median, in bins of `true` with `edges`."""
+    """Median of seen / true and half of its central 68 % over the median, in bins of `true` with `edges`; NaN for an
+    empty bin."""
     true, ratio, rows = np.asarray(true), np.asarray(seen) / np.asarray(true), []
     for low, high in itertools.pairwise(edges):
         inside = ratio[(true >= low) & (true < high)]
-        median = float(np.median(inside))
-        resolution = half_width_68(inside) / median
-        rows.append({"low": float(low), "high": float(high), "response": median, "resolution": resolution})
+        median, spread = (float(np.median(inside)), half_width_68(inside)) if len(inside) else (np.nan, np.nan)
+        rows.append({"low": float(low), "high": float(high), "response": median, "resolution": spread / median})
     return rows
 
 
