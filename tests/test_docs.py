@@ -9,6 +9,7 @@ from forked import LIBRARIES, run_python
 
 from e2evit.cli import run
 from e2evit.cli.command import COMMANDS
+from e2evit.data.schema import LISTS, PARTICLE_COLUMNS, SCHEMAS, row_features
 from e2evit.training.checkpoint import read_model_config
 
 ROOT = Path(__file__).parents[1]
@@ -60,6 +61,13 @@ def test_files_exist(page):
     named = re.findall(r"\b(?:scripts|studies|benchmarks|recipes|tests|src|notebooks|modeling)/[\w/.]+\.\w+", text)
     named += [f"modeling/{name}" for name in re.findall(r"(?<!/)\bmodeling_\w+\.py", text)]
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_column_is_described():
+    (schema,) = SCHEMAS["simulated"]
+    columns = {*row_features(schema), *PARTICLE_COLUMNS}.union(*LISTS.values())
+    text = (ROOT / "docs/data-sets.md").read_text()
+    assert sorted(name for name in columns if f"`{name}`" not in text) == []
 
 
 def commands():
