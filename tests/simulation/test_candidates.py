@@ -12,7 +12,7 @@ from e2evit.data import find_schema
 from e2evit.data.formats import FileError
 from e2evit.data.schema import CANDIDATE_COLUMNS, CANDIDATE_TRUTH
 from e2evit.data.sparse import COLUMN_ENCODINGS
-from e2evit.simulation import ParticleImages, SimulationSettings, shards, simulate
+from e2evit.simulation import ParticleImages, SimulationSettings, particle_flow, shards, simulate
 from e2evit.simulation.batch import EventBatch
 from e2evit.simulation.detector import detect
 from e2evit.simulation.geometry import GEOMETRIES
@@ -89,6 +89,40 @@ def test_a_photon_behind_a_track_is_their_excess():
     found = candidates_of((211, 1, 20.0, 0.3, 1.0), (22, 0, 80.0, 0.3, bent))
     photons = of(found, 22)
     assert np.median(np.bincount(photons["jet"], photons["pt"], minlength=EVENTS)) == pytest.approx(80, rel=0.12)
+
+
+@pytest.mark.parametrize(
+    ("row", "energy", "seen"),
+    [
+        (28, 0.9, True),  # the barrel, |ieta| = 1
+        (44, 1.0, False),  # the endcap, |ieta| = 17
+        (44, 1.2, True),
+        (11, 1.0, False),
+        (50, 1.0, False),  # |ieta| = 23: ten degrees, in two halves
+        (50, 1.2, True),
+    ],
+)
+def test_endcaps_have_seeds_of_their_own(row, energy, seen):
+    towers = np.zeros((1, 56, 72))
+    towers[0, row, 10:12] = (energy / 2, energy / 2) if row == 50 else (energy, 0)
+    frames = jet_windows(np.zeros(1, int), np.array([np.clip(row, 12, 43)]), np.array([10]))
+    found = particle_flow._hcal_clusters(frames, towers)
+    assert len(found) == seen
+    assert found.energy.sum() == pytest.approx(energy if seen else 0)
+
+
+@pytest.mark.parametrize(("row", "energy", "seen"), [(140, 0.22, 0), (140, 0.24, 1), (240, 0.55, 0), (240, 0.65, 1)])
+def test_a_seed_of_the_endcaps_ecal_is_a_block(row, energy, seen):
+    """Of 2 x 2 pixels, each with a sixteenth of its energy."""
+    frames = jet_windows(np.zeros(1, int), np.array([40]), np.array([10]))
+    crystals, wide = np.zeros((125, 125)), row >= 225
+    place = row - frames.row[0]
+    crystals[place : place + 1 + wide, 60 : 61 + wide] = energy / 16 if wide else energy
+    pixel = np.flatnonzero(crystals)
+    image = [pa.array([values]) for values in (pixel + 3 * 125**2, crystals.flat[pixel])]
+    found = particle_flow._ecal_clusters(frames, image, GEOMETRIES["run1"])
+    assert len(found) == seen
+    assert found.energy.sum() == pytest.approx(energy * seen)
 
 
 def test_pileup_is_told_of_tracks_and_clusters():

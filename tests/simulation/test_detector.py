@@ -81,7 +81,7 @@ def test_crystals_have_noise_and_a_threshold():
     rng = np.random.default_rng(0)
     energy = ecal.crystal_energy(frame(60, 0, 125, 125), impacts((0, 100.5, 50.5, 5.0, 0.105)), RUN1, rng)[0]
     lit = energy > 0
-    assert energy[lit].min() >= ecal.THRESHOLD
+    assert energy[lit].min() >= ecal.CUT * ecal.NOISE
     assert energy[40, 50] == pytest.approx(5 * 0.84, abs=0.2)
     # 1.35 per mille of 15 625 crystals: 21 noise hits beside the shower's
     assert 10 < lit.sum() - 9 < 40
@@ -131,8 +131,8 @@ def test_seed_is_the_hottest_tower_near_the_axis():
     assert seeds([(30, 71, 1.0)], 0.01, 0.0436) == [28, 2]
 
 
-def deposits(pdg_id, charge, energy, number=4000):
-    batch = particles(pdg_id, charge, (energy, 0.0, 0.0), num_events=number)
+def deposits(pdg_id, charge, energy, number=4000, eta=0.0):
+    batch = particles(pdg_id, charge, (energy / math.cosh(eta), 0.0, energy * math.tanh(eta)), num_events=number)
     grid = np.full(number, 100.5)
     ecal_hits, hcal_hits = calorimeters.calorimeter_impacts(
         batch, grid, grid, np.ones(number, bool), np.random.default_rng(3)
@@ -168,10 +168,32 @@ def test_pions_have_the_response_and_resolution_of_both_calorimeters(energy):
     assert np.median(in_ecal[late & (in_ecal > 0.01)]) == pytest.approx(0.28, abs=0.1)
 
 
-def test_muons_leave_a_track_of_ionisation():
-    in_ecal, in_hcal = deposits(13, -1, 100.0)
+@pytest.mark.parametrize("eta", [0.0, 1.3, 2.0])
+def test_the_ecal_is_as_deep_at_every_eta(eta):
+    """Its crystals point at the beam spot; two thirds of all hadrons start to shower in it."""
+    in_ecal, _ = deposits(130, 0, 50.0, eta=eta)
+    # standard error 0.007
+    assert (in_ecal > 0.01).mean() == pytest.approx(1 - math.exp(-calorimeters.ECAL_LENGTHS), abs=0.025)
+
+
+@pytest.mark.parametrize(("eta", "path"), [(0.0, 1.0), (1.0, math.cosh(1.0)), (2.0, 10.6 / 5.82)])
+def test_muons_leave_a_track_of_ionisation(eta, path):
+    in_ecal, in_hcal = deposits(13, -1, 100.0, eta=eta)
     assert np.median(in_ecal) == pytest.approx(0.28, abs=0.02)
-    assert np.median(in_hcal) == pytest.approx(1.85, abs=0.1)
+    assert np.median(in_hcal) == pytest.approx(1.85 * path, rel=0.05)
+
+
+def test_paths_depend_on_directions_not_on_masses():
+    """A slow hadron at eta 0 has an energy far above its pT, and crosses no more of the HCAL than a fast one."""
+    batch = particles(130, 0, (20.0, 0.0, 0.0), num_events=20000)
+    batch.momentum[:, 3] = 100.0
+    grid = np.full(20000, 100.5)
+    hits = calorimeters.calorimeter_impacts(batch, grid, grid, np.ones(20000, bool), np.random.default_rng(0))
+    seen = np.zeros(20000, bool)
+    for layer in hits:
+        seen[layer["event"]] = True
+    # those that start behind both calorimeters
+    assert 1 - seen.mean() == pytest.approx(math.exp(-1.1 - 5.82), abs=8e-4)
 
 
 def tracks_of(geometry, pt, number=20000):

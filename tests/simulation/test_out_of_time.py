@@ -29,6 +29,16 @@ def test_shares_follow_from_the_pulse():
     assert [out_of_time._hcal(time) for time in (-50.0, 0.0, 50.0)] == pytest.approx([0.111, 1.0, 0.0], abs=0.001)
 
 
+def test_earlier_crossings_cancel_the_mean_of_the_one_in_time(pool):
+    """With those that are followed, and of the showers that are followed."""
+    shares = out_of_time.fractions(50.0)[:, 0]
+    assert 1 + shares.sum() == pytest.approx(0, abs=0.05)
+    energy = pool.response.ecal["energy"]
+    left = shares[:, None] * energy
+    # showers of less than 50 MeV are missing
+    assert 1 + left[np.abs(left) > out_of_time.LEAST].sum() / energy.sum() == pytest.approx(0, abs=0.1)
+
+
 def overlaid(pool, layout, number=400, mean=21.0):
     nothing = Response(np.zeros(number), **{name: hits[:0] for name, hits in pool.response.layers.items()})
     return pool.overlay(nothing, ["train"] * number, mean, layout, np.random.default_rng(0))

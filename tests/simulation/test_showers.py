@@ -69,7 +69,7 @@ def test_hadrons_light_crystals_irregularly():
     for image in (images(211, 1, 60.0, layout) for layout in (RUN1, STATIC)):
         image = image[image.sum(axis=(1, 2)) > 5]  # those that start in the ECAL
         within = shares(image)[1]
-        found.append((within.mean(), within.std(), (image > ecal.THRESHOLD).sum(axis=(1, 2)).mean()))
+        found.append((within.mean(), within.std(), (image > ecal.CUT * ecal.NOISE).sum(axis=(1, 2)).mean()))
     (mean, spread, lit), (static_mean, static_spread, static_lit) = found
     assert 0.6 < mean < 0.75 < static_mean
     assert spread > 0.1 > 0.01 > static_spread

@@ -9,17 +9,18 @@ from .cells import IMPACT, pick, structured
 from .showers import shaped_showers
 from .streams import Random, draw
 
-__all__ = ["calorimeter_impacts"]
+__all__ = ["calorimeter_impacts", "slant"]
 
 # JINST 2 (2007) P04004: stochastic term; constant term as achieved in situ, JINST 8 (2013) P09009
 ECAL_STOCHASTIC, ECAL_CONSTANT = 0.028, 0.005
 # ECAL and HCAL combined, for pions: JINST 3 (2008) S08004 section 5 and EPJ C 60 (2009) 359, also the source of e/h
 HCAL_STOCHASTIC, HCAL_CONSTANT, E_OVER_H = 1.10, 0.09, 1.39
-# interaction lengths at normal incidence, growing with 1 / sin(theta) in the barrel: JINST 3 (2008) S08004 section 5.1
+# interaction lengths: of the crystals, which point at the beam spot, at every eta; of the HCAL at normal incidence,
+# growing with 1 / sin(theta) in the barrel: JINST 3 (2008) S08004 section 5.1
 ECAL_LENGTHS, HCAL_LENGTHS, MAX_LENGTHS = 1.1, 5.82, 10.6
 TAIL_POWER = 0.13  # longitudinal attenuation of a shower's tail: E^0.13 interaction lengths, RMP 75 (2003) 1243
 EM_FRACTION = 0.11  # Wigmans: the electromagnetic part of a hadron shower is 0.11 ln(E / GeV)
-MINIMUM_ECAL, MINIMUM_HCAL = 0.3, 2.0  # what a minimum-ionising particle loses [GeV]
+MINIMUM_ECAL, MINIMUM_HCAL = 0.3, 2.0  # what a minimum-ionising particle loses at normal incidence [GeV]
 EM_WIDTH = 0.105  # crystals: 0.94 of a photon's energy in 3 x 3
 HADRON_WIDTH = 0.35  # crystals
 TOWER_WIDTH = 0.10  # towers
@@ -41,7 +42,7 @@ def calorimeter_impacts(
     event, row, column = batch.event[on_grid], row[on_grid], column[on_grid]
     momentum = batch.momentum[on_grid]
     energy, code = momentum[:, 3], np.abs(batch.pdg_id[on_grid])
-    slant = np.minimum(energy / np.maximum(np.hypot(momentum[:, 0], momentum[:, 1]), 1e-9), MAX_LENGTHS / HCAL_LENGTHS)
+    path = slant(np.arcsinh(momentum[:, 2] / np.hypot(momentum[:, 0], momentum[:, 1]).clip(1e-9)))
     is_em, is_muon = np.isin(code, (11, 22)), code == 13
     is_hadron = ~is_em & ~is_muon
 
@@ -50,14 +51,14 @@ def calorimeter_impacts(
     em_fraction = np.clip(EM_FRACTION * np.log(np.maximum(energy, 1.0)), 0.0, 1.0)
     response = (1 + (E_OVER_H - 1) * em_fraction) / E_OVER_H
     start = draw(rng, "exponential", event, 1.0)
-    behind = (ECAL_LENGTHS + HCAL_LENGTHS) * slant - start
+    behind = ECAL_LENGTHS + HCAL_LENGTHS * path - start
     held = 1 - np.exp(-np.maximum(behind, 0.0) / np.maximum(energy, 1.0) ** TAIL_POWER)
     width = np.hypot(HCAL_STOCHASTIC / np.sqrt(energy), HCAL_CONSTANT)
     seen = _smeared(event, energy * response * held, width, is_hadron, rng)
-    early = start < ECAL_LENGTHS * slant
+    early = start < ECAL_LENGTHS
     share = np.where(early, draw(rng, "beta", event, 1.2, 1.8), 0.0)
     ecal_minimum = np.minimum(MINIMUM_ECAL * draw(rng, "gamma", event, 4.0, 0.25), energy)
-    hcal_minimum = np.minimum(MINIMUM_HCAL * draw(rng, "gamma", event, 4.0, 0.25), energy - ecal_minimum)
+    hcal_minimum = np.minimum(MINIMUM_HCAL * path * draw(rng, "gamma", event, 4.0, 0.25), energy - ecal_minimum)
     ionises = (batch.charge[on_grid] != 0) & ~is_em
     in_ecal = np.where(early, share * seen, np.where(ionises, np.minimum(ecal_minimum, seen), 0.0))
     in_hcal = np.maximum(seen - in_ecal, 0.0)
@@ -77,9 +78,14 @@ def calorimeter_impacts(
     hcal = structured(IMPACT, event=event, row=row / TOWER, column=column / TOWER, energy=in_hcal, width=TOWER_WIDTH)
     hcal["energy"][is_em] = 0
     if arrival is not None:
-        late, arrival = start - ECAL_LENGTHS * slant, [values[on_grid] for values in arrival]
-        ecal, hcal = shaped_showers(ecal, hcal, code, late, slant, arrival, rng)
+        late, arrival = start - ECAL_LENGTHS, [values[on_grid] for values in arrival]
+        ecal, hcal = shaped_showers(ecal, hcal, code, late, path, arrival, rng)
     return pick(ecal, ecal["energy"] > 0.01), pick(hcal, hcal["energy"] > 0.01)
+
+
+def slant(eta) -> np.ndarray:
+    """1 / sin(theta), over which paths through the HCAL grow in its barrel; beyond, they are as long as at its end."""
+    return np.minimum(np.cosh(eta), MAX_LENGTHS / HCAL_LENGTHS)
 
 
 def _smeared(event, energy, relative_width, selected, rng: Random):

@@ -14,9 +14,11 @@ from e2evit.data.grid import COLUMNS, ENDCAP_ROWS, ROWS, TOWER, eta_centres
 from .cells import Frames
 from .streams import Random, draw
 
-__all__ = ["ChannelMap", "crystals", "cut_out", "miscalibrate", "read_out", "towers"]
+__all__ = ["COARSE", "ChannelMap", "crystals", "cut_out", "miscalibrate", "read_out", "towers"]
 
 _SEED = 20120704  # of the maps
+# rows |ieta| > 20 of towers, which are ten degrees of phi wide: two columns are one channel
+COARSE = np.r_[: ROWS // TOWER // 2 - 20, ROWS // TOWER // 2 + 20 : ROWS // TOWER]
 
 # dead crystals, about 1 % in all: JINST 8 (2013) P09009 section 2; chosen: two thirds of them are whole trigger towers
 DEAD_CRYSTALS, DEAD_TRIGGER_TOWERS, DEAD_TOWERS = 0.003, 0.007, 2  # fraction, fraction, number of HCAL towers
@@ -56,10 +58,15 @@ def crystals() -> ChannelMap:
 
 @cache
 def towers() -> ChannelMap:
-    """Those of the HCAL."""
+    """Those of the HCAL; both halves of a coarse one are alike."""
     rng, shape = np.random.default_rng(_SEED + 1), (ROWS // TOWER, COLUMNS // TOWER)
     gain = 1 + TOWER_SPREAD * rng.standard_normal(shape)
-    special = rng.permutation(gain.size).reshape(shape)
+    channel = np.arange(gain.size).reshape(shape)
+    channel[COARSE, 1::2] = channel[COARSE, ::2]
+    first = np.unique(channel)
+    special = np.zeros(gain.size, int)
+    special[first] = rng.permutation(len(first))
+    gain, special = gain.flat[channel], special[channel]
     noisy = (special >= DEAD_TOWERS) & (special < DEAD_TOWERS + NOISY_TOWERS)
     return ChannelMap(special >= DEAD_TOWERS, noisy, gain.astype(np.float32))
 
@@ -71,24 +78,32 @@ def miscalibrate(energy: np.ndarray, frames: Frames, channels: ChannelMap) -> No
 
 
 def read_out(
-    energy: np.ndarray, frames: Frames, channels: ChannelMap, noise: float, threshold: float, rng: Random
+    energy: np.ndarray, frames: Frames, channels: ChannelMap, noise: float | np.ndarray, cut: float, rng: Random
 ) -> None:
-    """Add noise [GeV], drop what is below threshold or not read out; in place, `energy` is `(n, height, width)`.
+    """Add noise, drop what is below threshold or not read out; in place, `energy` is `(n, height, width)`.
 
     Cells without energy are not drawn one by one: those whose noise exceeds the threshold are found by the number of
     cells between them, which is geometric, and their noise is the tail of a normal distribution.
+
+    Args:
+        noise: In GeV, of all cells or of each row `(n, height)`.
+        cut: Threshold in units of the noise.
     """
+    noise = np.broadcast_to(noise, energy.shape[:2]).reshape(-1)
     flat, size = energy.reshape(-1), frames.height * frames.width
     frame, cell = _noisy_cells(frames, channels)
-    flat[frame * size + cell] += NOISY_FACTOR * noise * draw(rng, "standard_normal", frame)
+    loud = frame * size + cell
+    flat[loud] += NOISY_FACTOR * noise[loud // frames.width] * draw(rng, "standard_normal", frame)
     lit = np.flatnonzero(flat != 0)  # of floats it takes three times as long
-    measured = flat[lit] + noise * draw(rng, "standard_normal", lit // size)
+    own = noise[lit // frames.width]
+    measured = flat[lit] + own * draw(rng, "standard_normal", lit // size)
 
-    tail = float(ndtr(-threshold / noise))
+    tail = float(ndtr(-cut))
     frame, cell = _fired(len(frames), size, tail, rng)
-    fired, fake = frame * size + cell, -noise * ndtri(tail * (1 - draw(rng, "random", frame)))
+    fired = frame * size + cell
+    fake = -noise[fired // frames.width] * ndtri(tail * (1 - draw(rng, "random", frame)))
     empty = flat[fired] == 0
-    flat[lit] = np.where(measured < threshold, 0, measured)
+    flat[lit] = np.where(measured < cut * own, 0, measured)
     flat[fired[empty]] = fake[empty]
     for image, alive in zip(energy, cut_out(channels.alive, frames)):
         image *= alive

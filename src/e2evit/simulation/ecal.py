@@ -10,11 +10,13 @@ from .geometry import Geometry
 from .showers import FAINT, half_widths
 from .streams import Random, white_noise
 
-__all__ = ["NOISE", "REACH", "THRESHOLD", "crystal_energy", "resample_endcap"]
+__all__ = ["CUT", "ENDCAP_NOISE", "NOISE", "REACH", "crystal_energy", "resample_endcap"]
 
 # crystals beyond a window from which energy comes into it: a shower, and one of a 2 x 2 block of the endcap
 REACH = 3
-NOISE, THRESHOLD = 0.040, 0.120  # GeV per crystal; 40 MeV: JINST 8 (2013) P09009, cut at three times that
+# GeV per crystal in barrel and endcaps, half of the thresholds of cells in table 2 of JINST 12 (2017) P10003; cut at
+# three times that
+NOISE, ENDCAP_NOISE, CUT = 0.040, 0.150, 3.0
 
 
 def crystal_energy(frames: Frames, impacts, geometry: Geometry, rng: Random) -> np.ndarray:
@@ -32,12 +34,14 @@ def crystal_energy(frames: Frames, impacts, geometry: Geometry, rng: Random) -> 
         flat[index] = np.where(np.abs(rest) < flat[index], flat[index] + rest, 0)
     if "calibration" in geometry.effects:
         miscalibrate(energy, grown, crystals())
+    rows = grown.row[:, None] + np.arange(grown.height)
+    in_endcap = (rows < ENDCAP_ROWS) | (rows >= ROWS - ENDCAP_ROWS)
+    noise = np.where(in_endcap, np.float32(ENDCAP_NOISE), np.float32(NOISE))
     if "channels" in geometry.effects:
-        read_out(energy, grown, crystals(), NOISE, THRESHOLD, rng)
+        read_out(energy, grown, crystals(), noise, CUT, rng)
     else:
-        energy += white_noise(rng, energy.shape) * np.float32(NOISE)
-        energy[energy < THRESHOLD] = 0.0
-        rows = grown.row[:, None] + np.arange(grown.height)
+        energy += white_noise(rng, energy.shape) * noise[:, :, None]
+        energy[energy < CUT * noise[:, :, None]] = 0.0
         energy[(rows < 0) | (rows >= ROWS)] = 0.0
     energy = resample_endcap(energy, grown)
     return energy if grown is frames else energy[:, 1:-1, 1:-1]

@@ -8,7 +8,7 @@ import numpy as np
 from e2evit.data.grid import COLUMNS, ROWS, TOWER, position_in_grid
 
 from .cells import Frames, spread
-from .channels import ChannelMap, miscalibrate, read_out, towers
+from .channels import COARSE, ChannelMap, miscalibrate, read_out, towers
 from .geometry import Geometry
 from .streams import Random, white_noise
 
@@ -18,7 +18,6 @@ TOWER_ROWS, TOWER_COLUMNS = ROWS // TOWER, COLUMNS // TOWER
 NOISE, THRESHOLD = 0.200, 0.600  # GeV per tower: CMS-PAS-JME-10-003 and the zero suppression of its towers
 SEED_SEARCH = 3  # towers on each side of the axis: 7 x 7
 SEED_MIN_ENERGY = 5.0  # GeV; below it, noise and pile-up would place the window of a photon jet
-_COARSE = np.r_[: TOWER_ROWS // 2 - 20, TOWER_ROWS // 2 + 20 : TOWER_ROWS]  # rows |ieta| > 20: ten degrees of phi each
 
 
 def tower_energy(num_events: int, impacts, geometry: Geometry, rng: Random) -> np.ndarray:
@@ -34,15 +33,15 @@ def tower_energy(num_events: int, impacts, geometry: Geometry, rng: Random) -> n
     if "calibration" in geometry.effects:
         miscalibrate(energy, everything, towers())
     if "channels" in geometry.effects:
-        energy[:, _COARSE, ::2] += energy[:, _COARSE, 1::2]
-        energy[:, _COARSE, 1::2] = 0
-        read_out(energy, everything, _channels(), NOISE, THRESHOLD, rng)
-        wide = energy[:, _COARSE, ::2] / 2
+        energy[:, COARSE, ::2] += energy[:, COARSE, 1::2]
+        energy[:, COARSE, 1::2] = 0
+        read_out(energy, everything, _channels(), NOISE, THRESHOLD / NOISE, rng)
+        wide = energy[:, COARSE, ::2] / 2
     else:
-        wide = energy[:, _COARSE].reshape(num_events, len(_COARSE), -1, 2).sum(axis=3)
+        wide = energy[:, COARSE].reshape(num_events, len(COARSE), -1, 2).sum(axis=3)
         wide = _read_out(wide, rng) / 2
         energy = _read_out(energy, rng)
-    energy[:, _COARSE] = np.repeat(wide, 2, axis=2)
+    energy[:, COARSE] = np.repeat(wide, 2, axis=2)
     return energy
 
 
@@ -50,7 +49,7 @@ def tower_energy(num_events: int, impacts, geometry: Geometry, rng: Random) -> n
 def _channels() -> ChannelMap:
     """The towers; the second half of a coarse one has no channel of its own."""
     alive = towers().alive.copy()
-    alive[_COARSE, 1::2] = False
+    alive[COARSE, 1::2] = False
     return replace(towers(), alive=alive)
 
 

@@ -20,8 +20,8 @@ TEMPLATES_LEAVE = 0.05
 # Of the HCAL: share of a pulse in the first slices of 25 ns (chosen, about as in JINST 5 (2010) T03013); energies are
 # the sum of two slices, and a fit again leaves a chosen rest where crossings are 25 ns apart
 HCAL_SLICES = (0.68, 0.22, 0.07, 0.03)
-MOST_CROSSINGS, IGNORED = 5, 0.4  # before and after; crossings of which less than this share is left
-LEAST = 0.1  # GeV; what is left of a shower is not followed below it
+MOST_CROSSINGS, IGNORED = 5, 0.05  # before and after; crossings of which less than this share is left
+LEAST = 0.05  # GeV; what is left of a shower is not followed below it
 WIDTH = -1.0  # instead of the width of a shower: it lies in one cell, and is out of time
 
 

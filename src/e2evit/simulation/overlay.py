@@ -133,7 +133,7 @@ class Overlay:
             moved.update({field: values[chosen] for field, values in moved.items()})
 
         if frames is not None and "row" in hits.dtype.names:  # of silicon hits, the vertex decides on it
-            row = hits["row"][hit] - frames.row[target][of]
+            row = self._pool.rows[name][hit] - frames.row.astype(np.float32)[target][of]
             keep((row >= -_BEYOND[name]) & (row < frames.height + _BEYOND[name]))
         if share is not None:
             moved["energy"] = hits["energy"][hit] * share.astype(np.float32)[of]

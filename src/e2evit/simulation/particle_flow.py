@@ -14,10 +14,20 @@ from e2evit.data.grid import COLUMNS, ENDCAP_FACTOR, ENDCAP_ROWS, ETA_EDGES, JET
 from e2evit.data.schema import LISTS
 from e2evit.data.sparse import list_array
 
-from .calorimeters import E_OVER_H, EM_FRACTION, HCAL_CONSTANT, HCAL_STOCHASTIC, MINIMUM_ECAL, MINIMUM_HCAL
+from .calorimeters import (
+    E_OVER_H,
+    EM_FRACTION,
+    HCAL_CONSTANT,
+    HCAL_STOCHASTIC,
+    MINIMUM_ECAL,
+    MINIMUM_HCAL,
+    slant,
+)
 from .cells import Frames, structured
+from .channels import COARSE
 from .detector import ECAL_HALF_LENGTH, ECAL_RADIUS, Response
 from .geometry import Geometry
+from .hcal import TOWER_ROWS
 from .kept import ANGLE, LENGTH, PT_DIGITS, rounded_digits, rounded_steps
 from .streams import Random, draw
 from .tracker import VERTEX_D0_ERROR, VERTEX_DZ_ERROR
@@ -25,8 +35,9 @@ from .tracker import VERTEX_D0_ERROR, VERTEX_DZ_ERROR
 __all__ = ["CANDIDATE", "MAX_CANDIDATES", "candidate_columns", "find_candidates"]
 
 MAX_CANDIDATES = 128
-# smallest energy of the highest cell of a cluster [GeV]: table 2 of the paper
-ECAL_SEED, ENDCAP_SEED, HCAL_SEED = 0.23, 0.60, 0.8
+# smallest energy of the highest cell of a cluster in barrel and endcaps [GeV]: table 2 of the paper
+ECAL_SEEDS, HCAL_SEEDS = (0.23, 0.60), (0.8, 1.1)
+HCAL_ENDCAP_ROWS = TOWER_ROWS // 2 - 16  # of towers; |ieta| > 16
 EXCESS = 1.0  # standard deviations of the tracks' calorimeter energy beyond which the rest is another particle
 ELECTRON_EFFICIENCY, MUON_EFFICIENCY = 0.80, 0.95  # within jets, estimates; the others stay charged hadrons
 CHARGED_HADRON, ELECTRON, MUON, PHOTON, NEUTRAL_HADRON = 211, 11, 13, 22, 130
@@ -177,7 +188,8 @@ def _excess(ecal: _Clusters, hcal: _Clusters, charged: np.ndarray, in_ecal, in_h
     tracks = total(block, np.where(code == CHARGED_HADRON, momentum, 0.0))
     electrons, muons = total(block, np.where(code == ELECTRON, momentum, 0.0)), total(block, 1.0 * (code == MUON))
     electromagnetic = np.maximum(total(linked, ecal.energy) - electrons - MINIMUM_ECAL * muons, 0.0)
-    hadronic = np.maximum(np.append(hcal.energy, np.zeros(len(ecal))) - MINIMUM_HCAL * muons, 0.0)
+    paths = total(block, np.where(code == MUON, slant(charged["eta"]), 0.0))
+    hadronic = np.maximum(np.append(hcal.energy, np.zeros(len(ecal))) - MINIMUM_HCAL * paths, 0.0)
     # the calorimeters show less of a hadron's energy than of a photon's
     seen = np.maximum(np.maximum(tracks, electromagnetic + hadronic), 1.0)
     response = (1 + (E_OVER_H - 1) * np.clip(EM_FRACTION * np.log(seen), 0, 1)) / E_OVER_H
@@ -220,7 +232,8 @@ def _ecal_clusters(frames: Frames, image: tuple[pa.ListArray, pa.ListArray], geo
     on_grid = row + frames.row[frame]
     in_endcap = (on_grid < ENDCAP_ROWS) | (on_grid >= ROWS - ENDCAP_ROWS)
     energy = energy * np.where(in_endcap, ENDCAP_FACTOR, 1.0)
-    seed = np.where(in_endcap, ENDCAP_SEED, ECAL_SEED)
+    # what endcap crystals measure lies in 2 x 2 equal pixels
+    seed = np.where(in_endcap, ECAL_SEEDS[1] / 4, ECAL_SEEDS[0])
     return _clusters(frames, frame, row, column, energy, seed, 1, diagonal=True)
 
 
@@ -229,7 +242,11 @@ def _hcal_clusters(frames: Frames, towers) -> _Clusters:
     rows, columns = frames.row[:, None] // TOWER + side, (frames.column[:, None] // TOWER + side) % towers.shape[2]
     window = towers[frames.event[:, None, None], rows[:, :, None], columns[:, None, :]]
     frame, row, column = np.nonzero(window)
-    return _clusters(frames, frame, row, column, window[frame, row, column], HCAL_SEED, TOWER, diagonal=False)
+    on_grid = rows[frame, row]
+    in_endcap = (on_grid < HCAL_ENDCAP_ROWS) | (on_grid >= TOWER_ROWS - HCAL_ENDCAP_ROWS)
+    # each half of a ten-degree tower has half of its energy
+    seed = np.where(in_endcap, HCAL_SEEDS[1], HCAL_SEEDS[0]) / np.where(np.isin(on_grid, COARSE), 2, 1)
+    return _clusters(frames, frame, row, column, window[frame, row, column], seed, TOWER, diagonal=False)
 
 
 def _clusters(frames: Frames, frame, row, column, energy, seed, cell: int, diagonal: bool) -> _Clusters:

@@ -16,7 +16,7 @@ from e2evit.data.parquet import open_parquet
 from e2evit.data.resolve import find_files
 from e2evit.data.schema import IMAGE_COLUMNS, PARTICLE_COLUMNS
 
-from .detector import detect
+from .detector import VERSION, detect
 from .geometry import GEOMETRIES
 from .hcal import seed_towers, tower_energy
 from .images import jet_windows, render
@@ -123,7 +123,7 @@ class ParticleImages:
     def description(self) -> dict:
         """What the numbers depend on, besides the particles."""
         pool = None if self.pool is None else str(self.pool.folder)
-        versions = {"e2evit": __version__, "numpy": np.__version__}
+        versions = {"e2evit": __version__, "detector": VERSION, "numpy": np.__version__}
         return versions | {
             "geometry": self.geometry,
             "without": list(self.without),

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,12 @@ class MinimumBiasPool:
     def num_tracks(self) -> np.ndarray:
         """Of each collision."""
         return np.diff(self._starts["tracks"])
+
+    @cached_property
+    def rows(self) -> dict[str, np.ndarray]:
+        """Of the hits in each layer that has rows: picked out of whole hits they take four times as long."""
+        layers = self.response.layers.items()
+        return {name: np.ascontiguousarray(hits["row"]) for name, hits in layers if "row" in hits.dtype.names}
 
     def hits(self, name: str, collision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The hits of collisions in one layer, and which of the collisions each belongs to, as indices."""

@@ -19,6 +19,7 @@ from e2evit.data.manifest import damage, digest_of, write_manifest
 from e2evit.data.storage import absolute
 
 from .cells import IMPACT
+from .detector import VERSION
 from .geometry import GEOMETRIES
 from .pileup import MinimumBiasPool
 from .silicon import SILICON
@@ -63,6 +64,7 @@ def cached_pool(
         "size": POOL_SIZE,
         "fields": [*TRACK.names, *IMPACT.names, *SILICON.names],
         "e2evit": __version__,
+        "detector": VERSION,
     }
     folder = root / digest_of(settings)[:16]
     if not folder.exists():
