@@ -5,7 +5,6 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from e2evit.data import assign_splits
 from e2evit.simulation import SimulationSettings, events, shards
 from e2evit.simulation.early_veto import EarlyVeto
 from e2evit.simulation.jets import find_jets
@@ -122,4 +121,3 @@ def test_events_of_one_shower_are_in_one_split():
     ids = shards.make_shard("qcd", 0, 12, settings)["event_id"].to_pylist()
     assert len(set(ids)) <= 7
     assert all(ids.count(one) >= 2 for one in ids[:8])
-    assert len({(one, split) for one, split in zip(ids, assign_splits(ids))}) == len(set(ids))

@@ -144,9 +144,17 @@ def test_rounding_is_far_below_the_resolution():
     assert np.array_equal(again.pdg_id, batch.pdg_id)
     assert np.array_equal(again.charge, batch.charge)
     pt = [np.hypot(*momentum[:, :2].T) for momentum in (batch.momentum, again.momentum)]
-    np.testing.assert_allclose(pt[1], pt[0], rtol=2**-11)
+    # half a step: of twelve binary digits, and of directions and lengths in single precision
+    np.testing.assert_allclose(pt[1], pt[0], rtol=2**-12)
+    eta, phi = (
+        [values(momentum.T) for momentum in (batch.momentum, again.momentum)]
+        for values in (lambda p: np.arcsinh(p[2] / np.hypot(p[0], p[1])), lambda p: np.arctan2(p[1], p[0]))
+    )
+    np.testing.assert_allclose(eta[1], eta[0], rtol=0, atol=1.001 * 2**-14)
+    turn = np.mod(phi[1] - phi[0] + np.pi, 2 * np.pi) - np.pi
+    np.testing.assert_allclose(turn, 0, atol=1.001 * 2**-14)
     np.testing.assert_allclose(again.momentum[:, 3], batch.momentum[:, 3], rtol=1e-3)
-    np.testing.assert_allclose(again.vertex, batch.vertex, atol=1e-4)
+    np.testing.assert_allclose(again.vertex, batch.vertex, rtol=1e-7, atol=1.001 * 2**-14)
 
 
 def test_a_particle_of_unknown_mass_is_refused():

@@ -32,7 +32,7 @@ class Geometry:
     Args:
         channel_names: Channels of the image, in order.
         layers: Channel name to silicon layer.
-        d0_resolution, dz_resolution: Constant [cm] and multiple-scattering [cm GeV] terms, added in quadrature.
+        d0_resolution, dz_resolution: a [cm] and b [cm GeV]: σ(d0) = a ⊕ b √cosh η / pT, σ(dz) = a ⊕ b cosh^1.5 η / pT.
         bunch_spacing: Time between crossings of the beams [ns].
         effects: Names of the effects that are simulated, see [`EFFECTS`].
     """

@@ -63,8 +63,9 @@ SPECIES = {
     3334: (-1, 1.67245),
 }
 _CODES = np.array(list(SPECIES))
-# steps far below the detector's resolution, whose last bytes are zero and take no space: 0.004 crystals, 1 micrometre
-ANGLE, LENGTH, PT_DIGITS = 2.0**-13, 1e-4, 12
+# steps far below the detector's resolution, powers of two: the last bits are zero and take little space.
+# ANGLE [radians] is 0.007 crystals, LENGTH [cm] 1.2 micrometres; pT has so many binary digits
+ANGLE, LENGTH, PT_DIGITS = 2.0**-13, 2.0**-13, 12
 
 
 def keep_particles(batch: EventBatch, jets: "Jets", geometry: Geometry) -> dict[str, pa.ListArray]:

@@ -1,7 +1,8 @@
 """Material in front of the calorimeters: photons convert, electrons radiate, hadrons interact.
 
-Numbers are chosen where no source is cited. Photons that electrons radiate do not convert again, and secondaries of a
-hadron do not interact again.
+Numbers are chosen where no source is cited. Photons convert as at high energies, with 7/9 per radiation length: in silicon
+6 % too often at 1 GeV, 1.4 times at 100 MeV and 2.5 times at 20 MeV. Photons that electrons radiate do not convert again,
+and secondaries of a hadron do not interact again.
 """
 
 from dataclasses import replace
@@ -141,7 +142,7 @@ def _interact(batch: EventBatch, rng: Random) -> EventBatch:
     event = batch.event[hadron][parent]
     weight = draw(rng, "gamma", event, 1.0)
     energy = momentum[parent, 3] * weight / np.bincount(parent, weight, minlength=len(hadron))[parent]
-    # as many pi+ and pi- as pi0, whose two photons are one here
+    # pi+, pi- and pi0 in equal numbers; a pi0 is one photon, not two
     code = np.array([211, -211, 22])[(3 * draw(rng, "random", event)).astype(int)]
     size = np.sqrt(np.maximum(energy**2 - np.where(code == 22, 0.0, PION) ** 2, 0.0))
     kicks = draw(rng, "normal", np.repeat(event, 2), 0.0, KICK).reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""Several hadronisations of one parton shower, which takes three quarters of the time of an event."""
+"""Several hadronisations of one parton shower, which takes .6 to .7 of Pythia's time."""
 
 from collections.abc import Sequence
 

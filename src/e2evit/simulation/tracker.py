@@ -42,7 +42,8 @@ CORE_LOSS = 0.06
 TAIL, CORE_TAIL, TAIL_WIDTH = 0.06, 0.1, 3.0
 # relative resolution of pT: about 1 % for 1 to 10 GeV, 2.8 % at 100 GeV (same paper, abstract and section 5)
 PT_CONSTANT, PT_SLOPE = 0.010, 2.6e-4
-# of phi and cot(theta) [radians]: constant and multiple-scattering [GeV] terms, same paper, section 5
+# of phi [radians]; of cot(theta), cosh(eta) times as much: constant and multiple-scattering [GeV] terms, same paper,
+# section 5
 ANGLE_CONSTANT, ANGLE_SCATTERING = 2e-4, 1.5e-3
 VERTEX_D0_ERROR, VERTEX_DZ_ERROR = 1.0e-3, 1.5e-3  # of the primary vertex of a hard event [cm], same paper, section 6
 
