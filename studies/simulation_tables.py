@@ -133,7 +133,8 @@ def baseline(_results: Path) -> str:
             "ECAL",
             f"front face at {detector.ECAL_RADIUS:g} cm from the beam and {detector.ECAL_HALF_LENGTH:g} cm along it; "
             f"{100 * calorimeters.ECAL_STOCHASTIC:g} % / √(E / GeV) ⊕ {100 * calorimeters.ECAL_CONSTANT:g} %; "
-            f"a crystal has {1000 * ecal.NOISE:g} MeV of noise and a threshold of {1000 * ecal.THRESHOLD:g} MeV",
+            f"a crystal has {1000 * ecal.NOISE:g} MeV of noise, {1000 * ecal.ENDCAP_NOISE:g} in the endcaps, "
+            f"and a threshold of {ecal.CUT:g} times that",
         ],
         [
             "hadrons, in both calorimeters",

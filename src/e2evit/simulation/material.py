@@ -1,8 +1,8 @@
 """Material in front of the calorimeters: photons convert, electrons radiate, hadrons interact.
 
-Numbers are chosen where no source is cited. Photons convert as at high energies, with 7/9 per radiation length: in silicon
-6 % too often at 1 GeV, 1.4 times at 100 MeV and 2.5 times at 20 MeV. Photons that electrons radiate do not convert again,
-and secondaries of a hadron do not interact again.
+Numbers are chosen where no source is cited. Photons convert as at high energies, with 7/9 per radiation length: in
+silicon 6 % too often at 1 GeV, 1.4 times at 100 MeV and 2.5 times at 20 MeV. Photons that electrons radiate do not
+convert again, and secondaries of a hadron do not interact again.
 """
 
 from dataclasses import replace
