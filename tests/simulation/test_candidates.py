@@ -170,12 +170,13 @@ def test_candidates_of_jets(jets):
     )
     assert 0.01 < pt[pileup].sum() / pt.sum() < 0.3
     response = jets["reco_pt"].to_numpy() / jets["pt"].to_numpy()
-    assert 0.88 < np.median(response) < 1.08
+    assert np.median(response) == pytest.approx(0.936, abs=0.03)  # of 3000 jets; standard error 0.01
     assert (np.quantile(response, 0.84) - np.quantile(response, 0.16)) / 2 < 0.09  # CMS: 5 %
     shares = {one: pt[code == one].sum() / pt.sum() for one in (211, 22, 130)}
-    assert 0.45 < shares[211] < 0.7
-    assert 0.15 < shares[22] < 0.45
-    assert shares[130] > 0.03
+    # of 3000 jets 0.54, 0.38 and 0.07; a jet's share varies by 0.15, so the mean of 60 by 0.02
+    assert shares[211] == pytest.approx(0.54, abs=0.06)
+    assert shares[22] == pytest.approx(0.38, abs=0.06)
+    assert shares[130] == pytest.approx(0.07, abs=0.03)
 
 
 def test_candidates_do_not_change_the_images(jets, settings, pool):
@@ -185,7 +186,7 @@ def test_candidates_do_not_change_the_images(jets, settings, pool):
     first = len(set(images["event_id"].to_pylist()[:10]))  # the first batch: later ones draw other numbers
     assert images["pixel_index"][:first].equals(jets["pixel_index"][:first])
     assert images["reco_pt"].null_count == 60
-    assert images["soft_drop_mass"].equals(jets["soft_drop_mass"]) or images["event_id"] != jets["event_id"]
+    assert images["soft_drop_mass"][:first].equals(jets["soft_drop_mass"][:first])
 
 
 def test_new_images_of_particles_have_candidates_of_the_same_response(pool):
