@@ -13,7 +13,9 @@ from e2evit.modeling import E2EImageProcessor
 from killed import resume_until_done
 
 from e2evit import DataArguments, TargetArguments, TrainArguments, evaluate, load_e2e, train
-from e2evit.data import find_schema
+from e2evit.data import find_schema, training_statistics
+from e2evit.data.sparse import table_to_dense
+from e2evit.plots import event_display
 from e2evit.simulation import ParticleImages, particle_images
 from e2evit.simulation.pileup import MinimumBiasPool
 from e2evit.training.collate import E2ECollator
@@ -128,6 +130,21 @@ def test_images_cannot_be_made_anew(data, simulated_jets):
         load_data(data)
     with pytest.raises(ValueError, match="holds the data set 'simulated', not 'particles'"):
         load_e2e("particles", simulated_jets)
+
+
+def test_particles_are_not_handed_out_as_images(simulated_jets):
+    """Nor rows of them drawn, made dense or averaged."""
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=r"holds particles, not images: .*ParticleImages"):
+            load_e2e("simulated", FOLDER, streaming=streaming)
+    rows, schema = load_e2e("particles", FOLDER, split="test"), find_schema("simulated", simulated_jets)
+    for use in (
+        lambda: event_display(rows[0], schema),
+        lambda: table_to_dense(rows.with_format("arrow")[:2], schema.image_shape),
+        lambda: training_statistics(rows, schema.image_shape),
+    ):
+        with pytest.raises(ValueError, match=r"without `pixel_index`: .*ParticleImages"):
+            use()
 
 
 def test_the_name_simulated_covers_particles():

@@ -3,15 +3,67 @@
 import configparser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from e2evit.cli.errors import UsageError
 from e2evit.cli.parser import parse
 from e2evit.data.packaged import find_recipe
-from e2evit.training import AugmentationArguments, DataArguments, TrainArguments
+from e2evit.simulation import SimulationSettings
+from e2evit.training import AugmentationArguments, DataArguments, MaskArguments, TargetArguments, TrainArguments
 
 ROOT = Path(__file__).parents[1]
+LISTS = ((TargetArguments, "classes"), (TargetArguments, "mass_classes"), (MaskArguments, "truth_columns"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "settled"),
+    [
+        *(
+            (DataArguments, {"pileup": value}, [40.0])
+            for value in (40, 40.0, [40], (40,), np.int64(40), np.array([40]))
+        ),
+        *((DataArguments, {"pileup": value}, [0.0, 30.0]) for value in ((0.0, 30.0), [0, 30], range(0, 60, 30))),
+        *((DataArguments, {"without": value}, ["all"]) for value in ("all", ("all",), ["all"])),
+        (DataArguments, {"data_dir": Path("data/jets")}, "data/jets"),
+        *((kind, {name: "qcd"}, ["qcd"]) for kind, name in LISTS),
+        *((kind, {name: ("qcd", "top")}, ["qcd", "top"]) for kind, name in LISTS),
+        (TrainArguments, {"num_train_epochs": 2.0}, 2),
+        (TrainArguments, {"learning_rate": np.float32(0.5)}, 0.5),
+        (AugmentationArguments, {"tower_shift": np.int64(2)}, 2),
+        (SimulationSettings, {"without": "fakes"}, ["fakes"]),
+        (SimulationSettings, {"pythia": ("Tune:pp = 18",)}, ["Tune:pp = 18"]),
+    ],
+)
+def test_values_from_python_become_those_of_a_recipe(kind, given, settled):
+    (name,) = given
+    assert repr(getattr(kind(**given), name)) == repr(settled)  # a plain value, as JSON and flags hold it
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        *((DataArguments, {"pileup": value}) for value in ([60.0, 0.0], [-5.0], [], [0, 1, 2], float("nan"), "40")),
+        *((DataArguments, {"pileup": value}) for value in ([0, float("inf")], [None], True)),
+        (DataArguments, {"without": "fake"}),
+        (DataArguments, {"train_fraction": "0.5"}),
+        *((kind, {name: [1]}) for kind, name in LISTS),
+        (TrainArguments, {"num_train_epochs": 2.5}),
+        (TrainArguments, {"learning_rate": "1e-3"}),
+        (TrainArguments, {"fresh": "no"}),
+        (AugmentationArguments, {"energy_smearing": "0.1"}),
+        (SimulationSettings, {"pileup": (0, 60)}),
+        (SimulationSettings, {"pileup": None}),
+    ],
+)
+def test_values_of_another_kind_are_refused_at_once(kind, given):
+    """In one line that names the setting, before any work."""
+    with pytest.raises(
+        ValueError, match=next(iter(given)) if given != {"without": "fake"} else "effect fake"
+    ) as error:
+        kind(**given)
+    assert "\n" not in str(error.value)
 
 
 def parse_recipe(*argument_classes, arguments, first=None):

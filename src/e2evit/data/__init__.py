@@ -2,11 +2,12 @@
 
 from .builder import E2EImages, load_e2e
 from .resolve import find_schema
-from .schema import CHANNELS, SCHEMAS, DatasetSchema, row_features
+from .schema import CANDIDATE_COLUMNS, CHANNELS, SCHEMAS, DatasetSchema, row_features
 from .splits import SplitRule, assign_splits
 from .statistics import TrainingStatistics, training_statistics
 
 __all__ = [
+    "CANDIDATE_COLUMNS",
     "CHANNELS",
     "SCHEMAS",
     "DatasetSchema",

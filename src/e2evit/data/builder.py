@@ -200,6 +200,11 @@ def load_e2e(
         raise ValueError("`shuffle_seed` needs `streaming=True`; shuffle a `Dataset` with its `shuffle(seed=...)`.")
     rule = SplitRule(salt, fold, num_folds)
     resolved = find_schema(name, data_dir, schema)
+    if resolved.particles and name != resolved.name:
+        raise ValueError(
+            f"{data_dir} holds particles, not images: load them with `load_e2e({resolved.name!r}, ...)`, and make "
+            "images with `e2evit.simulation.ParticleImages`."
+        )
     if len(resolved.own_split) == len(SPLIT_FRACTIONS) and salt != SplitRule.salt and fold is None:
         raise ValueError(f"The data in {data_dir} has its own splits, which `salt` does not change.")
     stamp = "".join(f"{path}:{stamp};" for path, stamp in stamp_files(resolved, data_dir).items())

@@ -1,11 +1,13 @@
 """Dense images to sparse rows and back; a row keeps the non-zero pixels, some 1.5 %."""
 
+from collections.abc import Collection
+
 import numpy as np
 import pyarrow as pa
 
-from .schema import CANDIDATE_COLUMNS, PARTICLE_COLUMNS
+from .schema import CANDIDATE_COLUMNS, IMAGE_COLUMNS, PARTICLE_COLUMNS
 
-__all__ = ["COLUMN_ENCODINGS", "dense_to_sparse", "list_array", "sparse_to_dense", "table_to_dense"]
+__all__ = ["COLUMN_ENCODINGS", "check_has_image", "dense_to_sparse", "list_array", "sparse_to_dense", "table_to_dense"]
 
 # 8 kB per image instead of 13, and three times as fast to read as Parquet's defaults; checksums detect flipped bits
 COLUMN_ENCODINGS = {
@@ -23,6 +25,18 @@ COLUMN_ENCODINGS = {
     },
     "write_page_checksum": True,
 }
+
+
+def check_has_image(columns: Collection[str]) -> None:
+    """Check that a row, or rows, of these columns have an image.
+
+    Raises:
+        ValueError: saying how particles become one.
+    """
+    if missing := [name for name in IMAGE_COLUMNS if name not in columns]:
+        particles = "particle_id" in columns
+        advice = "particles become images with `e2evit.simulation.ParticleImages`" if particles else "it is no image"
+        raise ValueError(f"A row without `{missing[0]}`: {advice}.")
 
 
 def list_array(values: np.ndarray, counts: np.ndarray) -> pa.ListArray:
@@ -61,7 +75,8 @@ def table_to_dense(table: pa.Table, image_shape: tuple[int, int, int]) -> np.nda
 
     One scatter for all rows: several times as fast as row by row.
     """
-    index, value = (table[name].combine_chunks() for name in ("pixel_index", "pixel_value"))
+    check_has_image(table.column_names)
+    index, value = (table[name].combine_chunks() for name in IMAGE_COLUMNS)
     num_pixels = int(np.prod(image_shape))
     images = np.zeros(len(index) * num_pixels, dtype=np.float32)
     starts = np.repeat(np.arange(len(index)) * num_pixels, np.diff(index.offsets.to_numpy()))

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Value
 
+from .sparse import check_has_image
+
 __all__ = ["MassWeights", "TrainingStatistics", "column_moments", "training_statistics"]
 
 
@@ -33,6 +35,7 @@ def training_statistics(
     With `log_mass`, mean and standard deviation are those of ln(mass / GeV). Channels get medians, because a single
     mismeasured track moves a standard deviation by orders of magnitude.
     """
+    check_has_image(train.column_names)
     chosen = np.unique(np.linspace(0, len(train) - 1, max_rows).astype(int))
     table = train.select(chosen).with_format("arrow")[:]
     index = table["pixel_index"].combine_chunks().flatten().to_numpy()

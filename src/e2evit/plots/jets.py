@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from e2evit.data import DatasetSchema
 from e2evit.data.grid import WINDOW, window_centres
-from e2evit.data.sparse import sparse_to_dense
+from e2evit.data.sparse import check_has_image, sparse_to_dense
 
 from .style import COLOURS, STYLE
 
@@ -20,7 +20,12 @@ PARTICLES = {"W": 80.4, "Z": 91.2, "H": 125.2, "t": 172.6}  # GeV, Particle Data
 
 
 def event_display(row: Mapping, schema: DatasetSchema, title: str = "") -> Figure:
-    """All channels of one image; a jet window has axes in eta and phi [radians]. Colours are in the channel's unit."""
+    """All channels of one image; a jet window has axes in eta and phi [radians]. Colours are in the channel's unit.
+
+    Raises:
+        ValueError: for a row without an image.
+    """
+    check_has_image(row)
     image = sparse_to_dense(row["pixel_index"], row["pixel_value"], schema.image_shape)
     if schema.image_size == (WINDOW, WINDOW) and row["ieta"] is not None and row["iphi"] is not None:
         eta, phi = window_centres(row["ieta"], row["iphi"])

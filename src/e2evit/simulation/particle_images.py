@@ -25,6 +25,7 @@ from .overlay import Overlay
 from .particle_flow import candidate_columns, find_candidates
 from .pileup import MinimumBiasPool
 from .pool_cache import cached_pool
+from .settings import mean_range
 from .streams import EventStreams, draw
 
 __all__ = ["ParticleImages"]
@@ -170,18 +171,6 @@ class ParticleImages:
             made |= candidate_columns(found, number) | candidate_observables(found, number)
         kept = [name for name in rows.column_names if name not in (*PARTICLE_COLUMNS, *made)]
         return pa.table(made | {name: rows[name] for name in kept})
-
-
-def mean_range(pileup: float | Sequence[float]) -> tuple[float, float]:
-    """Smallest and largest mean number of collisions.
-
-    Raises:
-        ValueError: for more than two numbers, or numbers that are no means.
-    """
-    means = [float(mean) for mean in np.atleast_1d(pileup)]
-    if len(means) not in (1, 2) or not 0 <= means[0] <= means[-1] < float("inf"):
-        raise ValueError(f"`pileup` is a mean number of collisions, or the smallest and the largest, got {pileup}.")
-    return means[0], means[-1]
 
 
 def _key(event_id: str, eta: float, phi: float) -> tuple[int, int]:

@@ -1,13 +1,18 @@
 """The settings of a simulated data set."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import numpy as np
+
+from e2evit.data.arguments import settle
 
 from .effects import effects_without
 from .geometry import GEOMETRIES, Geometry
 from .processes import PROCESSES
 
-__all__ = ["SimulationSettings"]
+__all__ = ["SimulationSettings", "mean_range"]
 
 _MIN_ENERGY = 1000.0  # GeV; below it Pythia's multiparton interactions were never tuned
 
@@ -82,6 +87,9 @@ class SimulationSettings:
     pythia: list[str] = field(default_factory=list, metadata={"help": 'Extra Pythia settings, e.g. "Tune:pp = 18".'})
     shard_size: int = field(default=2000, metadata={"help": "Jets per shard."})
 
+    def __post_init__(self):
+        settle(self)
+
     def to_dict(self) -> dict[str, Any]:
         """All settings; `keep` only if it is not the default, which earlier versions did not have."""
         settings = asdict(self)
@@ -122,13 +130,14 @@ class SimulationSettings:
             )
         for name, smallest in (
             ("seed", 0),
-            ("pileup", 0),
             ("pool_size", 10),
             ("shard_size", 1),
             ("hadronizations", 1),
         ):
             if getattr(self, name) < smallest:
                 raise ValueError(f"Need {name} >= {smallest}, got {getattr(self, name)}.")
+        if not 0 <= self.pileup < float("inf"):
+            raise ValueError(f"Need a finite pileup >= 0, got {self.pileup:g}.")
         if self.energy < _MIN_ENERGY or not 0 < self.min_pt < self.max_pt < self.energy / 2:
             raise ValueError(
                 f"Need an energy of at least {_MIN_ENERGY:g} and 0 < min_pt < max_pt < energy / 2 [GeV], "
@@ -142,3 +151,15 @@ class SimulationSettings:
             raise ValueError(f"Need 0 < min_mass < max_mass [GeV], got {self.min_mass:g} and {self.max_mass:g}.")
         if self.mass_range and not any(PROCESSES[process].gun for process in processes):
             raise ValueError(f"min_mass and max_mass apply to mass guns (x_...), not to {', '.join(processes)}.")
+
+
+def mean_range(pileup: float | Sequence[float]) -> tuple[float, float]:
+    """Smallest and largest mean number of collisions.
+
+    Raises:
+        ValueError: for more than two numbers, or numbers that are no means.
+    """
+    means = [float(mean) for mean in np.atleast_1d(pileup)]
+    if len(means) not in (1, 2) or not 0 <= means[0] <= means[-1] < float("inf"):
+        raise ValueError(f"`pileup` is a mean number of collisions, or the smallest and the largest, got {pileup}.")
+    return means[0], means[-1]

@@ -3,6 +3,9 @@
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from e2evit.data.arguments import settle
+from e2evit.simulation.effects import effects_without
+from e2evit.simulation.settings import mean_range
 from e2evit.transforms.augment import Augmentation
 
 from .optim import OPTIMIZERS
@@ -57,6 +60,10 @@ class DataArguments:
     fraction_seed: int = _field(0, "Seed that draws these jets; a smaller fraction is a subset of a larger one.")
 
     def __post_init__(self):
+        settle(self)
+        if self.pileup is not None:
+            mean_range(self.pileup)
+        effects_without(self.without or ())
         for name in (f"{split}_fraction" for split in SPLITS):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be above 0 and at most 1, got {getattr(self, name)}.")
@@ -85,6 +92,9 @@ class TargetArguments:
         "Default: as the checkpoint, or false.",
     )
 
+    def __post_init__(self):
+        settle(self)
+
 
 @dataclass(frozen=True)
 class AugmentationArguments(Augmentation):
@@ -104,6 +114,7 @@ class MassWeightArguments:
     flat_max_weight: float = _field(10.0, "Largest weight, as a multiple of the mean.")
 
     def __post_init__(self):
+        settle(self)
         if self.flat_in not in (None, "mass", "mass_pt"):
             raise ValueError(f"`flat_in` must be mass or mass_pt, got {self.flat_in!r}.")
         _require(self, at_least={"flat_bins": 1, "flat_max_weight": 1})
@@ -123,6 +134,7 @@ class MaskArguments:
     )
 
     def __post_init__(self):
+        settle(self)
         if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
             raise ValueError(f"`mask_ratio` must be between 0 and 1, got {self.mask_ratio}.")
 
@@ -134,6 +146,9 @@ class ModelArguments:
     model_module: str | None = _field(
         None, "Module of your own that registers the architecture with the Auto classes, e.g. my_package.my_model."
     )
+
+    def __post_init__(self):
+        settle(self)
 
 
 @dataclass
@@ -169,6 +184,7 @@ class TrainArguments:
     logging_steps: int = _field(20, "Optimizer steps between log lines.")
 
     def __post_init__(self):
+        settle(self)
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"`optimizer` must be {' or '.join(OPTIMIZERS)}, got {self.optimizer!r}.")
         positive = ("per_device_batch_size", "gradient_accumulation_steps", "num_train_epochs", "logging_steps")

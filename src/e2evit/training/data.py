@@ -42,10 +42,11 @@ def load_data(
             needed; and as [`load_e2e`], [`to_transverse`], [`select_targets`] and [`check_mass_column`].
     """
     targets = with_defaults(targets or TargetArguments(), channel_names)
-    dataset = load_e2e(data.dataset_name, data.data_dir, schema=data.schema, cache_dir=data.cache_dir)
     schema = find_schema(data.dataset_name, data.data_dir, data.schema)
-    check_mass_column(dataset, targets.mass_column)
     particles = schema.particles
+    name = schema.name if particles else data.dataset_name
+    dataset = load_e2e(name, data.data_dir, schema=data.schema, cache_dir=data.cache_dir)
+    check_mass_column(dataset, targets.mass_column)
     if particles:
         schema = image_schema(schema, targets.transverse)
     elif unmet := ["fresh"] * fresh + [name for name in ("pileup", "without") if getattr(data, name) is not None]:

@@ -6,9 +6,11 @@ which no detector defect changes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 
 import numpy as np
 
+from e2evit.data.arguments import settle
 from e2evit.data.grid import TOWER
 
 __all__ = [
@@ -56,9 +58,12 @@ class Augmentation:
     def __post_init__(self):
         for field in fields(self):
             value, most = getattr(self, field.name), MOST.get(field.name, 1)
-            if not 0 <= value <= most or (field.name == "tower_shift" and value != int(value)):
+            if isinstance(value, Real) and (
+                not 0 <= value <= most or (field.name == "tower_shift" and value != int(value))
+            ):
                 what = "a whole number" if field.name == "tower_shift" else "a number"
                 raise ValueError(f"`{field.name}` is {what} from 0 to {most}, got {value}.")
+        settle(self)
 
     def __bool__(self) -> bool:
         return any(getattr(self, field.name) for field in fields(self))

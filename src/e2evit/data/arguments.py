@@ -1,0 +1,54 @@
+"""Settings from Python as their annotations say: a tuple is as good as a list, a number alone as a list of one."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from numbers import Integral, Real
+from os import PathLike, fspath
+from types import NoneType
+from typing import get_args, get_type_hints
+
+import numpy as np
+
+__all__ = ["settle"]
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def settle(settings) -> None:
+    """Turn the values of a dataclass into the plain ones of its annotations, which JSON and a command line can hold.
+
+    Raises:
+        ValueError: for a value of another kind; it names the field.
+    """
+    hints = get_type_hints(type(settings))
+    for name in (field.name for field in fields(settings)):
+        value, kinds = getattr(settings, name), [hints[name], *get_args(hints[name])]
+        if value is None and NoneType in kinds:
+            continue
+        of_list = next((get_args(kind)[0] for kind in kinds if getattr(kind, "__origin__", None) is list), None)
+        try:
+            if of_list is None:
+                settled = _plain(value, next(kind for kind in kinds if kind in _KINDS))
+            else:
+                alone = isinstance(value, str) or not isinstance(value, (Sequence, np.ndarray))
+                settled = [_plain(entry, of_list) for entry in ([value] if alone else value)]
+                settled = [float(entry) for entry in settled] if of_list is float else settled
+        except TypeError:
+            what = f"a list, each {_KINDS[of_list]}" if of_list else _KINDS[next(k for k in kinds if k in _KINDS)]
+            raise ValueError(f"`{name}` is {what}, got {value!r}.") from None
+        object.__setattr__(settings, name, settled)
+
+
+def _plain(value, kind: type):
+    """The same value as a plain one of this kind; a whole number stays one where a number is asked for."""
+    is_bool = isinstance(value, (bool, np.bool_))
+    if kind is bool and is_bool:
+        return bool(value)
+    if kind is str and isinstance(value, (str, PathLike)):
+        return fspath(value)
+    if kind in (int, float) and isinstance(value, Real) and not is_bool:
+        if isinstance(value, Integral) or (kind is int and float(value).is_integer()):
+            return int(value)
+        if kind is float:
+            return float(value)
+    raise TypeError
