@@ -12,8 +12,29 @@ import e2evit
 from e2evit import training
 from e2evit.cli.command import COMMANDS, main, run
 from e2evit.cli.errors import UsageError, one_line_errors
+from e2evit.cli.simulate import next_step
 from e2evit.data import load_e2e
+from e2evit.simulation import SimulationSettings
 from e2evit.training import TrainArguments
+
+
+@pytest.mark.parametrize(
+    ("held", "settings", "expected"),
+    [
+        (["qcd", "top"], {}, "e2evit train quickstart/xcit_nano.yaml --data_dir {0} --output_dir runs/xcit"),
+        (["qcd", "top"], {"keep": "particles"}, "--data_dir {0} --fresh --output_dir"),
+        (["qcd", "x_bb"], {}, "--data_dir {0} --output_dir"),
+        (["x_qq"], {}, "--mass_column mass_labels --mass_classes x_qq --output_dir"),
+        (["w", "x_qq", "qcd"], {}, "--mass_column mass_labels --mass_classes x_qq --classes qcd w --output_dir"),
+        (["top"], {}, "simulate a second process into the same folder"),
+        (["qcd"], {"whole_detector": True}, "simulate a second process into the same folder"),
+        (["top"], {"whole_detector": True}, "e2evit train recipes/events/queries.yaml --data_dir {0} --output_dir"),
+    ],
+)
+def test_the_next_step_after_a_simulation_fits_the_sample(tmp_path, held, settings, expected):
+    for name in held:
+        (tmp_path / f"{name}-00000-20.parquet").touch()
+    assert expected.format(tmp_path) in next_step(tmp_path, SimulationSettings(**settings))
 
 
 def test_help_names_every_command_at_once():

@@ -99,6 +99,26 @@ def predictions(number=1500):
     return JetPredictions(labels, masses, truth, truth, scores, mass_preds, sharp)
 
 
+def test_jets_of_an_event_count_together():
+    """A jet that comes twice does not make a difference more certain."""
+    once, trainings = predictions(600), {"good": ["good_seed0"], "bad": ["bad_seed0"]}
+    twice = np.repeat(np.arange(600), 2)
+
+    def doubled(events):
+        columns = (getattr(once, name)[twice] for name in ("labels", "mass_labels", "jet_masses", "pts"))
+        named = ({name: of[twice] for name, of in part.items()} for part in (once.scores, once.mass_preds))
+        return JetPredictions(*columns, *named, {n: of[twice] for n, of in once.probabilities.items()}, events)
+
+    single, alone, together = (
+        compare_models(jets, trainings, "good", num_resamples=200)["bad"]
+        for jets in (once, doubled(None), doubled(twice))
+    )
+    for key in single:
+        widths = [found[key]["high"] - found[key]["low"] for found in (single, alone, together)]
+        assert widths[1] < 0.8 * widths[0]
+        assert widths[2] == pytest.approx(widths[0], rel=0.15 if key == "relative_resolution" else 0.01)
+
+
 def test_the_better_model_wins():
     trainings = {"good": ["good_seed0"], "bad": ["bad_seed0"]}
     found = compare_models(predictions(), trainings, "good", num_resamples=100)["bad"]

@@ -38,6 +38,27 @@ def test_labels_are_numbers_of_classes(jets_dir, tmp_path, label):
         check_targets(dataset, "jet_mass", False)
 
 
+@pytest.mark.parametrize(
+    ("labels", "masses", "said"),
+    [
+        ([0, 1], [172.0, 173.0, 172.4], "spread"),
+        ([0, 1], [60.0, 90.0, 172.0], ""),
+        ([1], [60.0, 90.0, 172.0], "class"),
+        ([1], [172.0, 173.0, 172.4], "class spread"),
+    ],
+)
+def test_targets_that_teach_little_are_reported(caplog, labels, masses, said):
+    features = datasets.Features(labels=datasets.ClassLabel(names=["qcd", "top"]), jet_mass=datasets.Value("float32"))
+    rows = {"labels": np.resize(labels, 30), "jet_mass": np.resize(masses, 30)}
+    dataset = datasets.DatasetDict(train=datasets.Dataset.from_dict(rows, features))
+    check_targets(dataset, "jet_mass", False)
+    assert ("all training jets are of one class" in caplog.text.lower()) == ("class" in said)
+    assert ("predicting the same mass for every jet" in caplog.text) == ("spread" in said)
+    caplog.clear()
+    check_targets(dataset, "jet_mass", False, with_labels=False)
+    assert "of one class" not in caplog.text
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -1.0])
 @pytest.mark.parametrize(
     ("kind", "name"),

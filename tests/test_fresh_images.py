@@ -19,7 +19,7 @@ from e2evit.plots import event_display
 from e2evit.simulation import ParticleImages, particle_images
 from e2evit.simulation.pileup import MinimumBiasPool
 from e2evit.training.collate import E2ECollator
-from e2evit.training.data import load_data
+from e2evit.training.data import describe_data, load_data
 from e2evit.training.loaders import make_loader
 from e2evit.training.particles import PreparedImages
 
@@ -145,6 +145,16 @@ def test_particles_are_not_handed_out_as_images(simulated_jets):
     ):
         with pytest.raises(ValueError, match=r"without `pixel_index`: .*ParticleImages"):
             use()
+
+
+@pytest.mark.parametrize(
+    ("given", "pileup", "without"), [({}, [21.0], []), ({"pileup": 60, "without": "fakes"}, [60.0], ["fakes"])]
+)
+def test_results_say_which_response_was_measured(given, pileup, without):
+    """That of the simulation, unless another was asked for."""
+    data, targets = DataArguments(data_dir=str(FOLDER), **given), TargetArguments("jet_mass")
+    described = describe_data(data, targets, find_schema("particles", FOLDER), "test")
+    assert [described[name] for name in ("dataset", "pileup", "without")] == ["particles", pileup, without]
 
 
 def test_the_name_simulated_covers_particles():

@@ -23,7 +23,7 @@ from e2evit.metrics import (
     auc_in_bins,
     response_in_bins,
 )
-from e2evit.metrics.bootstrap import with_intervals
+from e2evit.metrics.bootstrap import event_numbers, with_intervals
 from e2evit.metrics.classification import (
     calibration_error,
     classification_statistics,
@@ -197,6 +197,31 @@ def test_intervals_of_statistics_that_grow_with_fluctuations():
     assert found["calibration_error_low"] < found["calibration_error"] < found["calibration_error_high"]
     resampled = with_intervals(classification_statistics, labels, truth, num_resamples=300)
     assert resampled["calibration_error_low"] > found["calibration_error_low"]
+
+
+def test_jets_of_an_event_are_resampled_together():
+    """A jet that comes twice is no second jet: its event counts once, whatever the order of the rows."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 400)
+    scores, masses = labels + rng.normal(0, 1.5, 400), rng.uniform(50, 200, 400)
+    predicted = masses * rng.normal(1, 0.1, 400)
+    assert event_numbers([f"event-{number}" for number in range(400)]) is None
+    twice = rng.permutation(np.tile(np.arange(400), 2))
+    events = event_numbers([f"event-{number}" for number in twice])
+    for metric, arrays, key in (
+        (JetTagging(), (scores, labels), "roc_auc"),
+        (JetClassification(), (np.stack([1 - scores, scores], 1), labels), "roc_auc_1"),
+        (JetClassification(), (np.stack([1 - scores, scores], 1), labels), "accuracy"),
+        (MassRegression(), (predicted, masses), "relative_resolution"),
+    ):
+
+        def width(rows, **options):
+            found = metric.compute(predictions=arrays[0][rows], references=arrays[1][rows], **options)  # noqa: B023
+            return found[f"{key}_high"] - found[f"{key}_low"]  # noqa: B023
+
+        once = width(np.arange(400))
+        assert width(twice) < 0.8 * once
+        assert width(twice, events=events) == pytest.approx(once, rel=0.15)
 
 
 def test_auc_in_bins():

@@ -12,6 +12,7 @@ from samples import make_result
 from e2evit.results import record
 from e2evit.results.predictions import read_predictions
 from e2evit.results.record import Result, current_commit, interval, model_name, provenance, read_results, write_record
+from e2evit.results.tables import conditions, results_table
 
 ROOT = Path(__file__).parents[1]
 METRICS = {"roc_auc": 0.9, "roc_auc_low": 0.85, "roc_auc_high": 0.95, "slope": 0.5}
@@ -101,6 +102,36 @@ def test_other_targets_are_not_compared(tmp_path, changes, message):
         make_result(path.stem, 0, METRICS, **(shared | more)).to_json(path)
     with pytest.raises(ValueError, match=rf"the same jets and targets: {message}\.$"):
         read_results(paths)
+
+
+def test_particles_are_compared_at_several_pileups(tmp_path):
+    """The jets are the same; the image mass, a baseline, is not."""
+    paths, metrics = [], {"model": METRICS, "image mass": METRICS}
+    for name, pileup in (("a", [21.0]), ("b", [60.0]), ("c", [0.0, 40.0])):
+        paths.append(tmp_path / f"{name}.json")
+        make_result("xcit", 0, metrics=metrics, dataset="particles", pileup=pileup).to_json(paths[-1])
+    results = read_results(paths)
+    assert [result.name for result in results] == [
+        "xcit_pileup21_seed0",
+        "xcit_pileup60_seed0",
+        "xcit_pileup0-40_seed0",
+    ]
+    table = results_table({result.name: result for result in results})
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
+        *(result.name for result in results),
+        *(f"image mass, pile-up {pileup}" for pileup in ("21", "60", "0-40")),
+    ]
+    assert "pile-up 21 and 60 and 0-40; all jets count the same" in conditions(results)
+    assert read_results(paths[:1])[0].name == "xcit_seed0"
+    with pytest.raises(
+        ValueError, match="both of xcit_pileup21_seed0: if their models differ, name one with `--model_"
+    ):
+        read_results([*paths, paths[0]])
+
+
+def test_conditions_say_how_much_weights_fluctuate():
+    result = make_result("a", 0, METRICS, weights="weight", predictions={"weight": np.array([3.0, 1, 1, 1])})
+    assert "weights weight, which fluctuate as 3 jets of equal weight" in conditions([result])
 
 
 def test_provenance(tmp_path):

@@ -4,7 +4,8 @@ examples:
   e2evit compare --results results/linearvit_seed0.json results/xcit_seed0.json --output_dir comparison
 
 Results whose names differ only in `_seedN` are trainings of one model. Paired tests compare all trainings of a
-reference with those of every other model; by default the reference is the model with the best mean AUC.
+reference with those of every other model; by default the reference is the model with the best mean AUC. Results of
+the same kept particles at several pile-ups can be compared: the names of their models then end in `_pileup60`.
 """
 
 import json
@@ -21,7 +22,7 @@ from e2evit.plots.models import MIN_MODELS, MIN_PASSING
 from e2evit.results.compare import compare_models, spread_over_seeds
 from e2evit.results.predictions import IMAGE_MASS, read_predictions
 from e2evit.results.record import Result, by_model, read_results
-from e2evit.results.tables import comparison_table, results_table
+from e2evit.results.tables import comparison_table, conditions, results_table
 
 from .parser import parse
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     unknown = [model for model in references if model not in groups]
     if unknown:
         raise ValueError(f"No results of {', '.join(unknown)}; there are {', '.join(groups)}.")
-    print(results_table({result.name: result for result in results}))
+    print(f"{results_table({result.name: result for result in results})}\n\n{conditions(results)}")
     if options.output_dir:
         folder = Path(options.output_dir)
         folder.mkdir(parents=True, exist_ok=True)

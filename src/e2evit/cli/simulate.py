@@ -6,8 +6,10 @@ examples:
 Run the same command again to resume an interrupted simulation; finished shards are kept.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers.hf_argparser import HfArg
 
@@ -34,5 +36,28 @@ class SampleArguments:
 def main(arguments: Sequence[str] | None = None) -> None:
     sample, settings = parse("e2evit simulate", __doc__, arguments, SampleArguments, SimulationSettings)
     folder = simulate(settings=settings, **vars(sample))
-    print(f"Simulated {sample.num_jets} jets each of {', '.join(sample.processes)} in {folder}")
-    print(f"Next: e2evit train quickstart/xcit_nano.yaml --data_dir {folder} --output_dir runs/xcit")
+    what = "events" if settings.whole_detector else "jets"
+    print(f"Simulated {sample.num_jets} {what} each of {', '.join(sample.processes)} in {folder}")
+    print(f"Next: {next_step(folder, settings)}")
+
+
+def next_step(folder: Path, settings: SimulationSettings) -> str:
+    """What to do with the sample: a command that trains on all that the folder holds by now."""
+    held = {path.name.rsplit("-", 2)[0] for path in folder.glob("*-*-*.parquet")}
+    guns = [name for name in PROCESSES if name in held and PROCESSES[name].gun]
+    classes = [name for name in PROCESSES if name in held and not PROCESSES[name].gun]
+    if settings.whole_detector:  # which have jets of QCD beside those of their process
+        if held == {"qcd"}:
+            return "simulate a second process into the same folder, for classes to tell apart."
+        return (
+            f"e2evit train recipes/events/queries.yaml --data_dir {folder} --output_dir runs/events (docs/events.md)"
+        )
+    if len(classes) == 1 and not guns:
+        return f"simulate a second process into the same folder: {classes[0]} alone has no classes to tell apart."
+    targets = []
+    if guns and len(classes) != 1:  # their masses are spread; with one other class they are its signal
+        targets = ["--mass_column", "mass_labels", "--mass_classes", *guns]
+        targets += ["--classes", *classes] if classes else []
+    fresh = ["--fresh"] if settings.keep == "particles" else []
+    words = ["e2evit train quickstart/xcit_nano.yaml --data_dir", shlex.quote(str(folder)), *fresh, *targets]
+    return " ".join([*words, "--output_dir runs/xcit"])

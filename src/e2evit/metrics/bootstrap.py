@@ -1,17 +1,38 @@
-"""Intervals from resampled jets."""
+"""Intervals from resampled jets, or from resampled events where jets share them."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
-__all__ = ["resamples", "weighted", "with_intervals"]
+__all__ = ["event_numbers", "resamples", "weighted", "with_intervals"]
 
 
-def resamples(num_jets: int, num_resamples: int, seed: int = 0) -> Iterator[np.ndarray]:
-    """Rows of bootstrap samples: `num_jets` drawn with replacement, `num_resamples` times."""
+def event_numbers(event_ids: Sequence[str] | np.ndarray) -> np.ndarray | None:
+    """The number of each jet's event; None if no two jets share one."""
+    found, numbers = np.unique(np.asarray(event_ids), return_inverse=True)
+    return None if len(found) == len(numbers) else numbers
+
+
+def resamples(
+    num_jets: int, num_resamples: int, seed: int = 0, events: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """Rows of bootstrap samples: `num_jets` drawn with replacement, `num_resamples` times.
+
+    Args:
+        events: From [`event_numbers`]: whole events are drawn, since their jets are not independent.
+    """
     rng = np.random.default_rng(seed)
+    if events is None:
+        for _ in range(num_resamples):
+            yield rng.integers(0, num_jets, num_jets)
+        return
+    order, (_, counts) = np.argsort(events, kind="stable"), np.unique(events, return_counts=True)
+    starts = np.cumsum(counts) - counts
     for _ in range(num_resamples):
-        yield rng.integers(0, num_jets, num_jets)
+        drawn = rng.integers(0, len(counts), len(counts))
+        lengths = counts[drawn]
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        yield order[np.repeat(starts[drawn], lengths) + within]
 
 
 def weighted(*arrays: np.ndarray, weights=None) -> tuple[np.ndarray, ...]:
@@ -34,6 +55,7 @@ def with_intervals(
     num_resamples: int = 1000,
     seed: int = 0,
     centred: Collection[str] = (),
+    events: np.ndarray | None = None,
 ) -> dict[str, float]:
     """`statistics(*arrays)` with 95 % percentile bootstrap intervals over jets.
 
@@ -42,6 +64,7 @@ def with_intervals(
     Args:
         centred: Statistics that any fluctuation increases, such as distances between histograms. Resampling adds
             fluctuations and biases them upwards: their draws are shifted so that the mean is the measured value.
+        events: As in [`resamples`].
 
     Returns:
         `{name: value, name_low: ..., name_high: ...}` for each statistic.
@@ -51,7 +74,7 @@ def with_intervals(
     if num_jets == 0:
         return values
     draws_of_all = [
-        statistics(*(array[rows] for array in arrays)) for rows in resamples(num_jets, num_resamples, seed)
+        statistics(*(array[rows] for array in arrays)) for rows in resamples(num_jets, num_resamples, seed, events)
     ]
     result = {}
     for name, value in values.items():

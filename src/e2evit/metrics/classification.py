@@ -115,9 +115,10 @@ def classification_statistics(
 
 
 class JetTagging(evaluate.Metric):
-    """`predictions`: score of the signal class; `references`: 1 for signal, 0 for background; `weights=`: of the jets.
+    """`predictions`: score of the signal class; `references`: 1 for signal, 0 for background; `weights=`: of the jets;
+    `events=`: their numbers, where jets share them.
 
-    With weights, all intervals are from the bootstrap.
+    With weights or events, all intervals are from the bootstrap.
     """
 
     def _info(self):
@@ -130,19 +131,19 @@ class JetTagging(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references, weights=None, num_resamples=1000, seed=0):
+    def _compute(self, predictions, references, weights=None, events=None, num_resamples=1000, seed=0):
         arrays = weighted(np.asarray(references), np.asarray(predictions), weights=weights)
-        result = with_intervals(tagging_statistics, *arrays, num_resamples=num_resamples, seed=seed)
-        if weights is None:
+        result = with_intervals(tagging_statistics, *arrays, num_resamples=num_resamples, seed=seed, events=events)
+        if weights is None and events is None:
             result["roc_auc_low"], result["roc_auc_high"] = delong_interval(*arrays)
         return result
 
 
 class JetClassification(evaluate.Metric):
-    """`predictions`: a list of class probabilities for each jet; `references`: the index of its class; `weights=`: of
-    the jets.
+    """`predictions`: a list of class probabilities for each jet; `references`: the index of its class; `weights=` and
+    `events=` as in [`JetTagging`].
 
-    `roc_auc_0`, `roc_auc_1`, ...: each class against the rest. With weights, all intervals are from the bootstrap.
+    `roc_auc_0`, `roc_auc_1`, ...: each class against the rest.
     """
 
     def _info(self):
@@ -155,15 +156,16 @@ class JetClassification(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references, weights=None, num_resamples=300, seed=0):
+    def _compute(self, predictions, references, weights=None, events=None, num_resamples=300, seed=0):
         arrays = weighted(np.asarray(references), np.asarray(predictions), weights=weights)
         labels, probabilities = arrays[:2]
-        options = {"num_resamples": num_resamples, "seed": seed}
+        options = {"num_resamples": num_resamples, "seed": seed, "events": events}
         result = with_intervals(classification_statistics, *arrays, **options, centred=("calibration_error",))
         for number in range(probabilities.shape[1]):
             is_class, name = (labels == number).astype(int), f"roc_auc_{number}"
-            if weights is not None:
-                of_class = with_intervals(tagging_statistics, is_class, probabilities[:, number], arrays[2], **options)
+            if weights is not None or events is not None:
+                scores = probabilities[:, number]
+                of_class = with_intervals(tagging_statistics, is_class, scores, *arrays[2:], **options)
                 result |= {name + bound: of_class[f"roc_auc{bound}"] for bound in ("", "_low", "_high")}
                 continue
             defined = len(np.unique(is_class)) == 2

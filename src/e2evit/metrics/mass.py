@@ -124,6 +124,7 @@ def response_in_bins(
     num_resamples: int = 300,
     seed: int = 0,
     weights: np.ndarray | None = None,
+    events: np.ndarray | None = None,
 ) -> list[dict[str, float]]:
     """`response`, `mean_response` and `relative_resolution` with intervals in bins of `by` (mass or pT [GeV]).
 
@@ -142,7 +143,8 @@ def response_in_bins(
         if row["number"] > 1:
             inside_weights = None if weights is None else weights[inside]
             arrays = weighted(mass_labels[inside], mass_preds[inside], weights=inside_weights)
-            row |= with_intervals(statistics, *arrays, num_resamples=num_resamples, seed=seed)
+            of_bin = None if events is None else events[inside]
+            row |= with_intervals(statistics, *arrays, num_resamples=num_resamples, seed=seed, events=of_bin)
         rows.append(row)
     return rows
 
@@ -151,7 +153,7 @@ class MassRegression(evaluate.Metric):
     """`predictions` and `references`: masses in GeV; references must be known and positive.
 
     `compute(..., scales=...)` with predicted uncertainties [GeV] adds `coverage_68`, `pull_width`, `mean_scale_gev`;
-    `weights=...` are those of the jets.
+    `weights=...` are those of the jets, `events=...` their numbers, where jets share them.
     """
 
     def _info(self):
@@ -164,10 +166,10 @@ class MassRegression(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references, scales=None, weights=None, num_resamples=1000, seed=0):
+    def _compute(self, predictions, references, scales=None, weights=None, events=None, num_resamples=1000, seed=0):
         arrays, options = (
             (np.asarray(references), np.asarray(predictions)),
-            dict(num_resamples=num_resamples, seed=seed),
+            dict(num_resamples=num_resamples, seed=seed, events=events),
         )
         result = with_intervals(mass_statistics, *weighted(*arrays, weights=weights), **options)
         if scales is None:

@@ -10,7 +10,7 @@ from scipy.spatial.distance import jensenshannon
 from sklearn.metrics import roc_auc_score
 
 from .bootstrap import weighted, with_intervals
-from .classification import delong_interval
+from .classification import delong_interval, tagging_statistics
 from .mass import quantiles
 
 __all__ = ["MassSculpting", "auc_in_bins", "chance_divergence", "passing_background", "sculpting_statistics"]
@@ -91,10 +91,15 @@ def _divergence(background: np.ndarray, passes: np.ndarray, edges: np.ndarray, w
 
 
 def auc_in_bins(
-    labels: np.ndarray, scores: np.ndarray, by: np.ndarray, edges: Sequence[float], weights: np.ndarray | None = None
+    labels: np.ndarray,
+    scores: np.ndarray,
+    by: np.ndarray,
+    edges: Sequence[float],
+    weights: np.ndarray | None = None,
+    events: np.ndarray | None = None,
 ) -> list[dict]:
-    """ROC AUC in bins of `by` (mass or pT [GeV]), with DeLong's interval unless jets have weights; no AUC where a
-    class is absent."""
+    """ROC AUC in bins of `by` (mass or pT [GeV]), with DeLong's interval unless jets have weights, or the bootstrap's
+    where they share events; no AUC where a class is absent."""
     rows = []
     for low, high in pairwise(edges):
         inside = (by >= low) & (by < high)
@@ -102,15 +107,19 @@ def auc_in_bins(
         if len(np.unique(labels[inside])) == 2:
             of_jets = None if weights is None else weights[inside]
             row["roc_auc"] = float(roc_auc_score(labels[inside], scores[inside], sample_weight=of_jets))
-            if weights is None:
+            if weights is None and events is not None:
+                arrays, options = (labels[inside], scores[inside]), {"num_resamples": 300, "events": events[inside]}
+                of_bin = with_intervals(tagging_statistics, *arrays, **options)
+                row["roc_auc_low"], row["roc_auc_high"] = of_bin["roc_auc_low"], of_bin["roc_auc_high"]
+            elif weights is None:
                 row["roc_auc_low"], row["roc_auc_high"] = delong_interval(labels[inside], scores[inside])
         rows.append(row)
     return rows
 
 
 class MassSculpting(evaluate.Metric):
-    """`predictions`: score of the signal; `references`: 1 signal, 0 background; `masses=` [GeV] and `weights=` of the
-    jets.
+    """`predictions`: score of the signal; `references`: 1 signal, 0 background; `masses=` [GeV], `weights=` and
+    `events=` of the jets.
 
     `mass_divergence_at_50_chance`: of a tagger that ignores the mass and passes as many background jets.
     """
@@ -125,7 +134,7 @@ class MassSculpting(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references, masses, weights=None, num_resamples=300, seed=0):
+    def _compute(self, predictions, references, masses, weights=None, events=None, num_resamples=300, seed=0):
         labels, scores, masses = np.asarray(references), np.asarray(predictions), np.asarray(masses)
         if masses.shape != labels.shape:
             raise ValueError(f"Need one mass [GeV] for each of {len(labels)} jets, got shape {masses.shape}.")
@@ -136,7 +145,7 @@ class MassSculpting(evaluate.Metric):
             return sculpting_statistics(labels, scores, masses, edges, weights)
 
         names = [f"mass_divergence_at_{percent}" for percent in EFFICIENCIES]
-        options = {"num_resamples": num_resamples, "seed": seed, "centred": names}
+        options = {"num_resamples": num_resamples, "seed": seed, "centred": names, "events": events}
         arrays = weighted(labels, scores, masses, weights=weights)
         result, weights = with_intervals(statistics, *arrays, **options), None if weights is None else arrays[-1]
         of_background = None if weights is None else weights[labels == 0]

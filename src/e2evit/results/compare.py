@@ -66,6 +66,7 @@ def paired_bootstrap(
     seconds: Sequence[np.ndarray],
     num_resamples: int = RESAMPLES,
     seed: int = 0,
+    events: np.ndarray | None = None,
 ) -> float:
     """Standard deviation of the difference in a statistic between two models, over resamples of their common jets.
 
@@ -73,9 +74,10 @@ def paired_bootstrap(
         statistic: Of `(*shared, predictions)`; its mean over the trainings of a model is compared.
         shared: Targets of the jets.
         firsts, seconds: Predictions of each training, one row per jet.
+        events: As in [`resamples`].
     """
     draws = []
-    for rows in resamples(len(shared[0]), num_resamples, seed):
+    for rows in resamples(len(shared[0]), num_resamples, seed, events):
         targets = [column[rows] for column in shared]
         first, second = (np.mean([statistic(*targets, of[rows]) for of in side]) for side in (firsts, seconds))
         draws.append(first - second)
@@ -104,11 +106,17 @@ def _accuracy_and_parts(labels: np.ndarray, probabilities: np.ndarray) -> tuple[
     return float(correct.mean()), correct
 
 
-def _difference_by_parts(measure: Callable, labels: np.ndarray, firsts: Sequence, seconds: Sequence) -> dict:
-    """[`paired_difference`] of a metric that is a mean over jets."""
+def _difference_by_parts(
+    measure: Callable, labels: np.ndarray, firsts: Sequence, seconds: Sequence, events: np.ndarray | None = None
+) -> dict:
+    """[`paired_difference`] of a metric that is a mean over jets; those of one of the `events` fluctuate together."""
     sides = [[measure(labels, probabilities) for probabilities in side] for side in (firsts, seconds)]
     first, second = (np.mean([parts for _, parts in side], axis=0) for side in sides)
-    error = np.std(first - second, ddof=1) / np.sqrt(len(labels))
+    if events is None:
+        error = np.std(first - second, ddof=1) / np.sqrt(len(labels))
+    else:
+        sums, number = np.bincount(events, first - second - np.mean(first - second)), len(np.unique(events))
+        error = np.sqrt(np.square(sums).sum() * number / (number - 1)) / len(labels)
     return paired_difference(*([value for value, _ in side] for side in sides), float(error))
 
 
@@ -156,6 +164,7 @@ def compare_models(
         raise ValueError(f"There is no model {reference!r}; known ones: {', '.join(trainings)}.")
     known, has_mass = jets.labels != -100, np.isfinite(jets.mass_labels)
     labels, mass_labels = jets.labels[known], jets.mass_labels[has_mass]
+    events, with_mass = (None if jets.events is None else jets.events[chosen] for chosen in (known, has_mass))
     result = {}
     for other in trainings:
         if other == reference:
@@ -163,11 +172,11 @@ def compare_models(
         entry, sides = {}, (trainings[reference], trainings[other])
         if all(name in jets.probabilities for side in sides for name in side):
             probabilities = [[jets.probabilities[name][known] for name in side] for side in sides]
-            entry["roc_auc_macro"] = _difference_by_parts(_auc_and_parts, labels, *probabilities)
-            entry["accuracy"] = _difference_by_parts(_accuracy_and_parts, labels, *probabilities)
+            entry["roc_auc_macro"] = _difference_by_parts(_auc_and_parts, labels, *probabilities, events)
+            entry["accuracy"] = _difference_by_parts(_accuracy_and_parts, labels, *probabilities, events)
         if len(mass_labels):
             predicted = [[jets.mass_preds[name][has_mass].astype(float) for name in side] for side in sides]
-            error = paired_bootstrap(relative_resolution, [mass_labels], *predicted, num_resamples)
+            error = paired_bootstrap(relative_resolution, [mass_labels], *predicted, num_resamples, events=with_mass)
             values = ([relative_resolution(mass_labels, mass_preds) for mass_preds in side] for side in predicted)
             entry["relative_resolution"] = paired_difference(*values, error)
         result[other] = entry

@@ -7,6 +7,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict
 
 from e2evit.metrics import JetClassification, JetTagging, MassRegression, MassSculpting, auc_in_bins, response_in_bins
+from e2evit.metrics.bootstrap import event_numbers
 from e2evit.metrics.mass import quantile_edges
 
 from .predictions import BACKGROUND, MODEL, Predictions, prediction_columns
@@ -47,6 +48,7 @@ def measure(
     label_names: Sequence[str] = (),
     jet_masses: np.ndarray | None = None,
     weights: np.ndarray | None = None,
+    events: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Tagging and mass metrics with 95 % intervals, each over the jets that have its target.
 
@@ -60,13 +62,15 @@ def measure(
         label_names: Names of the classes, for the names of those AUCs.
         jet_masses: Masses [GeV] that a cut on the score could sculpt, NaN where unknown; `mass_labels` by default.
         weights: Of the jets; by default all count the same.
+        events: Numbers of the jets' events, where jets share them: intervals are of resampled events.
 
     Returns:
         The metrics that are defined: an AUC needs both signal and background.
     """
 
     def of(jets):
-        return {} if weights is None else {"weights": weights[jets]}
+        given = {"weights": weights, "events": events}
+        return {name: values[jets] for name, values in given.items() if values is not None}
 
     result, scores, probabilities = {}, predictions.scores, predictions.probabilities
     known = labels != -100
@@ -127,11 +131,11 @@ def evaluate_predictions(
     values = None if weights is None else class_weights(rows, weights, labels)
     if values is not None:
         columns["weight"] = values.astype(np.float32)
-    metrics = {}
+    metrics, events = {}, event_numbers(columns["event_id"])
     for name, predictions in predictors.items():
-        metrics[name] = measure(labels, mass_labels, predictions, label_names, jet_masses, values)
+        metrics[name] = measure(labels, mass_labels, predictions, label_names, jet_masses, values, events)
         columns |= prediction_columns(name, predictions, label_names)
-    in_bins = measure_in_bins(columns, predictors[MODEL], weights=values)
+    in_bins = measure_in_bins(columns, predictors[MODEL], weights=values, events=events)
     return {"metrics": metrics, "in_bins": in_bins, "predictions": columns}
 
 
@@ -163,6 +167,7 @@ def measure_in_bins(
     predictions: Predictions,
     num_bins: int = 5,
     weights: np.ndarray | None = None,
+    events: np.ndarray | None = None,
 ) -> dict[str, list[dict[str, float]]]:
     """AUC of the signal in bins of jet mass and pT; response and resolution in bins of true mass and pT.
 
@@ -170,7 +175,7 @@ def measure_in_bins(
         columns: `labels`, `mass_labels`, `jet_mass` and `pt`.
         predictions: Of one predictor for these jets.
         num_bins: With equal numbers of jets.
-        weights: Of the jets; by default all count the same.
+        weights, events: As in [`measure`].
 
     Returns:
         Rows of [`auc_in_bins`] and [`response_in_bins`], edges in GeV, by e.g. `"roc_auc in jet mass"`; left out where
@@ -180,7 +185,10 @@ def measure_in_bins(
     known, has_mass, result = labels != -100, np.isfinite(mass_labels) & (mass_labels > 0), {}
 
     def of(jets):
-        return None if weights is None else weights[jets]
+        return {
+            "weights": weights if weights is None else weights[jets],
+            "events": events if events is None else events[jets],
+        }
 
     def bins(usable, by):
         chosen = usable & np.isfinite(columns[by])
@@ -191,12 +199,14 @@ def measure_in_bins(
         if len(np.unique(labels[known & np.isfinite(columns[by])] != BACKGROUND)) == 2:
             chosen, values, edges = bins(known, by)
             signal = (labels[chosen] != BACKGROUND).astype(int)
-            result[f"roc_auc in {title}"] = auc_in_bins(signal, predictions.scores[chosen], values, edges, of(chosen))
+            result[f"roc_auc in {title}"] = auc_in_bins(
+                signal, predictions.scores[chosen], values, edges, **of(chosen)
+            )
     for title, by in (("mass", "mass_labels"), ("pt", "pt")):
         if (has_mass & np.isfinite(columns[by])).any():
             chosen, values, edges = bins(has_mass, by)
             mass_preds = predictions.mass_preds[chosen]
             result[f"response in {title}"] = response_in_bins(
-                mass_labels[chosen], mass_preds, values, edges, weights=of(chosen)
+                mass_labels[chosen], mass_preds, values, edges, **of(chosen)
             )
     return result

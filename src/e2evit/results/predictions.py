@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from e2evit.data.jobs import write_whole
+from e2evit.metrics.bootstrap import event_numbers
 
 if TYPE_CHECKING:
     from .record import Result
@@ -64,6 +65,7 @@ class JetPredictions:
         pts: Transverse momenta of the jets [GeV], NaN where unknown.
         scores, mass_preds: By name of the result; masses in GeV.
         probabilities: The same, of all classes `(n, num_classes)`, where a predictor has them.
+        events: Numbers of the jets' events, where jets share them.
     """
 
     labels: np.ndarray
@@ -73,6 +75,7 @@ class JetPredictions:
     scores: dict[str, np.ndarray]
     mass_preds: dict[str, np.ndarray]
     probabilities: dict[str, np.ndarray] = field(default_factory=dict)
+    events: np.ndarray | None = None
 
 
 def _column(predictor: str, quantity: str) -> str:
@@ -98,7 +101,8 @@ def write_predictions(path: Path, columns: Mapping[str, np.ndarray]) -> None:
 
 
 def read_predictions(results: Mapping[str | Path, "Result"]) -> JetPredictions:
-    """Per-jet predictions beside results, with those of the image mass where the first one has them.
+    """Per-jet predictions beside results, with those of the image mass where the first one has them and all have its
+    pile-up.
 
     Args:
         results: By path.
@@ -107,12 +111,13 @@ def read_predictions(results: Mapping[str | Path, "Result"]) -> JetPredictions:
         FileNotFoundError: if a result has no predictions beside it.
     """
     scores, mass_preds, probabilities, first = {}, {}, {}, None
+    pileups = [result.pileup for result in results.values()]
     for path, result in results.items():
         table = pq.read_table(Path(path).with_suffix(".parquet"), page_checksum_verification=True)
         predictors = {result.name: MODEL}
         if first is None:
             first = table
-            if IMAGE_MASS in result.metrics:
+            if IMAGE_MASS in result.metrics and pileups.count(pileups[0]) == len(pileups):
                 predictors[IMAGE_MASS] = IMAGE_MASS
         for name, predictor in predictors.items():
             scores[name] = table[_column(predictor, "score")].to_numpy()
@@ -132,6 +137,7 @@ def read_predictions(results: Mapping[str | Path, "Result"]) -> JetPredictions:
         scores=scores,
         mass_preds=mass_preds,
         probabilities=probabilities,
+        events=event_numbers(first["event_id"].to_pylist()) if "event_id" in names else None,
     )
 
 

@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
@@ -62,7 +62,7 @@ class Result:
         mass_column: Column that masses are measured against.
         mass_classes: The only classes from which the mass was learned.
         pileup, without: Of images made of particles: mean number of pile-up collisions, or its range, and the effects
-            of the detector that were left out; None: as in their simulation.
+            of the detector that were left out; None of images, which are as they were simulated.
         weights: Column of the weights that metrics take into account; None: all jets count the same.
         parameters: Parameters of the network.
         cost: `macs` of an image, `images_per_second`, `batch_size`, `peak_memory_gib`.
@@ -113,6 +113,11 @@ class Result:
     def name(self) -> str:
         """Name of this training: model and seed."""
         return self.model if self.seed is None else f"{self.model}_seed{self.seed}"
+
+    @property
+    def pileup_text(self) -> str:
+        """`60`, or `0-60` for a range; nothing where it is not known."""
+        return "-".join(f"{mean:g}" for mean in self.pileup or ())
 
     def metric(self, key: str, predictor: str = MODEL) -> Interval | None:
         """A metric of a predictor, None if it was not measured."""
@@ -166,20 +171,31 @@ def interval(metrics: Mapping[str, float], key: str) -> Interval | None:
 def read_results(paths: Sequence[str | Path]) -> list[Result]:
     """Results that were measured on the same jets.
 
+    Particles can be measured at several pile-ups: the jets are the same, so that paired tests hold. The names of the
+    models then end in `_pileup60`.
+
     Raises:
         FileNotFoundError: if a file does not exist.
         ValueError: if a file is not a result, two are of the same training, or jets or targets differ.
     """
     results = [Result.from_json(path) for path in paths]
+    shared = ("dataset", "split", "without", "label_names", "mass_column", "mass_classes", "weights")
+    pileups = [result.pileup for result in results]
+    if None in pileups:
+        shared = ("dataset", "split", "pileup", *shared[2:])
+    elif pileups.count(pileups[0]) < len(pileups):
+        results = [replace(result, model=f"{result.model}_pileup{result.pileup_text}") for result in results]
 
     def measured_on(result):
-        shared = ("dataset", "split", "pileup", "without", "label_names", "mass_column", "mass_classes", "weights")
         return {name: getattr(result, name) for name in shared} | result.data[result.split]
 
     names = [result.name for result in results]
     for number, (path, result) in enumerate(zip(paths, results)):
         if result.name in names[:number]:
-            raise ValueError(f"{paths[names.index(result.name)]} and {path} are both of {result.name}.")
+            raise ValueError(
+                f"{paths[names.index(result.name)]} and {path} are both of {result.name}: if their models differ, "
+                "name one with `--model_name` of `e2evit eval`."
+            )
         first, other = measured_on(results[0]), measured_on(result)
         if different := [f"{key} {first.get(key)} and {other.get(key)}" for key in first if first[key] != other[key]]:
             raise ValueError(

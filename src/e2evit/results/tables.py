@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from e2evit.metrics import METRICS
+from e2evit.metrics.classification import effective_number
 
 from .compare import COMPARED
 from .predictions import MODEL
@@ -10,6 +11,7 @@ from .record import Interval, Result, interval
 
 __all__ = [
     "comparison_table",
+    "conditions",
     "interval_cell",
     "markdown_table",
     "metrics_table",
@@ -21,16 +23,33 @@ COLUMNS = ("roc_auc_macro", "roc_auc", "rejection_at_50", "mae_gev", "relative_r
 
 
 def results_table(results: Mapping[str, Result], baselines: bool = True) -> str:
-    """A Markdown table of models by title, then of the baselines of the first one: they are the same for all.
+    """A Markdown table of models by title, then of the baselines of the first one: they are the same for all results
+    of the same pile-up.
 
     Args:
         baselines: Whether to list those.
     """
     rows = [(title, result.metrics[MODEL]) for title, result in results.items()]
     if baselines:
-        first = next(iter(results.values()))
-        rows += [(name, metrics) for name, metrics in first.metrics.items() if name != MODEL]
+        firsts: dict[str, Result] = {}
+        for result in results.values():
+            firsts.setdefault(result.pileup_text, result)
+        for pileup, first in firsts.items():
+            at = f", pile-up {pileup}" if len(firsts) > 1 else ""
+            rows += [(f"{name}{at}", metrics) for name, metrics in first.metrics.items() if name != MODEL]
     return metrics_table(rows, COLUMNS)
+
+
+def conditions(results: Sequence[Result]) -> str:
+    """On which jets results that [`read_results`] lets pass were measured, at which pile-up, with which weights."""
+    first = results[0]
+    parts = [f"{first.data[first.split]['rows']} {first.split} jets of {first.dataset}"]
+    if pileups := dict.fromkeys(result.pileup_text for result in results if result.pileup):
+        parts.append(f"pile-up {' and '.join(pileups)}")
+    parts.append(f"weights {first.weights}" if first.weights else "all jets count the same")
+    if (weights := first.predictions.get("weight")) is not None:
+        parts[-1] += f", which fluctuate as {effective_number(weights):.0f} jets of equal weight"
+    return f"Measured on {'; '.join(parts)}."
 
 
 def metrics_table(rows: Sequence[tuple[str, Mapping[str, float]]], keys: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ from .pool_cache import cached_pool
 from .settings import mean_range
 from .streams import EventStreams, draw
 
-__all__ = ["ParticleImages"]
+__all__ = ["ParticleImages", "response_settings"]
 
 _AT_ONCE = 32  # jets: their pixels fit into the processor's cache
 _FIXED, _FRESH = 0, 1  # first in the seeds of fixed responses, and of those of an epoch
@@ -107,9 +107,8 @@ class ParticleImages:
             ImportError: if the pool has to be made, and the `sim` extra is not installed.
         """
         simulation = _simulation(data_dir)
-        mean = mean_range(simulation["pileup"] if pileup is None else pileup)
+        mean, without = response_settings(data_dir, pileup, without)
         geometry, pool = simulation["geometry"], None
-        without = simulation.get("without", ()) if without is None else without
         if mean[1]:
             pool = cached_pool(
                 simulation["energy"], geometry, without, tuple(simulation["pythia"]), cache_dir, num_proc
@@ -171,6 +170,16 @@ class ParticleImages:
             made |= candidate_columns(found, number) | candidate_observables(found, number)
         kept = [name for name in rows.column_names if name not in (*PARTICLE_COLUMNS, *made)]
         return pa.table(made | {name: rows[name] for name in kept})
+
+
+def response_settings(
+    data_dir: str | Path, pileup: float | Sequence[float] | None = None, without: Sequence[str] | None = None
+) -> tuple[tuple[float, float], list[str]]:
+    """Smallest and largest mean pile-up, and the effects that are left out, where None stands for what the particles
+    in a folder were simulated with."""
+    simulation = _simulation(data_dir)
+    mean = mean_range(simulation["pileup"] if pileup is None else pileup)
+    return mean, list(simulation.get("without", ()) if without is None else without)
 
 
 def _key(event_id: str, eta: float, phi: float) -> tuple[int, int]:

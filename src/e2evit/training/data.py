@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 
 from e2evit.data import DatasetSchema, find_schema, load_e2e
+from e2evit.simulation.particle_images import response_settings
 from e2evit.transforms.event_jets import JET_COLUMNS, check_events, windows_of_events
 from e2evit.transforms.targets import NO_CLASS, check_mass_column, select_targets
 from e2evit.transforms.transverse import TRANSVERSE, to_transverse
@@ -127,11 +128,16 @@ def targets_of(
 
 def describe_data(data: DataArguments, targets: TargetArguments, schema: DatasetSchema, split: str) -> dict:
     """What results record about the jets they were measured on."""
+    name, pileup, without = data.dataset_name, data.pileup, data.without
+    if (found := find_schema(name, data.data_dir, data.schema)).particles:
+        assert data.data_dir is not None, "find_schema has refused it"
+        mean, without = response_settings(data.data_dir, pileup, without)
+        name, pileup = found.name, list(dict.fromkeys(mean))
     return {
-        "dataset": data.dataset_name,
+        "dataset": name,
         "split": split,
-        "pileup": data.pileup,
-        "without": data.without,
+        "pileup": pileup,
+        "without": without,
         "mass_column": targets.mass_column,
         "mass_classes": targets.mass_classes,
         "label_names": list(schema.label_names),

@@ -11,11 +11,14 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, DatasetDict
 from safetensors.torch import save_file
 
+from e2evit.metrics.mass import central_68
 from e2evit.transforms.targets import columns_with_values
 
 __all__ = ["check_not_empty", "check_splits", "check_targets", "save_replay", "warn_if_constant"]
 
 logger = logging.getLogger(__name__)
+
+NARROW = 0.05  # relative spread of the masses, below which a constant looks like a good prediction
 
 
 def check_not_empty(dataset: DatasetDict) -> None:
@@ -31,11 +34,13 @@ def check_not_empty(dataset: DatasetDict) -> None:
             raise ValueError(f"The {part} split is empty ({counts} jets): add more jets, from more events.")
 
 
-def check_targets(dataset: DatasetDict, mass_column: str, needs_masses: bool) -> None:
-    """Check that the training jets have a class or a mass to learn.
+def check_targets(dataset: DatasetDict, mass_column: str, needs_masses: bool, with_labels: bool = True) -> None:
+    """Check that the training jets have a class or a mass to learn; warn if there is but one class, or hardly a spread
+    of masses.
 
     Args:
         needs_masses: Whether masses were asked for, so that it is an error if there are none.
+        with_labels: Whether classes are wanted, so that a single one is worth a warning.
 
     Raises:
         ValueError: if there is nothing to learn, all masses are the same, or a label is not the number of a class.
@@ -66,6 +71,19 @@ def check_targets(dataset: DatasetDict, mass_column: str, needs_masses: bool) ->
         what = "no labels" if not labels.size else "labels of one class only"
         raise ValueError(
             f"There is nothing to learn: the training jets have {what} and no masses in `{mass_column}`; {choice}."
+        )
+    if masses.size:
+        low, median, high = central_68(masses)
+        if (spread := (high - low) / 2 / abs(median)) < NARROW:
+            logger.warning(
+                f"Half of the central 68 % of the masses in `{mass_column}` is {spread:.1%} of their median: "
+                "predicting the same mass for every jet has this resolution. Choose a target that varies, such as "
+                "`--mass_column jet_mass` (docs/training.md#targets)."
+            )
+    if masses.size and labels.size == 1 and with_labels:
+        logger.warning(
+            f"All training jets are of one class: no classes are learned, only masses in `{mass_column}`. "
+            "Add another class, or say that you want masses alone with `--mass_classes`."
         )
     if not masses.size:
         logger.info(f"No training jet has a mass in `{mass_column}`: only the classes are trained")

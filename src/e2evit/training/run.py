@@ -1,5 +1,6 @@
 """One run, from its settings to a checkpoint: the library's `train`."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,6 +33,8 @@ from .state import History, Preempted, intact_state
 from .trackers import without
 
 __all__ = ["TrainedModel", "run_recipe", "train"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -149,7 +152,14 @@ def _run(
     queries = recipe.data.event_jets == "queries"
     if not masked:
         needs_masses = bool(asked.mass_column or asked.mass_classes) and asked.mass_classes != [NO_CLASS]
-        check_targets(jets_of_events(dataset) if queries else dataset, recipe.targets.mass_column, needs_masses)
+        jets = jets_of_events(dataset) if queries else dataset
+        check_targets(jets, recipe.targets.mass_column, needs_masses, recipe.targets.mass_classes is None)
+        if "jets" in schema.lists and not queries:  # with windows there are no lists left
+            logger.warning(
+                f"The rows are whole events of {schema.image_size[0]} x {schema.image_size[1]} pixels, and each is "
+                "one image with the class and mass of its hardest jet. For all jets: `--event_jets queries`, or "
+                "`windows` for a model of jets (docs/events.md)."
+            )
     build, source = (new_model, model_config) if checkpoint is None else (pretrained_model, checkpoint)
     sample = dataset["train"]
     if settings.fresh:  # statistics are of images
