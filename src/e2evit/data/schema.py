@@ -362,15 +362,15 @@ def row_features(schema: DatasetSchema) -> Features:
     `pixel_index` is the flat index `(channel * height + row) * width + column`, ascending; `pixel_value` is in the
     channel's unit. Rows of particles have instead of them the PDG code `particle_id`, `particle_pt` [GeV],
     `particle_eta`, `particle_phi`, and where each was produced, `particle_x`, `_y`, `_z` [cm] from the primary vertex.
-    `mass_labels` and `jet_mass` [GeV]; `pt` [GeV] and `eta` of the jet; `ieta`, `iphi` number the
-    seed tower; `merged` tells whether the jet holds all decay products of its heavy particle, `parton` is the PDG code
-    of what the jet comes from, `num_pileup` the number of collisions besides the hard one. The schema's `extra`
-    columns follow. Rows with candidates have lists of them: PDG code `candidate_id` (211, 11, 13, 22 or 130, with a
-    sign where there is a charge), `candidate_charge`, `candidate_pt`, `candidate_energy` [GeV], `candidate_eta`,
-    `candidate_phi`, impact parameters `candidate_d0`, `candidate_dz` (signs: docs/data-sets.md) and their errors [cm],
-    and the truth `candidate_is_pileup`. Rows of whole events have lists of their jets: `jets_pt` [GeV], `jets_eta`,
-    `jets_phi`, class `jets_labels`, generator mass `jets_mass_labels` (NaN without a heavy particle), mass
-    `jets_mass`, `jets_merged`.
+    `mass_labels` and `jet_mass` [GeV]; `pt` [GeV] and `eta` of the jet; `ieta`, `iphi` number the seed tower; `merged`
+    tells whether the jet holds all decay products of its heavy particle, null without one, `parton` is the PDG code of
+    what the jet comes from, `num_pileup` the number of collisions besides the hard one. The schema's `extra` columns
+    follow. Rows with candidates have lists of them: PDG code `candidate_id` (211, 11, 13, 22 or 130, with a sign where
+    there is a charge), `candidate_charge`, `candidate_pt`, `candidate_energy` [GeV], `candidate_eta`, `candidate_phi`,
+    impact parameters `candidate_d0`, `candidate_dz` (signs: docs/data-sets.md) and their errors [cm], and the truth
+    `candidate_is_pileup`. Rows of whole events have lists of their jets: `jets_pt` [GeV], `jets_eta`, `jets_phi`,
+    class `jets_labels`, generator mass `jets_mass_labels` (NaN without a heavy particle), mass `jets_mass`,
+    `jets_merged` (false without one: lists have no nulls).
     """
     columns: dict[str, Any] = {name: Value(kind) for name, kind in ROW_COLUMNS.items()}
     if schema.labels:
