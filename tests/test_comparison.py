@@ -104,10 +104,10 @@ def test_jets_of_an_event_count_together():
     once, trainings = predictions(600), {"good": ["good_seed0"], "bad": ["bad_seed0"]}
     twice = np.repeat(np.arange(600), 2)
 
-    def doubled(events):
+    def doubled(event_ids):
         columns = (getattr(once, name)[twice] for name in ("labels", "mass_labels", "jet_masses", "pts"))
         named = ({name: of[twice] for name, of in part.items()} for part in (once.scores, once.mass_preds))
-        return JetPredictions(*columns, *named, {n: of[twice] for n, of in once.probabilities.items()}, events)
+        return JetPredictions(*columns, *named, {n: of[twice] for n, of in once.probabilities.items()}, event_ids)
 
     single, alone, together = (
         compare_models(jets, trainings, "good", num_resamples=200)["bad"]

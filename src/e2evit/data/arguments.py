@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from numbers import Integral, Real
 from os import PathLike, fspath
 from types import NoneType
 from typing import get_args, get_type_hints
@@ -46,8 +45,8 @@ def _plain(value, kind: type):
         return bool(value)
     if kind is str and isinstance(value, (str, PathLike)):
         return fspath(value)
-    if kind in (int, float) and isinstance(value, Real) and not is_bool:
-        if isinstance(value, Integral) or (kind is int and float(value).is_integer()):
+    if kind in (int, float) and isinstance(value, (int, float, np.integer, np.floating)) and not is_bool:
+        if isinstance(value, (int, np.integer)) or (kind is int and float(value).is_integer()):
             return int(value)
         if kind is float:
             return float(value)

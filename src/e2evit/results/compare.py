@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from scipy.stats import t
 
-from e2evit.metrics.bootstrap import resamples, with_intervals
+from e2evit.metrics.bootstrap import event_numbers, resamples, with_intervals
 from e2evit.metrics.classification import classification_statistics, is_correct, placements
 from e2evit.metrics.mass import mass_statistics, relative_resolution
 
@@ -164,7 +164,8 @@ def compare_models(
         raise ValueError(f"There is no model {reference!r}; known ones: {', '.join(trainings)}.")
     known, has_mass = jets.labels != -100, np.isfinite(jets.mass_labels)
     labels, mass_labels = jets.labels[known], jets.mass_labels[has_mass]
-    events, with_mass = (None if jets.events is None else jets.events[chosen] for chosen in (known, has_mass))
+    numbers = None if jets.event_ids is None else event_numbers(jets.event_ids)
+    events, with_mass = (None if numbers is None else numbers[chosen] for chosen in (known, has_mass))
     result = {}
     for other in trainings:
         if other == reference:

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from e2evit.data.jobs import write_whole
-from e2evit.metrics.bootstrap import event_numbers
 
 if TYPE_CHECKING:
     from .record import Result
@@ -65,7 +64,7 @@ class JetPredictions:
         pts: Transverse momenta of the jets [GeV], NaN where unknown.
         scores, mass_preds: By name of the result; masses in GeV.
         probabilities: The same, of all classes `(n, num_classes)`, where a predictor has them.
-        events: Numbers of the jets' events, where jets share them.
+        event_ids: Of the jets; None: no two are of one event.
     """
 
     labels: np.ndarray
@@ -75,7 +74,7 @@ class JetPredictions:
     scores: dict[str, np.ndarray]
     mass_preds: dict[str, np.ndarray]
     probabilities: dict[str, np.ndarray] = field(default_factory=dict)
-    events: np.ndarray | None = None
+    event_ids: Sequence[str] | None = None
 
 
 def _column(predictor: str, quantity: str) -> str:
@@ -137,7 +136,7 @@ def read_predictions(results: Mapping[str | Path, "Result"]) -> JetPredictions:
         scores=scores,
         mass_preds=mass_preds,
         probabilities=probabilities,
-        events=event_numbers(first["event_id"].to_pylist()) if "event_id" in names else None,
+        event_ids=first["event_id"].to_pylist() if "event_id" in names else None,
     )
 
 
