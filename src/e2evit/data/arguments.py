@@ -29,8 +29,8 @@ def settle(settings) -> None:
             if of_list is None:
                 settled = _plain(value, next(kind for kind in kinds if kind in _KINDS))
             else:
-                alone = isinstance(value, str) or not isinstance(value, (Sequence, np.ndarray))
-                settled = [_plain(entry, of_list) for entry in ([value] if alone else value)]
+                is_list = isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str)
+                settled = [_plain(entry, of_list) for entry in (value if is_list else [value])]
                 settled = [float(entry) for entry in settled] if of_list is float else settled
         except TypeError:
             what = f"a list, each {_KINDS[of_list]}" if of_list else _KINDS[next(k for k in kinds if k in _KINDS)]
