@@ -29,13 +29,17 @@ def settle(settings) -> None:
             if of_list is None:
                 settled = _plain(value, next(kind for kind in kinds if kind in _KINDS))
             else:
-                is_list = isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str)
-                settled = [_plain(entry, of_list) for entry in (value if is_list else [value])]
+                settled = [_plain(entry, of_list) for entry in _entries(value)]
                 settled = [float(entry) for entry in settled] if of_list is float else settled
         except TypeError:
             what = f"a list, each {_KINDS[of_list]}" if of_list else _KINDS[next(k for k in kinds if k in _KINDS)]
             raise ValueError(f"`{name}` is {what}, got {value!r}.") from None
         object.__setattr__(settings, name, settled)
+
+
+def _entries(value) -> list:
+    """Those of a list, a tuple or an array; of anything else, itself."""
+    return list(value) if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str) else [value]
 
 
 def _plain(value, kind: type):
