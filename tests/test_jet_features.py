@@ -95,7 +95,9 @@ def test_simulated_jets(simulated):
     names = list(schema.label_names)
     by_class = {name: {k: v[labels == names.index(name)] for k, v in found.items()} for name in names}
     assert np.median(by_class["top"]["mass"]) > 1.3 * np.median(by_class["qcd"]["mass"])
-    assert np.median(by_class["x_bb"]["sum_d0"]) > np.median(by_class["x_qq"]["sum_d0"])
+    # sums of d0 hang on few tracks of hadrons that met material, and are alike; of the twenty jets of each class, ten
+    # and five tracks are beyond 50 micrometres
+    assert np.median(by_class["x_bb"]["num_d0_0.005"]) > 1.5 * np.median(by_class["x_qq"]["num_d0_0.005"])
     assert by_class["x_gammagamma"]["ecal_fraction"].mean() > 0.9
     # the two subjets are the photons: their mass is the particle's
     merged = np.array(jets["merged"], dtype=bool)[labels == names.index("x_gammagamma")]
