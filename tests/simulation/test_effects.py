@@ -67,7 +67,8 @@ def test_without_all_the_detector_is_the_ideal_one():
 
 
 @pytest.mark.parametrize("name", EFFECTS)
-def test_every_effect_changes_images(name, pool):
+def test_every_effect_can_be_switched_off(name, pool):
+    """Its name reaches the simulation, which then draws other numbers; other tests measure what each effect does."""
     geometry, dense = GEOMETRIES["run1"], {"width": 0.02, "radius": 4.0}
     with_it, without = (images(detector, pool, **dense)[-1] for detector in (geometry, geometry.without([name])))
     assert not with_it.equals(without)
