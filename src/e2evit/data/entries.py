@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .grid import JET_MAX_ETA
 from .schema import DatasetSchema
 
-__all__ = ["check_lists", "check_numbers", "check_pixels", "renumbered"]
+__all__ = ["check_axes", "check_lists", "check_numbers", "check_pixels", "renumbered"]
 
 _LARGEST = {"pt": 1e5, "eta": 20.0, "phi": 10.0}  # of particles, candidates and jets, GeV and radians
 _MAY_BE_NAN = ("jets_mass_labels",)
@@ -51,14 +52,26 @@ def check_lists(table: pa.Table, names: list[str], problems: dict[int, str | Non
 
 
 def check_numbers(lists: dict[str, pa.ListArray], problems: dict[int, str | None]) -> None:
-    """Particles, candidates and jets are finite, and slow enough in eta for their energies to be so as well."""
+    """Particles, candidates and jets are finite, slow enough in eta for their energies to be so, and have a pT."""
     for name, column in lists.items():
         values = column.flatten().to_numpy(zero_copy_only=False)
         values = np.where(np.isnan(values), 0, values) if name in _MAY_BE_NAN else values
-        bad = ~np.isfinite(values) | (np.abs(values) > _LARGEST.get(name.partition("_")[2], np.inf))
+        quantity = name.partition("_")[2]
+        bad = ~np.isfinite(values) | (np.abs(values) > _LARGEST.get(quantity, np.inf))
+        if quantity == "pt":
+            bad |= values <= 0
         rows = np.repeat(np.arange(len(column)), np.diff(column.offsets.to_numpy()))
         for place in np.flatnonzero(bad):
             problems.setdefault(int(rows[place]), f"{values[place]:g} in {name}")
+
+
+def check_axes(table: pa.Table, problems: dict[int, str | None]) -> None:
+    """Jets of particles have an axis: it places the image that is made of them."""
+    largest = {"eta": np.float32(JET_MAX_ETA), "phi": np.float32(_LARGEST["phi"])}
+    for name, limit in largest.items():
+        values = table[name].to_numpy().astype(float)  # null becomes NaN
+        for row in np.flatnonzero(~(np.abs(values) <= limit)):
+            problems.setdefault(int(row), f"{values[row]:g} as {name} of the jet, not a number up to ±{limit:g}")
 
 
 def renumbered(labels: pa.ListArray, numbers: Sequence[int | None], problems: dict[int, str | None]) -> pa.ListArray:

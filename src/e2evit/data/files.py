@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Features
 
-from .entries import check_lists, check_numbers, check_pixels, renumbered
+from .entries import check_axes, check_lists, check_numbers, check_pixels, renumbered
 from .formats import BadRows, Batch, DataFile, FileError, holds_text, open_data_file
 from .parquet import ParquetFile
 from .schema import DatasetSchema, row_features
@@ -54,7 +54,8 @@ def find_mismatch(path: str, schema: DatasetSchema, root: str | None = None) -> 
         if twice := [name for name, times in available.items() if times > 1]:
             return f"several columns have the name {_listed(twice)}"
         lists = [name for group in schema.list_groups for name in group]
-        missing = [name for name in (*lists, "event_id") if name not in available]
+        needed = (*lists, "event_id", *(("eta", "phi") * schema.particles))
+        missing = [name for name in needed if name not in available]
         return f"missing key {_listed(missing)}; the file has {_listed(sorted(available))}" if missing else None
     file = open_data_file(path, schema.format, root)
     facts, missing = file.facts, []
@@ -196,6 +197,8 @@ def _check_scalars(table: pa.Table, schema: DatasetSchema, problems: dict[int, s
         )
     for row in np.flatnonzero(table["event_id"].is_null().to_numpy()):
         problems.setdefault(int(row), "no event_id")
+    if schema.particles:
+        check_axes(table, problems)
     if schema.labels:
         _check_labels(table, schema.label_names, problems)
 

@@ -11,6 +11,7 @@ __all__ = [
     "ENDCAP_FACTOR",
     "ENDCAP_ROWS",
     "ETA_EDGES",
+    "JET_MAX_ETA",
     "JET_RADIUS",
     "ROWS",
     "SEED_ROWS",
@@ -37,6 +38,7 @@ ENDCAP_FACTOR = 4.0  # ECAL energies in the endcaps of a CMS image are the measu
 TOWER = 5  # crystals along a side of an HCAL tower
 WINDOW = 125  # crystals along a side of a jet image
 JET_RADIUS = 0.8  # of the anti-kt jets
+JET_MAX_ETA = 1.37  # of the jet axis, as in CMS's JetFrameProducer
 # first and last tower row whose window lies entirely on the grid (jetSeed_ieta)
 SEED_ROWS = (WINDOW // TOWER // 2, ROWS // TOWER - 1 - WINDOW // TOWER // 2)
 

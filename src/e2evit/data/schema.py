@@ -327,6 +327,8 @@ def _contradictions(schema: DatasetSchema):
             yield f"`extra` has {name}, which rows have anyway"
         if bool(source.keys) == bool(source.stack):
             yield f"`{name}` needs either `keys` or `stack`"
+    if schema.particles and "phi" not in schema.extra:
+        yield "`particles` needs `phi` in `extra`, which with `eta` is the axis of a jet"
     if schema.format != "rows" and "image" not in schema.columns:
         yield "`columns` does not say where the `image` is"
     if unknown := [name for name in schema.optional if name not in schema.columns]:

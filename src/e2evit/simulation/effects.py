@@ -28,8 +28,10 @@ def effects_without(names: Iterable[str]) -> frozenset[str]:
     """All effects but those in `names`; `all` leaves none.
 
     Raises:
-        ValueError: for a name that is not in [`EFFECTS`].
+        ValueError: for a name that is not in [`EFFECTS`], or a text in place of several.
     """
+    if isinstance(names, str):
+        raise ValueError(f"`without` is a list of effects, got the text {names!r}: write [{names!r}].")
     names = set(names)
     if unknown := names - {*EFFECTS, "all"}:
         raise ValueError(f"Unknown effect {', '.join(sorted(unknown))}; known ones: all, {', '.join(EFFECTS)}.")

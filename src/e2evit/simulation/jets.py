@@ -6,16 +6,15 @@ import awkward as ak
 import fastjet
 import numpy as np
 
-from e2evit.data.grid import JET_RADIUS
+from e2evit.data.grid import JET_MAX_ETA, JET_RADIUS
 
 from .batch import EventBatch
 
 # or each worker prints FastJet's banner over the progress bar; the README asks for the citation instead
 fastjet._swig.ClusterSequence.set_fastjet_banner_stream(None)
 
-__all__ = ["MAX_ETA", "Jets", "all_jets", "find_jets"]
+__all__ = ["Jets", "all_jets", "find_jets"]
 
-MAX_ETA = 1.37  # of the jet axis, as in CMS's JetFrameProducer
 _CLUSTER_MAX_ETA = 3.0  # particles beyond are outside the grid
 
 
@@ -69,14 +68,14 @@ def find_jets(batch: EventBatch, heavy: int, min_pt: float, max_pt: float) -> Je
     """
     jets = _cluster(batch, min_pt)
     rank = np.arange(len(jets.event)) - np.searchsorted(jets.event, jets.event)
-    jets = _match(jets.select((rank < 2) & (jets.pt < max_pt) & (np.abs(jets.eta_phi[0]) < MAX_ETA)), batch, heavy)
+    jets = _match(jets.select((rank < 2) & (jets.pt < max_pt) & (np.abs(jets.eta_phi[0]) < JET_MAX_ETA)), batch, heavy)
     return jets.select(jets.parton == heavy) if heavy else jets
 
 
 def all_jets(batch: EventBatch, heavy: int, min_pt: float) -> Jets:
     """All anti-kt R = 0.8 jets above `min_pt` [GeV] with |eta| < 1.37, with or without a heavy particle."""
     jets = _cluster(batch, min_pt)
-    return _match(jets.select(np.abs(jets.eta_phi[0]) < MAX_ETA), batch, heavy)
+    return _match(jets.select(np.abs(jets.eta_phi[0]) < JET_MAX_ETA), batch, heavy)
 
 
 def _cluster(batch: EventBatch, min_pt: float) -> Jets:

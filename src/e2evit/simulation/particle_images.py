@@ -1,10 +1,10 @@
 """Images made from kept particles: a new response of the detector, noise and pile-up whenever they are asked for."""
 
 import json
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +15,17 @@ from e2evit.data.grid import SEED_ROWS
 from e2evit.data.parquet import open_parquet
 from e2evit.data.resolve import find_files
 from e2evit.data.schema import IMAGE_COLUMNS, PARTICLE_COLUMNS
+from e2evit.data.splits import SPLIT_FRACTIONS
 
 from .detector import VERSION, detect
+from .effects import effects_without
 from .geometry import GEOMETRIES
 from .hcal import seed_towers, tower_energy
 from .images import jet_windows, render
 from .kept import read_particles
 from .overlay import Overlay
 from .particle_flow import candidate_columns, find_candidates
+from .particle_rows import COLUMNS, checked, nothing, table_of
 from .pileup import MinimumBiasPool
 from .pool_cache import cached_pool
 from .settings import mean_range
@@ -65,9 +68,15 @@ class ParticleImages:
         without: Effects of the detector that are left out, see [`EFFECTS`].
         candidates: Add the particle-flow-like candidates of the same response, and observables made of them; needs
             FastJet.
+        split: `train`, `validation` or `test`: whose part of the pool is used. By default each event's own in the
+            default division of a data set; with folds, another salt or splits of your own, say it, or splits share
+            collisions.
+
+    Raises:
+        ValueError: for an unknown geometry, split or effect, a negative seed, or a pool of another detector.
     """
 
-    columns = (*PARTICLE_COLUMNS, "event_id", "eta", "phi")
+    columns = COLUMNS
 
     def __init__(
         self,
@@ -78,11 +87,24 @@ class ParticleImages:
         epoch: int | None = None,
         without: Sequence[str] = (),
         candidates: bool = False,
+        split: str | None = None,
     ):
-        self.geometry, self.pool, self.seed, self.epoch, self.without = geometry, pool, seed, epoch, tuple(without)
-        self.pileup, self.candidates = mean_range(pileup), candidates
+        if geometry not in GEOMETRIES:
+            raise ValueError(f"Unknown geometry {geometry!r}; known ones: {', '.join(GEOMETRIES)}.")
+        if split is not None and split not in SPLIT_FRACTIONS:
+            raise ValueError(f"`split` is one of {', '.join(SPLIT_FRACTIONS)}, got {split!r}.")
+        effects_without(without)
+        self.geometry, self.pool, self.seed, self.without = geometry, pool, _number("seed", seed), tuple(without)
+        self.pileup, self.candidates, self.split = mean_range(pileup), candidates, split
+        self.set_epoch(epoch)
         if self.pileup[1] and pool is None:
             raise ValueError("Pile-up needs a pool: `ParticleImages.of` finds or makes it.")
+        layers = len(GEOMETRIES[geometry].layers)
+        if pool is not None and pool.num_layers != layers:
+            raise ValueError(
+                f"The pool is of a detector with {pool.num_layers} silicon layers; {geometry} has {layers}: use a "
+                "pool of the same geometry."
+            )
 
     @classmethod
     def of(
@@ -94,6 +116,7 @@ class ParticleImages:
         num_proc: int = 0,
         without: Sequence[str] | None = None,
         candidates: bool = False,
+        split: str | None = None,
     ) -> "ParticleImages":
         """For the particles in a folder, with the detector and the beams they were simulated for.
 
@@ -103,23 +126,25 @@ class ParticleImages:
             num_proc: Processes that make it; 0: this one.
             without: Effects of the detector that are left out; by default those that their simulation left out.
             candidates: Add the candidates of each response.
+            split: Whose part of the pool is used.
 
         Raises:
             ValueError: if the folder does not hold particles, or for an impossible number of collisions.
             ImportError: if the pool has to be made, and the `sim` extra is not installed.
         """
-        simulation = _simulation(data_dir)
-        mean, without = response_settings(data_dir, pileup, without)
-        geometry, pool = simulation["geometry"], None
+        settings = _settings(data_dir, pileup, without)
+        geometry, mean, without = settings["geometry"], mean_range(settings["pileup"]), settings["without"]
+        options = {"without": without, "candidates": candidates, "split": split}
+        images = cls(geometry, None, 0.0, seed, **options)  # checks before a pool is made
         if mean[1]:
-            pool = cached_pool(
-                simulation["energy"], geometry, without, tuple(simulation["pythia"]), cache_dir, num_proc
-            )
-        return cls(geometry, pool, mean, seed, without=without, candidates=candidates)
+            pool = cached_pool(settings["energy"], geometry, without, tuple(settings["pythia"]), cache_dir, num_proc)
+            images = cls(geometry, pool, mean, seed, **options)
+        return images
 
-    def with_seed(self, seed: int, epoch: int | None) -> "ParticleImages":
-        """The same detector with another seed and epoch."""
-        return type(self)(self.geometry, self.pool, self.pileup, seed, epoch, self.without, self.candidates)
+    def with_seed(self, seed: int, epoch: int | None, split: str | None = None) -> "ParticleImages":
+        """The same detector with another seed and epoch, and with a `split` for that split's part of the pool."""
+        split = split or self.split
+        return type(self)(self.geometry, self.pool, self.pileup, seed, epoch, self.without, self.candidates, split)
 
     @property
     def description(self) -> dict:
@@ -137,14 +162,21 @@ class ParticleImages:
 
     def set_epoch(self, epoch: int | None) -> None:
         """Change to the responses of an epoch, or with None to the fixed ones."""
-        self.epoch = epoch
+        self.epoch = None if epoch is None else _number("epoch", epoch)
 
     def __call__(self, rows: pa.Table | Mapping) -> pa.Table | dict:
-        """An Arrow table, or the columns of a batch as `with_transform` hands them over; returns the same kind."""
+        """An Arrow table, or the columns of a batch as `with_transform` hands them over; returns the same kind.
+
+        Raises:
+            ValueError: for a row that no image can be made of, or a column that is missing or of another type.
+        """
         if not isinstance(rows, pa.Table):
-            return self(pa.table({name: _array(name, values) for name, values in rows.items()})).to_pydict()
-        pieces = [self._make(rows.slice(start, _AT_ONCE)) for start in range(0, max(rows.num_rows, 1), _AT_ONCE)]
-        return pa.concat_tables(pieces)
+            return self(table_of(rows)).to_pydict()
+        rows = checked(rows)
+        if not rows.num_rows:  # the columns of a jet without particles
+            return self._make(nothing(rows.schema)).slice(0, 0)
+        starts = range(0, rows.num_rows, _AT_ONCE)
+        return pa.concat_tables([self._make(rows.slice(start, _AT_ONCE)) for start in starts])
 
     def _make(self, rows: pa.Table) -> pa.Table:
         number, detector = rows.num_rows, GEOMETRIES[self.geometry].without(self.without)
@@ -156,7 +188,8 @@ class ParticleImages:
         low, high = self.pileup
         if high:
             mean = low if low == high else low + (high - low) * draw(rng, "random", each)
-            pileup = self.pool, assign_splits(event_ids), mean
+            splits = assign_splits(event_ids) if self.split is None else [self.split] * number
+            pileup = self.pool, splits, mean
         overlay = Overlay(response, detector, rng, *pileup)
         towers = tower_energy(number, overlay.hcal, detector, rng)
         ieta, iphi = seed_towers(towers, each, eta, phi, SEED_ROWS)
@@ -179,9 +212,8 @@ def response_settings(
 ) -> tuple[tuple[float, float], list[str]]:
     """Smallest and largest mean pile-up, and the effects that are left out, where None stands for what the particles
     in a folder were simulated with."""
-    simulation = _simulation(data_dir)
-    mean = mean_range(simulation["pileup"] if pileup is None else pileup)
-    return mean, list(simulation.get("without", ()) if without is None else without)
+    settings = _settings(data_dir, pileup, without)
+    return mean_range(settings["pileup"]), list(settings["without"])
 
 
 def _key(event_id: str, eta: float, phi: float) -> tuple[int, int]:
@@ -191,16 +223,43 @@ def _key(event_id: str, eta: float, phi: float) -> tuple[int, int]:
     return int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:], "big")
 
 
-def _array(name: str, values) -> pa.Array:
-    return pa.array(values, pa.list_(pa.type_for_alias(PARTICLE_COLUMNS[name])) if name in PARTICLE_COLUMNS else None)
+def _number(name: str, value: int) -> int:
+    if not isinstance(value, (int, np.integer)) or value < 0:
+        raise ValueError(f"`{name}` is a whole number from 0 on, got {value!r}.")
+    return int(value)
 
 
-@lru_cache(4)
-def _simulation(data_dir: str | Path) -> dict:
-    """The settings with which the particles in a folder were made."""
-    schema = find_schema("particles", data_dir)
-    text = (open_parquet(find_files(schema, data_dir)[0]).schema_arrow.metadata or {}).get(b"e2evit", b"{}")
-    settings = json.loads(text).get("simulation", {})
-    if settings.get("geometry") not in GEOMETRIES:
-        raise ValueError(f"{data_dir} does not say with which settings its particles were simulated.")
-    return settings
+def _settings(data_dir: str | Path, pileup, without) -> dict:
+    """The settings with which the particles in a folder were made, the same for all files unless they are given."""
+    given = {name: value for name, value in (("pileup", pileup), ("without", without)) if value is not None}
+    needed = [name for name in _DETERMINING if name not in given]
+    found: dict[str, tuple[object, str]] = {}
+    for path in find_files(find_schema("particles", data_dir), data_dir):
+        text = (open_parquet(path).schema_arrow.metadata or {}).get(b"e2evit", b"{}")
+        try:
+            settings = {"without": []} | json.loads(text)["simulation"]
+            for name in needed:
+                if not _DETERMINING[name](settings[name]):
+                    raise ValueError(f"{name} {settings[name]!r}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} does not say with which settings its particles were simulated ({error})."
+            ) from None
+        for name in needed:
+            value, first = found.setdefault(name, (settings[name], path))
+            if value != settings[name]:
+                raise ValueError(
+                    f"{path} was simulated with {name} {settings[name]}, but {first} with {value}: keep them in "
+                    "different folders."
+                )
+    return {name: value for name, (value, _) in found.items()} | given
+
+
+# settings of a simulation that images depend on, and what they must be
+_DETERMINING: dict[str, Callable[[Any], bool]] = {
+    "geometry": lambda value: value in GEOMETRIES,
+    "energy": lambda value: 0 < value < float("inf"),
+    "without": lambda value: effects_without(value) is not None,
+    "pythia": lambda value: all(isinstance(setting, str) for setting in value),
+    "pileup": lambda value: bool(mean_range(value)),
+}

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 
@@ -108,11 +109,12 @@ class MinimumBiasPool:
     @classmethod
     def open(cls, folder: Path) -> "MinimumBiasPool":
         """The pool that [`write`] left in `folder`, mapped into memory: processes share it."""
-        arrays = {
-            path.stem: np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) for path in folder.glob("*.npy")
-        }
-        starts = {name.removesuffix("_starts"): arrays.pop(name) for name in list(arrays) if name.endswith("_starts")}
-        return cls(Response(**arrays), starts, folder)
+
+        def mapped(name: str) -> np.ndarray:
+            return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+
+        response = Response(**{field.name: mapped(field.name) for field in fields(Response)})
+        return cls(response, {name: mapped(f"{name}_starts") for name in response.layers}, folder)
 
     def overlay(
         self, response: Response, splits, mean, geometry: Geometry, rng: Random
@@ -124,6 +126,11 @@ class MinimumBiasPool:
     def part(self, split: str) -> tuple[int, int]:
         """The first collision of a split, and the one after its last."""
         return self._parts[split]
+
+    @cached_property
+    def num_layers(self) -> int:
+        """Silicon layers of the detector that it was simulated for."""
+        return int(self.response.silicon["layer"][:100_000].max(initial=-1)) + 1
 
     @property
     def num_tracks(self) -> np.ndarray:

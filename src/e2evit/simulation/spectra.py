@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from .jets import MAX_ETA
+from e2evit.data.grid import JET_MAX_ETA
 
 __all__ = ["Acceptance"]
 
@@ -55,8 +55,8 @@ class Acceptance:
     ) -> "Acceptance":
         """Fit to jets of a pilot run: `pt` [GeV], `eta` and, with a `mass_range`, `mass` [GeV] `(n,)`."""
         number = _TARGET_PER_JET * len(pt)
-        target_pt, target_eta = rng.uniform(*pt_range, number), rng.uniform(0, MAX_ETA, 4 * number)
-        kept = rng.random(4 * number) < 1 - _ETA_FALL * (target_eta / MAX_ETA) ** 2
+        target_pt, target_eta = rng.uniform(*pt_range, number), rng.uniform(0, JET_MAX_ETA, 4 * number)
+        kept = rng.random(4 * number) < 1 - _ETA_FALL * (target_eta / JET_MAX_ETA) ** 2
         target_eta = target_eta[kept][:number]
         target_mass = rng.uniform(*mass_range, number) if mass_range else None
         terms = np.concatenate(
@@ -100,7 +100,7 @@ class Acceptance:
 
 
 def _terms(pt, eta, mass, pt_range, mass_range):
-    x, y = (np.asarray(pt) - pt_range[0]) / (pt_range[1] - pt_range[0]), np.abs(eta) / MAX_ETA
+    x, y = (np.asarray(pt) - pt_range[0]) / (pt_range[1] - pt_range[0]), np.abs(eta) / JET_MAX_ETA
     terms = [x**i * y**j for i, j in _POWERS]
     if mass_range is not None:
         z, ratio = (np.asarray(mass) - mass_range[0]) / (mass_range[1] - mass_range[0]), mass / np.asarray(pt)

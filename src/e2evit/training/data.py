@@ -77,7 +77,7 @@ def load_data(
         images = PreparedImages(data, targets.transverse)
         for split in dataset:
             if not (fresh and split == "train"):
-                dataset[split] = images.fixed(dataset[split])
+                dataset[split] = images.fixed(dataset[split], split)
     return dataset, schema
 
 

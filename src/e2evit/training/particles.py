@@ -1,6 +1,7 @@
 """Images of particles for a run: fixed ones, made once and cached, and new ones in every epoch."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -41,18 +42,23 @@ class PreparedImages:
         self.images = ParticleImages.of(data.data_dir, data.pileup, cache_dir=data.cache_dir, without=data.without)
         self.plain, self.transverse = image_schema(schema), transverse
 
-    def __call__(self, rows: pa.Table, seed: int = 0, epoch: int | None = None) -> pa.Table:
-        """Images whose random numbers depend on seed, epoch and jet; without an epoch, fixed ones."""
-        images = self.images.with_seed(seed, epoch)(rows)
+    def __call__(self, rows: pa.Table, seed: int = 0, epoch: int | None = None, split: str = "train") -> pa.Table:
+        """Images whose random numbers depend on seed, epoch and jet; without an epoch, fixed ones.
+
+        Args:
+            split: Of the rows; no collision of pile-up is in two of them.
+        """
+        images = self.images.with_seed(seed, epoch, split)(rows)
         return transverse_table(images, self.plain) if self.transverse else images
 
-    def fixed(self, rows: Dataset) -> Dataset:
-        """Fixed images, in the cache of `rows`."""
+    def fixed(self, rows: Dataset, split: str = "train") -> Dataset:
+        """Fixed images of the rows of a split, in their cache."""
         settings = {"rows": rows._fingerprint, "transverse": self.transverse, "images": self.images.description}
+        settings["split"] = split
         lists = {name: List(Value(kind)) for name, kind in IMAGE_COLUMNS.items()}
         others = {name: feature for name, feature in rows.features.items() if name not in PARTICLE_COLUMNS}
         made = rows.with_format("arrow").map(
-            self,
+            partial(self, split=split),
             batched=True,
             batch_size=256,
             features=type(rows.features)(lists | others),
