@@ -57,11 +57,12 @@ def suggest(word: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def is_for_user(error: Exception) -> bool:
-    """Whether the message explains the error; a `RuntimeError` does so only if e2evit raised it."""
+    """Whether the message explains the error; a `RuntimeError` does so only if e2evit raised it, or its worker."""
     if isinstance(error, EXPECTED) or hasattr(error, "exit_code"):
         return True
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return isinstance(error, RuntimeError) and frame.f_globals["__name__"].split(".")[0] == "e2evit"
+    module = getattr(error, "raised_in", frame.f_globals["__name__"])
+    return isinstance(error, RuntimeError) and module.split(".")[0] == "e2evit"
 
 
 def _disk_error(error: BaseException | None) -> OSError | None:

@@ -2,15 +2,17 @@
 
 import json
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
-from multiprocessing import get_all_start_methods, get_context, parent_process
+from multiprocessing import forkserver, get_all_start_methods, get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
-from threading import Thread
+from threading import Thread, current_thread, main_thread
+from traceback import walk_tb
 
 from tqdm import tqdm
 
@@ -48,9 +50,9 @@ def workers(num_proc: int, scheduler: str | None, preload: str) -> Iterator[Call
         yield lambda jobs: (function(*arguments) for function, *arguments in jobs)
         return
     if scheduler is None:
-        pool = ProcessPoolExecutor(num_proc, mp_context=_context(preload), initializer=_die_with_parent)
+        pool = ProcessPoolExecutor(num_proc, mp_context=_context(preload), initializer=_start_worker)
         try:
-            yield lambda jobs: (future.result() for future in as_completed([pool.submit(*job) for job in jobs]))
+            yield lambda jobs: (future.result() for future in as_completed([pool.submit(_do, *job) for job in jobs]))
         except BrokenExecutor as error:
             raise RuntimeError(
                 "A worker process was killed, perhaps for lack of memory. Run the same command again, with fewer "
@@ -71,7 +73,7 @@ def workers(num_proc: int, scheduler: str | None, preload: str) -> Iterator[Call
 
         def run(jobs):
             # a shard is the same wherever it is made: another worker takes over the tasks of one that dies
-            futures = [client.submit(*job, pure=False) for job in jobs]
+            futures = [client.submit(_do, *job, pure=False) for job in jobs]
             for future in distributed.as_completed(futures, loop=client.loop):
                 yield future.result()
 
@@ -81,9 +83,19 @@ def workers(num_proc: int, scheduler: str | None, preload: str) -> Iterator[Call
             raise RuntimeError(f"{error} Run the same command again; finished shards are kept.") from error
 
 
-def _die_with_parent() -> None:
-    """End this worker when its parent is killed, so that it does not keep writing into the folder."""
+def _do(function: Callable, *arguments):
+    """A job, whose error keeps the module that raised it: its traceback stays in the worker."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        *_, (frame, _) = walk_tb(error.__traceback__)
+        vars(error)["raised_in"] = frame.f_globals["__name__"]
+        raise
 
+
+def _start_worker() -> None:
+    """End this worker when its parent is killed, so that it does not keep writing into the folder."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which the fork server ignores
     parent = parent_process()
     assert parent is not None, "this runs in workers only"
 
@@ -100,6 +112,12 @@ def _context(preload: str):
         return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload([preload])
+    if current_thread() is main_thread():  # Ctrl-C while the server imports would show its traceback
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.signal(signal.SIGINT, handler)
     return context
 
 
@@ -184,8 +202,10 @@ def claim(path: Path, record: dict, optional: Sequence[str] = ()) -> None:
     """
     if path.exists():
         try:
-            earlier = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (TypeError, ValueError) as error:
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(earlier, dict):
+                raise ValueError(f"a {type(earlier).__name__} instead of settings")
+        except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}): restore it, or choose another folder.") from error
         differing = [key for key in {**record, **dict.fromkeys(optional)} if earlier.get(key) != record.get(key)]
         if differing:

@@ -40,7 +40,11 @@ def held(folder: str | Path, file: str | None = None, wait: bool = False) -> Ite
     """
     folder = Path(folder)
     created = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        file_there = next(path for path in (folder, *folder.parents) if path.exists())
+        raise type(error)(f"{folder} cannot be a folder: {file_there} is a file. Choose another path.") from None
     path = folder / (LOCK_FILE if file is None else f".{file}{LOCK_FILE}")
     lock = FileLock(path)
     try:

@@ -67,6 +67,8 @@ def cached_pool(
         "detector": VERSION,
     }
     folder = root / digest_of(settings)[:16]
+    if folder.exists() and not folder.is_dir():
+        raise OSError(f"{folder} is a file where the pile-up pool should be: move it away.")
     if not folder.exists():
         with held(root, folder.name, wait=True):
             if not folder.exists():  # or another process has made it meanwhile
@@ -75,7 +77,6 @@ def cached_pool(
         logger.warning(f"{folder} is damaged ({reason}): it is made again")
         with held(root, folder.name, wait=True):
             if damage(folder):
-                shutil.rmtree(folder)
                 _make(folder, settings, num_proc)
     return MinimumBiasPool.open(folder)
 
@@ -109,14 +110,18 @@ def _make(folder: Path, settings: dict, num_proc: int) -> None:
         ]
         kept = settings["size"] - sum(sizes[path] for path in missing)
         follow(run(jobs), "Simulating pile-up", "collision", settings["size"], kept)
-    incomplete = folder.with_name(f"{folder.name}.incomplete")
+    incomplete, damaged = (folder.with_name(f"{folder.name}.{what}") for what in ("incomplete", "damaged"))
     try:
         shutil.rmtree(incomplete, ignore_errors=True)
         incomplete.mkdir()
         MinimumBiasPool.write(incomplete, map(MinimumBiasPool.load, sizes))
         (incomplete / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         write_manifest(incomplete)
+        shutil.rmtree(damaged, ignore_errors=True)
+        if folder.exists():
+            folder.rename(damaged)
         incomplete.rename(folder)
+        shutil.rmtree(damaged, ignore_errors=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
     finally:
