@@ -23,6 +23,7 @@ class EventBatch:
         parton_event, parton_id, parton_momentum: Outgoing quarks and gluons of a hard process without heavy particle.
         weight: Of each event, or of all: undoes the enhancement of large pT, and what the veto left out.
         kept: Probability with which the veto kept each event.
+        tried: Events that the veto has looked at for these.
         shower: Number of the parton shower of each event: hadronised several times, it makes several events.
     """
 
@@ -43,6 +44,7 @@ class EventBatch:
     until: np.ndarray = field(default_factory=lambda: np.zeros(0))
     weight: np.ndarray | float = 1.0
     kept: np.ndarray | float = 1.0
+    tried: int = 0
     shower: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
 
     def __post_init__(self):

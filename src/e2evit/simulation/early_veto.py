@@ -6,11 +6,9 @@ from collections.abc import Callable
 import numpy as np
 import pythia8mc
 
-from e2evit.data.grid import JET_RADIUS
+from e2evit.data.grid import JET_MAX_ETA, JET_RADIUS
 
-from .jets import MAX_ETA
-
-__all__ = ["Candidates", "EarlyVeto"]
+__all__ = ["IMPOSSIBLE", "BarrenError", "Candidates", "EarlyVeto"]
 
 # An event that has evolved down to this pT [GeV] has cost 0.2 of its 6 ms; multiparton interactions and hadrons, which
 # take the rest, move its jets little.
@@ -18,7 +16,15 @@ SCALE = 20.0
 # How far jets still move: up in pT [GeV], in eta, and a decay product from the axis. They may lose any share of their
 # pT, to neutrinos and out of the cone. Fewer than one in ten thousand of the wanted jets are beyond.
 PT_MARGIN, ETA_MARGIN, RADIUS_MARGIN = 60.0, 0.15, 0.2
+BARREN_EVENTS = 50_000  # after so many events without a candidate, the request cannot be met
 _IN_DECAYS = 5  # position of the second call, when all other particles have evolved
+
+
+IMPOSSIBLE = "perhaps the energy is too low for the pT or the mass, or the mass too low for the decay"
+
+
+class BarrenError(RuntimeError):
+    """All of so many events were refused."""
 
 
 class EarlyVeto(pythia8mc.UserHooks):
@@ -36,6 +42,10 @@ class EarlyVeto(pythia8mc.UserHooks):
 
     Attributes:
         kept: Probability with which the latest event was kept.
+        tried: Number of events that were looked at.
+
+    Raises:
+        BarrenError: out of Pythia, which itself tries until an event is kept.
     """
 
     def __init__(
@@ -44,11 +54,12 @@ class EarlyVeto(pythia8mc.UserHooks):
         super().__init__()
         self._heavy, self._merged, self._probability, self.kept = heavy, merged, probability, 1.0
         # the axis follows what is in the jet, which may be a part of the decay
-        self._max_eta = MAX_ETA + (ETA_MARGIN if merged or not heavy else JET_RADIUS)
+        self._max_eta = JET_MAX_ETA + (ETA_MARGIN if merged or not heavy else JET_RADIUS)
         # of all final particles; its own clustering, because FJcore prints a banner
         self._jets = pythia8mc.SlowJet(-1, JET_RADIUS, pt[0] - PT_MARGIN, 25.0, 1, 2, None, False)
         self._pythia: pythia8mc.Pythia | None = None
         self._handed_over: list[float] = []
+        self._refused, self.tried = 0, 0  # in a row, in all
 
     def join(self, pythia: pythia8mc.Pythia) -> None:
         """Become a part of `pythia`, which does not own it: keep both."""
@@ -75,8 +86,13 @@ class EarlyVeto(pythia8mc.UserHooks):
     def _refuses(self, candidates: list[tuple[float, float, float]]) -> bool:
         if candidates and self._probability:
             self.kept = float(self._probability(*np.array(candidates).T))
-            return self._pythia.rndm.flat() > self.kept
-        return not candidates
+            refused = self._pythia.rndm.flat() > self.kept
+        else:
+            refused = not candidates
+        self._refused, self.tried = self._refused + 1 if refused else 0, self.tried + 1
+        if self._refused >= BARREN_EVENTS:
+            raise BarrenError(f"No event of {self._refused} has a candidate for a jet.")
+        return refused
 
     def _candidates(self, event) -> list[tuple[float, float, float]]:
         """pT [GeV], eta and mass of the heavy particle [GeV], NaN without one, of each candidate."""

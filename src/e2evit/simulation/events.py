@@ -11,12 +11,12 @@ import numpy as np
 import pythia8mc
 
 from .batch import EventBatch
-from .early_veto import Candidates, EarlyVeto
+from .early_veto import IMPOSSIBLE, Candidates, EarlyVeto
 from .gun import MassGun
 from .processes import Process
 from .rehadronization import Rehadronization
 
-__all__ = ["candidates", "generate", "minimum_bias"]
+__all__ = ["candidates", "generate", "minimum_bias", "try_out"]
 
 _NEUTRINOS = (12, 14, 16)
 _MM_TO_CM = 0.1
@@ -24,6 +24,7 @@ _MM_TO_CM = 0.1
 # of a collider a third of the QCD jets of 400 to 450 GeV come from partons below 350 GeV, 3 % from below 250 GeV
 _PARTON_MARGIN = 0.625, 1.05
 _GUN_MARGIN = 100.0, 150.0  # radiation moves the gun's particles by 55 to 100 GeV (RMS)
+_TRIES = 20
 _MAX_ETA = 3.6  # particles beyond it miss the grid, which ends at 3, from any vertex
 
 _COMMON = (
@@ -97,7 +98,24 @@ def minimum_bias(seed: int, energy: float, extra: Sequence[str] = (), batch_size
     return _batches(_pythia(("SoftQCD:inelastic = on", f"Beams:eCM = {energy}", *extra), seed), 0, batch_size)
 
 
-def _of_process(process: Process, seed: int, energy: float, pt, mass, extra, hook: EarlyVeto):
+def try_out(
+    process: Process,
+    energy: float,
+    pt: tuple[float, float],
+    mass: tuple[float, float] | None = None,
+    extra: Sequence[str] = (),
+) -> None:
+    """Make an event without showers, which takes half a second; for the arguments see [`generate`].
+
+    Raises:
+        RuntimeError: if Pythia does not accept a setting, fails to initialise, or makes no event.
+    """
+    pythia, _gun = _of_process(process, 1, energy, pt, mass, (*extra, "PartonLevel:all = off"))
+    if not any(pythia.next() for _ in range(_TRIES)):
+        raise RuntimeError(f"Pythia made no event of {process.title} in {_TRIES} tries: {IMPOSSIBLE}.")
+
+
+def _of_process(process: Process, seed: int, energy: float, pt, mass, extra, hook: EarlyVeto | None = None):
     """Pythia, and the gun and hook that it does not own."""
     if process.gun:
         margin = (max(pt[0] - _GUN_MARGIN[0], 1.0), pt[1] + _GUN_MARGIN[1])
@@ -119,14 +137,14 @@ def _pythia(
 ) -> pythia8mc.Pythia:
     pythia = pythia8mc.Pythia("", False)
     for setting in (*_COMMON, f"Random:seed = {seed}", *settings):
-        if not pythia.readString(setting):
+        if not pythia.readString(setting, False):
             raise RuntimeError(f"Pythia did not accept {setting!r}.")
     if gun is not None:
         pythia.setLHAupPtr(gun)
     if hook is not None:
         hook.join(pythia)
     if not pythia.init():
-        raise RuntimeError(f"Pythia failed to initialise with {'; '.join(settings)}. Is the energy high enough?")
+        raise RuntimeError(f"Pythia failed to initialise with {'; '.join(settings)}: {IMPOSSIBLE}.")
     return pythia
 
 
@@ -140,12 +158,12 @@ def _batches(
 ) -> Iterator[EventBatch]:
     # `veto` and `_gun` live as long as Pythia, which does not own them
     charges: dict[int, float] = {}
-    source, showers = source or pythia, 0
+    source, showers, tried = source or pythia, 0, 0
     while True:
         record = source.nextBatch(batch_size, "none")
         # a record without any accepted event has no fields
         if "prt" not in record.fields:
-            raise RuntimeError(f"Pythia generated no event in {batch_size} tries; is the energy high enough?")
+            raise RuntimeError(f"Pythia made no event in {batch_size} tries: {IMPOSSIBLE}.")
         made = np.flatnonzero(~ak.to_numpy(ak.is_none(record.prt)))
         record = ak.drop_none(record, axis=0)
         batch = _flatten(record.prt, heavy, pythia.particleData, charges)
@@ -156,7 +174,8 @@ def _batches(
             kept = np.ones(len(made)) if veto is None else veto.handed_over()[made]
             shower = showers + np.arange(len(made))
             showers += len(made)
-        yield replace(batch, weight=weight / kept, kept=kept, shower=shower)
+        before, tried = tried, 0 if veto is None else veto.tried
+        yield replace(batch, weight=weight / kept, kept=kept, shower=shower, tried=tried - before)
 
 
 def _flatten(record, heavy: int, particle_data, charges: dict[int, float]) -> EventBatch:

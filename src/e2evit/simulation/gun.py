@@ -12,6 +12,7 @@ from .processes import Gun
 __all__ = ["MassGun"]
 
 _MAX_ETA = 1.6  # wider than the jets' 1.37: radiation shifts the pair
+_DRAWS = 20_000  # after which the beams are taken for too weak
 _GLUON, _INCOMING, _OUTGOING = 21, -1, 1
 
 
@@ -52,7 +53,7 @@ class MassGun(pythia8mc.LHAup):
 
     def _kinematics(self) -> np.ndarray:
         """px, py, pz, E, m [GeV] of both particles, drawn again if the beams lack the energy."""
-        while True:
+        for _ in range(_DRAWS):
             mass, eta = self.rng.uniform(*self.mass, 2), self.rng.uniform(-_MAX_ETA, _MAX_ETA, 2)
             pt, phi = self.rng.uniform(*self.pt), self.rng.uniform(-np.pi, np.pi)
             px, py = np.array([1, -1]) * pt * np.cos(phi), np.array([1, -1]) * pt * np.sin(phi)
@@ -60,3 +61,7 @@ class MassGun(pythia8mc.LHAup):
             energy = np.sqrt(pt**2 + pz**2 + mass**2)
             if energy.sum() + abs(pz.sum()) < self.energy:
                 return np.stack([px, py, pz, energy, mass], axis=1)
+        raise RuntimeError(
+            f"Beams of {self.energy:g} GeV make no pair with masses of {self.mass[0]:g}-{self.mass[1]:g} GeV and pT "
+            f"of {self.pt[0]:g}-{self.pt[1]:g} GeV."
+        )

@@ -12,10 +12,12 @@ class Gun:
     Args:
         mass: Default range [GeV], the one of the public data sets.
         coloured: Whether the pair is a colour triplet and antitriplet, as top quarks are.
+        threshold: Smallest mass [GeV] that decays in all the ways it should.
     """
 
     mass: tuple[float, float]
     coloured: bool = False
+    threshold: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,16 @@ class Process:
     bias: float = 0.0
 
 
+_MASSES = {1: 0.33, 2: 0.33, 3: 0.5, 5: 4.8, 15: 1.777, 21: 0.0, 22: 0.0}  # GeV, as in Pythia
 # a new code: Pythia's own Higgs bosons have widths that depend on the mass, and refuse some masses
 _X = 9000025
 
 
 def _scalar(title: str, *daughters: tuple[int, int], mass: tuple[float, float] = (50.0, 300.0)) -> Process:
     settings = (f"{_X}:new = X void 1 0 0 125. 0.01 0. 0. 0.", f"{_X}:isResonance = on", f"{_X}:doForceWidth = on")
+    threshold = 2 * max(_MASSES[one] for one, _ in daughters)
     channels = (f"{_X}:addChannel = 1 {1 / len(daughters):.6f} 101 {one} {other}" for one, other in daughters)
-    return Process(title, (*settings, *channels), heavy=_X, gun=Gun(mass))
+    return Process(title, (*settings, *channels), heavy=_X, gun=Gun(mass, threshold=threshold))
 
 
 _HADRONIC_W = ("24:onMode = off", "24:onIfAny = 1 2 3 4 5")
@@ -85,5 +89,5 @@ PROCESSES = {
     "x_gg": _scalar(r"X$\to$gg", (21, 21)),
     "x_tautau": _scalar(r"X$\to\tau\tau$", (15, -15), mass=(10.0, 60.0)),
     "x_gammagamma": _scalar(r"X$\to\gamma\gamma$", (22, 22), mass=(10.0, 60.0)),
-    "x_top": Process("top-like X", _HADRONIC_W, heavy=6, gun=Gun((85.0, 500.0), coloured=True)),
+    "x_top": Process("top-like X", _HADRONIC_W, heavy=6, gun=Gun((85.0, 500.0), coloured=True, threshold=85.0)),
 }

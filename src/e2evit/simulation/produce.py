@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -12,12 +13,14 @@ from e2evit.data.locks import held
 from e2evit.data.manifest import digest_of
 from e2evit.data.storage import absolute
 
+from .processes import PROCESSES
 from .settings import SimulationSettings
 
 __all__ = ["simulate"]
 
 logger = logging.getLogger(__name__)
 
+MAX_JETS = 10**9
 SETTINGS_FILE, POOL_FILE = "simulation.json", "minimum_bias.npz"
 
 
@@ -52,16 +55,19 @@ def simulate(
     """
     settings = settings or SimulationSettings()
     settings.validate(processes)
-    if num_jets < 1 or num_proc < 1:
-        raise ValueError(f"Need num_jets and num_proc > 0, got {num_jets} and {num_proc}.")
+    if not 0 < num_jets <= MAX_JETS or num_proc < 1:
+        raise ValueError(f"Need 0 < num_jets <= {MAX_JETS} and num_proc > 0, got {num_jets} and {num_proc}.")
     try:
         from .card import render_card
-        from .shards import needs_pool, versions
+        from .shards import needs_pool, try_processes, versions
     except ImportError as error:
         raise ImportError(f"{error}. The simulation needs Pythia 8 and FastJet: pip install 'e2evit[sim]'.") from error
     output_dir = Path(absolute(output_dir))
+    if not (output_dir / SETTINGS_FILE).exists():
+        try_processes(processes, settings)
     with held(output_dir), workers(num_proc, scheduler, f"{__package__}.shards") as run:
         remove_leftovers(output_dir)
+        _refuse_others(output_dir)
         claim(output_dir / SETTINGS_FILE, settings.to_dict() | versions(), optional=["keep"])
         for process in processes:
             if (kept := sum(_held(output_dir, process).values())) > num_jets:
@@ -90,6 +96,14 @@ def simulate(
 
 def _shard_path(output_dir: Path, process: str, shard: int, num_jets: int) -> Path:
     return output_dir / f"{process}-{shard:05d}-{num_jets}.parquet"
+
+
+def _refuse_others(output_dir: Path) -> None:
+    """Raise a ValueError for a file that would be taken for a part of the data set."""
+    shard = re.compile(rf"({'|'.join(PROCESSES)})-\d{{5,}}-\d+\.parquet", re.ASCII)
+    for path in sorted(output_dir.glob("*.parquet")):
+        if not path.name.startswith(".") and not shard.fullmatch(path.name):
+            raise ValueError(f"{path} is no shard of this simulation, but would be read as one: move it away.")
 
 
 def _held(output_dir: Path, process: str) -> dict[int, int]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pythia8mc
 
-from .early_veto import EarlyVeto
+from .early_veto import IMPOSSIBLE, EarlyVeto
 
 __all__ = ["Rehadronization"]
 
@@ -18,6 +18,9 @@ _READER = (
     "HadronLevel:Decay = off",
     "Check:event = off",
 )
+
+
+_TRIES = 1000  # for one event
 
 
 class Rehadronization(pythia8mc.UserHooks):
@@ -58,18 +61,20 @@ class Rehadronization(pythia8mc.UserHooks):
 
     def onBeginEvent(self) -> None:
         event = self._pythia.event
-        while True:
+        for _ in range(_TRIES):
             if self._left:
                 event.assign(self._shower)
-            else:
-                while not self._pythia.next():
-                    pass
+            elif self._pythia.next():
                 self._shower.assign(event)
                 self._left, self._showers = self._times, self._showers + 1
                 self._weight = self._pythia.infoPython().weight()
+            else:
+                continue
             self._left -= 1
             if self._pythia.forceHadronLevel(False):
                 break
             self._left = 0  # another shower
+        else:
+            raise RuntimeError(f"Pythia made no event in {_TRIES} tries: {IMPOSSIBLE}.")
         self._reader.event.assign(event)
         self._handed_over.append((self._weight, self._veto.kept, self._showers - 1))

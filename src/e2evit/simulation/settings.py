@@ -1,5 +1,7 @@
 """The settings of a simulated data set."""
 
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,9 +14,33 @@ from .effects import effects_without
 from .geometry import GEOMETRIES, Geometry
 from .processes import PROCESSES
 
-__all__ = ["SimulationSettings", "mean_range"]
+__all__ = ["MAX_PILEUP", "SimulationSettings", "mean_range"]
 
-_MIN_ENERGY = 1000.0  # GeV; below it Pythia's multiparton interactions were never tuned
+MAX_PILEUP = 1000  # collisions; the HL-LHC will have 200
+_MIN_ENERGY, _MAX_ENERGY = 1000.0, 1e5  # GeV; below and above, Pythia's multiparton interactions were never tuned
+_RANGES = {
+    "seed": (0, 2**63),
+    "pileup": (0, MAX_PILEUP),
+    "pool_size": (10, 10**6),
+    "shard_size": (1, 10**7),
+    "hadronizations": (1, 1000),
+}
+# settings of Pythia that the simulation needs for itself, by how their names begin, and what to set instead
+_OWN = {
+    "Random:": "seed",
+    "Beams:": "energy",
+    "PhaseSpace:pTHat": "min_pt and max_pt",
+    "PhaseSpace:bias2": "",
+    "SoftQCD:inelastic": "",
+    "HadronLevel:all": "",
+    "ParticleDecays:limitCylinder": "",
+    "ParticleDecays:xyMax": "",
+    "ParticleDecays:zMax": "",
+    "Check:abortIfVeto": "",
+    "Main:": "",
+    "Next:": "",
+    "Print:": "",
+}
 
 
 @dataclass(frozen=True)
@@ -109,6 +135,8 @@ class SimulationSettings:
 
     def validate(self, processes) -> None:
         """Raise a ValueError for the first setting that does not fit, or does not fit `processes`."""
+        if isinstance(processes, str):
+            raise ValueError(f"`processes` is a list, got the text {processes!r}: write [{processes!r}].")
         unknown = [process for process in processes if process not in PROCESSES]
         if unknown or not processes:
             raise ValueError(f"Unknown process {', '.join(unknown)}; known ones: {', '.join(PROCESSES)}.")
@@ -128,19 +156,15 @@ class SimulationSettings:
                 "`candidates` go with images of jets, not with `whole_detector`; kept particles get them when their "
                 "images are made: `ParticleImages.of(..., candidates=True)`."
             )
-        for name, smallest in (
-            ("seed", 0),
-            ("pool_size", 10),
-            ("shard_size", 1),
-            ("hadronizations", 1),
-        ):
-            if getattr(self, name) < smallest:
-                raise ValueError(f"Need {name} >= {smallest}, got {getattr(self, name)}.")
-        if not 0 <= self.pileup < float("inf"):
-            raise ValueError(f"Need a finite pileup >= 0, got {self.pileup:g}.")
-        if self.energy < _MIN_ENERGY or not 0 < self.min_pt < self.max_pt < self.energy / 2:
+        for name, (smallest, largest) in _RANGES.items():
+            if not smallest <= getattr(self, name) <= largest:
+                raise ValueError(f"Need {name} >= {smallest} and <= {largest}, got {getattr(self, name)}.")
+        for name in ("energy", "min_pt", "max_pt", "min_mass", "max_mass"):
+            if (value := getattr(self, name)) is not None and not math.isfinite(value):
+                raise ValueError(f"`{name}` is a number of GeV, got {value}.")
+        if not _MIN_ENERGY <= self.energy <= _MAX_ENERGY or not 0 < self.min_pt < self.max_pt < self.energy / 2:
             raise ValueError(
-                f"Need an energy of at least {_MIN_ENERGY:g} and 0 < min_pt < max_pt < energy / 2 [GeV], "
+                f"Need an energy of {_MIN_ENERGY:g} to {_MAX_ENERGY:g} and 0 < min_pt < max_pt < energy / 2 [GeV], "
                 f"got min_pt {self.min_pt:g}, max_pt {self.max_pt:g} and energy {self.energy:g}."
             )
         if self.match_mass and not (self.match_pt and self.merged_only):
@@ -151,6 +175,40 @@ class SimulationSettings:
             raise ValueError(f"Need 0 < min_mass < max_mass [GeV], got {self.min_mass:g} and {self.max_mass:g}.")
         if self.mass_range and not any(PROCESSES[process].gun for process in processes):
             raise ValueError(f"min_mass and max_mass apply to mass guns (x_...), not to {', '.join(processes)}.")
+        for process in processes:
+            if PROCESSES[process].gun:
+                self._check_masses(process)
+        for setting in self.pythia:
+            self._check_pythia(setting)
+
+    def _check_masses(self, process: str) -> None:
+        """Raise a ValueError for masses of a gun that the beams cannot make, or no jet can hold."""
+        gun = PROCESSES[process].gun
+        low, high = self.mass_range or gun.mass
+        if low < gun.threshold:
+            raise ValueError(f"{process}: need min_mass >= {gun.threshold:g} GeV, the mass of a decay, got {low:g}.")
+        if (needed := 2 * math.hypot(high, self.min_pt)) >= self.energy:
+            raise ValueError(
+                f"Pairs of {process} with masses up to {high:g} GeV and pT from {self.min_pt:g} GeV need beams of "
+                f"more than {needed:.0f} GeV, got {self.energy:g}: lower max_mass or min_pt."
+            )
+        if self.merged_only and low >= self.max_pt:
+            raise ValueError(
+                f"merged_only: no jet with a pT up to {self.max_pt:g} GeV holds all of the decay of {process} with a "
+                f"mass from {low:g} GeV: lower min_mass or raise max_pt."
+            )
+
+    @staticmethod
+    def _check_pythia(setting: str) -> None:
+        """Raise a ValueError for a setting of Pythia that the simulation sets itself."""
+        # Pythia reads `random::seed=7` as `Random:seed = 7`
+        name = re.split(r"[\s=]", setting.strip())[0].replace("::", ":")
+        if not name:
+            raise ValueError(f"`pythia` holds settings such as 'Tune:pp = 18', got {setting!r}.")
+        for own, instead in _OWN.items():
+            if name.lower().startswith(own.lower()):
+                told = f"use {instead} instead" if instead else "leave it out"
+                raise ValueError(f"`pythia`: {name} is set by the simulation itself; {told}.")
 
 
 def mean_range(pileup: float | Sequence[float]) -> tuple[float, float]:
@@ -159,7 +217,13 @@ def mean_range(pileup: float | Sequence[float]) -> tuple[float, float]:
     Raises:
         ValueError: for more than two numbers, or numbers that are no means.
     """
-    means = [float(mean) for mean in np.atleast_1d(pileup)]
-    if len(means) not in (1, 2) or not 0 <= means[0] <= means[-1] < float("inf"):
-        raise ValueError(f"`pileup` is a mean number of collisions, or the smallest and the largest, got {pileup}.")
+    try:
+        means = [float(mean) for mean in np.ravel(pileup)]
+    except (TypeError, ValueError):
+        means = []
+    if len(means) not in (1, 2) or not 0 <= means[0] <= means[-1] <= MAX_PILEUP:
+        raise ValueError(
+            f"`pileup` is a mean number of collisions, or the smallest and the largest, of 0 to {MAX_PILEUP}, "
+            f"got {pileup}."
+        )
     return means[0], means[-1]

@@ -1,6 +1,7 @@
 """One shard, from events to rows: determined by process, number, settings and versions."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from zlib import crc32
@@ -10,16 +11,17 @@ import pyarrow as pa
 
 from e2evit.data import DatasetSchema, find_schema, row_features
 from e2evit.data.builder import ROW_FORMAT_VERSION
-from e2evit.data.grid import COLUMNS, ROWS, SEED_ROWS
+from e2evit.data.grid import COLUMNS, JET_MAX_ETA, ROWS, SEED_ROWS
 from e2evit.data.schema import IMAGE_COLUMNS
 from e2evit.data.splits import assign_splits
 
+from . import early_veto
 from .detector import detect
 from .event_jets import event_jet_columns
-from .events import candidates, generate
+from .events import candidates, generate, try_out
 from .hcal import seed_towers, tower_energy
 from .images import jet_windows, render, whole_detector
-from .jets import MAX_ETA, Jets, all_jets, find_jets
+from .jets import Jets, all_jets, find_jets
 from .kept import keep_particles
 from .observables import as_columns, candidate_observables, jet_observables
 from .overlay import Overlay
@@ -36,6 +38,7 @@ __all__ = [
     "make_shard",
     "needs_pool",
     "output_schema",
+    "try_processes",
     "versions",
 ]
 
@@ -74,6 +77,14 @@ def needs_pool(settings: SimulationSettings) -> bool:
     return bool(settings.pileup) and settings.keep == "images"
 
 
+def try_processes(processes: Sequence[str], settings: SimulationSettings) -> None:
+    """Raise a RuntimeError for settings with which Pythia makes no event of one of the processes."""
+    for process in processes:
+        pt = settings.min_pt, settings.max_pt
+        mass = settings.mass_range if PROCESSES[process].gun else None
+        try_out(PROCESSES[process], settings.energy, pt, mass, settings.pythia)
+
+
 def make_pool(settings: SimulationSettings) -> MinimumBiasPool:
     """The minimum-bias collisions of a production."""
     seed = _seeds(settings, "minimum bias", _POOL)[0]
@@ -106,7 +117,7 @@ def _pilot_candidates(process: str, seed: int, settings: SimulationSettings) -> 
     for seen in candidates(
         made, seed, settings.energy, pt, settings.mass_range, settings.pythia, settings.merged_only
     ):
-        seen = [one for one in seen if pt[0] < one[0] < pt[1] and abs(one[1]) < MAX_ETA]
+        seen = [one for one in seen if pt[0] < one[0] < pt[1] and abs(one[1]) < JET_MAX_ETA]
         barren = 0 if seen else barren + 1
         if barren >= BARREN_EVENTS:
             raise _barren(process, barren, settings)
@@ -131,7 +142,7 @@ def make_shard(
         acceptance: From `make_acceptance(process, settings)`; not needed without `match_pt`.
 
     Raises:
-        RuntimeError: if no jet passes in 5000 events in a row.
+        RuntimeError: if no jet passes in 5000 events in a row, or 50 000 with those that are refused early.
     """
     if (needs_pool(settings) and pool is None) or (settings.match_pt and acceptance is None):
         raise ValueError("Pile-up needs a pool (make_pool), match_pt an acceptance (make_acceptance).")
@@ -142,8 +153,6 @@ def make_shard(
     for batch, jets in _events_with_jets(process, seed, settings, of_event):
         if acceptance is not None:
             jets = _accept(jets, batch.kept[jets.event], acceptance, rng)
-        if settings.whole_detector:
-            jets = jets.select(np.unique(jets.event, return_index=True)[1])  # the hardest represents the event
         if not len(jets.event):
             continue
         events, jets.event = np.unique(jets.event, return_inverse=True)
@@ -237,9 +246,13 @@ def _seeds(settings: SimulationSettings, what: str, number: int):
 
 
 def _events_with_jets(process: str, seed: int, settings: SimulationSettings, probability=None):
-    """Endless batches of events, with the jets that pass the selection; for `probability` see [`generate`]."""
-    made, barren, pt = PROCESSES[process], 0, (settings.min_pt, settings.max_pt)
-    for batch in generate(
+    """Endless batches of events, with the jets that pass the selection; for `probability` see [`generate`].
+
+    With `whole_detector` only the hardest of each event: were it chosen after others are left out, a second jet would
+    stand for an event whose first was.
+    """
+    made, barren, tried, pt = PROCESSES[process], 0, 0, (settings.min_pt, settings.max_pt)
+    events = generate(
         made,
         seed,
         settings.energy,
@@ -249,13 +262,20 @@ def _events_with_jets(process: str, seed: int, settings: SimulationSettings, pro
         merged=settings.merged_only,
         probability=probability,
         hadronizations=settings.hadronizations,
-    ):
+    )
+    while True:
+        try:
+            batch = next(events)
+        except early_veto.BarrenError:
+            raise _barren(process, early_veto.BARREN_EVENTS, settings) from None
         jets = find_jets(batch, made.heavy, *pt)
         if settings.merged_only and made.heavy:
             jets = jets.select(jets.merged)
-        barren = 0 if len(jets.event) else barren + batch.num_events
-        if barren >= BARREN_EVENTS:
-            raise _barren(process, barren, settings)
+        if settings.whole_detector:  # the hardest represents the event
+            jets = jets.select(np.unique(jets.event, return_index=True)[1])
+        barren, tried = (0, 0) if len(jets.event) else (barren + batch.num_events, tried + batch.tried)
+        if barren >= BARREN_EVENTS or tried >= early_veto.BARREN_EVENTS:
+            raise _barren(process, max(barren, tried), settings)
         yield batch, jets
 
 
