@@ -16,7 +16,7 @@ SCALE = 20.0
 # How far jets still move: up in pT [GeV], in eta, and a decay product from the axis. They may lose any share of their
 # pT, to neutrinos and out of the cone. Fewer than one in ten thousand of the wanted jets are beyond.
 PT_MARGIN, ETA_MARGIN, RADIUS_MARGIN = 60.0, 0.15, 0.2
-BARREN_EVENTS = 50_000  # after so many events without a candidate, the request cannot be met
+BARREN_EVENTS = 20_000  # after so many events without a candidate, the request cannot be met
 _IN_DECAYS = 5  # position of the second call, when all other particles have evolved
 
 

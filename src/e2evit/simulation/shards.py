@@ -142,7 +142,7 @@ def make_shard(
         acceptance: From `make_acceptance(process, settings)`; not needed without `match_pt`.
 
     Raises:
-        RuntimeError: if no jet passes in 5000 events in a row, or 50 000 with those that are refused early.
+        RuntimeError: if no jet passes in 5000 events in a row, or 20 000 with those that are refused early.
     """
     if (needs_pool(settings) and pool is None) or (settings.match_pt and acceptance is None):
         raise ValueError("Pile-up needs a pool (make_pool), match_pt an acceptance (make_acceptance).")
