@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver, get_all_start_methods, get_context, parent_process
+from multiprocessing import forkserver, get_all_start_methods, get_context, parent_process, resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
-from threading import Thread, current_thread, main_thread
+from threading import Thread
 from traceback import walk_tb
 
 from tqdm import tqdm
@@ -95,7 +95,7 @@ def _do(function: Callable, *arguments):
 
 def _start_worker() -> None:
     """End this worker when its parent is killed, so that it does not keep writing into the folder."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which the fork server ignores
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # so that a job removes its half file
     parent = parent_process()
     assert parent is not None, "this runs in workers only"
 
@@ -111,13 +111,13 @@ def _context(preload: str):
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
     context = get_context("forkserver")
-    context.set_forkserver_preload([preload])
-    if current_thread() is main_thread():  # Ctrl-C while the server imports would show its traceback
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            forkserver.ensure_running()
-        finally:
-            signal.signal(signal.SIGINT, handler)
+    context.set_forkserver_preload([f"{__package__}.interrupts", preload])
+    resource_tracker.ensure_running()  # or the server starts it, which unblocks the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()  # until `interrupts` is imported, Ctrl-C would show its traceback
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 
