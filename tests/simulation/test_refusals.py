@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from forked import run_python
 
 from e2evit import load_e2e
 from e2evit.cli.errors import is_for_user
@@ -347,3 +348,27 @@ def test_a_file_in_place_of_a_pool(cached):
     folder.write_text("")
     with pytest.raises(OSError, match="is a file where the pile-up pool should be"):
         pool_cache.cached_pool(*settings)
+
+
+def test_an_interrupt_while_workers_start_is_one_line(tmp_path):
+    """The server that they are forked from imports for seconds."""
+    slow, began = tmp_path / "slow.py", tmp_path / "began"
+    slow.write_text(f"import pathlib, time\npathlib.Path({str(began)!r}).touch()\ntime.sleep(60)\n")
+    program = f"""
+import os, signal, threading, time
+from e2evit.cli.errors import one_line_errors
+from e2evit.data.jobs import workers
+
+def interrupt():
+    while not os.path.exists({str(began)!r}):
+        time.sleep(0.05)
+    os.killpg(0, signal.SIGINT)
+
+os.environ["PYTHONPATH"] = {str(tmp_path)!r}
+os.setpgrp()
+threading.Thread(target=interrupt, daemon=True).start()
+with one_line_errors("program"), workers(1, None, "slow") as run:
+    list(run([(print, "done")]))
+"""
+    done = run_python("-c", program)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "program: interrupted\n")
