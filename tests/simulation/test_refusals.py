@@ -194,8 +194,6 @@ def test_each_split_has_its_own_pileup(table, pool, monkeypatch):
         ({"pythia": ["HadronLevel:all = off"]}, "leave it out"),
         ({"pythia": ["Main:numberOfEvents = 1"]}, "leave it out"),
         ({"pythia": [""]}, "settings such as"),
-        ({"pythia": "Tune:pp = 18"}, "is a list"),
-        ({"without": "fakes"}, "is a list"),
         ({"energy": INF}, "`energy`"),
         ({"energy": NAN}, "`energy`"),
         ({"min_pt": NAN}, "`min_pt`"),
