@@ -275,7 +275,7 @@ def _events_with_jets(process: str, seed: int, settings: SimulationSettings, pro
             jets = jets.select(np.unique(jets.event, return_index=True)[1])
         barren, tried = (0, 0) if len(jets.event) else (barren + batch.num_events, tried + batch.tried)
         if barren >= BARREN_EVENTS or tried >= early_veto.BARREN_EVENTS:
-            raise _barren(process, max(barren, tried), settings)
+            raise _barren(process, barren if barren >= BARREN_EVENTS else tried, settings)
         yield batch, jets
 
 
