@@ -6,7 +6,6 @@ Masses are compared with the generated mass for jets that contain X -> qq; obser
 at equal spectra in pT and eta. Hadronisations of one parton shower are compared.
 """
 
-import time
 from dataclasses import dataclass, field, replace
 from tempfile import NamedTemporaryFile
 
@@ -57,7 +56,7 @@ def main() -> None:
         for prefix in ("", "reco_")
         for name in OBSERVABLES
     }
-    record |= candidates(samples["qcd"]) | cost("qcd", contained, pool)
+    record |= candidates(samples["qcd"]) | size("qcd", contained, pool)
     record |= {"hadronizations": HADRONIZATIONS, "alike": alike(arguments, pool)}
     write_record(arguments.results, record, packages=tuple(versions()))
     print(record)
@@ -105,13 +104,10 @@ def candidates(jets: pa.Table) -> dict:
     return {"types": types, "response": central_68(response)[1], "pt_resolution": half_width_68(response)}
 
 
-def cost(process: str, settings: SimulationSettings, pool) -> dict[str, float]:
-    """Milliseconds and bytes a jet, with and without candidates."""
+def size(process: str, settings: SimulationSettings, pool) -> dict[str, float]:
+    """Bytes a jet, with and without candidates."""
     found, number = {}, 500
-    for title, chosen in (("without", replace(settings, candidates=False)), ("with", settings)):
-        start = time.process_time()
-        rows = make_shard(process, 1, number, chosen, pool)
-        found[f"ms_{title}"] = 1e3 * (time.process_time() - start) / number
+    rows = make_shard(process, 1, number, settings, pool)
     for title, lacking in (("with", []), ("without", list(LISTS["candidates"]))):
         with NamedTemporaryFile(suffix=".parquet") as file:
             pq.write_table(rows.drop_columns(lacking), file.name, row_group_size=1000, **COLUMN_ENCODINGS)
