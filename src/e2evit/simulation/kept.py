@@ -69,7 +69,9 @@ ANGLE, LENGTH, PT_DIGITS = 2.0**-13, 2.0**-13, 12
 
 
 def keep_particles(batch: EventBatch, jets: "Jets", geometry: Geometry) -> dict[str, pa.ListArray]:
-    """The columns `particle_...` of the jets.
+    """The columns `particle_...`: a list for each jet, of the particles near it.
+
+    Near are those whose path reaches the ECAL or a silicon layer within `PARTICLE_REACH` of the tower on the axis.
 
     Raises:
         RuntimeError: for a particle that is not in the table above, which settings of Pythia may make stable.

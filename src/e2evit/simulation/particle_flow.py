@@ -94,6 +94,8 @@ def find_candidates(
 ) -> np.ndarray:
     """The 128 hardest candidates within ΔR < 0.8 of each jet axis as `CANDIDATE`, jet by jet and hardest first.
 
+    Energies and momenta are in GeV, `phi` in radians.
+
     Args:
         frames: Windows around the jets.
         eta, phi: Axes.
