@@ -297,7 +297,7 @@ def candidates(results: Path) -> str:
     stored = measured["bytes_with"] - measured["bytes_without"], measured["bytes_without"]
     told = (
         f"`reco_pt` is {measured['response']:.3f} of the jet's pT in the median, with a relative resolution of "
-        f"{resolution:.3f}.\nThey and their observables take {stored[0] / 1000:.1f} kB a jet, all the rest "
+        f"{resolution:.3f}.\nCandidates and their observables take {stored[0] / 1000:.1f} kB a jet, all the rest "
         f"{stored[1] / 1000:.1f} kB."
     )
     return f"{markdown_table(heads, rows)}\n\n{told}"
