@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from scipy.special import gammainc
 
+from e2evit.simulation import SimulationSettings
 from e2evit.simulation.detector import detect
 from e2evit.simulation.events import generate
 from e2evit.simulation.geometry import GEOMETRIES
 from e2evit.simulation.material import PION, cross_material
 from e2evit.simulation.processes import PROCESSES
+from e2evit.simulation.shards import make_pool
 
 from .test_detector import particles
 
@@ -39,7 +41,7 @@ def energy_of(batch, chosen=slice(None)):
 
 @pytest.mark.parametrize(("eta", "lengths"), [(0.0, 0.4), (1.45, 1.8), (2.5, 1.0)])
 def test_photons_convert(eta, lengths):
-    """Radiation lengths of JINST 3 (2008) S08004; 7/9 of one to a conversion."""
+    """Radiation lengths of JINST 3 (2008) S08004; at high energies 9/7 of one to a conversion."""
     batch, behind = crossing("conversions", 22, 0, 200.0, eta)
     photon, electron = behind.pdg_id == 22, np.abs(behind.pdg_id) == 11
     ended = np.isfinite(behind.until[photon])
@@ -60,6 +62,13 @@ def test_photons_convert(eta, lengths):
         assert (radius < 11).mean() == pytest.approx(0.16, abs=0.03)
     # the variance of 1 - 4/3 x (1 - x) on [0, 1] is 13/140
     assert (behind.momentum[electron, 3] / 200).var() == pytest.approx(13 / 140, rel=0.03)
+
+
+@pytest.mark.parametrize(("energy", "pairs"), [(0.1, 0.71), (1.0, 0.96)])
+def test_soft_photons_convert_less_often(energy, pairs):
+    _, behind = crossing("conversions", 22, 0, energy, 1.45)
+    ended = np.isfinite(behind.until[behind.pdg_id == 22])
+    assert ended.mean() == pytest.approx(1 - np.exp(-7 / 9 * pairs * 1.8), abs=0.015)
 
 
 def test_electrons_radiate():
@@ -113,8 +122,9 @@ def test_pions_are_found_as_often_as_published(low, high, published):
     assert np.unique(tracks["event"][prompt]).size / NUMBER == pytest.approx(published, abs=0.02)
 
 
-def test_far_tracks_are_as_frequent_as_in_real_jets(pool):
-    """Of 20 jets of CMS full simulation, most of whose candidates are pile-up."""
+def test_far_tracks_are_as_frequent_as_in_real_jets():
+    """Of 20 jets of CMS full simulation, most of whose candidates are pile-up: a few collisions would not do."""
+    pool = make_pool(SimulationSettings(pool_size=200))
     candidates = np.load(DATA / "pfnano/pfnano_ak8_window_pfcands.npz")["cands"]
     real = np.abs(candidates["d0"][(candidates["charge"] != 0) & (candidates["pt"] > 0.5)])
     batch = next(generate(PROCESSES["qcd"], 11, 8000.0, (400.0, 1000.0), batch_size=100))

@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, get_all_start_methods, get_context, parent_process, resource_tracker
@@ -191,11 +191,8 @@ def remove_leftovers(folder: Path) -> None:
         left_over.unlink(missing_ok=True)
 
 
-def claim(path: Path, record: dict, optional: Sequence[str] = ()) -> None:
+def claim(path: Path, record: dict) -> None:
     """Write the settings of a run to `path`, or compare them with those an earlier run left there.
-
-    Args:
-        optional: Settings that `record` may lack; then an earlier run must lack them too.
 
     Raises:
         ValueError: if they differ, naming the settings, or cannot be read.
@@ -207,7 +204,7 @@ def claim(path: Path, record: dict, optional: Sequence[str] = ()) -> None:
                 raise ValueError(f"a {type(earlier).__name__} instead of settings")
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}): restore it, or choose another folder.") from error
-        differing = [key for key in {**record, **dict.fromkeys(optional)} if earlier.get(key) != record.get(key)]
+        differing = [key for key in record if earlier.get(key) != record.get(key)]
         if differing:
             changes = ", ".join(f"{key}: {earlier.get(key)} there, {record.get(key)} now" for key in differing)
             raise ValueError(f"{path.parent} was made with other settings ({changes}); choose another folder.")

@@ -68,7 +68,7 @@ def simulate(
     with held(output_dir), workers(num_proc, scheduler, f"{__package__}.shards") as run:
         remove_leftovers(output_dir)
         _refuse_others(output_dir)
-        claim(output_dir / SETTINGS_FILE, settings.to_dict() | versions(), optional=["keep"])
+        claim(output_dir / SETTINGS_FILE, asdict(settings) | versions())
         for process in processes:
             if (kept := sum(_held(output_dir, process).values())) > num_jets:
                 raise ValueError(

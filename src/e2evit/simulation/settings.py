@@ -3,8 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -115,13 +114,6 @@ class SimulationSettings:
 
     def __post_init__(self):
         settle(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All settings; `keep` only if it is not the default, which earlier versions did not have."""
-        settings = asdict(self)
-        if self.keep == "images":
-            del settings["keep"]
-        return settings
 
     @property
     def detector(self) -> Geometry:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from zlib import crc32
 
@@ -16,7 +16,7 @@ from e2evit.data.schema import IMAGE_COLUMNS
 from e2evit.data.splits import assign_splits
 
 from . import early_veto
-from .detector import detect
+from .detector import VERSION, detect
 from .event_jets import event_jet_columns
 from .events import candidates, generate, try_out
 from .hcal import seed_towers, tower_energy
@@ -61,15 +61,15 @@ def arrow_schema(process: str, settings: SimulationSettings) -> pa.Schema:
     """Schema of a process's shards, with the settings and versions that made them as metadata."""
     schema = output_schema(settings)
     names = dict.fromkeys(["qcd", process] if settings.whole_detector else [process])  # jets of any event may be QCD's
-    description = schema.description_of_rows(list(names)) | {"simulation": settings.to_dict() | versions()}
+    description = schema.description_of_rows(list(names)) | {"simulation": asdict(settings) | versions()}
     target = row_features(schema).arrow_schema
     return target.with_metadata(target.metadata | {b"e2evit": json.dumps(description).encode()})
 
 
-def versions() -> dict[str, str]:
+def versions() -> dict[str, str | int]:
     """Versions of everything the numbers in a shard depend on, and of the columns of rows."""
     packages = ("e2evit", "pythia8mc", "fastjet", "numpy", "scikit-learn")
-    return {name: version(name) for name in packages} | {"rows": ROW_FORMAT_VERSION}
+    return {name: version(name) for name in packages} | {"rows": ROW_FORMAT_VERSION, "detector": VERSION}
 
 
 def needs_pool(settings: SimulationSettings) -> bool:
