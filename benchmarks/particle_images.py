@@ -20,6 +20,7 @@ from e2evit.simulation.pool_cache import cached_pool
 from e2evit.simulation.shards import make_shard, versions
 
 PILEUP = {"0": 0.0, "21": 21.0, "60": 60.0, "0-60": (0.0, 60.0), "0-200": (0.0, 200.0)}
+SINGLE = "21, row by row"
 
 
 def main() -> None:
@@ -35,12 +36,16 @@ def main() -> None:
     tables = {process: make_shard(process, 0, arguments.num_jets, settings) for process in arguments.processes}
     rows = []
     for process, table in tables.items():
-        for pileup, mean in PILEUP.items():
+        few = table.slice(0, 100)
+        samples = {name: (mean, [table]) for name, mean in PILEUP.items()}
+        samples[SINGLE] = PILEUP["21"], [few.slice(row, 1) for row in range(few.num_rows)]
+        for pileup, (mean, batches) in samples.items():
             images, rates = ParticleImages(settings.geometry, pool, mean), []
             for epoch in range(arguments.repeats + 1):
-                start = time.process_time()
-                images.with_seed(0, epoch)(table)
-                rates.append(table.num_rows / (time.process_time() - start))
+                start, of_epoch = time.process_time(), images.with_seed(0, epoch)
+                for batch in batches:
+                    of_epoch(batch)
+                rates.append(sum(batch.num_rows for batch in batches) / (time.process_time() - start))
             rows.append({"process": process, "pileup": pileup, "jets_per_second": statistics.median(rates[1:])})
             print(rows[-1], flush=True)
     record = {
