@@ -23,6 +23,7 @@ from e2evit.baselines.jet_features import VARIABLE_SETS, jet_features, variables
 from e2evit.cli.errors import one_line_errors
 from e2evit.cli.parser import parse
 from e2evit.data import DatasetSchema
+from e2evit.metrics.bootstrap import event_numbers
 from e2evit.results.compare import ROBUSTNESS, robustness_metrics
 from e2evit.results.measure import column
 from e2evit.results.predictions import Predictions
@@ -88,7 +89,8 @@ def main() -> None:
             rows = rows_of() if rows is None else rows
             labels, mass_labels = column(rows, "labels", -100).astype(int), column(rows, targets.mass_column)
             made = {key: value for key, value in provenance().items() if key in ("date", "commit")}
-            metrics = robustness_metrics(labels, mass_labels, predictor(rows))
+            events = event_numbers(rows["event_id"]) if "event_id" in rows.column_names else None
+            metrics = robustness_metrics(labels, mass_labels, predictor(rows), events=events)
             conditions_of_model[title] = {"jets": len(rows)} | made | metrics
             seed = getattr(predictor, "seed", None)
             entries = {"model": model_name(name, seed), "seed": seed, "conditions": conditions_of_model}

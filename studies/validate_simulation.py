@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import simulation_checks as checks
 from datasets import concatenate_datasets
 from transformers import HfArgumentParser
 
@@ -19,7 +20,6 @@ from e2evit.data.grid import JET_RADIUS
 from e2evit.data.sparse import sparse_to_dense
 from e2evit.plots import calorimeter_response, distributions, mean_images, save_figure
 from e2evit.results.record import write_record
-from e2evit.simulation import validation
 
 REAL_CHANNELS = {"trk_pt": "track pixels", "ecal": "crystals", "hcal": "HCAL towers", "bpix1": "pixels hit in layer 1"}
 PUBLISHED_RESOLUTION = {100.0: 0.10, 1000.0: 0.05}  # of CMS's particle-flow jets, abstract of arXiv 1607.03663
@@ -47,7 +47,10 @@ def main() -> None:
     by_class = {name: labels == number for number, name in enumerate(names)}
     print(f"{len(jets)} jets of {', '.join(names)}")
 
-    real, counts = validation.real_occupancy(arguments.real_dir, schema), validation.occupancy(jets, schema)
+    real, counts = (
+        checks.real_occupancy(arguments.real_dir, schema),
+        checks.occupancy(jets, schema),
+    )
     panels = [
         (
             f"Number of {what}",
@@ -93,21 +96,21 @@ def main() -> None:
 
     qcd = by_class["qcd"]
     bins = np.linspace(400, 1000, 7)
-    response = validation.response(np.array(jets["pt"])[qcd], features["pt"][qcd], bins)
+    response = checks.response(np.array(jets["pt"])[qcd], features["pt"][qcd], bins)
     save_figure(calorimeter_response(response, PUBLISHED_RESOLUTION), figures / "response")
 
     record = {
         "simulation": json.loads((Path(arguments.data_dir) / "simulation.json").read_text(encoding="utf-8")),
         "number": {name: int(chosen.sum()) for name, chosen in by_class.items()},
         "occupancy": {
-            name: {channel: validation.percentiles(values[chosen]) for channel, values in counts.items()}
+            name: {channel: checks.percentiles(values[chosen]) for channel, values in counts.items()}
             for name, chosen in by_class.items()
         },
         "real_occupancy": real,
         "masses": {
             name: {
-                "jet": validation.percentiles(jet_mass[chosen]),
-                "image": validation.percentiles(features["mass"][chosen]),
+                "jet": checks.percentiles(jet_mass[chosen]),
+                "image": checks.percentiles(features["mass"][chosen]),
             }
             for name, chosen in by_class.items()
         },
@@ -117,8 +120,8 @@ def main() -> None:
         },
         "response": response,
         "published_resolution": PUBLISHED_RESOLUTION,
-        "tagging": validation.tagging_study(features, validation.nuisances(jets), labels, names, event_ids),
-        "mass": validation.mass_study(guns, find_schema("simulated", arguments.gun_dir)),
+        "tagging": checks.tagging_study(features, checks.nuisances(jets), labels, names, event_ids),
+        "mass": checks.mass_study(guns, find_schema("simulated", arguments.gun_dir)),
     }
     write_record(arguments.results, record)
     print(f"Wrote {arguments.results} and {figures}/*.png")

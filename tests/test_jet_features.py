@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from samples import row_table
+from simulation_checks import mass_baseline, nuisances, occupancy, percentiles, response, tagging_baseline
 
 from e2evit.baselines.jet_features import FEATURE_GROUPS, jet_features, read_pixels, variables
 from e2evit.data import find_schema, load_e2e
 from e2evit.data.grid import window_centres
-from e2evit.simulation.validation import mass_baseline, nuisances, occupancy, percentiles, response, tagging_baseline
 
 SCHEMA = find_schema("simulated")
 

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import Dataset
+from simulation_checks import nuisances
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
@@ -22,7 +23,6 @@ from e2evit.simulation.hcal import tower_energy
 from e2evit.simulation.images import jet_windows
 from e2evit.simulation.kept import axis_crystal
 from e2evit.simulation.spectra import Acceptance
-from e2evit.simulation.validation import nuisances
 
 SETTINGS = {"seed": 1, "pool_size": 60, "match_pt": True, "merged_only": True}
 SHARD = 500

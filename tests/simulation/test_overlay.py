@@ -10,7 +10,7 @@ from e2evit.simulation.geometry import GEOMETRIES
 from e2evit.simulation.hcal import seed_towers, tower_energy
 from e2evit.simulation.images import jet_windows, render
 from e2evit.simulation.jets import find_jets
-from e2evit.simulation.overlay import Overlay
+from e2evit.simulation.overlay import Overlay, PileUp
 from e2evit.simulation.particle_flow import find_candidates
 from e2evit.simulation.processes import PROCESSES
 
@@ -31,8 +31,8 @@ def test_windows_show_what_whole_events_show(pool, geometry, mean):
     jets = find_jets(batch, 6, 400.0, 1000.0)
     assert len(jets.event) > len(np.unique(jets.event))
     rng = np.random.default_rng(1)
-    pileup = (pool, ["train"] * batch.num_events, mean) if mean else ()
-    overlay = Overlay(detect(batch, layout, rng), layout, rng, *pileup)
+    pileup = PileUp(pool, ["train"] * batch.num_events, mean) if mean else None
+    overlay = Overlay(detect(batch, layout, rng), layout, rng, pileup)
     towers = tower_energy(batch.num_events, overlay.hcal, layout, rng)
     windows = jet_windows(jets.event, *seed_towers(towers, jets.event, *jets.eta_phi, SEED_ROWS))
     views = (windows, overlay.whole(), towers), (windows.alone(), overlay.within(windows), towers[jets.event])

@@ -10,13 +10,14 @@ import pytest
 from e2evit.data.grid import SEED_ROWS, TOWER, WINDOW
 from e2evit.data.sparse import COLUMN_ENCODINGS, table_to_dense
 from e2evit.simulation import ParticleImages, SimulationSettings, pool_cache, shards, simulate
+from e2evit.simulation.batch import SPECIES
 from e2evit.simulation.detector import detect
 from e2evit.simulation.events import _pythia, generate
 from e2evit.simulation.geometry import GEOMETRIES
 from e2evit.simulation.hcal import tower_energy
 from e2evit.simulation.images import jet_windows, render
 from e2evit.simulation.jets import find_jets
-from e2evit.simulation.kept import SPECIES, axis_crystal, keep_particles, read_particles, rounded
+from e2evit.simulation.kept import axis_crystal, keep_particles, read_particles, rounded
 from e2evit.simulation.processes import PROCESSES
 
 SETTINGS = SimulationSettings(seed=3, keep="particles")
@@ -249,7 +250,7 @@ def test_a_production_of_particles_resumes(tmp_path):
     assert files == ["qcd-00000-8.parquet", "qcd-00001-8.parquet"]
     assert all((whole / name).read_bytes() == (parts / name).read_bytes() for name in files)
     assert not (whole / "minimum_bias.npz").exists()
-    with pytest.raises(ValueError, match="keep: particles there, None now"):
+    with pytest.raises(ValueError, match="keep: particles there, images now"):
         simulate(parts, ["qcd"], 16, SimulationSettings(seed=1, shard_size=8))
     for wrong in ({"keep": "tracks"}, {"keep": "particles", "whole_detector": True}):
         with pytest.raises(ValueError, match="keep"):

@@ -266,7 +266,7 @@ def test_damage_to_the_directory_of_an_archive(place, bit, tmp_path, pool):
     content = bytearray((tmp_path / produce.POOL_FILE).read_bytes())
     content[content.index(b"PK\1\2") + place] ^= bit
     (tmp_path / produce.POOL_FILE).write_bytes(content)
-    assert not produce._is_prepared(produce._prepare_pool, tmp_path)
+    assert not produce._is_prepared(tmp_path / produce.POOL_FILE)
 
 
 def test_other_settings_need_another_folder(production):

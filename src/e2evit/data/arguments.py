@@ -25,14 +25,15 @@ def settle(settings) -> None:
         if value is None and NoneType in kinds:
             continue
         of_list = next((get_args(kind)[0] for kind in kinds if getattr(kind, "__origin__", None) is list), None)
+        kind = of_list or next(kind for kind in kinds if kind in _KINDS)
         try:
             if of_list is None:
-                settled = _plain(value, next(kind for kind in kinds if kind in _KINDS))
+                settled = _plain(value, kind)
             else:
-                settled = [_plain(entry, of_list) for entry in _entries(value)]
-                settled = [float(entry) for entry in settled] if of_list is float else settled
+                settled = [_plain(entry, kind) for entry in _entries(value)]
+                settled = [float(entry) for entry in settled] if kind is float else settled
         except TypeError:
-            what = f"a list, each {_KINDS[of_list]}" if of_list else _KINDS[next(k for k in kinds if k in _KINDS)]
+            what = f"a list, each {_KINDS[kind]}" if of_list else _KINDS[kind]
             raise ValueError(f"`{name}` is {what}, got {value!r}.") from None
         object.__setattr__(settings, name, settled)
 

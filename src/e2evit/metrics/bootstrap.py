@@ -7,8 +7,10 @@ import numpy as np
 __all__ = ["event_numbers", "resamples", "weighted", "with_intervals"]
 
 
-def event_numbers(event_ids: Sequence[str] | np.ndarray) -> np.ndarray | None:
-    """The number of each jet's event; None if no two jets share one."""
+def event_numbers(event_ids: Sequence[str] | np.ndarray | None) -> np.ndarray | None:
+    """The number of each jet's event; None if no two jets share one, or if none are given."""
+    if event_ids is None:
+        return None
     found, numbers = np.unique(np.asarray(event_ids), return_inverse=True)
     return None if len(found) == len(numbers) else numbers
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from e2evit.metrics import METRICS
+from e2evit.metrics.bootstrap import event_numbers
 from e2evit.metrics.classification import is_correct
 from e2evit.metrics.mass import central_68, quantile_edges, response_in_bins
 from e2evit.metrics.sculpting import passing_background
@@ -105,6 +106,7 @@ def resolution(
     label: str,
     sample: str = "",
     num_bins: int = 8,
+    events: np.ndarray | None = None,
 ) -> Figure:
     """Median response m̂ / m and relative resolution in bins of `by` with equal numbers of jets; bars are 95 %.
 
@@ -112,6 +114,7 @@ def resolution(
         by: What the bins are in, e.g. mass or pT of the jets [GeV].
         mass_labels, mass_preds: In GeV.
         label: Label of the horizontal axis.
+        events: As in [`e2evit.metrics.bootstrap.resamples`].
     """
     edges = quantile_edges(by, num_bins)
     centres = np.array([np.median(by[(by >= low) & (by < high)]) for low, high in pairwise(edges)])
@@ -119,7 +122,7 @@ def resolution(
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(14, 6), layout="constrained")
         for number, (name, style) in enumerate(styles(mass_preds)):
-            rows = response_in_bins(mass_labels, mass_preds[name], by, edges, num_resamples=100)
+            rows = response_in_bins(mass_labels, mass_preds[name], by, edges, num_resamples=100, events=events)
             places = centres + step * (number - (len(mass_preds) - 1) / 2)  # bars side by side
             for axis, key in zip(axes, ("response", "relative_resolution")):
                 # a bin of one jet has no metrics
@@ -260,12 +263,18 @@ def comparison_figures(jets: JetPredictions, result: Result) -> dict[str, Figure
     if has_mass.any():
         mass_preds = {name: masses[has_mass] for name, masses in jets.mass_preds.items()}
         mass_labels, shown = jets.mass_labels[has_mass], sample(has_mass)
+        numbers = event_numbers(jets.event_ids)
+        events = None if numbers is None else numbers[has_mass]
         if len(mass_preds) <= len(COLOURS):  # its bars have no line styles
             figures["mass_response"] = mass_response(mass_labels, mass_preds, shown)
-        figures["resolution_mass"] = resolution(mass_labels, mass_labels, mass_preds, "True mass [GeV]", shown)
+        figures["resolution_mass"] = resolution(
+            mass_labels, mass_labels, mass_preds, "True mass [GeV]", shown, events=events
+        )
         pts = jets.pts[has_mass]
         if np.isfinite(pts).all():
-            figures["resolution_pt"] = resolution(pts, mass_labels, mass_preds, r"Jet $p_T$ [GeV]", shown)
+            figures["resolution_pt"] = resolution(
+                pts, mass_labels, mass_preds, r"Jet $p_T$ [GeV]", shown, events=events
+            )
         first = sample(has_mass, result.name)
         figures["true_against_predicted"] = true_against_predicted(mass_labels, mass_preds[result.name], first)
     return figures

@@ -121,17 +121,27 @@ def _difference_by_parts(
 
 
 def robustness_metrics(
-    labels: np.ndarray, mass_labels: np.ndarray, predictions: Predictions, num_resamples: int = 200, seed: int = 0
+    labels: np.ndarray,
+    mass_labels: np.ndarray,
+    predictions: Predictions,
+    num_resamples: int = 200,
+    seed: int = 0,
+    events: np.ndarray | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Each of [`ROBUSTNESS`] that has targets: its `value` and the bounds `low` and `high` of its 95 % interval."""
-    known, has_mass, options = labels != -100, np.isfinite(mass_labels), {"num_resamples": num_resamples, "seed": seed}
+    """Each of [`ROBUSTNESS`] that has targets: its `value` and the bounds `low` and `high` of its 95 % interval.
+
+    Args:
+        events: As in [`resamples`].
+    """
     metrics = {}
-    if known.any():
-        arrays = labels[known], predictions.probabilities[known]
-        metrics |= with_intervals(classification_statistics, *arrays, **options)
-    if has_mass.any():
-        arrays = mass_labels[has_mass], predictions.mass_preds[has_mass]
-        metrics |= with_intervals(mass_statistics, *arrays, **options)
+    for statistics, targets, predicted, known in (
+        (classification_statistics, labels, predictions.probabilities, labels != -100),
+        (mass_statistics, mass_labels, predictions.mass_preds, np.isfinite(mass_labels)),
+    ):
+        if known.any():
+            of_known = None if events is None else events[known]
+            options = {"num_resamples": num_resamples, "seed": seed, "events": of_known}
+            metrics |= with_intervals(statistics, targets[known], predicted[known], **options)
     return {key: interval(metrics, key)._asdict() for key in ROBUSTNESS if key in metrics}
 
 
@@ -164,7 +174,7 @@ def compare_models(
         raise ValueError(f"There is no model {reference!r}; known ones: {', '.join(trainings)}.")
     known, has_mass = jets.labels != -100, np.isfinite(jets.mass_labels)
     labels, mass_labels = jets.labels[known], jets.mass_labels[has_mass]
-    numbers = None if jets.event_ids is None else event_numbers(jets.event_ids)
+    numbers = event_numbers(jets.event_ids)
     events, with_mass = (None if numbers is None else numbers[chosen] for chosen in (known, has_mass))
     result = {}
     for other in trainings:

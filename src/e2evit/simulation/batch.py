@@ -4,7 +4,26 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["EventBatch"]
+__all__ = ["SPECIES", "EventBatch"]
+
+# charge and mass [GeV] of what is stable in the detector, as in Pythia
+SPECIES = {
+    11: (-1, 0.000511),
+    13: (-1, 0.10566),
+    22: (0, 0.0),
+    130: (0, 0.49761),
+    211: (1, 0.13957),
+    310: (0, 0.49761),
+    321: (1, 0.49368),
+    2112: (0, 0.93957),
+    2212: (1, 0.93827),
+    3112: (-1, 1.19745),
+    3122: (0, 1.11568),
+    3222: (1, 1.18937),
+    3312: (-1, 1.32171),
+    3322: (0, 1.31486),
+    3334: (-1, 1.67245),
+}
 
 
 @dataclass

@@ -13,7 +13,7 @@ from e2evit.data.grid import COLUMNS, TOWER, WINDOW, position_in_grid
 from e2evit.data.schema import PARTICLE_COLUMNS
 from e2evit.data.sparse import list_array
 
-from .batch import EventBatch
+from .batch import SPECIES, EventBatch
 from .cells import join
 from .detector import BEAM_SPOT_LENGTH, ECAL_HALF_LENGTH, ECAL_RADIUS
 from .geometry import Geometry
@@ -44,24 +44,6 @@ REACH = (SEED_SEARCH + WINDOW // TOWER // 2 + 2) * TOWER + TOWER // 2 + 1
 PARTICLE_REACH = REACH + TOWER, REACH + TOWER + MAX_TURN
 FARTHEST_VERTEX, STEPS = 5 * BEAM_SPOT_LENGTH, 9  # cm along the beam, and places at which a particle is tried
 
-# charge and mass [GeV] of what is stable in the detector, as in Pythia
-SPECIES = {
-    11: (-1, 0.000511),
-    13: (-1, 0.10566),
-    22: (0, 0.0),
-    130: (0, 0.49761),
-    211: (1, 0.13957),
-    310: (0, 0.49761),
-    321: (1, 0.49368),
-    2112: (0, 0.93957),
-    2212: (1, 0.93827),
-    3112: (-1, 1.19745),
-    3122: (0, 1.11568),
-    3222: (1, 1.18937),
-    3312: (-1, 1.32171),
-    3322: (0, 1.31486),
-    3334: (-1, 1.67245),
-}
 _CODES = np.array(list(SPECIES))
 # steps far below the detector's resolution, powers of two: the last bits are zero and take little space.
 # ANGLE [radians] is 0.007 crystals, LENGTH [cm] 1.2 micrometres; pT has so many binary digits

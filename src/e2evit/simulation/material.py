@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .batch import EventBatch
+from .batch import SPECIES, EventBatch
 from .geometry import Geometry
 from .helix import momentum_at, propagate
 from .streams import Random, draw
@@ -41,7 +41,7 @@ PAIRS = (0.41, 0.59, 0.82, 0.96, 1.0)
 # secondaries of a hadron: two, and on average so many times ln(1 + E / GeV) more, up to a largest number; the spread
 # of their transverse momentum in each direction [GeV]
 MULTIPLICITY, KICK, MOST = 0.8, 0.3, 12
-PION, MUON = 0.13957, 13
+PION, MUON = SPECIES[211][1], 13
 # a hadron that ends nearer to the beam than this [cm] makes no track, or nearer in proportion where it leaves the
 # tracker through an end: tuned to 94 % in |eta| < 0.9 and 85 % up to 2.5, JINST 9 (2014) P10009, abstract
 TRACK_RADIUS = 40.0

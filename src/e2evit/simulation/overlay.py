@@ -1,6 +1,7 @@
 """Events with pile-up: collisions of a pool at random angles in phi, as a whole or as far as windows see them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,25 @@ from .vertices import chosen_vertices
 if TYPE_CHECKING:
     from .pileup import MinimumBiasPool
 
-__all__ = ["Overlay"]
+__all__ = ["Overlay", "PileUp"]
 
 # crystals beyond a window in which hits still matter to it; a track there may lend its hits to a fake
 _BEYOND = {"tracks": 5 * round(SHIFT), "ecal": ECAL_REACH, "hcal": TOWER, "silicon": 0}
+
+
+@dataclass
+class PileUp:
+    """Where the collisions of some events come from, and how many there are.
+
+    Args:
+        pool: Of the collisions.
+        splits: Name of the split of each event, whose part of the pool it gets.
+        mean: Mean number of collisions besides the hard one, for all events or for each.
+    """
+
+    pool: "MinimumBiasPool"
+    splits: Sequence[str]
+    mean: float | np.ndarray
 
 
 class Overlay:
@@ -36,9 +52,7 @@ class Overlay:
         response: To the events' own particles.
         geometry: The detector, which loses hits and makes chance tracks with many collisions, and may take another
             vertex for the primary one.
-        pool: Of the collisions; None: there are none.
-        splits: Name of the split of each event.
-        mean: Mean number of collisions besides the hard one, for all events or for each.
+        pileup: Without it there is only the hard collision.
 
     Attributes:
         number: Of collisions added to each event.
@@ -50,17 +64,16 @@ class Overlay:
         response: Response,
         geometry: Geometry,
         rng: Random,
-        pool: "MinimumBiasPool | None" = None,
-        splits: Sequence[str] = (),
-        mean: float | np.ndarray = 0.0,
+        pileup: PileUp | None = None,
     ):
-        self._response, self._geometry, self._rng, self._pool = response, geometry, rng, pool
+        self._response, self._geometry, self._rng = response, geometry, rng
+        self._pool = None if pileup is None else pileup.pool
         self.vertex_z, events = response.vertex_z, np.arange(len(response.vertex_z))
         self.number = np.zeros(len(events), int)
-        if pool is None:
+        if pileup is None:
             return
-        mean = np.broadcast_to(mean, len(events))
-        bounds = np.array([pool.part(split) for split in splits]).reshape(-1, 2)
+        pool, mean = pileup.pool, np.broadcast_to(pileup.mean, len(events))
+        bounds = np.array([pool.part(split) for split in pileup.splits]).reshape(-1, 2)
         self.number = draw(rng, "poisson", events, mean)
         target = np.repeat(events, self.number)
         low, high = bounds.T

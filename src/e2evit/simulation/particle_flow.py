@@ -14,6 +14,7 @@ from e2evit.data.grid import COLUMNS, ENDCAP_FACTOR, ENDCAP_ROWS, ETA_EDGES, JET
 from e2evit.data.schema import LISTS
 from e2evit.data.sparse import list_array
 
+from .batch import SPECIES
 from .calorimeters import (
     E_OVER_H,
     EM_FRACTION,
@@ -41,8 +42,8 @@ HCAL_ENDCAP_ROWS = TOWER_ROWS // 2 - 16  # of towers; |ieta| > 16
 EXCESS = 1.0  # standard deviations of the tracks' calorimeter energy beyond which the rest is another particle
 ELECTRON_EFFICIENCY, MUON_EFFICIENCY = 0.80, 0.95  # within jets, estimates; the others stay charged hadrons
 CHARGED_HADRON, ELECTRON, MUON, PHOTON, NEUTRAL_HADRON = 211, 11, 13, 22, 130
-_MASS = {CHARGED_HADRON: 0.13957, ELECTRON: 0.000511, MUON: 0.10566}  # GeV
-_NEGATIVE = (11, 13, 3112, 3312, 3334)  # PDG codes of negative particles
+_MASS = {code: SPECIES[code][1] for code in (CHARGED_HADRON, ELECTRON, MUON)}  # GeV
+_NEGATIVE = [code for code, (charge, _) in SPECIES.items() if charge < 0]
 # what is stored: binary digits, or steps in radians and cm
 _DIGITS = {"pt": PT_DIGITS, "energy": PT_DIGITS, "d0_error": 8, "dz_error": 8}
 _STEPS = {"eta": ANGLE, "phi": ANGLE, "d0": LENGTH, "dz": LENGTH}

@@ -23,7 +23,7 @@ from .geometry import GEOMETRIES
 from .hcal import seed_towers, tower_energy
 from .images import jet_windows, render
 from .kept import read_particles
-from .overlay import Overlay
+from .overlay import Overlay, PileUp
 from .particle_flow import candidate_columns, find_candidates
 from .particle_rows import COLUMNS, checked, nothing, table_of
 from .pileup import MinimumBiasPool
@@ -184,13 +184,13 @@ class ParticleImages:
         event_ids, each = rows["event_id"].to_pylist(), np.arange(number)
         start = (_FIXED, self.seed) if self.epoch is None else (_FRESH, self.seed, self.epoch)
         rng = EventStreams([np.random.default_rng([*start, *_key(*jet)]) for jet in zip(event_ids, eta, phi)])
-        response, pileup = detect(read_particles(rows), detector, rng), ()
+        response, pileup = detect(read_particles(rows), detector, rng), None
         low, high = self.pileup
         if high:
             mean = low if low == high else low + (high - low) * draw(rng, "random", each)
             splits = assign_splits(event_ids) if self.split is None else [self.split] * number
-            pileup = self.pool, splits, mean
-        overlay = Overlay(response, detector, rng, *pileup)
+            pileup = PileUp(self.pool, splits, mean)
+        overlay = Overlay(response, detector, rng, pileup)
         towers = tower_energy(number, overlay.hcal, detector, rng)
         ieta, iphi = seed_towers(towers, each, eta, phi, SEED_ROWS)
         frames = jet_windows(each, ieta, iphi)

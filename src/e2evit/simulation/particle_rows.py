@@ -8,7 +8,7 @@ import pyarrow as pa
 from e2evit.data.entries import check_axes, check_lists, check_numbers
 from e2evit.data.schema import PARTICLE_COLUMNS
 
-from .kept import SPECIES
+from .batch import SPECIES
 
 __all__ = ["COLUMNS", "checked", "nothing", "table_of"]
 

@@ -14,7 +14,7 @@ from .batch import EventBatch
 from .cells import IMPACT
 from .detector import Response, detect
 from .geometry import Geometry
-from .overlay import Overlay
+from .overlay import Overlay, PileUp
 from .silicon import SILICON
 from .streams import Random
 from .tracker import TRACK
@@ -120,7 +120,7 @@ class MinimumBiasPool:
         self, response: Response, splits, mean, geometry: Geometry, rng: Random
     ) -> tuple[Response, np.ndarray]:
         """The response to events and the pile-up drawn for them, and the number of collisions; see [`Overlay`]."""
-        overlay = Overlay(response, geometry, rng, self, splits, mean)
+        overlay = Overlay(response, geometry, rng, PileUp(self, splits, mean))
         return overlay.whole(), overlay.number
 
     def part(self, split: str) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -76,10 +76,13 @@ def simulate(
                     "choose another folder."
                 )
 
-        preparations = [(_prepare_pool, output_dir, settings)] if needs_pool(settings) else []
+        preparations = [(_prepare_pool, output_dir / POOL_FILE, settings)] if needs_pool(settings) else []
         if settings.match_pt:
-            preparations += [(_prepare_acceptance, output_dir, process, settings) for process in processes]
-        preparations = [job for job in preparations if not _is_prepared(*job[:-1])]
+            preparations += [
+                (_prepare_acceptance, _acceptance_path(output_dir, process), process, settings)
+                for process in processes
+            ]
+        preparations = [job for job in preparations if not _is_prepared(job[1])]
         follow(run(preparations), "Preparing pile-up and spectra", "file", len(preparations))
 
         jobs = [
@@ -137,36 +140,35 @@ def _is_intact(output_dir: Path, process: str, shard: int, num_jets: int, settin
     return not damage
 
 
-def _is_prepared(prepare: Callable, output_dir: Path, process: str = "") -> bool:
-    """Whether an earlier call has written the file of a preparation, and it still reads as it was written."""
-    path = _prepared(prepare, output_dir, process)
+def _acceptance_path(output_dir: Path, process: str) -> Path:
+    return output_dir / f"acceptance_{process}.json"
+
+
+def _is_prepared(path: Path) -> bool:
+    """Whether an earlier call has written the pool or an acceptance, and it still reads as it was written."""
     if not path.exists():
         return False
     try:
-        _load_pool(path, path.stat().st_mtime_ns) if prepare is _prepare_pool else _load_acceptance(path)
+        _load_pool(path, path.stat().st_mtime_ns) if path.name == POOL_FILE else _load_acceptance(path)
     except Exception as error:  # zipfile, zlib and NumPy each have their own
         logger.warning(f"{path} is damaged ({error}): it is made again")
         return False
     return True
 
 
-def _prepared(prepare: Callable, output_dir: Path, process: str = "") -> Path:
-    return output_dir / (POOL_FILE if prepare is _prepare_pool else f"acceptance_{process}.json")
-
-
-def _prepare_pool(output_dir: Path, settings: SimulationSettings) -> int:
+def _prepare_pool(path: Path, settings: SimulationSettings) -> int:
     from .shards import make_pool
 
-    write_whole(_prepared(_prepare_pool, output_dir), make_pool(settings).save)
+    write_whole(path, make_pool(settings).save)
     return 1
 
 
-def _prepare_acceptance(output_dir: Path, process: str, settings: SimulationSettings) -> int:
+def _prepare_acceptance(path: Path, process: str, settings: SimulationSettings) -> int:
     from .shards import make_acceptance
 
     record = asdict(make_acceptance(process, settings))
     text = json.dumps(record | {"sha256": digest_of(record)}, indent=2) + "\n"
-    write_whole_text(_prepared(_prepare_acceptance, output_dir, process), text)
+    write_whole_text(path, text)
     return 1
 
 
@@ -198,10 +200,10 @@ def _write_shard(output_dir: Path, process: str, shard: int, num_jets: int, sett
 
     pool = acceptance = None
     if needs_pool(settings):
-        path = _prepared(_prepare_pool, output_dir)
+        path = output_dir / POOL_FILE
         pool = _load_pool(path, path.stat().st_mtime_ns)
     if settings.match_pt:
-        acceptance = _load_acceptance(_prepared(_prepare_acceptance, output_dir, process))
+        acceptance = _load_acceptance(_acceptance_path(output_dir, process))
     table = make_shard(process, shard, num_jets, settings, pool, acceptance)
     path = _shard_path(output_dir, process, shard, num_jets)
     write_whole(path, lambda temporary: pq.write_table(table, temporary, row_group_size=1000, **COLUMN_ENCODINGS))

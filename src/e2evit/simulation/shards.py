@@ -24,7 +24,7 @@ from .images import jet_windows, render, whole_detector
 from .jets import Jets, all_jets, find_jets
 from .kept import keep_particles
 from .observables import as_columns, candidate_observables, jet_observables
-from .overlay import Overlay
+from .overlay import Overlay, PileUp
 from .particle_flow import candidate_columns, find_candidates
 from .pileup import MinimumBiasPool
 from .processes import PROCESSES
@@ -192,8 +192,8 @@ def _rows(
     detector, classes = settings.detector, list(PROCESSES)
     label, background = classes.index(process), classes.index("qcd")
     response = detect(batch, detector, rng)
-    pileup = (pool, assign_splits(event_ids), settings.pileup) if needs_pool(settings) else ()
-    overlay = Overlay(response, detector, rng, *pileup)
+    pileup = PileUp(pool, assign_splits(event_ids), settings.pileup) if needs_pool(settings) else None
+    overlay = Overlay(response, detector, rng, pileup)
     towers = tower_energy(batch.num_events, overlay.hcal, detector, rng)
     ieta, iphi = seed_towers(towers, jets.event, *jets.eta_phi)
     keep = (ieta >= SEED_ROWS[0]) & (ieta <= SEED_ROWS[1])
