@@ -108,7 +108,9 @@ def measured_files(results: Path) -> list[Measured]:
             continue
         if sources is None:
             raise ValueError(f"{name}: say in studies/age.py what it measures.")
-        measured.append(Measured(str(name), entries["date"], entries["commit"], sources))
+        runs = {run["commit"] for run in entries.get("runs", ())}  # a summary is as old as what it sums up
+        for commit in sorted(runs) or [entries["commit"]]:
+            measured.append(Measured(str(name), entries["date"], commit, sources))
     return measured
 
 
