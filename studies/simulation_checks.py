@@ -47,7 +47,7 @@ def real_occupancy(folder: str | Path, schema: DatasetSchema) -> dict[str, dict[
     Returns:
         `image`, the one real image, and `jets`, medians over the 20 real jets whose candidates pass our detector.
     """
-    from .candidates import candidate_images  # needs the `sim` extra
+    from e2evit.simulation.candidates import candidate_images  # needs the `sim` extra
 
     image = np.load(Path(folder) / "boostedtop/boostedtop_image_uint8.npz")["X"]
     pixels = (image != 0).sum(axis=(1, 2)) / np.where(np.array(schema.channel_names) == "hcal", TOWER**2, 1)
