@@ -13,6 +13,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from e2evit.baselines.jet_features import FEATURE_GROUPS, VARIABLE_SETS, jet_features, variables
 from e2evit.data import DatasetSchema
 from e2evit.data.grid import ENDCAP_ROWS, ROWS, TOWER, WINDOW
+from e2evit.metrics.bootstrap import with_intervals
 from e2evit.metrics.classification import accuracy
 from e2evit.metrics.mass import central_68, half_width_68, relative_resolution
 
@@ -63,13 +64,19 @@ def percentiles(values) -> dict[str, float]:
 
 
 def response(true, seen, edges) -> list[dict[str, float]]:
-    """Median of seen / true and half of its central 68 % over the median, in bins of `true` with `edges`; NaN for an
-    empty bin."""
+    """Median of seen / true and half of its central 68 % over the median, with intervals, in bins of `true` with
+    `edges`; NaN for an empty bin."""
+
+    def statistics(ratio):
+        if not len(ratio):
+            return {"response": np.nan, "resolution": np.nan}
+        median = float(np.median(ratio))
+        return {"response": median, "resolution": half_width_68(ratio) / median}
+
     true, ratio, rows = np.asarray(true), np.asarray(seen) / np.asarray(true), []
     for low, high in itertools.pairwise(edges):
         inside = ratio[(true >= low) & (true < high)]
-        median, spread = (float(np.median(inside)), half_width_68(inside)) if len(inside) else (np.nan, np.nan)
-        rows.append({"low": float(low), "high": float(high), "response": median, "resolution": spread / median})
+        rows.append({"low": float(low), "high": float(high)} | with_intervals(statistics, inside))
     return rows
 
 

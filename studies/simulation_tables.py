@@ -4,7 +4,8 @@
 import json
 from pathlib import Path
 
-from e2evit.results.tables import markdown_table
+from e2evit.results.record import interval
+from e2evit.results.tables import interval_cell, markdown_table
 from e2evit.simulation import calorimeters, detector, ecal, hcal, helix, silicon, tracker, vertices
 from e2evit.simulation.effects import EFFECTS
 from e2evit.simulation.geometry import GEOMETRIES, Geometry
@@ -49,7 +50,10 @@ def _spread(values: dict[str, float]) -> str:
 def response(results: Path) -> str:
     """Response and resolution of the calorimeters in bins of pT."""
     rows = [
-        [f"{row['low']:.0f}–{row['high']:.0f}", f"{row['response']:.3f}", f"{row['resolution']:.3f}"]
+        [
+            f"{row['low']:.0f}–{row['high']:.0f}",
+            *(interval_cell(interval(row, key), ".3f") for key in ("response", "resolution")),
+        ]
         for row in _validation(results)["response"]
     ]
     return markdown_table(["jet pT [GeV]", "median response", "relative resolution"], rows)

@@ -81,8 +81,16 @@ def test_figures_of_the_simulation(row, tmp_path):
     (axis,) = distributions(panels).axes
     assert axis.get_xlabel() == "Mass [GeV]"
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["qcd", "top", "W"]
-    rows = [{"low": 400.0, "high": 500.0, "response": 0.9, "resolution": 0.06}]
+    lines, bands = axis.patches[::2], axis.patches[1::2]
+    for line, band in zip(lines, bands):
+        heights = line.get_data().values
+        np.testing.assert_allclose(band.get_data().values - heights, np.sqrt(heights / 99))
+    rows = [{"low": 400.0, "high": 500.0, "response": 0.9, "resolution": 0.06}]  # one jet has no interval
+    rows += [{"low": 500.0, "high": 600.0} | {"response": 0.9, "response_low": 0.8, "response_high": 1.1}]
+    rows[1] |= {"resolution": 0.06, "resolution_low": 0.05, "resolution_high": 0.07}
     left, right = calorimeter_response(rows, {100.0: 0.1}).axes
+    _, bar = left.collections
+    np.testing.assert_allclose(bar.get_segments()[1][:, 1], [0.8, 1.1])
     assert left.get_ylim() == (0.5, 1.2)
     assert "CMS" in right.get_legend().get_texts()[0].get_text() + right.get_legend().get_texts()[1].get_text()
 

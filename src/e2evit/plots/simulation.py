@@ -18,7 +18,7 @@ def distributions(
 ) -> Figure:
     """Normalised histograms, one panel per `(axis label, values by class, bin edges, values to mark)`.
 
-    The first and last bins include underflow and overflow.
+    The first and last bins include underflow and overflow; bands are the standard errors.
     """
     rows = -(-len(panels) // columns)
     with plt.style.context(STYLE):
@@ -26,7 +26,9 @@ def distributions(
         for axis, (label, values, edges, marks) in zip(np.ravel(axes), panels):
             for colour, (name, sample) in zip(COLOURS, values.items()):
                 heights, _ = np.histogram(np.clip(sample, edges[0], edges[-1]), edges)
-                axis.stairs(heights / len(sample), edges, color=colour, label=name, linewidth=1.6)
+                low, middle, high = ((heights + sign * np.sqrt(heights)) / len(sample) for sign in (-1, 0, 1))
+                axis.stairs(middle, edges, color=colour, label=name, linewidth=1.6)
+                axis.stairs(high, edges, baseline=low, color=colour, fill=True, alpha=0.25)
             for name, place in marks.items():
                 axis.axvline(place, color="black", linestyle="--", linewidth=1.2, label=name)
             axis.set(xlabel=label, ylabel="Fraction", xlim=(edges[0], edges[-1]))
@@ -46,7 +48,7 @@ def calorimeter_response(rows: Sequence[Mapping[str, float]], published: Mapping
     """Response and resolution of the calorimeter jet pT in bins of particle-level pT [GeV].
 
     Args:
-        rows: With `low`, `high`, `response`, `resolution`.
+        rows: With `low` and `high`, `response` and `resolution`, and of these `..._low` and `..._high`, if known.
         published: CMS's particle-flow jet resolution by pT.
     """
     with plt.style.context(STYLE):
@@ -54,8 +56,10 @@ def calorimeter_response(rows: Sequence[Mapping[str, float]], published: Mapping
         middle = np.array([(row["low"] + row["high"]) / 2 for row in rows])
         width = np.array([(row["high"] - row["low"]) / 2 for row in rows])
         for axis, key, label in zip(axes, ("response", "resolution"), ("Median response", "Relative resolution")):
-            values = [row[key] for row in rows]
-            axis.errorbar(middle, values, xerr=width, fmt="o", color=COLOURS[0], label="calorimeter image")
+            bounds = [[row.get(f"{key}{end}", np.nan) for end in ("", "_low", "_high")] for row in rows]
+            value, low, high = np.array(bounds).T
+            errors = {"xerr": width, "yerr": np.maximum([value - low, high - value], 0)}
+            axis.errorbar(middle, value, **errors, fmt="o", color=COLOURS[0], label="calorimeter image")
             axis.set(xlabel=r"Particle-level jet $p_T$ [GeV]", ylabel=label)
             label_simulation(axis)
         axes[0].set_ylim(0.5, 1.2)
