@@ -32,6 +32,14 @@ SOURCES = {
     "pretraining/*.json": (*_TRAINED, "recipes/pretraining"),
     "particles_*.json": (*_TRAINED, *_SIMULATION, "recipes/particles", "recipes/quickstart"),
     "simulation_particles.json": (*_SIMULATION, "benchmarks/particle_images.py"),
+    "simulation_validation.json": (
+        *_SIMULATION,
+        "src/e2evit/baselines",
+        "src/e2evit/metrics",
+        "studies/simulation_checks.py",
+        "studies/validate_simulation.py",
+    ),
+    "simulation_effects.json": (*_SIMULATION, "studies/detector_effects.py", "studies/simulation_checks.py"),
     "simulation_*.json": (*_SIMULATION, "src/e2evit/baselines"),
     "ablation.json": (*_TRAINED, "recipes/study", "benchmarks/ablation.py"),
     "attention_scaling.json": ("modeling", "benchmarks/attention_scaling.py"),
@@ -109,7 +117,7 @@ def measured_files(results: Path) -> list[Measured]:
         if sources is None:
             raise ValueError(f"{name}: say in studies/age.py what it measures.")
         runs = {run["commit"] for run in entries.get("runs", ())}  # a summary is as old as what it sums up
-        for commit in sorted(runs) or [entries["commit"]]:
+        for commit in sorted(runs, key=str) or [entries["commit"]]:
             measured.append(Measured(str(name), entries["date"], commit, sources))
     return measured
 
@@ -147,7 +155,7 @@ def age_table(results: Path) -> str:
         date = "–" if measured.date is None else measured.date[:10]
         groups.setdefault((date, measured.origin), []).append(measured.name.removesuffix(".json"))
     rows = [[date, origin, ", ".join(names)] for (date, origin), names in sorted(groups.items())]
-    return markdown_table(["measured", "with commit", "results"], rows, "---")
+    return markdown_table(["written", "with commit", "results"], rows, "---")
 
 
 TABLES = {"age of results": age_table}

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import simulation_checks as checks
 from datasets import Dataset
 from transformers import HfArgumentParser
 
 from e2evit.data import find_schema
-from e2evit.data.grid import JET_RADIUS, SEED_ROWS, WINDOW
+from e2evit.data.grid import JET_MAX_ETA, JET_RADIUS, SEED_ROWS, WINDOW
 from e2evit.results.record import write_record
-from e2evit.simulation import SimulationSettings, validation
+from e2evit.simulation import SimulationSettings
 from e2evit.simulation.cells import join
 from e2evit.simulation.detector import Response, detect
 from e2evit.simulation.effects import EFFECTS
@@ -26,7 +27,6 @@ from e2evit.simulation.events import generate, minimum_bias
 from e2evit.simulation.geometry import GEOMETRIES, Geometry
 from e2evit.simulation.hcal import seed_towers, tower_energy
 from e2evit.simulation.images import jet_windows, render
-from e2evit.simulation.jets import MAX_ETA as MAX_JET_ETA
 from e2evit.simulation.jets import Jets, find_jets
 from e2evit.simulation.pileup import MinimumBiasPool
 from e2evit.simulation.processes import PROCESSES
@@ -36,7 +36,7 @@ from e2evit.simulation.vertices import SEPARATION
 
 FAR = (0.3, 1.0, 5.0)  # cm in d0
 RINGS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, JET_RADIUS)  # distance from the axis
-ETAS = (0.0, 0.4, 0.8, 1.1, MAX_JET_ETA)  # of the axis
+ETAS = (0.0, 0.4, 0.8, 1.1, JET_MAX_ETA)  # of the axis
 MANY = (21.0, 60.0, 200.0)  # collisions, for the primary vertex
 # tracks of particles that enter the tracker: without secondaries and fakes; and with fakes
 SECONDARIES = ("conversions", "bremsstrahlung", "nuclear")
@@ -107,7 +107,7 @@ def measure(events, pool: MinimumBiasPool, geometry: Geometry, pileup: float, sc
         number += len(jets.event)
     spent = time.process_time() - start
     tracks = np.concatenate([tracks_around(*window)[0] for window in windows])
-    counts = validation.occupancy(Dataset(pa.concat_tables(images)), schema)
+    counts = checks.occupancy(Dataset(pa.concat_tables(images)), schema)
     eta = np.abs(np.concatenate([jets.eta_phi[0] for _, jets in events]))
     row = occupancy(counts) | shapes(tracks) | {"milliseconds": 1e3 * spent / number}
     return row, layers_by_eta(counts["bpix3"] / np.maximum(counts["bpix1"], 1), eta)
@@ -197,7 +197,7 @@ def vertices(events, collisions: MinimumBiasPool, geometry: Geometry) -> list[di
 
 def real_sample(folder: Path, schema) -> dict[str, float]:
     """The same of the one real image and of the candidates of 20 real jets."""
-    image = validation.real_occupancy(folder, schema)["image"]
+    image = checks.real_occupancy(folder, schema)["image"]
     candidates = np.load(folder / "pfnano/pfnano_ak8_window_pfcands.npz")["cands"]
     candidates = candidates[(candidates["charge"] != 0) & (candidates["pt"] > MIN_PT)]
     tracks = {name: candidates[name] for name in ("d0", "dz")} | {

@@ -123,8 +123,12 @@ def detectors(results: Path) -> str:
 
 
 def _order(runs: Sequence[dict]) -> list[str]:
-    """The models that were trained on both, by mean AUC on the same detector; nothing for fewer than two."""
-    models = [name for name in _names(runs, "model") if all(_of(runs, model=name, training=one) for one in DETECTORS)]
+    """The models with several trainings on both, by mean AUC on the same detector; nothing for fewer than two."""
+    models = [
+        name
+        for name in _names(runs, "model")
+        if all(len(_of(runs, model=name, training=detector)) > 1 for detector in DETECTORS)
+    ]
     if len(models) < 2:
         return []
     lines = []

@@ -89,7 +89,7 @@ def main() -> None:
             rows = rows_of() if rows is None else rows
             labels, mass_labels = column(rows, "labels", -100).astype(int), column(rows, targets.mass_column)
             made = {key: value for key, value in provenance().items() if key in ("date", "commit")}
-            events = event_numbers(rows["event_id"]) if "event_id" in rows.column_names else None
+            events = event_numbers(rows["event_id"] if "event_id" in rows.column_names else None)
             metrics = robustness_metrics(labels, mass_labels, predictor(rows), events=events)
             conditions_of_model[title] = {"jets": len(rows)} | made | metrics
             seed = getattr(predictor, "seed", None)

@@ -63,9 +63,18 @@ def percentiles(values) -> dict[str, float]:
     return dict(zip(("p16", "median", "p84"), central_68(values)))
 
 
-def response(true, seen, edges) -> list[dict[str, float]]:
-    """Median of seen / true and half of its central 68 % over the median, with intervals, in bins of `true` with
-    `edges`; NaN for an empty bin."""
+def response(true, seen, edges, events=None) -> list[dict[str, float]]:
+    """Jet response in bins of the particle-level pT.
+
+    Args:
+        true, seen: Particle-level pT and that of the image [GeV], `(num_jets,)` each.
+        edges: Of the bins in `true` [GeV].
+        events: As in [`e2evit.metrics.bootstrap.resamples`].
+
+    Returns:
+        One row per bin: `low`, `high`, the median `response` of seen / true, and `resolution`, half of its central
+        68 % over the median, both with 95 % intervals; NaN without intervals in an empty bin.
+    """
 
     def statistics(ratio):
         if not len(ratio):
@@ -75,8 +84,11 @@ def response(true, seen, edges) -> list[dict[str, float]]:
 
     true, ratio, rows = np.asarray(true), np.asarray(seen) / np.asarray(true), []
     for low, high in itertools.pairwise(edges):
-        inside = ratio[(true >= low) & (true < high)]
-        rows.append({"low": float(low), "high": float(high)} | with_intervals(statistics, inside))
+        inside = (true >= low) & (true < high)
+        of_bin = None if events is None else events[inside]
+        rows.append(
+            {"low": float(low), "high": float(high)} | with_intervals(statistics, ratio[inside], events=of_bin)
+        )
     return rows
 
 

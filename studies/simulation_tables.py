@@ -64,7 +64,7 @@ def tagging(results: Path) -> str:
     tasks = _validation(results)["tagging"]
     titles = list(next(iter(tasks.values())))
     rows = [
-        [task, *(f"{values[title]['auc']:.3f} ± {values[title]['error']:.3f}" for title in titles)]
+        [task, *(f"{values[title]['auc']:.4f} ± {values[title]['error']:.4f}" for title in titles)]
         for task, values in tasks.items()
     ]
     return markdown_table(["AUC", *titles], rows)
@@ -76,7 +76,7 @@ def mass_regression(results: Path) -> str:
         [name, f"{v['number']}", f"{v['constant']:.1f}", f"{v['mae']:.1f}", f"{v['resolution']:.3f}"]
         for name, v in _validation(results)["mass"].items()
     ]
-    heads = ["sample", "jets", "MAE of the mean [GeV]", "MAE [GeV]", "relative resolution"]
+    heads = ["sample", "jets", "MAE of predicting the mean [GeV]", "MAE [GeV]", "relative resolution"]
     return markdown_table(heads, rows)
 
 
@@ -109,7 +109,7 @@ def particles(results: Path) -> str:
         [process, f"{measured['bytes_per_jet'][process] / 1000:.1f}", *(f"{rate:.0f}" for rate in by_pileup.values())]
         for process, by_pileup in rates.items()
     ]
-    return markdown_table(["process", "kB a jet", *heads], rows)
+    return markdown_table(["process", "kB per jet", *heads], rows)
 
 
 def baseline(_results: Path) -> str:
@@ -296,12 +296,12 @@ def candidates(results: Path) -> str:
         [title, f"{row['number']:.1f}", f"{100 * row['share']:.1f}", f"{100 * row['pileup']:.1f}"]
         for title, row in measured["types"].items()
     ]
-    heads = ["QCD jets, pile-up 21", "number a jet", "share of pT [%]", "of that from pile-up [%]"]
+    heads = ["QCD jets, pile-up 21", "number per jet", "share of pT [%]", "of that from pile-up [%]"]
     resolution = measured["pt_resolution"] / measured["response"]
     stored = measured["bytes_with"] - measured["bytes_without"], measured["bytes_without"]
     told = (
         f"`reco_pt` is {measured['response']:.3f} of the jet's pT in the median, with a relative resolution of "
-        f"{resolution:.3f}.\nCandidates and their observables take {stored[0] / 1000:.1f} kB a jet, all the rest "
+        f"{resolution:.3f}.\nCandidates and their observables take {stored[0] / 1000:.1f} kB per jet, all the rest "
         f"{stored[1] / 1000:.1f} kB."
     )
     return f"{markdown_table(heads, rows)}\n\n{told}"

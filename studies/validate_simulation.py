@@ -18,6 +18,7 @@ from e2evit.baselines.jet_features import jet_features, read_pixels
 from e2evit.data import find_schema, load_e2e
 from e2evit.data.grid import JET_RADIUS
 from e2evit.data.sparse import sparse_to_dense
+from e2evit.metrics.bootstrap import event_numbers
 from e2evit.plots import calorimeter_response, distributions, mean_images, save_figure
 from e2evit.results.record import write_record
 
@@ -47,10 +48,7 @@ def main() -> None:
     by_class = {name: labels == number for number, name in enumerate(names)}
     print(f"{len(jets)} jets of {', '.join(names)}")
 
-    real, counts = (
-        checks.real_occupancy(arguments.real_dir, schema),
-        checks.occupancy(jets, schema),
-    )
+    real, counts = checks.real_occupancy(arguments.real_dir, schema), checks.occupancy(jets, schema)
     panels = [
         (
             f"Number of {what}",
@@ -96,7 +94,8 @@ def main() -> None:
 
     qcd = by_class["qcd"]
     bins = np.linspace(400, 1000, 7)
-    response = checks.response(np.array(jets["pt"])[qcd], features["pt"][qcd], bins)
+    events = event_numbers(event_ids[qcd])
+    response = checks.response(np.array(jets["pt"])[qcd], features["pt"][qcd], bins, events)
     save_figure(calorimeter_response(response, PUBLISHED_RESOLUTION), figures / "response")
 
     record = {

@@ -48,7 +48,8 @@ def test_the_report_says_how_much_drops_and_in_which_order(tmp_path):
         for training, auc in (("without_effects", 0.8), ("with_effects", 0.7))
         for seed in (0, 1)
     ]
-    runs += [_run("trees", training, 0, {"without_effects": 0.7, "with_effects": 0.65}) for training in DETECTORS]
+    tested = {"without_effects": 0.7, "with_effects": 0.65}
+    runs += [_run("trees", training, seed, tested) for training in DETECTORS for seed in (0, 1)]
     (tmp_path / "particles_detectors.json").write_text(json.dumps({"runs": runs}))
     text = detectors(tmp_path)
     assert "1 200 training and 900 test jets" in text

@@ -165,9 +165,10 @@ transformers.pipelines.check_task("e2e-jets")
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_benchmarks_find_what_they_import():
+@pytest.mark.parametrize("folder", ["benchmarks", "studies"])
+def test_programs_find_what_they_import(folder):
     code = "import runpy, sys; [runpy.run_path(path) for path in sys.argv[1:]]"
-    paths = sorted((ROOT / "benchmarks").glob("*.py"))
+    paths = sorted((ROOT / folder).glob("*.py"))
     done = run_python("-c", code, *paths, cwd=paths[0].parent)
     assert done.returncode == 0, done.stderr[-2000:]
 

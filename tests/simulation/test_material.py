@@ -11,7 +11,7 @@ from e2evit.simulation import SimulationSettings
 from e2evit.simulation.detector import detect
 from e2evit.simulation.events import generate
 from e2evit.simulation.geometry import GEOMETRIES
-from e2evit.simulation.material import PION, cross_material
+from e2evit.simulation.material import PION_MASS, cross_material
 from e2evit.simulation.processes import PROCESSES
 from e2evit.simulation.shards import make_pool
 
@@ -97,7 +97,7 @@ def test_hadrons_interact(eta, lengths):
     per_event = np.bincount(behind.event[secondary], minlength=NUMBER)
     assert 3 < per_event[per_event > 0].mean() < 4.5
     mass = np.sqrt(np.maximum(behind.momentum[:, 3] ** 2 - (behind.momentum[:, :3] ** 2).sum(axis=1), 0))
-    np.testing.assert_allclose(mass[secondary & (behind.charge != 0)], PION, atol=1e-3)
+    np.testing.assert_allclose(mass[secondary & (behind.charge != 0)], PION_MASS, atol=1e-3)
 
 
 def test_what_ends_leaves_no_more_hits():
@@ -116,7 +116,7 @@ def test_pions_are_found_as_often_as_published(low, high, published):
     layout = replace(RUN1, effects=frozenset({"nuclear"}))
     pions = particles(211, 1, (4.0, 3.0, 1.0), num_events=NUMBER)
     pions.momentum[:, 2] = 5 * np.sinh(np.linspace(low, high, NUMBER))
-    pions.momentum[:, 3] = np.sqrt((pions.momentum[:, :3] ** 2).sum(axis=1) + PION**2)
+    pions.momentum[:, 3] = np.sqrt((pions.momentum[:, :3] ** 2).sum(axis=1) + PION_MASS**2)
     tracks = detect(pions, layout, np.random.default_rng(1)).tracks
     prompt = (np.abs(tracks["d0"]) < 0.05) & (np.abs(tracks["pt"] / 5 - 1) < 0.1)
     assert np.unique(tracks["event"][prompt]).size / NUMBER == pytest.approx(published, abs=0.02)

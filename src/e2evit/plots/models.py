@@ -264,17 +264,13 @@ def comparison_figures(jets: JetPredictions, result: Result) -> dict[str, Figure
         mass_preds = {name: masses[has_mass] for name, masses in jets.mass_preds.items()}
         mass_labels, shown = jets.mass_labels[has_mass], sample(has_mass)
         numbers = event_numbers(jets.event_ids)
-        events = None if numbers is None else numbers[has_mass]
+        common = {"sample": shown, "events": None if numbers is None else numbers[has_mass]}
         if len(mass_preds) <= len(COLOURS):  # its bars have no line styles
             figures["mass_response"] = mass_response(mass_labels, mass_preds, shown)
-        figures["resolution_mass"] = resolution(
-            mass_labels, mass_labels, mass_preds, "True mass [GeV]", shown, events=events
-        )
+        figures["resolution_mass"] = resolution(mass_labels, mass_labels, mass_preds, "True mass [GeV]", **common)
         pts = jets.pts[has_mass]
         if np.isfinite(pts).all():
-            figures["resolution_pt"] = resolution(
-                pts, mass_labels, mass_preds, r"Jet $p_T$ [GeV]", shown, events=events
-            )
+            figures["resolution_pt"] = resolution(pts, mass_labels, mass_preds, r"Jet $p_T$ [GeV]", **common)
         first = sample(has_mass, result.name)
         figures["true_against_predicted"] = true_against_predicted(mass_labels, mass_preds[result.name], first)
     return figures

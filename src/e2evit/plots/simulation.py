@@ -18,7 +18,8 @@ def distributions(
 ) -> Figure:
     """Normalised histograms, one panel per `(axis label, values by class, bin edges, values to mark)`.
 
-    The first and last bins include underflow and overflow; bands are the standard errors.
+    The first and last bins include underflow and overflow; bands are ± √N of the entries, too
+    narrow where those of one jet are correlated.
     """
     rows = -(-len(panels) // columns)
     with plt.style.context(STYLE):
@@ -56,7 +57,7 @@ def calorimeter_response(rows: Sequence[Mapping[str, float]], published: Mapping
         middle = np.array([(row["low"] + row["high"]) / 2 for row in rows])
         width = np.array([(row["high"] - row["low"]) / 2 for row in rows])
         for axis, key, label in zip(axes, ("response", "resolution"), ("Median response", "Relative resolution")):
-            bounds = [[row.get(f"{key}{end}", np.nan) for end in ("", "_low", "_high")] for row in rows]
+            bounds = [[row[key], row.get(f"{key}_low", np.nan), row.get(f"{key}_high", np.nan)] for row in rows]
             value, low, high = np.array(bounds).T
             errors = {"xerr": width, "yerr": np.maximum([value - low, high - value], 0)}
             axis.errorbar(middle, value, **errors, fmt="o", color=COLOURS[0], label="calorimeter image")

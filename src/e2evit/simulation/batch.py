@@ -6,7 +6,7 @@ import numpy as np
 
 __all__ = ["SPECIES", "EventBatch"]
 
-# charge and mass [GeV] of what is stable in the detector, as in Pythia
+# charge and mass [GeV] of the particles that may reach the detector, as in Pythia; hyperons and K_S if they live long
 SPECIES = {
     11: (-1, 0.000511),
     13: (-1, 0.10566),

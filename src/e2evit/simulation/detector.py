@@ -21,7 +21,7 @@ from .vertices import RESOLUTION
 
 __all__ = ["BEAM_SPOT_LENGTH", "ECAL_HALF_LENGTH", "ECAL_RADIUS", "VERSION", "Response", "detect"]
 
-# of the response, noise and pile-up, raised with each change: caches and data sets record it
+# raise it when the response, noise or pile-up changes: caches and data sets record it, so that none mixes two
 VERSION = 3
 ECAL_RADIUS, ECAL_HALF_LENGTH = 129.0, 317.0  # front face, cm: JINST 3 (2008) S08004 section 4
 BEAM_SPOT_LENGTH = 5.0  # standard deviation of vertices along the beam [cm]: JINST 9 (2014) P10009 section 6

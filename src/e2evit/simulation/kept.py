@@ -56,7 +56,7 @@ def keep_particles(batch: EventBatch, jets: "Jets", geometry: Geometry) -> dict[
     Near are those whose path reaches the ECAL or a silicon layer within `PARTICLE_REACH` of the tower on the axis.
 
     Raises:
-        RuntimeError: for a particle that is not in the table above, which settings of Pythia may make stable.
+        RuntimeError: for a particle that is not in [`SPECIES`], which settings of Pythia may make stable.
     """
     jet, particle = join(jets.event, batch.event)
     near = np.zeros(len(jet), bool)

@@ -41,7 +41,7 @@ PAIRS = (0.41, 0.59, 0.82, 0.96, 1.0)
 # secondaries of a hadron: two, and on average so many times ln(1 + E / GeV) more, up to a largest number; the spread
 # of their transverse momentum in each direction [GeV]
 MULTIPLICITY, KICK, MOST = 0.8, 0.3, 12
-PION, MUON = SPECIES[211][1], 13
+PION_MASS, MUON_CODE = SPECIES[211][1], 13  # GeV; PDG
 # a hadron that ends nearer to the beam than this [cm] makes no track, or nearer in proportion where it leaves the
 # tracker through an end: tuned to 94 % in |eta| < 0.9 and 85 % up to 2.5, JINST 9 (2014) P10009, abstract
 TRACK_RADIUS = 40.0
@@ -135,7 +135,7 @@ def _radiate(batch: EventBatch, rng: Random) -> EventBatch:
 
 def _interact(batch: EventBatch, rng: Random) -> EventBatch:
     """The pions and photons that share the energy of hadrons which meet a nucleus."""
-    hadron = np.flatnonzero(~np.isin(np.abs(batch.pdg_id), (11, MUON, 22)))
+    hadron = np.flatnonzero(~np.isin(np.abs(batch.pdg_id), (11, MUON_CODE, 22)))
     eta = _eta(batch.momentum[hadron])
     depth = draw(rng, "exponential", batch.event[hadron], 1.0) / interaction_lengths(eta)
     hadron, point, momentum = _reached(batch, hadron, _before(batch.vertex[hadron]) + depth, eta)
@@ -148,7 +148,7 @@ def _interact(batch: EventBatch, rng: Random) -> EventBatch:
     energy = momentum[parent, 3] * weight / np.bincount(parent, weight, minlength=len(hadron))[parent]
     # pi+, pi- and pi0 in equal numbers; a pi0 is one photon, not two
     code = np.array([211, -211, 22])[(3 * draw(rng, "random", event)).astype(int)]
-    size = np.sqrt(np.maximum(energy**2 - np.where(code == 22, 0.0, PION) ** 2, 0.0))
+    size = np.sqrt(np.maximum(energy**2 - np.where(code == 22, 0.0, PION_MASS) ** 2, 0.0))
     kicks = draw(rng, "normal", np.repeat(event, 2), 0.0, KICK).reshape(-1, 2)
     momentum = np.column_stack([_kicked(momentum[parent], size, kicks), energy])
     return _secondaries(batch, event, code, momentum, point[parent])

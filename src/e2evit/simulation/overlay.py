@@ -59,13 +59,7 @@ class Overlay:
         vertex_z: Of what is taken for the primary vertices, see [`Response`].
     """
 
-    def __init__(
-        self,
-        response: Response,
-        geometry: Geometry,
-        rng: Random,
-        pileup: PileUp | None = None,
-    ):
+    def __init__(self, response: Response, geometry: Geometry, rng: Random, pileup: PileUp | None = None):
         self._response, self._geometry, self._rng = response, geometry, rng
         self._pool = None if pileup is None else pileup.pool
         self.vertex_z, events = response.vertex_z, np.arange(len(response.vertex_z))
