@@ -4,6 +4,7 @@ from typing import Literal
 
 from .configuration_e2e import E2EConfig
 from .limits_e2e import COUNTS, FRACTION, NON_NEGATIVE, POSITIVE, REAL, limited, strict_config
+from .configuration_xcit import XCiTConfig
 
 __all__ = ["HitViTConfig"]
 
@@ -48,6 +49,10 @@ class HitViTConfig(E2EConfig):
         global_mixing (`str`):
             `"xca"`, `"relu_linear"` (L2ViT), or `"softmax"`, the quadratic control; `"none"`.
         denominator_floor (`float`): Lower clamp of the denominator of `"relu_linear"`, times the image's tokens.
+        num_patch_layers (`int`):
+            XCiT's blocks on patches, between the first and the second half of the blocks on pixels. 0 leaves them out.
+        patch_size (`int`): Side of a patch in pixels.
+        patch_hidden_size (`int`): Width of a patch.
         rotary_periods (`tuple[float, float]`): Shortest and longest period of the positions, in pixels.
         periodic_columns (`bool`):
             Whether the last column touches the first, as phi does in images of the whole detector. Periods of columns
@@ -96,6 +101,9 @@ class HitViTConfig(E2EConfig):
     convolution: Literal["gather", "scatter"] = "gather"
     global_mixing: Literal["xca", "relu_linear", "softmax", "none"] = "xca"
     denominator_floor: float | int = limited(0.5, POSITIVE)
+    num_patch_layers: int = limited(0, COUNTS["features"])
+    patch_size: int = limited(10, COUNTS["stride"])
+    patch_hidden_size: int = limited(96, COUNTS["width"])
     rotary_periods: tuple[float | int, ...] | list[float | int] = limited((4.0, 250.0), POSITIVE)
     periodic_columns: bool = False
     absolute_columns: bool = True
@@ -113,7 +121,20 @@ class HitViTConfig(E2EConfig):
 
     @property
     def num_weights(self) -> int:
-        return int(self.num_hidden_layers * self.hidden_size**2 * (8 + 2 * self.mlp_ratio))
+        of_patches = self.num_patch_layers * self.patch_hidden_size**2 * (4 + 2 * self.mlp_ratio)
+        return int(self.num_hidden_layers * self.hidden_size**2 * (8 + 2 * self.mlp_ratio) + of_patches)
+
+    @property
+    def of_patches(self) -> XCiTConfig:
+        """That of the blocks on patches."""
+        return XCiTConfig(
+            hidden_size=self.patch_hidden_size,
+            num_hidden_layers=self.num_patch_layers,
+            num_attention_heads=self.num_attention_heads,
+            mlp_ratio=self.mlp_ratio,
+            drop_path_rate=self.drop_path_rate,
+            layer_norm_eps=self.layer_norm_eps,
+        )
 
     def channels_among(self, names: tuple[str, ...] | list[str]) -> list[bool]:
         """For each channel of the image, whether its name is one of these."""
