@@ -4,7 +4,6 @@ from typing import Literal
 
 from .configuration_e2e import E2EConfig
 from .limits_e2e import COUNTS, FRACTION, NON_NEGATIVE, POSITIVE, REAL, limited, strict_config
-from .configuration_xcit import XCiTConfig
 
 __all__ = ["HitViTConfig"]
 
@@ -50,7 +49,7 @@ class HitViTConfig(E2EConfig):
             `"xca"`, `"relu_linear"` (L2ViT), or `"softmax"`, the quadratic control; `"none"`.
         denominator_floor (`float`): Lower clamp of the denominator of `"relu_linear"`, times the image's tokens.
         num_patch_layers (`int`):
-            XCiT's blocks on patches, between the first and the second half of the blocks on pixels. 0 leaves them out.
+            XCiT's blocks on patches, between the first and the second half of the blocks on pixels; 0 for none.
         patch_size (`int`): Side of a patch in pixels.
         patch_hidden_size (`int`): Width of a patch.
         rotary_periods (`tuple[float, float]`): Shortest and longest period of the positions, in pixels.
@@ -65,7 +64,8 @@ class HitViTConfig(E2EConfig):
             sees the tokens in its window with their places relative to its axis.
         num_query_layers (`int`): Layers in which jets look at the tokens of their event.
         drop_path_rate (`float`):
-            Probability of dropping an image's residual branch, rising linearly from 0 to this at the last block.
+            Probability of dropping an image's residual branch, rising linearly from 0 to this at the last block on
+            pixels; half of it in those on patches.
         layer_norm_eps (`float`): Of all layer norms.
         mask_size (`int`): Side in pixels of the blocks that pre-training hides. 1 hides single pixels, which their
             neighbours give away.
@@ -101,7 +101,7 @@ class HitViTConfig(E2EConfig):
     convolution: Literal["gather", "scatter"] = "gather"
     global_mixing: Literal["xca", "relu_linear", "softmax", "none"] = "xca"
     denominator_floor: float | int = limited(0.5, POSITIVE)
-    num_patch_layers: int = limited(0, COUNTS["features"])
+    num_patch_layers: int = limited(0, COUNTS["blocks"])
     patch_size: int = limited(10, COUNTS["stride"])
     patch_hidden_size: int = limited(96, COUNTS["width"])
     rotary_periods: tuple[float | int, ...] | list[float | int] = limited((4.0, 250.0), POSITIVE)
@@ -121,20 +121,9 @@ class HitViTConfig(E2EConfig):
 
     @property
     def num_weights(self) -> int:
-        of_patches = self.num_patch_layers * self.patch_hidden_size**2 * (4 + 2 * self.mlp_ratio)
-        return int(self.num_hidden_layers * self.hidden_size**2 * (8 + 2 * self.mlp_ratio) + of_patches)
-
-    @property
-    def of_patches(self) -> XCiTConfig:
-        """That of the blocks on patches."""
-        return XCiTConfig(
-            hidden_size=self.patch_hidden_size,
-            num_hidden_layers=self.num_patch_layers,
-            num_attention_heads=self.num_attention_heads,
-            mlp_ratio=self.mlp_ratio,
-            drop_path_rate=self.drop_path_rate,
-            layer_norm_eps=self.layer_norm_eps,
-        )
+        on_pixels = self.num_hidden_layers * self.hidden_size**2 * (8 + 2 * self.mlp_ratio)
+        on_patches = self.num_patch_layers * self.patch_hidden_size**2 * (4 + 2 * self.mlp_ratio)
+        return int(on_pixels + on_patches)
 
     def channels_among(self, names: tuple[str, ...] | list[str]) -> list[bool]:
         """For each channel of the image, whether its name is one of these."""
@@ -150,6 +139,20 @@ class HitViTConfig(E2EConfig):
     def validate_positions(self):
         if len(self.rotary_periods) != 2 or self.rotary_periods[0] > self.rotary_periods[1]:
             raise ValueError(f"`rotary_periods` are the shortest and the longest, got {self.rotary_periods}.")
+
+    def validate_patches(self):
+        if not self.num_patch_layers:
+            return
+        if self.patch_hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"`patch_hidden_size` {self.patch_hidden_size} cannot be split into {self.num_attention_heads} "
+                "attention heads."
+            )
+        if self.periodic_columns:
+            raise ValueError(
+                "Blocks on patches do not go around the detector: with `periodic_columns`, `num_patch_layers` must be "
+                f"0, got {self.num_patch_layers}."
+            )
 
     def validate_kernel(self):
         if self.kernel_size % 2 == 0:

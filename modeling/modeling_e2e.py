@@ -226,11 +226,11 @@ class E2EPreTrainedModel(PreTrainedModel):
             raise ValueError(f"{type(self).__name__} has no attention module with a known map.")
         try:
             with torch.no_grad():
-                stem = self.base_outputs(pixel_values, output_hidden_states=True).feature_maps[0]
+                feature_maps = self.base_outputs(pixel_values, output_hidden_states=True).feature_maps
         finally:
             for handle in handles:
                 handle.remove()
-        grid = stem.shape[2:]
+        grid = (feature_maps or [pixel_values])[0].shape[2:]  # HitViT's tokens are pixels
         row, column = (side // 2 for side in grid) if token is None else token
         if not (0 <= row < grid[0] and 0 <= column < grid[1]):
             raise ValueError(f"`token` is (row, column) on a grid of {grid[0]} x {grid[1]}, got {token}.")

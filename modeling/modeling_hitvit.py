@@ -16,17 +16,18 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_hitvit import HitViTConfig
+from .modeling_checkpointing import update_statistics_once
 from .modeling_e2e import E2EForImageClassification, E2EModelOutput, E2EOutput, E2EPreTrainedModel
 from .modeling_head import E2EHead
-from .modeling_layers import DropPath, FourierPositionEncoding, Mlp
+from .modeling_layers import DropPath, Mlp
 from .modeling_local import Surroundings, TokenConvolution, WindowAttention, reorder, rotary_table, surroundings
 from .modeling_packed import PACKED_ATTENTIONS, unpack
+from .modeling_patches import PatchBlocks
 from .modeling_pooling import AttentionPooling, TokenEnergyPooling
 from .modeling_precision import LayerNorm, residual_stream
 from .modeling_stem import check_pixel_values, pixel_features
 from .modeling_tokens import PackedTokens, make_tokens, unpacked_places
 from .modeling_trainer import shown_to_trainer
-from .modeling_xcit import XCiTBlock
 
 __all__ = [
     "HitViTBlock",
@@ -43,6 +44,8 @@ __all__ = [
 @dataclass
 class HitViTModelOutput(E2EModelOutput):
     r"""As [`E2EModelOutput`], with tokens in the order of the curve and zeros beyond the last token of an image.
+
+    Hidden states are those after the embedding and each block, where all blocks on patches are one.
 
     Args:
         token_counts (`torch.Tensor` of shape `(batch_size,)`): Tokens of each image.
@@ -177,40 +180,7 @@ class HitViTPreTrainedModel(E2EPreTrainedModel):
     config_class = HitViTConfig
     base_model_prefix = "hitvit"
     reads_rows = True
-    _no_split_modules = ["HitViTBlock"]
-
-
-class PatchBlocks(nn.Module):
-    """XCiT's blocks on the grid of patches: sums of tokens, which then get what their patch has learned.
-
-    Pixels resolve tracks, patches the shape of showers, and there are a quarter as many of them.
-    """
-
-    def __init__(self, config):
-        super().__init__()
-        own = config.of_patches
-        self.side = config.patch_size
-        self.norm1 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.down = nn.Linear(config.hidden_size, own.hidden_size)
-        self.pos_embed = FourierPositionEncoding(own.hidden_size)
-        self.blocks = nn.ModuleList(XCiTBlock(own) for _ in range(own.num_hidden_layers))
-        self.norm2 = LayerNorm(own.hidden_size, eps=config.layer_norm_eps)
-        self.up = nn.Linear(own.hidden_size, config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor, tokens: PackedTokens, width: int, height: int) -> torch.Tensor:
-        """Tokens `(M, W, D)` to the same, plus what their patches tell them."""
-        rows, columns = -(-height // self.side), -(-width // self.side)
-        patch = tokens.pixel // width // self.side * columns + tokens.pixel % width // self.side
-        patch = (patch + tokens.image.unsqueeze(1) * (rows * columns)).flatten()
-        values = F.gelu(self.down(self.norm1(hidden_states))) * tokens.is_token.unsqueeze(2)
-        num_images = tokens.counts.shape[0]
-        sums = values.new_zeros(num_images * rows * columns, values.shape[2]).index_add(0, patch, values.flatten(0, 1))
-        positions = self.pos_embed(rows, columns, sums.device).flatten(2).transpose(1, 2)
-        states = residual_stream(sums.view(num_images, rows * columns, values.shape[2]) + positions)
-        for block in self.blocks:
-            states = block(states, rows, columns)
-        told = self.up(self.norm2(states)).flatten(0, 1).index_select(0, patch)
-        return hidden_states + told.view(hidden_states.shape)
+    _no_split_modules = ["HitViTBlock", "XCiTBlock"]
 
 
 class HitViTModel(HitViTPreTrainedModel):
@@ -220,12 +190,15 @@ class HitViTModel(HitViTPreTrainedModel):
         super().__init__(config)
         self.embed = TokenEmbedding(config)
         last = max(config.num_hidden_layers - 1, 1)
-        self.blocks = nn.ModuleList(
+        blocks: list[nn.Module] = [
             HitViTBlock(config, i, config.drop_path_rate * i / last) for i in range(config.num_hidden_layers)
-        )
-        self.patches = PatchBlocks(config) if config.num_patch_layers else None
+        ]
+        if config.num_patch_layers:
+            blocks.insert(len(blocks) // 2, PatchBlocks(config))
+        self.blocks = nn.ModuleList(blocks)
         self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.pooling = AttentionPooling(config)
+        update_statistics_once(self)
         self.post_init()
 
     def get_input_embeddings(self):
@@ -292,12 +265,7 @@ class HitViTModel(HitViTPreTrainedModel):
         states = []
         keep = partial(self._keep, states, tokens) if wants_states else None
         hidden_states = residual_stream(self.embed(tokens, height, width, self.dtype))
-        half = len(self.blocks) // 2 if self.patches is not None else len(self.blocks)
-        shape = (height, width)
-        hidden_states = run_blocks(self.blocks[:half], self.config, hidden_states, tokens, shape, keep)
-        if self.patches is not None:
-            hidden_states = self.patches(hidden_states, tokens, width, height)
-            hidden_states = run_blocks(self.blocks[half:], self.config, hidden_states, tokens, shape, keep)
+        hidden_states = run_blocks(self.blocks, self.config, hidden_states, tokens, (height, width), keep)
         return self.norm(hidden_states), states
 
     def _keep(self, states: list, tokens: PackedTokens, hidden_states: torch.Tensor) -> torch.Tensor:

@@ -29,12 +29,14 @@ class Surroundings(NamedTuple):
     """What local mixing needs to know of tokens in one of their two orders.
 
     Args:
+        pixel: `(M, W)` as in [`PackedTokens`].
         cosine, sine: `(M, 1, W, d / 2)`, rotary positions of windows' heads.
         bias: `(M, 1, 1, W)` or `(M, 1, W, W)`, added to scores: 0 where a token may look, very small elsewhere.
         neighbours: `(T, K K)` as in [`PackedTokens`].
         at: `(T,)`, number of each token's pixel among those of all images; beyond them for an empty place.
     """
 
+    pixel: torch.Tensor
     cosine: torch.Tensor
     sine: torch.Tensor
     bias: torch.Tensor
@@ -103,7 +105,7 @@ def surroundings(config, tokens: PackedTokens, width: int, height: int, dtype, i
         at = tokens.image.unsqueeze(1) * size + pixel
         at = torch.where(tokens.is_token, at, tokens.counts.shape[0] * size).flatten()
     cosine, sine = (part.to(dtype).unsqueeze(1) for part in (angles.cos(), angles.sin()))
-    return Surroundings(cosine, sine, bias.unsqueeze(1), neighbours, at)
+    return Surroundings(pixel, cosine, sine, bias.unsqueeze(1), neighbours, at)
 
 
 def rotate(heads: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:

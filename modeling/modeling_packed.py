@@ -19,11 +19,13 @@ from .modeling_tokens import PackedTokens, unpacked_places
 __all__ = [
     "PACKED_ATTENTIONS",
     "PackedAttention",
+    "from_segments",
     "gram",
     "map_tokens",
     "packed_cross_covariance",
     "packed_linear_attention",
     "packed_softmax",
+    "segment_sum",
     "sum_over_images",
     "sum_over_tokens",
     "unpack",
@@ -32,15 +34,15 @@ __all__ = [
 USE_OPERATOR = True  # false: products of windows on CPUs too
 
 
-def _sum(parts: torch.Tensor, image: torch.Tensor, num_images: int) -> torch.Tensor:
-    return parts.new_zeros(num_images, *parts.shape[1:]).index_add(0, image, parts)
+def _sum(parts: torch.Tensor, segment: torch.Tensor, num_segments: int) -> torch.Tensor:
+    return parts.new_zeros(num_segments, *parts.shape[1:]).index_add(0, segment, parts)
 
 
-def _fake_sum(parts, image, num_images):
-    return parts.new_empty(num_images, *parts.shape[1:])
+def _fake_sum(parts, segment, num_segments):
+    return parts.new_empty(num_segments, *parts.shape[1:])
 
 
-def _save_image(ctx, inputs, output):
+def _save_segment(ctx, inputs, output):
     ctx.save_for_backward(inputs[1])
 
 
@@ -49,14 +51,40 @@ def _spread(ctx, gradient):
 
 
 # inductor would add scalar by scalar, each in an atomic operation
-_sum_operator = define_operator("sum_over_images", _sum, _fake_sum, _spread, _save_image)
+_sum_operator = define_operator("segment_sum", _sum, _fake_sum, _spread, _save_segment)
+
+
+def segment_sum(parts: torch.Tensor, segment: torch.Tensor, num_segments: int) -> torch.Tensor:
+    """`(n, ...)`, parts of the segments `(n,)`, to `(num_segments, ...)`, in float32 at least."""
+    (parts,) = widen(parts)
+    is_compiling = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
+    return (_sum_operator if is_compiling else _sum)(parts, segment, num_segments)
+
+
+class _FromSegments(torch.autograd.Function):
+    @staticmethod
+    def forward(values, segment):
+        return values.index_select(0, segment)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        values, segment = inputs
+        ctx.save_for_backward(segment)
+        ctx.num_segments = values.shape[0]
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return segment_sum(gradient, *ctx.saved_tensors, ctx.num_segments).to(gradient.dtype), None
+
+
+def from_segments(values: torch.Tensor, segment: torch.Tensor) -> torch.Tensor:
+    """Each part's `values[segment]`; the gradient is a [`segment_sum`]."""
+    return _FromSegments.apply(values, segment)
 
 
 def sum_over_images(parts: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
-    """`(M, ...)`, a part for each window, to `(B, ...)`; both in float32 at least."""
-    (parts,) = widen(parts)
-    is_compiling = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
-    return (_sum_operator if is_compiling else _sum)(parts, tokens.image, tokens.counts.shape[0])
+    """`(M, ...)`, a part for each window, to `(B, ...)`, in float32 at least."""
+    return segment_sum(parts, tokens.image, tokens.counts.shape[0])
 
 
 def sum_over_tokens(values: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:

@@ -45,6 +45,7 @@ _fields |= {
 _fields |= {
     "linearvit_study": ("linearvit", ONE_STAGE | STUDY | {"fourier_positions": True}),
     "xcit_study": ("xcit", SMALL["xcit"] | STUDY),
+    "hitvit_patches": ("hitvit", SMALL["hitvit"] | {"num_patch_layers": 1, "patch_size": 5, "patch_hidden_size": 16}),
     "hitvit_convolution": ("hitvit", SMALL["hitvit"] | {"local_mixing": "both", "global_mixing": "relu_linear"}),
 }
 _fields |= {

@@ -89,7 +89,7 @@ def test_files_describe_themselves(exported, processor):
     "name",
     [
         *("xcit", "vit_study", "linearvit_mila", "linearvit_study", "xcit_study", "convnextv2"),
-        *("hitvit", "hitvit_convolution"),
+        *("hitvit", "hitvit_convolution", "hitvit_patches"),
     ],
 )
 def test_other_models(name, processor, images, tmp_path):

@@ -142,7 +142,7 @@ def test_activations(name):
     compare(compiled, plain, zeros, rtol=0, atol=1e-6)  # a derivative of 0, or of 1 / 2
 
 
-@pytest.mark.parametrize("name", ["linearvit", "xcit", "hitvit", "hitvit_convolution"])
+@pytest.mark.parametrize("name", ["linearvit", "xcit", "hitvit", "hitvit_convolution", "hitvit_patches"])
 def test_a_compiled_model_equals_an_eager_one(name):
     model, inputs = make(name), batch()
     compiled = make(name)

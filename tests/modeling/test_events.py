@@ -47,7 +47,14 @@ def close(found, expected):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("fields", [{}, {"local_mixing": "both", "global_mixing": "relu_linear"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"local_mixing": "both", "global_mixing": "relu_linear"},
+        {"num_patch_layers": 1, "patch_hidden_size": 8, "periodic_columns": False},
+    ],
+)
 def test_a_jet_does_not_see_batch_mates_or_other_jets(fields):
     net, (images, jets) = model(**fields), events()
     together = predict(net, images, jets)

@@ -7,7 +7,11 @@ from models import batch, make
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    "name", ["linearvit", "linearvit_study", "xcit", "xcit_study", "hitvit", "hitvit_convolution", "vit"]
+    "name",
+    [
+        *("linearvit", "linearvit_study", "xcit", "xcit_study", "vit"),
+        *("hitvit", "hitvit_convolution", "hitvit_patches"),
+    ],
 )
 def test_outputs_and_gradients_agree(name, monkeypatch):
     # TF32 products keep ten bits of the mantissa

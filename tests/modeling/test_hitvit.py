@@ -29,6 +29,8 @@ KINDS = {  # every local and global mixer, and every order
     "softmax": {"local_mixing": "none", "global_mixing": "softmax"},
     "local only": {"global_mixing": "none", "local_mixing": "convolution"},
     "no hits": {"hit_tokens": False},
+    # patches overhang, and tokens come in the second order
+    "patches": {"num_patch_layers": 2, "patch_size": 7, "patch_hidden_size": 8, "alternate": False},
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -131,8 +133,9 @@ def test_an_image_does_not_see_the_others(kind):
     torch.testing.assert_close(logits(model, images[order]), together[order], rtol=1e-4, atol=1e-4)
 
 
-def test_a_full_image():
-    assert logits(hitvit(image_size=125), jets(1, (125, 125), occupancy=1.1)).isfinite().all()
+@pytest.mark.parametrize("kind", ["windows", "patches"])
+def test_a_full_image(kind):
+    assert logits(hitvit(kind, image_size=125), jets(1, (125, 125), occupancy=1.1)).isfinite().all()
 
 
 @every_kind
@@ -171,8 +174,12 @@ def test_the_cost_is_that_of_a_jet():
     assert 0.7 < count_macs(model) / (711 * sum(layer.weight.numel() for layer in layers)) < 1.6
 
 
-def test_one_graph_serves_batches_of_any_number_of_tokens():
-    model = hitvit(num_hidden_layers=2)
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by dynamo
+@pytest.mark.parametrize("kind", ["windows", "patches"])
+def test_one_graph_serves_batches_of_any_number_of_tokens(kind):
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    model = hitvit(kind, num_hidden_layers=2)
     compiled = torch.compile(model, backend="aot_eager")
     stats = torch._dynamo.utils.counters["stats"]
     graphs = []
@@ -183,12 +190,13 @@ def test_one_graph_serves_batches_of_any_number_of_tokens():
     assert graphs[2] == graphs[-1]  # the first three meet another number of tokens, and one of images
 
 
-def test_hidden_states_are_padded_and_in_one_order():
-    model, images = hitvit(), jets()
+@pytest.mark.parametrize(("kind", "number"), [("windows", 4), ("patches", 5)])
+def test_hidden_states_are_padded_and_in_one_order(kind, number):
+    model, images = hitvit(kind), jets()
     outputs = model.hitvit(images, output_hidden_states=True)
     tokens = make_tokens(model.config, (50, 50), pixel_values=images)
     shape = (4, int(tokens.counts.max()), 16)
-    assert len(outputs.hidden_states) == 4
+    assert len(outputs.hidden_states) == number
     assert {tuple(state.shape) for state in (*outputs.hidden_states, outputs.last_hidden_state)} == {shape}
     assert torch.equal(outputs.token_counts, tokens.counts)
     first = unpack(model.hitvit.embed(tokens, 50, 50, torch.float32), unpacked_places(tokens))
@@ -218,6 +226,8 @@ def test_wrong_rows_are_explained(change, message):
         ({"rotary_periods": (250.0, 4.0)}, "the shortest and the longest"),
         ({"kernel_size": 4}, "odd"),
         ({"window_size": 0}, "whole number from 1"),
+        ({"num_patch_layers": 1, "patch_hidden_size": 18}, "`patch_hidden_size` 18 cannot be split into 4"),
+        ({"num_patch_layers": 1, "periodic_columns": True}, "with `periodic_columns`, `num_patch_layers` must be 0"),
     ],
 )
 def test_wrong_configurations_are_explained(fields, message):
@@ -235,6 +245,20 @@ def test_wrong_configurations_are_explained(fields, message):
 )
 def test_every_setting_has_an_effect(fields):
     assert not torch.equal(logits(hitvit(), jets()), logits(hitvit(**fields), jets()))
+
+
+@pytest.mark.parametrize("fields", [{"num_patch_layers": 1}, {"patch_size": 10}, {"patch_hidden_size": 16}])
+def test_every_setting_of_patches_has_an_effect(fields):
+    assert not torch.equal(logits(hitvit("patches"), jets()), logits(hitvit("patches", **fields), jets()))
+
+
+@pytest.mark.parametrize("layers", [0, 1, 4])
+def test_patches_are_between_the_halves(layers):
+    """For layer-wise learning rates too."""
+    model = hitvit("patches", num_hidden_layers=layers)
+    depths = model.parameter_depths()
+    assert {depths[name] for name in depths if ".up." in name or ".down." in name} == {layers // 2 + 1}
+    assert max(depths.values()) == layers + 2
 
 
 def test_drop_path_drops_whole_images():

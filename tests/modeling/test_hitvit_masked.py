@@ -19,6 +19,7 @@ KINDS = {
     "no hits": {"hit_tokens": False, "mask_size": 4},
     "convolution": {"local_mixing": "both", "global_mixing": "relu_linear", "num_decoder_layers": 2},
     "truth": TRUTH,
+    "patches": {"num_patch_layers": 1, "patch_size": 10, "patch_hidden_size": 8},
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 

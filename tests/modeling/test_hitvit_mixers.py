@@ -7,7 +7,14 @@ import pytest
 import torch
 from e2evit.modeling.modeling_curves import CURVES, curve_order, curve_ranks
 from e2evit.modeling.modeling_local import WindowAttention, convolve_tokens, reorder, rotary_table, surroundings
-from e2evit.modeling.modeling_packed import packed_cross_covariance, packed_linear_attention, packed_softmax
+from e2evit.modeling.modeling_packed import (
+    from_segments,
+    packed_cross_covariance,
+    packed_linear_attention,
+    packed_softmax,
+    segment_sum,
+)
+from e2evit.modeling.modeling_patches import PatchBlocks
 from e2evit.modeling.modeling_tokens import make_tokens
 from models import CHANNELS, jets
 from torch.nn import functional as F
@@ -159,6 +166,52 @@ def test_convolution_of_occupied_pixels(convolution, in_second):
         return convolve_tokens(hidden_states, weight, around, (3, 23, 36)) * is_token
 
     assert_same_with_gradients(fast, slow, noise[0], weight)
+
+
+@pytest.mark.parametrize("in_second", [False, True])
+def test_patches(in_second):
+    """Beside a loop over images and tokens, with the same blocks; 23 x 36 pixels are 4 x 6 patches."""
+    config, tokens, noise = random_tokens()
+    config.hidden_size, config.num_patch_layers, config.patch_size, config.patch_hidden_size = 8, 2, 6, 12
+    layer = PatchBlocks(config).double().eval()
+    around = surroundings(config, tokens, 36, 23, torch.float64, in_second)
+    order = tokens.to_second if in_second else torch.arange(tokens.is_token.numel())
+    pixel = tokens.pixel.flatten()[order]
+
+    def slow(hidden_states, weight):
+        result = hidden_states.flatten(0, 1)
+        for image in range(3):
+            sums = [torch.zeros(12, dtype=torch.float64) for _ in range(24)]
+            patch_of = {
+                int(place): int(pixel[place] // 36 // 6 * 6 + pixel[place] % 36 // 6)
+                for place in places_of(tokens, image)
+            }
+            for place, patch in patch_of.items():
+                normed = layer.norm1(hidden_states.flatten(0, 1)[place])
+                sums[patch] = sums[patch] + F.gelu(F.linear(normed, weight, layer.down.bias))
+            patches = torch.stack(sums) + layer.pos_embed(4, 6, pixel.device)[0].flatten(1).t()
+            for block in layer.blocks:
+                patches = block(patches.unsqueeze(0), 4, 6)[0]
+            for place, patch in patch_of.items():
+                result = result.index_add(0, torch.tensor([place]), layer.up(layer.norm2(patches[patch : patch + 1])))
+        return result.view(hidden_states.shape) * is_token
+
+    is_token = tokens.is_token.unsqueeze(2)
+
+    def fast(hidden_states, weight):
+        inputs = (hidden_states, tokens, around, (3, 23, 36))
+        return torch.func.functional_call(layer, {"down.weight": weight}, inputs) * is_token
+
+    assert_same_with_gradients(fast, slow, noise[0], layer.down.weight.detach())
+
+
+def test_sums_of_patches_in_bfloat16():
+    """Neither a sum nor the gradient of its inverse stops growing at 256."""
+    segment, ones = torch.zeros(1000, dtype=torch.long), torch.ones(1000, 1, dtype=torch.bfloat16)
+    assert segment_sum(ones, segment, 2).tolist() == [[1000.0], [0.0]]
+    values = torch.ones(2, 1, dtype=torch.bfloat16, requires_grad=True)
+    from_segments(values, segment).backward(ones)
+    assert values.grad.tolist() == [[1000.0], [0.0]]
 
 
 def test_orders_of_tokens():

@@ -24,7 +24,7 @@ def test_a_tokens_attention_row_gives_its_output(name):
     torch.testing.assert_close(torch.einsum("bhyx,byxhd->bhd", weights, value), expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["linearvit", "linearvit_softmax", "linearvit_xca", "xcit"])
+@pytest.mark.parametrize("name", ["linearvit", "linearvit_softmax", "linearvit_xca", "xcit", "hitvit_patches"])
 def test_maps_of_a_model(name):
     model, inputs = make(name), batch()
     before = model(**inputs).logits
@@ -38,13 +38,18 @@ def test_maps_of_a_model(name):
         with mode():
             again = model.attention_maps(inputs["pixel_values"], token=(1, 2))
         assert all(torch.equal(again[key], weights) for key, weights in maps.items())
-    channels = [weights for key, weights in maps.items() if name in ("xcit", "linearvit_xca") and "cls" not in key]
+    channels = [
+        weights
+        for key, weights in maps.items()
+        if name in ("xcit", "linearvit_xca", "hitvit_patches") and "cls" not in key
+    ]
     for weights in channels:
         torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
     if name == "xcit":
         assert 0 < maps["xcit.cls_attn_blocks.0.attn"].sum((2, 3)).max() < 1  # the rest goes to the class token itself
-    with pytest.raises(ValueError, match=r"grid of 5 x 5, got \(5, 0\)"):
-        model.attention_maps(inputs["pixel_values"], token=(5, 0))
+    side = 50 if name == "hitvit_patches" else 5
+    with pytest.raises(ValueError, match=rf"grid of {side} x {side}, got \({side}, 0\)"):
+        model.attention_maps(inputs["pixel_values"], token=(side, 0))
 
 
 def test_models_without_known_attention_say_so():

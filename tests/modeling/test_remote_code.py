@@ -32,9 +32,9 @@ NEEDS = {
     | {"configuration_linearvit", "modeling_linearvit", "modeling_attention", "modeling_mixers"},
     "xcit": SHARED | BLOCKS | {"configuration_xcit", "modeling_xcit"},
     "hitvit": SHARED
-    | {"configuration_hitvit", "modeling_hitvit"}
-    | {f"modeling_{name}" for name in ("curves", "tokens", "packed", "local", "pooling", "events", "hitvit_masked")}
-    | BLOCKS - {"modeling_branches"},
+    | BLOCKS
+    | {"configuration_hitvit", "modeling_hitvit", "configuration_xcit", "modeling_xcit", "modeling_patches"}
+    | {f"modeling_{name}" for name in ("curves", "tokens", "packed", "local", "pooling", "events", "hitvit_masked")},
     "vit": SHARED | {"configuration_baseline", "modeling_baseline"},
 }
 

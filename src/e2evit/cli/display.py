@@ -88,7 +88,8 @@ def attention(model, pixel_values: torch.Tensor) -> dict[str, np.ndarray]:
     except ValueError:
         return {}
     with torch.no_grad():
-        grid = model.base_model(pixel_values, output_hidden_states=True).feature_maps[-1].shape[2:]
+        feature_maps = model.base_model(pixel_values, output_hidden_states=True).feature_maps or [pixel_values]
+    grid = feature_maps[-1].shape[2:]
     # attention between channels has a map of another size
     spatial = [weights for weights in maps.values() if weights.shape[2:] == grid]
     return {"attention of the last block": spatial[-1][0].mean(0).detach().numpy()} if spatial else {}
