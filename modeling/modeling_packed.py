@@ -74,7 +74,8 @@ class _FromSegments(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        return segment_sum(gradient, *ctx.saved_tensors, ctx.num_segments).to(gradient.dtype), None
+        (segment,) = ctx.saved_tensors
+        return segment_sum(gradient, segment, ctx.num_segments).to(gradient.dtype), None
 
 
 def from_segments(values: torch.Tensor, segment: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from models import batch, make
 from transformers import AutoBackbone
 
 from e2evit import LinearViTBackbone, LinearViTConfig, XCiTBackbone
+from e2evit.cli.display import attention
 
 LINEAR_IN_VALUES = [name for name in GLOBAL_ATTENTIONS if name not in ("xca", "mila", "ttt", "polaformer")]
 
@@ -50,6 +51,12 @@ def test_maps_of_a_model(name):
     side = 50 if name == "hitvit_patches" else 5
     with pytest.raises(ValueError, match=rf"grid of {side} x {side}, got \({side}, 0\)"):
         model.attention_maps(inputs["pixel_values"], token=(side, 0))
+
+
+@pytest.mark.parametrize(("name", "number"), [("xcit", 1), ("hitvit", 0), ("hitvit_patches", 0)])
+def test_maps_for_a_display(name, number):
+    """Of class attention; those between channels have no place on an image."""
+    assert len(attention(make(name, num_aux_features=0), batch()["pixel_values"])) == number
 
 
 def test_models_without_known_attention_say_so():
