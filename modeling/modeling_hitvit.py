@@ -181,6 +181,7 @@ class HitViTPreTrainedModel(E2EPreTrainedModel):
     base_model_prefix = "hitvit"
     reads_rows = True
     _no_split_modules = ["HitViTBlock", "XCiTBlock"]
+    _truncated_normal_convolutions = False  # those of XCiT's blocks
 
 
 class HitViTModel(HitViTPreTrainedModel):

@@ -47,8 +47,8 @@ def event_display(row: Mapping, schema: DatasetSchema, title: str = "") -> Figur
                 norm, colours = plt.Normalize(0, max(largest, 2)), "viridis_r"
             else:
                 norm, colours = LogNorm(max(largest * 1e-4, 1e-3), largest), "viridis_r"
-            if np.count_nonzero(pixels) < 0.01 * pixels.size:
-                # single pixels of a 125 x 125 image are too small to see
+            # single pixels of a 125 x 125 image are too small to see; crystals form clusters, hits do not
+            if np.count_nonzero(pixels) < (0.02 if channel.unit == "hits" else 0.01) * pixels.size:
                 row_of, column_of = np.nonzero(pixels)
                 along = np.linspace(extent[0], extent[1], pixels.shape[1])[column_of]
                 across = np.linspace(extent[2], extent[3], pixels.shape[0])[row_of]
