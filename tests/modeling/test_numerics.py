@@ -74,7 +74,10 @@ def test_finite(name, dtype, log_spread, occupancy, seed):
 
     In float16 the first of the two images is full: in a batch of only (nearly) empty images, every norm divides by the
     square root of its epsilon, and the product of these factors exceeds 65504. A gradient scaler skips such a step.
+    The ResNet of transformers convolves the pixels themselves: there, sums of 1e4 exceed it, too.
     """
+    if name == "resnet_study" and dtype == torch.float16:
+        log_spread = min(log_spread, 3.0)
     generator = torch.Generator().manual_seed(seed)
     pixel_values = torch.randn(2, 8, 25, 25, generator=generator) * 10**log_spread
     if occupancy == "one hot pixel":
