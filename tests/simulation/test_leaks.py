@@ -52,7 +52,6 @@ def jets():
     for process in CLASSES:
         with pytest.MonkeyPatch.context() as patch:  # for each class, or the events of all take 2 GB
             patch.setattr(shards, "generate", remembered(shards.generate))
-            patch.setattr(shards, "PILOT_JETS", 2000)  # half as many, for speed: matching can only get worse
             acceptance = shards.make_acceptance(process, images)
             number = 4 if process in ("qcd", "top") else 2
             parts = [shards.make_shard(process, part, SHARD, images, pool, acceptance) for part in range(number)]

@@ -20,6 +20,7 @@ from e2evit.baselines.jet_features import jet_features
 from e2evit.data import find_schema
 from e2evit.data.jobs import workers
 from e2evit.simulation import SimulationSettings, produce, shards, simulate
+from e2evit.simulation.pileup import MinimumBiasPool
 from e2evit.simulation.processes import PROCESSES
 from e2evit.simulation.spectra import Acceptance
 
@@ -267,6 +268,15 @@ def test_damage_to_the_directory_of_an_archive(place, bit, tmp_path, pool):
     content[content.index(b"PK\1\2") + place] ^= bit
     (tmp_path / produce.POOL_FILE).write_bytes(content)
     assert not produce._is_prepared(tmp_path / produce.POOL_FILE)
+
+
+def test_preparations_of_unknown_settings_are_made_again(tmp_path, pool):
+    """Left when shards and `simulation.json` were deleted: neither says what it was made for."""
+    pool.save(tmp_path / produce.POOL_FILE)
+    (tmp_path / "acceptance_qcd.json").write_text("{}")
+    simulate(tmp_path, ["qcd"], 4, SimulationSettings(seed=1, pool_size=20, shard_size=4))
+    assert len(MinimumBiasPool.load(tmp_path / produce.POOL_FILE)) == 20 != len(pool)
+    assert not (tmp_path / "acceptance_qcd.json").exists()
 
 
 def test_other_settings_need_another_folder(production):

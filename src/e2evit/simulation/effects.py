@@ -34,5 +34,7 @@ def effects_without(names: Iterable[str]) -> frozenset[str]:
         raise ValueError(f"`without` is a list of effects, got the text {names!r}: write [{names!r}].")
     names = set(names)
     if unknown := names - {*EFFECTS, "all"}:
-        raise ValueError(f"Unknown effect {', '.join(sorted(unknown))}; known ones: all, {', '.join(EFFECTS)}.")
+        raise ValueError(
+            f"Unknown effect {', '.join(sorted(map(str, unknown)))}; known ones: all, {', '.join(EFFECTS)}."
+        )
     return frozenset() if "all" in names else frozenset(EFFECTS) - names

@@ -161,7 +161,10 @@ class ParticleImages:
         }
 
     def set_epoch(self, epoch: int | None) -> None:
-        """Change to the responses of an epoch, or with None to the fixed ones."""
+        """Change to the responses of an epoch, or with None to the fixed ones.
+
+        Persistent workers of a `DataLoader` keep the epoch with which they started.
+        """
         self.epoch = None if epoch is None else _number("epoch", epoch)
 
     def __call__(self, rows: pa.Table | Mapping) -> pa.Table | dict:
