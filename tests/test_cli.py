@@ -72,6 +72,7 @@ def test_these_need_no_torch():
         (["simulate"], 2, "e2evit simulate: the following arguments are required: "),
         (["simulate", "--output_dir", "x", "--processes", "susy"], 1, "e2evit simulate: Unknown process susy"),
         (["inspect", "nowhere.h5"], 1, "e2evit inspect: There is no file nowhere.h5."),
+        (["inspect", "/"], 1, "e2evit inspect: / is a folder: name a file in it."),
         (["pretrain", "--push_to_hub", "org/name"], 2, "e2evit pretrain: unknown option --push_to_hub"),
         (
             ["pretrain", "--flat_in", "mass", "--classes", "qcd"],

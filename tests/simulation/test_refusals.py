@@ -108,6 +108,17 @@ def test_batches_of_other_types(table, name, value, message):
         ParticleImages("run1")(rows)
 
 
+def test_a_single_row_is_no_batch(table):
+    with pytest.raises(ValueError, match=r"got one row: write `jets\[:1\]`"):
+        ParticleImages("run1")(table.slice(0, 1).to_pylist()[0])
+
+
+def test_equal_detectors_have_equal_descriptions():
+    ways = (["fakes", "clusters"], ["clusters", "fakes", "fakes"])
+    assert len({str(ParticleImages("run1", without=way).description) for way in ways}) == 1
+    assert ParticleImages("run1", without=["fakes", "all"]).without == ("all",)
+
+
 def test_no_rows_are_no_images(table, pool):
     for images in (ParticleImages("run1"), ParticleImages("run1", pool, (0, 20))):
         assert images(table.slice(0, 0)).schema.equals(images(table).schema)

@@ -37,7 +37,7 @@ def file_format(path: Path) -> str:
         FileError: for a missing file, or one of another kind.
     """
     if not path.is_file():
-        raise FileError(f"There is no file {path}.")
+        raise FileError(f"{path} is a folder: name a file in it." if path.is_dir() else f"There is no file {path}.")
     with path.open("rb") as file:
         head = file.read(64)
     for magic, kind in MAGIC.items():

@@ -18,7 +18,7 @@ from e2evit.data.schema import IMAGE_COLUMNS, PARTICLE_COLUMNS
 from e2evit.data.splits import SPLIT_FRACTIONS
 
 from .detector import VERSION, detect
-from .effects import effects_without
+from .effects import EFFECTS, effects_without
 from .geometry import GEOMETRIES
 from .hcal import seed_towers, tower_energy
 from .images import jet_windows, render
@@ -94,7 +94,9 @@ class ParticleImages:
         if split is not None and split not in SPLIT_FRACTIONS:
             raise ValueError(f"`split` is one of {', '.join(SPLIT_FRACTIONS)}, got {split!r}.")
         effects_without(without)
-        self.geometry, self.pool, self.seed, self.without = geometry, pool, _number("seed", seed), tuple(without)
+        self.geometry, self.pool, self.seed = geometry, pool, _number("seed", seed)
+        # equal detectors have equal images, which the cache makes once
+        self.without = ("all",) if "all" in without else tuple(name for name in EFFECTS if name in without)
         self.pileup, self.candidates, self.split = mean_range(pileup), candidates, split
         self.set_epoch(epoch)
         if self.pileup[1] and pool is None:

@@ -25,6 +25,8 @@ def table_of(rows: Mapping) -> pa.Table:
     """
     if not hasattr(rows, "items"):
         raise ValueError(f"Particles come as an Arrow table or as columns by name, got a {type(rows).__name__}.")
+    if isinstance(rows.get("event_id"), str):
+        raise ValueError("Particles come as a batch of rows, got one row: write `jets[:1]` instead of `jets[0]`.")
     columns = {}
     for name, values in rows.items():
         try:
