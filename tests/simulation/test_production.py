@@ -246,7 +246,10 @@ def test_damaged_files_are_made_again(name, damage, tmp_path, monkeypatch, pool)
     rows = pa.table({field.name: pa.nulls(8, field.type) for field in target}, target)
     simulate(tmp_path, ["qcd"], 8, settings)
     before, path = bytes_of(tmp_path), tmp_path / name
-    stamps = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir() if file.name not in (name, "README.md")}
+    rewritten = [name, "README.md"]
+    if name == "simulation.json":  # which alone says what they were made for
+        rewritten += ["minimum_bias.npz", "acceptance_qcd.json"]
+    stamps = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir() if file.name not in rewritten}
     content = bytearray(path.read_bytes())
     value = {"acceptance_qcd.json": b"0.25", "simulation.json": b": 5"}.get(name)
     content[content.index(value) + len(value) - 1 if value else len(content) // 3] ^= 1

@@ -68,13 +68,7 @@ def simulate(
     with held(output_dir), workers(num_proc, scheduler, f"{__package__}.shards") as run:
         remove_leftovers(output_dir)
         _refuse_others(output_dir)
-        jobs = [
-            (_write_shard, output_dir, process, shard, min(settings.shard_size, num_jets - start), settings)
-            for process in processes
-            for shard, start in enumerate(range(0, num_jets, settings.shard_size))
-        ]
-        # pool and spectra do not say what they were made for; without the settings, only a shard does
-        if not (output_dir / SETTINGS_FILE).exists() and not any(_is_intact(*job[1:]) for job in jobs):
+        if not (output_dir / SETTINGS_FILE).exists():  # which alone says what pool and spectra were made for
             for path in (output_dir / POOL_FILE, *output_dir.glob(_acceptance_path(output_dir, "*").name)):
                 path.unlink(missing_ok=True)
         claim(output_dir / SETTINGS_FILE, asdict(settings) | versions())
@@ -94,6 +88,11 @@ def simulate(
         preparations = [job for job in preparations if not _is_prepared(job[1])]
         follow(run(preparations), "Preparing pile-up and spectra", "file", len(preparations))
 
+        jobs = [
+            (_write_shard, output_dir, process, shard, min(settings.shard_size, num_jets - start), settings)
+            for process in processes
+            for shard, start in enumerate(range(0, num_jets, settings.shard_size))
+        ]
         missing = [job for job in jobs if not _is_intact(*job[1:])]
         kept = len(processes) * num_jets - sum(job[4] for job in missing)
         follow(run(missing), "Simulating", "jet", len(processes) * num_jets, kept)
