@@ -51,7 +51,7 @@ class PackedTokens(NamedTuple):
         values: `(M, W, C)`, the channels of a pixel in network units; zero in empty places.
         is_token: `(M, W)`, false in empty places, which are the same in both orders.
         pixel: `(M, W)`, row-major number of the pixel; 0 in empty places.
-        image: `(M,)`, the image of each window. A GPU may have more windows than needed, all empty.
+        image: `(M,)`, the image of each window. There may be more windows than needed, all empty, at the end.
         counts: `(B,)`, tokens of each image.
         starts: `(B,)`, place of the first token of each image.
         to_second, to_first: `(T,)`, the place in one order of the token at each place in the other.
@@ -195,10 +195,18 @@ def pack(image: torch.Tensor, counts: torch.Tensor, window: int) -> tuple[torch.
     starts = (ends - windows) * window
     # a GPU and an exported graph do not know the number of windows yet, only that no image wastes a whole one
     is_known = image.device.type == "cpu" and not torch.compiler.is_exporting()
-    number = int(windows.sum()) if is_known else image.shape[0] // window + counts.shape[0]
+    number = rounded_up(int(windows.sum())) if is_known else image.shape[0] // window + counts.shape[0]
     number_in_image = torch.arange(image.shape[0], device=image.device) - (counts.cumsum(0) - counts)[image]
     of_windows = ends.new_zeros(number + 1).index_add(0, ends, torch.ones_like(ends))[:number].cumsum(0)
     return starts[image] + number_in_image, of_windows.clamp(max=max(counts.shape[0] - 1, 0)), starts
+
+
+def rounded_up(number: int) -> int:
+    """At most a sixteenth more, so that batches have few sizes: each step then finds the memory and the kernels of
+    those before. Without it, a training step of 64 jets takes up to a third longer on CPUs.
+    """
+    step = 1 << max(number.bit_length() - 5, 0)
+    return -(-number // step) * step
 
 
 def _of_any_number(tokens: PackedTokens) -> PackedTokens:

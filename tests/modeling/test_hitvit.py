@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from e2evit.modeling import modeling_packed
+from e2evit.modeling import modeling_packed, modeling_tokens
 from e2evit.modeling.modeling_curves import curve_ranks
 from e2evit.modeling.modeling_packed import unpack
 from e2evit.modeling.modeling_stem import LINEAR_SCALE, linear_pixels
@@ -150,6 +150,26 @@ def test_empty_places_have_no_effect(kind, monkeypatch):
 
     monkeypatch.setattr(model.hitvit.embed, "forward", embed_noise)
     assert torch.equal(logits(model, images), expected)
+
+
+@every_kind
+def test_spare_windows_have_no_effect(kind, monkeypatch):
+    model, images, results = hitvit(kind), jets(), []
+    for spare in (0, 5):
+        monkeypatch.setattr(modeling_tokens, "rounded_up", lambda number, spare=spare: number + spare)
+        model.zero_grad()
+        outputs = model(images)
+        (outputs.logits.square().sum() + outputs.mass_outputs.square().sum()).backward()
+        results.append([outputs.logits, *(weight.grad for weight in model.parameters())])
+    # products of other sizes are summed in another order
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("number", [0, 1, 31, 32, 33, 1023, 1025, 1500, 2047])
+def test_batches_have_few_sizes(number):
+    rounded = modeling_tokens.rounded_up(number)
+    assert number <= rounded <= number * 17 / 16
+    assert rounded % (1 << max(number.bit_length() - 5, 0)) == 0
 
 
 @pytest.mark.parametrize("kind", ["windows", "random", "gather"])
