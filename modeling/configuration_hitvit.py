@@ -50,7 +50,8 @@ class HitViTConfig(E2EConfig):
         denominator_floor (`float`): Lower clamp of the denominator of `"relu_linear"`, times the image's tokens.
         num_patch_layers (`int`):
             XCiT's blocks on patches, between the first and the second half of the blocks on pixels; 0 for none.
-        patch_size (`int`): Side of a patch in pixels.
+        patch_size (`int`): Side in pixels of what the first convolution of their stem sees.
+        patch_stride (`int`): Stride of its second one: a patch begins every `patch_size * patch_stride` pixels.
         patch_hidden_size (`int`): Width of a patch.
         rotary_periods (`tuple[float, float]`): Shortest and longest period of the positions, in pixels.
         periodic_columns (`bool`):
@@ -102,7 +103,8 @@ class HitViTConfig(E2EConfig):
     global_mixing: Literal["xca", "relu_linear", "softmax", "none"] = "xca"
     denominator_floor: float | int = limited(0.5, POSITIVE)
     num_patch_layers: int = limited(0, COUNTS["blocks"])
-    patch_size: int = limited(10, COUNTS["stride"])
+    patch_size: int = limited(5, COUNTS["stride"])
+    patch_stride: int = limited(2, COUNTS["stride"])
     patch_hidden_size: int = limited(96, COUNTS["width"])
     rotary_periods: tuple[float | int, ...] | list[float | int] = limited((4.0, 250.0), POSITIVE)
     periodic_columns: bool = False

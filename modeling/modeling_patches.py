@@ -1,22 +1,69 @@
 """Blocks on patches between HitViT's blocks on pixels: pixels resolve tracks, patches the shape of showers.
 
-A patch is the sum of its tokens, and each token gets back what its patch has learned. Empty patches are computed too:
-the cost does not depend on the number of tokens.
+Each token gets back what its patch has learned. Empty patches are computed too: the cost does not depend on the number
+of tokens.
 """
 
 import torch
 from torch import nn
+from transformers import initialization as init
 
 from .configuration_xcit import XCiTConfig
-from .modeling_activations import gelu
+from .modeling_activations import gelu, relu
 from .modeling_layers import FourierPositionEncoding
 from .modeling_local import Surroundings
 from .modeling_packed import from_segments, segment_sum
 from .modeling_precision import LayerNorm
+from .modeling_stem import pixel_features
 from .modeling_tokens import PackedTokens
 from .modeling_xcit import XCiTBlock
 
-__all__ = ["PatchBlocks"]
+__all__ = ["PatchBlocks", "PatchStem"]
+
+
+class PatchStem(nn.Module):
+    """Tokens to patches, in two convolutions as in XCiT's stem: a depthwise one that sees a cell of `patch_size`
+    pixels, computed for occupied pixels only, then a 3 x 3 one of stride `patch_stride`.
+
+    A token gives what its state tells and, besides, what its pixel tells. The state has been through a layer norm, and
+    the mass needs energies that add up.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        width = config.patch_hidden_size
+        self.side, self.stride, self.has_features = config.patch_size, config.patch_stride, config.pixel_features
+        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.of_state = nn.Linear(config.hidden_size, width)
+        self.of_pixel = nn.Linear(config.num_pixel_features, width)
+        self.place_weight = nn.Parameter(torch.empty(self.side**2, width))
+        self.batch_norm = nn.BatchNorm2d(width)
+        self.conv = nn.Conv2d(width, width, kernel_size=3, stride=self.stride, padding=1)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        init.ones_(self.place_weight)
+
+    def forward(
+        self, hidden_states: torch.Tensor, tokens: PackedTokens, around: Surroundings, grid: tuple[int, int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Patches `(B, D, R, C)`, and the number `(T,)` of the patch below each token among those of all images."""
+        (number, height, width), side, stride = grid, self.side, self.stride
+        row, column = around.pixel // width, around.pixel % width
+        place = (row % side * side + column % side).flatten()
+        rows, columns = -(-height // side), -(-width // side)  # the last cells may overhang the image
+        image = tokens.image.unsqueeze(1)
+        cell = ((image * rows + row // side) * columns + column // side).flatten()
+        pixels = pixel_features(around.values.flatten(0, 1)) if self.has_features else around.values.flatten(0, 1)
+        values = gelu(self.of_state(self.norm(hidden_states))).flatten(0, 1)
+        values = values + relu(self.of_pixel(pixels.to(values.dtype)))
+        values = values * from_segments(self.place_weight.to(values.dtype), place)
+        values = values.masked_fill(~tokens.is_token.flatten().unsqueeze(1), 0.0)
+        cells = segment_sum(values, cell, number * rows * columns).to(values.dtype)
+        cells = cells.unflatten(0, (number, rows, columns)).permute(0, 3, 1, 2)
+        patches = self.conv(gelu(self.batch_norm(cells)))
+        patch = (image * patches.shape[2] + row // (side * stride)) * patches.shape[3] + column // (side * stride)
+        return patches, patch.flatten()
 
 
 class PatchBlocks(nn.Module):
@@ -34,26 +81,19 @@ class PatchBlocks(nn.Module):
             drop_path_rate=config.drop_path_rate / 2,
             layer_norm_eps=config.layer_norm_eps,
         )
-        self.side = config.patch_size
-        self.norm1 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.down = nn.Linear(config.hidden_size, own.hidden_size)
+        self.stem = PatchStem(config)
         self.pos_embed = FourierPositionEncoding(own.hidden_size)
         self.blocks = nn.ModuleList(XCiTBlock(own) for _ in range(own.num_hidden_layers))
-        self.norm2 = LayerNorm(own.hidden_size, eps=config.layer_norm_eps)
+        self.norm = LayerNorm(own.hidden_size, eps=config.layer_norm_eps)
         self.up = nn.Linear(own.hidden_size, config.hidden_size)
 
     def forward(
         self, hidden_states: torch.Tensor, tokens: PackedTokens, around: Surroundings, grid: tuple[int, int, int]
     ) -> torch.Tensor:
-        (number, height, width), side = grid, self.side
-        rows, columns = -(-height // side), -(-width // side)  # the last ones may overhang the image
-        patch = around.pixel // width // side * columns + around.pixel % width // side
-        patch = (patch + tokens.image.unsqueeze(1) * (rows * columns)).flatten()
-        values = gelu(self.down(self.norm1(hidden_states))).masked_fill(~tokens.is_token.unsqueeze(2), 0.0)
-        sums = segment_sum(values.flatten(0, 1), patch, number * rows * columns).to(hidden_states.dtype)
-        positions = self.pos_embed(rows, columns, sums.device).flatten(2).transpose(1, 2)
-        patches = sums.unflatten(0, (number, rows * columns)) + positions  # [B, N, D]
+        patches, patch = self.stem(hidden_states, tokens, around, grid)
+        rows, columns = patches.shape[2:]
+        patches = (patches + self.pos_embed(rows, columns, patches.device)).flatten(2).transpose(1, 2)  # [B, N, D]
         for block in self.blocks:
             patches = block(patches, rows, columns)
-        learned = from_segments(self.up(self.norm2(patches)).flatten(0, 1), patch)
+        learned = from_segments(self.up(self.norm(patches)).flatten(0, 1), patch)
         return hidden_states + learned.view(hidden_states.shape)

@@ -30,7 +30,7 @@ KINDS = {  # every local and global mixer, and every order
     "local only": {"global_mixing": "none", "local_mixing": "convolution"},
     "no hits": {"hit_tokens": False},
     # patches overhang, and tokens come in the second order
-    "patches": {"num_patch_layers": 2, "patch_size": 7, "patch_hidden_size": 8, "alternate": False},
+    "patches": {"num_patch_layers": 2, "patch_size": 4, "patch_hidden_size": 8, "alternate": False},
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -267,7 +267,9 @@ def test_every_setting_has_an_effect(fields):
     assert not torch.equal(logits(hitvit(), jets()), logits(hitvit(**fields), jets()))
 
 
-@pytest.mark.parametrize("fields", [{"num_patch_layers": 1}, {"patch_size": 10}, {"patch_hidden_size": 16}])
+@pytest.mark.parametrize(
+    "fields", [{"num_patch_layers": 1}, {"patch_size": 5}, {"patch_stride": 1}, {"patch_hidden_size": 16}]
+)
 def test_every_setting_of_patches_has_an_effect(fields):
     assert not torch.equal(logits(hitvit("patches"), jets()), logits(hitvit("patches", **fields), jets()))
 
@@ -277,7 +279,7 @@ def test_patches_are_between_the_halves(layers):
     """For layer-wise learning rates too."""
     model = hitvit("patches", num_hidden_layers=layers)
     depths = model.parameter_depths()
-    assert {depths[name] for name in depths if ".up." in name or ".down." in name} == {layers // 2 + 1}
+    assert {depths[name] for name in depths if ".up." in name or ".stem." in name} == {layers // 2 + 1}
     assert max(depths.values()) == layers + 2
 
 

@@ -15,6 +15,7 @@ from e2evit.modeling.modeling_packed import (
     segment_sum,
 )
 from e2evit.modeling.modeling_patches import PatchBlocks
+from e2evit.modeling.modeling_stem import pixel_features
 from e2evit.modeling.modeling_tokens import make_tokens
 from models import CHANNELS, jets
 from torch.nn import functional as F
@@ -168,41 +169,47 @@ def test_convolution_of_occupied_pixels(convolution, in_second):
     assert_same_with_gradients(fast, slow, noise[0], weight)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("in_second", [False, True])
-def test_patches(in_second):
-    """Beside a loop over images and tokens, with the same blocks; 23 x 36 pixels are 4 x 6 patches."""
+def test_patches(in_second, stride):
+    """Beside a loop over images and a dense convolution, with the same blocks; 23 x 36 pixels are 4 x 6 cells, and
+    those 4 x 6 or 2 x 3 patches."""
     config, tokens, noise = random_tokens()
-    config.hidden_size, config.num_patch_layers, config.patch_size, config.patch_hidden_size = 8, 2, 6, 12
+    config.hidden_size, config.num_patch_layers, config.patch_hidden_size = 8, 2, 12
+    config.patch_size, config.patch_stride = 6, stride
     layer = PatchBlocks(config).double().eval()
+    stem = layer.stem
     around = surroundings(config, tokens, 36, 23, torch.float64, in_second)
     order = tokens.to_second if in_second else torch.arange(tokens.is_token.numel())
-    pixel = tokens.pixel.flatten()[order]
+    pixel, features = tokens.pixel.flatten()[order], pixel_features(tokens.values.flatten(0, 1)[order].double())
+    weights = {"stem.of_pixel.weight": stem.of_pixel.weight, "stem.place_weight": torch.rand(36, 12).double() + 0.5}
+    weights = {name: weight.detach() for name, weight in weights.items()}
 
-    def slow(hidden_states, weight):
+    def slow(hidden_states, of_pixel, place_weight):
         result = hidden_states.flatten(0, 1)
+        kernel = place_weight.t().view(12, 1, 6, 6)
         for image in range(3):
-            sums = [torch.zeros(12, dtype=torch.float64) for _ in range(24)]
-            patch_of = {
-                int(place): int(pixel[place] // 36 // 6 * 6 + pixel[place] % 36 // 6)
-                for place in places_of(tokens, image)
-            }
-            for place, patch in patch_of.items():
-                normed = layer.norm1(hidden_states.flatten(0, 1)[place])
-                sums[patch] = sums[patch] + F.gelu(F.linear(normed, weight, layer.down.bias))
-            patches = torch.stack(sums) + layer.pos_embed(4, 6, pixel.device)[0].flatten(1).t()
+            places = places_of(tokens, image)
+            given = F.gelu(stem.of_state(stem.norm(hidden_states.flatten(0, 1)[places])))
+            given = given + F.linear(features[places], of_pixel, stem.of_pixel.bias).relu()
+            dense = torch.zeros(24 * 36, 12, dtype=torch.float64).index_put((pixel[places],), given)
+            cells = F.conv2d(dense.t().view(1, 12, 24, 36), kernel, stride=6, groups=12)
+            patches = stem.conv(F.gelu(stem.batch_norm(cells)))
+            rows, columns = patches.shape[2:]
+            patches = patches[0].flatten(1).t() + layer.pos_embed(rows, columns, pixel.device)[0].flatten(1).t()
             for block in layer.blocks:
-                patches = block(patches.unsqueeze(0), 4, 6)[0]
-            for place, patch in patch_of.items():
-                result = result.index_add(0, torch.tensor([place]), layer.up(layer.norm2(patches[patch : patch + 1])))
+                patches = block(patches.unsqueeze(0), rows, columns)[0]
+            patch = pixel[places] // 36 // (6 * stride) * columns + pixel[places] % 36 // (6 * stride)
+            result = result.index_add(0, places, layer.up(layer.norm(patches[patch])))
         return result.view(hidden_states.shape) * is_token
 
     is_token = tokens.is_token.unsqueeze(2)
 
-    def fast(hidden_states, weight):
+    def fast(hidden_states, *changed):
         inputs = (hidden_states, tokens, around, (3, 23, 36))
-        return torch.func.functional_call(layer, {"down.weight": weight}, inputs) * is_token
+        return torch.func.functional_call(layer, dict(zip(weights, changed)), inputs) * is_token
 
-    assert_same_with_gradients(fast, slow, noise[0], layer.down.weight.detach())
+    assert_same_with_gradients(fast, slow, noise[0], *weights.values())
 
 
 def test_sums_of_patches_in_bfloat16():
