@@ -23,6 +23,7 @@ import pretraining_tables
 import simulation_tables
 import speed_tables
 import study_tables
+import token_tables
 
 from e2evit.hub.card import CAPTIONS, render_card
 from e2evit.results.record import Result
@@ -36,6 +37,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     **pretraining_tables.TABLES,
     **fuzz_tables.TABLES,
     **particle_tables.TABLES,
+    **token_tables.TABLES,
     **age.TABLES,
 }
 START = re.compile(r"^<!-- (?P<name>.+): rendered by studies/render\.py -->$", re.MULTILINE)
