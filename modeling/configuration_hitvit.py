@@ -50,8 +50,10 @@ class HitViTConfig(E2EConfig):
         denominator_floor (`float`): Lower clamp of the denominator of `"relu_linear"`, times the image's tokens.
         num_patch_layers (`int`):
             XCiT's blocks on patches, between the first and the second half of the blocks on pixels; 0 for none.
-        patch_size (`int`): Side in pixels of what the first convolution of their stem sees.
-        patch_stride (`int`): Stride of its second one: a patch begins every `patch_size * patch_stride` pixels.
+        patch_size (`int`): Side in pixels of the cells that the first convolution of the patches' stem reads.
+        patch_stride (`int`):
+            Stride of its second convolution in cells, 1 or 2: there is a patch every `patch_size * patch_stride`
+            pixels.
         patch_hidden_size (`int`): Width of a patch.
         rotary_periods (`tuple[float, float]`): Shortest and longest period of the positions, in pixels.
         periodic_columns (`bool`):
@@ -125,6 +127,8 @@ class HitViTConfig(E2EConfig):
     def num_weights(self) -> int:
         on_pixels = self.num_hidden_layers * self.hidden_size**2 * (8 + 2 * self.mlp_ratio)
         on_patches = self.num_patch_layers * self.patch_hidden_size**2 * (4 + 2 * self.mlp_ratio)
+        if self.num_patch_layers:  # their stem
+            on_patches += self.patch_hidden_size * (9 * self.patch_hidden_size + self.patch_size**2)
         return int(on_pixels + on_patches)
 
     def channels_among(self, names: tuple[str, ...] | list[str]) -> list[bool]:
@@ -149,6 +153,11 @@ class HitViTConfig(E2EConfig):
             raise ValueError(
                 f"`patch_hidden_size` {self.patch_hidden_size} cannot be split into {self.num_attention_heads} "
                 "attention heads."
+            )
+        if self.patch_stride > 2:
+            raise ValueError(
+                f"`patch_stride` must be 1 or 2, as a patch sees 3 x 3 cells and none may be left out, got "
+                f"{self.patch_stride}."
             )
         if self.periodic_columns:
             raise ValueError(

@@ -158,16 +158,20 @@ def run_blocks(
     """
     (height, width), dtype = image_shape, hidden_states.dtype
     grid = (tokens.counts.shape[0], height, width)
-    orders = [surroundings(config, tokens, width, height, dtype, in_second) for in_second in (False, True)]
+    numbers = (False, True) if sum(block.window is not None for block in blocks) > 1 else (False,)
+    orders = [surroundings(config, tokens, width, height, dtype, in_second) for in_second in numbers]
     to_second, to_first = (tokens.to_second, tokens.to_first), (tokens.to_first, tokens.to_second)
     is_second, num_windowed = False, 0
     hidden_states = hidden_states if keep is None else keep(hidden_states)
     for block in blocks:
-        if block.window is not None:  # nothing else depends on the order
-            if is_second != bool(num_windowed % 2):
-                hidden_states = reorder(hidden_states, *(to_first if is_second else to_second))
-                is_second = not is_second
-            num_windowed += 1
+        wants_second = is_second
+        if block.window is not None:
+            wants_second, num_windowed = bool(num_windowed % 2), num_windowed + 1
+        elif isinstance(block, PatchBlocks):  # it reads the tokens' pixels
+            wants_second = False
+        if is_second != wants_second:
+            hidden_states = reorder(hidden_states, *(to_first if is_second else to_second))
+            is_second = wants_second
         hidden_states = block(hidden_states, tokens, orders[is_second], grid)
         if is_second and keep is not None:
             hidden_states, is_second = reorder(hidden_states, *to_first), False
@@ -181,7 +185,7 @@ class HitViTPreTrainedModel(E2EPreTrainedModel):
     base_model_prefix = "hitvit"
     reads_rows = True
     _no_split_modules = ["HitViTBlock", "XCiTBlock"]
-    _truncated_normal_convolutions = False  # those of XCiT's blocks
+    _truncated_normal_convolutions = False  # those of XCiT's blocks and of the patches' stem
 
 
 class HitViTModel(HitViTPreTrainedModel):

@@ -29,7 +29,7 @@ class Surroundings(NamedTuple):
     """What local mixing needs to know of tokens in one of their two orders.
 
     Args:
-        pixel, values: `(M, W)` and `(M, W, C)` as in [`PackedTokens`].
+        pixel: `(M, W)` as in [`PackedTokens`].
         cosine, sine: `(M, 1, W, d / 2)`, rotary positions of windows' heads.
         bias: `(M, 1, 1, W)` or `(M, 1, W, W)`, added to scores: 0 where a token may look, very small elsewhere.
         neighbours: `(T, K K)` as in [`PackedTokens`].
@@ -37,7 +37,6 @@ class Surroundings(NamedTuple):
     """
 
     pixel: torch.Tensor
-    values: torch.Tensor
     cosine: torch.Tensor
     sine: torch.Tensor
     bias: torch.Tensor
@@ -85,10 +84,9 @@ def rotary_table(pixel: torch.Tensor, width: int, periods, num_pairs: int, perio
 
 def surroundings(config, tokens: PackedTokens, width: int, height: int, dtype, in_second: bool) -> Surroundings:
     """Those of the tokens in the first or the second order."""
-    pixel, values, shift = tokens.pixel, tokens.values, 0
+    pixel, shift = tokens.pixel, 0
     if in_second:
-        pixel = pixel.flatten()[tokens.to_second].view(pixel.shape)
-        values, shift = reorder(values, tokens.to_second, tokens.to_first), config.curve_shift
+        pixel, shift = pixel.flatten()[tokens.to_second].view(pixel.shape), config.curve_shift
     num_pairs = config.hidden_size // config.num_attention_heads // 2
     angles = rotary_table(pixel, width, config.rotary_periods, num_pairs, config.periodic_columns)
     may_look = tokens.is_token.unsqueeze(1)  # [M, 1, W]
@@ -107,7 +105,7 @@ def surroundings(config, tokens: PackedTokens, width: int, height: int, dtype, i
         at = tokens.image.unsqueeze(1) * size + pixel
         at = torch.where(tokens.is_token, at, tokens.counts.shape[0] * size).flatten()
     cosine, sine = (part.to(dtype).unsqueeze(1) for part in (angles.cos(), angles.sin()))
-    return Surroundings(pixel, values, cosine, sine, bias.unsqueeze(1), neighbours, at)
+    return Surroundings(pixel, cosine, sine, bias.unsqueeze(1), neighbours, at)
 
 
 def rotate(heads: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:

@@ -22,11 +22,11 @@ __all__ = ["PatchBlocks", "PatchStem"]
 
 
 class PatchStem(nn.Module):
-    """Tokens to patches, in two convolutions as in XCiT's stem: a depthwise one that sees a cell of `patch_size`
-    pixels, computed for occupied pixels only, then a 3 x 3 one of stride `patch_stride`.
+    """Tokens to patches, in two convolutions: a depthwise one over cells of `patch_size` pixels, computed for occupied
+    pixels only, then, as in XCiT's stem, batch norm, GELU and a 3 x 3 one of stride `patch_stride`.
 
-    A token gives what its state tells and, besides, what its pixel tells. The state has been through a layer norm, and
-    the mass needs energies that add up.
+    A token contributes its state and, separately, its pixel: the mass needs energies that add up, and the layer norm
+    has removed their scale from the state.
     """
 
     def __init__(self, config):
@@ -45,21 +45,22 @@ class PatchStem(nn.Module):
         init.ones_(self.place_weight)
 
     def forward(
-        self, hidden_states: torch.Tensor, tokens: PackedTokens, around: Surroundings, grid: tuple[int, int, int]
+        self, hidden_states: torch.Tensor, tokens: PackedTokens, grid: tuple[int, int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Patches `(B, D, R, C)`, and the number `(T,)` of the patch below each token among those of all images."""
         (number, height, width), side, stride = grid, self.side, self.stride
-        row, column = around.pixel // width, around.pixel % width
+        row, column = tokens.pixel // width, tokens.pixel % width
         place = (row % side * side + column % side).flatten()
         rows, columns = -(-height // side), -(-width // side)  # the last cells may overhang the image
         image = tokens.image.unsqueeze(1)
         cell = ((image * rows + row // side) * columns + column // side).flatten()
-        pixels = pixel_features(around.values.flatten(0, 1)) if self.has_features else around.values.flatten(0, 1)
+        pixels = tokens.values.flatten(0, 1)
+        pixels = pixel_features(pixels) if self.has_features else pixels
         values = gelu(self.of_state(self.norm(hidden_states))).flatten(0, 1)
         values = values + relu(self.of_pixel(pixels.to(values.dtype)))
         values = values * from_segments(self.place_weight.to(values.dtype), place)
         values = values.masked_fill(~tokens.is_token.flatten().unsqueeze(1), 0.0)
-        cells = segment_sum(values, cell, number * rows * columns).to(values.dtype)
+        cells = segment_sum(values, cell, number * rows * columns).to(self.batch_norm.weight.dtype)
         cells = cells.unflatten(0, (number, rows, columns)).permute(0, 3, 1, 2)
         patches = self.conv(gelu(self.batch_norm(cells)))
         patch = (image * patches.shape[2] + row // (side * stride)) * patches.shape[3] + column // (side * stride)
@@ -67,9 +68,9 @@ class PatchStem(nn.Module):
 
 
 class PatchBlocks(nn.Module):
-    """XCiT's blocks on the grid of patches, called as one [`HitViTBlock`]."""
+    """XCiT's blocks on the grid of patches, called as one [`HitViTBlock`] with tokens in the first order."""
 
-    window = None  # tokens may be in either order
+    window = None
 
     def __init__(self, config):
         super().__init__()
@@ -90,7 +91,7 @@ class PatchBlocks(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, tokens: PackedTokens, around: Surroundings, grid: tuple[int, int, int]
     ) -> torch.Tensor:
-        patches, patch = self.stem(hidden_states, tokens, around, grid)
+        patches, patch = self.stem(hidden_states, tokens, grid)
         rows, columns = patches.shape[2:]
         patches = (patches + self.pos_embed(rows, columns, patches.device)).flatten(2).transpose(1, 2)  # [B, N, D]
         for block in self.blocks:

@@ -202,8 +202,9 @@ def pack(image: torch.Tensor, counts: torch.Tensor, window: int) -> tuple[torch.
 
 
 def rounded_up(number: int) -> int:
-    """At most a sixteenth more, so that batches have few sizes: each step then finds the memory and the kernels of
-    those before. Without it, a training step of 64 jets takes up to a third longer on CPUs.
+    """The number, rounded up by at most a sixteenth.
+
+    Batches then have few sizes, and a step can reuse the memory and the kernels of earlier ones.
     """
     step = 1 << max(number.bit_length() - 5, 0)
     return -(-number // step) * step

@@ -31,6 +31,7 @@ SOURCES = {
     "study/*.json": (*_TRAINED, "recipes/study"),
     "pretraining/*.json": (*_TRAINED, "recipes/pretraining"),
     "particles_*.json": (*_TRAINED, *_SIMULATION, "recipes/particles", "recipes/quickstart"),
+    "hitvit/*.json": (*_TRAINED, *_SIMULATION, "recipes/study"),
     "token_steps.json": (
         "modeling",
         "src/e2evit/training",
@@ -38,7 +39,7 @@ SOURCES = {
         "recipes/tokens",
         "studies/token_steps.py",
     ),
-    "tokens.json": (*_TRAINED, *_SIMULATION, "recipes/particles", "recipes/study", "recipes/tokens"),
+    "tokens.json": (*_TRAINED, *_SIMULATION, "recipes/study", "recipes/tokens"),
     "simulation_particles.json": (*_SIMULATION, "benchmarks/particle_images.py"),
     "simulation_validation.json": (
         *_SIMULATION,

@@ -11,7 +11,7 @@ from e2evit.results.predictions import MODEL
 from e2evit.results.record import Result
 from e2evit.results.tables import markdown_table
 
-__all__ = ["TABLES", "summarise"]
+__all__ = ["AUC", "RESOLUTION", "TABLES", "spread", "summarise"]
 
 AUC, RESOLUTION = "roc_auc_macro", "relative_resolution"
 
@@ -61,7 +61,8 @@ def _values(runs: Sequence[dict], sample: str, key: str) -> np.ndarray:
     return np.array([run["metrics"][sample][key] for run in runs])
 
 
-def _spread(values: np.ndarray, form: str) -> str:
+def spread(values: np.ndarray, form: str) -> str:
+    """Mean ± deviation over trainings, a dash for none."""
     if len(values) == 0:
         return "–"
     deviation = f" ± {values.std(ddof=1):{form}}" if len(values) > 1 else ""
@@ -92,9 +93,9 @@ def fresh(results: Path) -> str:
                 if not chosen:
                     continue
                 aucs = [_values(chosen, sample, AUC) for sample in ("pileup_21", "pileup_60")]
-                cells = [*(_spread(auc, METRICS[AUC].format) for auc in aucs), _spread(aucs[0] - aucs[1], ".4f")]
+                cells = [*(spread(auc, METRICS[AUC].format) for auc in aucs), spread(aucs[0] - aucs[1], ".4f")]
                 cells += [
-                    _spread(_values(chosen, sample, RESOLUTION), METRICS[RESOLUTION].format)
+                    spread(_values(chosen, sample, RESOLUTION), METRICS[RESOLUTION].format)
                     for sample in ("pileup_21", "pileup_60")
                 ]
                 rows.append([model, str(epochs), title, str(len(chosen)), *cells])
@@ -111,7 +112,7 @@ def detectors(results: Path) -> str:
         rows = []
         for model in _names(runs, "model"):
             cells = [
-                _spread(_values(_of(runs, model=model, training=training), sample, key), METRICS[key].format)
+                spread(_values(_of(runs, model=model, training=training), sample, key), METRICS[key].format)
                 for training, sample in cases
             ]
             numbers = [str(len(_of(runs, model=model, training=training))) for training in DETECTORS]

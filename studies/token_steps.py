@@ -1,68 +1,76 @@
-"""CPU time of training steps of several models on the same jets, for `studies/tokens.py`."""
+"""CPU time of a training step of each model in recipes/tokens/study.yaml, relative to that of its reference.
 
+python studies/token_steps.py --data_dir data/jets
+
+`studies/tokens.py` runs it first. Forward, backward and optimizer, eager, on one thread; all models in turn, each time
+with another of `NUM_BATCHES` batches and in alternating order; a first pass over the batches warms up.
+"""
+
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from tqdm import tqdm
+from transformers import HfArgumentParser
 
-from e2evit.data import DatasetSchema
-from e2evit.training import Recipe, make_loader, new_model
+from e2evit.data.packaged import read_recipe
+from e2evit.results.record import write_record
+from e2evit.training import (
+    DataArguments,
+    Recipe,
+    TargetArguments,
+    TrainArguments,
+    load_data,
+    make_loader,
+    new_model,
+    start_accelerator,
+)
 from e2evit.training.collate import E2ECollator
 from e2evit.training.optim import make_optimizer
-from e2evit.training.process import keep_freed_memory, start_accelerator
 
-__all__ = ["step_times"]
-
+__all__ = ["write_configs"]
 
 NUM_BATCHES = 12
-WARM_UP = 4  # rounds, until memory and kernels are there
+PASSES = 2
 
 
-def step_times(
-    configs: Mapping[str, Path],
-    reference: str,
-    rows: Dataset,
-    schema: DatasetSchema,
-    recipe: Recipe,
-    mixed_precision: str = "auto",
-    rounds: int = 7,
-) -> dict[str, dict[str, float]]:
-    """`ms_per_jet` and its ratio `relative` to that of the `reference`, by name: medians over rounds.
-
-    Forward, backward and optimizer, eager, on one thread; all models in turn, round by round, each round with another
-    batch.
-    """
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    size = recipe.training.per_device_batch_size
-    rows = rows.select(np.unique(np.linspace(0, len(rows) - 1, NUM_BATCHES * size).astype(int)))
-    accelerator = start_accelerator(mixed_precision)
-    steps = {}
-    for name, config in configs.items():
-        torch.manual_seed(0)
-        steps[name] = _step(*new_model(config, schema, rows), rows, recipe, accelerator)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in tqdm(range(WARM_UP + rounds), desc="Timing steps", disable=None):
-        for name, step in steps.items():
-            start = time.process_time()
-            step(number)
-            seconds[name].append(time.process_time() - start)
-    times = {name: np.array(own[WARM_UP:]) for name, own in seconds.items()}
-    return {
-        name: {
-            "ms_per_jet": float(1000 * np.median(own) / size),
-            "relative": float(np.median(own / times[reference])),
-        }
-        for name, own in times.items()
-    }
+@dataclass
+class StepArguments:
+    study: str = field(default="recipes/tokens/study.yaml", metadata={"help": "Models."})
+    data_dir: str = field(default="data/jets", metadata={"help": "Simulated jets."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where prepared Arrow files go."})
+    configs_dir: str = field(default="runs/tokens/configs", metadata={"help": "Where configurations go."})
+    mixed_precision: str = field(default="auto", metadata={"help": "no, bf16 or auto."})
+    results: str = field(default="results/token_steps.json", metadata={"help": "JSON file to write."})
 
 
-def _step(model, processor, rows: Dataset, recipe: Recipe, accelerator) -> Callable[[int], None]:
-    settings = recipe.training
+def write_configs(plan: dict, folder: Path) -> dict[str, Path]:
+    """The configuration file of each model of the plan, by name; fields become a file in `folder`."""
+    base = json.loads(Path(plan["base"]).read_text(encoding="utf-8"))
+    configs = {}
+    for models in plan["models"].values():
+        for name, of_model in models.items():
+            configs[name] = folder / f"{name}.json" if isinstance(of_model, dict) else Path(of_model)
+            if isinstance(of_model, dict):
+                folder.mkdir(parents=True, exist_ok=True)
+                configs[name].write_text(json.dumps(base | of_model, indent=2) + "\n", encoding="utf-8")
+    return configs
+
+
+def _of(arguments: type, settings: dict):
+    return arguments(**{part.name: settings[part.name] for part in fields(arguments) if part.name in settings})
+
+
+def make_step(config: Path, rows: Dataset, schema, recipe: Recipe, accelerator: Accelerator) -> Callable[[int], None]:
+    """A training step with the batch of a number."""
+    torch.manual_seed(0)
+    settings, (model, processor) = recipe.training, new_model(config, schema, rows)
     collator = E2ECollator(processor, augmentation=recipe.augmentation, packed=model.reads_rows)
     loader = make_loader(rows, collator, settings.per_device_batch_size, shuffle_seed=0)
     batches = [{name: part for name, part in batch.items() if name != "rows"} for batch in loader]
@@ -76,3 +84,41 @@ def _step(model, processor, rows: Dataset, recipe: Recipe, accelerator) -> Calla
         optimizer.zero_grad()
 
     return step
+
+
+def main() -> None:
+    (options,) = HfArgumentParser(StepArguments).parse_args_into_dataclasses()
+    plan = read_recipe(options.study)
+    settings = read_recipe(plan["training"])
+    recipe, targets = Recipe(training=_of(TrainArguments, settings)), _of(TargetArguments, settings)
+    accelerator = start_accelerator(options.mixed_precision)
+    if accelerator.device.type != "cpu":
+        raise SystemExit(f"token_steps.py: steps are timed on CPUs, but trainings here run on {accelerator.device}.")
+    torch.set_num_threads(1)
+    # as a training of the reference would load them
+    small = {"train_fraction": plan["fraction"], "validation_fraction": plan["validation_fraction"]}
+    data = DataArguments(data_dir=options.data_dir, cache_dir=options.cache_dir, test_fraction=0.01, **small)
+    dataset, schema = load_data(data, targets)
+    size, rows = recipe.training.per_device_batch_size, dataset["train"]
+    rows = rows.select(np.unique(np.linspace(0, len(rows) - 1, NUM_BATCHES * size).astype(int)))
+    configs = write_configs(plan, Path(options.configs_dir))
+    steps = {name: make_step(config, rows, schema, recipe, accelerator) for name, config in configs.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for number in tqdm(range((1 + PASSES) * NUM_BATCHES), desc="Timing steps", disable=None):
+        for name, step in reversed(steps.items()) if number % 2 else steps.items():
+            start = time.process_time()
+            step(number)
+            seconds[name].append(time.process_time() - start)
+    times = {name: np.array(own[NUM_BATCHES:]) for name, own in seconds.items()}
+    record = {
+        name: {
+            "ms_per_jet": float(1000 * np.median(own) / size),
+            "relative": float(np.median(own / times[plan["reference"]])),
+        }
+        for name, own in times.items()
+    }
+    write_record(options.results, {"steps": record, "precision": accelerator.mixed_precision}, threads=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,32 +1,32 @@
-"""Tables of docs/tokens.md, from the results of `studies/tokens.py`."""
+"""Tables of docs/tokens.md, from the results of `studies/tokens.py` and of trainings of full length."""
 
 import json
 from pathlib import Path
 
 import numpy as np
+from particle_tables import AUC, RESOLUTION, spread
 from sklearn.metrics import roc_auc_score
 
 from e2evit.metrics import METRICS
 from e2evit.results.predictions import BACKGROUND, read_predictions
-from e2evit.results.record import Result
-from e2evit.results.tables import markdown_table
+from e2evit.results.record import Result, read_results
+from e2evit.results.tables import interval_cell, markdown_table
 
 __all__ = ["TABLES", "against_background", "summarise"]
-
-AUC, RESOLUTION = "roc_auc_macro", "relative_resolution"
 
 
 def against_background(path: Path) -> dict[str, float]:
     """ROC AUC of each heavy class against the background alone, the jets scored by p(class) / (p(class) + p(QCD))."""
     result = Result.from_json(path)
     jets = read_predictions({path: result})
-    probabilities = jets.probabilities[result.name]
+    probabilities = jets.probabilities[result.name].astype(float)
     areas = {}
     for number, name in enumerate(result.label_names):
         if number == BACKGROUND:
             continue
         chosen = np.isin(jets.labels, (BACKGROUND, number))
-        ratio = probabilities[chosen, number] / probabilities[chosen][:, [BACKGROUND, number]].sum(1)
+        of_class, of_both = probabilities[chosen, number], probabilities[chosen][:, [BACKGROUND, number]].sum(1)
+        ratio = np.divide(of_class, of_both, out=np.full(len(of_both), 0.5), where=of_both > 0)
         areas[name] = float(roc_auc_score(jets.labels[chosen] == number, ratio))
     return areas
 
@@ -36,61 +36,103 @@ def summarise(plan: dict, results: Path) -> list[dict]:
 
     Args:
         results: Folder of `MODEL_seedSEED.json`.
+
+    Raises:
+        ValueError: as [`read_results`], or if validation jets were not measured.
     """
-    runs = []
-    for question, models in plan["models"].items():
-        for name in models:
-            for seed in plan["seeds"]:
-                if not (path := results / f"{name}_seed{seed}.json").exists():
-                    continue
-                result = Result.from_json(path)
-                runs.append(
-                    {
-                        "question": question,
-                        "model": name,
-                        "seed": seed,
-                        "commit": result.commit,
-                        "parameters": result.parameters,
-                        "images_seen": result.training["images_seen"],
-                        "seconds": result.training["seconds"],
-                        "rows": result.data["validation"]["rows"],
-                        "against_qcd": against_background(path),
-                        "metrics": result.metrics["model"],
-                    }
-                )
-    return runs
+    planned = [
+        (question, name, seed, path)
+        for question, models in plan["models"].items()
+        for name in models
+        for seed in plan["seeds"]
+        if (path := results / f"{name}_seed{seed}.json").exists()
+    ]
+    return [
+        {
+            "question": question,
+            "model": name,
+            "seed": seed,
+            "commit": result.commit,
+            "parameters": result.parameters,
+            "images_seen": result.training["images_seen"],
+            "rows": result.data["validation"]["rows"],
+            "pileup": result.pileup,
+            "without": result.without,
+            "against_qcd": against_background(path),
+            "metrics": result.metrics["model"],
+        }
+        for (question, name, seed, path), result in zip(planned, _of_validation([row[-1] for row in planned]))
+    ]
 
 
-def _spread(values: list[float], form: str) -> str:
-    deviation = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
-    return f"{np.mean(values):{form}}{deviation}"
+def _of_validation(paths: list[Path]) -> list[Result]:
+    results = read_results(paths)
+    if other := [path for path, result in zip(paths, results) if result.split != "validation"]:
+        raise ValueError(f"{other[0]} was not measured on validation jets.")
+    return results
 
 
 def variants(results: Path) -> str:
-    """All models of the plan: mean ± deviation over the seeds."""
+    """All models of the plan: mean ± deviation over the seeds.
+
+    Raises:
+        ValueError: if a training is not as long as the time of its steps says.
+    """
     runs = json.loads((results / "tokens.json").read_text(encoding="utf-8"))["runs"]
     steps = json.loads((results / "token_steps.json").read_text(encoding="utf-8"))["steps"]
+    times = np.array([run["images_seen"] * steps[run["model"]]["relative"] for run in runs])
+    if np.ptp(times) > 0.02 * times.min():
+        name = runs[int(np.abs(times - np.median(times)).argmax())]["model"]
+        raise ValueError(
+            f"The training of {name} in tokens.json does not fit token_steps.json: run one of them again."
+        )
+    pairs = [f"{name} / QCD" for name in runs[0]["against_qcd"]]
+    heads = ["", "seeds", "M parameters", "step", METRICS[AUC].title, *pairs, METRICS[RESOLUTION].title]
     rows, question = [], None
     for name in dict.fromkeys(run["model"] for run in runs):
         own = [run for run in runs if run["model"] == name]
         if own[0]["question"] != question:
             question = own[0]["question"]
-            rows.append([f"*{question}*", *[""] * 9])
-        areas = {key: [run["against_qcd"][key] for run in own] for key in own[0]["against_qcd"]}
+            rows.append([f"*{question}*", *[""] * (len(heads) - 1)])
+        areas = np.array([[*run["against_qcd"].values()] for run in own]).T
         rows.append(
             [
                 name.replace("_", " "),
                 str(len(own)),
                 f"{own[0]['parameters'] / 1e6:.2f}",
                 f"{steps[name]['relative']:.2f}",
-                _spread([run["metrics"][AUC] for run in own], METRICS[AUC].format),
-                *(_spread(values, ".4f") for values in areas.values()),
-                _spread([run["metrics"][RESOLUTION] for run in own], METRICS[RESOLUTION].format),
+                spread(np.array([run["metrics"][AUC] for run in own]), METRICS[AUC].format),
+                *(spread(values, METRICS[AUC].format) for values in areas),
+                spread(np.array([run["metrics"][RESOLUTION] for run in own]), METRICS[RESOLUTION].format),
             ]
         )
-    pairs = [f"{name} / QCD" for name in runs[0]["against_qcd"]]
-    heads = ["", "seeds", "M parameters", "step", METRICS[AUC].title, *pairs, METRICS[RESOLUTION].title]
     return markdown_table(heads, rows)
 
 
-TABLES = {"token variants": variants}
+def beside_xcit(results: Path) -> str:
+    """Trainings of full length, each a row.
+
+    Raises:
+        ValueError: as [`read_results`], or if there are none, or validation jets were not measured.
+    """
+    paths = sorted((results / "hitvit").glob("*.json"))
+    if not paths:
+        raise ValueError(f"There are no results in {results / 'hitvit'}.")
+    rows = []
+    for path, result in zip(paths, _of_validation(paths)):
+        areas = against_background(path)
+        rows.append(
+            [
+                f"{result.model}, seed {result.seed}",
+                f"{result.parameters / 1e6:.2f}",
+                interval_cell(result.metric(AUC), METRICS[AUC].format),
+                *(f"{area:{METRICS[AUC].format}}" for area in areas.values()),
+                interval_cell(result.metric(RESOLUTION), METRICS[RESOLUTION].format),
+            ]
+        )
+    pairs = [f"{name} / QCD" for name in areas]
+    heads = ["", "M parameters", METRICS[AUC].title, *pairs, METRICS[RESOLUTION].title]
+    return markdown_table(heads, rows)
+
+
+TABLES = {"hitvit": beside_xcit, "token variants": variants}

@@ -1,6 +1,7 @@
 """The study of HitViT's parts on a few jets, and its table."""
 
 import json
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import yaml
 from forked import TWICE, run_python
 from samples import make_result
 from sklearn.metrics import roc_auc_score
-from tokens import write_configs
+from token_steps import write_configs
 
 from e2evit.results.predictions import write_predictions
+from e2evit.training import read_model_config
 
 ROOT = Path(__file__).parents[1]
 PLAN = yaml.safe_load((ROOT / "recipes/tokens/study.yaml").read_text())
@@ -20,8 +22,9 @@ PLAN = yaml.safe_load((ROOT / "recipes/tokens/study.yaml").read_text())
 
 def test_every_variant_differs_from_the_base(tmp_path):
     configs = write_configs(PLAN, tmp_path)
-    texts = [path.read_text() for path in configs.values()]
-    assert len(set(texts)) == len(texts) > 10
+    loaded = [read_model_config(path).to_diff_dict() for path in configs.values()]
+    assert all(one != other for one, other in combinations(loaded, 2))
+    assert len(loaded) > 10
     assert PLAN["reference"] in configs
 
 

@@ -166,10 +166,13 @@ def test_spare_windows_have_no_effect(kind, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [0, 1, 31, 32, 33, 1023, 1025, 1500, 2047])
-def test_batches_have_few_sizes(number):
+def test_windows_are_rounded_up_by_a_sixteenth(number):
     rounded = modeling_tokens.rounded_up(number)
     assert number <= rounded <= number * 17 / 16
-    assert rounded % (1 << max(number.bit_length() - 5, 0)) == 0
+
+
+def test_batches_have_few_sizes():
+    assert len({modeling_tokens.rounded_up(number) for number in range(1024, 2048)}) == 17
 
 
 @pytest.mark.parametrize("kind", ["windows", "random", "gather"])
@@ -247,6 +250,7 @@ def test_wrong_rows_are_explained(change, message):
         ({"kernel_size": 4}, "odd"),
         ({"window_size": 0}, "whole number from 1"),
         ({"num_patch_layers": 1, "patch_hidden_size": 18}, "`patch_hidden_size` 18 cannot be split into 4"),
+        ({"num_patch_layers": 1, "patch_stride": 3}, "`patch_stride` must be 1 or 2"),
         ({"num_patch_layers": 1, "periodic_columns": True}, "with `periodic_columns`, `num_patch_layers` must be 0"),
     ],
 )

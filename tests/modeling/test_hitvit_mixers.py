@@ -170,18 +170,19 @@ def test_convolution_of_occupied_pixels(convolution, in_second):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("in_second", [False, True])
-def test_patches(in_second, stride):
+@pytest.mark.parametrize("has_features", [True, False])
+def test_patches(has_features, stride):
     """Beside a loop over images and a dense convolution, with the same blocks; 23 x 36 pixels are 4 x 6 cells, and
     those 4 x 6 or 2 x 3 patches."""
     config, tokens, noise = random_tokens()
     config.hidden_size, config.num_patch_layers, config.patch_hidden_size = 8, 2, 12
-    config.patch_size, config.patch_stride = 6, stride
+    config.patch_size, config.patch_stride, config.pixel_features = 6, stride, has_features
+    torch.manual_seed(0)
     layer = PatchBlocks(config).double().eval()
-    stem = layer.stem
-    around = surroundings(config, tokens, 36, 23, torch.float64, in_second)
-    order = tokens.to_second if in_second else torch.arange(tokens.is_token.numel())
-    pixel, features = tokens.pixel.flatten()[order], pixel_features(tokens.values.flatten(0, 1)[order].double())
+    tokens = tokens._replace(values=tokens.values.double())
+    stem, around = layer.stem, surroundings(config, tokens, 36, 23, torch.float64, False)
+    pixel, values = tokens.pixel.flatten(), tokens.values.flatten(0, 1)
+    features = pixel_features(values) if has_features else values
     weights = {"stem.of_pixel.weight": stem.of_pixel.weight, "stem.place_weight": torch.rand(36, 12).double() + 0.5}
     weights = {name: weight.detach() for name, weight in weights.items()}
 

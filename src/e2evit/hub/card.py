@@ -93,6 +93,8 @@ def render_card(
         model_id=model_id,
         recipe=recipe,
         figures={name: CAPTIONS[name] for name in figures},
+        is_simulated=result.dataset in ("simulated", "particles"),
+        pileup=result.pileup_text,
         table=results_table({data.model_name: result}),
         channels={name: _channel(name, schema) for name in result.channel_names},
         dataset_description=schema and schema.description.rstrip("."),
