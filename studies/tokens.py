@@ -14,7 +14,7 @@ from pathlib import Path
 
 from steps import run_script
 from token_steps import write_configs
-from token_tables import summarise
+from token_tables import summarise, variants
 from transformers import HfArgumentParser
 
 from e2evit.data.packaged import read_recipe
@@ -63,6 +63,7 @@ def main() -> None:
             measured = (*words, "--split", "validation", "--mixed_precision", "no", "--results", result)
             run_script("scripts/eval.py", run, *measured)
     write_record(results / "tokens.json", {"runs": summarise(plan, folder / "results")})
+    print(variants(results))
 
 
 if __name__ == "__main__":
