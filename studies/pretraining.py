@@ -24,6 +24,7 @@ class PretrainingArguments:
     output_dir: str = field(default="runs/pretraining", metadata={"help": "Checkpoints."})
     results_dir: str = field(default="results/pretraining", metadata={"help": "Metrics and per-jet predictions."})
     cache_dir: str | None = field(default=None, metadata={"help": "Where prepared Arrow files go."})
+    mixed_precision: str = field(default="auto", metadata={"help": "Of the trainings: no, bf16 or auto."})
     seeds: list[int] | None = field(default=None, metadata={"help": "Seeds to run in this call. Default: all."})
 
 
@@ -52,7 +53,7 @@ def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> None:
             *("--train_fraction", fraction, "--validation_fraction", study["validation_fraction"]),
             *("--fraction_seed", seed, "--seed", seed, "--num_train_epochs", epochs),
             *("--validation_interval", max(1, epochs // study["validations"])),
-            *("--output_dir", output, "--resume_from_checkpoint"),
+            *("--output_dir", output, "--mixed_precision", arguments.mixed_precision, "--resume_from_checkpoint"),
         )
 
     new, before = ("--model_config", study["model_config"]), study["pretraining"]
@@ -71,7 +72,8 @@ def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> None:
             train("scripts/train.py", recipe, folder / name, settings["fraction"], settings[f"{start}_epochs"], *model)
             run_script(
                 *("scripts/eval.py", folder / name, *data, "--results", results / f"{name}.json"),
-                *("--test_fraction", study["test_fraction"]),
+                *("--split", study["split"], f"--{study['split']}_fraction", study["measured_fraction"]),
+                *("--mixed_precision", "no"),
             )
 
 

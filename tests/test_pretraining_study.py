@@ -34,7 +34,7 @@ def test_a_small_study(model_type, plan, tmp_path):
     (tmp_path / "tiny.json").write_text(json.dumps(model | {"log_mass": True, "mass_loss": "quantile"}))
     study = yaml.safe_load((ROOT / f"recipes/pretraining/{plan}.yaml").read_text())
     study |= {"model_config": str(tmp_path / "tiny.json"), "seeds": [3]}
-    study |= {"validation_fraction": 1.0, "test_fraction": 1.0}
+    study |= {"validation_fraction": 1.0, "measured_fraction": 1.0}
     if model_type == "hitvit":
         study["pretraining"]["truth_columns"] = ["jet_mass", "multiplicity"]
     study["labels"] = {"10 %": {"fraction": 0.25, "finetune_epochs": 1, "scratch_epochs": 2}}
