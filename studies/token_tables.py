@@ -110,7 +110,7 @@ def variants(results: Path) -> str:
 
 
 def beside_xcit(results: Path) -> str:
-    """Trainings of full length, each a row.
+    """Trainings of full length, each a row; `hitvit/pileup60` holds the same models on images of more pile-up.
 
     Raises:
         ValueError: as [`read_results`], or if there are none, or validation jets were not measured.
@@ -118,8 +118,8 @@ def beside_xcit(results: Path) -> str:
     paths = sorted((results / "hitvit").glob("*.json"))
     if not paths:
         raise ValueError(f"There are no results in {results / 'hitvit'}.")
-    rows = []
-    for path, result in zip(paths, _of_validation(paths)):
+    rows, of_more = [], _of_validation([results / "hitvit/pileup60" / path.name for path in paths])
+    for path, result, at_60 in zip(paths, _of_validation(paths), of_more):
         areas = against_background(path)
         rows.append(
             [
@@ -128,10 +128,12 @@ def beside_xcit(results: Path) -> str:
                 interval_cell(result.metric(AUC), METRICS[AUC].format),
                 *(f"{area:{METRICS[AUC].format}}" for area in areas.values()),
                 interval_cell(result.metric(RESOLUTION), METRICS[RESOLUTION].format),
+                *(f"{at_60.metrics['model'][key]:{METRICS[key].format}}" for key in (AUC, RESOLUTION)),
             ]
         )
     pairs = [f"{name} / QCD" for name in areas]
     heads = ["", "M parameters", METRICS[AUC].title, *pairs, METRICS[RESOLUTION].title]
+    heads += ["mean AUC at pile-up 60", "resolution at pile-up 60"]
     return markdown_table(heads, rows)
 
 
