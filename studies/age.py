@@ -32,6 +32,7 @@ SOURCES = {
     "pretraining/*.json": (*_TRAINED, "recipes/pretraining"),
     "particles_*.json": (*_TRAINED, *_SIMULATION, "recipes/particles", "recipes/quickstart"),
     "hitvit/*.json": (*_TRAINED, *_SIMULATION, "recipes/study"),
+    "hitvit/pileup60/*.json": (*_TRAINED, *_SIMULATION, "recipes/study"),
     "token_steps.json": (
         "modeling",
         "src/e2evit/training",
