@@ -30,13 +30,13 @@ def test_every_variant_differs_from_the_base(tmp_path):
 
 @pytest.mark.slow
 def test_a_small_study(tmp_path):
-    """Two models and one seed; the dearer one trains on fewer jets; a second call finds everything done."""
+    """Two models and one seed; the larger one trains on fewer jets; a second call finds everything done."""
     simulate = ["scripts/simulate.py", "--output_dir", tmp_path / "jets", "--num_jets", 60]
     simulate += ["--pileup", 0, "--processes", "qcd", "top", "w", "z", "h", "x_qq", "--num_proc", 1]
     run_python(*simulate).check_returncode()
     tiny = {"model_type": "hitvit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     (tmp_path / "tiny.json").write_text(json.dumps(tiny | {"log_mass": True, "mass_loss": "quantile"}))
-    models = {"tokens": {"hitvit": {}}, "shape": {"dearer": {"num_hidden_layers": 8, "hidden_size": 64}}}
+    models = {"tokens": {"hitvit": {}}, "shape": {"larger": {"num_hidden_layers": 2, "hidden_size": 64}}}
     plan = PLAN | {"base": str(tmp_path / "tiny.json"), "reference": "hitvit", "models": models}
     plan |= {"seeds": [3], "epochs": 1, "fraction": 0.9, "validation_fraction": 1.0}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
@@ -46,11 +46,11 @@ def test_a_small_study(tmp_path):
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     assert "train.py" not in done.stdout.split("second call")[1]
     steps = json.loads((tmp_path / "token_steps.json").read_text())["steps"]
-    assert steps["hitvit"]["relative"] == 1 < steps["dearer"]["relative"]
-    base, dearer = json.loads((tmp_path / "tokens.json").read_text())["runs"]
-    assert dearer["images_seen"] < base["images_seen"]
-    assert dearer["images_seen"] == pytest.approx(base["images_seen"] / steps["dearer"]["relative"], abs=1)
-    assert "dearer" in token_tables.variants(tmp_path)
+    assert steps["hitvit"]["relative"] == 1 < steps["larger"]["relative"]
+    base, larger = json.loads((tmp_path / "tokens.json").read_text())["runs"]
+    assert larger["images_seen"] < base["images_seen"]
+    assert larger["images_seen"] == pytest.approx(base["images_seen"] / steps["larger"]["relative"], abs=1)
+    assert "larger" in token_tables.variants(tmp_path)
 
 
 def test_classes_against_the_background_alone(tmp_path):

@@ -29,8 +29,9 @@ KINDS = {  # every local and global mixer, and every order
     "softmax": {"local_mixing": "none", "global_mixing": "softmax"},
     "local only": {"global_mixing": "none", "local_mixing": "convolution"},
     "no hits": {"hit_tokens": False},
-    # patches overhang, and tokens come in the second order
-    "patches": {"num_patch_layers": 2, "patch_size": 4, "patch_hidden_size": 8, "alternate": False},
+    # cells overhang, and the block before the patches leaves tokens in the second order
+    "patches": {"num_patch_layers": 2, "patch_size": 4, "patch_hidden_size": 8, "alternate": False}
+    | {"num_hidden_layers": 4},
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -213,7 +214,7 @@ def test_one_graph_serves_batches_of_any_number_of_tokens(kind):
     assert graphs[2] == graphs[-1]  # the first three meet another number of tokens, and one of images
 
 
-@pytest.mark.parametrize(("kind", "number"), [("windows", 4), ("patches", 5)])
+@pytest.mark.parametrize(("kind", "number"), [("windows", 4), ("patches", 6)])
 def test_hidden_states_are_padded_and_in_one_order(kind, number):
     model, images = hitvit(kind), jets()
     outputs = model.hitvit(images, output_hidden_states=True)
