@@ -97,8 +97,8 @@ def main() -> None:
     torch.set_num_threads(1)
     # as a training of the reference would load them
     small = {"train_fraction": plan["fraction"], "validation_fraction": plan["validation_fraction"]}
-    data = DataArguments(data_dir=options.data_dir, cache_dir=options.cache_dir, test_fraction=0.01, **small)
-    dataset, schema = load_data(data, targets)
+    data = DataArguments(data_dir=options.data_dir, cache_dir=options.cache_dir, **small)
+    dataset, schema = load_data(data, targets, splits={"train"})
     size, rows = recipe.training.per_device_batch_size, dataset["train"]
     rows = rows.select(np.unique(np.linspace(0, len(rows) - 1, NUM_BATCHES * size).astype(int)))
     configs = write_configs(plan, Path(options.configs_dir))

@@ -55,7 +55,7 @@ def main() -> None:
                 continue
             fraction = round(plan["fraction"] / steps[name]["relative"], 4)
             run_script(
-                *("scripts/train.py", plan["training"], *words, *precision, "--test_fraction", 0.01),
+                *("scripts/train.py", plan["training"], *words, *precision),
                 *("--train_fraction", fraction, "--fraction_seed", seed, "--seed", seed),
                 *("--model_config", configs[name], "--output_dir", run, "--resume_from_checkpoint"),
                 *("--num_train_epochs", plan["epochs"], "--validation_interval", plan["epochs"]),

@@ -98,6 +98,12 @@ def test_images_depend_on_the_epoch_and_not_on_workers_or_batches(data):
     assert "particle_pt" not in fixed[0].column_names
 
 
+def test_only_splits_that_are_read_become_images(data):
+    dataset, _ = load_data(data, splits={"validation"})
+    is_image = {split: "pixel_index" in rows.column_names for split, rows in dataset.items()}
+    assert is_image == {"train": False, "validation": True, "test": False}
+
+
 @pytest.mark.slow
 def test_evaluation_is_fixed(run, data):
     trained = run("run", num_train_epochs=1)

@@ -51,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import_model_module(options.model_module)
     trained_on = TrainedOn.of(checkpoint)
     processor = AutoImageProcessor.from_pretrained(checkpoint)
-    dataset, schema = load_data(data, targets_of(trained_on, data, targets), trained_on.channel_names)
+    dataset, schema = load_data(
+        data, targets_of(trained_on, data, targets), trained_on.channel_names, splits={options.split}
+    )
     rows, result = dataset[options.split], Result.from_json(options.results)
     predictions = read_predictions({options.results: result})
     masses, mass_preds = predictions.mass_labels, predictions.mass_preds[result.name]

@@ -40,7 +40,7 @@ class TreeArguments:
 def main(arguments: Sequence[str] | None = None) -> None:
     data, targets, options = parse("e2evit trees", __doc__, arguments, DataArguments, TargetArguments, TreeArguments)
     targets = with_defaults(targets)
-    dataset, schema = load_data(data, targets)
+    dataset, schema = load_data(data, targets, splits={"train", options.split})
     rows = dataset[options.split]
     features = {part: jet_features(dataset[part], schema) for part in {"train", options.split}}
     labels = column(dataset["train"], "labels", -100).astype(int)

@@ -1,7 +1,7 @@
 """Rows for a run: loaded, with the targets it asks for, and checked before anything is trained on them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +28,7 @@ def load_data(
     targets: TargetArguments | None = None,
     channel_names: Sequence[str] | None = None,
     fresh: bool = False,
+    splits: Collection[str] = SPLITS,
 ) -> tuple[DatasetDict, DatasetSchema]:
     """The rows in three splits with the targets that were asked for, and their schema.
 
@@ -37,6 +38,7 @@ def load_data(
             `targets.transverse` says otherwise.
         fresh: Leave particles in the training split: [`PreparedImages`] makes new images of them in every epoch. All
             other particles become fixed images.
+        splits: Those whose images will be read. Particles of the others remain particles, which saves their time.
 
     Raises:
         ValueError: if the data has other channels than `channel_names`, or images where particles or whole events are
@@ -76,7 +78,7 @@ def load_data(
     if particles:
         images = PreparedImages(data, targets.transverse)
         for split in dataset:
-            if not (fresh and split == "train"):
+            if split in splits and not (fresh and split == "train"):
                 dataset[split] = images.fixed(dataset[split], split)
     return dataset, schema
 

@@ -88,7 +88,7 @@ def evaluate(
     targets = targets_of(trained_on, data, targets or TargetArguments())
     targets = with_defaults(targets, trained_on.channel_names)
     with accelerator.main_process_first():
-        dataset, schema = load_data(data, targets, trained_on.channel_names)
+        dataset, schema = load_data(data, targets, trained_on.channel_names, splits={"train", split})
     if not len(dataset.get(split, ())):
         raise ValueError(f"The {split} split has no jets to measure on.")
     jets, jet_schema = windows_of_events(dataset, schema) if trained_on.reads_events else (dataset, schema)

@@ -147,7 +147,9 @@ def _run(
         targets, channel_names = targets_of(before, recipe.data, targets, fine_tuning=True), before.channel_names
     recipe = replace(recipe, targets=with_defaults(targets, channel_names))
     with accelerator.main_process_first():  # one process builds the Arrow cache, the others read it
-        dataset, schema = load_data(recipe.data, recipe.targets, channel_names, settings.fresh)
+        dataset, schema = load_data(
+            recipe.data, recipe.targets, channel_names, settings.fresh, splits=("train", "validation")
+        )
     check_not_empty(dataset)
     queries = recipe.data.event_jets == "queries"
     if not masked:
