@@ -2,6 +2,7 @@
 
 import multiprocessing
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ _PROCESSES.set_forkserver_preload(["e2evit.training"])  # once instead of by eve
 
 
 def run_script(script: str, *arguments) -> None:
-    """Run a script, such as "scripts/train.py", in a process of its own.
+    """Run a script, such as "scripts/train.py", in a process of its own; both end if this one is terminated.
 
     Raises:
         SystemExit: if it fails, which ends the study.
@@ -24,7 +25,9 @@ def run_script(script: str, *arguments) -> None:
     print(f"\n$ python {' '.join(words)}", flush=True)
     process = _PROCESSES.Process(target=_run, args=(ROOT / script, words[1:]))
     process.start()
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # a training saves its state
     process.join()
+    signal.signal(signal.SIGTERM, before)
     if process.exitcode:
         sys.exit(f"This step failed: python {' '.join(words)}")
 
