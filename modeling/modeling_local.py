@@ -30,7 +30,7 @@ class Surroundings(NamedTuple):
 
     Args:
         pixel: `(M, W)` as in [`PackedTokens`].
-        cosine, sine: `(M, 1, W, d / 2)`, rotary positions of windows' heads.
+        cosine, sine: `(M, 1, W, d)`, factors of [`rotate`] for windows' heads.
         bias: `(M, 1, 1, W)` or `(M, 1, W, W)`, added to scores: 0 where a token may look, very small elsewhere.
         neighbours: `(T, K K)` as in [`PackedTokens`].
         at: `(T,)`, number of each token's pixel among those of all images; beyond them for an empty place.
@@ -104,14 +104,19 @@ def surroundings(config, tokens: PackedTokens, width: int, height: int, dtype, i
         size = height * width
         at = tokens.image.unsqueeze(1) * size + pixel
         at = torch.where(tokens.is_token, at, tokens.counts.shape[0] * size).flatten()
-    cosine, sine = (part.to(dtype).unsqueeze(1) for part in (angles.cos(), angles.sin()))
+    cosine, sine = angles.cos(), angles.sin()
+    factors = torch.cat([cosine, cosine], dim=-1), torch.cat([-sine, sine], dim=-1)
+    cosine, sine = (part.to(dtype).unsqueeze(1) for part in factors)
     return Surroundings(pixel, cosine, sine, bias.unsqueeze(1), neighbours, at)
 
 
 def rotate(heads: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    """Channel i and channel i + d / 2 of heads `(M, h, W, d)` rotated by the i-th angle (arXiv 2104.09864)."""
-    one, other = heads.chunk(2, dim=-1)
-    return torch.cat([one * cosine - other * sine, one * sine + other * cosine], dim=-1)
+    """Channel i and channel i + d / 2 of heads `(M, h, W, d)` rotated by the i-th angle (arXiv 2104.09864).
+
+    Args:
+        cosine, sine: Of the angles, for each channel; sines of the first half are negative.
+    """
+    return heads * cosine + heads.roll(heads.shape[-1] // 2, -1) * sine
 
 
 class WindowAttention(nn.Module):
@@ -126,8 +131,9 @@ class WindowAttention(nn.Module):
     def forward(self, hidden_states: torch.Tensor, around: Surroundings) -> torch.Tensor:
         qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1))
         qkv = qkv.permute(2, 0, 3, 1, 4).contiguous()  # one copy, which halves the time of what follows
-        query, key = (rotate(part, around.cosine, around.sine) for part in qkv[:2])
-        context = attend(query, key, qkv[2], around.bias)
+        query, key, value = qkv.unbind()  # not by indices, whose gradients are as large as all three
+        query, key = (rotate(part, around.cosine, around.sine) for part in (query, key))
+        context = attend(query, key, value, around.bias)
         return self.proj(context.transpose(1, 2).flatten(2))
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "from_segments",
     "gram",
     "map_tokens",
+    "moments",
     "packed_cross_covariance",
     "packed_linear_attention",
     "packed_softmax",
@@ -98,8 +99,8 @@ def unpack(hidden_states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return F.pad(hidden_states.flatten(0, 1), (0, 0, 0, 1))[places]
 
 
-# On CPUs, two products for each image take a fraction of the time of those for each window and their sum, whose parts
-# are larger than the tokens. `starts` and `counts` `(B,)` are those of `PackedTokens`; empty places are not read.
+# On CPUs, products for each image take a fraction of the time of those for each window and their sum, whose parts are
+# larger than the tokens. `starts` and `counts` `(B,)` are those of `PackedTokens`; empty places are not read.
 def _image_slices(starts: torch.Tensor, counts: torch.Tensor) -> list[slice]:
     return [slice(start, start + count) for start, count in zip(starts.tolist(), counts.tolist())]
 
@@ -118,10 +119,12 @@ def _fake_gram(left, right, starts, counts):
 
 
 def _map(values: torch.Tensor, matrices: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    result, matrices = values.new_zeros(len(values), matrices.shape[2]), matrices.to(values.dtype)
-    for number, own in enumerate(_image_slices(starts, counts)):
+    result, matrices = values.new_empty(len(values), matrices.shape[2]), matrices.to(values.dtype)
+    slices = _image_slices(starts, counts)
+    for number, (own, after) in enumerate(zip(slices, [*slices[1:], slice(len(values), None)])):
         torch.mm(values[own], matrices[number], out=result[own])
-    return result
+        result[own.stop : after.start] = 0
+    return result if slices else result.zero_()
 
 
 def _fake_map(values, matrices, starts, counts):
@@ -135,7 +138,7 @@ def _save_all(ctx, inputs, output):
 def _differentiate_gram(ctx, gradient):
     left, right, starts, counts = ctx.saved_tensors
     to_left = _map_operator(right, gradient.transpose(1, 2), starts, counts)
-    return to_left, _map_operator(left, gradient, starts, counts), None, None
+    return to_left.to(left.dtype), _map_operator(left, gradient, starts, counts).to(right.dtype), None, None
 
 
 def _differentiate_map(ctx, gradient):
@@ -144,8 +147,35 @@ def _differentiate_map(ctx, gradient):
     return to_values, _gram_operator(values, gradient, starts, counts).to(matrices.dtype), None, None
 
 
+def _moments(pairs: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    wide, width = torch.promote_types(pairs.dtype, torch.float32), pairs.shape[1] // 2
+    products = pairs.new_empty(len(counts), width, width, dtype=wide)
+    squares = pairs.new_empty(len(counts), 2 * width, dtype=wide)
+    for number, own in enumerate(_image_slices(starts, counts)):
+        tokens = pairs[own].to(wide)  # fits into the cache
+        torch.mm(tokens[:, :width].t(), tokens[:, width:], out=products[number])
+        torch.sum(tokens.square(), 0, out=squares[number])
+    return products, squares
+
+
+def _fake_moments(pairs, starts, counts):
+    wide, width = torch.promote_types(pairs.dtype, torch.float32), pairs.shape[1] // 2
+    shape = (counts.shape[0], width, width)
+    return pairs.new_empty(shape, dtype=wide), pairs.new_empty(shape[0], 2 * width, dtype=wide)
+
+
+def _differentiate_moments(ctx, to_products, to_squares):
+    pairs, starts, counts = ctx.saved_tensors
+    width = to_products.shape[1]
+    matrices = torch.diag_embed(2 * to_squares)
+    matrices[:, width:, :width] = to_products.transpose(1, 2)
+    matrices[:, :width, width:] = to_products
+    return _map_operator(pairs, matrices, starts, counts), None, None
+
+
 _gram_operator = define_operator("image_gram", _gram, _fake_gram, _differentiate_gram, _save_all)
 _map_operator = define_operator("image_map", _map, _fake_map, _differentiate_map, _save_all)
+_moments_operator = define_operator("image_moments", _moments, _fake_moments, _differentiate_moments, _save_all)
 
 
 def _takes_images(values: torch.Tensor) -> bool:
@@ -158,7 +188,19 @@ def gram(left: torch.Tensor, right: torch.Tensor, tokens: PackedTokens) -> torch
     if _takes_images(left):
         return _gram_operator(left.flatten(0, 1), right.flatten(0, 1), tokens.starts, tokens.counts)
     left = left * tokens.is_token.unsqueeze(2)
-    return sum_over_images(torch.bmm(left.transpose(1, 2), right), tokens)
+    return sum_over_images(torch.bmm(left.transpose(1, 2), right.to(left.dtype)), tokens)
+
+
+def moments(pairs: torch.Tensor, tokens: PackedTokens) -> tuple[torch.Tensor, torch.Tensor]:
+    """Σ left rightᵀ `(B, D, D)` and Σ squares `(B, 2 D)` over the tokens of each image, in float32 at least.
+
+    Args:
+        pairs: `(M, W, 2 D)`, left and right of each token side by side.
+    """
+    if _takes_images(pairs):
+        return _moments_operator(pairs.flatten(0, 1), tokens.starts, tokens.counts)
+    squares = sum_over_tokens(widen(pairs)[0].square() * tokens.is_token.unsqueeze(2), tokens)
+    return gram(*pairs.chunk(2, dim=2), tokens), squares
 
 
 def map_tokens(values: torch.Tensor, matrices: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
@@ -169,15 +211,13 @@ def map_tokens(values: torch.Tensor, matrices: torch.Tensor, tokens: PackedToken
     return torch.bmm(values, matrices.to(values.dtype)[tokens.image])
 
 
-def packed_cross_covariance(query, key, value, temperature, tokens: PackedTokens):
-    """XCA (`cross_covariance_attention`): each image has its own map and norms."""
-    num_heads, width = len(temperature), query.shape[-1]
-    with no_autocast(query):
-        is_token = tokens.is_token.unsqueeze(2)
-        query_norm, key_norm = (
-            sum_over_tokens(part.square() * is_token, tokens).sqrt().clamp(min=1e-12) for part in widen(query, key)
-        )
-        scores = gram(query, key, tokens) / query_norm.unsqueeze(2) / key_norm.unsqueeze(1)
+def packed_cross_covariance(query_key, value, temperature, tokens: PackedTokens):
+    """XCA (`cross_covariance_attention`): each image has its own map and norms. Queries and keys are side by side."""
+    num_heads, width = len(temperature), value.shape[-1]
+    with no_autocast(value):
+        products, squares = moments(query_key, tokens)
+        query_norm, key_norm = squares.clamp(min=1e-24).sqrt().chunk(2, dim=1)
+        scores = products / query_norm.unsqueeze(2) / key_norm.unsqueeze(1)
         scores = scores * temperature.flatten().repeat_interleave(width // num_heads).unsqueeze(-1)
         weights = block_diagonal(scores, num_heads, float("-inf")).softmax(-1)
         return map_tokens(value, weights.transpose(1, 2), tokens)
@@ -234,17 +274,17 @@ class PackedAttention(nn.Module):
     def reset_parameters(self):  # `_init_weights` calls it again: `from_pretrained` discards values set in `__init__`
         init.constant_(self.temperature, self.initial_temperature)
 
-    def mix(self, query, key, value, tokens: PackedTokens):
+    def mix(self, qkv: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
         raise NotImplementedError
 
     def forward(self, hidden_states: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
-        query, key, value = self.qkv(hidden_states).chunk(3, dim=-1)
-        return self.proj(self.mix(query, key, value, tokens))
+        return self.proj(self.mix(self.qkv(hidden_states), tokens))
 
 
 class PackedCrossCovariance(PackedAttention):
-    def mix(self, query, key, value, tokens):
-        return packed_cross_covariance(query, key, value, self.temperature, tokens)
+    def mix(self, qkv, tokens):
+        query_key, value = qkv.split([2 * qkv.shape[2] // 3, qkv.shape[2] // 3], dim=2)
+        return packed_cross_covariance(query_key, value, self.temperature, tokens)
 
 
 class PackedLinearAttention(PackedAttention):
@@ -252,12 +292,14 @@ class PackedLinearAttention(PackedAttention):
     def initial_temperature(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.head_dim**-0.5
 
-    def mix(self, query, key, value, tokens):
+    def mix(self, qkv, tokens):
+        query, key, value = qkv.chunk(3, dim=2)
         return packed_linear_attention(query, key, value, self.temperature, tokens, self.denominator_floor)
 
 
 class PackedSoftmax(PackedAttention):
-    def mix(self, query, key, value, tokens):
+    def mix(self, qkv, tokens):
+        query, key, value = qkv.chunk(3, dim=2)
         query = query * self.temperature.flatten().repeat_interleave(self.head_dim)
         return packed_softmax(query.to(value.dtype), key, value, self.num_heads, tokens)
 

@@ -59,8 +59,9 @@ class PatchStem(nn.Module):
         values = gelu(self.of_state(self.norm(hidden_states))).flatten(0, 1)
         values = values + relu(self.of_pixel(pixels.to(values.dtype)))
         values = values * from_segments(self.place_weight.to(values.dtype), place)
-        values = values.masked_fill(~tokens.is_token.flatten().unsqueeze(1), 0.0)
-        cells = segment_sum(values, cell, number * rows * columns).to(self.batch_norm.weight.dtype)
+        num_cells = number * rows * columns
+        cell = torch.where(tokens.is_token.flatten(), cell, num_cells)  # one more, for empty places
+        cells = segment_sum(values, cell, num_cells + 1)[:-1].to(self.batch_norm.weight.dtype)
         cells = cells.unflatten(0, (number, rows, columns)).permute(0, 3, 1, 2)
         patches = self.conv(gelu(self.batch_norm(cells)))
         patch = (image * patches.shape[2] + row // (side * stride)) * patches.shape[3] + column // (side * stride)

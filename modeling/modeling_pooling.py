@@ -42,7 +42,7 @@ class AttentionPooling(nn.Module):
             (scores,) = widen(scores)
             weights = (MAX_SCORE * torch.tanh(scores / MAX_SCORE)).exp() * tokens.is_token.unsqueeze(2)  # [M, W, h]
             total = sum_over_tokens(weights, tokens).unsqueeze(2)
-            summed = gram(weights, widen(hidden_states)[0], tokens)  # [B, h, D]
+            summed = gram(weights, hidden_states, tokens)  # [B, h, D]
             means = (summed / total.clamp(min=torch.finfo(summed.dtype).tiny)).to(hidden_states.dtype)
         values = self.value(means).unflatten(2, (self.num_heads, -1))  # [B, h, h, d]
         pooled = self.proj(values.diagonal(dim1=1, dim2=2).transpose(1, 2).flatten(1))
@@ -68,11 +68,11 @@ class TokenEnergyPooling(nn.Module):
         """`(M, W, D)` to `(B, D)`."""
         weights = self.weights(hidden_states)
         with no_autocast(hidden_states):
-            content, wide, weights = widen(linear_pixels(tokens.values), hidden_states, weights)
+            content, weights = widen(linear_pixels(tokens.values), weights)
             weights = F.softplus(weights).unflatten(2, (self.num_channels, NUM_SUMS))
             sums = sum_over_tokens(weights * content.unsqueeze(3), tokens)  # [B, C, sums]
             total = sum_over_tokens(content, tokens).unsqueeze(2)  # zero in empty places
-            means = gram(content, wide, tokens) / total.clamp(min=MIN_CONTENT)  # [B, C, D]
+            means = gram(content, hidden_states, tokens) / total.clamp(min=MIN_CONTENT)  # [B, C, D]
         # each channel reads its own part of the values of its mean
         values = self.values(means.to(hidden_states.dtype)).unflatten(2, (self.num_channels, self.width))
         values = values.diagonal(dim1=1, dim2=2).transpose(1, 2)  # [B, C, width]

@@ -6,13 +6,16 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+import event_tables
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from accelerate.state import AcceleratorState
 from e2evit.modeling import E2EImageProcessor
+from forked import TWICE, run_python
 
 import e2evit
 from e2evit.data import find_schema
@@ -277,6 +280,25 @@ def test_the_study_of_transplants(results, data, tmp_path, monkeypatch):
     own, *others = (measured[name] for name in ("own event", "other event", "overlaid"))
     assert own["roc_auc"] == pytest.approx(results["queries"][1].metrics[MODEL]["roc_auc"], abs=1e-6)
     assert own["mean_change_of_score"] == 0 < min(other["mean_change_of_score"] for other in others)
+
+
+@pytest.mark.slow
+def test_the_study_of_events(data, tmp_path):
+    """One seed; a second call finds everything done."""
+    plan = {"seeds": [3], "epochs": 1}
+    for kind, model in MODELS.items():
+        recipe = yaml.safe_load((ROOT / f"recipes/events/{kind}.yaml").read_text())
+        for name, content in (("json", model), ("yaml", recipe | {"model_config": str(tmp_path / f"{kind}.json")})):
+            (tmp_path / f"{kind}.{name}").write_text(json.dumps(content))
+        plan[kind] = str(tmp_path / f"{kind}.yaml")
+    (tmp_path / "study.yaml").write_text(json.dumps(plan))
+    command = ["studies/events.py", "--study", tmp_path / "study.yaml", "--data_dir", data.data_dir]
+    command += ["--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "runs", "--results_dir", tmp_path]
+    done = run_python("-c", TWICE, *command)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    assert "train.py" not in done.stdout.split("second call")[1]
+    assert "| windows" in event_tables.events(tmp_path)
+    assert "| overlaid" in event_tables.transplants(tmp_path)
 
 
 def test_wrong_requests(results, data, jets_dir, tmp_path):

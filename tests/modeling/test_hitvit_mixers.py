@@ -5,6 +5,7 @@ from math import pi
 import numpy as np
 import pytest
 import torch
+from e2evit.modeling import modeling_packed
 from e2evit.modeling.modeling_curves import CURVES, curve_order, curve_ranks
 from e2evit.modeling.modeling_local import WindowAttention, convolve_tokens, reorder, rotary_table, surroundings
 from e2evit.modeling.modeling_packed import (
@@ -83,16 +84,34 @@ def slow_softmax(query, key, value, temperature):
     return F.scaled_dot_product_attention(query * temperature, key, value)
 
 
+def packed_attention(kind, tokens):
+    return {
+        "xca": lambda q, k, v, t: packed_cross_covariance(torch.cat([q, k], dim=2), v, t, tokens),
+        "relu_linear": lambda q, k, v, t: packed_linear_attention(q, k, v, t, tokens, 0.5),
+        "softmax": lambda q, k, v, t: packed_softmax(q * t.flatten().repeat_interleave(4), k, v, 2, tokens),
+    }[kind]
+
+
+@pytest.mark.parametrize("takes_images", [True, False])
+@pytest.mark.parametrize("kind", ["xca", "relu_linear", "softmax"])
+def test_empty_places_have_no_effect(kind, takes_images, monkeypatch):
+    monkeypatch.setattr(modeling_packed, "USE_OPERATOR", takes_images)
+    _, tokens, noise = random_tokens()
+    temperature, results = torch.ones(2, 1, 1, dtype=torch.float64), []
+    for empty in (0.0, 3.0):
+        parts = noise[:3].where(tokens.is_token.unsqueeze(2), empty).requires_grad_()
+        results.append(packed_attention(kind, tokens)(*parts, temperature)[tokens.is_token])
+        (gradient,) = torch.autograd.grad(results[-1].square().sum(), parts)
+        assert not gradient[:, ~tokens.is_token].any()
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("kind", ["xca", "relu_linear", "softmax"])
 def test_attention_over_an_image(kind):
     """Beside a loop over images and heads, with zeros in empty places."""
     _, tokens, (query, key, value, _) = random_tokens()
     temperature = torch.tensor([0.5, 2.0], dtype=torch.float64).view(2, 1, 1)
-    fast = {
-        "xca": lambda q, k, v, t: packed_cross_covariance(q, k, v, t, tokens),
-        "relu_linear": lambda q, k, v, t: packed_linear_attention(q, k, v, t, tokens, 0.5),
-        "softmax": lambda q, k, v, t: packed_softmax(q * t.flatten().repeat_interleave(4), k, v, 2, tokens),
-    }[kind]
+    fast = packed_attention(kind, tokens)
     slow_one = {"xca": slow_xca, "relu_linear": slow_linear, "softmax": slow_softmax}[kind]
 
     def slow(query, key, value, temperature):

@@ -1,0 +1,55 @@
+"""Are the jets of an event measured as well in one pass over it as one by one, and does the answer come from the jet?
+
+python studies/events.py --data_dir data/events
+
+The jets are those of docs/events.md, the plan is recipes/events/study.yaml. Both models train on the same jets and are
+measured on the same test jets; the one that reads whole events also in the surroundings of other events
+(`studies/transplants.py`). Results go into `results/events`; finished runs are kept.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from event_tables import MODELS, events, transplants
+from steps import run_script
+from transformers import HfArgumentParser
+
+from e2evit.data.packaged import read_recipe
+
+
+@dataclass
+class EventStudyArguments:
+    study: str = field(default="recipes/events/study.yaml", metadata={"help": "Recipes, seeds and length."})
+    data_dir: str = field(default="data/events", metadata={"help": "Simulated events."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where prepared Arrow files go."})
+    output_dir: str = field(default="runs/event_study", metadata={"help": "Checkpoints."})
+    results_dir: str = field(default="results", metadata={"help": "The folder events/ in it gets the results."})
+    mixed_precision: str = field(default="auto", metadata={"help": "Of the trainings: no, bf16 or auto."})
+    seeds: list[int] | None = field(default=None, metadata={"help": "Seeds to run in this call. Default: all."})
+
+
+def main() -> None:
+    (options,) = HfArgumentParser(EventStudyArguments).parse_args_into_dataclasses()
+    plan, results = read_recipe(options.study), Path(options.results_dir)
+    data = ["--data_dir", options.data_dir]
+    data += ["--cache_dir", options.cache_dir] if options.cache_dir else []
+    for seed in options.seeds or plan["seeds"]:
+        for kind in MODELS:
+            run, result = Path(options.output_dir) / f"{kind}_seed{seed}", results / f"events/{kind}_seed{seed}.json"
+            if not result.exists():
+                run_script(
+                    *("scripts/train.py", plan[kind], *data, "--seed", seed, "--num_train_epochs", plan["epochs"]),
+                    *("--mixed_precision", options.mixed_precision, "--output_dir", run, "--resume_from_checkpoint"),
+                )
+                run_script(
+                    *("scripts/eval.py", run, *data, "--event_jets", kind, "--results", result),
+                    *("--mixed_precision", "no", "--per_device_batch_size", 8, "--model_name", kind),
+                )
+            moved = result.with_name(f"transplants_seed{seed}.json")
+            if kind == "queries" and not moved.exists():
+                run_script("studies/transplants.py", *data, "--checkpoint", run, "--results", moved)
+    print(f"{events(results)}\n\n{transplants(results)}")
+
+
+if __name__ == "__main__":
+    main()
