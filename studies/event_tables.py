@@ -1,6 +1,7 @@
 """Tables of docs/events.md, from the results of `studies/events.py`."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,16 @@ from e2evit.results.tables import markdown_table
 __all__ = ["MODELS", "TABLES", "events", "transplants"]
 
 MODELS = ("queries", "windows")
-_SHOWN = (AUC, "accuracy", RESOLUTION)
 _CHANGE = "mean_change_of_score"
 
 
-def _cells(measured: list[dict[str, float]]) -> list[str]:
-    return [spread(np.array([metrics[key] for metrics in measured]), METRICS[key].format) for key in _SHOWN]
+def _shown(metrics: Mapping[str, float]) -> list[str]:
+    return [AUC if AUC in metrics else "roc_auc", "accuracy", RESOLUTION]  # with two classes there is one area
+
+
+def _cells(measured: Sequence[Mapping[str, float]]) -> list[str]:
+    keys = _shown(measured[0])
+    return [spread(np.array([metrics[key] for metrics in measured]), METRICS[key].format) for key in keys]
 
 
 def events(results: Path) -> str:
@@ -38,7 +43,8 @@ def events(results: Path) -> str:
         minutes = spread(np.array([result.training["seconds"] / 60 for result in own]), ".0f")
         cells = _cells([result.metrics[MODEL] for result in own])
         rows.append([kind, str(len(own)), f"{own[0].parameters / 1e6:.2f}", minutes, *cells])
-    heads = ["", "seeds", "M parameters", "minutes of training", *(METRICS[key].title for key in _SHOWN)]
+    titles = [METRICS[key].title for key in _shown(found[0].metrics[MODEL])]
+    heads = ["", "seeds", "M parameters", "minutes of training", *titles]
     jets = found[0].data
     sizes = f"{jets['train']['rows']} training jets, {jets['test']['rows']} test jets."
     return f"{markdown_table(heads, rows)}\n\n{sizes}"
@@ -59,7 +65,8 @@ def transplants(results: Path) -> str:
         measured = [run[condition] for run in runs]
         change = spread(np.array([metrics[_CHANGE] for metrics in measured]), ".3f")
         rows.append([condition, str(len(runs)), *_cells(measured), change])
-    return markdown_table(["", "seeds", *(METRICS[key].title for key in _SHOWN), "mean change of the score"], rows)
+    titles = [METRICS[key].title for key in _shown(measured[0])]
+    return markdown_table(["", "seeds", *titles, "mean change of the score"], rows)
 
 
 TABLES = {"events": events, "transplants": transplants}
