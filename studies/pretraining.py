@@ -9,7 +9,7 @@ kept, and `--seeds` does a part. `studies/render.py` then writes the tables of i
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pretraining_tables import name_of, summarise
+from pretraining_tables import SCRATCH, name_of, summarise
 from steps import RECIPES, run_script
 from transformers import HfArgumentParser
 
@@ -39,37 +39,38 @@ def main() -> None:
 
 
 def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> None:
-    """Pre-train once; then fine-tune and train from scratch with each fraction of the labels."""
+    """Pre-train in each way; then fine-tune and train from scratch with each fraction of the labels."""
     folder, results = Path(arguments.output_dir), Path(arguments.results_dir)
     data = ["--data_dir", arguments.data_dir]
     data += ["--cache_dir", arguments.cache_dir] if arguments.cache_dir else []
-    pretrained = folder / f"pretrained_seed{seed}"
+    settings_of_all = [word for name, value in study.get("settings", {}).items() for word in (f"--{name}", value)]
 
     def train(script: str, recipe: Path, output: Path, fraction: float, epochs: int, *more) -> None:
         if (output / "run_info.json").exists():
             return
         run_script(
-            *(script, recipe, *data, *more),
+            *(script, recipe, *data, *settings_of_all, *more),
             *("--train_fraction", fraction, "--validation_fraction", study["validation_fraction"]),
             *("--fraction_seed", seed, "--seed", seed, "--num_train_epochs", epochs),
             *("--validation_interval", max(1, epochs // study["validations"])),
             *("--output_dir", output, "--mixed_precision", arguments.mixed_precision, "--resume_from_checkpoint"),
         )
 
-    new, before = ("--model_config", study["model_config"]), study["pretraining"]
-    recipe = RECIPES / "pretraining/pretrain.yaml"
-    truth = ("--truth_columns", *before["truth_columns"]) if "truth_columns" in before else ()
-    train("scripts/pretrain.py", recipe, pretrained, before["fraction"], before["epochs"], *new, *truth)
-    starts = {
-        "finetune": (RECIPES / "pretraining/finetune.yaml", "--model_name_or_path", pretrained),
-        "scratch": (RECIPES / "pretraining/scratch.yaml", *new),
-    }
+    new, starts = ("--model_config", study["model_config"]), {}
+    for start, before in study["pretraining"].items():
+        pretrained = folder / f"pretrained_{start}_seed{seed}"
+        truth = ("--truth_columns", *before["truth_columns"]) if "truth_columns" in before else ()
+        recipe = RECIPES / "pretraining/pretrain.yaml"
+        train("scripts/pretrain.py", recipe, pretrained, before["fraction"], before["epochs"], *new, *truth)
+        starts[start] = (RECIPES / "pretraining/finetune.yaml", "--model_name_or_path", pretrained)
+    starts[SCRATCH] = (RECIPES / "pretraining/scratch.yaml", *new)
     for share, settings in study["labels"].items():
         for start, (recipe, *model) in starts.items():
             name = name_of(start, share, seed)
             if (results / f"{name}.json").exists():
                 continue
-            train("scripts/train.py", recipe, folder / name, settings["fraction"], settings[f"{start}_epochs"], *model)
+            epochs = settings["scratch_epochs" if start == SCRATCH else "finetune_epochs"]
+            train("scripts/train.py", recipe, folder / name, settings["fraction"], epochs, *model)
             run_script(
                 *("scripts/eval.py", folder / name, *data, "--results", results / f"{name}.json"),
                 *("--split", study["split"], f"--{study['split']}_fraction", study["measured_fraction"]),

@@ -11,9 +11,10 @@ from e2evit.metrics import METRICS
 from e2evit.results.record import Result
 from e2evit.results.tables import markdown_table
 
-__all__ = ["TABLES", "name_of", "summarise"]
+__all__ = ["SCRATCH", "TABLES", "name_of", "summarise"]
 
-STARTS = {"finetune": "pre-trained", "scratch": "from scratch"}
+SCRATCH = "scratch"
+TITLES = {"finetune": "pre-trained", "finetune_truth": "pre-trained, with truth", SCRATCH: "from scratch"}
 QUALITY = ("roc_auc_macro", "accuracy", "mae_gev", "relative_resolution")
 
 
@@ -23,7 +24,7 @@ def name_of(start: str, share: str, seed: int) -> str:
 
 
 def summarise(study: Mapping, results: Path, runs: Path) -> dict:
-    """For each share of labels, values, means and 95 % intervals (Student's t) over the seeds that have both results.
+    """For each share of labels, values, means and 95 % intervals (Student's t) over the seeds that have all results.
 
     Differences are pre-trained minus from scratch, by seed: both had the same labels.
 
@@ -32,29 +33,35 @@ def summarise(study: Mapping, results: Path, runs: Path) -> dict:
         results: Folder of `NAME.json`.
         runs: Folder of the checkpoints, for what pre-training took.
     """
-    summary: dict = {"seeds": [], "pretraining": [], "labels": {}}
+    starts = [*study["pretraining"], SCRATCH]
+    summary: dict = {"seeds": [], "pretraining": {start: [] for start in study["pretraining"]}, "labels": {}}
     for seed in study["seeds"]:
-        path = runs / f"pretrained_seed{seed}/run_info.json"
-        if path.exists():
-            info = json.loads(path.read_text(encoding="utf-8"))
+        paths = {start: runs / f"pretrained_{start}_seed{seed}/run_info.json" for start in study["pretraining"]}
+        if all(path.exists() for path in paths.values()):
             summary["seeds"].append(seed)
-            summary["pretraining"].append({name: info[name] for name in ("images_seen", "seconds", "best_loss")})
+            for start, path in paths.items():
+                info = json.loads(path.read_text(encoding="utf-8"))
+                part = {name: info[name] for name in ("images_seen", "seconds", "best_loss")}
+                summary["pretraining"][start].append(part)
     for share in study["labels"]:
         paths = {
-            seed: [results / f"{name_of(start, share, seed)}.json" for start in STARTS] for seed in summary["seeds"]
+            seed: [results / f"{name_of(start, share, seed)}.json" for start in starts] for seed in summary["seeds"]
         }
-        done = [seed for seed, both in paths.items() if all(path.exists() for path in both)]
+        done = [seed for seed, own in paths.items() if all(path.exists() for path in own)]
         if not done:
             continue
-        pairs = zip(*([Result.from_json(path) for path in paths[seed]] for seed in done))
-        measured = dict(zip(STARTS, map(list, pairs)))
+        of_seeds = zip(*([Result.from_json(path) for path in paths[seed]] for seed in done))
+        measured = dict(zip(starts, map(list, of_seeds)))
         entry: dict = {"seeds": done}
         for start, trainings in measured.items():
             entry[start] = {"training": [result.training for result in trainings]}
             entry[start] |= {key: _over_seeds([result.metric(key).value for result in trainings]) for key in QUALITY}
         entry["difference"] = {
-            key: _over_seeds(np.subtract(entry["finetune"][key]["values"], entry["scratch"][key]["values"]))
-            for key in QUALITY
+            start: {
+                key: _over_seeds(np.subtract(entry[start][key]["values"], entry[SCRATCH][key]["values"]))
+                for key in QUALITY
+            }
+            for start in study["pretraining"]
         }
         summary["labels"][share] = entry
     return summary
@@ -74,19 +81,25 @@ def _summary(results: Path) -> dict:
 
 
 def outcome(results: Path) -> str:
-    """Quality by share of labels: pre-trained, from scratch, and the difference."""
+    """Quality by share of labels: pre-trained in each way, from scratch, and the differences."""
     summary, rows = _summary(results), []
-    before = np.mean([run["seconds"] for run in summary["pretraining"]])
+    before = {start: np.mean([run["seconds"] for run in runs]) for start, runs in summary["pretraining"].items()}
     for share, entry in summary["labels"].items():
-        for start, title in (*STARTS.items(), ("difference", "difference")):
-            measured, minutes = entry[start], "–"
-            if start in STARTS:
-                seconds = np.mean([run["seconds"] for run in measured["training"]])
-                minutes = f"{(seconds + before * (start == 'finetune')) / 60:.0f}"
-            cells = [_cell(measured[key], METRICS[key].format, start == "difference") for key in QUALITY]
-            about = [share, f"{len(entry['seeds'])}"] if start == "finetune" else ["", ""]
-            rows.append([*about, title, minutes, *cells])
+        lines = []
+        for start in (*before, SCRATCH):
+            seconds = np.mean([run["seconds"] for run in entry[start]["training"]]) + before.get(start, 0)
+            cells = [_cell(entry[start][key], METRICS[key].format, False) for key in QUALITY]
+            lines.append([TITLES[start], f"{seconds / 60:.0f}", *cells])
+        for start, difference in entry["difference"].items():
+            cells = [_cell(difference[key], METRICS[key].format, True) for key in QUALITY]
+            lines.append([_named("difference", start), "–", *cells])
+        rows += [[share, str(len(entry["seeds"])), *lines[0]], *(["", "", *line] for line in lines[1:])]
     return markdown_table(["labels", "seeds", "", "total minutes", *(METRICS[key].heading for key in QUALITY)], rows)
+
+
+def _named(what: str, start: str) -> str:
+    """`what`, with the way of pre-training if it is not the plain one."""
+    return what + TITLES[start].removeprefix(TITLES["finetune"])
 
 
 def _cell(metric: Mapping, form: str, signed: bool) -> str:
@@ -98,16 +111,17 @@ def findings(results: Path) -> str:
     """What the intervals support, share by share."""
     summary, lines = _summary(results), []
     for share, entry in summary["labels"].items():
-        verdicts = []
-        for key in QUALITY:
-            mean, half = (entry["difference"][key][name] for name in ("mean", "half_interval"))
-            is_better = (mean > 0) == METRICS[key].higher_is_better
-            is_clear = half is not None and abs(mean) > half
-            verdict = ("better" if is_better else "worse") if is_clear else "no clear difference"
-            verdicts.append(f"{METRICS[key].title} {verdict}")
-        lines.append(f"* with {share} of the labels, pre-training: {', '.join(verdicts)}")
-    minutes = np.mean([run["seconds"] for run in summary["pretraining"]]) / 60
-    images = summary["pretraining"][0]["images_seen"]
+        for start, difference in entry["difference"].items():
+            verdicts = []
+            for key in QUALITY:
+                mean, half = (difference[key][name] for name in ("mean", "half_interval"))
+                is_better = (mean > 0) == METRICS[key].higher_is_better
+                is_clear = half is not None and abs(mean) > half
+                verdict = ("better" if is_better else "worse") if is_clear else "no clear difference"
+                verdicts.append(f"{METRICS[key].title} {verdict}")
+            lines.append(f"* with {share} of the labels, {_named('pre-training', start)}: {', '.join(verdicts)}")
+    runs = next(iter(summary["pretraining"].values()))
+    minutes, images = np.mean([run["seconds"] for run in runs]) / 60, runs[0]["images_seen"]
     first = f"{len(summary['seeds'])} seeds; pre-training on {images} images took {minutes:.0f} minutes each."
     return "\n".join([first, "", *lines])
 

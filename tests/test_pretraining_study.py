@@ -35,8 +35,8 @@ def test_a_small_study(model_type, plan, tmp_path):
     study = yaml.safe_load((ROOT / f"recipes/pretraining/{plan}.yaml").read_text())
     study |= {"model_config": str(tmp_path / "tiny.json"), "seeds": [3]}
     study |= {"validation_fraction": 1.0, "measured_fraction": 1.0}
-    if model_type == "hitvit":
-        study["pretraining"]["truth_columns"] = ["jet_mass", "multiplicity"]
+    if model_type == "hitvit":  # without pile-up to predict
+        study["pretraining"]["finetune_truth"]["truth_columns"] = ["jet_mass", "multiplicity"]
     study["labels"] = {"10 %": {"fraction": 0.25, "finetune_epochs": 1, "scratch_epochs": 2}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     command = ["studies/pretraining.py", "--study", tmp_path / "study.yaml"]
@@ -46,25 +46,27 @@ def test_a_small_study(model_type, plan, tmp_path):
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     _, second = done.stdout.split("second call")
     assert "train.py" not in second
-    records = [
-        json.loads((tmp_path / f"results/{start}_10_percent_seed3.json").read_text())
-        for start in ("finetune", "scratch")
-    ]
+    starts = (*study["pretraining"], "scratch")
+    records = [json.loads((tmp_path / f"results/{start}_10_percent_seed3.json").read_text()) for start in starts]
     rows = [record["training"]["images_seen"] for record in records]
-    assert rows[1] == 2 * rows[0]
+    assert all(2 * number == rows[-1] for number in rows[:-1])
     entry = json.loads((tmp_path / "results/summary.json").read_text())["labels"]["10 %"]
     accuracies = [record["metrics"]["model"]["accuracy"] for record in records]
-    assert entry["difference"]["accuracy"]["values"] == [accuracies[0] - accuracies[1]]
+    for start, accuracy in zip(study["pretraining"], accuracies):
+        assert entry["difference"][start]["accuracy"]["values"] == [accuracy - accuracies[-1]]
+    (tmp_path / "pretraining").mkdir()
+    (tmp_path / "results/summary.json").rename(tmp_path / "pretraining/summary.json")
+    assert outcome(tmp_path).count("difference") == len(study["pretraining"])
 
 
 def test_the_report_concludes_what_intervals_allow(tmp_path):
     """Three seeds: a clear difference, an unclear one, and one in the wrong direction."""
-    study = {"seeds": [0, 1, 2], "labels": {"1 %": {}, "100 %": {}}}
+    study = {"seeds": [0, 1, 2], "pretraining": {"finetune": {}}, "labels": {"1 %": {}, "100 %": {}}}
     rng = np.random.default_rng(0)
     for seed in study["seeds"]:
         info = {"images_seen": 5, "seconds": 60.0, "best_loss": 1.0}
-        (tmp_path / f"pretrained_seed{seed}").mkdir()
-        (tmp_path / f"pretrained_seed{seed}/run_info.json").write_text(json.dumps(info))
+        (tmp_path / f"pretrained_finetune_seed{seed}").mkdir()
+        (tmp_path / f"pretrained_finetune_seed{seed}/run_info.json").write_text(json.dumps(info))
         for start, gain in (("finetune", 0.1), ("scratch", 0.0)):
             metrics = {
                 "roc_auc_macro": 0.8 + gain + 0.001 * seed,
