@@ -8,7 +8,7 @@ from particle_tables import AUC, RESOLUTION, spread
 from sklearn.metrics import roc_auc_score
 
 from e2evit.metrics import METRICS
-from e2evit.results.predictions import BACKGROUND, read_predictions
+from e2evit.results.predictions import BACKGROUND, MODEL, read_predictions
 from e2evit.results.record import Result, read_results
 from e2evit.results.tables import interval_cell, markdown_table
 
@@ -59,7 +59,7 @@ def summarise(plan: dict, results: Path) -> list[dict]:
             "pileup": result.pileup,
             "without": result.without,
             "against_qcd": against_background(path),
-            "metrics": result.metrics["model"],
+            "metrics": result.metrics[MODEL],
         }
         for (question, name, seed, path), result in zip(planned, _of_validation([row[-1] for row in planned]))
     ]
@@ -110,7 +110,9 @@ def variants(results: Path) -> str:
 
 
 def beside_xcit(results: Path) -> str:
-    """Trainings of full length, each a row; `hitvit/pileup60` holds the same models on images of more pile-up.
+    """Trainings of full length, each a row, and mean ± deviation of each model.
+
+    `hitvit/pileup60` holds the same trainings, measured on images of more pile-up.
 
     Raises:
         ValueError: as [`read_results`], or if there are none, or validation jets were not measured.
@@ -118,20 +120,25 @@ def beside_xcit(results: Path) -> str:
     paths = sorted((results / "hitvit").glob("*.json"))
     if not paths:
         raise ValueError(f"There are no results in {results / 'hitvit'}.")
-    rows, of_more = [], _of_validation([results / "hitvit/pileup60" / path.name for path in paths])
-    for path, result, at_60 in zip(paths, _of_validation(paths), of_more):
-        areas = against_background(path)
-        rows.append(
-            [
-                f"{result.model}, seed {result.seed}",
-                f"{result.parameters / 1e6:.2f}",
-                interval_cell(result.metric(AUC), METRICS[AUC].format),
-                *(f"{area:{METRICS[AUC].format}}" for area in areas.values()),
-                interval_cell(result.metric(RESOLUTION), METRICS[RESOLUTION].format),
-                *(f"{at_60.metrics['model'][key]:{METRICS[key].format}}" for key in (AUC, RESOLUTION)),
-            ]
-        )
-    pairs = [f"{name} / QCD" for name in areas]
+    found, of_more = _of_validation(paths), _of_validation([results / "hitvit/pileup60" / path.name for path in paths])
+    areas = [against_background(path) for path in paths]
+    pairs = [f"{name} / QCD" for name in areas[0]]
+    forms = [METRICS[AUC].format] * (1 + len(pairs)) + [METRICS[key].format for key in (RESOLUTION, AUC, RESOLUTION)]
+    values = [
+        [result.metrics[MODEL][AUC], *area.values(), result.metrics[MODEL][RESOLUTION]]
+        + [at_60.metrics[MODEL][key] for key in (AUC, RESOLUTION)]
+        for result, area, at_60 in zip(found, areas, of_more)
+    ]
+    rows = []
+    for model in dict.fromkeys(result.model for result in found):
+        own = [number for number, result in enumerate(found) if result.model == model]
+        for number in own:
+            cells = [f"{value:{form}}" for value, form in zip(values[number], forms)]
+            for place, key in ((0, AUC), (len(pairs) + 1, RESOLUTION)):
+                cells[place] = interval_cell(found[number].metric(key), METRICS[key].format)
+            rows.append([f"{model}, seed {found[number].seed}", f"{found[number].parameters / 1e6:.2f}", *cells])
+        means = [spread(of_metric, form) for of_metric, form in zip(np.array([values[i] for i in own]).T, forms)]
+        rows.append([f"**{model}, mean**", "", *means])
     heads = ["", "M parameters", METRICS[AUC].title, *pairs, METRICS[RESOLUTION].title]
     heads += ["mean AUC at pile-up 60", "resolution at pile-up 60"]
     return markdown_table(heads, rows)
