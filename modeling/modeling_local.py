@@ -114,7 +114,7 @@ def rotate(heads: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> tor
     """Channel i and channel i + d / 2 of heads `(M, h, W, d)` rotated by the i-th angle (arXiv 2104.09864).
 
     Args:
-        cosine, sine: Of the angles, for each channel; sines of the first half are negative.
+        cosine, sine: `(M, 1, W, d)`: the cosines twice, and the sines first negated, then as they are.
     """
     return heads * cosine + heads.roll(heads.shape[-1] // 2, -1) * sine
 

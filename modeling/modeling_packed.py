@@ -100,13 +100,18 @@ def unpack(hidden_states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 
 # On CPUs, products for each image take a fraction of the time of those for each window and their sum, whose parts are
-# larger than the tokens. `starts` and `counts` `(B,)` are those of `PackedTokens`; empty places are not read.
+# larger than the tokens. `starts` (ascending from 0) and `counts` `(B,)` are those of `PackedTokens`; empty places are
+# not read.
 def _image_slices(starts: torch.Tensor, counts: torch.Tensor) -> list[slice]:
     return [slice(start, start + count) for start, count in zip(starts.tolist(), counts.tolist())]
 
 
+def _wide(left: torch.Tensor, right: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
+
+
 def _gram(left: torch.Tensor, right: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    wide = torch.promote_types(left.dtype, torch.float32)
+    wide = _wide(left, right)
     result = left.new_empty(len(counts), left.shape[1], right.shape[1], dtype=wide)
     for number, own in enumerate(_image_slices(starts, counts)):
         torch.mm(left[own].to(wide).t(), right[own].to(wide), out=result[number])
@@ -114,17 +119,16 @@ def _gram(left: torch.Tensor, right: torch.Tensor, starts: torch.Tensor, counts:
 
 
 def _fake_gram(left, right, starts, counts):
-    wide = torch.promote_types(left.dtype, torch.float32)
-    return left.new_empty(counts.shape[0], left.shape[1], right.shape[1], dtype=wide)
+    return left.new_empty(counts.shape[0], left.shape[1], right.shape[1], dtype=_wide(left, right))
 
 
 def _map(values: torch.Tensor, matrices: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     result, matrices = values.new_empty(len(values), matrices.shape[2]), matrices.to(values.dtype)
-    slices = _image_slices(starts, counts)
-    for number, (own, after) in enumerate(zip(slices, [*slices[1:], slice(len(values), None)])):
+    ends = [*starts.tolist()[1:], len(values)]  # of each image with the empty places behind it
+    for number, (own, end) in enumerate(zip(_image_slices(starts, counts), ends)):
         torch.mm(values[own], matrices[number], out=result[own])
-        result[own.stop : after.start] = 0
-    return result if slices else result.zero_()
+        result[own.stop : end] = 0
+    return result if len(counts) else result.zero_()
 
 
 def _fake_map(values, matrices, starts, counts):
@@ -137,8 +141,10 @@ def _save_all(ctx, inputs, output):
 
 def _differentiate_gram(ctx, gradient):
     left, right, starts, counts = ctx.saved_tensors
-    to_left = _map_operator(right, gradient.transpose(1, 2), starts, counts)
-    return to_left.to(left.dtype), _map_operator(left, gradient, starts, counts).to(right.dtype), None, None
+    both, (of_left, of_right) = torch.promote_types(left.dtype, right.dtype), ctx.needs_input_grad[:2]
+    to_left = _map_operator(right.to(both), gradient.transpose(1, 2), starts, counts) if of_left else None
+    to_right = _map_operator(left.to(both), gradient, starts, counts) if of_right else None
+    return to_left, to_right, None, None
 
 
 def _differentiate_map(ctx, gradient):
@@ -152,7 +158,7 @@ def _moments(pairs: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor) ->
     products = pairs.new_empty(len(counts), width, width, dtype=wide)
     squares = pairs.new_empty(len(counts), 2 * width, dtype=wide)
     for number, own in enumerate(_image_slices(starts, counts)):
-        tokens = pairs[own].to(wide)  # fits into the cache
+        tokens = pairs[own].to(wide)  # those of a jet fit into the cache
         torch.mm(tokens[:, :width].t(), tokens[:, width:], out=products[number])
         torch.sum(tokens.square(), 0, out=squares[number])
     return products, squares
@@ -170,7 +176,9 @@ def _differentiate_moments(ctx, to_products, to_squares):
     matrices = torch.diag_embed(2 * to_squares)
     matrices[:, width:, :width] = to_products.transpose(1, 2)
     matrices[:, :width, width:] = to_products
-    return _map_operator(pairs, matrices, starts, counts), None, None
+    # in float16 the matrices could overflow
+    values = pairs.float() if pairs.dtype == torch.float16 else pairs
+    return _map_operator(values, matrices, starts, counts).to(pairs.dtype), None, None
 
 
 _gram_operator = define_operator("image_gram", _gram, _fake_gram, _differentiate_gram, _save_all)
@@ -187,8 +195,9 @@ def gram(left: torch.Tensor, right: torch.Tensor, tokens: PackedTokens) -> torch
     """Σ left rightᵀ over the tokens `(M, W, ...)` of each image, `(B, D, D')`, in float32 at least."""
     if _takes_images(left):
         return _gram_operator(left.flatten(0, 1), right.flatten(0, 1), tokens.starts, tokens.counts)
-    left = left * tokens.is_token.unsqueeze(2)
-    return sum_over_images(torch.bmm(left.transpose(1, 2), right.to(left.dtype)), tokens)
+    both = torch.promote_types(left.dtype, right.dtype)
+    left = left.to(both) * tokens.is_token.unsqueeze(2)
+    return sum_over_images(torch.bmm(left.transpose(1, 2), right.to(both)), tokens)
 
 
 def moments(pairs: torch.Tensor, tokens: PackedTokens) -> tuple[torch.Tensor, torch.Tensor]:
@@ -212,7 +221,13 @@ def map_tokens(values: torch.Tensor, matrices: torch.Tensor, tokens: PackedToken
 
 
 def packed_cross_covariance(query_key, value, temperature, tokens: PackedTokens):
-    """XCA (`cross_covariance_attention`): each image has its own map and norms. Queries and keys are side by side."""
+    """XCA (`cross_covariance_attention`): each image has its own map and norms.
+
+    Args:
+        query_key: `(M, W, 2 D)`, the query and the key of each token side by side.
+        value: `(M, W, D)`, as the result.
+        temperature: `(h, 1, 1)`.
+    """
     num_heads, width = len(temperature), value.shape[-1]
     with no_autocast(value):
         products, squares = moments(query_key, tokens)
@@ -275,6 +290,7 @@ class PackedAttention(nn.Module):
         init.constant_(self.temperature, self.initial_temperature)
 
     def mix(self, qkv: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
+        """`(M, W, 3 D)` to `(M, W, D)`."""
         raise NotImplementedError
 
     def forward(self, hidden_states: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:

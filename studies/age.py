@@ -30,6 +30,9 @@ SOURCES = {
     "study/earlier/*/*.json": (),  # recipes of the past: they stay as they are
     "study/*.json": (*_TRAINED, "recipes/study"),
     "pretraining/*.json": (*_TRAINED, "recipes/pretraining"),
+    "pretraining_hitvit/*.json": (*_TRAINED, *_SIMULATION, "recipes/pretraining", "recipes/study/hitvit.json"),
+    "events/transplants_*.json": (*_TRAINED, *_SIMULATION, "recipes/events", "studies/transplants.py"),
+    "events/*.json": (*_TRAINED, *_SIMULATION, "recipes/events"),
     "particles_*.json": (*_TRAINED, *_SIMULATION, "recipes/particles", "recipes/quickstart"),
     "hitvit/*.json": (*_TRAINED, *_SIMULATION, "recipes/study"),
     "hitvit/pileup60/*.json": (*_TRAINED, *_SIMULATION, "recipes/study"),

@@ -12,7 +12,7 @@ from e2evit.results.predictions import MODEL
 from e2evit.results.record import read_results
 from e2evit.results.tables import markdown_table
 
-__all__ = ["MODELS", "TABLES", "events", "transplants"]
+__all__ = ["MODELS", "events", "transplants"]
 
 MODELS = ("queries", "windows")
 _CHANGE = "mean_change_of_score"
@@ -39,7 +39,8 @@ def events(results: Path) -> str:
     found = read_results(paths)
     rows = []
     for kind in MODELS:
-        own = [result for result in found if result.model == kind]
+        if not (own := [result for result in found if result.model == kind]):
+            continue
         minutes = spread(np.array([result.training["seconds"] / 60 for result in own]), ".0f")
         cells = _cells([result.metrics[MODEL] for result in own])
         rows.append([kind, str(len(own)), f"{own[0].parameters / 1e6:.2f}", minutes, *cells])
@@ -67,6 +68,3 @@ def transplants(results: Path) -> str:
         rows.append([condition, str(len(runs)), *_cells(measured), change])
     titles = [METRICS[key].title for key in _shown(measured[0])]
     return markdown_table(["", "seeds", *titles, "mean change of the score"], rows)
-
-
-TABLES = {"events": events, "transplants": transplants}

@@ -1,4 +1,4 @@
-"""Are the jets of an event measured as well in one pass over it as one by one, and does the answer come from the jet?
+"""Is one pass over an event as accurate as one pass per jet, and does the model read its answer off the jet itself?
 
 python studies/events.py --data_dir data/events
 
@@ -38,7 +38,7 @@ def main() -> None:
             run, result = Path(options.output_dir) / f"{kind}_seed{seed}", results / f"events/{kind}_seed{seed}.json"
             if not result.exists():
                 run_script(
-                    *("scripts/train.py", plan[kind], *data, "--seed", seed, "--num_train_epochs", plan["epochs"]),
+                    *("scripts/train.py", plan[kind], *data, "--seed", seed),
                     *("--mixed_precision", options.mixed_precision, "--output_dir", run, "--resume_from_checkpoint"),
                 )
                 run_script(

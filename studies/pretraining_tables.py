@@ -14,7 +14,7 @@ from e2evit.results.tables import markdown_table
 __all__ = ["SCRATCH", "TABLES", "name_of", "summarise"]
 
 SCRATCH = "scratch"
-TITLES = {"finetune": "pre-trained", "finetune_truth": "pre-trained, with truth", SCRATCH: "from scratch"}
+WAYS = {"finetune": "", "finetune_truth": " with truth"}  # of pre-training, as plans and results name them
 QUALITY = ("roc_auc_macro", "accuracy", "mae_gev", "relative_resolution")
 
 
@@ -77,19 +77,23 @@ def _over_seeds(values) -> dict:
 
 
 def _summary(results: Path) -> dict:
-    return json.loads((results / "pretraining/summary.json").read_text(encoding="utf-8"))
+    return json.loads((results / "summary.json").read_text(encoding="utf-8"))
 
 
-def outcome(results: Path) -> str:
-    """Quality by share of labels: pre-trained in each way, from scratch, and the differences."""
-    summary, rows = _summary(results), []
+def outcome(results: Path, folder: str = "pretraining") -> str:
+    """Quality by share of labels: pre-trained in each way, from scratch, and the differences.
+
+    Args:
+        folder: The one in `results` that holds the summary of the study.
+    """
+    summary, rows = _summary(results / folder), []
     before = {start: np.mean([run["seconds"] for run in runs]) for start, runs in summary["pretraining"].items()}
     for share, entry in summary["labels"].items():
         lines = []
         for start in (*before, SCRATCH):
             seconds = np.mean([run["seconds"] for run in entry[start]["training"]]) + before.get(start, 0)
             cells = [_cell(entry[start][key], METRICS[key].format, False) for key in QUALITY]
-            lines.append([TITLES[start], f"{seconds / 60:.0f}", *cells])
+            lines.append([_named("pre-trained", start), f"{seconds / 60:.0f}", *cells])
         for start, difference in entry["difference"].items():
             cells = [_cell(difference[key], METRICS[key].format, True) for key in QUALITY]
             lines.append([_named("difference", start), "–", *cells])
@@ -98,8 +102,7 @@ def outcome(results: Path) -> str:
 
 
 def _named(what: str, start: str) -> str:
-    """`what`, with the way of pre-training if it is not the plain one."""
-    return what + TITLES[start].removeprefix(TITLES["finetune"])
+    return "from scratch" if start == SCRATCH else what + WAYS[start]
 
 
 def _cell(metric: Mapping, form: str, signed: bool) -> str:
@@ -107,9 +110,9 @@ def _cell(metric: Mapping, form: str, signed: bool) -> str:
     return f"{metric['mean']:{'+' if signed else ''}{form}}{half}"
 
 
-def findings(results: Path) -> str:
-    """What the intervals support, share by share."""
-    summary, lines = _summary(results), []
+def findings(results: Path, folder: str = "pretraining") -> str:
+    """What the intervals support, share by share; arguments as in [`outcome`]."""
+    summary, lines = _summary(results / folder), []
     for share, entry in summary["labels"].items():
         for start, difference in entry["difference"].items():
             verdicts = []
@@ -120,10 +123,13 @@ def findings(results: Path) -> str:
                 verdict = ("better" if is_better else "worse") if is_clear else "no clear difference"
                 verdicts.append(f"{METRICS[key].title} {verdict}")
             lines.append(f"* with {share} of the labels, {_named('pre-training', start)}: {', '.join(verdicts)}")
-    runs = next(iter(summary["pretraining"].values()))
-    minutes, images = np.mean([run["seconds"] for run in runs]) / 60, runs[0]["images_seen"]
-    first = f"{len(summary['seeds'])} seeds; pre-training on {images} images took {minutes:.0f} minutes each."
-    return "\n".join([first, "", *lines])
+    took = []
+    for start, runs in summary["pretraining"].items():
+        minutes = np.mean([run["seconds"] for run in runs]) / 60
+        took.append(
+            f"{_named('pre-training', start)} on {runs[0]['images_seen']} images took {minutes:.0f} minutes each"
+        )
+    return "\n".join([f"{len(summary['seeds'])} seeds; {', '.join(took)}.", "", *lines])
 
 
 def masked_steps(results: Path) -> str:

@@ -1,33 +1,46 @@
 """The steps of a study: scripts, each in a process of its own, so that none holds the memory of the one before."""
 
 import multiprocessing
+import os
 import runpy
 import signal
 import sys
+import threading
 from pathlib import Path
 
 __all__ = ["RECIPES", "run_script"]
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
+POLL_SECONDS = 1.0
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["e2evit.training"])  # once instead of by every step: torch takes seconds
 
 
 def run_script(script: str, *arguments) -> None:
-    """Run a script, such as "scripts/train.py", in a process of its own; both end if this one is terminated.
+    """Run a script, such as "scripts/train.py", in a process of its own, which gets the SIGTERM of this one.
 
     Raises:
-        SystemExit: if it fails, which ends the study.
+        SystemExit: if it fails, or at SIGTERM with the code of a training that can be resumed.
     """
     words = [str(part) for part in (script, *arguments)]
     print(f"\n$ python {' '.join(words)}", flush=True)
     process = _PROCESSES.Process(target=_run, args=(ROOT / script, words[1:]))
-    process.start()
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # a training saves its state
-    process.join()
-    signal.signal(signal.SIGTERM, before)
+    is_stopped = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: is_stopped.set())
+    try:
+        process.start()
+        while process.exitcode is None:
+            process.join(POLL_SECONDS)
+            if is_stopped.is_set() and process.exitcode is None:
+                process.terminate()  # a training saves its state
+                process.join()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if is_stopped.is_set():
+        print("Stopped by SIGTERM; the same command resumes.", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL)
     if process.exitcode:
         sys.exit(f"This step failed: python {' '.join(words)}")
 

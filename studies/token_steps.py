@@ -95,9 +95,8 @@ def main() -> None:
     if accelerator.device.type != "cpu":
         raise SystemExit(f"token_steps.py: steps are timed on CPUs, but trainings here run on {accelerator.device}.")
     torch.set_num_threads(1)
-    # as a training of the reference would load them
-    small = {"train_fraction": plan["fraction"], "validation_fraction": plan["validation_fraction"]}
-    data = DataArguments(data_dir=options.data_dir, cache_dir=options.cache_dir, **small)
+    fraction = plan["fraction"]  # as a training of the reference would load them
+    data = DataArguments(data_dir=options.data_dir, cache_dir=options.cache_dir, train_fraction=fraction)
     dataset, schema = load_data(data, targets, splits={"train"})
     size, rows = recipe.training.per_device_batch_size, dataset["train"]
     rows = rows.select(np.unique(np.linspace(0, len(rows) - 1, NUM_BATCHES * size).astype(int)))

@@ -285,10 +285,13 @@ def test_the_study_of_transplants(results, data, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_study_of_events(data, tmp_path):
     """One seed; a second call finds everything done."""
-    plan = {"seeds": [3], "epochs": 1}
+    plan = {"seeds": [3]}
     for kind, model in MODELS.items():
         recipe = yaml.safe_load((ROOT / f"recipes/events/{kind}.yaml").read_text())
-        for name, content in (("json", model), ("yaml", recipe | {"model_config": str(tmp_path / f"{kind}.json")})):
+        for name, content in (
+            ("json", model),
+            ("yaml", recipe | {"model_config": str(tmp_path / f"{kind}.json"), "num_train_epochs": 1}),
+        ):
             (tmp_path / f"{kind}.{name}").write_text(json.dumps(content))
         plan[kind] = str(tmp_path / f"{kind}.yaml")
     (tmp_path / "study.yaml").write_text(json.dumps(plan))

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from samples import random_images
@@ -34,6 +35,7 @@ from e2evit.training import (
     predict,
     pretrained_model,
     read_model_config,
+    start_accelerator,
     train,
 )
 from e2evit.training.collate import E2ECollator
@@ -353,3 +355,21 @@ def test_recipes_parse_and_repeat_no_default(path):
     for key in yaml.safe_load(path.read_text()):
         assert recipe.flat()[key] != Recipe().flat()[key], key
     assert (ROOT / recipe.model.model_config).is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "has_amx", "has_bf16", "expected"),
+    [
+        ("Intel(R) Xeon(R)", True, True, True),
+        ("Intel(R) Xeon(R)", False, True, False),
+        ("AMD EPYC", False, True, True),
+        ("AMD EPYC", False, False, False),
+    ],
+)
+def test_bfloat16_is_chosen_where_it_is_faster(name, has_amx, has_bf16, expected, monkeypatch):
+    cpu = {"cpu_name": name, "avx512_bf16": has_bf16}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert start_accelerator("auto").mixed_precision == ("bf16" if expected else "no")
+    AcceleratorState._reset_state(reset_partial_state=True)

@@ -10,6 +10,7 @@ from e2evit.modeling.modeling_curves import CURVES, curve_order, curve_ranks
 from e2evit.modeling.modeling_local import WindowAttention, convolve_tokens, reorder, rotary_table, surroundings
 from e2evit.modeling.modeling_packed import (
     from_segments,
+    gram,
     packed_cross_covariance,
     packed_linear_attention,
     packed_softmax,
@@ -84,6 +85,14 @@ def slow_softmax(query, key, value, temperature):
     return F.scaled_dot_product_attention(query * temperature, key, value)
 
 
+@pytest.fixture
+def nan_in_new_tensors():
+    """Memory that nobody has written holds NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 def packed_attention(kind, tokens):
     return {
         "xca": lambda q, k, v, t: packed_cross_covariance(torch.cat([q, k], dim=2), v, t, tokens),
@@ -92,9 +101,12 @@ def packed_attention(kind, tokens):
     }[kind]
 
 
-@pytest.mark.parametrize("takes_images", [True, False])
-@pytest.mark.parametrize("kind", ["xca", "relu_linear", "softmax"])
-def test_empty_places_have_no_effect(kind, takes_images, monkeypatch):
+@pytest.mark.usefixtures("nan_in_new_tensors")
+@pytest.mark.parametrize(
+    ("kind", "takes_images"),
+    [("xca", True), ("xca", False), ("relu_linear", True), ("relu_linear", False), ("softmax", True)],
+)
+def test_what_empty_places_hold_has_no_effect(kind, takes_images, monkeypatch):
     monkeypatch.setattr(modeling_packed, "USE_OPERATOR", takes_images)
     _, tokens, noise = random_tokens()
     temperature, results = torch.ones(2, 1, 1, dtype=torch.float64), []
@@ -104,6 +116,34 @@ def test_empty_places_have_no_effect(kind, takes_images, monkeypatch):
         (gradient,) = torch.autograd.grad(results[-1].square().sum(), parts)
         assert not gradient[:, ~tokens.is_token].any()
     torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("takes_images", [True, False])
+def test_a_channel_of_zeros_has_finite_gradients(takes_images, monkeypatch):
+    monkeypatch.setattr(modeling_packed, "USE_OPERATOR", takes_images)
+    _, tokens, noise = random_tokens()
+    parts = noise[:3].clone()
+    parts[0, ..., 0] = 0
+    parts.requires_grad_()
+    outputs = packed_attention("xca", tokens)(*parts, torch.ones(2, 1, 1, dtype=torch.float64))
+    (gradient,) = torch.autograd.grad(outputs.square().sum(), parts)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("takes_images", [True, False])
+def test_sums_are_in_float32_beside_bfloat16_tokens(takes_images, monkeypatch):
+    """Weights of a pooling, and their gradients, which a softmax subtracts from each other."""
+    monkeypatch.setattr(modeling_packed, "USE_OPERATOR", takes_images)
+    _, tokens, noise = random_tokens()
+    states, results = noise[0].bfloat16(), []
+    for dtype in (torch.float32, torch.float64):
+        weights = noise[1].to(dtype).requires_grad_()
+        sums = gram(weights, states if dtype == torch.float32 else states.double(), tokens)
+        (gradient,) = torch.autograd.grad((sums * sums.detach().cos()).sum(), weights)
+        results.append((sums, gradient))
+    (sums, gradient), expected = results
+    assert sums.dtype == gradient.dtype == torch.float32
+    torch.testing.assert_close((sums.double(), gradient.double()), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["xca", "relu_linear", "softmax"])

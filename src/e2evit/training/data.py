@@ -38,7 +38,8 @@ def load_data(
             `targets.transverse` says otherwise.
         fresh: Leave particles in the training split: [`PreparedImages`] makes new images of them in every epoch. All
             other particles become fixed images.
-        splits: Those whose images will be read. Particles of the others remain particles, which saves their time.
+        splits: The splits whose images will be read. The others keep their particles, which saves the time of making
+            images.
 
     Raises:
         ValueError: if the data has other channels than `channel_names`, or images where particles or whole events are
