@@ -1,6 +1,7 @@
 """Tables of docs/tokens.md, from the results of `studies/tokens.py` and of trainings of full length."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,12 @@ def against_background(path: Path) -> dict[str, float]:
     return areas
 
 
-def summarise(plan: dict, results: Path) -> list[dict]:
+def summarise(plan: dict, results: Path, earlier: Sequence[dict] = ()) -> list[dict]:
     """One row for each training of the plan that has been measured.
 
     Args:
         results: Folder of `MODEL_seedSEED.json`.
+        earlier: Rows of trainings whose results may no longer be there.
 
     Raises:
         ValueError: as [`read_results`], or if validation jets were not measured.
@@ -47,8 +49,9 @@ def summarise(plan: dict, results: Path) -> list[dict]:
         for seed in plan["seeds"]
         if (path := results / f"{name}_seed{seed}.json").exists()
     ]
-    return [
-        {
+    rows = {(run["model"], run["seed"]): run for run in earlier}
+    rows |= {
+        (name, seed): {
             "question": question,
             "model": name,
             "seed": seed,
@@ -62,11 +65,13 @@ def summarise(plan: dict, results: Path) -> list[dict]:
             "metrics": result.metrics[MODEL],
         }
         for (question, name, seed, path), result in zip(planned, _of_validation([row[-1] for row in planned]))
-    ]
+    }
+    order = [(name, seed) for models in plan["models"].values() for name in models for seed in plan["seeds"]]
+    return [rows[key] for key in order if key in rows]
 
 
 def _of_validation(paths: list[Path]) -> list[Result]:
-    results = read_results(paths)
+    results = read_results(paths) if paths else []
     if other := [path for path, result in zip(paths, results) if result.split != "validation"]:
         raise ValueError(f"{other[0]} was not measured on validation jets.")
     return results
@@ -144,4 +149,4 @@ def beside_xcit(results: Path) -> str:
     return markdown_table(heads, rows)
 
 
-TABLES = {"hitvit": beside_xcit}  # `variants` too, once docs/tokens.md has results for it
+TABLES = {"hitvit": beside_xcit, "token variants": variants}

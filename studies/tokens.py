@@ -4,7 +4,7 @@ python studies/tokens.py --data_dir data/jets
 
 The plan is recipes/tokens/study.yaml, the jets are those of docs/tokens.md. Steps of all models are timed first
 (`results/token_steps.json`; remove it to time them on another machine), then each trains on as many jets as fill the
-same time. All are measured on validation jets, into `results/tokens.json`; finished runs are kept.
+same time. All are measured on validation jets, into `results/tokens.json`; trainings in it are not repeated.
 """
 
 import json
@@ -48,10 +48,13 @@ def main() -> None:
     if unknown := sorted({*configs} - {*steps}):
         sys.exit(f"{timed} has no times of {', '.join(unknown)}: remove it, and all models are timed again.")
     words += ["--validation_fraction", plan["validation_fraction"]]
+    table = results / "tokens.json"
+    earlier = json.loads(table.read_text(encoding="utf-8"))["runs"] if table.exists() else []
+    done = {(run["model"], run["seed"]) for run in earlier}
     for seed in options.seeds or plan["seeds"]:
         for name in options.models or configs:
             run, result = folder / f"{name}_seed{seed}", folder / "results" / f"{name}_seed{seed}.json"
-            if result.exists():
+            if result.exists() or (name, seed) in done:
                 continue
             fraction = round(plan["fraction"] / steps[name]["relative"], 4)
             run_script(
@@ -62,7 +65,7 @@ def main() -> None:
             )
             measured = (*words, "--split", "validation", "--mixed_precision", "no", "--results", result)
             run_script("scripts/eval.py", run, *measured)
-    write_record(results / "tokens.json", {"runs": summarise(plan, folder / "results")})
+    write_record(table, {"runs": summarise(plan, folder / "results", earlier)})
     print(variants(results))
 
 
