@@ -208,8 +208,9 @@ def moments(pairs: torch.Tensor, tokens: PackedTokens) -> tuple[torch.Tensor, to
     """
     if _takes_images(pairs):
         return _moments_operator(pairs.flatten(0, 1), tokens.starts, tokens.counts)
+    left, right = pairs.chunk(2, dim=2)
     squares = sum_over_tokens(widen(pairs)[0].square() * tokens.is_token.unsqueeze(2), tokens)
-    return gram(*pairs.chunk(2, dim=2), tokens), squares
+    return gram(left, right, tokens), squares
 
 
 def map_tokens(values: torch.Tensor, matrices: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
