@@ -308,9 +308,9 @@ def test_wrong_requests(results, data, jets_dir, tmp_path):
     with pytest.raises(ValueError, match="queries or windows, got 'all'"):
         replace(data, event_jets="all")
     with pytest.raises(ValueError, match="was not trained with `event_jets: windows`"):
-        e2evit.evaluate(results["queries"][0], replace(data, event_jets="windows"))
+        e2evit.evaluate(results["queries"][0], replace(data, event_jets="windows"), mixed_precision="no")
     with pytest.raises(ValueError, match="was not trained with `event_jets: queries`"):
-        e2evit.evaluate(results["windows"][0], replace(data, event_jets="queries"))
+        e2evit.evaluate(results["windows"][0], replace(data, event_jets="queries"), mixed_precision="no")
     with pytest.raises(ValueError, match="125 x 125 pixels without jets: simulate with"):
         train("queries", replace(data, data_dir=str(jets_dir)), tmp_path)
     (tmp_path / "model.json").write_text(json.dumps(MODELS["windows"]))

@@ -144,8 +144,8 @@ def test_there_must_be_something_to_learn(targets, message, jets_dir, tmp_path):
 def test_an_empty_split(jets_dir, tmp_path, monkeypatch):
     from e2evit.training import run
 
-    def without_validation(*arguments):
-        dataset, schema = load_data(*arguments)
+    def without_validation(*arguments, **options):
+        dataset, schema = load_data(*arguments, **options)
         dataset["validation"] = dataset["validation"].select([])
         return dataset, schema
 
