@@ -128,7 +128,7 @@ def _map(values: torch.Tensor, matrices: torch.Tensor, starts: torch.Tensor, cou
     for number, (own, end) in enumerate(zip(_image_slices(starts, counts), ends)):
         torch.mm(values[own], matrices[number], out=result[own])
         result[own.stop : end] = 0
-    return result if len(counts) else result.zero_()
+    return result
 
 
 def _fake_map(values, matrices, starts, counts):

@@ -77,16 +77,12 @@ def _over_seeds(values) -> dict:
 
 
 def _summary(results: Path) -> dict:
-    return json.loads((results / "summary.json").read_text(encoding="utf-8"))
+    return json.loads((results / "pretraining/summary.json").read_text(encoding="utf-8"))
 
 
-def outcome(results: Path, folder: str = "pretraining") -> str:
-    """Quality by share of labels: pre-trained in each way, from scratch, and the differences.
-
-    Args:
-        folder: The one in `results` that holds the summary of the study.
-    """
-    summary, rows = _summary(results / folder), []
+def outcome(results: Path) -> str:
+    """Quality by share of labels: pre-trained in each way, from scratch, and the differences."""
+    summary, rows = _summary(results), []
     before = {start: np.mean([run["seconds"] for run in runs]) for start, runs in summary["pretraining"].items()}
     for share, entry in summary["labels"].items():
         lines = []
@@ -110,9 +106,9 @@ def _cell(metric: Mapping, form: str, signed: bool) -> str:
     return f"{metric['mean']:{'+' if signed else ''}{form}}{half}"
 
 
-def findings(results: Path, folder: str = "pretraining") -> str:
-    """What the intervals support, share by share; arguments as in [`outcome`]."""
-    summary, lines = _summary(results / folder), []
+def findings(results: Path) -> str:
+    """What the intervals support, share by share."""
+    summary, lines = _summary(results), []
     for share, entry in summary["labels"].items():
         for start, difference in entry["difference"].items():
             verdicts = []
