@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from accelerate.state import AcceleratorState
 
 import e2evit
 from e2evit.cli import evaluate as command
@@ -20,7 +19,6 @@ def data(jets_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory) -> TrainedModel:
-    AcceleratorState._reset_state(reset_partial_state=True)  # of the tests before
     folder = tmp_path_factory.mktemp("trained")
     (folder / "model.json").write_text(json.dumps(TINY | {"mass_loss": "quantile"}))
     settings = e2evit.TrainArguments(

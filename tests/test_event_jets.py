@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState
 from e2evit.modeling import E2EImageProcessor
 from forked import TWICE, run_python
 
@@ -223,7 +222,6 @@ MODELS = {
 
 
 def train(kind, data, folder, **settings):
-    AcceleratorState._reset_state(reset_partial_state=True)  # of the tests before
     (folder / "model.json").write_text(json.dumps(MODELS[kind]))
     settings = {"output_dir": str(folder / "run"), "num_train_epochs": 1, "learning_rate": 5e-3} | settings
     settings = e2evit.TrainArguments(mixed_precision="no", report_to="none", per_device_batch_size=8, **settings)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import datasets
 import h5py
@@ -12,7 +13,6 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from samples import random_images
@@ -156,6 +156,15 @@ def test_fine_tuning_starts_from_the_checkpoint(run, jets_dir, tmp_path):
     assert torch.equal(loaded.head.classifier.weight, model.head.classifier.weight)
     with pytest.raises(ValueError, match="trk_dz, trk_d0"):
         pretrained_model(folder, find_schema("top_mass"), train_split)
+
+
+def test_precision_changes_after_an_interrupted_run(run, monkeypatch):
+    """As in a notebook: Accelerate alone keeps the first run's precision until the process ends."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Supervised, "validate", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(mixed_precision="bf16")
+    run("second", num_train_epochs=1, mixed_precision="no")
 
 
 def test_output_folder(tmp_path):
@@ -370,6 +379,4 @@ def test_bfloat16_is_chosen_where_it_is_faster(name, has_amx, has_bf16, expected
     cpu = {"cpu_name": name, "avx512_bf16": has_bf16}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
-    AcceleratorState._reset_state(reset_partial_state=True)
     assert start_accelerator("auto").mixed_precision == ("bf16" if expected else "no")
-    AcceleratorState._reset_state(reset_partial_state=True)

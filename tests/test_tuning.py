@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from accelerate.state import AcceleratorState
 from forked import run_python
 
 from e2evit.training import (
@@ -28,14 +27,6 @@ SPACE = {
     "per_device_batch_size": {"choices": [16, 32]},
     "model.num_hidden_layers": {"low": 1, "high": 2},
 }
-
-
-@pytest.fixture(autouse=True)
-def _own_precision():
-    """Reset Accelerate, which keeps the precision of the first training in a process, whichever test ran it."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -58,6 +58,7 @@ def start_accelerator(
     elif report_to != "none" and not find_spec(report_to):
         raise ValueError(f"`report_to: {report_to}` needs that package: pip install {report_to}.")
     on_cpu = not torch.accelerator.is_available()
+    _forget_last_run()
     _rejoin()
     if mixed_precision == "auto":
         mixed_precision = "bf16" if _computes_in_bf16(on_cpu) else "no"
@@ -150,7 +151,13 @@ def end_processes(accelerator: Accelerator) -> None:
     if accelerator.num_processes > 1:
         _ended_groups.append(distributed.get_backend())
     accelerator.end_training()
-    AcceleratorState._reset_state(reset_partial_state=True)  # the next run may have another precision
+    PartialState._reset_state()
+    _forget_last_run()
+
+
+def _forget_last_run() -> None:
+    """Let the next run choose its precision and accumulation, also after one that ended by an exception."""
+    AcceleratorState._reset_state()
     GradientState._reset_state()
 
 
