@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -76,13 +77,13 @@ def _over_seeds(values) -> dict:
     return {"values": values.tolist(), "mean": float(values.mean()), "half_interval": half}
 
 
-def _summary(results: Path) -> dict:
-    return json.loads((results / "pretraining/summary.json").read_text(encoding="utf-8"))
+def _summary(results: Path, folder: str) -> dict:
+    return json.loads((results / folder / "summary.json").read_text(encoding="utf-8"))
 
 
-def outcome(results: Path) -> str:
+def outcome(results: Path, folder: str = "pretraining") -> str:
     """Quality by share of labels: pre-trained in each way, from scratch, and the differences."""
-    summary, rows = _summary(results), []
+    summary, rows = _summary(results, folder), []
     before = {start: np.mean([run["seconds"] for run in runs]) for start, runs in summary["pretraining"].items()}
     for share, entry in summary["labels"].items():
         lines = []
@@ -106,9 +107,9 @@ def _cell(metric: Mapping, form: str, signed: bool) -> str:
     return f"{metric['mean']:{'+' if signed else ''}{form}}{half}"
 
 
-def findings(results: Path) -> str:
+def findings(results: Path, folder: str = "pretraining") -> str:
     """What the intervals support, share by share."""
-    summary, lines = _summary(results), []
+    summary, lines = _summary(results, folder), []
     for share, entry in summary["labels"].items():
         for start, difference in entry["difference"].items():
             verdicts = []
@@ -145,4 +146,11 @@ def _step_cells(step: Mapping[str, float]) -> tuple[str, str]:
     return f"{step['ms_per_jet']:.1f}", f"{step['of_full']:.2f}"
 
 
-TABLES = {"pretraining outcome": outcome, "pretraining findings": findings, "masked steps": masked_steps}
+OF_HITVIT = "pretraining_hitvit"  # its folder of results
+TABLES = {
+    "pretraining outcome": outcome,
+    "pretraining findings": findings,
+    "hitvit pretraining outcome": partial(outcome, folder=OF_HITVIT),
+    "hitvit pretraining findings": partial(findings, folder=OF_HITVIT),
+    "masked steps": masked_steps,
+}
