@@ -19,7 +19,7 @@ KINDS = {
     "no hits": {"hit_tokens": False, "mask_size": 4},
     "convolution": {"local_mixing": "both", "global_mixing": "relu_linear", "num_decoder_layers": 2},
     "truth": TRUTH,
-    "patches": {"num_patch_layers": 1, "patch_size": 10, "patch_hidden_size": 8},
+    "patches": {"num_patch_layers": 1, "patch_size": 10, "patch_hidden_size": 8, "local_mixing": "none"},
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -96,6 +96,13 @@ def test_the_encoder_sees_the_tokens_that_are_left(kind):
         assert one is other is None or torch.equal(one, other)
     share = visible.counts.sum() / make_tokens(model.config, (25, 30), pixel_values=images).counts.sum()
     assert 0.1 < share < 0.4
+
+
+@every_kind
+def test_the_decoder_mixes_neighbours(kind):
+    """Even if the encoder does not: the pooled state alone cannot tell one hidden unit from the next."""
+    blocks = make(kind).decoder.blocks
+    assert any(block.window is not None or block.convolution is not None for block in blocks)
 
 
 @every_kind
