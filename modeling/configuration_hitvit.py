@@ -12,7 +12,8 @@ __all__ = ["HitViTConfig"]
 class HitViTConfig(E2EConfig):
     r"""Shape of a HitViT: blocks of mixing between neighbours, attention over the image, and an MLP.
 
-    Every occupied pixel is a token. The defaults are for 125 x 125 images of jets.
+    Every occupied pixel is a token. The defaults are for 125 x 125 images; for jets, `recipes/models/hitvit_nano.json`
+    has a better shape.
 
     Args:
         tower_channels (`tuple[str, ...]`):
@@ -30,7 +31,7 @@ class HitViTConfig(E2EConfig):
         window_size (`int`): Tokens of a window; an image's tokens are padded to a multiple of it.
         alternate (`bool`):
             Blocks alternate between mixing of neighbours and attention over the image, as in LinearViT. If not, each
-            has both.
+            has both. All have an MLP.
         local_mixing (`str`):
             `"window"`: softmax attention in windows along `curve`, with rotary positions; `"convolution"`: depthwise,
             over neighbouring pixels; `"both"`: first the convolution; `"none"`.

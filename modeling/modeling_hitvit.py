@@ -107,7 +107,8 @@ class TokenEmbedding(nn.Module):
 class HitViTBlock(GradientCheckpointingLayer):
     """Mixing of neighbours, attention over the image, MLP; each behind a layer norm, except the convolution.
 
-    With `config.alternate`, the blocks of even number have the first two of them only, as in LinearViT.
+    With `config.alternate`, blocks of even number mix neighbours and those of odd number attend over the image, as in
+    LinearViT; with `local_mixing: none`, an even block is an MLP only.
     """
 
     def __init__(self, config, number: int, drop_path_rate: float):

@@ -98,8 +98,7 @@ def decoder_config(config):
     own = copy.deepcopy(config)
     own.hidden_size, own.num_attention_heads = config.decoder_hidden_size, config.decoder_hidden_size // HEAD_WIDTH
     own.alternate = False
-    if config.local_mixing == "none":  # what is hidden is told by its neighbours
-        own.local_mixing = "window"
+    own.local_mixing = "window"  # neighbours tell what is hidden; a convolution ends inside the hidden block
     own.tower_channels, own.hit_tokens, own.num_channels, own.channel_names = (), True, 1, None
     return own
 

@@ -34,8 +34,8 @@ SOURCES = {
     "events/transplants_*.json": (*_TRAINED, *_SIMULATION, "recipes/events", "studies/transplants.py"),
     "events/*.json": (*_TRAINED, *_SIMULATION, "recipes/events"),
     "particles_*.json": (*_TRAINED, *_SIMULATION, "recipes/particles", "recipes/quickstart"),
-    "hitvit/*.json": (*_TRAINED, *_SIMULATION, "recipes/study"),
-    "hitvit/pileup60/*.json": (*_TRAINED, *_SIMULATION, "recipes/study"),
+    "hitvit/*.json": (*_TRAINED, *_SIMULATION, "recipes/study", "recipes/tokens/windows.json"),
+    "hitvit/pileup60/*.json": (*_TRAINED, *_SIMULATION, "recipes/study", "recipes/tokens/windows.json"),
     "token_steps.json": (
         "modeling",
         "src/e2evit/training",

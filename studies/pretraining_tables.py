@@ -16,6 +16,7 @@ __all__ = ["SCRATCH", "TABLES", "name_of", "summarise"]
 
 SCRATCH = "scratch"
 WAYS = {"finetune": "", "finetune_truth": " with truth"}  # of pre-training, as plans and results name them
+OF_HITVIT = "pretraining_hitvit"  # folder of the results of recipes/pretraining/study_hitvit.yaml
 QUALITY = ("roc_auc_macro", "accuracy", "mae_gev", "relative_resolution")
 
 
@@ -146,7 +147,6 @@ def _step_cells(step: Mapping[str, float]) -> tuple[str, str]:
     return f"{step['ms_per_jet']:.1f}", f"{step['of_full']:.2f}"
 
 
-OF_HITVIT = "pretraining_hitvit"  # its folder of results
 TABLES = {
     "pretraining outcome": outcome,
     "pretraining findings": findings,

@@ -45,7 +45,10 @@ _fields |= {
 _fields |= {
     "linearvit_study": ("linearvit", ONE_STAGE | STUDY | {"fourier_positions": True}),
     "xcit_study": ("xcit", SMALL["xcit"] | STUDY),
-    "hitvit_patches": ("hitvit", SMALL["hitvit"] | {"num_patch_layers": 1, "patch_size": 5, "patch_hidden_size": 16}),
+    "hitvit_patches": (  # as the study's
+        "hitvit",
+        SMALL["hitvit"] | {"num_patch_layers": 1, "patch_size": 5, "patch_hidden_size": 16, "local_mixing": "none"},
+    ),
     "hitvit_convolution": ("hitvit", SMALL["hitvit"] | {"local_mixing": "both", "global_mixing": "relu_linear"}),
 }
 _fields |= {

@@ -29,6 +29,7 @@ from e2evit.training import (
     TargetArguments,
     TrainArguments,
     check_output_dir,
+    end_processes,
     make_loader,
     new_model,
     pieces,
@@ -379,4 +380,6 @@ def test_bfloat16_is_chosen_where_it_is_faster(name, has_amx, has_bf16, expected
     cpu = {"cpu_name": name, "avx512_bf16": has_bf16}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
-    assert start_accelerator("auto").mixed_precision == ("bf16" if expected else "no")
+    accelerator = start_accelerator("auto")
+    assert accelerator.mixed_precision == ("bf16" if expected else "no")
+    end_processes(accelerator)

@@ -91,7 +91,7 @@ def parse(
         strings, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
-        parser.error(_explain(unknown, known, strings))
+        parser.error(_explain(unknown, known))
     return instances if first is None else [getattr(instances.pop(), first[0]), *instances]
 
 
@@ -125,14 +125,15 @@ def _title(argument_class: type) -> str:
     return " ".join(re.findall("[A-Z][a-z]*", stem)).lower()
 
 
-def _explain(unknown: Sequence[str], known: Iterable[str], words: Sequence[str]) -> str:
+def _explain(unknown: Sequence[str], known: Iterable[str]) -> str:
     for argument in unknown:
         if argument.startswith("-"):
             name = argument.split("=")[0]
             return f"unknown option {name}{suggest(name.replace('-', '_'), known, prefix='--')}"
-    before = [word.partition("=")[0] for word in words[: words.index(unknown[0])] if word.startswith("--")]
-    reason = f"{before[-1]} takes no more values, and " if before else ""
-    return f"unexpected argument {unknown[0]}: {reason}a recipe comes before all options, and there is one at most"
+    return (
+        f"unexpected argument {unknown[0]}: most options take one value; a recipe comes before all options, and there "
+        "is one at most"
+    )
 
 
 def _read(path: str, known: Mapping[str, type]) -> dict:
