@@ -43,13 +43,16 @@ def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> None:
     folder, results = Path(arguments.output_dir), Path(arguments.results_dir)
     data = ["--data_dir", arguments.data_dir]
     data += ["--cache_dir", arguments.cache_dir] if arguments.cache_dir else []
-    settings_of_all = [word for name, value in study.get("settings", {}).items() for word in (f"--{name}", value)]
+    of_all, of_finetuning = (
+        [word for name, value in study.get(key, {}).items() for word in (f"--{name}", value)]
+        for key in ("settings", "finetune_settings")
+    )
 
     def train(script: str, recipe: Path, output: Path, fraction: float, epochs: int, *more) -> None:
         if (output / "run_info.json").exists():
             return
         run_script(
-            *(script, recipe, *data, *settings_of_all, *more),
+            *(script, recipe, *data, *of_all, *more),
             *("--train_fraction", fraction, "--validation_fraction", study["validation_fraction"]),
             *("--fraction_seed", seed, "--seed", seed, "--num_train_epochs", epochs),
             *("--validation_interval", max(1, epochs // study["validations"])),
@@ -62,7 +65,8 @@ def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> None:
         truth = ("--truth_columns", *before["truth_columns"]) if "truth_columns" in before else ()
         recipe = RECIPES / "pretraining/pretrain.yaml"
         train("scripts/pretrain.py", recipe, pretrained, before["fraction"], before["epochs"], *new, *truth)
-        starts[start] = (RECIPES / "pretraining/finetune.yaml", "--model_name_or_path", pretrained)
+        recipe = RECIPES / "pretraining/finetune.yaml"
+        starts[start] = (recipe, *of_finetuning, "--model_name_or_path", pretrained)
     starts[SCRATCH] = (RECIPES / "pretraining/scratch.yaml", *new)
     for share, settings in study["labels"].items():
         for start, (recipe, *model) in starts.items():
