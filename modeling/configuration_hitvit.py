@@ -59,7 +59,7 @@ class HitViTConfig(E2EConfig):
         rotary_periods (`tuple[float, float]`): Shortest and longest period of the positions, in pixels.
         periodic_columns (`bool`):
             Whether the last column touches the first, as phi does in images of the whole detector. Periods of columns
-            are then rounded so that they divide the circumference.
+            are then rounded so that they divide the circumference, and patches know only their row.
         absolute_columns (`bool`):
             Whether a token knows its column, besides those of its neighbours. With `periodic_columns` and without
             this, only the cuts of the curve depend on where phi begins.
@@ -160,10 +160,11 @@ class HitViTConfig(E2EConfig):
                 f"`patch_stride` must be 1 or 2, as a patch sees 3 x 3 cells and none may be left out, got "
                 f"{self.patch_stride}."
             )
-        if self.periodic_columns:
+        side, columns = self.patch_size * self.patch_stride, self.image_shape[1]
+        if self.periodic_columns and columns % side:
             raise ValueError(
-                "Blocks on patches do not go around the detector: with `periodic_columns`, `num_patch_layers` must be "
-                f"0, got {self.num_patch_layers}."
+                f"With `periodic_columns`, the {columns} columns of the image must be a multiple of `patch_size` times "
+                f"`patch_stride`, got {self.patch_size} and {self.patch_stride}."
             )
 
     def validate_kernel(self):

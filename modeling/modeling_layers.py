@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .modeling_activations import gelu
-from .modeling_depthwise import DepthwiseConv, on_grid
+from .modeling_depthwise import DepthwiseConv, on_grid, on_ring
 
 __all__ = ["DropPath", "FourierPositionEncoding", "LocalInteraction", "Mlp", "fourier_positions"]
 
@@ -30,16 +30,22 @@ def fourier_positions(height: int, width: int, num_frequencies: int, device) -> 
 
 
 class FourierPositionEncoding(nn.Module):
-    """A learned projection of `fourier_positions` to `(1, D, H, W)`, computed for the current grid."""
+    """A learned projection of `fourier_positions` to `(1, D, H, W)`, computed for the current grid.
+
+    Args:
+        of_columns: Whether it tells columns apart, besides rows.
+    """
 
     num_frequencies = 16
 
-    def __init__(self, hidden_size: int):
+    def __init__(self, hidden_size: int, of_columns: bool = True):
         super().__init__()
-        self.token_projection = nn.Conv2d(4 * self.num_frequencies, hidden_size, kernel_size=1)
+        num_positions = (4 if of_columns else 2) * self.num_frequencies
+        self.token_projection = nn.Conv2d(num_positions, hidden_size, kernel_size=1)
 
     def forward(self, height: int, width: int, device: torch.device) -> torch.Tensor:
         positions = fourier_positions(height, width, self.num_frequencies, device)
+        positions = positions[:, : self.token_projection.in_channels]
         return self.token_projection(positions.to(self.token_projection.weight.dtype))
 
 
@@ -60,17 +66,22 @@ class LocalInteraction(nn.Module):
 
     XCiT's local patch interaction (LPI, section 3.3) with 3 x 3 kernels; L2ViT's local concentration module (LCM,
     equation 7) with 7 x 7.
+
+    Args:
+        periodic: Whether the last column touches the first.
     """
 
-    def __init__(self, hidden_size: int, kernel_size: int):
+    def __init__(self, hidden_size: int, kernel_size: int, periodic: bool = False):
         super().__init__()
+        self.periodic = periodic
         self.conv1 = DepthwiseConv.of(hidden_size, kernel_size)
         self.bn = nn.BatchNorm2d(hidden_size)
         self.conv2 = DepthwiseConv.of(hidden_size, kernel_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        hidden_states = gelu(on_grid(self.conv1, hidden_states))
-        return self.conv2(self.bn(hidden_states.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        convolve = on_ring if self.periodic else on_grid
+        hidden_states = gelu(convolve(self.conv1, hidden_states))
+        return convolve(self.conv2, self.bn(hidden_states.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
 class DropPath(nn.Module):

@@ -6,6 +6,7 @@ of tokens.
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import initialization as init
 
 from .configuration_xcit import XCiTConfig
@@ -27,18 +28,22 @@ class PatchStem(nn.Module):
 
     A token contributes its state and, separately, its pixel: the mass needs energies that add up, and the layer norm
     has removed their scale from the state.
+
+    Raises:
+        ValueError: with `config.periodic_columns`, for images that are not whole patches wide.
     """
 
     def __init__(self, config):
         super().__init__()
         width = config.patch_hidden_size
         self.side, self.stride, self.has_features = config.patch_size, config.patch_stride, config.pixel_features
+        self.periodic = config.periodic_columns
         self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.of_state = nn.Linear(config.hidden_size, width)
         self.of_pixel = nn.Linear(config.num_pixel_features, width)
         self.place_weight = nn.Parameter(torch.empty(self.side**2, width))
         self.batch_norm = nn.BatchNorm2d(width)
-        self.conv = nn.Conv2d(width, width, kernel_size=3, stride=self.stride, padding=1)
+        self.conv = nn.Conv2d(width, width, kernel_size=3, stride=self.stride, padding=(1, 0 if self.periodic else 1))
         self.reset_parameters()
 
     def reset_parameters(self):
@@ -49,6 +54,11 @@ class PatchStem(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Patches `(B, D, R, C)`, and the number `(T,)` of the patch below each token among those of all images."""
         (number, height, width), side, stride = grid, self.side, self.stride
+        if self.periodic and width % (side * stride):
+            raise ValueError(
+                f"Patches of {side * stride} pixels cannot go around an image of {width} columns; crop or pad it to a "
+                "multiple of that."
+            )
         row, column = tokens.pixel // width, tokens.pixel % width
         place = (row % side * side + column % side).flatten()
         rows, columns = -(-height // side), -(-width // side)  # the last cells may overhang the image
@@ -63,7 +73,8 @@ class PatchStem(nn.Module):
         cell = torch.where(tokens.is_token.flatten(), cell, num_cells)  # one more, for empty places
         cells = segment_sum(values, cell, num_cells + 1)[:-1].to(self.batch_norm.weight.dtype)
         cells = cells.unflatten(0, (number, rows, columns)).permute(0, 3, 1, 2)
-        patches = self.conv(gelu(self.batch_norm(cells)))
+        cells = gelu(self.batch_norm(cells))
+        patches = self.conv(F.pad(cells, (1, 1, 0, 0), mode="circular") if self.periodic else cells)
         patch = (image * patches.shape[2] + row // (side * stride)) * patches.shape[3] + column // (side * stride)
         return patches, patch.flatten()
 
@@ -84,8 +95,9 @@ class PatchBlocks(nn.Module):
             layer_norm_eps=config.layer_norm_eps,
         )
         self.stem = PatchStem(config)
-        self.pos_embed = FourierPositionEncoding(own.hidden_size)
-        self.blocks = nn.ModuleList(XCiTBlock(own) for _ in range(own.num_hidden_layers))
+        # around the detector, tokens know their columns if anything does
+        self.pos_embed = FourierPositionEncoding(own.hidden_size, of_columns=not config.periodic_columns)
+        self.blocks = nn.ModuleList(XCiTBlock(own, config.periodic_columns) for _ in range(own.num_hidden_layers))
         self.norm = LayerNorm(own.hidden_size, eps=config.layer_norm_eps)
         self.up = nn.Linear(own.hidden_size, config.hidden_size)
 

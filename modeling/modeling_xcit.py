@@ -31,16 +31,20 @@ __all__ = [
 
 
 class XCiTBlock(GradientCheckpointingLayer):
-    """Cross-covariance attention, local patch interaction and MLP, each with LayerScale and drop-path."""
+    """Cross-covariance attention, local patch interaction and MLP, each with LayerScale and drop-path.
 
-    def __init__(self, config):
+    Args:
+        periodic: Whether the last column of patches touches the first.
+    """
+
+    def __init__(self, config, periodic: bool = False):
         super().__init__()
         self.layer_scale_init_value = config.layer_scale_init_value
         hidden_size = config.hidden_size
         self.norm1 = LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.attn = CrossCovarianceAttention(config, hidden_size, config.num_attention_heads)
         self.norm3 = LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.local_mp = LocalInteraction(hidden_size, kernel_size=3)
+        self.local_mp = LocalInteraction(hidden_size, kernel_size=3, periodic=periodic)
         self.norm2 = LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.mlp = Mlp(hidden_size, int(hidden_size * config.mlp_ratio))
         self.drop_path = DropPath(config.drop_path_rate)

@@ -52,7 +52,7 @@ def close(found, expected):
     [
         {},
         {"local_mixing": "both", "global_mixing": "relu_linear"},
-        {"num_patch_layers": 1, "patch_hidden_size": 8, "periodic_columns": False},
+        {"num_patch_layers": 1, "patch_hidden_size": 8, "local_mixing": "none"},
     ],
 )
 def test_a_jet_does_not_see_batch_mates_or_other_jets(fields):
@@ -90,17 +90,37 @@ def test_rows_and_dense_images_give_the_same():
 @pytest.mark.parametrize("columns", [5, 30, 55])
 def test_nothing_depends_on_where_phi_begins(fields, columns):
     """Turned by whole towers, with convolutions, which have no cuts as windows along a curve do."""
-    images, jets = events()
-    turned = jets.clone()
-    turned[..., 2] = (turned[..., 2] + columns) % SIZE[1]
-    for changes, others in ((False, {}), (True, {"absolute_columns": True}), (True, {"periodic_columns": False})):
-        net = model(**ROLLED | fields | others)
-        before, after = predict(net, images, jets), predict(net, images.roll(columns, dims=3), turned)
-        is_jet = jets[..., 0] > 0
-        if changes:
-            assert (before - after)[is_jet].abs().max() > 1e-3
-        else:
-            close(after[is_jet], before[is_jet])
+    before, after = turned(columns, **ROLLED | fields)
+    close(after, before)
+    for others in ({"absolute_columns": True}, {"periodic_columns": False}):
+        before, after = turned(columns, **ROLLED | fields | others)
+        assert (before - after).abs().max() > 1e-3
+
+
+def turned(columns, **fields):
+    """What is said of the jets before and after their events are turned in phi."""
+    net, (images, jets) = model(**fields), events()
+    moved = jets.clone()
+    moved[..., 2] = (moved[..., 2] + columns) % SIZE[1]
+    is_jet = jets[..., 0] > 0
+    return predict(net, images, jets)[is_jet], predict(net, images.roll(columns, dims=3), moved)[is_jet]
+
+
+@pytest.mark.parametrize(("stride", "columns"), [(1, 5), (1, 55), (2, 10), (2, 50)])
+def test_patches_go_around(stride, columns):
+    """Turned by whole patches."""
+    fields = {"local_mixing": "none", "num_patch_layers": 2, "patch_hidden_size": 8, "patch_stride": stride}
+    fields |= {"absolute_columns": False}
+    before, after = turned(columns, **fields)
+    close(after, before)
+    before, after = turned(columns, **fields, periodic_columns=False)
+    assert (before - after).abs().max() > 1e-3
+
+
+def test_patches_that_do_not_fit_around_are_refused():
+    net, (images, jets) = model(num_patch_layers=1, patch_hidden_size=8), events()
+    with pytest.raises(ValueError, match="Patches of 10 pixels cannot go around an image of 57 columns"):
+        net(images[..., :57], jets)
 
 
 def test_windows_along_a_curve_cross_the_seam():

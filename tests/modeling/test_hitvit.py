@@ -253,7 +253,7 @@ def test_wrong_rows_are_explained(change, message):
         ({"window_size": 0}, "whole number from 1"),
         ({"num_patch_layers": 1, "patch_hidden_size": 18}, "`patch_hidden_size` 18 cannot be split into 4"),
         ({"num_patch_layers": 1, "patch_stride": 3}, "`patch_stride` must be 1 or 2"),
-        ({"num_patch_layers": 1, "periodic_columns": True}, "with `periodic_columns`, `num_patch_layers` must be 0"),
+        ({"num_patch_layers": 1, "periodic_columns": True}, "With `periodic_columns`, the 125 columns of the image"),
     ],
 )
 def test_wrong_configurations_are_explained(fields, message):
