@@ -22,6 +22,9 @@ class HitViTConfig(E2EConfig):
         tower_size (`int`): Side of such a block in pixels.
         hit_channels (`tuple[str, ...]`):
             Those of `channel_names` that count hits, which are tokens of their own only with `hit_tokens`.
+        energy_channels (`tuple[str, ...]`):
+            Those of `channel_names` that are energies or momenta, of which the mass head's masses are computed; all if
+            none is.
         hit_tokens (`bool`):
             Whether a pixel with hits and nothing else is a token. If not, its hits are lost.
         hidden_size (`int`): Width of a token.
@@ -66,6 +69,9 @@ class HitViTConfig(E2EConfig):
         jet_reach (`int`):
             Half the side of the window around a jet of an event, in pixels. Besides looking at the whole event, a jet
             sees the tokens in its window with their places relative to its axis.
+        num_masses (`int`):
+            The mass head reads so many invariant masses of the image's pixels, whose energies have learned weights;
+            0 for none.
         num_query_layers (`int`): Layers in which jets look at the tokens of their event.
         drop_path_rate (`float`):
             Probability of dropping an image's residual branch, rising linearly from 0 to this at the last block on
@@ -91,6 +97,7 @@ class HitViTConfig(E2EConfig):
     tower_channels: tuple[str, ...] | list[str] = ("hcal", "hcal_et")
     tower_size: int = limited(5, COUNTS["stride"])
     hit_channels: tuple[str, ...] | list[str] = ("bpix1", "bpix2", "bpix3")
+    energy_channels: tuple[str, ...] | list[str] = ("trk_pt", "ecal", "ecal_et", "hcal", "hcal_et")
     hit_tokens: bool = True
     hidden_size: int = limited(64, COUNTS["width"])
     num_hidden_layers: int = limited(4, COUNTS["blocks"])
@@ -113,6 +120,7 @@ class HitViTConfig(E2EConfig):
     periodic_columns: bool = False
     absolute_columns: bool = True
     jet_reach: int = limited(62, COUNTS["pixels"])
+    num_masses: int = limited(0, COUNTS["features"])
     num_query_layers: int = limited(2, COUNTS["blocks"])
     drop_path_rate: float | int = limited(0.0, FRACTION)
     layer_norm_eps: float = limited(1e-5, POSITIVE)
@@ -163,8 +171,8 @@ class HitViTConfig(E2EConfig):
         side, columns = self.patch_size * self.patch_stride, self.image_shape[1]
         if self.periodic_columns and columns % side:
             raise ValueError(
-                f"With `periodic_columns`, the {columns} columns of the image must be a multiple of `patch_size` times "
-                f"`patch_stride`, got {self.patch_size} and {self.patch_stride}."
+                f"With `periodic_columns`, the {columns} columns of the image must be a multiple of `patch_size` "
+                f"{self.patch_size} times `patch_stride` {self.patch_stride}."
             )
 
     def validate_kernel(self):

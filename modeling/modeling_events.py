@@ -15,20 +15,19 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils.generic import can_return_tuple
 
+from .geometry_e2e import PIXEL
 from .modeling_activations import gelu
 from .modeling_e2e import E2EForImageClassification, E2EOutput
-from .modeling_head import E2EHead
 from .modeling_hitvit import HitViTModel, HitViTPreTrainedModel
 from .modeling_layers import Mlp
 from .modeling_packed import sum_over_images
-from .modeling_pooling import MAX_SCORE, AttentionPooling, TokenEnergyPooling
+from .modeling_pooling import MAX_SCORE, AttentionPooling, make_head
 from .modeling_precision import LayerNorm, no_autocast, widen
 from .modeling_tokens import PackedTokens, pack
 from .modeling_trainer import shown_to_trainer
 
 __all__ = ["HitViTForJetsInEvents"]
 
-PIXEL = 2 * pi / 360  # side of a pixel, in eta (of the barrel) and phi
 RADII = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)  # in ΔR, of the bells of which a score's dependence on the distance is a sum
 TYPICAL_PT = 500.0  # GeV
 
@@ -75,6 +74,7 @@ def make_windows(tokens: PackedTokens, steps: torch.Tensor, jets: torch.Tensor, 
         values=_packed(tokens.values[window, inside], place, shape),
         is_token=_packed(torch.ones_like(place, dtype=torch.bool), place, shape),
         pixel=_packed(tokens.pixel[window, inside], place, shape),
+        image_shape=tokens.image_shape,
         image=image,
         counts=counts,
         starts=starts,
@@ -200,8 +200,7 @@ class HitViTForJetsInEvents(HitViTPreTrainedModel, E2EForImageClassification):
         super().__init__(config)
         self.hitvit = HitViTModel(config)
         self.decoder = JetDecoder(config)
-        pooling = TokenEnergyPooling(config, config.hidden_size) if config.energy_pooling else None
-        self.head = E2EHead(config, config.hidden_size, energy_pooling=pooling)
+        self.head = make_head(config)
         self.post_init()
 
     @shown_to_trainer

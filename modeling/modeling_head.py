@@ -70,15 +70,23 @@ class E2EHead(nn.Module):
 
     Returns `logits` `(B, num_labels)`, `mass_outputs` `(B, 1, 2 or 3)`, float32, as [`mass_in_gev`] reads them, and
     the learned weights of the loss, if there are any: offloaded parameters exist only while their module computes.
-    `stride` is that of [`EnergyPooling`]; a model whose tokens are no patches brings its own `energy_pooling`.
+    `stride` is that of [`EnergyPooling`]; a model whose tokens are no patches brings its own `energy_pooling`. What
+    `mass_pooling` finds in the same tokens is added for the mass only.
     """
 
-    def __init__(self, config, hidden_size: int, stride: int | None = None, energy_pooling: nn.Module | None = None):
+    def __init__(
+        self,
+        config,
+        hidden_size: int,
+        stride: int | None = None,
+        energy_pooling: nn.Module | None = None,
+        mass_pooling: nn.Module | None = None,
+    ):
         super().__init__()
         self.num_aux_features = config.num_aux_features
         if config.energy_pooling and energy_pooling is None:
             energy_pooling = EnergyPooling(config, hidden_size, stride)
-        self.energy_pooling = energy_pooling
+        self.energy_pooling, self.mass_pooling = energy_pooling, mass_pooling
         self.classifier = nn.Linear(hidden_size, config.num_labels)
         self.mass_hidden = nn.Linear(hidden_size, hidden_size)
         self.mass_output = nn.Linear(hidden_size, MASS_OUTPUTS[config.mass_loss])
@@ -106,7 +114,8 @@ class E2EHead(nn.Module):
             pooled = pooled + self.aux_output(F.gelu(self.aux_hidden(aux_values.to(pooled.dtype))))
         if self.energy_pooling is not None:
             pooled = pooled + self.energy_pooling(tokens, pixel_values)
-        mass_outputs = self.mass_output(F.gelu(self.mass_hidden(pooled))).float()
+        of_mass = pooled if self.mass_pooling is None else pooled + self.mass_pooling(tokens, pixel_values)
+        mass_outputs = self.mass_output(F.gelu(self.mass_hidden(of_mass))).float()
         return self.classifier(pooled), mass_outputs, self.loss_log_variances
 
 

@@ -18,12 +18,11 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_hitvit import HitViTConfig
 from .modeling_checkpointing import update_statistics_once
 from .modeling_e2e import E2EForImageClassification, E2EModelOutput, E2EOutput, E2EPreTrainedModel
-from .modeling_head import E2EHead
 from .modeling_layers import DropPath, Mlp
 from .modeling_local import Surroundings, TokenConvolution, WindowAttention, reorder, rotary_table, surroundings
 from .modeling_packed import PACKED_ATTENTIONS, unpack
 from .modeling_patches import PatchBlocks
-from .modeling_pooling import AttentionPooling, TokenEnergyPooling
+from .modeling_pooling import AttentionPooling, make_head
 from .modeling_precision import LayerNorm, residual_stream
 from .modeling_stem import check_pixel_values, pixel_features
 from .modeling_tokens import PackedTokens, make_tokens, unpacked_places
@@ -288,8 +287,7 @@ class HitViTForImageClassification(HitViTPreTrainedModel, E2EForImageClassificat
     def __init__(self, config):
         super().__init__(config)
         self.hitvit = HitViTModel(config)
-        pooling = TokenEnergyPooling(config, config.hidden_size) if config.energy_pooling else None
-        self.head = E2EHead(config, config.hidden_size, energy_pooling=pooling)
+        self.head = make_head(config)
         self.post_init()
 
     @shown_to_trainer

@@ -51,6 +51,7 @@ class PackedTokens(NamedTuple):
         values: `(M, W, C)`, the channels of a pixel in network units; zero in empty places.
         is_token: `(M, W)`, false in empty places, which are the same in both orders.
         pixel: `(M, W)`, row-major number of the pixel; 0 in empty places.
+        image_shape: Rows and columns of an image.
         image: `(M,)`, the image of each window. There may be more windows than needed, all empty, at the end.
         counts: `(B,)`, tokens of each image.
         starts: `(B,)`, place of the first token of each image.
@@ -63,6 +64,7 @@ class PackedTokens(NamedTuple):
     values: torch.Tensor
     is_token: torch.Tensor
     pixel: torch.Tensor
+    image_shape: tuple[int, int]
     image: torch.Tensor
     counts: torch.Tensor
     starts: torch.Tensor
@@ -172,6 +174,7 @@ def tokens_of(config, image_shape: tuple[int, int], pixels: Pixels) -> PackedTok
         values=values.view(number, window, values.shape[1]),
         is_token=torch.zeros_like(empty, dtype=torch.bool).index_fill(0, at, True).view(number, window),
         pixel=pixel_at.view(number, window),
+        image_shape=image_shape,
         image=of_windows,
         counts=counts,
         starts=starts,
@@ -214,7 +217,7 @@ def _of_any_number(tokens: PackedTokens) -> PackedTokens:
     """The same; a graph compiled for them is one for any number of tokens and images."""
     if "torch._dynamo" in sys.modules and not torch.compiler.is_exporting():
         for part in tokens:
-            if part is not None:
+            if isinstance(part, torch.Tensor):
                 torch._dynamo.maybe_mark_dynamic(part, 0)  # pyright: ignore[reportPrivateImportUsage]
     return tokens
 

@@ -32,7 +32,8 @@ KINDS = {  # every local and global mixer, and every order
     # cells overhang, and the block before the patches leaves tokens in the second order
     "patches": {"num_patch_layers": 2, "patch_size": 4, "patch_hidden_size": 8, "alternate": False}
     | {"num_hidden_layers": 4},
-    "patches, no windows": {"num_patch_layers": 2, "patch_size": 4, "patch_hidden_size": 8, "local_mixing": "none"},
+    "patches, no windows": {"num_patch_layers": 2, "patch_size": 4, "patch_hidden_size": 8, "local_mixing": "none"}
+    | {"num_masses": 2},
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
