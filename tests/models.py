@@ -47,7 +47,8 @@ _fields |= {
     "xcit_study": ("xcit", SMALL["xcit"] | STUDY),
     "hitvit_patches": (  # as the study's
         "hitvit",
-        SMALL["hitvit"] | {"num_patch_layers": 1, "patch_size": 5, "patch_hidden_size": 16, "local_mixing": "none"},
+        SMALL["hitvit"]
+        | {"num_patch_layers": 1, "patch_size": 5, "patch_hidden_size": 16, "local_mixing": "none", "num_masses": 2},
     ),
     "hitvit_convolution": ("hitvit", SMALL["hitvit"] | {"local_mixing": "both", "global_mixing": "relu_linear"}),
 }
