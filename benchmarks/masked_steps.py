@@ -34,7 +34,7 @@ MASKED = {  # share of the blocks that are hidden, and fields of the configurati
 @dataclass
 class StepArguments:
     data_dir: str = field(default="tests/data/jets", metadata={"help": "Simulated jets."})
-    model_config: str = field(default="recipes/study/hitvit.json", metadata={"help": "The model to measure."})
+    model_config: str = field(default="recipes/pretraining/hitvit.json", metadata={"help": "The model to measure."})
     rounds: int = field(default=5, metadata={"help": "Measurements of each step; one more warms up."})
     results: str = field(default="results/masked_steps.json", metadata={"help": "JSON file to write."})
 

@@ -23,8 +23,7 @@ class HitViTConfig(E2EConfig):
         hit_channels (`tuple[str, ...]`):
             Those of `channel_names` that count hits, which are tokens of their own only with `hit_tokens`.
         energy_channels (`tuple[str, ...]`):
-            Those of `channel_names` that are energies or momenta, of which the mass head's masses are computed; all if
-            none is.
+            Those of `channel_names` that are energies or momenta, from which the invariant masses are computed.
         hit_tokens (`bool`):
             Whether a pixel with hits and nothing else is a token. If not, its hits are lost.
         hidden_size (`int`): Width of a token.
@@ -62,16 +61,16 @@ class HitViTConfig(E2EConfig):
         rotary_periods (`tuple[float, float]`): Shortest and longest period of the positions, in pixels.
         periodic_columns (`bool`):
             Whether the last column touches the first, as phi does in images of the whole detector. Periods of columns
-            are then rounded so that they divide the circumference, and patches know only their row.
+            are then rounded so that they divide the circumference, and patches have positions of rows only.
         absolute_columns (`bool`):
             Whether a token knows its column, besides those of its neighbours. With `periodic_columns` and without
-            this, only the cuts of the curve depend on where phi begins.
+            this, only the cuts of the curve and the grid of patches depend on where phi begins.
         jet_reach (`int`):
             Half the side of the window around a jet of an event, in pixels. Besides looking at the whole event, a jet
             sees the tokens in its window with their places relative to its axis.
         num_masses (`int`):
-            The mass head reads so many invariant masses of the image's pixels, whose energies have learned weights;
-            0 for none.
+            Number of invariant masses that the mass head reads, each with its own learned weights of the pixels'
+            energies; 0 for none.
         num_query_layers (`int`): Layers in which jets look at the tokens of their event.
         drop_path_rate (`float`):
             Probability of dropping an image's residual branch, rising linearly from 0 to this at the last block on
@@ -97,7 +96,9 @@ class HitViTConfig(E2EConfig):
     tower_channels: tuple[str, ...] | list[str] = ("hcal", "hcal_et")
     tower_size: int = limited(5, COUNTS["stride"])
     hit_channels: tuple[str, ...] | list[str] = ("bpix1", "bpix2", "bpix3")
-    energy_channels: tuple[str, ...] | list[str] = ("trk_pt", "ecal", "ecal_et", "hcal", "hcal_et")
+    energy_channels: tuple[str, ...] | list[str] = (
+        *("trk_pt", "ecal", "ecal_et", "ecal_pt", "hcal", "hcal_et", "hcal_pt", "energy"),
+    )
     hit_tokens: bool = True
     hidden_size: int = limited(64, COUNTS["width"])
     num_hidden_layers: int = limited(4, COUNTS["blocks"])
@@ -171,8 +172,15 @@ class HitViTConfig(E2EConfig):
         side, columns = self.patch_size * self.patch_stride, self.image_shape[1]
         if self.periodic_columns and columns % side:
             raise ValueError(
-                f"With `periodic_columns`, the {columns} columns of the image must be a multiple of `patch_size` "
-                f"{self.patch_size} times `patch_stride` {self.patch_stride}."
+                f"With `periodic_columns`, `patch_size` {self.patch_size} times `patch_stride` {self.patch_stride} "
+                f"must divide the image's {columns} columns."
+            )
+
+    def validate_masses(self):
+        if self.num_masses and self.channel_names is not None and not any(self.channels_among(self.energy_channels)):
+            raise ValueError(
+                f"`num_masses` needs energies, and none of `energy_channels` {', '.join(self.energy_channels)} is in "
+                f"`channel_names` {', '.join(self.channel_names)}: name yours there, or set `num_masses` to 0."
             )
 
     def validate_kernel(self):

@@ -4,13 +4,10 @@ A copy of what `e2evit.transforms.transverse` and `e2evit.data.grid` compute, wh
 a test compares the two.
 """
 
-from math import pi
-
 import numpy as np
 
-__all__ = ["DETECTOR_ROWS", "PIXEL", "TRANSVERSE", "transverse_factor", "window_rows"]
+__all__ = ["DETECTOR_ROWS", "TRANSVERSE", "transverse_factor", "window_rows"]
 
-PIXEL = 2 * pi / 360  # side of a pixel of the barrel, in eta and phi
 TRANSVERSE = {"ecal": "ecal_et", "hcal": "hcal_et"}  # channels of energies and their transverse counterparts
 DETECTOR_ROWS, _TOWER = 280, 5  # rows of the whole detector; crystals on a side of an HCAL tower
 # rows beyond the barrel on each side; CMS's converter divides the endcap's ECAL energies by four

@@ -47,7 +47,8 @@ def mlp_branch(hidden_states, norm, mlp, gamma=None, drop_path=None) -> torch.Te
 
 def local_branch(hidden_states, norm, module, gamma=None, drop_path=None) -> torch.Tensor:
     """The residual of a `LocalInteraction`; a grid `(B, H, W, D)`."""
-    if can_fuse(hidden_states, norm, module) and module.conv1.kernel_size[0] in SIDES and not module.periodic:
+    # the kernel pads with zeros: it does not go around
+    if not module.periodic and can_fuse(hidden_states, norm, module) and module.conv1.kernel_size[0] in SIDES:
         return fused_local_interaction(hidden_states, norm, module, gamma)
     return residual(hidden_states, norm, module, gamma, drop_path)
 

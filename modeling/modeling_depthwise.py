@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from .modeling_kernels import can_convolve, convolve, convolve_backward
 from .modeling_operators import define_operator, is_transformed
 
-__all__ = ["DepthwiseConv", "depthwise_conv", "on_grid", "on_ring", "plain_depthwise_conv"]
+__all__ = ["DepthwiseConv", "depthwise_conv", "on_grid", "plain_depthwise_conv", "wrap_columns"]
 
 USE_OPERATOR = True  # false: PyTorch's convolution on CPUs too
 
@@ -134,8 +134,6 @@ def on_grid(convolution: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor
     return convolution(hidden_states.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-def on_ring(convolution: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-    """As [`on_grid`], where the last column touches the first."""
-    reach = convolution.kernel_size[1] // 2
-    wrapped = torch.cat([hidden_states[:, :, -reach:], hidden_states, hidden_states[:, :, :reach]], dim=2)
-    return on_grid(convolution, wrapped)[:, :, reach:-reach]
+def wrap_columns(hidden_states: torch.Tensor, reach: int) -> torch.Tensor:
+    """`(B, H, W, D)` with the last `reach` columns before the first and the first ones after the last."""
+    return torch.cat([hidden_states[:, :, -reach:], hidden_states, hidden_states[:, :, :reach]], dim=2)

@@ -15,15 +15,14 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils.generic import can_return_tuple
 
-from .geometry_e2e import PIXEL
 from .modeling_activations import gelu
 from .modeling_e2e import E2EForImageClassification, E2EOutput
-from .modeling_hitvit import HitViTModel, HitViTPreTrainedModel
+from .modeling_hitvit import HitViTModel, HitViTPreTrainedModel, make_head
 from .modeling_layers import Mlp
 from .modeling_packed import sum_over_images
-from .modeling_pooling import MAX_SCORE, AttentionPooling, make_head
+from .modeling_pooling import MAX_SCORE, AttentionPooling
 from .modeling_precision import LayerNorm, no_autocast, widen
-from .modeling_tokens import PackedTokens, pack
+from .modeling_tokens import PIXEL, PackedTokens, pack
 from .modeling_trainer import shown_to_trainer
 
 __all__ = ["HitViTForJetsInEvents"]
@@ -74,7 +73,7 @@ def make_windows(tokens: PackedTokens, steps: torch.Tensor, jets: torch.Tensor, 
         values=_packed(tokens.values[window, inside], place, shape),
         is_token=_packed(torch.ones_like(place, dtype=torch.bool), place, shape),
         pixel=_packed(tokens.pixel[window, inside], place, shape),
-        image_shape=tokens.image_shape,
+        steps=_packed(steps[window, inside, jet], place, shape),
         image=image,
         counts=counts,
         starts=starts,

@@ -70,8 +70,8 @@ class E2EHead(nn.Module):
 
     Returns `logits` `(B, num_labels)`, `mass_outputs` `(B, 1, 2 or 3)`, float32, as [`mass_in_gev`] reads them, and
     the learned weights of the loss, if there are any: offloaded parameters exist only while their module computes.
-    `stride` is that of [`EnergyPooling`]; a model whose tokens are no patches brings its own `energy_pooling`. What
-    `mass_pooling` finds in the same tokens is added for the mass only.
+    `stride` is that of [`EnergyPooling`]; a model whose tokens are no patches brings its own `energy_pooling`. The
+    output of `mass_pooling`, from the same tokens, is added for the mass head only.
     """
 
     def __init__(
@@ -114,8 +114,8 @@ class E2EHead(nn.Module):
             pooled = pooled + self.aux_output(F.gelu(self.aux_hidden(aux_values.to(pooled.dtype))))
         if self.energy_pooling is not None:
             pooled = pooled + self.energy_pooling(tokens, pixel_values)
-        of_mass = pooled if self.mass_pooling is None else pooled + self.mass_pooling(tokens, pixel_values)
-        mass_outputs = self.mass_output(F.gelu(self.mass_hidden(of_mass))).float()
+        mass_input = pooled if self.mass_pooling is None else pooled + self.mass_pooling(tokens, pixel_values)
+        mass_outputs = self.mass_output(F.gelu(self.mass_hidden(mass_input))).float()
         return self.classifier(pooled), mass_outputs, self.loss_log_variances
 
 

@@ -18,11 +18,12 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_hitvit import HitViTConfig
 from .modeling_checkpointing import update_statistics_once
 from .modeling_e2e import E2EForImageClassification, E2EModelOutput, E2EOutput, E2EPreTrainedModel
+from .modeling_head import E2EHead
 from .modeling_layers import DropPath, Mlp
 from .modeling_local import Surroundings, TokenConvolution, WindowAttention, reorder, rotary_table, surroundings
 from .modeling_packed import PACKED_ATTENTIONS, unpack
 from .modeling_patches import PatchBlocks
-from .modeling_pooling import AttentionPooling, make_head
+from .modeling_pooling import AttentionPooling, TokenEnergyPooling, TokenMassPooling
 from .modeling_precision import LayerNorm, residual_stream
 from .modeling_stem import check_pixel_values, pixel_features
 from .modeling_tokens import PackedTokens, make_tokens, unpacked_places
@@ -34,6 +35,7 @@ __all__ = [
     "HitViTModel",
     "HitViTModelOutput",
     "HitViTPreTrainedModel",
+    "make_head",
     "num_place_features",
     "place_features",
     "run_blocks",
@@ -279,6 +281,14 @@ class HitViTModel(HitViTPreTrainedModel):
         states.append(unpack(hidden_states, places))
         packed = hidden_states.new_zeros(tokens.is_token.numel() + 1, hidden_states.shape[2])
         return packed.index_put((places,), states[-1])[:-1].view(hidden_states.shape)
+
+
+def make_head(config) -> E2EHead:
+    """The class and mass heads of a HitViT, with the poolings that its configuration asks for."""
+    width = config.hidden_size
+    energies = TokenEnergyPooling(config, width) if config.energy_pooling else None
+    masses = TokenMassPooling(config, width) if config.num_masses else None
+    return E2EHead(config, width, energy_pooling=energies, mass_pooling=masses)
 
 
 class HitViTForImageClassification(HitViTPreTrainedModel, E2EForImageClassification):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .modeling_activations import gelu
-from .modeling_depthwise import DepthwiseConv, on_grid, on_ring
+from .modeling_depthwise import DepthwiseConv, on_grid, wrap_columns
 
 __all__ = ["DropPath", "FourierPositionEncoding", "LocalInteraction", "Mlp", "fourier_positions"]
 
@@ -33,19 +33,19 @@ class FourierPositionEncoding(nn.Module):
     """A learned projection of `fourier_positions` to `(1, D, H, W)`, computed for the current grid.
 
     Args:
-        of_columns: Whether it tells columns apart, besides rows.
+        of_columns: Whether columns have positions too, besides rows.
     """
 
     num_frequencies = 16
 
     def __init__(self, hidden_size: int, of_columns: bool = True):
         super().__init__()
-        num_positions = (4 if of_columns else 2) * self.num_frequencies
-        self.token_projection = nn.Conv2d(num_positions, hidden_size, kernel_size=1)
+        self.num_positions = (4 if of_columns else 2) * self.num_frequencies
+        self.token_projection = nn.Conv2d(self.num_positions, hidden_size, kernel_size=1)
 
     def forward(self, height: int, width: int, device: torch.device) -> torch.Tensor:
         positions = fourier_positions(height, width, self.num_frequencies, device)
-        positions = positions[:, : self.token_projection.in_channels]
+        positions = positions[:, : self.num_positions]
         return self.token_projection(positions.to(self.token_projection.weight.dtype))
 
 
@@ -73,15 +73,20 @@ class LocalInteraction(nn.Module):
 
     def __init__(self, hidden_size: int, kernel_size: int, periodic: bool = False):
         super().__init__()
-        self.periodic = periodic
+        self.periodic, self.reach = periodic, kernel_size // 2
         self.conv1 = DepthwiseConv.of(hidden_size, kernel_size)
         self.bn = nn.BatchNorm2d(hidden_size)
         self.conv2 = DepthwiseConv.of(hidden_size, kernel_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        convolve = on_ring if self.periodic else on_grid
-        hidden_states = gelu(convolve(self.conv1, hidden_states))
-        return convolve(self.conv2, self.bn(hidden_states.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        hidden_states = gelu(self._convolve(self.conv1, hidden_states))
+        return self._convolve(self.conv2, self.bn(hidden_states.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+    def _convolve(self, convolution: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+        if not self.periodic:
+            return on_grid(convolution, hidden_states)
+        wrapped = on_grid(convolution, wrap_columns(hidden_states, self.reach))
+        return wrapped[:, :, self.reach : self.reach + hidden_states.shape[2]]
 
 
 class DropPath(nn.Module):

@@ -6,11 +6,11 @@ of tokens.
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import initialization as init
 
 from .configuration_xcit import XCiTConfig
 from .modeling_activations import gelu, relu
+from .modeling_depthwise import wrap_columns
 from .modeling_layers import FourierPositionEncoding
 from .modeling_local import Surroundings
 from .modeling_packed import from_segments, segment_sum
@@ -30,7 +30,7 @@ class PatchStem(nn.Module):
     has removed their scale from the state.
 
     Raises:
-        ValueError: with `config.periodic_columns`, for images that are not whole patches wide.
+        ValueError: with `config.periodic_columns`, if the patches do not divide the image's columns.
     """
 
     def __init__(self, config):
@@ -56,8 +56,8 @@ class PatchStem(nn.Module):
         (number, height, width), side, stride = grid, self.side, self.stride
         if self.periodic and width % (side * stride):
             raise ValueError(
-                f"Patches of {side * stride} pixels cannot go around an image of {width} columns; crop or pad it to a "
-                "multiple of that."
+                f"Patches of {side * stride} pixels do not fit around an image of {width} columns: choose "
+                f"`patch_size` times `patch_stride` so that it divides {width}."
             )
         row, column = tokens.pixel // width, tokens.pixel % width
         place = (row % side * side + column % side).flatten()
@@ -74,7 +74,9 @@ class PatchStem(nn.Module):
         cells = segment_sum(values, cell, num_cells + 1)[:-1].to(self.batch_norm.weight.dtype)
         cells = cells.unflatten(0, (number, rows, columns)).permute(0, 3, 1, 2)
         cells = gelu(self.batch_norm(cells))
-        patches = self.conv(F.pad(cells, (1, 1, 0, 0), mode="circular") if self.periodic else cells)
+        if self.periodic:
+            cells = wrap_columns(cells.permute(0, 2, 3, 1), 1).permute(0, 3, 1, 2)
+        patches = self.conv(cells)
         patch = (image * patches.shape[2] + row // (side * stride)) * patches.shape[3] + column // (side * stride)
         return patches, patch.flatten()
 
@@ -95,7 +97,7 @@ class PatchBlocks(nn.Module):
             layer_norm_eps=config.layer_norm_eps,
         )
         self.stem = PatchStem(config)
-        # around the detector, tokens know their columns if anything does
+        # with periodic columns, patches have no position of their column: tokens bring theirs if `absolute_columns`
         self.pos_embed = FourierPositionEncoding(own.hidden_size, of_columns=not config.periodic_columns)
         self.blocks = nn.ModuleList(XCiTBlock(own, config.periodic_columns) for _ in range(own.num_hidden_layers))
         self.norm = LayerNorm(own.hidden_size, eps=config.layer_norm_eps)

@@ -6,19 +6,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .geometry_e2e import PIXEL
-from .modeling_head import MIN_CONTENT, E2EHead
+from .modeling_head import MIN_CONTENT
 from .modeling_layers import Mlp
 from .modeling_packed import gram, sum_over_tokens
 from .modeling_precision import LayerNorm, no_autocast, widen
 from .modeling_stem import linear_pixels
-from .modeling_tokens import PackedTokens
+from .modeling_tokens import PIXEL, PackedTokens
 
-__all__ = ["AttentionPooling", "TokenEnergyPooling", "TokenMassPooling", "make_head"]
+__all__ = ["AttentionPooling", "TokenEnergyPooling", "TokenMassPooling"]
 
 MAX_SCORE = 15.0  # its exponential, summed over any number of tokens, is far from float32's limits
 NUM_SUMS = 2  # weighted energies of each channel
-TYPICAL_MASS = 100.0
+TYPICAL_MASS = 100.0  # in the units of `TokenMassPooling.masses`
 
 
 class AttentionPooling(nn.Module):
@@ -85,30 +84,31 @@ class TokenEnergyPooling(nn.Module):
 
 
 class TokenMassPooling(nn.Module):
-    """Invariant masses of an image for the mass head: m² = (Σ E)² - (Σ p)², each pixel a massless particle.
+    """Invariant masses of an image, for the mass head: m² = (Σ E)² - (Σ p)², where each pixel is a massless particle.
 
-    The energy of a pixel is the sum of its channels of `config.energy_channels`, with weights learned from its state,
-    which calibrate it and may leave pile-up out. It is taken as transverse: of energies, a mass is too large by the
-    cosh of the jet's pseudorapidity. Rows and columns are as in the barrel.
+    A pixel's energy is a weighted sum of its `config.energy_channels`, each in units of its own scale. The weights are
+    learned from the pixel's state, so they can calibrate the channels and suppress pile-up. Energies are assumed to be
+    transverse; otherwise the mass is too large by cosh η of the jet. All pixels are assumed to have the barrel's size
+    in η and φ.
     """
 
     def __init__(self, config, hidden_size: int):
         super().__init__()
         is_energy = config.channels_among(config.energy_channels)
-        self.channels = [i for i, known in enumerate(is_energy) if known or not any(is_energy)]
+        self.channels = [i for i, known in enumerate(is_energy) if known or config.channel_names is None]
         self.num_masses = config.num_masses
         self.weights = nn.Linear(hidden_size, len(self.channels) * self.num_masses)
         self.output = nn.Linear(self.num_masses, hidden_size)
 
     def masses(self, hidden_states: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
-        """`(M, W, D)` to squares of masses `(B, num_masses)`, in units of the channels' typical energies."""
-        weights, (height, width) = self.weights(hidden_states), tokens.image_shape
-        steps = tokens.pixel // width - height // 2, tokens.pixel % width - width // 2
+        """Squared masses `(B, num_masses)` of tokens `(M, W, D)`, in squares of the channels' units."""
+        weights = self.weights(hidden_states)
         with no_autocast(hidden_states):
-            content, weights = widen(linear_pixels(tokens.values[..., self.channels]), weights)
+            content = linear_pixels(torch.stack([tokens.values[..., i] for i in self.channels], dim=2))
+            content, weights = widen(content, weights)
             weights = F.softplus(weights).unflatten(2, (len(self.channels), self.num_masses))
             energies = (weights * content.unsqueeze(3)).sum(2)  # [M, W, masses]
-            eta, phi = (step.to(energies.dtype) * PIXEL for step in steps)
+            eta, phi = (tokens.steps.to(energies.dtype) * PIXEL).unbind(2)
             # E - p_x apart: of a narrow jet, E² - p_x² = (E - p_x) (E + p_x) is a small difference of large numbers
             momenta = torch.stack([eta.cosh() - phi.cos(), phi.cos(), phi.sin(), eta.sinh()], dim=2)
             excess, along, across, beam = gram(energies, momenta, tokens).unbind(2)  # [B, masses]
@@ -117,14 +117,6 @@ class TokenMassPooling(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
         """`(M, W, D)` to `(B, D)`."""
-        logs = self.masses(hidden_states, tokens).log1p() / 2
-        # numbers of about unit size: without this, they are learned much later
-        return self.output((2 * (logs - log(TYPICAL_MASS))).to(hidden_states.dtype))
-
-
-def make_head(config) -> E2EHead:
-    """The heads of a model whose tokens are pixels."""
-    width = config.hidden_size
-    energies = TokenEnergyPooling(config, width) if config.energy_pooling else None
-    masses = TokenMassPooling(config, width) if config.num_masses else None
-    return E2EHead(config, width, energy_pooling=energies, mass_pooling=masses)
+        # centred near 0: otherwise the head learns to use them much later
+        logs = self.masses(hidden_states, tokens).log1p() - 2 * log(TYPICAL_MASS)
+        return self.output(logs.to(hidden_states.dtype))

@@ -6,7 +6,7 @@ new window, and the last places of its last window are empty.
 """
 
 import sys
-from math import prod
+from math import pi, prod
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from .modeling_curves import curve_order, curve_ranks
 from .modeling_stem import LINEAR_SCALE, linear_pixels
 
 __all__ = [
+    "PIXEL",
     "PackedTokens",
     "Pixels",
     "channel_values",
@@ -26,6 +27,8 @@ __all__ = [
     "tokens_of",
     "unpacked_places",
 ]
+
+PIXEL = 2 * pi / 360  # side of a pixel of the barrel, in eta and phi
 
 
 class Pixels(NamedTuple):
@@ -51,7 +54,7 @@ class PackedTokens(NamedTuple):
         values: `(M, W, C)`, the channels of a pixel in network units; zero in empty places.
         is_token: `(M, W)`, false in empty places, which are the same in both orders.
         pixel: `(M, W)`, row-major number of the pixel; 0 in empty places.
-        image_shape: Rows and columns of an image.
+        steps: `(M, W, 2)`, rows and columns from the middle of the image, or from a jet's axis in its window.
         image: `(M,)`, the image of each window. There may be more windows than needed, all empty, at the end.
         counts: `(B,)`, tokens of each image.
         starts: `(B,)`, place of the first token of each image.
@@ -64,7 +67,7 @@ class PackedTokens(NamedTuple):
     values: torch.Tensor
     is_token: torch.Tensor
     pixel: torch.Tensor
-    image_shape: tuple[int, int]
+    steps: torch.Tensor
     image: torch.Tensor
     counts: torch.Tensor
     starts: torch.Tensor
@@ -174,7 +177,7 @@ def tokens_of(config, image_shape: tuple[int, int], pixels: Pixels) -> PackedTok
         values=values.view(number, window, values.shape[1]),
         is_token=torch.zeros_like(empty, dtype=torch.bool).index_fill(0, at, True).view(number, window),
         pixel=pixel_at.view(number, window),
-        image_shape=image_shape,
+        steps=torch.stack([pixel_at // width - height // 2, pixel_at % width - width // 2], 1).view(number, window, 2),
         image=of_windows,
         counts=counts,
         starts=starts,
@@ -217,7 +220,7 @@ def _of_any_number(tokens: PackedTokens) -> PackedTokens:
     """The same; a graph compiled for them is one for any number of tokens and images."""
     if "torch._dynamo" in sys.modules and not torch.compiler.is_exporting():
         for part in tokens:
-            if isinstance(part, torch.Tensor):
+            if part is not None:
                 torch._dynamo.maybe_mark_dynamic(part, 0)  # pyright: ignore[reportPrivateImportUsage]
     return tokens
 

@@ -30,7 +30,7 @@ SOURCES = {
     "study/earlier/*/*.json": (),  # recipes of the past: they stay as they are
     "study/*.json": (*_TRAINED, "recipes/study"),
     "pretraining/*.json": (*_TRAINED, "recipes/pretraining"),
-    "pretraining_hitvit/*.json": (*_TRAINED, *_SIMULATION, "recipes/pretraining", "recipes/study/hitvit.json"),
+    "pretraining_hitvit/*.json": (*_TRAINED, *_SIMULATION, "recipes/pretraining"),
     "events/transplants_*.json": (*_TRAINED, *_SIMULATION, "recipes/events", "studies/transplants.py"),
     "events/*.json": (*_TRAINED, *_SIMULATION, "recipes/events"),
     "particles_*.json": (*_TRAINED, *_SIMULATION, "recipes/particles", "recipes/quickstart"),
@@ -71,7 +71,7 @@ SOURCES = {
     "freed_memory.json": ("modeling", "src/e2evit/training", "benchmarks/freed_memory.py"),
     "learning.json": ("modeling", "benchmarks/learning.py"),
     "loading.json": ("src/e2evit/data", "benchmarks/loading.py"),
-    "masked_steps.json": ("modeling", "recipes/study/hitvit.json", "benchmarks/masked_steps.py"),
+    "masked_steps.json": ("modeling", "recipes/pretraining/hitvit.json", "benchmarks/masked_steps.py"),
     "model_speed.json": ("modeling", "benchmarks/models.py"),
     "visitors.json": ("src/e2evit/cli", "src/e2evit/plots", "benchmarks/visitors.py"),
 }

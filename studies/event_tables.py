@@ -12,7 +12,7 @@ from e2evit.results.predictions import MODEL
 from e2evit.results.record import read_results
 from e2evit.results.tables import markdown_table
 
-__all__ = ["MODELS", "events", "transplants"]
+__all__ = ["MODELS", "TABLES", "events", "transplants"]
 
 MODELS = ("queries", "windows")
 _CHANGE = "mean_change_of_score"
@@ -68,3 +68,6 @@ def transplants(results: Path) -> str:
         rows.append([condition, str(len(runs)), *_cells(measured), change])
     titles = [METRICS[key].title for key in _shown(measured[0])]
     return markdown_table(["", "seeds", *titles, "mean change of the score"], rows)
+
+
+TABLES = {"events": events, "transplants": transplants}

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import age
+import event_tables
 import fuzz_tables
 import particle_tables
 import pretraining_tables
@@ -38,6 +39,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     **fuzz_tables.TABLES,
     **particle_tables.TABLES,
     **token_tables.TABLES,
+    **event_tables.TABLES,
     **age.TABLES,
 }
 START = re.compile(r"^<!-- (?P<name>.+): rendered by studies/render\.py -->$", re.MULTILINE)

@@ -50,6 +50,10 @@ _fields |= {
         SMALL["hitvit"]
         | {"num_patch_layers": 1, "patch_size": 5, "patch_hidden_size": 16, "local_mixing": "none", "num_masses": 2},
     ),
+    "hitvit_periodic": (
+        "hitvit",
+        SMALL["hitvit"] | {"num_patch_layers": 1, "patch_hidden_size": 16, "periodic_columns": True},
+    ),
     "hitvit_convolution": ("hitvit", SMALL["hitvit"] | {"local_mixing": "both", "global_mixing": "relu_linear"}),
 }
 _fields |= {

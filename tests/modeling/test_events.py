@@ -52,7 +52,7 @@ def close(found, expected):
     [
         {},
         {"local_mixing": "both", "global_mixing": "relu_linear"},
-        {"num_patch_layers": 1, "patch_hidden_size": 8, "local_mixing": "none"},
+        {"num_patch_layers": 1, "patch_hidden_size": 8, "local_mixing": "none", "num_masses": 2},
     ],
 )
 def test_a_jet_does_not_see_batch_mates_or_other_jets(fields):
@@ -85,7 +85,8 @@ def test_rows_and_dense_images_give_the_same():
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"convolution": "scatter"}, {"kernel_size": 5, "global_mixing": "relu_linear"}]
+    "fields",
+    [{}, {"convolution": "scatter"}, {"kernel_size": 5, "global_mixing": "relu_linear"}, {"num_masses": 2}],
 )
 @pytest.mark.parametrize("columns", [5, 30, 55])
 def test_nothing_depends_on_where_phi_begins(fields, columns):
@@ -98,7 +99,7 @@ def test_nothing_depends_on_where_phi_begins(fields, columns):
 
 
 def turned(columns, **fields):
-    """What is said of the jets before and after their events are turned in phi."""
+    """Predictions for the jets before and after turning their events in phi."""
     net, (images, jets) = model(**fields), events()
     moved = jets.clone()
     moved[..., 2] = (moved[..., 2] + columns) % SIZE[1]
@@ -110,7 +111,7 @@ def turned(columns, **fields):
 def test_patches_go_around(stride, columns):
     """Turned by whole patches."""
     fields = {"local_mixing": "none", "num_patch_layers": 2, "patch_hidden_size": 8, "patch_stride": stride}
-    fields |= {"absolute_columns": False}
+    fields |= {"absolute_columns": False, "num_masses": 2}
     before, after = turned(columns, **fields)
     close(after, before)
     before, after = turned(columns, **fields, periodic_columns=False)
@@ -119,7 +120,7 @@ def test_patches_go_around(stride, columns):
 
 def test_patches_that_do_not_fit_around_are_refused():
     net, (images, jets) = model(num_patch_layers=1, patch_hidden_size=8), events()
-    with pytest.raises(ValueError, match="Patches of 10 pixels cannot go around an image of 57 columns"):
+    with pytest.raises(ValueError, match="Patches of 10 pixels do not fit around an image of 57 columns"):
         net(images[..., :57], jets)
 
 

@@ -254,7 +254,8 @@ def test_wrong_rows_are_explained(change, message):
         ({"window_size": 0}, "whole number from 1"),
         ({"num_patch_layers": 1, "patch_hidden_size": 18}, "`patch_hidden_size` 18 cannot be split into 4"),
         ({"num_patch_layers": 1, "patch_stride": 3}, "`patch_stride` must be 1 or 2"),
-        ({"num_patch_layers": 1, "periodic_columns": True}, "With `periodic_columns`, the 125 columns of the image"),
+        ({"num_patch_layers": 1, "periodic_columns": True}, "`patch_stride` 2 must divide the image's 125 columns"),
+        ({"num_masses": 1, "channel_names": ["a"], "num_channels": 1}, "is in `channel_names` a: name yours there"),
     ],
 )
 def test_wrong_configurations_are_explained(fields, message):
@@ -279,6 +280,20 @@ def test_every_setting_has_an_effect(fields):
 )
 def test_every_setting_of_patches_has_an_effect(fields):
     assert not torch.equal(logits(hitvit("patches"), jets()), logits(hitvit("patches", **fields), jets()))
+
+
+def test_masses_are_read_by_the_mass_head_only():
+    """And depend on the channels that are energies."""
+    plain, with_masses = logits(hitvit(), jets()), logits(hitvit(num_masses=2), jets())
+    assert not torch.equal(plain[:, -1], with_masses[:, -1])
+    model = hitvit(num_masses=2)
+    with torch.no_grad():
+        model.head.mass_pooling.output.weight.mul_(2)
+    changed = logits(model, jets())
+    assert torch.equal(changed[:, : model.config.num_labels], with_masses[:, : model.config.num_labels])
+    assert not torch.equal(changed[:, -1], with_masses[:, -1])
+    others = logits(hitvit(num_masses=2, energy_channels=("trk_d0", "ecal")), jets())
+    assert not torch.equal(others, logits(hitvit(num_masses=2, energy_channels=("trk_pt", "ecal")), jets()))
 
 
 @pytest.mark.parametrize("layers", [0, 1, 4])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from e2evit.modeling import modeling_packed
 from e2evit.modeling.modeling_curves import CURVES, curve_order, curve_ranks
+from e2evit.modeling.modeling_layers import LocalInteraction
 from e2evit.modeling.modeling_local import WindowAttention, convolve_tokens, reorder, rotary_table, surroundings
 from e2evit.modeling.modeling_packed import (
     from_segments,
@@ -291,10 +292,11 @@ def four_momenta(energies, rows, columns):
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("takes_images", [True, False])
 def test_masses(named, takes_images, monkeypatch):
-    """Beside four-momenta of each image, with energies of all channels or of those that are energies by name."""
+    """Beside four-momenta of each image. Channels without names are all energies."""
     monkeypatch.setattr(modeling_packed, "USE_OPERATOR", takes_images)
     config, tokens, noise = random_tokens()
-    config.num_masses, config.energy_channels = 2, ("trk_pt", "ecal") if named else ()
+    config.num_masses, config.energy_channels = 2, ("trk_pt", "ecal")
+    config.channel_names = CHANNELS if named else None
     torch.manual_seed(0)
     layer = TokenMassPooling(config, 8).double()
     tokens = tokens._replace(values=tokens.values.double())
@@ -320,18 +322,49 @@ def test_masses(named, takes_images, monkeypatch):
     assert_same_with_gradients(fast, slow, noise[0], layer.weights.weight.detach())
 
 
-def test_mass_of_two_pixels():
-    """m² = 2 E E' (cosh Δη - cos Δφ), to a thousandth in float32 although m is 2 % of the energy."""
+@pytest.mark.parametrize(("size", "row", "column"), [((125, 125), 60, 70), ((280, 360), 60, 300)])
+def test_mass_of_two_pixels(size, row, column):
+    """m² = 2 E E' (cosh Δη - cos Δφ), in float32, although m is 2 % of the energy."""
     config = HitViTConfig(channel_names=CHANNELS, num_masses=1)
-    layer, images = TokenMassPooling(config, 4), torch.zeros(1, len(CHANNELS), 125, 125)
-    images[0, CHANNELS.index("ecal"), [60, 62], [70, 71]] = 1000.0
+    layer, images = TokenMassPooling(config, 4), torch.zeros(1, len(CHANNELS), *size)
+    images[0, CHANNELS.index("ecal"), [row, row + 2], [column, column + 1]] = 1000.0
     images = (images * LINEAR_SCALE).log1p()
-    tokens = make_tokens(config, (125, 125), pixel_values=images)
+    tokens = make_tokens(config, size, pixel_values=images)
     with torch.no_grad():
         layer.weights.weight.zero_()
         layer.weights.bias.fill_(np.log(np.e - 1))  # a weight of one
         squared = layer.masses(torch.zeros(*tokens.pixel.shape, 4), tokens).item()
-    assert squared == pytest.approx(2 * 1000**2 * (np.cosh(2 * pi / 180) - np.cos(pi / 180)), rel=1e-3)
+    expected = 2 * 1000**2 * (np.cosh(2 * pi / 180) - np.cos(pi / 180))
+    # near the middle, where jets are, and as far from it as images reach
+    assert squared == pytest.approx(expected, rel=1e-4 if size == (125, 125) else 0.02)
+
+
+def test_masses_of_empty_images_have_finite_gradients():
+    config = HitViTConfig(channel_names=CHANNELS, num_masses=2)
+    layer, images = TokenMassPooling(config, 4), torch.zeros(2, len(CHANNELS), 20, 20)
+    images[1, CHANNELS.index("ecal"), 10, 10] = 1.0
+    tokens = make_tokens(config, (20, 20), pixel_values=images)
+    hidden_states = torch.randn(*tokens.pixel.shape, 4, requires_grad=True)
+    layer(hidden_states, tokens).sum().backward()
+    assert all(part.grad.isfinite().all() for part in (hidden_states, *layer.parameters()))
+
+
+@pytest.mark.parametrize("columns", [1, 7])
+def test_local_interaction_goes_around(columns):
+    """Beside circular padding of the whole image."""
+    torch.manual_seed(0)
+    layer = LocalInteraction(4, kernel_size=3, periodic=True).double()
+    hidden_states = torch.randn(2, 5, columns, 4, dtype=torch.float64)
+
+    def convolve(convolution, image):
+        padded = F.pad(F.pad(image, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1))
+        return F.conv2d(padded, convolution.weight, convolution.bias, groups=4)
+
+    def slow(hidden_states):
+        image = F.gelu(convolve(layer.conv1, hidden_states.permute(0, 3, 1, 2)))
+        return convolve(layer.conv2, layer.bn(image)).permute(0, 2, 3, 1)
+
+    assert_same_with_gradients(layer, slow, hidden_states)
 
 
 def test_orders_of_tokens():

@@ -40,6 +40,14 @@ def test_parameters(name, expected):
     assert sum(size for key, size in sizes.items() if "mass" not in key and "aux" not in key) == expected
 
 
+@pytest.mark.parametrize(
+    "path", sorted(RECIPES.parent.rglob("*.json")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_every_recipe_is_a_model(path):
+    with torch.device("meta"):
+        AutoModelForImageClassification.from_config(read_model_config(path))
+
+
 DETECTOR = {  # first tokens of LinearViT and of XCiT, which has no later stages with fewer; millions of parameters
     "nano": ((169, 169), (0.5, 1.5)),
     "tiny": ((625, 169), (2, 4)),

@@ -17,7 +17,9 @@ from torch.nn.utils import parametrizations, prune
 
 # PEFT asks transformers under a name that is about to change
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-PATCHED = [name for name in OURS if name != "hitvit"]  # it calls each layer, and has no `DepthwiseConv`
+PATCHED = [
+    name for name in OURS if name != "hitvit"
+]  # it calls each layer, and without patches has no `DepthwiseConv`
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
@@ -62,7 +64,7 @@ def test_adapters_of_every_linear_layer(name):
 
 @pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups:UserWarning")
 @pytest.mark.parametrize("lora_bias", [False, True])
-@pytest.mark.parametrize("name", [*PATCHED, "linearvit_rala"])
+@pytest.mark.parametrize("name", [*PATCHED, "linearvit_rala", "hitvit_periodic"])
 def test_adapters_of_depthwise_convolutions(name, lora_bias):
     """PEFT makes them with the arguments of `nn.Conv2d`, and cannot merge them."""
     model, targets = complete(name), layers(complete(name), DepthwiseConv)
@@ -72,6 +74,13 @@ def test_adapters_of_depthwise_convolutions(name, lora_bias):
     adapters = {key: weight for key, weight in model.named_parameters() if "lora_" in key}
     assert len(adapters) == (3 if lora_bias else 2) * len(targets) > 0
     assert not [key for key, weight in adapters.items() if weight.grad is None or not weight.grad.any()]
+
+
+@pytest.mark.parametrize("name", ["linearvit_study", "xcit", "hitvit_periodic"])
+def test_adapters_of_positions(name):
+    model = complete(name)
+    plain, lora = model(**batch()), LoraConfig(target_modules=["token_projection"], init_lora_weights=False)
+    assert not torch.allclose(get_peft_model(model, lora).eval()(**batch()).logits, plain.logits)
 
 
 @every_model
