@@ -2,9 +2,9 @@
 
     python benchmarks/event_scaling.py
 
-The whole model: tokens from lists of pixels, four blocks, four jets, heads. One event of 280 x 360 pixels, float32,
-one thread, whose CPU time is measured; all kinds in turn, round by round, in one process, which keeps the memory of
-tensors as trainings do. Each memory is measured in a process of its own.
+The whole model of recipes/events/queries.json: tokens from lists of pixels, blocks, four jets, heads. One event of
+280 x 360 pixels, float32, one thread, whose CPU time is measured; all kinds in turn, round by round, in one process,
+which keeps the memory of tensors as trainings do. Each memory is measured in a process of its own.
 """
 
 import json
@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,8 +28,9 @@ from e2evit.results.record import write_record
 from e2evit.training.process import keep_freed_memory
 
 TOKENS = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
-KINDS = {"xca": {}, "relu_linear": {}, "softmax": {}}
-KINDS |= {"convolution + xca": {"local_mixing": "convolution", "global_mixing": "xca"}}
+RECIPE = json.loads((Path(__file__).parents[1] / "recipes/events/queries.json").read_text(encoding="utf-8"))
+KINDS = {mixing: {"global_mixing": mixing} for mixing in ("xca", "relu_linear", "softmax")}
+KINDS |= {"windows + xca": {"local_mixing": "window"}}
 NUM_JETS = 4
 SOFTMAX_LIMIT = 16384  # above, one training step takes minutes
 
@@ -42,8 +44,7 @@ class ScalingArguments:
 
 def make(kind: str) -> HitViTForJetsInEvents:
     torch.manual_seed(0)
-    fields = KINDS[kind] or {"global_mixing": kind}
-    return HitViTForJetsInEvents(HitViTConfig(image_size=(ROWS, COLUMNS), periodic_columns=True, **fields))
+    return HitViTForJetsInEvents(HitViTConfig.from_dict(RECIPE | KINDS[kind]))
 
 
 def event(num_tokens: int) -> dict[str, torch.Tensor]:
