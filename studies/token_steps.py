@@ -3,7 +3,8 @@
 python studies/token_steps.py --data_dir data/jets
 
 `studies/tokens.py` runs it first. Forward, backward and optimizer, eager, on one thread; all models in turn, each time
-with another of `NUM_BATCHES` batches and in alternating order; a first pass over the batches warms up.
+with another of `NUM_BATCHES` batches and in alternating order; a first pass over the batches warms up. With `--models`
+only these are timed, beside the reference, and the other rows of the results stay.
 """
 
 import json
@@ -47,6 +48,7 @@ class StepArguments:
     cache_dir: str | None = field(default=None, metadata={"help": "Where prepared Arrow files go."})
     configs_dir: str = field(default="runs/tokens/configs", metadata={"help": "Where configurations go."})
     mixed_precision: str = field(default="auto", metadata={"help": "no, bf16 or auto."})
+    models: list[str] | None = field(default=None, metadata={"help": "Models to time. Default: all."})
     results: str = field(default="results/token_steps.json", metadata={"help": "JSON file to write."})
 
 
@@ -100,7 +102,11 @@ def main() -> None:
     dataset, schema = load_data(data, targets, splits={"train"})
     size, rows = recipe.training.per_device_batch_size, dataset["train"]
     rows = rows.select(np.unique(np.linspace(0, len(rows) - 1, NUM_BATCHES * size).astype(int)))
-    configs = write_configs(plan, Path(options.configs_dir))
+    configs, reference = write_configs(plan, Path(options.configs_dir)), plan["reference"]
+    earlier = {}
+    if options.models is not None:
+        configs = {name: configs[name] for name in (reference, *options.models)}
+        earlier = json.loads(Path(options.results).read_text(encoding="utf-8"))["steps"]
     steps = {name: make_step(config, rows, schema, recipe, accelerator) for name, config in configs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in tqdm(range((1 + PASSES) * NUM_BATCHES), desc="Timing steps", disable=None):
@@ -112,10 +118,11 @@ def main() -> None:
     record = {
         name: {
             "ms_per_jet": float(1000 * np.median(own) / size),
-            "relative": float(np.median(own / times[plan["reference"]])),
+            "relative": float(np.median(own / times[reference])),
         }
         for name, own in times.items()
     }
+    record |= earlier
     write_record(options.results, {"steps": record, "precision": accelerator.mixed_precision}, threads=1)
 
 

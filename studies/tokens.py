@@ -3,12 +3,12 @@
 python studies/tokens.py --data_dir data/jets
 
 The plan is recipes/tokens/study.yaml, the jets are those of docs/tokens.md. Steps of all models are timed first
-(`results/token_steps.json`; remove it to time them on another machine), then each trains on as many jets as fill the
-same time. All are measured on validation jets, into `results/tokens.json`; trainings in it are not repeated.
+(`results/token_steps.json`; remove it to time them on another machine), new models beside the reference. Then each trains
+on as many jets as fill the same time. All are measured on validation jets, into `results/tokens.json`; trainings in it
+are not repeated.
 """
 
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,14 +39,14 @@ def main() -> None:
     configs, words = write_configs(plan, folder / "configs"), ["--data_dir", options.data_dir]
     words += ["--cache_dir", options.cache_dir] if options.cache_dir else []
     precision = ("--mixed_precision", options.mixed_precision)
-    if not (timed := results / "token_steps.json").exists():
+    timed = results / "token_steps.json"
+    known = json.loads(timed.read_text(encoding="utf-8"))["steps"] if timed.exists() else {}
+    if missing := [name for name in configs if name not in known]:
         run_script(
-            *("studies/token_steps.py", *words, *precision, "--study", options.study),
-            *("--configs_dir", folder / "configs", "--results", timed),
+            *("studies/token_steps.py", *words, *precision, "--study", options.study, "--results", timed),
+            *("--configs_dir", folder / "configs", *(("--models", *missing) if known else ())),
         )
     steps = json.loads(timed.read_text(encoding="utf-8"))["steps"]
-    if unknown := sorted({*configs} - {*steps}):
-        sys.exit(f"{timed} has no times of {', '.join(unknown)}: remove it, and all models are timed again.")
     words += ["--validation_fraction", plan["validation_fraction"]]
     table = results / "tokens.json"
     earlier = json.loads(table.read_text(encoding="utf-8"))["runs"] if table.exists() else []

@@ -53,6 +53,12 @@ def test_a_small_study(tmp_path):
     assert "larger" in token_tables.variants(tmp_path)
     rows = [base, larger]
     assert token_tables.summarise(plan, tmp_path / "empty", rows) == rows  # without the runs, on another machine
+    plan["models"]["shape"]["other"] = {"num_hidden_layers": 2}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
+    run_python(*command).check_returncode()
+    now = json.loads((tmp_path / "token_steps.json").read_text())["steps"]
+    assert {name: now[name] for name in steps} == steps  # only the new model was timed
+    assert {run["model"] for run in json.loads((tmp_path / "tokens.json").read_text())["runs"]} == {*now}
 
 
 def test_classes_against_the_background_alone(tmp_path):
