@@ -3,9 +3,9 @@
 python studies/tokens.py --data_dir data/jets
 
 The plan is recipes/tokens/study.yaml, the jets are those of docs/tokens.md. Steps of all models are timed first
-(`results/token_steps.json`; remove it to time them on another machine), new models beside the reference. Then each trains
-on as many jets as fill the same time. All are measured on validation jets, into `results/tokens.json`; trainings in it
-are not repeated.
+(`results/token_steps.json`; remove it to time them on another machine), new models beside the reference. Then each
+trains on as many jets as fill the same time. All are measured on validation jets, into `results/tokens.json`;
+trainings in it are not repeated.
 """
 
 import json
