@@ -6,6 +6,7 @@ import runpy
 import signal
 import sys
 import threading
+from multiprocessing.connection import wait
 from pathlib import Path
 
 __all__ = ["RECIPES", "run_script"]
@@ -46,7 +47,15 @@ def run_script(script: str, *arguments) -> None:
 
 
 def _run(script: Path, arguments: list[str]) -> None:
-    """As `python script arguments`."""
+    """As `python script arguments`, until the study is killed."""
+    study = multiprocessing.parent_process()
+    assert study is not None, "this runs in steps only"
+
+    def watch():
+        wait([study.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)  # a training saves its state
+
+    threading.Thread(target=watch, daemon=True).start()
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(script.parent))
     runpy.run_path(str(script), run_name="__main__")

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -24,21 +24,35 @@ time.sleep(600)
 """
 
 
-@pytest.mark.slow
-def test_a_terminated_study_ends_its_step(tmp_path):
-    (tmp_path / "study.py").write_text(STUDY)
-    (tmp_path / "step.py").write_text(STEP)
-    command = [sys.executable, "-u", tmp_path / "study.py", tmp_path / "step.py"]
+@contextmanager
+def running_study(folder):
+    """A study whose step runs, and the step's process number."""
+    (folder / "study.py").write_text(STUDY)
+    (folder / "step.py").write_text(STEP)
+    command = [sys.executable, "-u", folder / "study.py", folder / "step.py"]
     study = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     study.stdout.readline(), study.stdout.readline()  # an empty line and the command
     step = int(study.stdout.readline())
     try:
+        yield study, step
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(step, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_terminated_study_ends_its_step(tmp_path):
+    with running_study(tmp_path) as (study, step):
         study.terminate()
         _, error = study.communicate(timeout=60)
         assert study.returncode == os.EX_TEMPFAIL
         assert "the same command resumes" in error
         with pytest.raises(ProcessLookupError):
             os.kill(step, 0)
-    finally:
-        with suppress(ProcessLookupError):
-            os.kill(step, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_killed_study_ends_its_step(tmp_path):
+    with running_study(tmp_path) as (study, _):
+        study.kill()
+        study.communicate(timeout=60)  # returns once nobody holds the output, which the step does
