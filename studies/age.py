@@ -22,6 +22,7 @@ _TRAINED = (*_NETWORKS, "src/e2evit/training")
 _SIMULATION = ("src/e2evit/simulation",)
 _TREES = ("src/e2evit/baselines", "src/e2evit/data", "src/e2evit/metrics", "src/e2evit/results")
 # what a file of results measures: the first pattern that matches counts
+_HITVIT = (*_TRAINED, *_SIMULATION, "recipes/study", "recipes/tokens/windows.json", "recipes/pretraining/hitvit.json")
 SOURCES = {
     "quickstart_*.json": (*_TRAINED, *_SIMULATION, "recipes/quickstart", "src/e2evit/baselines"),
     "study/trees_*.json": _TREES,
@@ -34,8 +35,8 @@ SOURCES = {
     "events/transplants_*.json": (*_TRAINED, *_SIMULATION, "recipes/events", "studies/transplants.py"),
     "events/*.json": (*_TRAINED, *_SIMULATION, "recipes/events"),
     "particles_*.json": (*_TRAINED, *_SIMULATION, "recipes/particles", "recipes/quickstart"),
-    "hitvit/*.json": (*_TRAINED, *_SIMULATION, "recipes/study", "recipes/tokens/windows.json"),
-    "hitvit/pileup60/*.json": (*_TRAINED, *_SIMULATION, "recipes/study", "recipes/tokens/windows.json"),
+    "hitvit/*.json": _HITVIT,
+    "hitvit/pileup60/*.json": _HITVIT,
     "token_steps.json": (
         "modeling",
         "src/e2evit/training",
@@ -129,8 +130,10 @@ def measured_files(results: Path) -> list[Measured]:
             continue
         if sources is None:
             raise ValueError(f"{name}: say in studies/age.py what it measures.")
-        runs = {run["commit"] for run in entries.get("runs", ())}  # a summary is as old as what it sums up
-        for commit in sorted(runs, key=str) or [entries["commit"]]:
+        # a summary is as old as what it sums up
+        parts = (*entries.get("runs", ()), *entries.get("steps", {}).values())
+        commits = {part["commit"] for part in parts if "commit" in part}
+        for commit in sorted(commits, key=str) or [entries["commit"]]:
             measured.append(Measured(str(name), entries["date"], commit, sources))
     return measured
 

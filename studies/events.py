@@ -1,4 +1,4 @@
-"""Is one pass over an event as accurate as one pass per jet, and does the model read its answer off the jet itself?
+"""Is one pass over an event as accurate as one pass per jet, and does the answer depend on the rest of the event?
 
 python studies/events.py --data_dir data/events
 

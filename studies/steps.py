@@ -6,7 +6,6 @@ import runpy
 import signal
 import sys
 import threading
-from multiprocessing.connection import wait
 from pathlib import Path
 
 __all__ = ["RECIPES", "run_script"]
@@ -20,7 +19,8 @@ _PROCESSES.set_forkserver_preload(["e2evit.training"])  # once instead of by eve
 
 
 def run_script(script: str, *arguments) -> None:
-    """Run a script, such as "scripts/train.py", in a process of its own, which gets the SIGTERM of this one.
+    """Run a script, such as "scripts/train.py", in a process of its own, which gets a SIGTERM when this one does or is
+    killed.
 
     Raises:
         SystemExit: if it fails, or at SIGTERM with the code of a training that can be resumed.
@@ -47,12 +47,12 @@ def run_script(script: str, *arguments) -> None:
 
 
 def _run(script: Path, arguments: list[str]) -> None:
-    """As `python script arguments`, until the study is killed."""
+    """As `python script arguments`, with a SIGTERM when the study is killed."""
     study = multiprocessing.parent_process()
     assert study is not None, "this runs in steps only"
 
     def watch():
-        wait([study.sentinel])
+        study.join()
         os.kill(os.getpid(), signal.SIGTERM)  # a training saves its state
 
     threading.Thread(target=watch, daemon=True).start()

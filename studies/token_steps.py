@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from e2evit.data.packaged import read_recipe
-from e2evit.results.record import write_record
+from e2evit.results.record import provenance, write_record
 from e2evit.training import (
     DataArguments,
     Recipe,
@@ -91,9 +91,22 @@ def make_step(config: Path, rows: Dataset, schema, recipe: Recipe, accelerator: 
 def main() -> None:
     (options,) = HfArgumentParser(StepArguments).parse_args_into_dataclasses()
     plan = read_recipe(options.study)
+    configs, reference = write_configs(plan, Path(options.configs_dir)), plan["reference"]
+    earlier: dict = {}
+    if options.models is not None:
+        if unknown := [name for name in options.models if name not in configs]:
+            raise SystemExit(f"token_steps.py: {options.study} has no {', '.join(unknown)}, but {', '.join(configs)}.")
+        if Path(options.results).exists():
+            earlier = json.loads(Path(options.results).read_text(encoding="utf-8"))
+        configs = {name: configs[name] for name in (reference, *options.models)}
     settings = read_recipe(plan["training"])
     recipe, targets = Recipe(training=_of(TrainArguments, settings)), _of(TargetArguments, settings)
     accelerator = start_accelerator(options.mixed_precision)
+    if earlier and earlier["precision"] != accelerator.mixed_precision:
+        raise SystemExit(
+            f"token_steps.py: {options.results} was timed in {earlier['precision']}, and this run is in "
+            f"{accelerator.mixed_precision}: choose that `--mixed_precision`, or time all models."
+        )
     if accelerator.device.type != "cpu":
         raise SystemExit(f"token_steps.py: steps are timed on CPUs, but trainings here run on {accelerator.device}.")
     torch.set_num_threads(1)
@@ -102,11 +115,6 @@ def main() -> None:
     dataset, schema = load_data(data, targets, splits={"train"})
     size, rows = recipe.training.per_device_batch_size, dataset["train"]
     rows = rows.select(np.unique(np.linspace(0, len(rows) - 1, NUM_BATCHES * size).astype(int)))
-    configs, reference = write_configs(plan, Path(options.configs_dir)), plan["reference"]
-    earlier = {}
-    if options.models is not None:
-        configs = {name: configs[name] for name in (reference, *options.models)}
-        earlier = json.loads(Path(options.results).read_text(encoding="utf-8"))["steps"]
     steps = {name: make_step(config, rows, schema, recipe, accelerator) for name, config in configs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in tqdm(range((1 + PASSES) * NUM_BATCHES), desc="Timing steps", disable=None):
@@ -115,14 +123,13 @@ def main() -> None:
             step(number)
             seconds[name].append(time.process_time() - start)
     times = {name: np.array(own[NUM_BATCHES:]) for name, own in seconds.items()}
+    commit = provenance()["commit"]
     record = {
-        name: {
-            "ms_per_jet": float(1000 * np.median(own) / size),
-            "relative": float(np.median(own / times[reference])),
-        }
-        for name, own in times.items()
+        name: {"relative": float(np.median(own / times[reference])), "commit": commit} for name, own in times.items()
     }
-    record = earlier | record | earlier  # in the order in which they were timed
+    if earlier:
+        record.pop(reference)  # 1, as before
+    record = earlier.get("steps", {}) | record
     write_record(options.results, {"steps": record, "precision": accelerator.mixed_precision}, threads=1)
 
 

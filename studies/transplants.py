@@ -3,7 +3,8 @@
     python studies/transplants.py --checkpoint runs/events --data_dir runs/data --results results/transplants.json
 
 Outside the windows of its jets, an event gets the pixels of another one; overlaid, inside as well, as if both
-happened at once. A model that read the class off the rest of the event would lose where the rest is another event's.
+happened at once. A model that read the class off what lies outside the windows would lose. Jets of one event stay
+together, so what one jet tells about another is not tested.
 """
 
 from dataclasses import dataclass, field

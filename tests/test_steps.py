@@ -31,13 +31,16 @@ def running_study(folder):
     (folder / "step.py").write_text(STEP)
     command = [sys.executable, "-u", folder / "study.py", folder / "step.py"]
     study = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    study.stdout.readline(), study.stdout.readline()  # an empty line and the command
-    step = int(study.stdout.readline())
+    step = None
     try:
+        study.stdout.readline(), study.stdout.readline()  # an empty line and the command
+        step = int(study.stdout.readline())
         yield study, step
     finally:
-        with suppress(ProcessLookupError):
-            os.kill(step, signal.SIGKILL)
+        study.kill()
+        if step is not None:
+            with suppress(ProcessLookupError):
+                os.kill(step, signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -55,4 +58,5 @@ def test_a_terminated_study_ends_its_step(tmp_path):
 def test_a_killed_study_ends_its_step(tmp_path):
     with running_study(tmp_path) as (study, _):
         study.kill()
-        study.communicate(timeout=60)  # returns once nobody holds the output, which the step does
+        # the step holds the study's output: this returns once it has ended, or raises TimeoutExpired
+        study.communicate(timeout=60)
