@@ -52,7 +52,8 @@ _fields |= {
     ),
     "hitvit_periodic": (
         "hitvit",
-        SMALL["hitvit"] | {"num_patch_layers": 1, "patch_hidden_size": 16, "periodic_columns": True},
+        SMALL["hitvit"]
+        | {"num_patch_layers": 1, "patch_stride": 1, "patch_hidden_size": 16, "periodic_columns": True},
     ),
     "hitvit_convolution": ("hitvit", SMALL["hitvit"] | {"local_mixing": "both", "global_mixing": "relu_linear"}),
 }

@@ -243,7 +243,7 @@ def test_wrong_number_of_channels(name):
 
 @every_model
 def test_config_round_trip(name, tmp_path):
-    config = MODELS[name](channel_names=[f"layer{i}" for i in range(8)])
+    config = MODELS[name](channel_names=["ecal", *(f"layer{i}" for i in range(1, 8))])
     config.save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
     expected, found = config.to_dict(), loaded.to_dict()
