@@ -125,7 +125,7 @@ def draw(record: dict):
                 values = [(1e3 if quantity == "time" else 1) * value for value in points.values()]
                 axis.plot([*points], values, "o-", color=colour, label=f"{kind} (slope {exponent:.2f})")
             axis.set(xscale="log", yscale="log", xlabel="Tokens", ylabel=f"{mode.capitalize()}, {quantity} [{unit}]")
-            axis.legend(loc="upper left")
+            axis.legend(loc="lower right")
     return figure
 
 
