@@ -125,7 +125,8 @@ def draw(record: dict):
                 values = [(1e3 if quantity == "time" else 1) * value for value in points.values()]
                 axis.plot([*points], values, "o-", color=colour, label=f"{kind} (slope {exponent:.2f})")
             axis.set(xscale="log", yscale="log", xlabel="Tokens", ylabel=f"{mode.capitalize()}, {quantity} [{unit}]")
-            axis.legend(loc="lower right")
+            axis.set_ylim(top=5 * axis.get_ylim()[1])  # room for the legend
+            axis.legend(loc="upper left")
     return figure
 
 
