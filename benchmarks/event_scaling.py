@@ -32,7 +32,7 @@ RECIPE = json.loads((Path(__file__).parents[1] / "recipes/events/queries.json").
 KINDS = {mixing: {"global_mixing": mixing} for mixing in ("xca", "relu_linear", "softmax")}
 KINDS |= {"windows + xca": {"local_mixing": "window"}}
 NUM_JETS = 4
-SOFTMAX_LIMIT = 16384  # above, one training step takes minutes
+SOFTMAX_LIMIT = 16384  # above, one training step takes up to a minute
 
 
 @dataclass

@@ -21,8 +21,8 @@ _NETWORKS = ("modeling", "src/e2evit/data", "src/e2evit/metrics", "src/e2evit/re
 _TRAINED = (*_NETWORKS, "src/e2evit/training")
 _SIMULATION = ("src/e2evit/simulation",)
 _TREES = ("src/e2evit/baselines", "src/e2evit/data", "src/e2evit/metrics", "src/e2evit/results")
-# what a file of results measures: the first pattern that matches counts
 _HITVIT = (*_TRAINED, *_SIMULATION, "recipes/study", "recipes/tokens/windows.json", "recipes/pretraining/hitvit.json")
+# what a file of results measures: the first pattern that matches counts
 SOURCES = {
     "quickstart_*.json": (*_TRAINED, *_SIMULATION, "recipes/quickstart", "src/e2evit/baselines"),
     "study/trees_*.json": _TREES,

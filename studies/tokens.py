@@ -44,7 +44,7 @@ def main() -> None:
     if missing := [name for name in configs if name not in known]:
         run_script(
             *("studies/token_steps.py", *words, *precision, "--study", options.study, "--results", timed),
-            *("--configs_dir", folder / "configs", *(("--models", *missing) if known else ())),
+            *("--configs_dir", folder / "configs", "--models", *missing),
         )
     steps = json.loads(timed.read_text(encoding="utf-8"))["steps"]
     words += ["--validation_fraction", plan["validation_fraction"]]

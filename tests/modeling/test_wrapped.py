@@ -17,9 +17,8 @@ from torch.nn.utils import parametrizations, prune
 
 # PEFT asks transformers under a name that is about to change
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-PATCHED = [
-    name for name in OURS if name != "hitvit"
-]  # it calls each layer, and without patches has no `DepthwiseConv`
+# HitViT calls each layer, and without patches has no `DepthwiseConv`
+PATCHED = [name for name in OURS if name != "hitvit"]
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
