@@ -213,7 +213,12 @@ class E2EImageProcessor(BaseImageProcessor):
 
     def _from_pixels(self, columns: Mapping, converted: Sequence[int], packed: bool) -> dict[str, np.ndarray]:
         num_channels, height, width = self.image_shape
-        offsets = columns["row_offsets"]
+        offsets = whole_numbers(columns["row_offsets"], name="row_offsets")
+        if offsets.ndim != 1 or not offsets.size or (np.diff(offsets) < 0).any():
+            raise ValueError(
+                "`row_offsets` rise, from where the first row begins to where the last one ends; got "
+                f"{str(offsets.tolist())[:60]}."
+            )
         num_pixels, num_images = num_channels * height * width, len(offsets) - 1
         index, value = whole_numbers(columns["pixel_index"]), to_float32(columns["pixel_value"])
         image = np.repeat(np.arange(num_images), np.diff(offsets))

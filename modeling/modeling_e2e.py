@@ -144,11 +144,18 @@ class E2EPreTrainedModel(PreTrainedModel):
         A caller who asks for `output_loading_info` gets their names instead.
 
         Raises:
-            ValueError: naming the first that it lacks.
+            ValueError: naming the first that it lacks; or for a model of jets in events, if `cls` is one of images.
         """
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # pyright: ignore[reportGeneralTypeIssues]
+        architectures = model.config.architectures or ()
+        of_events = [name for name in architectures if name.endswith("ForJetsInEvents")]
+        if of_events and cls.__name__.endswith("ForImageClassification"):
+            raise ValueError(
+                f"{model.name_or_path} predicts the jets of whole events: load it with "
+                f"`{of_events[0]}.from_pretrained`, and pass the jets too."
+            )
         missing = sorted(info["missing_keys"])
-        if missing and not output_loading_info and cls.__name__ in (model.config.architectures or ()):
+        if missing and not output_loading_info and cls.__name__ in architectures:
             raise ValueError(f"{model.name_or_path} lacks {len(missing)} of its weights, such as {missing[0]}.")
         return (model, info) if output_loading_info else model
 

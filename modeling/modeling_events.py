@@ -192,6 +192,41 @@ class JetDecoder(nn.Module):
         return _packed(seen, windows.place, windows.tokens.pixel.shape)
 
 
+def _checked_jets(jets: torch.Tensor | None, num_events: int) -> torch.Tensor:
+    """In float32, and zeros where there is no jet, lest a NaN there reach the gradient."""
+    if jets is None or jets.ndim != 3 or jets.shape[0] != num_events or jets.shape[2] != 3:
+        got = "none" if jets is None else tuple(jets.shape)
+        raise ValueError(f"Expected `jets` of shape ({num_events}, jets, 3): pT, row, column; got {got}.")
+    jets = jets.float()
+    is_known = jets.device.type == "cpu" and not torch.compiler.is_compiling()
+    if is_known and not jets.isfinite().all():
+        event, jet, _ = (~jets.isfinite()).nonzero()[0].tolist()
+        raise ValueError(
+            f"`jets`: jet {jet} of event {event} is {jets[event, jet].tolist()} (pT, row, column); where an event has "
+            "no such jet, all three are 0."
+        )
+    return jets.where(jets[..., :1] > 0, 0.0)
+
+
+def _of_jets(name: str, values: torch.Tensor | None, jets: torch.Tensor, own: tuple = (), missing: bool = False):
+    """Values of all jets one after the other, `(B J, ...)`.
+
+    Args:
+        own: Their shape for one jet.
+        missing: Mark those of jets without a pT as missing.
+    """
+    if values is None:
+        return None
+    expected = (*jets.shape[:2], *own)
+    if tuple(values.shape) != expected:
+        raise ValueError(f"Expected `{name}` of shape {expected}, for each event and jet, got {tuple(values.shape)}.")
+    values = values.flatten(0, 1)
+    if not missing:
+        return values
+    is_jet = (jets[..., 0] > 0).view(-1, *[1] * len(own))
+    return values.where(is_jet, float("nan") if values.is_floating_point() else -100)
+
+
 class HitViTForJetsInEvents(HitViTPreTrainedModel, E2EForImageClassification):
     """HitViT with class and mass heads for each jet of an event."""
 
@@ -227,12 +262,11 @@ class HitViTForJetsInEvents(HitViTPreTrainedModel, E2EForImageClassification):
                 jets are filled up with a pT of 0; what is returned for those means nothing, and they have no loss.
 
         Raises:
-            ValueError: for jets of another shape, and as [`HitViTForImageClassification`].
+            ValueError: for jets or targets of another shape, a jet that is not finite (on CPUs), and as
+                [`HitViTForImageClassification`].
         """
         tokens = self.base_model.make_tokens(pixel_values, pixel_index, pixel_value, row_offsets)
-        if jets is None or jets.ndim != 3 or jets.shape[0] != len(tokens.counts) or jets.shape[2] != 3:
-            got = "none" if jets is None else tuple(jets.shape)
-            raise ValueError(f"Expected `jets` of shape ({len(tokens.counts)}, jets, 3): pT, row, column; got {got}.")
+        jets = _checked_jets(jets, len(tokens.counts))
         outputs = self.base_outputs(
             pixel_values, output_hidden_states=output_hidden_states, packed=True, tokens=tokens, **kwargs
         )
@@ -240,12 +274,12 @@ class HitViTForJetsInEvents(HitViTPreTrainedModel, E2EForImageClassification):
         queries, seen, near = self.decoder(
             outputs.last_hidden_state, outputs.pooler_output, tokens, jets, height, width
         )
-        aux_values = None if aux_values is None else aux_values.flatten(0, 1)
+        aux_values = _of_jets("aux_values", aux_values, jets, (self.config.num_aux_features,))
         predictions = self.head(queries.flatten(0, 1), aux_values, seen, near)
-        is_jet = (jets[..., 0] > 0).flatten()
-        labels = None if labels is None else labels.flatten(0, 1).where(is_jet, -100)
-        mass_labels = None if mass_labels is None else mass_labels.flatten().where(is_jet, float("nan"))
-        mass_weights = None if mass_weights is None else mass_weights.flatten()
+        several = () if labels is None or labels.ndim < 3 else (self.config.num_labels,)
+        labels = _of_jets("labels", labels, jets, several, missing=True)
+        mass_labels = _of_jets("mass_labels", mass_labels, jets, missing=True)
+        mass_weights = _of_jets("mass_weights", mass_weights, jets)
         result = self.with_losses(outputs, predictions, labels, mass_labels, mass_weights)
         for name in ("logits", "mass_preds", "mass_scale_preds", "mass_outputs"):
             if name in result:

@@ -150,18 +150,24 @@ def e2e_loss(config, logits, mass_outputs, labels=None, mass_labels=None, mass_w
         logits: `(B, num_labels)`.
         mass_outputs: `(B, k)`, see [`mass_in_gev`].
         labels: As [`class_loss`].
-        mass_labels: `(B,)` [GeV]; NaN is a missing target, and with `log_mass` so is a mass that is not positive.
+        mass_labels: `(B,)` or `(B, 1)` [GeV]; NaN is a missing target, with `log_mass` so is any mass not above 0.
         mass_weights: `(B,)`, weights of the samples in the mass loss, e.g. to flatten a spectrum.
         log_variances: `(2,)`, learned weights of the two terms instead of `mass_loss_weight` (equations 5 to 10 of
             Kendall et al., https://arxiv.org/abs/1705.07115).
 
     Returns:
         `(loss, classification_loss, mass_loss)`; `None` without targets.
+
+    Raises:
+        ValueError: for targets of another shape.
     """
     classification_loss = mass_loss = None
     if labels is not None:
         classification_loss = class_loss(config, logits, labels)
     if mass_labels is not None:
+        mass_labels = _one_each("mass_labels", mass_labels, mass_outputs)
+        if mass_weights is not None:
+            mass_weights = _one_each("mass_weights", mass_weights, mass_outputs)
         known = mass_labels.isfinite() & (mass_labels > 0) if config.log_mass else mass_labels.isfinite()
         # replace missing targets before the difference: NaN times zero would still poison the gradient
         mass = mass_labels.where(known, 1.0)
@@ -170,6 +176,15 @@ def e2e_loss(config, logits, mass_outputs, labels=None, mass_labels=None, mass_w
         terms = _mass_terms(config.mass_loss, mass_outputs, target).where(known, 0.0)
         mass_loss = (terms * weights).sum() / weights.sum().clamp(min=1e-6)
     return _combine(config, classification_loss, mass_loss, log_variances), classification_loss, mass_loss
+
+
+def _one_each(name: str, values: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+    """`(B,)`, of `(B,)` or `(B, 1)`; other shapes would be broadcast without a word."""
+    if tuple(values.shape) not in ((outputs.shape[0],), (outputs.shape[0], 1)):
+        raise ValueError(
+            f"Expected `{name}` of shape ({outputs.shape[0]},), one for each image, got {tuple(values.shape)}."
+        )
+    return values.flatten()
 
 
 def class_loss(config, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

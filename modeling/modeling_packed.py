@@ -36,7 +36,13 @@ USE_OPERATOR = True  # false: products of windows on CPUs too
 
 
 def _sum(parts: torch.Tensor, segment: torch.Tensor, num_segments: int) -> torch.Tensor:
-    return parts.new_zeros(num_segments, *parts.shape[1:]).index_add(0, segment, parts)
+    total = parts.new_zeros(num_segments, *parts.shape[1:])
+    if torch.compiler.is_exporting():
+        # `index_add` would become ScatterND, in which the threads of onnxruntime overwrite each other's sums:
+        # https://github.com/microsoft/onnxruntime/issues/18048. ScatterElements adds in one thread.
+        segment = segment.view(-1, *[1] * (parts.ndim - 1)).expand_as(parts)
+        return total.scatter_add(0, segment, parts)
+    return total.index_add(0, segment, parts)
 
 
 def _fake_sum(parts, segment, num_segments):

@@ -28,6 +28,7 @@ __all__ = [
     "unpacked_places",
 ]
 
+WHOLE = (torch.int32, torch.int64, torch.int16, torch.uint8)
 PIXEL = 2 * pi / 360  # side of a pixel of the barrel, in eta and phi
 
 
@@ -80,7 +81,7 @@ def list_pixels(config, pixel_values=None, pixel_index=None, pixel_value=None, r
     """The pixels of dense images `(B, C, H, W)`, or of rows as [`E2EImageProcessor`] returns them with `packed`.
 
     Raises:
-        ValueError: for both or neither, or other shapes.
+        ValueError: for both or neither, other shapes or types, or offsets that do not fit (on CPUs).
     """
     rows = (pixel_index, pixel_value, row_offsets)
     if any(part is None for part in rows) if pixel_values is None else any(part is not None for part in rows):
@@ -91,12 +92,23 @@ def list_pixels(config, pixel_values=None, pixel_index=None, pixel_value=None, r
         value = flat.take(place)
         return Pixels(place // size, place % size, _as_float(value), pixel_values.shape[0])
     assert pixel_index is not None and pixel_value is not None and row_offsets is not None  # noqa: PT018
+    if any(part.dtype not in WHOLE for part in (pixel_index, row_offsets)):
+        raise ValueError(
+            f"`pixel_index` and `row_offsets` are whole numbers, got {pixel_index.dtype} and {row_offsets.dtype}."
+        )
     is_list = pixel_index.ndim == row_offsets.ndim == 1 and pixel_value.shape == pixel_index.shape
     if not is_list or not len(row_offsets):
         raise ValueError(
             "Expected `pixel_index` and `pixel_value` of one length and `row_offsets` (batch + 1,), got "
             f"{tuple(pixel_index.shape)}, {tuple(pixel_value.shape)} and {tuple(row_offsets.shape)}."
         )
+    if row_offsets.device.type == "cpu" and not torch.compiler.is_exporting():
+        ends = row_offsets[0].item(), row_offsets[-1].item()
+        if ends != (0, len(pixel_index)) or (row_offsets.diff() < 0).any():
+            raise ValueError(
+                f"`row_offsets`, where each image begins and the last one ends, rise from 0 to the {len(pixel_index)} "
+                f"pixels listed; got {row_offsets[:5].tolist()}... up to {ends[1]}."
+            )
     num_images = len(row_offsets) - 1
     numbers = torch.arange(num_images, device=pixel_index.device)
     image = numbers.repeat_interleave(row_offsets.diff().long(), output_size=len(pixel_index))
@@ -126,7 +138,7 @@ def token_pixels(config, image_shape: tuple[int, int], pixels: Pixels) -> tuple[
     of towers.
 
     Raises:
-        ValueError: for a pixel beyond the image.
+        ValueError: for a pixel beyond the image, or one that is listed twice (on CPUs).
     """
     height, width = image_shape
     size, device = height * width, pixels.index.device
@@ -137,6 +149,11 @@ def token_pixels(config, image_shape: tuple[int, int], pixels: Pixels) -> tuple[
             f"`pixel_index` reaches {int(pixels.index.max())}, but an image of {config.num_channels} x {height} x "
             f"{width} pixels has {config.num_channels * size}; was it written for another grid?"
         )
+    if is_known and not ((key := pixels.image * (config.num_channels * size) + pixels.index).diff() > 0).all():
+        numbers, counts = key.unique(return_counts=True)  # not ascending, which is allowed
+        if (counts > 1).any():
+            bad = divmod(int(numbers[counts.argmax()]), config.num_channels * size)
+            raise ValueError(f"Image {bad[0]}: `pixel_index` holds {bad[1]} more than once.")
     is_tower = torch.tensor(config.channels_among(config.tower_channels), device=device)
     return channel, torch.where(is_tower[channel], middle_of(place, image_shape, config.tower_size), place), is_tower
 
@@ -203,7 +220,8 @@ def pack(image: torch.Tensor, counts: torch.Tensor, window: int) -> tuple[torch.
     is_known = image.device.type == "cpu" and not torch.compiler.is_exporting()
     number = rounded_up(int(windows.sum())) if is_known else image.shape[0] // window + counts.shape[0]
     number_in_image = torch.arange(image.shape[0], device=image.device) - (counts.cumsum(0) - counts)[image]
-    of_windows = ends.new_zeros(number + 1).index_add(0, ends, torch.ones_like(ends))[:number].cumsum(0)
+    # like all sums here by `scatter_add`, see `segment_sum`
+    of_windows = ends.new_zeros(number + 1).scatter_add(0, ends, torch.ones_like(ends))[:number].cumsum(0)
     return starts[image] + number_in_image, of_windows.clamp(max=max(counts.shape[0] - 1, 0)), starts
 
 
@@ -250,7 +268,8 @@ def channel_values(value, at, channel, num_places: int, is_tower: torch.Tensor, 
     """`(T, C)` from pixels that belong to the place `at`, or to none if that is `num_places`."""
     linear = value.sign() * linear_pixels(value)  # whose mean over a block is an energy
     part = torch.where(is_tower[channel], linear / tower_size**2, value)
-    total = part.new_zeros(num_places + 1, len(is_tower)).index_put((at, channel), part, accumulate=True)[:-1]
+    total = part.new_zeros((num_places + 1) * len(is_tower)).scatter_add(0, at * len(is_tower) + channel, part)
+    total = total.view(num_places + 1, len(is_tower))[:-1]
     return torch.where(is_tower, total.sign() * (total.abs() * LINEAR_SCALE).log1p(), total)
 
 

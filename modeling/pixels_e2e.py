@@ -48,12 +48,12 @@ def to_float32(values) -> np.ndarray:
         return values.astype(np.float32, copy=False)
 
 
-def whole_numbers(values, where: str = "") -> np.ndarray:
+def whole_numbers(values, where: str = "", name: str = "pixel_index") -> np.ndarray:
     """Indices: integers as they are, whole floating-point numbers as integers."""
     values = to_numpy(values)
     if values.dtype.kind in "iu":
         return values.astype(np.int64) if values.dtype == np.uint64 else values
     if values.dtype.kind != "f" or not (np.abs(values) < 2**53).all() or (values != np.round(values)).any():
         example = ", ".join(map(str, values.flat[:3]))
-        raise ValueError(f"{where}`pixel_index` holds whole numbers, got {values.dtype}: {example}, ...")
+        raise ValueError(f"{where}`{name}` holds whole numbers, got {values.dtype}: {example}, ...")
     return values.astype(np.int64)

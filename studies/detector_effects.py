@@ -16,6 +16,7 @@ import simulation_checks as checks
 from datasets import Dataset
 from transformers import HfArgumentParser
 
+from e2evit.cli.errors import one_line_errors
 from e2evit.data import find_schema
 from e2evit.data.grid import JET_MAX_ETA, JET_RADIUS, SEED_ROWS, WINDOW
 from e2evit.results.record import write_record
@@ -207,4 +208,5 @@ def real_sample(folder: Path, schema) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors("detector_effects.py"):
+        main()

@@ -14,6 +14,7 @@ from event_tables import MODELS, events, transplants
 from steps import run_script
 from transformers import HfArgumentParser
 
+from e2evit.cli.errors import one_line_errors
 from e2evit.data.packaged import read_recipe
 
 
@@ -52,4 +53,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors("events.py"):
+        main()

@@ -17,6 +17,7 @@ from particle_trees import measure_trees
 from steps import run_script
 from transformers import HfArgumentParser
 
+from e2evit.cli.errors import one_line_errors
 from e2evit.data.packaged import read_recipe
 from e2evit.results.record import write_record
 
@@ -119,4 +120,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors("particles.py"):
+        main()

@@ -13,6 +13,7 @@ from pretraining_tables import SCRATCH, name_of, summarise
 from steps import RECIPES, run_script
 from transformers import HfArgumentParser
 
+from e2evit.cli.errors import one_line_errors
 from e2evit.data.packaged import read_recipe
 from e2evit.results.record import write_record
 
@@ -83,4 +84,5 @@ def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors("pretraining.py"):
+        main()

@@ -10,6 +10,7 @@ from pathlib import Path
 from steps import run_script
 from transformers import HfArgumentParser
 
+from e2evit.cli.errors import one_line_errors
 from e2evit.data import find_schema, load_e2e
 from e2evit.plots import event_display, save_figure
 
@@ -68,4 +69,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors("quickstart.py"):
+        main()

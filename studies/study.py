@@ -13,6 +13,7 @@ from pathlib import Path
 from steps import run_script
 from transformers import HfArgumentParser
 
+from e2evit.cli.errors import one_line_errors
 from e2evit.data.packaged import read_recipe
 
 
@@ -108,4 +109,5 @@ def robustness(study: dict, targets: list, arguments: StudyArguments) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors("study.py"):
+        main()

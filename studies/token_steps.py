@@ -20,6 +20,7 @@ from datasets import Dataset
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
+from e2evit.cli.errors import one_line_errors
 from e2evit.data.packaged import read_recipe
 from e2evit.results.record import provenance, write_record
 from e2evit.training import (
@@ -35,7 +36,7 @@ from e2evit.training import (
 from e2evit.training.collate import E2ECollator
 from e2evit.training.optim import make_optimizer
 
-__all__ = ["write_configs"]
+__all__ = ["check_plan", "write_configs"]
 
 NUM_BATCHES = 12
 PASSES = 2
@@ -50,6 +51,19 @@ class StepArguments:
     mixed_precision: str = field(default="auto", metadata={"help": "no, bf16 or auto."})
     models: list[str] | None = field(default=None, metadata={"help": "Models to time. Default: all."})
     results: str = field(default="results/token_steps.json", metadata={"help": "JSON file to write."})
+
+
+def check_plan(plan: dict, path: str, models: list[str] | None, mixed_precision: str) -> None:
+    """Check what was asked for before anything is written.
+
+    Raises:
+        ValueError: for a model that the plan does not have, or an unknown precision.
+    """
+    known = [name for models_of in plan["models"].values() for name in models_of]
+    if unknown := [name for name in models or () if name not in known]:
+        raise ValueError(f"{path} has no {', '.join(unknown)}, but {', '.join(known)}.")
+    if mixed_precision not in ("auto", "bf16", "no"):
+        raise ValueError(f"`mixed_precision` is auto, bf16 or no, got {mixed_precision!r}.")
 
 
 def write_configs(plan: dict, folder: Path) -> dict[str, Path]:
@@ -91,11 +105,10 @@ def make_step(config: Path, rows: Dataset, schema, recipe: Recipe, accelerator: 
 def main() -> None:
     (options,) = HfArgumentParser(StepArguments).parse_args_into_dataclasses()
     plan = read_recipe(options.study)
+    check_plan(plan, options.study, options.models, options.mixed_precision)
     configs, reference = write_configs(plan, Path(options.configs_dir)), plan["reference"]
     earlier: dict = {}
     if options.models is not None:
-        if unknown := [name for name in options.models if name not in configs]:
-            raise SystemExit(f"token_steps.py: {options.study} has no {', '.join(unknown)}, but {', '.join(configs)}.")
         if Path(options.results).exists():
             earlier = json.loads(Path(options.results).read_text(encoding="utf-8"))
         configs = {name: configs[name] for name in (reference, *options.models)}
@@ -103,12 +116,12 @@ def main() -> None:
     recipe, targets = Recipe(training=_of(TrainArguments, settings)), _of(TargetArguments, settings)
     accelerator = start_accelerator(options.mixed_precision)
     if earlier and earlier["precision"] != accelerator.mixed_precision:
-        raise SystemExit(
-            f"token_steps.py: {options.results} was timed in {earlier['precision']}, and this run is in "
+        raise ValueError(
+            f"{options.results} was timed in {earlier['precision']}, and this run is in "
             f"{accelerator.mixed_precision}: choose that `--mixed_precision`, or time all models."
         )
     if accelerator.device.type != "cpu":
-        raise SystemExit(f"token_steps.py: steps are timed on CPUs, but trainings here run on {accelerator.device}.")
+        raise ValueError(f"Steps are timed on CPUs, but trainings here run on {accelerator.device}.")
     torch.set_num_threads(1)
     fraction = plan["fraction"]  # as a training of the reference would load them
     data = DataArguments(data_dir=options.data_dir, cache_dir=options.cache_dir, train_fraction=fraction)
@@ -134,4 +147,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors("token_steps.py"):
+        main()

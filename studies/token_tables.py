@@ -33,11 +33,11 @@ def against_background(path: Path) -> dict[str, float]:
 
 
 def summarise(plan: dict, results: Path, earlier: Sequence[dict] = ()) -> list[dict]:
-    """One row for each training of the plan that has been measured.
+    """One row for each training of the plan that has been measured, and the earlier ones.
 
     Args:
         results: Folder of `MODEL_seedSEED.json`.
-        earlier: Rows of trainings whose results may no longer be there.
+        earlier: Rows of trainings whose results may no longer be there, in the plan or not.
 
     Raises:
         ValueError: as [`read_results`], or if validation jets were not measured.
@@ -67,7 +67,7 @@ def summarise(plan: dict, results: Path, earlier: Sequence[dict] = ()) -> list[d
         for (question, name, seed, path), result in zip(planned, _of_validation([row[-1] for row in planned]))
     }
     order = [(name, seed) for models in plan["models"].values() for name in models for seed in plan["seeds"]]
-    return [rows[key] for key in order if key in rows]
+    return [rows[key] for key in dict.fromkeys([*order, *rows]) if key in rows]
 
 
 def _of_validation(paths: list[Path]) -> list[Result]:

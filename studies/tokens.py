@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from steps import run_script
-from token_steps import write_configs
+from token_steps import check_plan, write_configs
 from token_tables import summarise, variants
 from transformers import HfArgumentParser
 
+from e2evit.cli.errors import one_line_errors
 from e2evit.data.packaged import read_recipe
 from e2evit.results.record import write_record
 
@@ -36,6 +37,8 @@ class TokenStudyArguments:
 def main() -> None:
     (options,) = HfArgumentParser(TokenStudyArguments).parse_args_into_dataclasses()
     plan, folder, results = read_recipe(options.study), Path(options.output_dir), Path(options.results_dir)
+    check_plan(plan, options.study, options.models, options.mixed_precision)
+    plan["seeds"] = sorted({*plan["seeds"], *(options.seeds or ())})
     configs, words = write_configs(plan, folder / "configs"), ["--data_dir", options.data_dir]
     words += ["--cache_dir", options.cache_dir] if options.cache_dir else []
     precision = ("--mixed_precision", options.mixed_precision)
@@ -70,4 +73,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors("tokens.py"):
+        main()

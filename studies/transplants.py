@@ -16,11 +16,12 @@ from transformers import AutoImageProcessor
 
 from e2evit.cli.errors import one_line_errors
 from e2evit.cli.parser import parse
+from e2evit.data.jobs import check_replaceable
 from e2evit.results.measure import measure
 from e2evit.results.predictions import Predictions
 from e2evit.results.record import write_record
 from e2evit.training import DataArguments, TargetArguments, load_data, make_loader, predict, start_accelerator
-from e2evit.training.checkpoint import TrainedOn, load_model
+from e2evit.training.checkpoint import TrainedOn, check_image_size, load_model
 from e2evit.training.data import targets_of, with_defaults
 from e2evit.training.events import EventCollator
 from e2evit.transforms.event_jets import in_other_events
@@ -42,16 +43,21 @@ def main() -> None:
         "transplants.py", __doc__, None, DataArguments, TargetArguments, TransplantArguments
     )
     data.event_jets = "queries"
+    check_replaceable(Path(arguments.results))
     trained_on = TrainedOn.of(arguments.checkpoint)
+    if not trained_on.reads_events:
+        raise ValueError(f"{arguments.checkpoint} was not trained with `event_jets: queries`.")
     targets = with_defaults(targets_of(trained_on, data, targets), trained_on.channel_names)
-    rows = load_data(data, targets, trained_on.channel_names)[0]["test"]
+    dataset, schema = load_data(data, targets, trained_on.channel_names)
+    rows, processor = dataset["test"], AutoImageProcessor.from_pretrained(trained_on.path)
+    check_image_size(trained_on.path, processor, schema)
     accelerator, model = start_accelerator("no"), load_model(trained_on.path)
-    reach, processor = model.config.jet_reach, AutoImageProcessor.from_pretrained(trained_on.path)
+    reach, is_tower = model.config.jet_reach, model.config.channels_among(model.config.tower_channels)
     collator = EventCollator(processor, targets.mass_column, packed=True)
     conditions = {
         "own event": rows,
-        "other event": in_other_events(rows, reach),
-        "overlaid": in_other_events(rows, reach, overlaid=True),
+        "other event": in_other_events(rows, reach, is_tower),
+        "overlaid": in_other_events(rows, reach, is_tower, overlaid=True),
     }
     measured, own = {}, None
     for name, events in conditions.items():

@@ -15,6 +15,7 @@ from datasets import concatenate_datasets
 from transformers import HfArgumentParser
 
 from e2evit.baselines.jet_features import jet_features, read_pixels
+from e2evit.cli.errors import one_line_errors
 from e2evit.data import find_schema, load_e2e
 from e2evit.data.grid import JET_RADIUS
 from e2evit.data.sparse import sparse_to_dense
@@ -127,4 +128,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors("validate_simulation.py"):
+        main()

@@ -15,6 +15,7 @@ import torch
 import yaml
 from e2evit.modeling import E2EImageProcessor
 from forked import TWICE, run_python
+from transformers import pipeline
 
 import e2evit
 from e2evit.data import find_schema
@@ -35,6 +36,7 @@ from e2evit.transforms.targets import select_targets
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = replace(find_schema("simulated"), image_size=(ROWS, COLUMNS), lists=("jets",))
+IS_TOWER = [name == "hcal" for name in SCHEMA.channel_names]
 CLASSES = ["qcd", "top"]
 SHAPE = (len(SCHEMA.channel_names), ROWS, COLUMNS)
 
@@ -187,17 +189,22 @@ def test_jets_move_with_mirrored_events(events, processor):
 @pytest.mark.parametrize("overlaid", [False, True])
 def test_jets_in_other_events(overlaid):
     table, hosts = event_table(5, num_jets=[2, 1, 0, 1, 1]), event_table(5, seed=1)
-    moved = jets_in_other_events(table, hosts, 62, overlaid)
+    moved = jets_in_other_events(table, hosts, 62, IS_TOWER, overlaid)
     assert moved.drop_columns(["pixel_index", "pixel_value"]).equals(
         table.drop_columns(["pixel_index", "pixel_value"])
     )
     own, other, made = (table_to_dense(of, SHAPE) for of in (table, hosts, moved))
     event, row, column = positions(table)
     rows, columns = np.arange(ROWS)[:, None] + 0.5, np.arange(COLUMNS) + 0.5
+    middles = rows // 5 * 5 + 2.5, columns // 5 * 5 + 2.5
     for number in range(5):
-        near = np.zeros((ROWS, COLUMNS), bool)
+        near = np.zeros(SHAPE, bool)
         for y, x in zip(row[event == number], column[event == number]):
-            near |= (abs(rows - y) <= 62) & (abs((columns - x + 180) % 360 - 180) <= 62)
+            of_pixels, of_towers = (
+                (abs(down - y) <= 62) & (abs((across - x + 180) % 360 - 180) <= 62)
+                for down, across in ((rows, columns), middles)
+            )
+            near |= np.where(np.array(IS_TOWER)[:, None, None], of_towers, of_pixels)
         assert near.any() == (number != 2)
         expected = np.where(near, own[number] + overlaid * other[number], other[number])
         np.testing.assert_allclose(made[number], expected, rtol=1e-6)
@@ -207,11 +214,13 @@ def test_jets_in_other_events(overlaid):
 
 def test_every_event_is_a_host_once(events):
     rows = events["train"]
-    found, table = in_other_events(rows, 62), rows.with_format("arrow")[:]
+    found, table = in_other_events(rows, 62, IS_TOWER), rows.with_format("arrow")[:]
     hosts = table.take(np.roll(np.arange(len(rows)), len(rows) // 2))
-    expected = jets_in_other_events(table, hosts, 62)
+    expected = jets_in_other_events(table, hosts, 62, IS_TOWER)
     assert found.with_format("arrow")["pixel_index"].to_pylist() == expected["pixel_index"].to_pylist()
     assert found.features == rows.features
+    with pytest.raises(ValueError, match="need another event to stand in, and there are 1"):
+        in_other_events(rows.select([0]), 62, IS_TOWER)
 
 
 MODELS = {
@@ -302,7 +311,20 @@ def test_the_study_of_events(data, tmp_path):
     assert "| overlaid" in event_tables.transplants(tmp_path)
 
 
-def test_wrong_requests(results, data, jets_dir, tmp_path):
+def test_wrong_requests(results, data, jets_dir, tmp_path, monkeypatch):
+    windows = results["windows"][0]
+    with pytest.raises(ValueError, match=r"125 x 125 pixels, and .* has 280 x 360: cut windows around"):
+        e2evit.evaluate(windows, data, mixed_precision="no")
+    with pytest.raises(ValueError, match="reads images of 125 x 125 pixels, and"):
+        settings = e2evit.TrainArguments(output_dir=str(tmp_path / "tuned"))
+        e2evit.train(None, data, settings, model_name_or_path=windows.output_dir)
+    monkeypatch.syspath_prepend(str(ROOT / "studies"))
+    options = ["--data_dir", data.data_dir, "--results", tmp_path / "t.json", "--checkpoint", windows.output_dir]
+    monkeypatch.setattr(sys, "argv", ["transplants.py", *map(str, options)])
+    with pytest.raises(ValueError, match="was not trained with `event_jets: queries`"):
+        import_module("transplants").main()
+    with pytest.raises(ValueError, match="predicts the jets of whole events"):
+        pipeline("e2e-jets", model=str(results["queries"][0].output_dir))
     with pytest.raises(ValueError, match="queries or windows, got 'all'"):
         replace(data, event_jets="all")
     with pytest.raises(ValueError, match="was not trained with `event_jets: windows`"):

@@ -95,6 +95,8 @@ def test_files_describe_themselves(exported, processor):
 def test_other_models(name, processor, images, tmp_path):
     model = make(name, **JETS)
     path = export_onnx(model, processor, tmp_path / "model.onnx", "nchw")
+    for node in onnx.load(path).graph.node:  # in which the threads of onnxruntime overwrite each other's sums
+        assert node.op_type != "ScatterND" or not [part for part in node.attribute if part.name == "reduction"]
     # the last batch is the empty and the hot image alone
     assert max(check_parity(model, processor, path, images[-20:], batch_size=6).values()) <= 1e-4
 

@@ -52,7 +52,15 @@ def test_a_small_study(tmp_path):
     assert larger["images_seen"] == pytest.approx(base["images_seen"] / steps["larger"]["relative"], abs=1)
     assert "larger" in token_tables.variants(tmp_path)
     rows = [base, larger]
-    assert token_tables.summarise(plan, tmp_path / "empty", rows) == rows  # without the runs, on another machine
+    for seeds in ([3], [4]):  # without the runs, on another machine; by another plan
+        assert token_tables.summarise(plan | {"seeds": seeds}, tmp_path / "empty", rows) == rows
+    mistakes = {"--models larg": "has no larg, but hitvit, larger", "--mixed_precision 8": "auto, bf16 or no"}
+    for wrong, message in mistakes.items():
+        refused = run_python(*command[:-2], *wrong.split(), "--results_dir", tmp_path / "none")
+        assert refused.returncode == 1
+        assert refused.stderr.splitlines()[-1].startswith("tokens.py: ")
+        assert message in refused.stderr
+        assert "Traceback" not in refused.stderr
     plan["models"]["shape"]["other"] = {"num_hidden_layers": 2}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
     run_python(*command).check_returncode()

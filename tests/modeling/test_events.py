@@ -7,9 +7,9 @@ from e2evit.modeling.modeling_events import MAX_SCORE, RADII, JetAttention, make
 from e2evit.modeling.modeling_local import rotary_table
 from e2evit.modeling.modeling_tokens import make_tokens
 from torch.nn import functional as F
-from transformers import AutoModelForObjectDetection
+from transformers import AutoModel, AutoModelForImageClassification, AutoModelForObjectDetection
 
-from e2evit import HitViTConfig, HitViTForJetsInEvents
+from e2evit import HitViTConfig, HitViTForJetsInEvents, HitViTModel
 
 CHANNELS = ["trk_pt", "trk_d0", "trk_dz", "ecal", "hcal", "bpix1", "bpix2", "bpix3"]
 SIZE = (50, 60)
@@ -194,6 +194,47 @@ def test_losses_are_those_of_jets():
     assert not [name for name, weight in net.named_parameters() if weight.grad is None or not weight.grad.any()]
     with pytest.raises(ValueError, match=r"Expected `jets` of shape \(3, jets, 3\): pT, row, column; got none"):
         net(images)
+    for name, values in {"labels": labels[:, :2], "mass_labels": masses[0], "mass_weights": masses.flatten()}.items():
+        with pytest.raises(ValueError, match=rf"Expected `{name}` of shape \(3, 3\), for each event and jet, got"):
+            net(images, jets, **{name: values})
+
+
+@pytest.mark.parametrize(
+    ("fields", "labels"),
+    [
+        ({"problem_type": "multi_label_classification"}, torch.rand(3, 3, 3).round()),
+        ({"num_labels": 1}, torch.linspace(0.2, 1, 9).view(3, 3)),
+    ],
+)
+def test_labels_of_other_kinds(fields, labels):
+    """Jets without a pT have no loss, whatever their labels."""
+    net, (images, jets) = model(**fields), events()
+    is_jet = jets[..., 0] > 0
+    found = net(images, jets, labels=labels).classification_loss
+    others = labels.masked_fill(~is_jet.view(3, 3, *[1] * (labels.ndim - 2)), 7)
+    assert torch.equal(net(images, jets, labels=others).classification_loss, found)
+    logits = net(images, jets).logits[is_jet]
+    loss = F.mse_loss if "num_labels" in fields else F.binary_cross_entropy_with_logits
+    torch.testing.assert_close(found, loss(logits, labels[is_jet].view(logits.shape)))
+
+
+def test_jets_of_other_kinds():
+    net, (images, jets) = model(), events()
+    expected = predict(net, images, jets)
+    assert torch.equal(predict(net, images, jets.double()), expected)
+    for place, value in ((1, float("nan")), (0, float("inf"))):
+        wrong = jets.clone()
+        wrong[2, 1, place] = value
+        with pytest.raises(ValueError, match=r"`jets`: jet 1 of event 2 is \[.*\] \(pT, row, column\)"):
+            net(images, wrong)
+
+
+def test_models_of_images_are_not_those_of_events(tmp_path):
+    """transformers would drop the decoder and go on."""
+    model().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"load it with `HitViTForJetsInEvents.from_pretrained`"):
+        AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert isinstance(AutoModel.from_pretrained(tmp_path), HitViTModel)
 
 
 @pytest.mark.parametrize(

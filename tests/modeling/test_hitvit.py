@@ -238,6 +238,13 @@ def test_hidden_states_are_padded_and_in_one_order(kind, number):
         (lambda rows: {"pixel_index": rows["pixel_index"]}, "Pass either `pixel_values`, or"),
         (lambda rows: rows | {"pixel_value": rows["pixel_value"][1:]}, "of one length"),
         (lambda rows: rows | {"pixel_index": rows["pixel_index"] + 19_000}, "reaches .* 8 x 50 x 50 pixels has 20000"),
+        (
+            lambda rows: rows | {"pixel_index": rows["pixel_index"].clamp(min=5000)},
+            r"Image \d: `pixel_index` holds 5000 more than once",
+        ),
+        (lambda rows: rows | {"pixel_index": rows["pixel_index"] + 0.5}, "are whole numbers, got torch.float32"),
+        (lambda rows: rows | {"row_offsets": rows["row_offsets"] + 1}, "rise from 0 to the"),
+        (lambda rows: rows | {"row_offsets": rows["row_offsets"][[0, 2, 1, 3]]}, "rise from 0 to the"),
     ],
 )
 def test_wrong_rows_are_explained(change, message):

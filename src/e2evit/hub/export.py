@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from e2evit.data import CHANNELS
 from e2evit.data.jobs import write_whole, write_whole_text
-from e2evit.modeling import E2EImageProcessor
+from e2evit.modeling import E2EImageProcessor, HitViTForJetsInEvents
 from e2evit.modeling.image_processing_e2e import compress
 from e2evit.modeling.modeling_e2e import E2EForImageClassification
 
@@ -48,11 +48,15 @@ class ExportModule(nn.Module):
         layout: `"nhwc"`, in which RecoE2E's producers flatten images, or `"nchw"`.
 
     Raises:
-        ValueError: for another layout, a model that needs `aux_values`, or one without exclusive classes.
+        ValueError: for another layout, a model that needs `aux_values` or jets, or one without exclusive classes.
     """
 
     def __init__(self, model: E2EForImageClassification, processor: E2EImageProcessor, layout: str = "nhwc"):
         super().__init__()
+        if isinstance(model, HitViTForJetsInEvents):
+            raise ValueError(
+                "This model reads the jets of events besides the image; only models of images are exported."
+            )
         if layout not in LAYOUTS:
             raise ValueError(f"`layout` is {' or '.join(LAYOUTS)}, got {layout!r}.")
         if model.config.num_aux_features:

@@ -36,6 +36,7 @@ from .arguments import TargetArguments
 
 __all__ = [
     "TrainedOn",
+    "check_image_size",
     "find_checkpoint",
     "import_model_module",
     "load_model",
@@ -205,7 +206,8 @@ def pretrained_model(
     classes than the data gets a new classifier; its mass head stays.
 
     Raises:
-        ValueError: for a checkpoint of other channels or other truth, and as [`find_checkpoint`].
+        ValueError: for a checkpoint of other channels, another size of images or other truth, and as
+            [`find_checkpoint`].
     """
     path = find_checkpoint(path)
     processor, config = AutoImageProcessor.from_pretrained(path), read_config(path)
@@ -214,6 +216,7 @@ def pretrained_model(
             f"{path} reads the channels {', '.join(processor.channel_names)}; "
             f"{schema.name!r} has {', '.join(schema.channel_names)}."
         )
+    check_image_size(path, processor, schema)
     _check_family(config, queries)
     if masked:
         before = list(getattr(config, "truth_columns", ()))
@@ -230,6 +233,21 @@ def pretrained_model(
         logger.info(f"{path} tells {', '.join(known)} apart: a new classifier for {', '.join(schema.label_names)}")
         model = _with_new_classifier(model, schema.label_names)
     return model, processor
+
+
+def check_image_size(path: str, processor, schema: DatasetSchema) -> None:
+    """Check that a checkpoint reads images of the size that the data has: lists of pixels are read by the size.
+
+    Raises:
+        ValueError: saying both.
+    """
+    if list(processor.image_size) == list(schema.image_size):
+        return
+    own, given = (f"{height} x {width}" for height, width in (processor.image_size, schema.image_size))
+    advice = "choose data of that size"
+    if "jets" in schema.lists:
+        advice = "cut windows around the jets of events with `event_jets: windows`"
+    raise ValueError(f"{path} reads images of {own} pixels, and {schema.name!r} has {given}: {advice}.")
 
 
 def load_model(path: str | Path, config: E2EConfig | None = None, auto_class=None) -> torch.nn.Module:

@@ -16,7 +16,7 @@ from e2evit.results.record import Result, model_name
 from e2evit.transforms.event_jets import windows_of_events
 
 from .arguments import SPLITS, DataArguments, TargetArguments
-from .checkpoint import TrainedOn, load_model
+from .checkpoint import TrainedOn, check_image_size, load_model
 from .collate import E2ECollator
 from .cost import model_cost, peak_memory_gib
 from .data import describe_data, load_data, targets_of, with_defaults
@@ -95,6 +95,7 @@ def evaluate(
     if weights is not None:  # before the work
         class_weights(jets[split], weights, column(jets[split], "labels", -100))
     processor = AutoImageProcessor.from_pretrained(trained_on.path)
+    check_image_size(trained_on.path, processor, schema)
     model = load_model(trained_on.path)
     if not model.config.has_exclusive_classes:
         raise ValueError(f"{checkpoint}: `problem_type` is {model.config.problem_type!r}, but a jet has one class.")

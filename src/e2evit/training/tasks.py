@@ -112,10 +112,19 @@ class MaskedCollator:
         collator: Makes the images, dense or as lists of pixels.
         grid: Tokens in eta and in phi.
         ratio: Fraction of the tokens to hide, between 0 and 1.
+
+    Raises:
+        ValueError: for a ratio that hides no token, or all of them.
     """
 
     def __init__(self, collator: E2ECollator, grid: tuple[int, int], ratio: float):
-        self.collator, self.num_tokens, self.ratio = collator, grid[0] * grid[1], ratio
+        self.collator, self.num_tokens = collator, grid[0] * grid[1]
+        self.num_hidden = round(ratio * self.num_tokens)
+        if not 0 < self.num_hidden < self.num_tokens:
+            raise ValueError(
+                f"`mask_ratio` {ratio:g} hides {self.num_hidden} of {self.num_tokens} tokens: it must hide some and "
+                "leave some."
+            )
         self.columns, self.seed = collator.columns, collator.seed
 
     def __call__(self, rows) -> dict[str, torch.Tensor]:
@@ -124,7 +133,7 @@ class MaskedCollator:
         # as in the augmentation, masks depend on the batch, not on the process that makes it
         rng = self.collator.random_numbers(first, np.array([number]))
         order = rng.random((number, self.num_tokens)).argsort(axis=1)
-        masked = torch.from_numpy(order < round(self.ratio * self.num_tokens))
+        masked = torch.from_numpy(order < self.num_hidden)
         return {name: batch[name] for name in KEPT if name in batch} | {"bool_masked_pos": masked}
 
 

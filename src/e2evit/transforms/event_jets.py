@@ -1,6 +1,6 @@
 """The jets of whole events, one row each, with or without windows cut out of their event; and jets in other events."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -68,25 +68,34 @@ def windows_of_events(dataset: DatasetDict, schema: DatasetSchema) -> tuple[Data
     return result, replace(schema, image_size=(WINDOW, WINDOW), lists=())
 
 
-def in_other_events(rows: Dataset, reach: int, overlaid: bool = False) -> Dataset:
-    """The events of `rows` with the surroundings of others, as [`jets_in_other_events`]; all are hosts once."""
+def in_other_events(rows: Dataset, reach: int, is_tower: Sequence[bool], overlaid: bool = False) -> Dataset:
+    """The events of `rows` with the surroundings of others, as [`jets_in_other_events`]; all are hosts once.
+
+    Raises:
+        ValueError: if there is no other event.
+    """
+    if len(rows) < 2:
+        raise ValueError(f"Jets need another event to stand in, and there are {len(rows)}: simulate more events.")
     hosts = rows.select(np.roll(np.arange(len(rows)), len(rows) // 2)).with_format("arrow")
 
     def replant(table: pa.Table, numbers: list[int]) -> pa.Table:
-        return jets_in_other_events(table, hosts[numbers], reach, overlaid)
+        return jets_in_other_events(table, hosts[numbers], reach, is_tower, overlaid)
 
     rows = rows.with_format("arrow")
     mapped = rows.map(replant, with_indices=True, batched=True, batch_size=BATCH, desc="Jets in other events")
     return mapped.with_format(None)
 
 
-def jets_in_other_events(table: pa.Table, hosts: pa.Table, reach: int, overlaid: bool = False) -> pa.Table:
+def jets_in_other_events(
+    table: pa.Table, hosts: pa.Table, reach: int, is_tower: Sequence[bool], overlaid: bool = False
+) -> pa.Table:
     """Events whose pixels outside the windows of their jets are those of other events: a model whose answer comes from
     the jet answers as before.
 
     Args:
         hosts: As many other events.
         reach: Half the side of a window in pixels.
+        is_tower: Of each channel, whether its towers are whole inside or outside, by their middle, as models see them.
         overlaid: Add the pixels of the other event inside the windows as well, as in a pile-up of two events, instead
             of leaving its place there empty.
     """
@@ -94,7 +103,8 @@ def jets_in_other_events(table: pa.Table, hosts: pa.Table, reach: int, overlaid:
     parts = []
     for number, (own, other) in enumerate(zip(_images(table), _images(hosts))):
         axes = row[event == number], column[event == number]
-        inside, beyond = _is_near(own[0], *axes, reach), ~_is_near(other[0], *axes, reach) | overlaid
+        inside, beyond = (_is_near(index, *axes, reach, np.array(is_tower)) for index in (own[0], other[0]))
+        beyond = ~beyond | overlaid
         index = np.concatenate([own[0][inside], other[0][beyond]]).astype(np.int64)
         index, place = np.unique(index, return_inverse=True)
         parts.append((index, np.bincount(place, np.concatenate([own[1][inside], other[1][beyond]]), len(index))))
@@ -142,9 +152,10 @@ def _window_rows(table: pa.Table) -> pa.Table:
     return _with_images(_jet_rows(table), windows)
 
 
-def _is_near(index: np.ndarray, rows: np.ndarray, columns: np.ndarray, reach: int) -> np.ndarray:
-    """Whether the middle of each pixel lies in the window of a jet."""
-    _, line, place = (part[:, None] for part in _locate(index))
+def _is_near(index: np.ndarray, rows, columns, reach: int, is_tower: np.ndarray) -> np.ndarray:
+    """Whether the middle of each pixel, or of its tower, lies in the window of a jet."""
+    channel, *places = (part[:, None] for part in _locate(index))
+    line, place = (np.where(is_tower[channel], part // TOWER * TOWER + TOWER // 2, part) for part in places)
     across = (place + 0.5 - columns + COLUMNS / 2) % COLUMNS - COLUMNS / 2
     return ((abs(line + 0.5 - rows) <= reach) & (abs(across) <= reach)).any(axis=1)
 
