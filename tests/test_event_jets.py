@@ -315,8 +315,8 @@ def test_wrong_requests(results, data, jets_dir, tmp_path, monkeypatch):
     windows = results["windows"][0]
     with pytest.raises(ValueError, match=r"125 x 125 pixels, and .* has 280 x 360: cut windows around"):
         e2evit.evaluate(windows, data, mixed_precision="no")
+    settings = e2evit.TrainArguments(output_dir=str(tmp_path / "tuned"))
     with pytest.raises(ValueError, match="reads images of 125 x 125 pixels, and"):
-        settings = e2evit.TrainArguments(output_dir=str(tmp_path / "tuned"))
         e2evit.train(None, data, settings, model_name_or_path=windows.output_dir)
     monkeypatch.syspath_prepend(str(ROOT / "studies"))
     options = ["--data_dir", data.data_dir, "--results", tmp_path / "t.json", "--checkpoint", windows.output_dir]
