@@ -115,7 +115,7 @@ def variants(results: Path) -> str:
 
 
 def beside_xcit(results: Path) -> str:
-    """Trainings of full length, each a row, and mean ± deviation of each model.
+    """Trainings of full length, each a row, and mean ± deviation of each model with several.
 
     `hitvit/pileup60` holds the same trainings, measured on images of more pile-up.
 
@@ -142,8 +142,9 @@ def beside_xcit(results: Path) -> str:
             for place, key in ((0, AUC), (len(pairs) + 1, RESOLUTION)):
                 cells[place] = interval_cell(found[number].metric(key), METRICS[key].format)
             rows.append([f"{model}, seed {found[number].seed}", f"{found[number].parameters / 1e6:.2f}", *cells])
-        means = [spread(of_metric, form) for of_metric, form in zip(np.array([values[i] for i in own]).T, forms)]
-        rows.append([f"**{model}, mean**", "", *means])
+        if len(own) > 1:
+            means = [spread(of_metric, form) for of_metric, form in zip(np.array([values[i] for i in own]).T, forms)]
+            rows.append([f"**{model}, mean**", "", *means])
     heads = ["", "M parameters", METRICS[AUC].title, *pairs, METRICS[RESOLUTION].title]
     heads += ["mean AUC at pile-up 60", "resolution at pile-up 60"]
     return markdown_table(heads, rows)
