@@ -216,9 +216,10 @@ class E2EImageProcessor(BaseImageProcessor):
         offsets = whole_numbers(columns["row_offsets"], name="row_offsets")
         if offsets.ndim != 1 or not offsets.size or (np.diff(offsets) < 0).any():
             raise ValueError(
-                "`row_offsets` rise, from where the first row begins to where the last one ends; got "
+                "`row_offsets` must be an ascending list, one longer than the number of images; got "
                 f"{str(offsets.tolist())[:60]}."
             )
+        offsets = offsets - offsets[0]  # rows of a larger table
         num_pixels, num_images = num_channels * height * width, len(offsets) - 1
         index, value = whole_numbers(columns["pixel_index"]), to_float32(columns["pixel_value"])
         image = np.repeat(np.arange(num_images), np.diff(offsets))

@@ -106,8 +106,8 @@ def list_pixels(config, pixel_values=None, pixel_index=None, pixel_value=None, r
         ends = row_offsets[0].item(), row_offsets[-1].item()
         if ends != (0, len(pixel_index)) or (row_offsets.diff() < 0).any():
             raise ValueError(
-                f"`row_offsets`, where each image begins and the last one ends, rise from 0 to the {len(pixel_index)} "
-                f"pixels listed; got {row_offsets[:5].tolist()}... up to {ends[1]}."
+                f"`row_offsets` must rise from 0 to {len(pixel_index)}, the number of pixels; got "
+                f"{row_offsets[:5].tolist()}... up to {ends[1]}."
             )
     num_images = len(row_offsets) - 1
     numbers = torch.arange(num_images, device=pixel_index.device)
@@ -220,7 +220,7 @@ def pack(image: torch.Tensor, counts: torch.Tensor, window: int) -> tuple[torch.
     is_known = image.device.type == "cpu" and not torch.compiler.is_exporting()
     number = rounded_up(int(windows.sum())) if is_known else image.shape[0] // window + counts.shape[0]
     number_in_image = torch.arange(image.shape[0], device=image.device) - (counts.cumsum(0) - counts)[image]
-    # like all sums here by `scatter_add`, see `segment_sum`
+    # by `scatter_add`, for the reason given in `_sum` of modeling_packed.py; whole numbers add up in any order
     of_windows = ends.new_zeros(number + 1).scatter_add(0, ends, torch.ones_like(ends))[:number].cumsum(0)
     return starts[image] + number_in_image, of_windows.clamp(max=max(counts.shape[0] - 1, 0)), starts
 
@@ -268,8 +268,12 @@ def channel_values(value, at, channel, num_places: int, is_tower: torch.Tensor, 
     """`(T, C)` from pixels that belong to the place `at`, or to none if that is `num_places`."""
     linear = value.sign() * linear_pixels(value)  # whose mean over a block is an energy
     part = torch.where(is_tower[channel], linear / tower_size**2, value)
-    total = part.new_zeros((num_places + 1) * len(is_tower)).scatter_add(0, at * len(is_tower) + channel, part)
-    total = total.view(num_places + 1, len(is_tower))[:-1]
+    total = part.new_zeros(num_places + 1, len(is_tower))
+    if torch.compiler.is_exporting():  # as in `_sum` of modeling_packed.py
+        total = total.view(-1).scatter_add(0, at * len(is_tower) + channel, part).view(total.shape)
+    else:  # on a GPU in a fixed order
+        total = total.index_put((at, channel), part, accumulate=True)
+    total = total[:-1]
     return torch.where(is_tower, total.sign() * (total.abs() * LINEAR_SCALE).log1p(), total)
 
 

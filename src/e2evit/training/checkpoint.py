@@ -236,10 +236,10 @@ def pretrained_model(
 
 
 def check_image_size(path: str, processor, schema: DatasetSchema) -> None:
-    """Check that a checkpoint reads images of the size that the data has: lists of pixels are read by the size.
+    """Refuse data whose images differ in size from the checkpoint's: a pixel's index means nothing without the size.
 
     Raises:
-        ValueError: saying both.
+        ValueError: with both sizes.
     """
     if list(processor.image_size) == list(schema.image_size):
         return
