@@ -95,8 +95,8 @@ def jets_in_other_events(
     Args:
         hosts: As many other events.
         reach: Half the side of a window in pixels.
-        is_tower: For each channel, whether it holds towers; a tower counts as inside or outside by its middle, as in the
-            model.
+        is_tower: For each channel, whether it holds towers; a tower counts as inside or outside by its middle, as in
+            the model.
         overlaid: Add the pixels of the other event inside the windows as well, as in a pile-up of two events, instead
             of leaving its place there empty.
     """
