@@ -243,8 +243,8 @@ def test_hidden_states_are_padded_and_in_one_order(kind, number):
             r"Image \d: `pixel_index` holds 5000 more than once",
         ),
         (lambda rows: rows | {"pixel_index": rows["pixel_index"] + 0.5}, "are whole numbers, got torch.float32"),
-        (lambda rows: rows | {"row_offsets": rows["row_offsets"] + 1}, "rise from 0 to the"),
-        (lambda rows: rows | {"row_offsets": rows["row_offsets"][[0, 2, 1, 3]]}, "rise from 0 to the"),
+        (lambda rows: rows | {"row_offsets": rows["row_offsets"] + 1}, "must rise from 0 to"),
+        (lambda rows: rows | {"row_offsets": rows["row_offsets"][[0, 2, 1, 3]]}, "must rise from 0 to"),
     ],
 )
 def test_wrong_rows_are_explained(change, message):
