@@ -37,6 +37,7 @@ SOURCES = {
     "particles_*.json": (*_TRAINED, *_SIMULATION, "recipes/particles", "recipes/quickstart"),
     "hitvit/*.json": _HITVIT,
     "hitvit/pileup60/*.json": _HITVIT,
+    "hitvit/without_effects/*.json": _HITVIT,
     "token_steps.json": (
         "modeling",
         "src/e2evit/training",

@@ -115,25 +115,46 @@ def variants(results: Path) -> str:
 
 
 def beside_xcit(results: Path) -> str:
+    """Trainings of full length; `hitvit/pileup60` holds the same ones, measured on images of more pile-up.
+
+    Raises:
+        ValueError: as [`full_length`].
+    """
+    return full_length(results / "hitvit", results / "hitvit/pileup60")
+
+
+def without_effects(results: Path) -> str:
+    """The same with a detector without effects.
+
+    Raises:
+        ValueError: as [`full_length`].
+    """
+    return full_length(results / "hitvit/without_effects")
+
+
+def full_length(folder: Path, of_more_pileup: Path | None = None) -> str:
     """Trainings of full length, each a row, and mean ± deviation of each model with several.
 
-    `hitvit/pileup60` holds the same trainings, measured on images of more pile-up.
+    Args:
+        of_more_pileup: Folder of the same trainings, measured on images of more pile-up, for further columns.
 
     Raises:
         ValueError: as [`read_results`], or if there are none, or validation jets were not measured.
     """
-    paths = sorted((results / "hitvit").glob("*.json"))
+    paths = sorted(folder.glob("*.json"))
     if not paths:
-        raise ValueError(f"There are no results in {results / 'hitvit'}.")
-    found, of_more = _of_validation(paths), _of_validation([results / "hitvit/pileup60" / path.name for path in paths])
+        raise ValueError(f"There are no results in {folder}.")
+    found = _of_validation(paths)
+    of_more = _of_validation([of_more_pileup / path.name for path in paths]) if of_more_pileup else []
     areas = [against_background(path) for path in paths]
     pairs = [f"{name} / QCD" for name in areas[0]]
     forms = [METRICS[AUC].format] * (1 + len(pairs)) + [METRICS[key].format for key in (RESOLUTION, AUC, RESOLUTION)]
     values = [
         [result.metrics[MODEL][AUC], *area.values(), result.metrics[MODEL][RESOLUTION]]
-        + [at_60.metrics[MODEL][key] for key in (AUC, RESOLUTION)]
-        for result, area, at_60 in zip(found, areas, of_more)
+        for result, area in zip(found, areas)
     ]
+    for row, at_60 in zip(values, of_more):
+        row += [at_60.metrics[MODEL][key] for key in (AUC, RESOLUTION)]
     rows = []
     for model in dict.fromkeys(result.model for result in found):
         own = [number for number, result in enumerate(found) if result.model == model]
@@ -146,8 +167,8 @@ def beside_xcit(results: Path) -> str:
             means = [spread(of_metric, form) for of_metric, form in zip(np.array([values[i] for i in own]).T, forms)]
             rows.append([f"**{model}, mean**", "", *means])
     heads = ["", "M parameters", METRICS[AUC].title, *pairs, METRICS[RESOLUTION].title]
-    heads += ["mean AUC at pile-up 60", "resolution at pile-up 60"]
+    heads += ["mean AUC at pile-up 60", "resolution at pile-up 60"] if of_more else []
     return markdown_table(heads, rows)
 
 
-TABLES = {"hitvit": beside_xcit, "token variants": variants}
+TABLES = {"hitvit": beside_xcit, "hitvit without effects": without_effects, "token variants": variants}
