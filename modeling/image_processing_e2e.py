@@ -211,7 +211,42 @@ class E2EImageProcessor(BaseImageProcessor):
         }
         return columns | {name: _numbers(name, [row.get(name) for row in rows]) for name in AUX_COLUMNS}
 
+    def check_rows(self, columns: Mapping, channel_names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Rows in detector units, as lists of pixels, for code that makes images of them elsewhere, say on a GPU.
+
+        Args:
+            columns: Pixels of many rows with `row_offsets`, and what else, as for [`preprocess`].
+
+        Returns:
+            `pixel_index` and `pixel_value` `(n,)`, `row_offsets` `(B + 1,)`, and `aux_values` if there are any.
+
+        Raises:
+            ValueError: as [`preprocess`].
+        """
+        index, value, channel, image = self._checked(columns, self._converted_channels(channel_names))
+        scale = np.asarray(self.channel_scale, dtype=np.float32).take(channel)
+        with np.errstate(all="ignore"):
+            is_finite = np.isfinite(value / scale).all()
+        if not is_finite:
+            compress_finite(value, scale, image)  # its error names the image
+        offsets = np.asarray(columns["row_offsets"], dtype=np.int64)
+        rows = {"pixel_index": index, "pixel_value": value, "row_offsets": offsets}
+        return rows | ({"aux_values": self._aux_values(columns)} if self.aux_names else {})
+
     def _from_pixels(self, columns: Mapping, converted: Sequence[int], packed: bool) -> dict[str, np.ndarray]:
+        index, value, channel, image = self._checked(columns, converted)
+        scale = np.asarray(self.channel_scale, dtype=np.float32).take(channel)
+        value = compress_finite(value, scale, image)
+        offsets = np.asarray(columns["row_offsets"], dtype=np.int64)
+        if packed:
+            return {"pixel_index": index.astype(np.int64), "pixel_value": value, "row_offsets": offsets}
+        num_images, num_pixels = len(offsets) - 1, prod(self.image_shape)
+        pixel_values = np.zeros(num_images * num_pixels, dtype=np.float32)
+        pixel_values[image * num_pixels + index] = value
+        return {"pixel_values": pixel_values.reshape(num_images, *self.image_shape)}
+
+    def _checked(self, columns: Mapping, converted: Sequence[int]) -> tuple[np.ndarray, ...]:
+        """Index, value in detector units, channel and image of each pixel."""
         num_channels, height, width = self.image_shape
         offsets = whole_numbers(columns["row_offsets"], name="row_offsets")
         if offsets.ndim != 1 or not offsets.size or (np.diff(offsets) < 0).any():
@@ -245,14 +280,7 @@ class E2EImageProcessor(BaseImageProcessor):
         if converted:
             rows = index.astype(np.int64) // width % height
             value = self._make_transverse(value, channel, rows, image, columns.get("ieta"), converted)
-        scale = np.asarray(self.channel_scale, dtype=np.float32).take(channel)
-        value = compress_finite(value, scale, image)
-        if packed:
-            offsets = np.asarray(offsets, dtype=np.int64)
-            return {"pixel_index": index.astype(np.int64), "pixel_value": value, "row_offsets": offsets}
-        pixel_values = np.zeros(num_images * num_pixels, dtype=np.float32)
-        pixel_values[place] = value
-        return {"pixel_values": pixel_values.reshape(num_images, *self.image_shape)}
+        return index, value, channel, image
 
     def _make_transverse(self, value, channel, rows, image, ieta, converted) -> np.ndarray:
         """`value` with the energies of the channels `converted` transverse; arguments before `ieta` are per pixel."""

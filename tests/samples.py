@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import torch
+from e2evit.modeling.modeling_tokens import Pixels
 
 from e2evit.data import find_schema
 from e2evit.data.schema import row_features
@@ -19,6 +21,14 @@ def random_images(number: int, seed: int = 0, shape=(8, 125, 125), labels=None) 
     if labels is not None:
         images *= np.where(labels == 1, 5.0, 1.0).astype(np.float32)[:, None, None, None]
     return images
+
+
+def pixels_of(images: np.ndarray) -> Pixels:
+    """The pixels that are not zero, in detector units."""
+    index, value = dense_to_sparse(images)
+    image = np.repeat(np.arange(len(images)), np.diff(index.offsets.to_numpy()))
+    lists = image, index.flatten().to_numpy().astype(np.int64), value.flatten().to_numpy()
+    return Pixels(*map(torch.tensor, lists), len(images))
 
 
 def row_table(number: int, seed: int = 0, **replaced) -> pa.Table:

@@ -12,7 +12,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from samples import random_images, row_table
+from samples import pixels_of, random_images, row_table
 
 from e2evit import E2EImageProcessor, load_e2e
 from e2evit.data import builder, find_schema, training_statistics
@@ -250,13 +250,13 @@ def test_sparse_round_trip(images):
 def test_flips_are_mirrors_that_change_the_right_sign(suffix):
     names = [name + suffix * name.startswith("trk_d") for name in find_schema("simulated").channel_names]
     image = random_images(1)[0]
-    (index,), (value,) = (column.to_numpy(zero_copy_only=False) for column in dense_to_sparse(image[None]))
+    pixels = pixels_of(image[None])
     for flip, axis, signed in ((eta_flip, 1, f"trk_dz{suffix}"), (phi_flip, 2, f"trk_d0{suffix}")):
         expected = np.flip(image, axis).copy()
         expected[names.index(signed)] *= -1
-        flipped = flip(index, value, names, (125, 125))
-        assert np.array_equal(sparse_to_dense(*flipped, image.shape), expected)
-        assert np.array_equal(sparse_to_dense(*flip(*flipped, names, (125, 125)), image.shape), image)
+        flipped = flip(pixels, names, (125, 125))
+        for found, image_of in ((flipped, expected), (flip(flipped, names, (125, 125)), image)):
+            assert np.array_equal(sparse_to_dense(found.index, found.value, image.shape), image_of)
 
 
 def test_collator(jets_dir, tmp_path):

@@ -167,6 +167,11 @@ class TrainArguments:
     per_device_batch_size: int = _field(64, "Jets in a batch of one process.")
     gradient_accumulation_steps: int = _field(1, "Batches per optimizer step.")
     num_workers: int = _field(0, "Worker processes that load batches; 0: the training process itself.")
+    device_data: str = _field(
+        "auto",
+        "yes: keep all rows on the GPU, and make images there; no: send rows batch by batch; auto: yes if they "
+        "take at most half of its free memory.",
+    )
     optimizer: str = _field("adamw", "adamw, or muon: Muon for matrices outside the heads, AdamW for the rest.")
     learning_rate: float = _field(1e-3, "Peak learning rate of the schedule.")
     weight_decay: float = _field(0.05, "Weight decay of matrices and kernels; vectors and biases are exempt.")
@@ -187,6 +192,13 @@ class TrainArguments:
         settle(self)
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"`optimizer` must be {' or '.join(OPTIMIZERS)}, got {self.optimizer!r}.")
+        if self.device_data not in ("auto", "yes", "no"):
+            raise ValueError(f"`device_data` must be auto, yes or no, got {self.device_data!r}.")
+        if self.device_data == "yes" and self.fresh:
+            raise ValueError(
+                "`device_data: yes` keeps images on the device, but `fresh` draws new ones in every epoch, on the "
+                "host: leave one of them out."
+            )
         positive = ("per_device_batch_size", "gradient_accumulation_steps", "num_train_epochs", "logging_steps")
         positive += ("keep_states", "validation_interval")
         others = ("save_steps", "head_first_epochs", "early_stopping_epochs", "max_grad_norm", "weight_decay")

@@ -1,22 +1,24 @@
 """Rows to training batches."""
 
 from collections.abc import Mapping, Sequence
-from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
+from torch.nn import functional as F
 
 from e2evit.data.statistics import MassWeights
-from e2evit.modeling.image_processing_e2e import AUX_COLUMNS, to_numpy
-from e2evit.transforms.augment import Augmentation
+from e2evit.modeling.image_processing_e2e import AUX_COLUMNS, compress, to_numpy
+from e2evit.modeling.modeling_tokens import Pixels
+from e2evit.transforms.augment import Augmentation, without_lost
 
 from .particles import PreparedImages
 
-__all__ = ["MASS_COLUMN", "E2ECollator", "RowTables"]
+__all__ = ["MASS_COLUMN", "E2ECollator", "RowTables", "split_pixels"]
 
 PIXELS = {"pixel_index": pa.int64(), "pixel_value": pa.float64()}
+LISTS = ("pixel_index", "pixel_value", "row_offsets")
 MASS_COLUMN = "mass_labels"
 
 
@@ -88,13 +90,14 @@ class E2ECollator:
         return list(dict.fromkeys(["row", *pixels, "labels", self.mass_column, *aux, *self.truth_columns]))
 
     def seed(self, seed: int, epoch: int) -> None:
-        """Set the seed of an epoch. Random numbers depend on it and on the batch, not on the process that makes it."""
+        """Set the seed of an epoch: what happens to a jet depends on it and on the jet, in whichever batch it is."""
         self._seed.copy_(torch.tensor([seed, epoch]))
 
-    def random_numbers(self, pixel_index: np.ndarray, row_offsets: np.ndarray) -> np.random.Generator:
-        """The generator for one batch."""
-        batch = crc32(pixel_index[:64].tobytes(), crc32(np.asarray(row_offsets).tobytes()))
-        return np.random.default_rng([*self._seed.tolist(), batch])
+    @property
+    def seeds(self) -> tuple[int, int]:
+        """Seed and epoch."""
+        seed, epoch = self._seed.tolist()
+        return seed, epoch
 
     def __call__(self, rows: pa.Table | Sequence) -> dict[str, torch.Tensor]:
         """An Arrow table (the fastest), a list of tables, or a list of rows in any format of `datasets`.
@@ -102,8 +105,16 @@ class E2ECollator:
         Raises:
             ValueError: for rows without pixels, labels that are not whole numbers, and as the processor.
         """
+        return self.finish(self.read(rows))
+
+    def read(self, rows: pa.Table | Sequence) -> dict[str, torch.Tensor]:
+        """The first half of a call: lists of pixels in detector units, checked, and targets; 1 % of the images.
+
+        Returns:
+            `pixel_index` (int32) and `pixel_value` `(n,)`, `row_offsets` `(B + 1,)`, and all of a batch but images.
+        """
         if self.images is not None:
-            rows = self.images(rows, *self._seed.tolist())
+            rows = self.images(rows, *self.seeds)
         rows = _as_table(rows, self.mass_column, self.truth_columns)
         index, value = (rows[name].combine_chunks() for name in PIXELS)
         offsets = index.offsets.to_numpy()
@@ -113,16 +124,12 @@ class E2ECollator:
                 f"Row {row}: {lengths[0, row]} entries in pixel_index and {lengths[1, row]} in pixel_value."
             )
         index, value = index.flatten().to_numpy(), value.flatten().to_numpy()
-        if self.augmentation:
-            processor, rng = self.processor, self.random_numbers(index, offsets)
-            index, value, offsets = self.augmentation(
-                index, value, offsets, processor.channel_names, processor.image_size, rng
-            )
-        pixels = {"pixel_index": index, "pixel_value": value, "row_offsets": offsets}
+        pixels = {"pixel_index": index, "pixel_value": value, "row_offsets": offsets - offsets[0]}
         if self.processor.aux_names:
             pixels |= {name: _numbers(rows, name, np.nan) for name in AUX_COLUMNS if name in rows.column_names}
-        options = {"channel_names": self.processor.channel_names, "packed": self.packed}
-        batch = dict(self.processor(pixels, **options, return_tensors="pt"))
+        checked = self.processor.check_rows(pixels, self.processor.channel_names)
+        checked["pixel_index"] = checked["pixel_index"].astype(np.int32)
+        batch = {name: torch.tensor(values) for name, values in checked.items()}
         labels = _numbers(rows, "labels", -100) if self.with_labels else np.full(len(offsets) - 1, -100.0)
         if not (is_whole := np.isfinite(labels) & (labels == np.round(labels))).all():
             raise ValueError(f"`labels` are the numbers of classes, got {labels[~is_whole][0]}.")
@@ -138,6 +145,35 @@ class E2ECollator:
             weights = self.mass_weights(masses, _numbers(rows, "pt", np.nan))
             batch["mass_weights"] = torch.from_numpy(weights.astype(np.float32))
         return batch
+
+    def finish(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The second half of a call, on whichever device a batch of [`read`] lies: augmentation and images."""
+        pixels, others = split_pixels(batch)
+        if self.augmentation:
+            pixels = self.augmentation(pixels, self.processor.channel_names, self.processor.image_size, *self.seeds)
+            if self.packed:  # models that read lists count them anyway
+                pixels = without_lost(pixels)
+        channels, height, width = self.processor.image_shape
+        scale = torch.tensor(self.processor.channel_scale, dtype=torch.float32, device=pixels.value.device)
+        index = pixels.index.long()
+        value = compress(pixels.value, scale[index // (height * width)])
+        if self.packed:
+            ends = torch.bincount(pixels.image, minlength=pixels.num_images).cumsum(0)
+            return {"pixel_index": index, "pixel_value": value, "row_offsets": F.pad(ends, (1, 0))} | others
+        size = channels * height * width
+        number = pixels.num_images * size
+        images = value.new_zeros(number + 1)  # the last one takes what is zero, so that no pixel is written twice
+        images.scatter_(0, torch.where(value == 0, number, pixels.image * size + index), value)
+        return {"pixel_values": images[:number].view(-1, channels, height, width)} | others
+
+
+def split_pixels(batch: dict[str, torch.Tensor]) -> tuple[Pixels, dict[str, torch.Tensor]]:
+    """The pixels of a batch of [`E2ECollator.read`], and all else."""
+    index, value, offsets = (batch[name] for name in LISTS)
+    number = len(offsets) - 1
+    image = torch.arange(number, device=index.device).repeat_interleave(offsets.diff(), output_size=len(index))
+    others = {name: values for name, values in batch.items() if name not in LISTS}
+    return Pixels(image, index, value, number), others
 
 
 def _as_table(rows: pa.Table | Sequence, mass_column: str, truth_columns: Sequence[str]) -> pa.Table:

@@ -21,7 +21,7 @@ from .collate import E2ECollator
 from .cost import model_cost, peak_memory_gib
 from .data import describe_data, load_data, targets_of, with_defaults
 from .events import EventCollator
-from .loaders import make_loader
+from .loaders import ImagesOnDevice, make_loader
 from .output import run_info
 from .pieces import predict_in_pieces
 from .prediction import predict
@@ -108,8 +108,9 @@ def evaluate(
     memory_before = peak_memory_gib(accelerator.device)
     cost = model_cost(model, accelerator, per_device_batch_size)
     if pieces_dir is None:
-        loader = make_loader(rows, collator, per_device_batch_size, num_workers)
-        outputs = predict(accelerator, *accelerator.prepare(model, loader))
+        loader = make_loader(rows, collator, per_device_batch_size, num_workers, accelerator=accelerator)
+        prepared, loader = accelerator.prepare(model, loader)
+        outputs = predict(accelerator, prepared, ImagesOnDevice(loader, collator))
     else:
         outputs = predict_in_pieces(accelerator, model, rows, collator, per_device_batch_size, pieces_dir, num_workers)
     memory = peak_memory_gib(accelerator.device)  # before the baselines, which take more

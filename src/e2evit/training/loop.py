@@ -5,22 +5,26 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from datasets import Dataset, DatasetDict
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader
 
 from .arguments import Recipe, TrainArguments
+from .collate import RowTables
 from .cost import peak_memory_gib
 from .guards import check_splits, save_replay, warn_if_constant
-from .loaders import make_loader, make_statistics_loader
+from .loaders import ImagesOnDevice, make_loader, make_statistics_loader
 from .optim import make_optimizer, make_schedule
 from .prediction import progress_bar
+from .resident import choose_resident
+from .rewind import Rewind
 from .state import History, Preempted, RunState, StopRequest, fixed_settings
 from .tasks import MaskedImages, Supervised, make_task
 from .trackers import log_metrics, start_trackers, without
@@ -29,6 +33,8 @@ from .weights import RunningMean, load_whole, local_weights, measure_batch_norms
 __all__ = ["fit"]
 
 logger = logging.getLogger(__name__)
+
+DEFERRED = {"cuda"}  # devices that would idle while the loss of each step is read
 
 
 def fit(
@@ -103,14 +109,15 @@ class Run:
     model: nn.Module
     optimizer: Optimizer
     schedule: LRScheduler
-    loader: DataLoader
-    validation_loader: DataLoader
-    statistics_loader: DataLoader
+    loader: ImagesOnDevice
+    validation_loader: ImagesOnDevice
+    statistics_loader: ImagesOnDevice
     average: RunningMean | None
     best: dict[str, torch.Tensor]
     history: History
     state: RunState
     stop: StopRequest
+    rewind: Rewind
     clock: float
 
 
@@ -122,10 +129,13 @@ def build(accelerator: Accelerator, model, dataset: DatasetDict, processor, reci
         raise ValueError("Muon needs whole matrices, and here they are sharded: train with `optimizer: adamw`.")
     task = make_task(model, processor, dataset, recipe)
     train_split = dataset["train"]
+    splits = [train_split, dataset["validation"]]
+    resident = choose_resident(settings.device_data, accelerator.device, splits, settings.fresh)
+    place = {"accelerator": accelerator, "resident": resident}
     loaders = (
-        make_loader(train_split, task.collator, batch_size, settings.num_workers, settings.seed),
-        make_loader(dataset["validation"], task.validation_collator, batch_size),
-        make_statistics_loader(train_split, task.collator, batch_size, accelerator.num_processes, settings.seed),
+        make_loader(train_split, task.collator, batch_size, settings.num_workers, settings.seed, **place),
+        make_loader(dataset["validation"], task.validation_collator, batch_size, **place),
+        make_statistics_loader(train_split, task.collator, batch_size, settings.seed, **place),
     )
     optimizer = make_optimizer(
         model, settings.learning_rate, settings.weight_decay, settings.layer_decay, settings.optimizer
@@ -135,6 +145,8 @@ def build(accelerator: Accelerator, model, dataset: DatasetDict, processor, reci
     if deepspeed is not None:  # it clips in its own step
         deepspeed.deepspeed_config["gradient_clipping"] = settings.max_grad_norm
     prepared, prepared_optimizer, *loaders = accelerator.prepare(model, optimizer, *loaders)
+    collators = task.collator, task.validation_collator, task.collator
+    loaders = [ImagesOnDevice(*pair) for pair in zip(loaders, collators)]
     average = RunningMean(accelerator, model, settings.ema_decay) if settings.ema_decay else None
     steps_per_epoch = -(-len(loaders[0]) // settings.gradient_accumulation_steps)
     schedule = make_schedule(
@@ -157,7 +169,8 @@ def build(accelerator: Accelerator, model, dataset: DatasetDict, processor, reci
         state.tensors["average"] = average
     return Run(
         *(accelerator, settings, task, train_split, model, prepared, prepared_optimizer, schedule, *loaders),
-        *(average, best, history, state, stop, time.perf_counter()),
+        *(average, best, history, state, stop, Rewind(model, optimizer, schedule, accelerator.device)),
+        time.perf_counter(),
     )
 
 
@@ -185,28 +198,35 @@ def train_epoch(run: Run, epoch: int) -> dict[str, float]:
     loader.set_epoch(epoch)
     run.task.collator.seed(settings.seed, epoch)
     done_before = history.batches
-    remaining = accelerator.skip_first_batches(loader, done_before) if done_before else loader
+    remaining = loader.from_batch(accelerator, done_before)
     start = time.perf_counter()
 
     def images_per_second() -> float:
         return (history.batches - done_before) * loader.total_batch_size / (time.perf_counter() - start)
 
     progress = progress_bar(accelerator, remaining, f"Epoch {epoch + 1}", initial=done_before, total=len(loader))
+    totals = torch.tensor([history.totals.get(name, 0.0) for name in run.task.terms], dtype=torch.float64)
+    waits = accelerator.device.type not in DEFERRED
+    if not waits:
+        totals = totals.to(accelerator.device)
+        run.rewind.mark(done_before)
     for batch in progress:
-        terms = train_step(run, epoch, batch)
-        for name, value in zip(run.task.terms, terms):
-            history.totals[name] = history.totals.get(name, 0.0) + value
+        totals += train_step(run, epoch, batch, waits)
         history.batches += 1
         if not accelerator.sync_gradients:
             continue
         step = run.schedule.last_epoch
-        if step % settings.logging_steps == 0:
+        is_stopping, is_logging = run.stop.agreed(accelerator), step % settings.logging_steps == 0
+        is_saving = is_stopping or (settings.save_steps and step % settings.save_steps == 0)
+        if is_logging or is_saving:
+            settle_totals(run, epoch, totals, waits)
+        if is_logging:
             log_step(run, progress, epoch, step, images_per_second())
-        if run.stop.agreed(accelerator):
+        if is_saving:
             save(run)
+        if is_stopping:
             raise preempted(run)
-        if settings.save_steps and step % settings.save_steps == 0:
-            save(run)
+    settle_totals(run, epoch, totals, waits)
     rate = images_per_second()
     means = torch.tensor([history.totals[name] / history.batches for name in run.task.terms])
     means = accelerator.reduce(means.to(accelerator.device), "mean").tolist()
@@ -214,15 +234,50 @@ def train_epoch(run: Run, epoch: int) -> dict[str, float]:
     return dict(zip(run.task.terms, means)) | {"images_per_second": rate}
 
 
-def train_step(run: Run, epoch: int, batch: dict) -> list[float]:
-    """Forward, backward and, once enough batches are accumulated, an optimizer step; returns the terms of the loss."""
+def settle_totals(run: Run, epoch: int, totals: torch.Tensor, waited: bool) -> None:
+    """Bring the sums of the terms of the loss into the history; this waits for the device."""
+    values = totals.tolist()
+    if not waited:
+        if not all(map(isfinite, values)):
+            find_step(run, epoch)
+        run.rewind.mark(run.history.batches)
+    run.history.totals = dict(zip(run.task.terms, values))
+
+
+def find_step(run: Run, epoch: int) -> None:
+    """Repeat the steps since the loss was last seen to be finite, up to the one in which it is not; raises
+    FloatingPointError."""
+    history, collator, last = run.history, run.task.collator, run.history.batches
+    tables = RowTables(run.train_split, collator.columns)
+    history.batches = run.rewind.batches
+    for rows in run.rewind.back():
+        batch = collator(tables.__getitems__(rows.tolist()))
+        train_step(run, epoch, send_to_device(batch, run.accelerator.device), waits=True)
+        history.batches += 1
+    raise FloatingPointError(
+        f"The loss was not finite in one of the steps {run.rewind.batches + 1} to {last} of epoch {epoch + 1}, but "
+        "finite when they were repeated, since a GPU does not always add up in the same order. Try a lower learning "
+        "rate."
+    )
+
+
+def train_step(run: Run, epoch: int, batch: dict, waits: bool) -> torch.Tensor:
+    """Forward, backward and, once enough batches are accumulated, an optimizer step; returns the terms of the loss.
+
+    Args:
+        waits: Wait for the loss, and stop before the weights are changed if it is not finite.
+    """
     accelerator = run.accelerator
     rows, random_state = batch.pop("rows", None), torch.get_rng_state()
+    if not waits:
+        run.rewind.rows.append(rows)
     with accelerator.accumulate(run.model):
         outputs = run.model(**batch)
-        terms = torch.stack([outputs[name].detach().float() for name in run.task.terms]).tolist()
-        if not all(abs(term) < float("inf") for term in terms):
-            stop_at_step(run, epoch, batch | {"random_state": random_state}, rows, terms)
+        terms = torch.stack([outputs[name].detach().float() for name in run.task.terms])
+        if waits:
+            terms = terms.cpu()
+            if not terms.isfinite().all():
+                stop_at_step(run, epoch, batch | {"random_state": random_state}, rows, terms.tolist())
         accelerator.backward(outputs.loss)
         if accelerator.sync_gradients and run.settings.max_grad_norm:
             accelerator.clip_grad_norm_(run.model.parameters(), run.settings.max_grad_norm)

@@ -16,7 +16,7 @@ from e2evit.data.manifest import sha256_of
 from e2evit.results.record import fingerprint
 from e2evit.training.collate import E2ECollator
 
-from .loaders import make_loader
+from .loaders import ImagesOnDevice, make_loader
 from .prediction import predict
 from .process import decided_by_main
 
@@ -60,7 +60,8 @@ def predict_in_pieces(
         path = decided_by_main(accelerator, lambda start=start: _intact_piece(folder, start))
         if path is None:
             piece = rows.select(range(start, min(start + PIECE, len(rows))))
-            loader = accelerator.prepare(make_loader(piece, collator, batch_size, num_workers))
+            loader = make_loader(piece, collator, batch_size, num_workers, accelerator=accelerator)
+            loader = ImagesOnDevice(accelerator.prepare(loader), collator)
             predictions = predict(accelerator, prepared, loader, f"Predicting from {start}", first=start)
             predictions = {name: v for name, v in predictions.items() if name not in ("labels", "mass_labels")}
             if accelerator.is_main_process:

@@ -2,16 +2,17 @@
 
 from math import isfinite
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import DatasetDict
 
 from e2evit.data.statistics import MassWeights
+from e2evit.transforms.augment import Draw, jet_keys
 from e2evit.transforms.event_jets import jets_of_events
+from e2evit.transforms.random_numbers import uniform
 
 from .arguments import Recipe
-from .collate import E2ECollator
+from .collate import E2ECollator, split_pixels
 from .events import EventCollator
 from .particles import PreparedImages
 from .prediction import constant_baselines, coverage_temperature, predict, progress_bar, summarise
@@ -125,25 +126,19 @@ class MaskedCollator:
                 f"`mask_ratio` {ratio:g} hides {self.num_hidden} of {self.num_tokens} tokens: it must hide some and "
                 "leave some."
             )
-        self.columns, self.seed = collator.columns, collator.seed
+        self.columns, self.seed, self.read = collator.columns, collator.seed, collator.read
 
     def __call__(self, rows) -> dict[str, torch.Tensor]:
-        batch = self.collator(rows)
-        first, number = _first_image(batch)
-        # as in the augmentation, masks depend on the batch, not on the process that makes it
-        rng = self.collator.random_numbers(first, np.array([number]))
-        order = rng.random((number, self.num_tokens)).argsort(axis=1)
-        masked = torch.from_numpy(order < self.num_hidden)
-        return {name: batch[name] for name in KEPT if name in batch} | {"bool_masked_pos": masked}
+        return self.finish(self.read(rows))
 
-
-def _first_image(batch: dict[str, torch.Tensor]) -> tuple[np.ndarray, int]:
-    """The first occupied pixels of the first image, and the number of images; the same for both kinds of images."""
-    if "pixel_values" in batch:
-        return np.flatnonzero(batch["pixel_values"].numpy()[:1])[:64], len(batch["pixel_values"])
-    offsets = batch["row_offsets"]
-    index, value = (batch[name][: int(offsets[1])].numpy() for name in ("pixel_index", "pixel_value"))
-    return np.sort(index[value != 0]).astype(np.int64)[:64], len(offsets) - 1
+    def finish(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """As [`E2ECollator.finish`]."""
+        jets = jet_keys(split_pixels(batch)[0]).unsqueeze(1)
+        tokens = torch.arange(self.num_tokens, device=jets.device)
+        drawn = uniform(*self.collator.seeds, Draw.MASK, jets, tokens)
+        masked = drawn.argsort(dim=1, stable=True) < self.num_hidden
+        images = self.collator.finish(batch)
+        return {name: images[name] for name in KEPT if name in images} | {"bool_masked_pos": masked}
 
 
 def fresh_images(recipe: Recipe) -> PreparedImages | None:

@@ -1,33 +1,56 @@
-"""Augmentations of sparse rows, from the detector's symmetries and defects: nearly free, before pixels become images.
+"""Augmentations of lists of pixels, before they become images, from the detector's symmetries and defects.
 
-Every function takes and returns the concatenated pixels of any number of images. The mass stays that of the particles,
-which no detector defect changes.
+Every function takes and returns the pixels of any number of images, on any device. A pixel that is lost stays in the
+list with the value 0: the length of a list never depends on random numbers, so nothing waits for a GPU. The mass stays
+that of the particles, which no detector defect changes.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from enum import IntEnum
 from numbers import Real
 
-import numpy as np
+import torch
 
 from e2evit.data.arguments import settle
 from e2evit.data.grid import TOWER
+from e2evit.modeling.modeling_tokens import Pixels
+
+from .random_numbers import largest_count, normal, poisson, uniform
 
 __all__ = [
     "Augmentation",
+    "Draw",
     "add_noise_hits",
     "drop_crystals",
     "drop_layers",
     "drop_towers",
     "eta_flip",
+    "jet_keys",
     "phi_flip",
     "scale_energy",
     "shift_towers",
+    "without_lost",
 ]
 
 CALORIMETERS = ("ecal", "hcal")
 LAYERS = ("bpix", "tib", "tob")  # their channels count hits
 MOST = {"tower_shift": 100, "noise_hits": 10_000}  # of an option that is not a probability or a relative spread
+
+
+class Draw(IntEnum):
+    """What a random number is for; numbers of different draws are independent."""
+
+    FLIP = 0
+    ENERGY = 1
+    TOWER = 2
+    CRYSTAL = 3
+    LAYER = 4
+    NUMBER_OF_HITS = 5
+    HIT = 6
+    SHIFT = 7
+    MASK = 8
 
 
 @dataclass(frozen=True)
@@ -68,156 +91,189 @@ class Augmentation:
     def __bool__(self) -> bool:
         return any(getattr(self, field.name) for field in fields(self))
 
-    def __call__(
-        self,
-        pixel_index: np.ndarray,
-        pixel_value: np.ndarray,
-        row_offsets: np.ndarray,
-        channel_names: Sequence[str],
-        image_size: Sequence[int],
-        rng: np.random.Generator,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels and offsets `(B + 1,)` of augmented images, in the form [`E2EImageProcessor`] takes."""
-        number, lengths = len(row_offsets) - 1, np.diff(row_offsets)
-        detector, index, value = (channel_names, image_size), pixel_index, pixel_value
+    def __call__(self, pixels: Pixels, channel_names: Sequence[str], image_size: Sequence[int], *seeds: int) -> Pixels:
+        """The pixels of augmented images, in detector units.
+
+        Args:
+            seeds: With the pixels of an image, they determine what happens to it, in whichever batch it is.
+        """
+        detector, keys = (channel_names, image_size), jet_keys(pixels)
+        number, device = pixels.num_images, pixels.index.device
+
+        def counter(*shape: int) -> torch.Tensor:
+            """0, 1, ... for draws of `shape` for each image."""
+            return torch.arange(math.prod(shape), device=device).view(shape)
+
+        def key(draw: Draw, ndim: int) -> tuple:
+            return (*seeds, draw, keys.view(number, *[1] * ndim))
+
         if self.flips:
-            for flip in (eta_flip, phi_flip):
-                chosen = np.repeat(rng.random(number) < 0.5, lengths)
-                mirrored = flip(index, value, *detector)
-                index, value = np.where(chosen, mirrored[0], index), np.where(chosen, mirrored[1], value)
-        if not any(getattr(self, field.name) for field in fields(self) if field.name != "flips"):
-            return index, value, row_offsets
-        image = np.repeat(np.arange(number), lengths)
+            for flip, chosen in zip((eta_flip, phi_flip), self.flipped(pixels, *seeds)):
+                mirrored, is_chosen = flip(pixels, *detector), chosen[pixels.image]
+                pixels = pixels._replace(
+                    index=torch.where(is_chosen, mirrored.index, pixels.index),
+                    value=torch.where(is_chosen, mirrored.value, pixels.value),
+                )
         if self.energy_smearing:
-            factors = np.maximum(0, rng.normal(1, self.energy_smearing, (number, len(CALORIMETERS))))
-            value = scale_energy(image, index, value, *detector, factors)
+            spread = normal(*key(Draw.ENERGY, 1), counter(len(CALORIMETERS)))
+            pixels = scale_energy(pixels, *detector, (1 + self.energy_smearing * spread).clamp(min=0))
         if self.dead_towers:
             towers = [-(-side // TOWER) for side in image_size]
-            dead = rng.random((number, *towers)) < self.dead_towers
-            image, index, value = drop_towers(image, index, value, *detector, dead)
+            pixels = drop_towers(pixels, *detector, uniform(*key(Draw.TOWER, 2), counter(*towers)) < self.dead_towers)
         if self.dead_crystals:
-            image, index, value = drop_crystals(image, index, value, *detector, self.dead_crystals, rng)
+            drawn = uniform(*seeds, Draw.CRYSTAL, keys[pixels.image], pixels.index)
+            pixels = drop_crystals(pixels, *detector, drawn < self.dead_crystals)
         if self.layer_drop:
-            dead = rng.random((number, len(channel_names))) < self.layer_drop
-            image, index, value = drop_layers(image, index, value, *detector, dead)
+            drawn = uniform(*key(Draw.LAYER, 1), counter(len(channel_names)))
+            pixels = drop_layers(pixels, *detector, drawn < self.layer_drop)
         if self.noise_hits:
-            image, index, value = add_noise_hits(image, index, value, *detector, self.noise_hits, number, rng)
+            pixels = add_noise_hits(pixels, *detector, self.noise_hits, keys, *seeds)
         if self.tower_shift:
-            shift = rng.integers(-self.tower_shift, self.tower_shift + 1, (number, 2))
-            image, index, value = shift_towers(image, index, value, image_size, shift)
-        return index, value, np.searchsorted(image, np.arange(number + 1))
+            drawn = uniform(*key(Draw.SHIFT, 1), counter(2))
+            shift = (drawn * (2 * self.tower_shift + 1)).long() - self.tower_shift
+            pixels = shift_towers(pixels, image_size, shift)
+        return pixels
+
+    def flipped(self, pixels: Pixels, *seeds: int) -> torch.Tensor:
+        """Which images are mirrored in eta, and which in phi, `(2, B)`."""
+        axes = torch.arange(2, device=pixels.index.device).unsqueeze(1)
+        drawn = uniform(*seeds, Draw.FLIP, jet_keys(pixels), axes)
+        return (drawn < 0.5) & self.flips
 
 
-def eta_flip(
-    pixel_index: np.ndarray, pixel_value: np.ndarray, channel_names: Sequence[str], image_size: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
+def jet_keys(pixels: Pixels) -> torch.Tensor:
+    """A number for each image `(B,)` that depends on which of its pixels are occupied."""
+    keys = torch.zeros(pixels.num_images, dtype=torch.int64, device=pixels.index.device)
+    return keys.index_add(0, pixels.image, (pixels.index.long() + 1) * torch.where(pixels.value == 0, 0, 1))
+
+
+def eta_flip(pixels: Pixels, channel_names: Sequence[str], image_size: Sequence[int]) -> Pixels:
     """Mirror z -> -z: rows are reversed and dz changes sign.
 
     Args:
-        pixel_index, pixel_value: Concatenated pixels of any number of images.
         channel_names, image_size: Those of a row.
     """
-    height, width = np.array(image_size, np.uint32)
-    line, column, channel = _locate(pixel_index, height, width)
-    # line c * height + r becomes c * height + (height - 1 - r)
-    mirrored = ((2 * channel + 1) * height - 1 - line) * width + column
-    return mirrored, _negate(pixel_value, channel, channel_names, ("trk_dz", "trk_dz_sig"))
+    channel, row, column = _locate(pixels.index, image_size)
+    index = (channel * image_size[0] + image_size[0] - 1 - row) * image_size[1] + column
+    return pixels._replace(index=index, value=_negate(pixels.value, channel, channel_names, ("trk_dz", "trk_dz_sig")))
 
 
-def phi_flip(
-    pixel_index: np.ndarray, pixel_value: np.ndarray, channel_names: Sequence[str], image_size: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
+def phi_flip(pixels: Pixels, channel_names: Sequence[str], image_size: Sequence[int]) -> Pixels:
     """Mirror y -> -y: columns are reversed and d0 changes sign; arguments as for [`eta_flip`]."""
-    height, width = np.array(image_size, np.uint32)
-    line, column, channel = _locate(pixel_index, height, width)
-    mirrored = line * width + (width - 1 - column)
-    return mirrored, _negate(pixel_value, channel, channel_names, ("trk_d0", "trk_d0_sig"))
+    channel, _, column = _locate(pixels.index, image_size)
+    index = pixels.index - column + image_size[1] - 1 - column
+    return pixels._replace(index=index, value=_negate(pixels.value, channel, channel_names, ("trk_d0", "trk_d0_sig")))
 
 
-def shift_towers(image, index, value, image_size, shift):
+def shift_towers(pixels: Pixels, image_size: Sequence[int], shift: torch.Tensor) -> Pixels:
     """Move every image by whole towers; pixels that leave the window are lost.
 
     Args:
-        image, index, value: Image, index within it and value of each pixel.
-        image_size: Height and width in pixels.
         shift: Towers in eta and in phi of each image `(B, 2)`.
     """
     height, width = image_size
-    line, column, channel = (part.astype(np.int64) for part in _locate(index, *np.array(image_size, np.uint32)))
-    row = line - channel * height + TOWER * shift[image, 0]
-    column = column + TOWER * shift[image, 1]
-    kept = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    channel, row, column = _locate(pixels.index, image_size)
+    eta, phi = (TOWER * shift[pixels.image]).unbind(1)
+    row, column = row + eta, column + phi
+    stays = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     moved = (channel * height + row) * width + column
-    return image[kept], moved[kept], value[kept]
+    return _keep(pixels._replace(index=torch.where(stays, moved, pixels.index)), stays)
 
 
-def scale_energy(image, index, value, channel_names, image_size, factors):
+def scale_energy(pixels: Pixels, channel_names, image_size, factors: torch.Tensor) -> Pixels:
     """Scale the energies of each calorimeter by `factors` `(B, 2)`, for ECAL and HCAL."""
-    channel = _channel(index, image_size)
-    for calorimeter, name in enumerate(CALORIMETERS):
-        factor = factors[image, calorimeter].astype(value.dtype)
-        value = np.where(_is_in(channel, channel_names, (name,)), factor * value, value)
-    return value
+    channel, value = _channel(pixels.index, image_size), pixels.value
+    for factor, name in zip(factors.to(value.dtype).unbind(1), CALORIMETERS):
+        value = torch.where(_is_in(channel, channel_names, (name,)), factor[pixels.image] * value, value)
+    return pixels._replace(value=value)
 
 
-def drop_towers(image, index, value, channel_names, image_size, dead):
-    """Drop the HCAL towers that are `dead` `(B, towers in eta, towers in phi)`."""
-    line, column, channel = _locate(index, *np.array(image_size, np.uint32))
-    row = line - channel * np.uint32(image_size[0])
-    kept = ~(_is_in(channel, channel_names, ("hcal",)) & dead[image, row // TOWER, column // TOWER])
-    return image[kept], index[kept], value[kept]
+def drop_towers(pixels: Pixels, channel_names, image_size, dead: torch.Tensor) -> Pixels:
+    """Lose the HCAL towers that are `dead` `(B, towers in eta, towers in phi)`."""
+    channel, row, column = _locate(pixels.index, image_size)
+    is_dead = dead[pixels.image, _quotient(row, TOWER), _quotient(column, TOWER)]
+    return _keep(pixels, ~(_is_in(channel, channel_names, ("hcal",)) & is_dead))
 
 
-def drop_crystals(image, index, value, channel_names, image_size, probability, rng):
-    """Drop a random fraction of the ECAL crystals."""
-    kept = ~(_is_in(_channel(index, image_size), channel_names, ("ecal",)) & (rng.random(len(index)) < probability))
-    return image[kept], index[kept], value[kept]
+def drop_crystals(pixels: Pixels, channel_names, image_size, dead: torch.Tensor) -> Pixels:
+    """Lose the ECAL crystals among the pixels that are `dead` `(n,)`."""
+    return _keep(pixels, ~(_is_in(_channel(pixels.index, image_size), channel_names, ("ecal",)) & dead))
 
 
-def drop_layers(image, index, value, channel_names, image_size, dead):
-    """Drop the tracker layers that are `dead` `(B, C)`; other channels stay."""
-    channel = _channel(index, image_size)
-    kept = ~(_is_in(channel, channel_names, LAYERS) & dead[image, channel])
-    return image[kept], index[kept], value[kept]
+def drop_layers(pixels: Pixels, channel_names, image_size, dead: torch.Tensor) -> Pixels:
+    """Lose the tracker layers that are `dead` `(B, C)`; other channels stay."""
+    channel = _channel(pixels.index, image_size)
+    return _keep(pixels, ~(_is_in(channel, channel_names, LAYERS) & dead[pixels.image, channel.long()]))
 
 
-def add_noise_hits(image, index, value, channel_names, image_size, mean, number, rng):
-    """Add hits at random places of each tracker layer, on average `mean` in each of `number` images.
+def add_noise_hits(pixels: Pixels, channel_names, image_size, mean: float, keys: torch.Tensor, *seeds: int) -> Pixels:
+    """Add hits at random places of each tracker layer, on average `mean` in each image.
 
-    A hit on top of another increases its count.
+    A hit on top of another increases its count. Lost pixels move to the end.
+
+    Args:
+        keys: A number for each image `(B,)`; with `seeds`, it determines its hits.
     """
-    area = image_size[0] * image_size[1]
-    layers = [place for place, name in enumerate(channel_names) if name.startswith(LAYERS)]
-    counts = rng.poisson(mean, (number, len(layers)))
-    images = np.repeat(np.repeat(np.arange(number), len(layers)), counts.ravel())
-    channels = np.repeat(np.tile(layers, number), counts.ravel()).astype(np.int64)
-    places = channels * area + rng.integers(0, area, len(channels))
+    area, device = image_size[0] * image_size[1], pixels.index.device
+    layers = [number for number, name in enumerate(channel_names) if name.startswith(LAYERS)]
+    layer = torch.tensor(layers, device=device)
+    each = torch.arange(largest_count(mean), device=device)
+    counts = poisson(mean, *seeds, Draw.NUMBER_OF_HITS, keys[:, None], layer)
+    drawn = uniform(*seeds, Draw.HIT, keys[:, None, None], layer[:, None], each)
+    places = layer[:, None] * area + (drawn.double() * area).long()
+    image = torch.arange(pixels.num_images, device=device)[:, None, None].expand_as(places)
+    ones = (each < counts.unsqueeze(2)).to(pixels.value.dtype)
+    listed = [(pixels.image, image), (pixels.index.long(), places), (pixels.value, ones)]
+    image, index, value = (torch.cat([old, new.flatten()]) for old, new in listed)
     size = len(channel_names) * area
-    key = np.concatenate([image * size + index, images * size + places])
-    pixels, inverse = np.unique(key, return_inverse=True)
-    values = np.bincount(inverse, np.concatenate([value, np.ones(len(places))])).astype(value.dtype)
-    return pixels // size, pixels % size, values
+    lost = pixels.num_images * size
+    place, order = torch.where(value == 0, lost, image * size + index).sort()
+    is_first = torch.cat([place.new_ones(1, dtype=torch.bool), place[1:] != place[:-1]])[: len(place)]
+    number = is_first.cumsum(0) - 1
+    sums = torch.zeros_like(value).index_add(0, number, value[order])
+    value = torch.where(is_first & (place < lost), sums[number], 0)
+    return Pixels(image[order], index[order].to(pixels.index.dtype), value, pixels.num_images)
 
 
-def _locate(pixel_index, height, width):
-    """Line (channel * height + row), column and channel; unsigned, which NumPy divides several times faster."""
-    index = pixel_index.astype(np.uint32)
-    line = index // width
-    return line, index - line * width, line // height
+def without_lost(pixels: Pixels) -> Pixels:
+    """The pixels that are not zero, by image."""
+    kept = pixels.value.nonzero().squeeze(1)
+    kept = kept[pixels.image[kept].argsort(stable=True)]
+    return pixels._replace(**{name: getattr(pixels, name)[kept] for name in ("image", "index", "value")})
 
 
-def _channel(pixel_index, image_size):
-    return pixel_index.astype(np.uint32) // np.uint32(image_size[0] * image_size[1])
+def _keep(pixels: Pixels, kept: torch.Tensor) -> Pixels:
+    return pixels._replace(value=torch.where(kept, pixels.value, 0))
 
 
-def _is_in(channel, channel_names, wanted):
+def _quotient(values: torch.Tensor, divisor: int) -> torch.Tensor:
+    return torch.div(values, divisor, rounding_mode="trunc")
+
+
+def _locate(index: torch.Tensor, image_size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Channel, row and column."""
+    height, width = image_size
+    line = _quotient(index, width)
+    channel = _quotient(line, height)
+    return channel, line - channel * height, index - line * width
+
+
+def _channel(index: torch.Tensor, image_size: Sequence[int]) -> torch.Tensor:
+    return _quotient(index, image_size[0] * image_size[1])
+
+
+def _is_in(channel: torch.Tensor, channel_names: Sequence[str], wanted: Sequence[str]) -> torch.Tensor:
     """Whether the name of each pixel's channel begins with one of `wanted`."""
-    return np.array([name.startswith(tuple(wanted)) for name in channel_names])[channel]
+    found = torch.zeros_like(channel, dtype=torch.bool)
+    for number, name in enumerate(channel_names):
+        if name.startswith(tuple(wanted)):
+            found |= channel == number
+    return found
 
 
-def _negate(pixel_value, channel, channel_names, changing):
+def _negate(value: torch.Tensor, channel: torch.Tensor, channel_names, changing: Sequence[str]) -> torch.Tensor:
     """Values with opposite sign in the channels named in `changing`."""
     for number, name in enumerate(channel_names):
         if name in changing:
-            pixel_value = np.where(channel == number, -pixel_value, pixel_value)
-    return pixel_value
+            value = torch.where(channel == number, -value, value)
+    return value

@@ -5,40 +5,41 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import torch
 from datasets import Dataset
 
-from e2evit.data.grid import TOWER
-from e2evit.data.schema import DatasetSchema
+from e2evit.data.schema import IMAGE_COLUMNS, DatasetSchema
+from e2evit.data.sparse import list_array
+from e2evit.modeling.modeling_tokens import Pixels
 
-from .augment import add_noise_hits, drop_crystals, drop_towers, scale_energy
+from .augment import Augmentation, scale_energy, without_lost
 
 __all__ = ["VARIATIONS", "vary"]
 
 _PIECE = 1000  # jets changed at once
 
 
-def _scaled(image, index, value, names, size, number, rng, factor):
-    return image, index, scale_energy(image, index, value, names, size, np.full((number, 2), factor))
+def _scaled(pixels, names, size, seed, factor):
+    return scale_energy(pixels, names, size, torch.full((pixels.num_images, 2), factor))
 
 
-def _without_towers(image, index, value, names, size, number, rng, share):
-    dead = rng.random((number, *(-(-side // TOWER) for side in size))) < share
-    return drop_towers(image, index, value, names, size, dead)
+def _without_towers(pixels, names, size, seed, share):
+    return Augmentation(dead_towers=share)(pixels, names, size, seed)
 
 
-def _without_crystals(image, index, value, names, size, number, rng, share):
-    return drop_crystals(image, index, value, names, size, share, rng)
+def _without_crystals(pixels, names, size, seed, share):
+    return Augmentation(dead_crystals=share)(pixels, names, size, seed)
 
 
-def _noisy(image, index, value, names, size, number, rng, hits):
-    return add_noise_hits(image, index, value, names, size, hits, number, rng)
+def _noisy(pixels, names, size, seed, hits):
+    return Augmentation(noise_hits=hits)(pixels, names, size, seed)
 
 
-def _misaligned(image, index, value, names, size, number, rng, d0, dz):
+def _misaligned(pixels, names, size, seed, d0, dz):
     """Every track's impact parameters shifted by the same lengths [cm]."""
-    channel = index // (size[0] * size[1])
-    shift = np.array([{"trk_d0": d0, "trk_dz": dz}.get(name, 0.0) for name in names], dtype=value.dtype)
-    return image, index, value + shift[channel]
+    channel = pixels.index // (size[0] * size[1])
+    shift = torch.tensor([{"trk_d0": d0, "trk_dz": dz}.get(name, 0.0) for name in names], dtype=pixels.value.dtype)
+    return pixels._replace(value=pixels.value + shift[channel])
 
 
 # by their title in tables
@@ -53,7 +54,7 @@ VARIATIONS: dict[str, Callable] = {
 
 
 def vary(rows: Dataset, schema: DatasetSchema, name: str, seed: int = 0) -> Dataset:
-    """The same jets with one of [`VARIATIONS`]; random numbers depend only on `seed` and the position of a jet.
+    """The same jets with one of [`VARIATIONS`]; random numbers depend only on `seed` and the jet.
 
     Args:
         rows: In physical units.
@@ -67,20 +68,18 @@ def vary(rows: Dataset, schema: DatasetSchema, name: str, seed: int = 0) -> Data
     if not schema.has_physical_units:
         raise ValueError(f"Images of {schema.name!r} are not in physical units: {schema.normalisation}.")
 
-    def change(table: pa.Table, places: list[int]) -> pa.Table:
-        index, value = (table[column].combine_chunks() for column in ("pixel_index", "pixel_value"))
+    def change(table: pa.Table) -> pa.Table:
+        index, value = (table[column].combine_chunks() for column in IMAGE_COLUMNS)
+        lists = index.flatten().to_numpy().astype(np.int64), value.flatten().to_numpy()
         image = np.repeat(np.arange(len(index)), np.diff(index.offsets.to_numpy()))
-        pixels = image, index.flatten().to_numpy().astype(np.int64), value.flatten().to_numpy()
-        rng = np.random.default_rng([seed, places[0]])
-        image, *changed = VARIATIONS[name](*pixels, schema.channel_names, schema.image_size, len(index), rng)
-        offsets = pa.array(np.searchsorted(image, np.arange(len(index) + 1)).astype(np.int32))
-        for column, values in zip(("pixel_index", "pixel_value"), changed):
+        pixels = Pixels(*map(torch.tensor, (image, *lists)), len(index))
+        changed = without_lost(VARIATIONS[name](pixels, schema.channel_names, schema.image_size, seed))
+        counts = np.bincount(changed.image, minlength=len(index))
+        for column, values in zip(IMAGE_COLUMNS, (changed.index, changed.value)):
             kind = table[column].type
-            lists = pa.ListArray.from_arrays(offsets, pa.array(values).cast(kind.value_type))
+            lists = list_array(values.numpy(), counts)
             table = table.set_column(table.column_names.index(column), column, lists.cast(kind))
         return table
 
-    changed = rows.with_format("arrow").map(
-        change, batched=True, batch_size=_PIECE, with_indices=True, features=rows.features, desc=name
-    )
+    changed = rows.with_format("arrow").map(change, batched=True, batch_size=_PIECE, features=rows.features, desc=name)
     return changed.with_format(None)
