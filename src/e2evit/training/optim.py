@@ -3,8 +3,10 @@
 import math
 
 from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from .muon import BatchedMuon
 
 __all__ = ["OPTIMIZERS", "Optimizers", "make_optimizer", "make_schedule"]
 
@@ -76,7 +78,7 @@ def make_optimizer(
     adamw = AdamW(parts[False].values(), lr=learning_rate, fused=True)
     if not parts[True]:
         return adamw
-    return Optimizers(adamw, Muon(parts[True].values(), lr=learning_rate, adjust_lr_fn="match_rms_adamw"))
+    return Optimizers(adamw, BatchedMuon(parts[True].values(), lr=learning_rate))
 
 
 def make_schedule(optimizer, num_steps: int, warmup_ratio: float, head_first_steps: int = 0) -> LambdaLR:

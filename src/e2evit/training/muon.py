@@ -1,0 +1,62 @@
+"""Muon for many small matrices: those of one shape are orthogonalised together."""
+
+import math
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+from torch.optim import Muon
+
+__all__ = ["BatchedMuon"]
+
+
+class BatchedMuon(Muon):
+    """[`torch.optim.Muon`] with `adjust_lr_fn="match_rms_adamw"`, but with the same few operations for all matrices of
+    one shape: starting an operation on a small matrix takes longer than the operation itself.
+    """
+
+    def __init__(self, params, lr: float = 1e-3, weight_decay: float = 0.1):
+        super().__init__(params, lr, weight_decay, adjust_lr_fn="match_rms_adamw")
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        if closure is not None:
+            raise ValueError("Call the closure before `step`.")
+        alike: dict[tuple, list[tuple[Tensor, Tensor, Tensor, dict]]] = defaultdict(list)
+        for group in self.param_groups:
+            found: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+            self._init_group(group, *found)
+            fixed = tuple(group[name] for name in ("momentum", "nesterov", "ns_coefficients", "ns_steps", "eps"))
+            for parameter, gradient, momentum in zip(*found):
+                shape = min(parameter.shape), max(parameter.shape)
+                alike[shape, parameter.device, parameter.dtype, fixed].append((parameter, gradient, momentum, group))
+        for (*_, fixed), entries in alike.items():
+            self._step_of_one_shape(entries, *fixed)
+
+    @staticmethod
+    def _step_of_one_shape(entries, momentum: float, nesterov: bool, coefficients, steps: int, eps: float) -> None:
+        parameters, gradients, means, groups = (list(part) for part in zip(*entries))
+        torch._foreach_lerp_(means, gradients, 1 - momentum)
+        updates = torch._foreach_lerp(gradients, means, momentum) if nesterov else means
+        is_tall = [update.shape[0] > update.shape[1] for update in updates]
+        wide = torch.stack([update.T if tall else update for update, tall in zip(updates, is_tall)])
+        directions = orthogonal(wide, coefficients, steps, eps).to(parameters[0].dtype)
+        directions = [part.T if tall else part for part, tall in zip(directions.unbind(), is_tall)]
+        rates = [0.2 * math.sqrt(max(part.shape)) * group["lr"] for part, group in zip(parameters, groups)]
+        torch._foreach_mul_(parameters, [1 - group["lr"] * group["weight_decay"] for group in groups])
+        torch._foreach_mul_(directions, rates)
+        torch._foreach_sub_(parameters, directions)
+
+
+def orthogonal(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """The Newton-Schulz iteration of https://kellerjordan.github.io/posts/muon, of matrices `(n, rows, columns)` that
+    are not tall, in bfloat16.
+    """
+    a, b, c = coefficients
+    result = matrices.bfloat16()
+    result = result / result.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        gram = result @ result.mT
+        update = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        result = torch.baddbmm(result, update, result, beta=a)
+    return result
