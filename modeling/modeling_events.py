@@ -22,7 +22,7 @@ from .modeling_layers import Mlp
 from .modeling_packed import sum_over_images
 from .modeling_pooling import MAX_SCORE, AttentionPooling
 from .modeling_precision import LayerNorm, no_autocast, widen
-from .modeling_tokens import PIXEL, PackedTokens, pack
+from .modeling_tokens import PIXEL, PackedTokens, constant, pack
 from .modeling_trainer import shown_to_trainer
 
 __all__ = ["HitViTForJetsInEvents"]
@@ -174,7 +174,7 @@ class JetDecoder(nn.Module):
         queries = self.embed(torch.stack(features, dim=-1).to(dtype))
         queries = queries + self.embed_mlp(queries) + self.event(pooled).unsqueeze(1)
         queries = queries + self.pooling(seen, windows.tokens).view(queries.shape)
-        radii = torch.tensor(RADII, device=steps.device) / PIXEL
+        radii = constant(RADII, steps.device) / PIXEL
         bells = (-steps.square().sum(3, keepdim=True) / radii.square()).exp()
         for layer in self.layers:
             queries = layer(queries, hidden_states, tokens, bells)

@@ -6,6 +6,7 @@ new window, and the last places of its last window are empty.
 """
 
 import sys
+from functools import lru_cache
 from math import pi, prod
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ __all__ = [
     "PackedTokens",
     "Pixels",
     "channel_values",
+    "constant",
     "list_pixels",
     "make_tokens",
     "middle_of",
@@ -33,12 +35,12 @@ PIXEL = 2 * pi / 360  # side of a pixel of the barrel, in eta and phi
 
 
 class Pixels(NamedTuple):
-    """Pixels that are not zero, of all images, `(n,)` each.
+    """Pixels of all images, `(n,)` each; a value of 0 stands for none.
 
     Args:
         image: Number of the image in the batch.
         index: `(channel * height + row) * width + column`.
-        value: In network units.
+        value: In network units, or in those of the detector before a collator has made them.
         num_images: `B`.
     """
 
@@ -154,7 +156,7 @@ def token_pixels(config, image_shape: tuple[int, int], pixels: Pixels) -> tuple[
         if (counts > 1).any():
             bad = divmod(int(numbers[counts.argmax()]), config.num_channels * size)
             raise ValueError(f"Image {bad[0]}: `pixel_index` holds {bad[1]} more than once.")
-    is_tower = torch.tensor(config.channels_among(config.tower_channels), device=device)
+    is_tower = constant(tuple(config.channels_among(config.tower_channels)), device)
     return channel, torch.where(is_tower[channel], middle_of(place, image_shape, config.tower_size), place), is_tower
 
 
@@ -163,16 +165,16 @@ def tokens_of(config, image_shape: tuple[int, int], pixels: Pixels) -> PackedTok
     height, width = image_shape
     size, window, device = height * width, config.window_size, pixels.index.device
     channel, place, is_tower = token_pixels(config, image_shape, pixels)
-    key = pixels.image * size + _on(device, curve_ranks(config.curve, height, width))[place]
+    key = pixels.image * size + table(device, curve_ranks, config.curve, height, width)[place]
     makes_token = pixels.value.detach().ne(0)
     if not config.hit_tokens:
-        makes_token &= ~torch.tensor(config.channels_among(config.hit_channels), device=device)[channel]
+        makes_token &= ~constant(tuple(config.channels_among(config.hit_channels)), device)[channel]
     none = pixels.num_images * size
     occupied = torch.zeros(none + 1, dtype=torch.bool, device=device)
     occupied[torch.where(makes_token, key, none)] = True
     token = occupied[:none].nonzero().squeeze(1)  # keys of tokens, ascending
     image, rank = token // size, token % size
-    pixel = _on(device, curve_order(config.curve, height, width))[rank]
+    pixel = table(device, curve_order, config.curve, height, width)[rank]
 
     counts = occupied[:none].view(pixels.num_images, size).sum(1)
     at, of_windows, starts = pack(image, counts, window)
@@ -181,13 +183,12 @@ def tokens_of(config, image_shape: tuple[int, int], pixels: Pixels) -> PackedTok
     values = channel_values(pixels.value, place_of[key], channel, num_places, is_tower, config.tower_size)
     empty = torch.arange(num_places, device=device)
     pixel_at = torch.zeros_like(empty).index_put((at,), pixel)
-    second = curve_ranks(config.curve, height, width, config.curve_shift, True, config.periodic_columns)
-    second = _on(device, second)
+    second = table(device, curve_ranks, config.curve, height, width, config.curve_shift, True, config.periodic_columns)
     in_second = at[(image * size + second[pixel]).argsort()]
     neighbours = None
     if config.local_mixing in ("convolution", "both") and config.convolution == "gather":
         around = _around(pixel, height, width, config.kernel_size, config.periodic_columns)
-        ranks = _on(device, curve_ranks(config.curve, height, width))[around]
+        ranks = table(device, curve_ranks, config.curve, height, width)[around]
         found = place_of[torch.where(around >= 0, image.unsqueeze(1) * size + ranks, none)]
         neighbours = at.new_full((num_places, found.shape[1]), num_places).index_put((at,), found)
     tokens = PackedTokens(
@@ -253,8 +254,21 @@ def _around(pixel: torch.Tensor, height: int, width: int, side: int, periodic: b
     return torch.where(is_inside, row * width + column, -1).flatten(1)
 
 
-def _on(device: torch.device, numbers) -> torch.Tensor:
-    return torch.from_numpy(numbers).to(device)
+def constant(values: tuple, device: torch.device) -> torch.Tensor:
+    """A tensor that is copied to a device once: each copy would wait for all that a GPU has been asked before."""
+    return table(device, torch.tensor, values)
+
+
+def table(device: torch.device, function, *arguments) -> torch.Tensor:
+    """As [`constant`], of what a function returns."""
+    make = _tables.__wrapped__ if torch.compiler.is_exporting() else _tables  # a graph has tensors of its own
+    return make(device, function, *arguments)
+
+
+@lru_cache(maxsize=64)
+def _tables(device: torch.device, function, *arguments) -> torch.Tensor:
+    with torch.inference_mode(False):  # a training may come after
+        return torch.as_tensor(function(*arguments)).to(device)
 
 
 def middle_of(place: torch.Tensor, image_shape: tuple[int, int], side: int) -> torch.Tensor:

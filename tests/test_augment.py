@@ -123,6 +123,14 @@ def test_everything_at_once_leaves_valid_rows(listed, device, seed, kinds):
     assert not np.array_equal(dense(EVERYTHING(pixels_of(images[4:5]), NAMES, SIZE, seed, 2))[0], alone)
 
 
+def test_detectors_without_a_tracker():
+    """Nothing to add to."""
+    pixels = pixels_of(random_images(3, shape=(2, 125, 125)))
+    found = EVERYTHING(pixels, ["ecal", "hcal"], SIZE, 0, 0)
+    assert found.value.isfinite().all()
+    assert Augmentation(noise_hits=2)(pixels, ["ecal", "hcal"], SIZE, 0) is pixels
+
+
 def test_shares_are_those_that_were_asked_for():
     """Of the images that are flipped and the detectors' parts that are dead, and of the distances of shifts."""
     one, number = random_images(1, seed=0), 300

@@ -18,13 +18,14 @@ from e2evit.training import (
     TargetArguments,
     TrainArguments,
     loaders,
-    loop,
     read_model_config,
+    rewind,
     train,
 )
 from e2evit.training.collate import E2ECollator, RowTables
 from e2evit.training.loaders import ImagesOnDevice, make_loader
 from e2evit.training.resident import ResidentRows, choose_resident
+from e2evit.training.rewind import reads_losses_later
 from e2evit.training.tasks import MaskedCollator
 
 MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -103,7 +104,7 @@ def run(jets_dir, tmp_path):
 
 def as_on_a_gpu(monkeypatch):
     """Lists of pixels are sent and become images where they arrive; losses are read when they are logged."""
-    monkeypatch.setattr(loop, "DEFERRED", {"cpu"})
+    monkeypatch.setattr(rewind, "DEFERRED", {"cpu"})
     monkeypatch.setattr(loaders, "SENT_AS_LISTS", {"cpu"})
 
 
@@ -163,7 +164,7 @@ def test_a_loss_that_is_finite_when_repeated(run, monkeypatch):
         return tuple(x * (float("nan") if len(calls) == 2 else 1) for x in loss(*arguments))
 
     monkeypatch.setattr(modeling_e2e, "e2e_loss", sick_once)
-    with pytest.raises(FloatingPointError, match="in one of the steps 1 to 3 of epoch 1, but finite when"):
+    with pytest.raises(FloatingPointError, match="in one of steps 1 to 3 of epoch 1, but it was finite when"):
         run("sick", device_data="yes", per_device_batch_size=4)
 
 
@@ -175,6 +176,8 @@ def test_where_rows_stay(rows):
     assert not chosen("auto")
     assert not chosen("no", kind="cuda")
     assert not chosen("auto", fresh=True, kind="cuda")
+    with pytest.raises(ValueError, match="needs a CUDA GPU, and this process runs on mps"):
+        chosen("yes", kind="mps")
     with pytest.raises(ValueError, match="`device_data` must be auto, yes or no, got 'true'"):
         TrainArguments(device_data="true")
     with pytest.raises(ValueError, match="leave one of them out"):
@@ -189,12 +192,34 @@ def test_rows_stay_on_a_gpu_that_has_room(rows, monkeypatch, share):
     assert choose_resident("auto", torch.device("cuda"), [rows], False) == (share < 1)
 
 
-def test_a_loader_that_begins_later(rows):
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
+@pytest.mark.parametrize("resident", [True, False])
+def test_a_loader_that_begins_later(rows, resident, monkeypatch):
     accelerator, (collator, _) = Accelerator(cpu=True), collators(packed=False)
-    loader = make_loader(rows, collator, 8, shuffle_seed=0, accelerator=accelerator, resident=True)
+    monkeypatch.setattr(loaders, "SENT_AS_LISTS", {"cpu"})
+    rows = ResidentRows(accelerator, rows, collator) if resident else rows
+    loader = make_loader(rows, collator, 8, shuffle_seed=0, accelerator=accelerator)
     loader = ImagesOnDevice(accelerator.prepare(loader), collator)
     loader.set_epoch(0)
     whole = [batch["rows"].tolist() for batch in loader]
     loader.set_epoch(0)
     assert [batch["rows"].tolist() for batch in loader.from_batch(accelerator, 2)] == whole[2:]
     assert len(loader) == len(whole)
+
+
+def test_what_waits_for_its_loss(monkeypatch):
+    monkeypatch.setattr(rewind, "DEFERRED", {"cpu"})
+    assert reads_losses_later(Accelerator(cpu=True))
+    assert not reads_losses_later(Accelerator(cpu=True, gradient_accumulation_steps=2))
+    monkeypatch.undo()
+    assert not reads_losses_later(Accelerator(cpu=True))
+
+
+def test_some_of_the_rows(rows):
+    accelerator, (collator, _) = Accelerator(cpu=True), collators(packed=False)
+    resident = ResidentRows(accelerator, rows, collator)
+    part, chosen = resident.part(np.array([7, 3, 9])), [2, 0]
+    assert len(part) == 3
+    expected = resident.__getitems__([9, 7])
+    for name, values in part.__getitems__(chosen).items():
+        torch.testing.assert_close(values, expected[name], rtol=0, atol=0, equal_nan=True)

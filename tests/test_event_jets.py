@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
+from datasets import Dataset
 from e2evit.modeling import E2EImageProcessor
 from forked import TWICE, run_python
 from transformers import pipeline
@@ -25,6 +27,7 @@ from e2evit.data.sparse import list_array, sparse_to_dense, table_to_dense
 from e2evit.results.predictions import MODEL
 from e2evit.training.arguments import AugmentationArguments
 from e2evit.training.events import EventCollator
+from e2evit.training.resident import ResidentRows
 from e2evit.transforms.event_jets import (
     in_other_events,
     jets_in_other_events,
@@ -182,6 +185,13 @@ def test_jets_move_with_mirrored_events(events, processor):
         torch.testing.assert_close(image.abs(), before.abs().flip(flips), rtol=0, atol=0)
         seen.add(tuple(flips))
     assert seen == {(), (1,), (2,), (1, 2)}
+    chosen = [1, 0, 2]
+    resident = ResidentRows(Accelerator(cpu=True), Dataset(table), collator).__getitems__(chosen)
+    for name, values in collator.finish(resident).items():
+        expected = collator(table.take(chosen)).get(name, values)  # row numbers are of the data set
+        filled = torch.full_like(values, EventCollator.padding.get(name, 0))
+        filled[:, : expected.shape[1]] = expected
+        torch.testing.assert_close(values, filled, rtol=0, atol=0, equal_nan=True)
     with pytest.raises(ValueError, match="tower_shift"):
         EventCollator(processor, augmentation=AugmentationArguments(tower_shift=1))
 

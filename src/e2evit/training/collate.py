@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from e2evit.data.statistics import MassWeights
 from e2evit.modeling.image_processing_e2e import AUX_COLUMNS, compress, to_numpy
-from e2evit.modeling.modeling_tokens import Pixels
+from e2evit.modeling.modeling_tokens import Pixels, constant
 from e2evit.transforms.augment import Augmentation, without_lost
 
 from .particles import PreparedImages
@@ -19,6 +19,7 @@ __all__ = ["MASS_COLUMN", "E2ECollator", "RowTables", "split_pixels"]
 
 PIXELS = {"pixel_index": pa.int64(), "pixel_value": pa.float64()}
 LISTS = ("pixel_index", "pixel_value", "row_offsets")
+UNSEEDED = -(2**62)
 MASS_COLUMN = "mass_labels"
 
 
@@ -80,7 +81,7 @@ class E2ECollator:
         self.processor, self.mass_column, self.with_labels, self.images = processor, mass_column, with_labels, images
         self.augmentation, self.mass_weights, self.truth_columns = augmentation, mass_weights, truth_columns
         # shared with the worker processes, which live as long as the run
-        self._seed = torch.zeros(2, dtype=torch.int64).share_memory_()
+        self._seed = torch.full((2,), UNSEEDED).share_memory_()
 
     @property
     def columns(self) -> list[str]:
@@ -90,14 +91,14 @@ class E2ECollator:
         return list(dict.fromkeys(["row", *pixels, "labels", self.mass_column, *aux, *self.truth_columns]))
 
     def seed(self, seed: int, epoch: int) -> None:
-        """Set the seed of an epoch: what happens to a jet depends on it and on the jet, in whichever batch it is."""
+        """Set the seed of an epoch: what happens to a jet then depends on it and on the jet, in any batch."""
         self._seed.copy_(torch.tensor([seed, epoch]))
 
     @property
     def seeds(self) -> tuple[int, int]:
-        """Seed and epoch."""
+        """Seed and epoch; random ones before [`seed`] is called, as by other trainers."""
         seed, epoch = self._seed.tolist()
-        return seed, epoch
+        return (seed, epoch) if seed != UNSEEDED else (int(torch.randint(2**31, ())), 0)
 
     def __call__(self, rows: pa.Table | Sequence) -> dict[str, torch.Tensor]:
         """An Arrow table (the fastest), a list of tables, or a list of rows in any format of `datasets`.
@@ -146,20 +147,24 @@ class E2ECollator:
             batch["mass_weights"] = torch.from_numpy(weights.astype(np.float32))
         return batch
 
-    def finish(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The second half of a call, on whichever device a batch of [`read`] lies: augmentation and images."""
+    def finish(self, batch: dict[str, torch.Tensor], seeds: tuple[int, int] | None = None) -> dict[str, torch.Tensor]:
+        """The second half of a call, on whichever device a batch of [`read`] lies: augmentation and images.
+
+        Args:
+            seeds: Those of the augmentation, if others than [`seeds`].
+        """
         pixels, others = split_pixels(batch)
+        offsets, processor = batch["row_offsets"], self.processor
         if self.augmentation:
-            pixels = self.augmentation(pixels, self.processor.channel_names, self.processor.image_size, *self.seeds)
+            pixels = self.augmentation(pixels, processor.channel_names, processor.image_size, *(seeds or self.seeds))
             if self.packed:  # models that read lists count them anyway
                 pixels = without_lost(pixels)
-        channels, height, width = self.processor.image_shape
-        scale = torch.tensor(self.processor.channel_scale, dtype=torch.float32, device=pixels.value.device)
-        index = pixels.index.long()
+                offsets = F.pad(torch.bincount(pixels.image, minlength=pixels.num_images).cumsum(0), (1, 0))
+        channels, height, width = processor.image_shape
+        index, scale = pixels.index.long(), constant(tuple(processor.channel_scale), pixels.value.device)
         value = compress(pixels.value, scale[index // (height * width)])
         if self.packed:
-            ends = torch.bincount(pixels.image, minlength=pixels.num_images).cumsum(0)
-            return {"pixel_index": index, "pixel_value": value, "row_offsets": F.pad(ends, (1, 0))} | others
+            return {"pixel_index": index, "pixel_value": value, "row_offsets": offsets} | others
         size = channels * height * width
         number = pixels.num_images * size
         images = value.new_zeros(number + 1)  # the last one takes what is zero, so that no pixel is written twice

@@ -79,16 +79,16 @@ class EventCollator:
 
     def finish(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """As [`E2ECollator.finish`]."""
-        augmentation, jets = self.images.augmentation, batch["jets"]
+        augmentation, jets, seeds = self.images.augmentation, batch["jets"], self.images.seeds
         if augmentation:
-            flipped = augmentation.flipped(split_pixels(batch)[0], *self.images.seeds).unsqueeze(2)
+            flipped = augmentation.flipped(split_pixels(batch)[0], *seeds).unsqueeze(2)
             is_jet = jets[..., 0] > 0
             moved = [
                 torch.where(chosen & is_jet, side - place, place)
                 for chosen, side, place in zip(flipped, self.images.processor.image_size, jets.unbind(2)[1:])
             ]
             batch = batch | {"jets": torch.stack([jets[..., 0], *moved], dim=2)}
-        return self.images.finish(batch)
+        return self.images.finish(batch, seeds)
 
 
 def _floats(values: np.ndarray) -> torch.Tensor:

@@ -22,25 +22,23 @@ Collator = E2ECollator | EventCollator | MaskedCollator
 
 
 def make_loader(
-    dataset: Dataset,
+    dataset: Dataset | ResidentRows,
     collator: Collator,
     batch_size: int,
     num_workers: int = 0,
     shuffle_seed: int | None = None,
     accelerator: Accelerator | None = None,
-    resident: bool = False,
 ) -> DataLoader:
     """Batches of `dataset` in its order or, with a seed, in one that depends only on the seed and the epoch
     (`set_epoch`).
 
     Args:
-        accelerator: If it is of a GPU, batches are lists of pixels in pinned memory, for [`ImagesOnDevice`].
-        resident: Keep all rows on the accelerator's device, and make batches there.
+        dataset: Rows, or those that stay on a device, where batches are then made.
+        accelerator: If its device is a GPU, batches are lists of pixels in pinned memory, for [`ImagesOnDevice`].
     """
     collate, pin_memory = collator, False
-    if resident:
-        assert accelerator is not None, "it has the device"
-        rows, collate, num_workers = ResidentRows(accelerator, dataset, collator), collator.finish, 0
+    if isinstance(dataset, ResidentRows):
+        rows, collate, num_workers = dataset, collator.finish, 0
     else:
         rows = RowTables(dataset, collator.columns)
         if accelerator is not None and accelerator.device.type in SENT_AS_LISTS:
@@ -59,11 +57,12 @@ def make_loader(
 
 class ImagesOnDevice:
     """Batches of a loader of [`make_loader`] after Accelerate has prepared it: lists of pixels become images where
-    they arrive; whole batches pass.
+    they arrive; batches that already hold images pass unchanged.
     """
 
     def __init__(self, loader: DataLoader, collator: Collator):
         self.loader, self.collator = loader, collator
+        self.are_lists = loader.collate_fn == collator.read  # as `make_loader` chose
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -72,9 +71,8 @@ class ImagesOnDevice:
         return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        are_lists = self.loader.collate_fn == self.collator.read
         for batch in self.loader:
-            yield self.collator.finish(batch) if are_lists else batch
+            yield self.collator.finish(batch) if self.are_lists else batch
 
     def from_batch(self, accelerator: Accelerator, number: int) -> "ImagesOnDevice":
         """Without the first `number` batches."""
@@ -84,14 +82,10 @@ class ImagesOnDevice:
 
 
 def make_statistics_loader(
-    train_split: Dataset,
-    collator: Collator,
-    batch_size: int,
-    seed: int,
-    accelerator: Accelerator,
-    resident: bool = False,
+    train_split: Dataset | ResidentRows, collator: Collator, batch_size: int, seed: int, accelerator: Accelerator
 ) -> DataLoader:
     """A few training jets of all classes, augmented; the same ones for the same seed."""
     rows = np.random.default_rng(seed).permutation(len(train_split))
     rows = rows[: STATISTICS_BATCHES * batch_size * accelerator.num_processes]
-    return make_loader(train_split.select(rows), collator, batch_size, accelerator=accelerator, resident=resident)
+    some = train_split.part(rows) if isinstance(train_split, ResidentRows) else train_split.select(rows)
+    return make_loader(some, collator, batch_size, accelerator=accelerator)

@@ -23,8 +23,8 @@ from .guards import check_splits, save_replay, warn_if_constant
 from .loaders import ImagesOnDevice, make_loader, make_statistics_loader
 from .optim import make_optimizer, make_schedule
 from .prediction import progress_bar
-from .resident import choose_resident
-from .rewind import Rewind
+from .resident import ResidentRows, choose_resident
+from .rewind import Rewind, random_states, reads_losses_later
 from .state import History, Preempted, RunState, StopRequest, fixed_settings
 from .tasks import MaskedImages, Supervised, make_task
 from .trackers import log_metrics, start_trackers, without
@@ -33,8 +33,6 @@ from .weights import RunningMean, load_whole, local_weights, measure_batch_norms
 __all__ = ["fit"]
 
 logger = logging.getLogger(__name__)
-
-DEFERRED = {"cuda"}  # devices that would idle while the loss of each step is read
 
 
 def fit(
@@ -129,13 +127,13 @@ def build(accelerator: Accelerator, model, dataset: DatasetDict, processor, reci
         raise ValueError("Muon needs whole matrices, and here they are sharded: train with `optimizer: adamw`.")
     task = make_task(model, processor, dataset, recipe)
     train_split = dataset["train"]
-    splits = [train_split, dataset["validation"]]
-    resident = choose_resident(settings.device_data, accelerator.device, splits, settings.fresh)
-    place = {"accelerator": accelerator, "resident": resident}
+    splits, collators = [train_split, dataset["validation"]], [task.collator, task.validation_collator]
+    if choose_resident(settings.device_data, accelerator.device, splits, settings.fresh):
+        splits = [ResidentRows(accelerator, *pair) for pair in zip(splits, collators)]
     loaders = (
-        make_loader(train_split, task.collator, batch_size, settings.num_workers, settings.seed, **place),
-        make_loader(dataset["validation"], task.validation_collator, batch_size, **place),
-        make_statistics_loader(train_split, task.collator, batch_size, settings.seed, **place),
+        make_loader(splits[0], collators[0], batch_size, settings.num_workers, settings.seed, accelerator),
+        make_loader(splits[1], collators[1], batch_size, accelerator=accelerator),
+        make_statistics_loader(splits[0], collators[0], batch_size, settings.seed, accelerator),
     )
     optimizer = make_optimizer(
         model, settings.learning_rate, settings.weight_decay, settings.layer_decay, settings.optimizer
@@ -145,8 +143,7 @@ def build(accelerator: Accelerator, model, dataset: DatasetDict, processor, reci
     if deepspeed is not None:  # it clips in its own step
         deepspeed.deepspeed_config["gradient_clipping"] = settings.max_grad_norm
     prepared, prepared_optimizer, *loaders = accelerator.prepare(model, optimizer, *loaders)
-    collators = task.collator, task.validation_collator, task.collator
-    loaders = [ImagesOnDevice(*pair) for pair in zip(loaders, collators)]
+    loaders = [ImagesOnDevice(*pair) for pair in zip(loaders, [*collators, task.collator])]
     average = RunningMean(accelerator, model, settings.ema_decay) if settings.ema_decay else None
     steps_per_epoch = -(-len(loaders[0]) // settings.gradient_accumulation_steps)
     schedule = make_schedule(
@@ -206,7 +203,7 @@ def train_epoch(run: Run, epoch: int) -> dict[str, float]:
 
     progress = progress_bar(accelerator, remaining, f"Epoch {epoch + 1}", initial=done_before, total=len(loader))
     totals = torch.tensor([history.totals.get(name, 0.0) for name in run.task.terms], dtype=torch.float64)
-    waits = accelerator.device.type not in DEFERRED
+    waits = not reads_losses_later(accelerator)
     if not waits:
         totals = totals.to(accelerator.device)
         run.rewind.mark(done_before)
@@ -220,6 +217,8 @@ def train_epoch(run: Run, epoch: int) -> dict[str, float]:
         is_saving = is_stopping or (settings.save_steps and step % settings.save_steps == 0)
         if is_logging or is_saving:
             settle_totals(run, epoch, totals, waits)
+            if not waits:
+                run.rewind.mark(history.batches)
         if is_logging:
             log_step(run, progress, epoch, step, images_per_second())
         if is_saving:
@@ -237,16 +236,13 @@ def train_epoch(run: Run, epoch: int) -> dict[str, float]:
 def settle_totals(run: Run, epoch: int, totals: torch.Tensor, waited: bool) -> None:
     """Bring the sums of the terms of the loss into the history; this waits for the device."""
     values = totals.tolist()
-    if not waited:
-        if not all(map(isfinite, values)):
-            find_step(run, epoch)
-        run.rewind.mark(run.history.batches)
+    if not waited and not all(map(isfinite, values)):
+        find_step(run, epoch)
     run.history.totals = dict(zip(run.task.terms, values))
 
 
 def find_step(run: Run, epoch: int) -> None:
-    """Repeat the steps since the loss was last seen to be finite, up to the one in which it is not; raises
-    FloatingPointError."""
+    """Repeat the steps since the last mark, up to the first whose loss is not finite; raises FloatingPointError."""
     history, collator, last = run.history, run.task.collator, run.history.batches
     tables = RowTables(run.train_split, collator.columns)
     history.batches = run.rewind.batches
@@ -255,9 +251,8 @@ def find_step(run: Run, epoch: int) -> None:
         train_step(run, epoch, send_to_device(batch, run.accelerator.device), waits=True)
         history.batches += 1
     raise FloatingPointError(
-        f"The loss was not finite in one of the steps {run.rewind.batches + 1} to {last} of epoch {epoch + 1}, but "
-        "finite when they were repeated, since a GPU does not always add up in the same order. Try a lower learning "
-        "rate."
+        f"The loss was not finite in one of steps {run.rewind.batches + 1} to {last} of epoch {epoch + 1}, but it was "
+        "finite when they were repeated; sums on a GPU vary in their last bits. Try a lower learning rate."
     )
 
 
@@ -268,8 +263,10 @@ def train_step(run: Run, epoch: int, batch: dict, waits: bool) -> torch.Tensor:
         waits: Wait for the loss, and stop before the weights are changed if it is not finite.
     """
     accelerator = run.accelerator
-    rows, random_state = batch.pop("rows", None), torch.get_rng_state()
-    if not waits:
+    rows = batch.pop("rows", None)
+    if waits:
+        host, device = random_states(accelerator.device)
+    else:
         run.rewind.rows.append(rows)
     with accelerator.accumulate(run.model):
         outputs = run.model(**batch)
@@ -277,7 +274,8 @@ def train_step(run: Run, epoch: int, batch: dict, waits: bool) -> torch.Tensor:
         if waits:
             terms = terms.cpu()
             if not terms.isfinite().all():
-                stop_at_step(run, epoch, batch | {"random_state": random_state}, rows, terms.tolist())
+                states = {"random_state": host} | ({} if device is None else {"device_random_state": device})
+                stop_at_step(run, epoch, batch | states, rows, terms.tolist())
         accelerator.backward(outputs.loss)
         if accelerator.sync_gradients and run.settings.max_grad_norm:
             accelerator.clip_grad_norm_(run.model.parameters(), run.settings.max_grad_norm)

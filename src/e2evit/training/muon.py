@@ -12,7 +12,7 @@ __all__ = ["BatchedMuon"]
 
 class BatchedMuon(Muon):
     """[`torch.optim.Muon`] with `adjust_lr_fn="match_rms_adamw"`, but with the same few operations for all matrices of
-    one shape: starting an operation on a small matrix takes longer than the operation itself.
+    one shape. A step of the study's XCiT takes .7 of the time on one core; on a GPU, many small operations cost more.
     """
 
     def __init__(self, params, lr: float = 1e-3, weight_decay: float = 0.1):
@@ -27,25 +27,26 @@ class BatchedMuon(Muon):
             found: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
             self._init_group(group, *found)
             fixed = tuple(group[name] for name in ("momentum", "nesterov", "ns_coefficients", "ns_steps", "eps"))
-            for parameter, gradient, momentum in zip(*found):
-                shape = min(parameter.shape), max(parameter.shape)
-                alike[shape, parameter.device, parameter.dtype, fixed].append((parameter, gradient, momentum, group))
-        for (*_, fixed), entries in alike.items():
-            self._step_of_one_shape(entries, *fixed)
+            for parameter, *others in zip(*found):
+                alike[parameter.shape, parameter.device, parameter.dtype, fixed].append((parameter, *others, group))
+        for (shape, *_, fixed), entries in alike.items():
+            self._step_of_one_shape(shape, entries, *fixed)
 
     @staticmethod
-    def _step_of_one_shape(entries, momentum: float, nesterov: bool, coefficients, steps: int, eps: float) -> None:
+    def _step_of_one_shape(
+        shape: torch.Size, entries: list, momentum: float, nesterov: bool, coefficients, steps: int, eps: float
+    ) -> None:
         parameters, gradients, means, groups = (list(part) for part in zip(*entries))
         torch._foreach_lerp_(means, gradients, 1 - momentum)
-        updates = torch._foreach_lerp(gradients, means, momentum) if nesterov else means
-        is_tall = [update.shape[0] > update.shape[1] for update in updates]
-        wide = torch.stack([update.T if tall else update for update, tall in zip(updates, is_tall)])
-        directions = orthogonal(wide, coefficients, steps, eps).to(parameters[0].dtype)
-        directions = [part.T if tall else part for part, tall in zip(directions.unbind(), is_tall)]
-        rates = [0.2 * math.sqrt(max(part.shape)) * group["lr"] for part, group in zip(parameters, groups)]
+        updates = torch.stack(torch._foreach_lerp(gradients, means, momentum) if nesterov else means)
+        if shape[0] > shape[1]:
+            directions = orthogonal(updates.mT, coefficients, steps, eps).mT
+        else:
+            directions = orthogonal(updates, coefficients, steps, eps)
+        directions = directions.to(parameters[0].dtype, memory_format=torch.contiguous_format).unbind()
+        rates = [0.2 * math.sqrt(max(shape)) * group["lr"] for group in groups]
         torch._foreach_mul_(parameters, [1 - group["lr"] * group["weight_decay"] for group in groups])
-        torch._foreach_mul_(directions, rates)
-        torch._foreach_sub_(parameters, directions)
+        torch._foreach_sub_(parameters, torch._foreach_mul(directions, rates))
 
 
 def orthogonal(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:

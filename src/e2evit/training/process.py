@@ -68,7 +68,10 @@ def start_accelerator(
         gradient_accumulation_steps=gradient_accumulation_steps,
         log_with=None if report_to == "none" else report_to,
         project_dir=None if logging_dir is None else str(logging_dir),
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, non_blocking=True),
+        dataloader_config=DataLoaderConfiguration(
+            use_seedable_sampler=True,
+            non_blocking=torch.cuda.is_available(),  # whose batches are in pinned memory
+        ),
     )
     if on_cpu and accelerator.num_processes > 1 and os.environ.get("ACCELERATE_USE_FSDP") == "true":
         # Accelerate shards on accelerators only, and would silently not shard on CPUs

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 import pyarrow.compute as pc
@@ -36,14 +37,22 @@ class ResidentRows(torch.utils.data.Dataset):
         starts = progress_bar(accelerator, range(0, len(tables), CHUNK), f"Rows to {device.type}")
         parts = [collator.read(tables.__getitems__(range(at, min(at + CHUNK, len(tables))))) for at in starts]
         self.counts = np.concatenate([part["row_offsets"].diff().numpy() for part in parts])
-        offsets = np.concatenate([[0], np.cumsum(self.counts)])
         padding = getattr(collator, "padding", {})
+        names = [name for name in parts[0] if name != "row_offsets"]
+        # one column after the other, so that the host never holds two copies
         self.columns = {
-            name: _joined([part[name] for part in parts], padding.get(name, 0)).to(device)
-            for name in parts[0]
-            if name != "row_offsets"
+            name: _joined([part.pop(name) for part in parts], padding.get(name, 0)).to(device) for name in names
         }
-        self.starts, self.lengths = (torch.tensor(values, device=device) for values in (offsets[:-1], self.counts))
+        self.lengths = torch.tensor(self.counts, device=device)
+        self.starts = self.lengths.cumsum(0) - self.lengths
+
+    def part(self, rows: np.ndarray) -> "ResidentRows":
+        """Some of the rows, in the same memory."""
+        part = copy(self)
+        part.counts, chosen = self.counts[rows], torch.tensor(rows, device=self.starts.device)
+        part.lengths, part.starts = self.lengths[chosen], self.starts[chosen]
+        part.columns = {name: v if name in LISTS else v[chosen] for name, v in self.columns.items()}
+        return part
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -52,11 +61,8 @@ class ResidentRows(torch.utils.data.Dataset):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        rows = torch.tensor(indices)
-        number = int(self.counts[indices].sum())  # known here, so that no device is asked
-        device = self.starts.device
-        if device.type == "cuda":
-            rows = rows.pin_memory().to(device, non_blocking=True)
+        number, device = int(self.counts[indices].sum()), self.starts.device  # known here, so that no device is asked
+        rows = torch.tensor(indices, pin_memory=device.type == "cuda").to(device, non_blocking=True)
         offsets = torch.zeros(len(indices) + 1, dtype=torch.int64, device=device)
         torch.cumsum(self.lengths[rows], 0, out=offsets[1:])
         first = (self.starts[rows] - offsets[:-1]).repeat_interleave(self.lengths[rows], output_size=number)
@@ -71,7 +77,12 @@ def choose_resident(setting: str, device: torch.device, datasets: Sequence[Datas
     Args:
         setting: `yes`, `no` or `auto`: on a GPU, if they take at most half of its free memory.
         fresh: Whether their images are drawn anew in every epoch, which happens on the host.
+
+    Raises:
+        ValueError: for `yes` on another accelerator.
     """
+    if setting == "yes" and device.type not in ("cuda", "cpu"):
+        raise ValueError(f"`device_data: yes` needs a CUDA GPU, and this process runs on {device.type}.")
     if setting != "auto":
         return setting == "yes"
     if device.type != "cuda" or fresh:

@@ -1,16 +1,31 @@
-"""Finding the step whose loss was not finite after others have followed it, so that no step waits for a GPU."""
+"""Finds the step whose loss was not finite after later steps have run, so that no step need wait for its loss."""
 
 import copy
 from dataclasses import dataclass, field
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .weights import local_weights
 
-__all__ = ["Rewind"]
+__all__ = ["Rewind", "random_states", "reads_losses_later"]
+
+DEFERRED = {"cuda"}  # devices that would idle while the loss of each step is read
+
+
+def reads_losses_later(accelerator: Accelerator) -> bool:
+    """Whether the loss of a step stays on the device until it is logged.
+
+    Not with several processes, which would have to rewind together; nor with a gradient scaler, which waits in each
+    step anyway, or accumulated gradients, of which a rewind knows nothing.
+    """
+    is_alone = accelerator.distributed_type == DistributedType.NO
+    is_plain = accelerator.scaler is None and accelerator.gradient_accumulation_steps == 1
+    return accelerator.device.type in DEFERRED and is_alone and is_plain
 
 
 @dataclass
@@ -18,8 +33,9 @@ class Rewind:
     """What it takes to repeat the steps since the loss was last seen to be finite.
 
     Attributes:
-        rows: Row numbers of the batches since then.
-        batches: Of the epoch, before them.
+        batches: Number of batches of the epoch done before the mark.
+        rows: Row numbers of the batches since.
+        kept: Weights, states of optimizer and schedule, and of the random numbers, at the mark.
     """
 
     model: nn.Module
@@ -28,32 +44,30 @@ class Rewind:
     device: torch.device
     batches: int = 0
     rows: list[torch.Tensor] = field(default_factory=list)
+    kept: tuple = ()
 
     def mark(self, batches: int) -> None:
-        """Remember this place: weights, optimizer and random numbers, on the device."""
-        self.batches, self.rows = batches, []
-        self.weights = {name: tensor.clone() for name, tensor in local_weights(self.model).items()}
-        self.states = copy.deepcopy(self.optimizer.state_dict()), self._schedule_state()
-        self.random_states = torch.get_rng_state(), self._device_random_state()
+        """Remember this place, on the device."""
+        self.kept = ()  # before the next copies are made
+        weights = {name: tensor.clone() for name, tensor in local_weights(self.model).items()}
+        states = copy.deepcopy(self.optimizer.state_dict()), self.schedule.state_dict()
+        self.batches, self.rows, self.kept = batches, [], (weights, *states, random_states(self.device))
 
     @torch.no_grad()
     def back(self) -> list[torch.Tensor]:
-        """Return to the place that was marked last, and return the rows of the batches since then."""
+        """Restore what was marked; returns the rows of the batches since."""
+        weights, optimizer, schedule, (host, device) = self.kept
         for name, tensor in local_weights(self.model).items():
-            tensor.copy_(self.weights[name])
-        optimizer, schedule = self.states
+            tensor.copy_(weights[name])
         self.optimizer.load_state_dict(optimizer)
         self.optimizer.zero_grad()
         self.schedule.load_state_dict(schedule)
-        host, device = self.random_states
         torch.set_rng_state(host)
         if device is not None:
             torch.cuda.set_rng_state(device, self.device)
         return self.rows
 
-    def _schedule_state(self) -> dict:
-        state = self.schedule.state_dict()
-        return state | {"lr_lambdas": [None] * len(state["lr_lambdas"])}
 
-    def _device_random_state(self) -> torch.Tensor | None:
-        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+def random_states(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Of the host's random numbers, and of those of a GPU."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None

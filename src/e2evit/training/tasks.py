@@ -86,6 +86,8 @@ class MaskedImages:
             for augmentation, images in ((recipe.augmentation, fresh_images(recipe)), (None, None))
         )
 
+        self.validation_collator.seed(0, 0)  # the same masks in every epoch
+
     def constants(self, dataset: DatasetDict) -> dict[str, float]:
         return {}
 

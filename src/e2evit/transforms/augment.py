@@ -55,7 +55,7 @@ class Draw(IntEnum):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of training images, drawn afresh for each image.
+    """Random changes of training images, drawn anew for each image and epoch.
 
     Args:
         flips: Mirror in eta and in phi, each with probability 1/2.
@@ -95,7 +95,7 @@ class Augmentation:
         """The pixels of augmented images, in detector units.
 
         Args:
-            seeds: With the pixels of an image, they determine what happens to it, in whichever batch it is.
+            seeds: With the image's pixels, they determine its changes, in any batch.
         """
         detector, keys = (channel_names, image_size), jet_keys(pixels)
         number, device = pixels.num_images, pixels.index.device
@@ -191,7 +191,7 @@ def scale_energy(pixels: Pixels, channel_names, image_size, factors: torch.Tenso
 def drop_towers(pixels: Pixels, channel_names, image_size, dead: torch.Tensor) -> Pixels:
     """Lose the HCAL towers that are `dead` `(B, towers in eta, towers in phi)`."""
     channel, row, column = _locate(pixels.index, image_size)
-    is_dead = dead[pixels.image, _quotient(row, TOWER), _quotient(column, TOWER)]
+    is_dead = dead[pixels.image, row // TOWER, column // TOWER]
     return _keep(pixels, ~(_is_in(channel, channel_names, ("hcal",)) & is_dead))
 
 
@@ -216,6 +216,8 @@ def add_noise_hits(pixels: Pixels, channel_names, image_size, mean: float, keys:
     """
     area, device = image_size[0] * image_size[1], pixels.index.device
     layers = [number for number, name in enumerate(channel_names) if name.startswith(LAYERS)]
+    if not layers:
+        return pixels
     layer = torch.tensor(layers, device=device)
     each = torch.arange(largest_count(mean), device=device)
     counts = poisson(mean, *seeds, Draw.NUMBER_OF_HITS, keys[:, None], layer)
@@ -236,7 +238,7 @@ def add_noise_hits(pixels: Pixels, channel_names, image_size, mean: float, keys:
 
 
 def without_lost(pixels: Pixels) -> Pixels:
-    """The pixels that are not zero, by image."""
+    """The pixels that are not zero, ordered by image."""
     kept = pixels.value.nonzero().squeeze(1)
     kept = kept[pixels.image[kept].argsort(stable=True)]
     return pixels._replace(**{name: getattr(pixels, name)[kept] for name in ("image", "index", "value")})
@@ -246,20 +248,16 @@ def _keep(pixels: Pixels, kept: torch.Tensor) -> Pixels:
     return pixels._replace(value=torch.where(kept, pixels.value, 0))
 
 
-def _quotient(values: torch.Tensor, divisor: int) -> torch.Tensor:
-    return torch.div(values, divisor, rounding_mode="trunc")
-
-
 def _locate(index: torch.Tensor, image_size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Channel, row and column."""
     height, width = image_size
-    line = _quotient(index, width)
-    channel = _quotient(line, height)
+    line = index // width
+    channel = line // height
     return channel, line - channel * height, index - line * width
 
 
 def _channel(index: torch.Tensor, image_size: Sequence[int]) -> torch.Tensor:
-    return _quotient(index, image_size[0] * image_size[1])
+    return index // (image_size[0] * image_size[1])
 
 
 def _is_in(channel: torch.Tensor, channel_names: Sequence[str], wanted: Sequence[str]) -> torch.Tensor:

@@ -1,10 +1,10 @@
-"""Random numbers that are a function of integers: the same on every device, in any batch and in any order."""
+"""Random numbers that are a function of integers: the same in any batch and order, on all devices up to rounding."""
 
 import math
 
 import torch
 
-__all__ = ["normal", "poisson", "uniform"]
+__all__ = ["largest_count", "normal", "poisson", "uniform"]
 
 _MASK = 0xFFFFFFFF
 # "lowbias32" of https://github.com/skeeto/hash-prospector; the second multiplier is negative modulo 2**32, so that no
@@ -13,7 +13,7 @@ _FIRST, _SECOND = 0x7FEB352D, 0x846CA68B - 2**32
 
 
 def uniform(*keys: torch.Tensor | int) -> torch.Tensor:
-    """Numbers in [0, 1), float32, one for each combination of integer keys, which broadcast."""
+    """Numbers in [0, 1), float32, one for each combination of integer keys, which broadcast; one at least is a tensor."""
     return (_hash(*keys) >> 8).float() * 2**-24
 
 
@@ -32,7 +32,7 @@ def poisson(mean: float, *keys: torch.Tensor | int) -> torch.Tensor:
 
 
 def largest_count(mean: float) -> int:
-    """A Poisson number of this mean is above it with a probability below 1e-9."""
+    """A bound that a Poisson number of this mean exceeds with a probability below 1e-9."""
     return math.ceil(mean + 7 * math.sqrt(mean) + 12)
 
 
