@@ -13,7 +13,7 @@ _FIRST, _SECOND = 0x7FEB352D, 0x846CA68B - 2**32
 
 
 def uniform(*keys: torch.Tensor | int) -> torch.Tensor:
-    """Numbers in [0, 1), float32, one for each combination of integer keys, which broadcast; one at least is a tensor."""
+    """Numbers in [0, 1), float32, for integer keys that broadcast, at least one of them a tensor."""
     return (_hash(*keys) >> 8).float() * 2**-24
 
 
