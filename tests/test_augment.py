@@ -125,10 +125,10 @@ def test_everything_at_once_leaves_valid_rows(listed, device, seed, kinds):
 
 def test_detectors_without_a_tracker():
     """Nothing to add to."""
-    pixels = pixels_of(random_images(3, shape=(2, 125, 125)))
-    found = EVERYTHING(pixels, ["ecal", "hcal"], SIZE, 0, 0)
+    pixels, names = pixels_of(random_images(3, shape=(3, 125, 125))), ["trk_pt", "ecal", "hcal"]
+    found = EVERYTHING(pixels, names, SIZE, 0, 0)
     assert found.value.isfinite().all()
-    assert Augmentation(noise_hits=2)(pixels, ["ecal", "hcal"], SIZE, 0) is pixels
+    assert Augmentation(noise_hits=2)(pixels, names, SIZE, 0) is pixels
 
 
 def test_shares_are_those_that_were_asked_for():

@@ -187,11 +187,11 @@ def test_jets_move_with_mirrored_events(events, processor):
     assert seen == {(), (1,), (2,), (1, 2)}
     chosen = [1, 0, 2]
     resident = ResidentRows(Accelerator(cpu=True), Dataset(table), collator).__getitems__(chosen)
-    for name, values in collator.finish(resident).items():
-        expected = collator(table.take(chosen)).get(name, values)  # row numbers are of the data set
-        filled = torch.full_like(values, EventCollator.padding.get(name, 0))
+    found = collator.finish(resident)
+    for name, expected in collator(table.take(chosen)).items():
+        filled = torch.full_like(found[name], EventCollator.padding.get(name, 0))
         filled[:, : expected.shape[1]] = expected
-        torch.testing.assert_close(values, filled, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(found[name], filled, rtol=0, atol=0, equal_nan=True)
     with pytest.raises(ValueError, match="tower_shift"):
         EventCollator(processor, augmentation=AugmentationArguments(tower_shift=1))
 
