@@ -138,10 +138,10 @@ def test_shares_are_those_that_were_asked_for():
     images[:, 0, 0, 0] = np.arange(1, number + 1)  # different jets
     images[np.arange(number), 1, np.arange(number) % 125, np.arange(number) // 125] += 1
     pixels = pixels_of(images)
-    flipped = Augmentation(flips=True).flipped(pixels, 0, 0).float()
+    flipped = Augmentation(flips=True).flipped(jet_keys(pixels), 0, 0).float()
     assert flipped.mean(1).tolist() == pytest.approx([0.5, 0.5], abs=0.1)
     assert (flipped[0] == flipped[1]).float().mean() == pytest.approx(0.5, abs=0.1)
-    assert not Augmentation().flipped(pixels, 0, 0).any()
+    assert not Augmentation().flipped(jet_keys(pixels), 0, 0).any()
     for name, channels in {"dead_towers": [HCAL], "dead_crystals": [ECAL], "layer_drop": LAYERS}.items():
         lossy = Augmentation(**{name: 0.2})(pixels, NAMES, SIZE, 5)
         before, after = ((dense(of)[:, channels] != 0).sum() for of in (pixels, lossy))

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ from e2evit.data.sparse import dense_to_sparse, sparse_to_dense, table_to_dense
 from e2evit.data.splits import assign_splits
 from e2evit.training import DataArguments, load_data
 from e2evit.training.collate import E2ECollator, RowTables
-from e2evit.transforms.augment import Augmentation, eta_flip, phi_flip
+from e2evit.transforms.augment import Augmentation, mirror
 
 
 def write_labelled(path, images, **columns):
@@ -251,11 +252,12 @@ def test_flips_are_mirrors_that_change_the_right_sign(suffix):
     names = [name + suffix * name.startswith("trk_d") for name in find_schema("simulated").channel_names]
     image = random_images(1)[0]
     pixels = pixels_of(image[None])
-    for flip, axis, signed in ((eta_flip, 1, f"trk_dz{suffix}"), (phi_flip, 2, f"trk_d0{suffix}")):
+    for axis, signed in ((1, f"trk_dz{suffix}"), (2, f"trk_d0{suffix}")):
         expected = np.flip(image, axis).copy()
         expected[names.index(signed)] *= -1
-        flipped = flip(pixels, names, (125, 125))
-        for found, image_of in ((flipped, expected), (flip(flipped, names, (125, 125)), image)):
+        chosen = torch.tensor([[axis == 1], [axis == 2]])
+        flipped = mirror(pixels, names, (125, 125), chosen)
+        for found, image_of in ((flipped, expected), (mirror(flipped, names, (125, 125), chosen), image)):
             assert np.array_equal(sparse_to_dense(found.index, found.value, image.shape), image_of)
 
 

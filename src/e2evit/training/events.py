@@ -5,7 +5,7 @@ import pyarrow as pa
 import torch
 
 from e2evit.data.statistics import MassWeights
-from e2evit.transforms.augment import Augmentation
+from e2evit.transforms.augment import Augmentation, jet_keys
 from e2evit.transforms.event_jets import JET_COLUMNS, positions
 
 from .collate import MASS_COLUMN, E2ECollator, split_pixels
@@ -81,7 +81,7 @@ class EventCollator:
         """As [`E2ECollator.finish`]."""
         augmentation, jets, seeds = self.images.augmentation, batch["jets"], self.images.seeds
         if augmentation:
-            flipped = augmentation.flipped(split_pixels(batch)[0], *seeds).unsqueeze(2)
+            flipped = augmentation.flipped(jet_keys(split_pixels(batch)[0]), *seeds).unsqueeze(2)
             is_jet = jets[..., 0] > 0
             moved = [
                 torch.where(chosen & is_jet, side - place, place)

@@ -15,7 +15,7 @@ import torch
 
 from e2evit.data.arguments import settle
 from e2evit.data.grid import TOWER
-from e2evit.modeling.modeling_tokens import Pixels
+from e2evit.modeling.modeling_tokens import Pixels, constant
 
 from .random_numbers import largest_count, normal, poisson, uniform
 
@@ -26,15 +26,15 @@ __all__ = [
     "drop_crystals",
     "drop_layers",
     "drop_towers",
-    "eta_flip",
     "jet_keys",
-    "phi_flip",
+    "mirror",
     "scale_energy",
     "shift_towers",
     "without_lost",
 ]
 
 CALORIMETERS = ("ecal", "hcal")
+SIGNED = ("trk_dz", "trk_dz_sig"), ("trk_d0", "trk_d0_sig")  # by z -> -z, and by y -> -y
 LAYERS = ("bpix", "tib", "tob")  # their channels count hits
 MOST = {"tower_shift": 100, "noise_hits": 10_000}  # of an option that is not a probability or a relative spread
 
@@ -108,12 +108,7 @@ class Augmentation:
             return (*seeds, draw, keys.view(number, *[1] * ndim))
 
         if self.flips:
-            for flip, chosen in zip((eta_flip, phi_flip), self.flipped(pixels, *seeds)):
-                mirrored, is_chosen = flip(pixels, *detector), chosen[pixels.image]
-                pixels = pixels._replace(
-                    index=torch.where(is_chosen, mirrored.index, pixels.index),
-                    value=torch.where(is_chosen, mirrored.value, pixels.value),
-                )
+            pixels = mirror(pixels, *detector, self.flipped(keys, *seeds))
         if self.energy_smearing:
             spread = normal(*key(Draw.ENERGY, 1), counter(len(CALORIMETERS)))
             pixels = scale_energy(pixels, *detector, (1 + self.energy_smearing * spread).clamp(min=0))
@@ -134,35 +129,36 @@ class Augmentation:
             pixels = shift_towers(pixels, image_size, shift)
         return pixels
 
-    def flipped(self, pixels: Pixels, *seeds: int) -> torch.Tensor:
-        """Which images are mirrored in eta, and which in phi, `(2, B)`."""
-        axes = torch.arange(2, device=pixels.index.device).unsqueeze(1)
-        drawn = uniform(*seeds, Draw.FLIP, jet_keys(pixels), axes)
+    def flipped(self, keys: torch.Tensor, *seeds: int) -> torch.Tensor:
+        """Which images, of these [`jet_keys`], are mirrored in eta, and which in phi, `(2, B)`."""
+        drawn = uniform(*seeds, Draw.FLIP, keys, torch.arange(2, device=keys.device).unsqueeze(1))
         return (drawn < 0.5) & self.flips
+
+    @property
+    def loses_pixels(self) -> bool:
+        return any(getattr(self, field.name) for field in fields(self) if field.name != "flips")
 
 
 def jet_keys(pixels: Pixels) -> torch.Tensor:
     """A number for each image `(B,)` that depends on which of its pixels are occupied."""
     keys = torch.zeros(pixels.num_images, dtype=torch.int64, device=pixels.index.device)
-    return keys.index_add(0, pixels.image, (pixels.index.long() + 1) * torch.where(pixels.value == 0, 0, 1))
+    return keys.index_add(0, pixels.image, (pixels.index.long() + 1) * (pixels.value != 0))
 
 
-def eta_flip(pixels: Pixels, channel_names: Sequence[str], image_size: Sequence[int]) -> Pixels:
-    """Mirror z -> -z: rows are reversed and dz changes sign.
+def mirror(pixels: Pixels, channel_names: Sequence[str], image_size: Sequence[int], chosen: torch.Tensor) -> Pixels:
+    """Mirror images in eta (z -> -z: rows are reversed, dz changes sign) and in phi (y -> -y: columns, d0).
 
     Args:
         channel_names, image_size: Those of a row.
+        chosen: Which images, in eta and in phi, `(2, B)`.
     """
+    (height, width), device = image_size, pixels.index.device
     channel, row, column = _locate(pixels.index, image_size)
-    index = (channel * image_size[0] + image_size[0] - 1 - row) * image_size[1] + column
-    return pixels._replace(index=index, value=_negate(pixels.value, channel, channel_names, ("trk_dz", "trk_dz_sig")))
-
-
-def phi_flip(pixels: Pixels, channel_names: Sequence[str], image_size: Sequence[int]) -> Pixels:
-    """Mirror y -> -y: columns are reversed and d0 changes sign; arguments as for [`eta_flip`]."""
-    channel, _, column = _locate(pixels.index, image_size)
-    index = pixels.index - column + image_size[1] - 1 - column
-    return pixels._replace(index=index, value=_negate(pixels.value, channel, channel_names, ("trk_d0", "trk_d0_sig")))
+    eta, phi = chosen.to(pixels.index.dtype).index_select(1, pixels.image)
+    index = pixels.index + eta * (width * (height - 1 - 2 * row)) + phi * (width - 1 - 2 * column)
+    signed = constant(tuple(tuple(name in names for name in channel_names) for names in SIGNED), device)
+    signs = (1 - 2 * (chosen.unsqueeze(2) & signed.unsqueeze(1)).to(pixels.value.dtype)).prod(0)  # (B, C)
+    return pixels._replace(index=index, value=pixels.value * signs.take(pixels.image * len(channel_names) + channel))
 
 
 def shift_towers(pixels: Pixels, image_size: Sequence[int], shift: torch.Tensor) -> Pixels:
@@ -203,7 +199,7 @@ def drop_crystals(pixels: Pixels, channel_names, image_size, dead: torch.Tensor)
 def drop_layers(pixels: Pixels, channel_names, image_size, dead: torch.Tensor) -> Pixels:
     """Lose the tracker layers that are `dead` `(B, C)`; other channels stay."""
     channel = _channel(pixels.index, image_size)
-    return _keep(pixels, ~(_is_in(channel, channel_names, LAYERS) & dead[pixels.image, channel.long()]))
+    return _keep(pixels, ~(_is_in(channel, channel_names, LAYERS) & dead[pixels.image, channel]))
 
 
 def add_noise_hits(pixels: Pixels, channel_names, image_size, mean: float, keys: torch.Tensor, *seeds: int) -> Pixels:
@@ -218,7 +214,7 @@ def add_noise_hits(pixels: Pixels, channel_names, image_size, mean: float, keys:
     layers = [number for number, name in enumerate(channel_names) if name.startswith(LAYERS)]
     if not layers:
         return pixels
-    layer = torch.tensor(layers, device=device)
+    layer = constant(tuple(layers), device)
     each = torch.arange(largest_count(mean), device=device)
     counts = poisson(mean, *seeds, Draw.NUMBER_OF_HITS, keys[:, None], layer)
     drawn = uniform(*seeds, Draw.HIT, keys[:, None, None], layer[:, None], each)
@@ -238,9 +234,8 @@ def add_noise_hits(pixels: Pixels, channel_names, image_size, mean: float, keys:
 
 
 def without_lost(pixels: Pixels) -> Pixels:
-    """The pixels that are not zero, ordered by image."""
+    """The pixels that are not zero; they are in the order of the images even where lost ones are not."""
     kept = pixels.value.nonzero().squeeze(1)
-    kept = kept[pixels.image[kept].argsort(stable=True)]
     return pixels._replace(**{name: getattr(pixels, name)[kept] for name in ("image", "index", "value")})
 
 
@@ -262,16 +257,4 @@ def _channel(index: torch.Tensor, image_size: Sequence[int]) -> torch.Tensor:
 
 def _is_in(channel: torch.Tensor, channel_names: Sequence[str], wanted: Sequence[str]) -> torch.Tensor:
     """Whether the name of each pixel's channel begins with one of `wanted`."""
-    found = torch.zeros_like(channel, dtype=torch.bool)
-    for number, name in enumerate(channel_names):
-        if name.startswith(tuple(wanted)):
-            found |= channel == number
-    return found
-
-
-def _negate(value: torch.Tensor, channel: torch.Tensor, channel_names, changing: Sequence[str]) -> torch.Tensor:
-    """Values with opposite sign in the channels named in `changing`."""
-    for number, name in enumerate(channel_names):
-        if name in changing:
-            value = torch.where(channel == number, -value, value)
-    return value
+    return constant(tuple(name.startswith(tuple(wanted)) for name in channel_names), channel.device)[channel]
