@@ -130,7 +130,7 @@ class E2ECollator:
             pixels |= {name: _numbers(rows, name, np.nan) for name in AUX_COLUMNS if name in rows.column_names}
         checked = self.processor.check_rows(pixels, self.processor.channel_names)
         checked["pixel_index"] = checked["pixel_index"].astype(np.int32)
-        batch = {name: torch.from_numpy(values) for name, values in checked.items()}
+        batch = {name: torch.tensor(values) for name, values in checked.items()}
         labels = _numbers(rows, "labels", -100) if self.with_labels else np.full(len(offsets) - 1, -100.0)
         if not (is_whole := np.isfinite(labels) & (labels == np.round(labels))).all():
             raise ValueError(f"`labels` are the numbers of classes, got {labels[~is_whole][0]}.")
