@@ -50,9 +50,9 @@ for module in list(model.modules()):
             if isinstance(child, nn.BatchNorm2d):
                 module[number] = nn.GroupNorm(1, child.num_features)
 seen, step = [], loop.train_step
-def record(run, epoch, batch):
+def record(run, epoch, batch, waits):
     seen.append([epoch, *batch["rows"].tolist()])
-    return step(run, epoch, batch)
+    return step(run, epoch, batch, waits)
 loop.train_step = record
 history = loop.fit(accelerator, model, dataset, processor, recipe)
 name = f"{{accelerator.num_processes}}_{{accelerator.process_index}}.json"

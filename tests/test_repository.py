@@ -24,7 +24,7 @@ ALLOWED = {
     "modeling": {"modeling"},
     "metrics": {"metrics"},
     "data": {"data", "modeling"},  # one file of it, without torch
-    "transforms": {"transforms", "data"},
+    "transforms": {"transforms", "data", "modeling"},  # the augmentation, of its lists of pixels
     "results": {"results", "metrics", "data"},
     "baselines": {"baselines", "data", "transforms", "results"},
     "simulation": {"simulation", "metrics", "data", "baselines"},
