@@ -223,21 +223,17 @@ class E2EImageProcessor(BaseImageProcessor):
         Raises:
             ValueError: as [`preprocess`].
         """
-        index, value, channel, image = self._checked(columns, self._converted_channels(channel_names))
-        scale = np.asarray(self.channel_scale, dtype=np.float32).take(channel)
+        index, value, scale, image, offsets = self._checked(columns, self._converted_channels(channel_names))
         with np.errstate(all="ignore"):
             is_finite = np.isfinite(value / scale).all()
         if not is_finite:
             compress_finite(value, scale, image)  # its error names the image
-        offsets = np.asarray(columns["row_offsets"], dtype=np.int64)
         rows = {"pixel_index": index, "pixel_value": value, "row_offsets": offsets}
         return rows | ({"aux_values": self._aux_values(columns)} if self.aux_names else {})
 
     def _from_pixels(self, columns: Mapping, converted: Sequence[int], packed: bool) -> dict[str, np.ndarray]:
-        index, value, channel, image = self._checked(columns, converted)
-        scale = np.asarray(self.channel_scale, dtype=np.float32).take(channel)
+        index, value, scale, image, offsets = self._checked(columns, converted)
         value = compress_finite(value, scale, image)
-        offsets = np.asarray(columns["row_offsets"], dtype=np.int64)
         if packed:
             return {"pixel_index": index.astype(np.int64), "pixel_value": value, "row_offsets": offsets}
         num_images, num_pixels = len(offsets) - 1, prod(self.image_shape)
@@ -246,7 +242,7 @@ class E2EImageProcessor(BaseImageProcessor):
         return {"pixel_values": pixel_values.reshape(num_images, *self.image_shape)}
 
     def _checked(self, columns: Mapping, converted: Sequence[int]) -> tuple[np.ndarray, ...]:
-        """Index, value in detector units, channel and image of each pixel."""
+        """Index, value in detector units, scale of the channel and image of each pixel; offsets of rows, from 0."""
         num_channels, height, width = self.image_shape
         offsets = whole_numbers(columns["row_offsets"], name="row_offsets")
         if offsets.ndim != 1 or not offsets.size or (np.diff(offsets) < 0).any():
@@ -254,7 +250,7 @@ class E2EImageProcessor(BaseImageProcessor):
                 "`row_offsets` must be an ascending list, one longer than the number of images; got "
                 f"{str(offsets.tolist())[:60]}."
             )
-        offsets = offsets - offsets[0]  # rows of a larger table
+        offsets = offsets.astype(np.int64) - offsets[0]  # which may be rows of a larger table
         num_pixels, num_images = num_channels * height * width, len(offsets) - 1
         index, value = whole_numbers(columns["pixel_index"]), to_float32(columns["pixel_value"])
         image = np.repeat(np.arange(num_images), np.diff(offsets))
@@ -280,7 +276,8 @@ class E2EImageProcessor(BaseImageProcessor):
         if converted:
             rows = index.astype(np.int64) // width % height
             value = self._make_transverse(value, channel, rows, image, columns.get("ieta"), converted)
-        return index, value, channel, image
+        scale = np.asarray(self.channel_scale, dtype=np.float32).take(channel)
+        return index, value, scale, image, offsets
 
     def _make_transverse(self, value, channel, rows, image, ieta, converted) -> np.ndarray:
         """`value` with the energies of the channels `converted` transverse; arguments before `ieta` are per pixel."""

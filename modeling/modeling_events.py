@@ -193,7 +193,7 @@ class JetDecoder(nn.Module):
 
 
 def _checked_jets(jets: torch.Tensor | None, num_events: int) -> torch.Tensor:
-    """In float32, and on GPUs, where nothing is refused, with zeros for a pT that is not above 0."""
+    """In float32, with zeros where there is no jet; only a CPU refuses jets that are not finite."""
     if jets is None or jets.ndim != 3 or jets.shape[0] != num_events or jets.shape[2] != 3:
         got = "none" if jets is None else tuple(jets.shape)
         raise ValueError(f"Expected `jets` of shape ({num_events}, jets, 3): pT, row, column; got {got}.")

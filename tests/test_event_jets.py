@@ -174,7 +174,9 @@ def test_jets_move_with_mirrored_events(events, processor):
     """The image is mirrored as the jets' axes are; each mirror occurs, and both."""
     table = events["train"].with_format("arrow")[:30]
     table = table.filter(pa.array([len(jets) > 0 for jets in table["jets_pt"].to_pylist()]))
+    random_state = torch.get_rng_state()
     plain = EventCollator(processor)(table)
+    assert torch.equal(torch.get_rng_state(), random_state)  # validation leaves training's random numbers alone
     collator = EventCollator(processor, augmentation=AugmentationArguments(flips=True))
     collator.seed(0, 1)
     mirrored, seen = collator(table), set()

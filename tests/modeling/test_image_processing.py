@@ -147,6 +147,15 @@ def test_offsets_that_do_not_fit(processor):
     pixels = {"pixel_index": np.arange(3), "pixel_value": np.ones(2), "row_offsets": np.array([0, 3])}
     with pytest.raises(ValueError, match="span 3 pixels, but `pixel_index` has 3 and `pixel_value` 2"):
         processor(pixels)
+    for wrong in ([0, 2, 1], [[0, 2]], []):
+        with pytest.raises(ValueError, match="`row_offsets` must be an ascending list"):
+            processor(pixels | {"row_offsets": np.array(wrong, int)})
+
+
+def test_offsets_in_a_larger_table(processor):
+    pixels = {"pixel_index": np.arange(3), "pixel_value": np.ones(3), "row_offsets": np.array([10, 12, 13])}
+    assert processor(pixels, packed=True)["row_offsets"].tolist() == [0, 2, 3]
+    assert processor.check_rows(pixels)["row_offsets"].tolist() == [0, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ class E2ECollator:
                 f"Row {row}: {lengths[0, row]} entries in pixel_index and {lengths[1, row]} in pixel_value."
             )
         index, value = index.flatten().to_numpy(), value.flatten().to_numpy()
-        pixels = {"pixel_index": index, "pixel_value": value, "row_offsets": offsets - offsets[0]}
+        pixels = {"pixel_index": index, "pixel_value": value, "row_offsets": offsets}
         if self.processor.aux_names:
             pixels |= {name: _numbers(rows, name, np.nan) for name in AUX_COLUMNS if name in rows.column_names}
         checked = self.processor.check_rows(pixels, self.processor.channel_names)
@@ -157,7 +157,7 @@ class E2ECollator:
         offsets, processor = batch["row_offsets"], self.processor
         if self.augmentation:
             pixels = self.augmentation(pixels, processor.channel_names, processor.image_size, *(seeds or self.seeds))
-            if self.packed and self.augmentation.loses_pixels:  # models that read lists count them anyway
+            if self.packed and not self.augmentation.only_flips:  # models that read lists count them anyway
                 pixels = without_lost(pixels)
                 offsets = F.pad(torch.bincount(pixels.image, minlength=pixels.num_images).cumsum(0), (1, 0))
         channels, height, width = processor.image_shape

@@ -79,8 +79,9 @@ class EventCollator:
 
     def finish(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """As [`E2ECollator.finish`]."""
-        augmentation, jets, seeds = self.images.augmentation, batch["jets"], self.images.seeds
+        augmentation, jets, seeds = self.images.augmentation, batch["jets"], None
         if augmentation:
+            seeds = self.images.seeds
             flipped = augmentation.flipped(jet_keys(split_pixels(batch)[0]), *seeds).unsqueeze(2)
             is_jet = jets[..., 0] > 0
             moved = [

@@ -12,7 +12,7 @@ __all__ = ["BatchedMuon"]
 
 class BatchedMuon(Muon):
     """[`torch.optim.Muon`] with `adjust_lr_fn="match_rms_adamw"`, but with the same few operations for all matrices of
-    one shape. A step of the study's XCiT takes .7 of the time on one core; on a GPU, many small operations cost more.
+    one shape: .7 of the time for the study's XCiT on one core (docs/design-log.md).
     """
 
     def __init__(self, params, lr: float = 1e-3, weight_decay: float = 0.1):

@@ -57,9 +57,6 @@ class ResidentRows(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.counts)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return self.__getitems__([index])
-
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         number, device = int(self.counts[indices].sum()), self.starts.device  # known here, so that no device is asked
         rows = torch.tensor(indices, pin_memory=device.type == "cuda").to(device, non_blocking=True)

@@ -135,8 +135,9 @@ class Augmentation:
         return (drawn < 0.5) & self.flips
 
     @property
-    def loses_pixels(self) -> bool:
-        return any(getattr(self, field.name) for field in fields(self) if field.name != "flips")
+    def only_flips(self) -> bool:
+        """Whether no pixel is lost or added."""
+        return not any(getattr(self, field.name) for field in fields(self) if field.name != "flips")
 
 
 def jet_keys(pixels: Pixels) -> torch.Tensor:
