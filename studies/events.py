@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from event_tables import MODELS, events, transplants
-from steps import run_script
+from steps import Job, ParallelArguments, run_jobs
 from transformers import HfArgumentParser
 
 from e2evit.cli.errors import one_line_errors
@@ -30,25 +30,30 @@ class EventStudyArguments:
 
 
 def main() -> None:
-    (options,) = HfArgumentParser(EventStudyArguments).parse_args_into_dataclasses()
-    plan, results = read_recipe(options.study), Path(options.results_dir)
+    options, parallel = HfArgumentParser([EventStudyArguments, ParallelArguments]).parse_args_into_dataclasses()
+    plan, results, jobs = read_recipe(options.study), Path(options.results_dir), []
     data = ["--data_dir", options.data_dir]
     data += ["--cache_dir", options.cache_dir] if options.cache_dir else []
     for seed in options.seeds or plan["seeds"]:
         for kind in MODELS:
             run, result = Path(options.output_dir) / f"{kind}_seed{seed}", results / f"events/{kind}_seed{seed}.json"
+            job = Job(run.name, [])
             if not result.exists():
-                run_script(
+                train = (
                     *("scripts/train.py", plan[kind], *data, "--seed", seed),
                     *("--mixed_precision", options.mixed_precision, "--output_dir", run, "--resume_from_checkpoint"),
                 )
-                run_script(
+                measure = (
                     *("scripts/eval.py", run, *data, "--event_jets", kind, "--results", result),
                     *("--mixed_precision", "no", "--per_device_batch_size", 8, "--model_name", kind),
                 )
+                job.steps += [train, measure]
             moved = result.with_name(f"transplants_seed{seed}.json")
             if kind == "queries" and not moved.exists():
-                run_script("studies/transplants.py", *data, "--checkpoint", run, "--results", moved)
+                job.steps.append(("studies/transplants.py", *data, "--checkpoint", run, "--results", moved))
+            if job.steps:
+                jobs.append(job)
+    run_jobs(jobs, parallel, Path(options.output_dir) / "logs")
     print(f"{events(results)}\n\n{transplants(results)}")
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from particle_tables import summarise
 from particle_trees import measure_trees
-from steps import run_script
+from steps import Job, ParallelArguments, run_jobs, run_script
 from transformers import HfArgumentParser
 
 from e2evit.cli.errors import one_line_errors
@@ -83,7 +83,7 @@ class ParticleStudyArguments:
 
 
 def main() -> None:
-    (options,) = HfArgumentParser(ParticleStudyArguments).parse_args_into_dataclasses()
+    options, parallel = HfArgumentParser([ParticleStudyArguments, ParallelArguments]).parse_args_into_dataclasses()
     plan, folder = PLANS[options.plan], Path(options.output_dir)
     data, results = folder / "data", folder / "results" / options.plan
     for sample in read_recipe(options.study)["simulation"]:
@@ -93,7 +93,7 @@ def main() -> None:
             *read_recipe(options.study)["simulation_arguments"].split(),
         )
     of_data = ["--data_dir", data, "--train_fraction", options.fraction, "--validation_fraction", options.fraction]
-    trained = 0
+    trained, jobs = 0, []
     for epochs, model in product(options.epochs or plan.epochs, options.models or plan.models):
         for seed, training in product(options.seeds or plan.models[model], plan.trainings):
             name = f"{model}_{training}_{epochs}_seed{seed}"
@@ -106,15 +106,18 @@ def main() -> None:
                 tests = {path: [*of_data, *words] for path, words in missing.items()}
                 measure_trees(read_recipe(options.recipe), [*of_data, *plan.trainings[training]], tests, seed)
                 continue
-            run_script(
+            train = (
                 *("scripts/train.py", options.recipe, *of_data, *plan.trainings[training]),
                 *("--model_config", MODELS[model]),
                 *("--output_dir", folder / name, "--seed", seed, "--num_train_epochs", epochs),
                 *("--num_workers", options.num_workers, "--save_steps", 500, "--resume_from_checkpoint"),
             )
-            for path, words in missing.items():
-                evaluated = (*of_data, *words, "--mixed_precision", "no", "--results", path)
-                run_script("scripts/eval.py", folder / name, *evaluated)
+            measured = [
+                ("scripts/eval.py", folder / name, *of_data, *words, "--mixed_precision", "no", "--results", path)
+                for path, words in missing.items()
+            ]
+            jobs.append(Job(name, [train, *measured]))
+    run_jobs(jobs, parallel, folder / "logs")
     summary = {"runs": summarise(results, plan.samples)}
     write_record(Path(options.results_dir) / f"particles_{options.plan}.json", summary)
 

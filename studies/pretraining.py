@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pretraining_tables import SCRATCH, name_of, summarise
-from steps import RECIPES, run_script
+from steps import RECIPES, Job, ParallelArguments, run_jobs
 from transformers import HfArgumentParser
 
 from e2evit.cli.errors import one_line_errors
@@ -30,18 +30,20 @@ class PretrainingArguments:
 
 
 def main() -> None:
-    (arguments,) = HfArgumentParser(PretrainingArguments).parse_args_into_dataclasses()
+    arguments, parallel = HfArgumentParser([PretrainingArguments, ParallelArguments]).parse_args_into_dataclasses()
     study = read_recipe(arguments.study)
-    for seed in arguments.seeds or study["seeds"]:
-        one_seed(study, seed, arguments)
+    jobs = [Job(f"seed{seed}", one_seed(study, seed, arguments)) for seed in arguments.seeds or study["seeds"]]
+    run_jobs([job for job in jobs if job.steps], parallel, Path(arguments.output_dir) / "logs")
     results = Path(arguments.results_dir)
     summary = summarise(study, results, Path(arguments.output_dir))
     write_record(results / "summary.json", summary)
 
 
-def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> None:
-    """Pre-train in each way; then fine-tune and train from scratch with each fraction of the labels."""
-    folder, results = Path(arguments.output_dir), Path(arguments.results_dir)
+def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> list[tuple]:
+    """The steps that are left: pre-train in each way; then fine-tune and train from scratch with each fraction of the
+    labels.
+    """
+    folder, results, steps = Path(arguments.output_dir), Path(arguments.results_dir), []
     data = ["--data_dir", arguments.data_dir]
     data += ["--cache_dir", arguments.cache_dir] if arguments.cache_dir else []
     of_all, of_finetuning = (
@@ -52,13 +54,14 @@ def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> None:
     def train(script: str, recipe: Path, output: Path, fraction: float, epochs: int, *more) -> None:
         if (output / "run_info.json").exists():
             return
-        run_script(
+        step = (
             *(script, recipe, *data, *of_all, *more),
             *("--train_fraction", fraction, "--validation_fraction", study["validation_fraction"]),
             *("--fraction_seed", seed, "--seed", seed, "--num_train_epochs", epochs),
             *("--validation_interval", max(1, epochs // study["validations"])),
             *("--output_dir", output, "--mixed_precision", arguments.mixed_precision, "--resume_from_checkpoint"),
         )
+        steps.append(step)
 
     new, starts = ("--model_config", study["model_config"]), {}
     for start, before in study["pretraining"].items():
@@ -76,11 +79,13 @@ def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> None:
                 continue
             epochs = settings["scratch_epochs" if start == SCRATCH else "finetune_epochs"]
             train("scripts/train.py", recipe, folder / name, settings["fraction"], epochs, *model)
-            run_script(
+            measure = (
                 *("scripts/eval.py", folder / name, *data, "--results", results / f"{name}.json"),
                 *("--split", study["split"], f"--{study['split']}_fraction", study["measured_fraction"]),
                 *("--mixed_precision", "no"),
             )
+            steps.append(measure)
+    return steps
 
 
 if __name__ == "__main__":

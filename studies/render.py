@@ -19,6 +19,7 @@ from pathlib import Path
 import age
 import event_tables
 import fuzz_tables
+import gpu_tables
 import particle_tables
 import pretraining_tables
 import simulation_tables
@@ -40,6 +41,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     **particle_tables.TABLES,
     **token_tables.TABLES,
     **event_tables.TABLES,
+    **gpu_tables.TABLES,
     **age.TABLES,
 }
 START = re.compile(r"^<!-- (?P<name>.+): rendered by studies/render\.py -->$", re.MULTILINE)

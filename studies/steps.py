@@ -6,47 +6,173 @@ import runpy
 import signal
 import sys
 import threading
+from collections import deque
+from collections.abc import Iterable
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["RECIPES", "run_script"]
+__all__ = ["RECIPES", "Job", "ParallelArguments", "run_jobs", "run_script"]
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.5
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["e2evit.training"])  # once instead of by every step: torch takes seconds
 
 
+@dataclass
+class ParallelArguments:
+    """How many trainings of a study run at once, and where.
+
+    Raises:
+        ValueError: for another device, one that is not there, or no run at all.
+    """
+
+    device: str = field(
+        default="auto",
+        metadata={"help": "cuda: GPUs, in turn if there are several; cpu; or auto: cuda if there is one."},
+    )
+    parallel_runs: int = field(
+        default=1,
+        metadata={"help": "Trainings at once: some four share a GPU. Their output goes to log files."},
+    )
+
+    def __post_init__(self):
+        import torch
+
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"`device` is auto, cpu or cuda, got {self.device!r}.")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("`device: cuda`: PyTorch sees no GPU here (docs/gpu.md says why that may be).")
+        if self.parallel_runs < 1:
+            raise ValueError(f"`parallel_runs` must be 1 or more, got {self.parallel_runs}.")
+
+    @property
+    def num_gpus(self) -> int:
+        import torch
+
+        return 0 if self.device == "cpu" else torch.cuda.device_count()
+
+
+@dataclass
+class Job:
+    """Steps that follow one another, such as training a model and measuring it.
+
+    Args:
+        steps: A script, such as "scripts/train.py", and its arguments.
+    """
+
+    name: str
+    steps: list[tuple]
+
+
 def run_script(script: str, *arguments) -> None:
-    """Run a script, such as "scripts/train.py", in a process of its own, which gets a SIGTERM when this one does or is
-    killed.
+    """Run a script in a process of its own, which gets a SIGTERM when this one does or is killed.
 
     Raises:
         SystemExit: if it fails, or at SIGTERM with the code of a training that can be resumed.
     """
-    words = [str(part) for part in (script, *arguments)]
-    print(f"\n$ python {' '.join(words)}", flush=True)
-    process = _PROCESSES.Process(target=_run, args=(ROOT / script, words[1:]))
-    is_stopped = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: is_stopped.set())
-    try:
-        process.start()
-        while process.exitcode is None:
-            process.join(POLL_SECONDS)
-            if is_stopped.is_set() and process.exitcode is None:
-                process.terminate()  # a training saves its state
-                process.join()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    if is_stopped.is_set():
+    run_jobs([Job(script, [(script, *arguments)])])
+
+
+def run_jobs(jobs: Iterable[Job], parallel: ParallelArguments | None = None, log_dir: Path | None = None) -> None:
+    """Run all steps of all jobs, several jobs at once if `parallel` says so.
+
+    Each step gets a SIGTERM when this process does or is killed. With several jobs at once, the output of each goes to
+    `log_dir/NAME.log`, each has its share of the cores, and a step that fails ends its own job only.
+
+    Raises:
+        SystemExit: if a step failed, or at SIGTERM with the code of a training that can be resumed.
+    """
+    number = 1 if parallel is None else parallel.parallel_runs
+    log_dir = log_dir if number > 1 else None
+    waiting, running, failed = deque(jobs), {}, []
+    total = len(waiting)
+    with _noted_sigterm() as stopped:
+        while running or (waiting and not stopped.is_set()):
+            for slot in range(number):
+                if slot not in running and waiting and not stopped.is_set():
+                    running[slot] = _Running(waiting.popleft(), slot, parallel, log_dir)
+            for slot, job in list(running.items()):
+                if stopped.is_set():
+                    job.stop()
+                if not job.is_over(POLL_SECONDS / len(running)):
+                    continue
+                del running[slot]
+                if job.failed_step is not None and not stopped.is_set():
+                    failed.append(job)
+                    waiting = waiting if number > 1 else deque()
+                if log_dir is not None:
+                    state = "stopped" if stopped.is_set() else "FAILED" if job.failed_step is not None else "done"
+                    print(f"{state}: {job.job.name} ({total - len(waiting) - len(running)} of {total})", flush=True)
+    if stopped.is_set():
         print("Stopped by SIGTERM; the same command resumes.", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL)
-    if process.exitcode:
-        sys.exit(f"This step failed: python {' '.join(words)}")
+    if failed:
+        where = "" if log_dir is None else f" (see {log_dir})"
+        sys.exit("\n".join(f"This step failed: {job.failed_step}{where}" for job in failed))
 
 
-def _run(script: Path, arguments: list[str]) -> None:
+class _Running:
+    """A job whose steps run one after the other, in a place that no other job has."""
+
+    def __init__(self, job: Job, slot: int, parallel: ParallelArguments | None, log_dir: Path | None):
+        self.job, self.waiting, self.failed_step = job, deque(job.steps), None
+        self.log = None if log_dir is None else log_dir / f"{job.name.replace('/', '_')}.log"
+        number = 1 if parallel is None else parallel.parallel_runs
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        self.cores = (cores[slot::number] or [cores[slot % len(cores)]]) if number > 1 and cores else []
+        self.gpu = None
+        if parallel is not None and parallel.device == "cpu":
+            self.gpu = ""
+        elif parallel is not None and parallel.num_gpus > 1 and number > 1:
+            self.gpu = str(slot % parallel.num_gpus)
+        if self.log is not None:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            self.log.unlink(missing_ok=True)
+            print(f"started: {job.name}, with its output in {self.log}", flush=True)
+        self._next()
+
+    def _next(self) -> None:
+        script, *words = (str(word) for word in self.waiting.popleft())
+        self.command = f"python {' '.join((script, *words))}"
+        if self.log is None:
+            print(f"\n$ {self.command}", flush=True)
+        self.process = _PROCESSES.Process(target=_run, args=(ROOT / script, words, self.log, self.cores, self.gpu))
+        self.process.start()
+
+    def is_over(self, seconds: float) -> bool:
+        """Whether no step is left, waiting for at most some seconds; starts the next one if there is one."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            return False
+        if self.process.exitcode:
+            self.failed_step = self.command
+            return True
+        if self.waiting:
+            self._next()
+            return False
+        return True
+
+    def stop(self) -> None:
+        self.waiting.clear()
+        self.process.terminate()  # a training saves its state
+
+
+@contextmanager
+def _noted_sigterm():
+    """An event that is set at SIGTERM."""
+    stopped = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(script: Path, arguments: list[str], log: Path | None, cores: list[int], gpu: str | None) -> None:
     """As `python script arguments`, with a SIGTERM when the study is killed."""
     study = multiprocessing.parent_process()
     assert study is not None, "this runs in steps only"
@@ -56,6 +182,17 @@ def _run(script: Path, arguments: list[str]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)  # a training saves its state
 
     threading.Thread(target=watch, daemon=True).start()
-    sys.argv = [str(script), *arguments]
-    sys.path.insert(0, str(script.parent))
-    runpy.run_path(str(script), run_name="__main__")
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before CUDA starts
+    if cores:
+        os.sched_setaffinity(0, cores)
+    with ExitStack() as stack:
+        if log is not None:
+            file = stack.enter_context(log.open("a", encoding="utf-8"))
+            file.write(f"\n$ python {script} {' '.join(arguments)}\n")
+            file.flush()
+            for stream in (sys.stdout, sys.stderr):
+                os.dup2(file.fileno(), stream.fileno())
+        sys.argv = [str(script), *arguments]
+        sys.path.insert(0, str(script.parent))
+        runpy.run_path(str(script), run_name="__main__")

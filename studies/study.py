@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
-from steps import run_script
+from steps import Job, ParallelArguments, run_jobs, run_script
 from transformers import HfArgumentParser
 
 from e2evit.cli.errors import one_line_errors
@@ -35,7 +35,7 @@ def ordered(seeds_of: dict[str, list[int]]) -> list[tuple[str, int]]:
 
 
 def main() -> None:
-    (arguments,) = HfArgumentParser(StudyArguments).parse_args_into_dataclasses()
+    arguments, parallel = HfArgumentParser([StudyArguments, ParallelArguments]).parse_args_into_dataclasses()
     study, recipe = map(read_recipe, (arguments.study, arguments.recipe))
     folder, results = Path(arguments.output_dir), Path(arguments.results_dir)
     data = folder / "data"
@@ -58,17 +58,21 @@ def main() -> None:
     missing = [
         (name, seed) for name, seed in ordered(study["runs"]) if not (results / f"{name}_seed{seed}.json").exists()
     ]
-    for number, (name, seed) in enumerate(missing[: arguments.max_runs], 1):
-        checkpoint = folder / f"{name}_seed{seed}"
-        print(f"\nNetwork {number} of {len(missing)} to train: {name}, seed {seed}", flush=True)
-        config = Path(arguments.recipe).parent / f"{name}.json"
-        run_script(
+    # the images of the robustness tests are simulated beside the trainings, if those run on a GPU
+    others = other_samples(study, arguments) if "robustness" in study else {}
+    jobs = [Job("robustness samples", list(others.values()))] if others else []
+    for name, seed in missing[: arguments.max_runs]:
+        checkpoint, config = folder / f"{name}_seed{seed}", Path(arguments.recipe).parent / f"{name}.json"
+        train = (
             *("scripts/train.py", arguments.recipe, "--data_dir", data, "--model_config", config),
             *("--output_dir", checkpoint, "--seed", seed, "--save_steps", 200, "--resume_from_checkpoint"),
         )
         result = results / f"{name}_seed{seed}.json"
         # in float32 on any machine, so that results of several machines can be compared
-        run_script("scripts/eval.py", checkpoint, "--data_dir", data, "--mixed_precision", "no", "--results", result)
+        measure = ("scripts/eval.py", checkpoint, "--data_dir", data, "--mixed_precision", "no", "--results", result)
+        jobs.append(Job(checkpoint.name, [train, measure]))
+    print(f"\n{len(missing)} networks to train: {', '.join(f'{name}_seed{seed}' for name, seed in missing) or 'none'}")
+    run_jobs(jobs, parallel, folder / "logs")
     run_script(
         *("scripts/compare.py", "--results", *sorted(results.glob("*_seed*.json"))),
         *("--output_dir", results / "comparison", "--figures", arguments.figures_dir),
@@ -81,25 +85,29 @@ def main() -> None:
                 *("scripts/display_jets.py", folder / first, "--data_dir", data),
                 *("--results", results / f"{first}.json", "--output", Path(arguments.figures_dir) / f"jets_{name}"),
             )
-    if "robustness" in study:
-        robustness(study, targets, arguments)
+    if others:
+        robustness(study, [f"{title}={step[2]}" for title, step in others.items()], targets, arguments)
 
 
-def robustness(study: dict, targets: list, arguments: StudyArguments) -> None:
-    """Simulate other jets and measure the networks with a checkpoint on them."""
-    settings, folder = study["robustness"], Path(arguments.output_dir)
-    samples = []
+def other_samples(study: dict, arguments: StudyArguments) -> dict[str, tuple]:
+    """The steps that simulate the jets of the robustness tests, by title; the third word is their folder."""
+    settings, steps = study["robustness"], {}
+    processes = [process for part in study["simulation"] for process in part["processes"]]
     for title, changes in settings["samples"].items():
-        sample = folder / f"robustness/{title.replace(' ', '_').replace('-', '_').lower()}"
-        processes = [process for part in study["simulation"] for process in part["processes"]]
-        run_script(
+        sample = Path(arguments.output_dir) / f"robustness/{title.replace(' ', '_').replace('-', '_').lower()}"
+        steps[title] = (
             *("scripts/simulate.py", "--output_dir", sample, "--processes", *processes),
             *("--num_jets", settings["num_jets"], "--num_proc", arguments.num_proc),
             *study["simulation_arguments"].split(),
             *study.get("detector_arguments", "").split(),
             *("--seed", settings["seed"], *changes),
         )
-        samples.append(f"{title}={sample}")
+    return steps
+
+
+def robustness(study: dict, samples: list[str], targets: list, arguments: StudyArguments) -> None:
+    """Measure the networks with a checkpoint on other jets."""
+    settings, folder = study["robustness"], Path(arguments.output_dir)
     checkpoints = [folder / f"{name}_seed{seed}" for name, seed in settings["models"].items()]
     run_script(
         *("studies/robustness.py", *targets, "--max_jets", settings["max_jets"]),

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from steps import run_script
+from steps import Job, ParallelArguments, run_jobs, run_script
 from token_steps import check_plan, write_configs
 from token_tables import summarise, variants
 from transformers import HfArgumentParser
@@ -35,7 +35,7 @@ class TokenStudyArguments:
 
 
 def main() -> None:
-    (options,) = HfArgumentParser(TokenStudyArguments).parse_args_into_dataclasses()
+    options, parallel = HfArgumentParser([TokenStudyArguments, ParallelArguments]).parse_args_into_dataclasses()
     plan, folder, results = read_recipe(options.study), Path(options.output_dir), Path(options.results_dir)
     check_plan(plan, options.study, options.models, options.mixed_precision)
     plan["seeds"] = sorted({*plan["seeds"], *(options.seeds or ())})
@@ -53,21 +53,22 @@ def main() -> None:
     words += ["--validation_fraction", plan["validation_fraction"]]
     table = results / "tokens.json"
     earlier = json.loads(table.read_text(encoding="utf-8"))["runs"] if table.exists() else []
-    done = {(run["model"], run["seed"]) for run in earlier}
+    done, jobs = {(run["model"], run["seed"]) for run in earlier}, []
     for seed in options.seeds or plan["seeds"]:
         for name in options.models or configs:
             run, result = folder / f"{name}_seed{seed}", folder / "results" / f"{name}_seed{seed}.json"
             if result.exists() or (name, seed) in done:
                 continue
             fraction = round(plan["fraction"] / steps[name]["relative"], 4)
-            run_script(
+            train = (
                 *("scripts/train.py", plan["training"], *words, *precision),
                 *("--train_fraction", fraction, "--fraction_seed", seed, "--seed", seed),
                 *("--model_config", configs[name], "--output_dir", run, "--resume_from_checkpoint"),
                 *("--num_train_epochs", plan["epochs"], "--validation_interval", plan["epochs"]),
             )
             measured = (*words, "--split", "validation", "--mixed_precision", "no", "--results", result)
-            run_script("scripts/eval.py", run, *measured)
+            jobs.append(Job(run.name, [train, ("scripts/eval.py", run, *measured)]))
+    run_jobs(jobs, parallel, folder / "logs")
     write_record(table, {"runs": summarise(plan, folder / "results", earlier)})
     print(variants(results))
 

@@ -19,6 +19,20 @@ TOOLS = {
 
 
 def pytest_configure(config):
+    hide_gpus(config)
+    divide_cores(config)
+
+
+def hide_gpus(config):
+    """Tests run on the CPU, but with `-m gpu`, which chooses those that need a GPU; here, before CUDA starts."""
+    chosen = config.option.markexpr
+    if "gpu" in chosen.split() and "not gpu" not in chosen:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic algorithms
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def divide_cores(config):
     """Give each process of xdist cores of its own: training uses all it sees, and threads that share one wait."""
     worker = getattr(config, "workerinput", None)
     if worker and hasattr(os, "sched_setaffinity"):

@@ -16,6 +16,7 @@ from e2evit.results.record import Result
 from e2evit.training.process import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
+LAUNCH = ("-m", "accelerate.commands.launch", "--config_file")
 NUMBER = 96  # jets: full batches for one process and for two
 
 # BatchNorm depends on its process's batch; with per-image norms instead, everything must agree
@@ -26,17 +27,19 @@ from accelerate.utils import set_seed
 from torch import nn
 from e2evit.data import find_schema, load_e2e
 from e2evit.training import (
-    AugmentationArguments, Recipe, TargetArguments, TrainArguments, loop, new_model, start_accelerator
+    AugmentationArguments, Recipe, TargetArguments, TrainArguments, loop, new_model, rewind, start_accelerator
 )
 
-jets, folder = sys.argv[1], Path(sys.argv[2])
+jets, folder, how = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+if how:
+    rewind.DEFERRED = {{"cpu"}}  # as on GPUs
 accelerator = start_accelerator("no")
 batch_size = 16 // accelerator.num_processes
 set_seed(0)
 with accelerator.main_process_first():
     dataset = load_e2e("simulated", jets, cache_dir=folder / "cache")
 dataset["train"] = dataset["train"].select(range({NUMBER}))
-settings = TrainArguments(output_dir=str(folder / f"run{{accelerator.num_processes}}"), num_train_epochs=3,
+settings = TrainArguments(output_dir=str(folder / f"run{{accelerator.num_processes}}{{how}}"), num_train_epochs=3,
                           per_device_batch_size=batch_size, ema_decay=0.9, report_to="none")
 augmentation = AugmentationArguments(flips=False)
 recipe = Recipe(targets=TargetArguments("jet_mass"), augmentation=augmentation, training=settings)
@@ -49,13 +52,23 @@ for module in list(model.modules()):
         for number, child in enumerate(module):
             if isinstance(child, nn.BatchNorm2d):
                 module[number] = nn.GroupNorm(1, child.num_features)
-seen, step = [], loop.train_step
+settings.logging_steps, seen = 4, []
+if how == "sick" and accelerator.process_index:
+    forward, known = model.forward, []
+    def sick(**batch):
+        known.append(seen[-1]) if seen[-1] not in known else None
+        outputs = forward(**batch)
+        if known.index(seen[-1]) >= 2:  # however often it is repeated
+            outputs.loss = outputs.loss * float("nan")
+        return outputs
+    model.forward = sick
+step = loop.train_step
 def record(run, epoch, batch, waits):
     seen.append([epoch, *batch["rows"].tolist()])
     return step(run, epoch, batch, waits)
 loop.train_step = record
 history = loop.fit(accelerator, model, dataset, processor, recipe)
-name = f"{{accelerator.num_processes}}_{{accelerator.process_index}}.json"
+name = f"{{accelerator.num_processes}}{{how}}_{{accelerator.process_index}}.json"
 (folder / name).write_text(json.dumps({{"epochs": history.epochs, "seen": seen}}))
 accelerator.end_training()
 """
@@ -68,12 +81,27 @@ def runs(jets_dir, tmp_path_factory):
     model = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     (folder / "model.json").write_text(json.dumps(model))
     (folder / "script.py").write_text(CODE)
-    for config in ("one_process", "two_cpu_processes"):
-        command = ["-m", "accelerate.commands.launch", "--config_file", ROOT / f"recipes/accelerate/{config}.yaml"]
-        command += [folder / "script.py", jets_dir, folder]
-        done = run_python(*command)
+    for config, how in (("one_process", ""), ("two_cpu_processes", ""), ("two_cpu_processes", "later")):
+        done = run_python(
+            *LAUNCH, ROOT / f"recipes/accelerate/{config}.yaml", folder / "script.py", jets_dir, folder, how
+        )
         assert not done.returncode, done.stderr[-3000:]
-    return {path.stem: json.loads(path.read_text()) for path in folder.glob("[12]_*.json")}
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob("[12]*_*.json")} | {"folder": folder}
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_losses_that_processes_read_later(runs, jets_dir):
+    """They are the same; one that is not finite is found, whichever process it is in."""
+    assert runs["2_0"]["seen"] == runs["2later_0"]["seen"]
+    for epoch, later in zip(runs["2_0"]["epochs"], runs["2later_0"]["epochs"], strict=True):
+        assert epoch["loss"] == later["loss"]
+    folder = runs["folder"]
+    config = ROOT / "recipes/accelerate/two_cpu_processes.yaml"
+    done = run_python(*LAUNCH, config, folder / "script.py", jets_dir, folder, "sick")
+    assert done.returncode
+    assert "The loss is nan in step 3 of epoch 1" in done.stderr
+    assert (folder / "run2sick/not_finite_process_1/model.safetensors").exists()
 
 
 @pytest.mark.slow
@@ -126,8 +154,7 @@ if result is not None:
     result.to_json(f"{folder}/result.json")
 """
     (tmp_path / "script.py").write_text(code)
-    command = ["-m", "accelerate.commands.launch", "--config_file"]
-    command += [ROOT / "recipes/accelerate/two_cpu_processes.yaml", tmp_path / "script.py", jets_dir, tmp_path]
+    command = [*LAUNCH, ROOT / "recipes/accelerate/two_cpu_processes.yaml", tmp_path / "script.py", jets_dir, tmp_path]
     done = run_python(*command)
     assert not done.returncode, done.stderr[-3000:]
     result = Result.from_json(tmp_path / "result.json")

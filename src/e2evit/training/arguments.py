@@ -183,7 +183,11 @@ class TrainArguments:
     warmup_ratio: float = _field(0.1, "Fraction of the steps with a linear warm-up; a cosine follows.")
     max_grad_norm: float = _field(1.0, "Norm at which gradients are clipped; 0: no clipping.")
     mixed_precision: str = _field("auto", "no, bf16, fp16, or auto: bf16 where it is faster than float32.")
-    torch_compile: bool = _field(False, "Compile the model; slow to start.")
+    torch_compile: bool | None = _field(
+        None,
+        "Compile the model, on a GPU into CUDA graphs, which takes about a minute. Default: on a single GPU, if a "
+        "model of images sees half a million of them.",
+    )
     report_to: str = _field("auto", "tensorboard, wandb, trackio, none, or auto: TensorBoard if it is installed.")
     seed: int = _field(0, "Seed of the initial weights, the order of the jets and the augmentation.")
     logging_steps: int = _field(20, "Optimizer steps between log lines.")

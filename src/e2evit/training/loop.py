@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .arguments import Recipe, TrainArguments
 from .collate import RowTables
+from .compiled import WholeBatches, compile_model, is_worth_compiling, undo_compiling
 from .cost import peak_memory_gib
 from .guards import check_splits, save_replay, warn_if_constant
 from .loaders import ImagesOnDevice, make_loader, make_statistics_loader
@@ -84,7 +85,8 @@ def fit(
             if validated and on_epoch_end is not None:
                 on_epoch_end(run.history)
         load_whole(accelerator, model, run.best)
-        run.task.finish(accelerator, run.model, run.validation_loader)
+        run.task.finish(accelerator, run.caller, run.validation_loader)
+        undo_compiling(model)
     return run.history
 
 
@@ -94,6 +96,7 @@ class Run:
 
     Attributes:
         bare_model, model: Before and after Accelerate has wrapped it.
+        caller: What batches are given to: the model, or its compiled form.
         average: Running mean of the weights, if any.
         best: Weights with the smallest validation loss so far.
         clock: When `history.seconds` was last brought up to date.
@@ -105,6 +108,7 @@ class Run:
     train_split: Dataset
     bare_model: nn.Module
     model: nn.Module
+    caller: nn.Module | WholeBatches
     optimizer: Optimizer
     schedule: LRScheduler
     loader: ImagesOnDevice
@@ -138,11 +142,12 @@ def build(accelerator: Accelerator, model, dataset: DatasetDict, processor, reci
     optimizer = make_optimizer(
         model, settings.learning_rate, settings.weight_decay, settings.layer_decay, settings.optimizer
     )
-    if settings.torch_compile:
-        model.compile()
     if deepspeed is not None:  # it clips in its own step
         deepspeed.deepspeed_config["gradient_clipping"] = settings.max_grad_norm
     prepared, prepared_optimizer, *loaders = accelerator.prepare(model, optimizer, *loaders)
+    caller = prepared
+    if is_worth_compiling(accelerator, model, settings, settings.num_train_epochs * len(train_split)):
+        caller = compile_model(accelerator, model, settings, prepared)
     loaders = [ImagesOnDevice(*pair) for pair in zip(loaders, [*collators, task.collator])]
     average = RunningMean(accelerator, model, settings.ema_decay) if settings.ema_decay else None
     steps_per_epoch = -(-len(loaders[0]) // settings.gradient_accumulation_steps)
@@ -165,7 +170,7 @@ def build(accelerator: Accelerator, model, dataset: DatasetDict, processor, reci
     if average is not None:
         state.tensors["average"] = average
     return Run(
-        *(accelerator, settings, task, train_split, model, prepared, prepared_optimizer, schedule, *loaders),
+        *(accelerator, settings, task, train_split, model, prepared, caller, prepared_optimizer, schedule, *loaders),
         *(average, best, history, state, stop, Rewind(model, optimizer, schedule, accelerator.device)),
         time.perf_counter(),
     )
@@ -213,7 +218,9 @@ def train_epoch(run: Run, epoch: int) -> dict[str, float]:
         if not accelerator.sync_gradients:
             continue
         step = run.schedule.last_epoch
-        is_stopping, is_logging = run.stop.agreed(accelerator), step % settings.logging_steps == 0
+        is_logging = step % settings.logging_steps == 0
+        # to agree, processes wait for their devices, which they otherwise do where losses are read
+        is_stopping = (waits or is_logging or accelerator.num_processes == 1) and run.stop.agreed(accelerator)
         is_saving = is_stopping or (settings.save_steps and step % settings.save_steps == 0)
         if is_logging or is_saving:
             settle_totals(run, epoch, totals, waits)
@@ -236,8 +243,10 @@ def train_epoch(run: Run, epoch: int) -> dict[str, float]:
 def settle_totals(run: Run, epoch: int, totals: torch.Tensor, waited: bool) -> None:
     """Bring the sums of the terms of the loss into the history; this waits for the device."""
     values = totals.tolist()
-    if not waited and not all(map(isfinite, values)):
-        find_step(run, epoch)
+    if not waited:
+        is_sick = torch.tensor(not all(map(isfinite, values)), device=run.accelerator.device)
+        if run.accelerator.gather(is_sick).any():  # all processes repeat their steps, which exchange gradients
+            find_step(run, epoch)
     run.history.totals = dict(zip(run.task.terms, values))
 
 
@@ -269,7 +278,7 @@ def train_step(run: Run, epoch: int, batch: dict, waits: bool) -> torch.Tensor:
     else:
         run.rewind.rows.append(rows)
     with accelerator.accumulate(run.model):
-        outputs = run.model(**batch)
+        outputs = run.caller(**batch)
         terms = torch.stack([outputs[name].detach().float() for name in run.task.terms])
         if waits:
             terms = terms.cpu()
@@ -309,7 +318,7 @@ def validate(run: Run, epoch: int) -> dict[str, float]:
     history = run.history
     with nullcontext() if run.average is None else run.average.in_model():
         measure_batch_norms(run.accelerator, run.bare_model, run.statistics_loader)
-        metrics = run.task.validate(run.accelerator, run.model, run.validation_loader)
+        metrics = run.task.validate(run.accelerator, run.caller, run.validation_loader)
         if metrics["loss"] < history.best_loss:
             history.best_loss, history.best_epoch = metrics["loss"], epoch + 1
             run.best.update(whole_weights(run.accelerator, run.bare_model))

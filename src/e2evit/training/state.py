@@ -260,7 +260,7 @@ def _has_no_manifest(state: Path) -> bool:
 # settings that may differ when a run is resumed: none of them changes a number
 _MAY_CHANGE = {
     *("data_dir", "cache_dir", "num_workers", "output_dir", "resume_from_checkpoint", "overwrite_output_dir"),
-    *("device_data", "save_steps", "keep_states", "early_stopping_epochs", "logging_steps"),
+    *("device_data", "torch_compile", "save_steps", "keep_states", "early_stopping_epochs", "logging_steps"),
     *("report_to", "model_config", "model_name_or_path", "model_module"),  # the configuration itself is compared
 }
 
