@@ -65,13 +65,14 @@ def interleaved(steps: Mapping[str, Callable], device: torch.device, seconds: fl
 
 
 def peak_memory(step: Callable, device: torch.device) -> float | None:
-    """MiB that a step takes beyond what there is before it; of an accelerator only."""
+    """MiB that the first steps take beyond what there is before them, with a graph's own memory; None on CPUs."""
     if device.type != "cuda":
         return None
     synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    step()
+    for _ in range(WARM_UP):
+        step()
     synchronize(device)
     return (torch.cuda.max_memory_allocated(device) - before) / 2**20
 

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes/study/train.yaml"
 MODEL = ROOT / "recipes/study/xcit.json"
 NUM_JETS, EPOCHS = 57_000, 20  # 46 000 of them for training
-AT_ONCE = 4
+AT_ONCE, SHORT = 4, 5  # trainings, and epochs of each
 
 
 def training(device: torch.device, quick: bool, budget: Budget, data_dir: str | None = None) -> dict:
@@ -45,7 +45,7 @@ def training(device: torch.device, quick: bool, budget: Budget, data_dir: str | 
                 rows.append(whole_training(data, root / f"run{size}", size, epochs, device))
         together = None
         if is_gpu and not quick and budget.allows(f"{AT_ONCE} trainings at once", 0.6):
-            together = trainings_at_once(data, root, epochs)
+            together = trainings_at_once(data, root)
     return {"rows": rows, "together": together, "epochs": epochs, "is_repeated": data_dir.startswith(folder)}
 
 
@@ -113,8 +113,8 @@ def batches_alone(data: DataArguments, targets: TargetArguments, settings: Train
     return float(np.median(rates))
 
 
-def trainings_at_once(data: DataArguments, root: Path, epochs: int) -> dict:
-    """Seconds of one and of several trainings, each a process, with all that comes before the first step."""
+def trainings_at_once(data: DataArguments, root: Path) -> dict:
+    """Seconds of one and of several short trainings, each a process, with all that comes before the first step."""
     seconds = {}
     for number in (1, AT_ONCE):
         start = time.perf_counter()
@@ -130,13 +130,13 @@ def trainings_at_once(data: DataArguments, root: Path, epochs: int) -> dict:
                 MODEL,
             ]
             command += ["--cache_dir", data.cache_dir, "--output_dir", root / f"of{number}_{seed}", "--seed", seed]
-            command += ["--num_train_epochs", epochs, "--report_to", "none"]
+            command += ["--num_train_epochs", SHORT, "--report_to", "none", "--torch_compile", "true"]
             words = [str(word) for word in command]
             processes.append(subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL))
         if any(process.wait() for process in processes):
             raise RuntimeError(f"One of {number} trainings failed; its error is above.")
         seconds[str(number)] = time.perf_counter() - start
-    return {"seconds": seconds, "epochs": epochs}
+    return {"seconds": seconds, "epochs": SHORT}
 
 
 def joules(device: torch.device) -> float | None:

@@ -133,8 +133,8 @@ def _training(record: dict) -> str:
         seconds = record["together"]["seconds"]
         most = max(map(int, seconds))
         text += (
-            f"\n\n{most} such trainings at once take {seconds[str(most)]:.0f} s, one takes "
-            f"{seconds['1']:.0f} s, with the start of each process."
+            f"\n\n{most} trainings of {record['together']['epochs']} epochs at once take {seconds[str(most)]:.0f} s, "
+            f"one takes {seconds['1']:.0f} s, with the start of each process."
         )
     return text
 
