@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py                       # results/gpu/*.json, docs/gpu_attention.png
     python benchmarks/gpu.py --quick               # ninety seconds
-    python benchmarks/gpu.py --device cpu --quick --results_dir /tmp/gpu    # does it run? its numbers mean nothing
+    python benchmarks/gpu.py --device cpu --quick --results_dir build/gpu    # does it run? its numbers mean nothing
 
 Variants that are compared take turns in one process. Each part has its share of the time: what does not fit any more
 is left out and listed as such. A part that is done is in its file, whatever happens to the next one.
@@ -106,7 +106,7 @@ def device_facts(device: torch.device) -> dict:
     facts |= {"capability": f"{properties.major}.{properties.minor}", "cuda": torch.version.cuda}
     command = ["nvidia-smi", f"--query-gpu={','.join(QUERIED)}", "--format=csv,noheader", "--id=0"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+        answer = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=20).stdout
         facts |= dict(zip(QUERIED, (part.strip() for part in answer.split(","))))
     except (OSError, subprocess.SubprocessError):
         facts["driver_version"] = None

@@ -54,7 +54,7 @@ def repeated_jets(folder: Path, number: int) -> Path:
     folder.mkdir()
     paths = sorted((ROOT / "tests/data/jets").glob("*.parquet"))
     for path in paths:
-        jets = pq.read_table(path)
+        jets = pq.read_table(path, page_checksum_verification=True)
         column, repeats = jets.column_names.index("event_id"), -(-number // len(paths) // len(jets))
         events = [f"{event}-{repeat}" for repeat in range(repeats) for event in jets["event_id"].to_pylist()]
         field = jets.schema.field("event_id")

@@ -20,7 +20,7 @@ from e2evit.training import (
 )
 
 ROOT = Path(__file__).parents[1]
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+DEVICES = [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)]
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "pixel_hidden_size": 8}
 MODELS = {
     "xcit": SMALL | {"drop_path_rate": 0.3, "pixel_features": True},
