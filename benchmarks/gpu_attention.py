@@ -7,9 +7,9 @@ from gpu_measures import Budget, interleaved, peak_memory
 from torch.nn import functional as F
 
 from e2evit import LinearViTConfig
-from e2evit.plots.style import COLOURS, STYLE, save_figure
+from e2evit.plots.style import COLOURS, STYLE
 
-__all__ = ["attention", "draw", "save_figure"]
+__all__ = ["attention", "draw"]
 
 WIDTH, HEADS, BATCH = 128, 4, 8
 KINDS = ("relu_linear", "xca", "softmax")
@@ -32,9 +32,10 @@ def attention(device: torch.device, quick: bool, budget: Budget) -> dict:
             if not budget.allows(f"{mode} with {side**2} tokens"):
                 continue
             steps = {kind: step_of(layer, tokens, mode) for kind, layer in layers.items()}
-            memory = {kind: peak_memory(step, device) for kind, step in steps.items()}
-            for kind, time_of in interleaved(steps, device, 0.6 if is_gpu else 0.1).items():
-                of_mode[kind][side**2] = {"ms": time_of["ms"], "memory_mib": memory[kind]}
+            with budget.memory_for(f"{mode} with {side**2} tokens"):
+                memory = {kind: peak_memory(step, device) for kind, step in steps.items()}
+                for kind, time_of in interleaved(steps, device, 0.6 if is_gpu else 0.1).items():
+                    of_mode[kind][side**2] = {"ms": time_of["ms"], "memory_mib": memory[kind]}
     record = {"modes": found, "pays_from": pays_from(found), "width": WIDTH, "heads": HEADS, "batch_size": BATCH}
     return record | {"windows": windows(device)}
 

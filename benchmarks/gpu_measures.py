@@ -1,23 +1,29 @@
 """Time, memory and traffic of steps on a device, within a budget of seconds."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Budget", "Traffic", "device_limits", "interleaved", "peak_memory", "synchronize"]
+__all__ = ["Budget", "Traffic", "device_limits", "interleaved", "peak_memory", "synchronize", "uuid_of"]
 
 WARM_UP = 3  # steps: CUDA graphs are recorded in the second
 
 
 class Budget:
-    """Seconds that a part may take; what did not fit is listed."""
+    """Seconds that a part may take; what did not fit is listed.
 
-    def __init__(self, seconds: float):
-        self.seconds, self.start, self.left_out = seconds, time.perf_counter(), []
+    Args:
+        deadline: When all parts must have ended, on the clock of `time.perf_counter`.
+    """
+
+    def __init__(self, seconds: float, deadline: float = float("inf")):
+        self.start, self.left_out = time.perf_counter(), []
+        self.seconds = min(seconds, deadline - self.start)
 
     def used(self) -> float:
         return time.perf_counter() - self.start
@@ -28,6 +34,20 @@ class Budget:
             return True
         self.left_out.append(title)
         return False
+
+    @contextmanager
+    def memory_for(self, title: str) -> Iterator[None]:
+        """If a device has not enough memory for what follows, `title` is listed instead."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            self.left_out.append(f"{title}, for want of memory")
+            torch.cuda.empty_cache()
+
+
+def uuid_of(device: torch.device) -> str:
+    """By which the driver's tools know a GPU, whichever of them this process sees."""
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
 
 
 def synchronize(device: torch.device) -> None:

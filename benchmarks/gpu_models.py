@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import reference
 import torch
-from gpu_measures import Budget, Traffic, device_limits, interleaved, peak_memory, synchronize
+from gpu_measures import WARM_UP, Budget, Traffic, device_limits, interleaved, peak_memory, synchronize
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import AdamW
@@ -91,16 +91,18 @@ def parity(device: torch.device, quick: bool, budget: Budget) -> dict:
 
 
 def outputs_of(model, processor, device: torch.device, precision: str, is_compiled: bool) -> tuple:
-    """Probabilities, masses [GeV] and the gradients of the loss, on the CPU."""
+    """Probabilities, masses [GeV] and the gradients of the loss, on the CPU; of a graph, when it is replayed."""
     torch.compiler.reset()
     batch = batch_of(model, processor, 16, device)
     batch["labels"] = batch["labels"].clamp(max=model.config.num_labels - 1)
     model = model.eval().to(device)
     if is_compiled:
         model.compile(**compile_options(device))
-    with autocast(device, precision):
-        outputs = model(**batch)
-    outputs.loss.backward()
+    for _ in range(WARM_UP if is_compiled else 1):  # a graph is recorded in the second call
+        model.zero_grad()
+        with autocast(device, precision):
+            outputs = model(**batch)
+        outputs.loss.backward()
     gradients = {name: x.grad.float().cpu() for name, x in model.named_parameters() if x.grad is not None}
     return outputs.logits.detach().float().softmax(-1).cpu(), outputs.mass_preds.detach().float().cpu(), gradients
 
@@ -187,7 +189,7 @@ def speed(device: torch.device, quick: bool, budget: Budget) -> dict:
     """Images per second, memory and shares of the device's limits, for models, batch sizes, eager and compiled."""
     is_gpu = device.type == "cuda"
     limits = device_limits(device, (8192, 2**28) if is_gpu else (256, 2**20))
-    rivals, ways = list(contenders()), ("eager", "compiled")
+    rivals = list(contenders())
     if "timm's xcit" not in rivals:
         budget.left_out.append("timm's xcit: timm cannot be imported")
     first = (256, 1024, 64) if is_gpu else (2,)
@@ -197,28 +199,34 @@ def speed(device: torch.device, quick: bool, budget: Budget) -> dict:
         groups += [(list(OTHERS)[:2], first[0]), (list(OTHERS)[2:], first[0])]
     rows = []
     for names, size in groups:
-        for mode, make_step in STEPS.items():
+        for mode in STEPS:
             if not budget.allows(f"{mode} of {', '.join(names)}, batch {size}"):
                 continue
-            steps, memory = {}, {}
-            for name in names:
-                for way in ways:
-                    model, batch = build(name, size, device)
-                    if way == "compiled" and model.reads_rows:
-                        continue
-                    if way == "compiled":
-                        model.compile(**compile_options(device))
-                    steps[name, way] = make_step(model, batch, device)
-                    memory[name, way] = peak_memory(steps[name, way], device)
-            for (name, way), time_of in interleaved(steps, device, 4.0 if is_gpu else 0.5).items():
-                row = {"model": name, "batch_size": size, "mode": mode, "way": way} | time_of
-                row |= {"images_per_second": 1e3 * size / time_of["ms"], "memory_mib": memory[name, way]}
-                rows.append(row | shares(name, size, mode, way, time_of["ms"], steps[name, way], limits))
+            with budget.memory_for(f"{mode} of {', '.join(names)}, batch {size}"):
+                rows += measured(names, size, mode, device, limits)
             torch.compiler.reset()
-            del steps
             if is_gpu:
                 torch.cuda.empty_cache()
     return {"rows": rows, "limits": limits}
+
+
+def measured(names: list[str], size: int, mode: str, device: torch.device, limits: dict) -> list[dict]:
+    """One row for each model, eager and compiled, which take turns."""
+    steps, memory, rows = {}, {}, []
+    for name in names:
+        for way in ("eager", "compiled"):
+            model, batch = build(name, size, device)
+            if way == "compiled" and model.reads_rows:
+                continue
+            if way == "compiled":
+                model.compile(**compile_options(device))
+            steps[name, way] = STEPS[mode](model, batch, device)
+            memory[name, way] = peak_memory(steps[name, way], device)
+    for (name, way), time_of in interleaved(steps, device, 4.0 if device.type == "cuda" else 0.5).items():
+        row = {"model": name, "batch_size": size, "mode": mode, "way": way} | time_of
+        row |= {"images_per_second": 1e3 * size / time_of["ms"], "memory_mib": memory[name, way]}
+        rows.append(row | shares(name, size, mode, way, time_of["ms"], steps[name, way], limits))
+    return rows
 
 
 @cache
@@ -271,7 +279,12 @@ def onnx_latency(name: str, model, processor, device: torch.device, number: int,
         return []
     with TemporaryDirectory() as folder:
         path = export_onnx(copy.deepcopy(model).cpu().eval(), processor, Path(folder) / "model.onnx")
+        if provider.startswith("CUDA"):
+            onnxruntime.preload_dlls()  # those of PyTorch's wheels
         session = onnxruntime.InferenceSession(str(path), providers=[provider])
+        if session.get_providers()[0] != provider:  # it falls back to the CPU without a word
+            budget.left_out.append(f"{name} in ONNX Runtime, whose {provider} does not find its libraries")
+            return []
         channels, height, width = processor.image_shape
         image = np.zeros((1, height, width, channels), np.float32)
         feed = {session.get_inputs()[0].name: image}

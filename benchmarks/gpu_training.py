@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from gpu_measures import Budget, synchronize
+from gpu_measures import Budget, synchronize, uuid_of
 
 from e2evit.data.packaged import read_recipe
 from e2evit.training import DataArguments, Recipe, TargetArguments, TrainArguments, load_data, new_model, train
@@ -38,11 +38,14 @@ def training(device: torch.device, quick: bool, budget: Budget, data_dir: str | 
         if data_dir is None:
             data_dir = str(repeated_jets(root / "jets", (NUM_JETS if not quick else 6000) if is_gpu else 220))
         data = DataArguments(data_dir=data_dir, cache_dir=str(root / "cache"))
+        load_data(data, settings_of(root, 1, 1)[0])  # its cache, which the first training would have to make
         epochs = EPOCHS if is_gpu and not quick else 2
         rows = []
         for size in (64, 512) if is_gpu else (16,):
-            if budget.allows(f"a training with batches of {size}"):
-                rows.append(whole_training(data, root / f"run{size}", size, epochs, device))
+            title = f"a training with batches of {size}"
+            if budget.allows(title):
+                with budget.memory_for(title):
+                    rows.append(whole_training(data, root / f"run{size}", size, epochs, device))
         together = None
         if is_gpu and not quick and budget.allows(f"{AT_ONCE} trainings at once", 0.6):
             together = trainings_at_once(data, root)
@@ -133,7 +136,7 @@ def trainings_at_once(data: DataArguments, root: Path) -> dict:
             command += ["--num_train_epochs", SHORT, "--report_to", "none", "--torch_compile", "true"]
             words = [str(word) for word in command]
             processes.append(subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL))
-        if any(process.wait() for process in processes):
+        if any([process.wait() for process in processes]):  # of all, so that none is left running
             raise RuntimeError(f"One of {number} trainings failed; its error is above.")
         seconds[str(number)] = time.perf_counter() - start
     return {"seconds": seconds, "epochs": SHORT}
@@ -146,6 +149,6 @@ def joules(device: torch.device) -> float | None:
             import pynvml
 
             pynvml.nvmlInit()
-            handle = pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)
+            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid_of(device))
             return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
     return None

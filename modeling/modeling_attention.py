@@ -28,6 +28,8 @@ __all__ = [
     "softmax_attention",
 ]
 
+MAX_BATCH = 2**16  # images or windows at which CUDA's fused kernels fail, as they do at none
+
 
 def _key_value(key, value):
     """Mean over tokens of k vᵀ, `(B, h, d, d)`."""
@@ -81,10 +83,10 @@ def linear_attention_in_blocks(query, key, value, temperature, denominator_floor
 def softmax_attention(query, key, value):
     """softmax(q kᵀ / √d) v.
 
-    Plain matrix products, but on a GPU: for the 25 to 49 tokens of a window, the backward pass of PyTorch's fused CPU
-    kernel takes several times as long.
+    Plain matrix products, except on a GPU: for the 25 to 49 tokens of a window, the backward pass of PyTorch's fused
+    CPU kernel takes several times as long.
     """
-    if query.device.type == "cuda":  # whose fused kernels do not write the scores to memory
+    if query.device.type == "cuda" and 0 < len(query) < MAX_BATCH:  # its kernels write no scores to memory
         return F.scaled_dot_product_attention(query, key, value)
     # scale before the product: otherwise inductor replaces these lines with PyTorch's fused kernel
     scores = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)

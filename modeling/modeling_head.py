@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from .modeling_sizes import pad_to_multiple
 from .modeling_stem import linear_pixels
+from .modeling_tokens import constant
 
 __all__ = ["E2EHead", "EnergyPooling", "class_loss", "class_scores", "e2e_loss", "mass_in_gev"]
 
@@ -196,12 +197,12 @@ def class_loss(config, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
     problem_type = _problem_type(config, labels)
     if problem_type == "single_label_classification":
         labels = labels.long().flatten()  # of any whole type, (B,) or (B, 1)
-        weights = None if config.class_weights is None else logits.new_tensor(config.class_weights, dtype=torch.float)
+        weights = None if config.class_weights is None else constant(tuple(config.class_weights), logits.device)
         total = F.cross_entropy(
             logits.float(), labels, weights, reduction="sum", label_smoothing=config.label_smoothing
         )
         known = labels != -100
-        count = known.sum() if weights is None else weights[labels[known]].sum()
+        count = known.sum() if weights is None else (weights[labels.clamp(min=0)] * known).sum()
         return total / count.clamp(min=1e-6)
     labels = labels.unsqueeze(1) if labels.ndim == 1 and config.num_labels == 1 else labels
     if labels.shape != logits.shape:
@@ -245,8 +246,9 @@ def _mass_terms(mass_loss: str, outputs: torch.Tensor, target: torch.Tensor) -> 
         log_width = outputs[:, 1].clamp(-7, 7)
         return 0.5 * ((target - outputs[:, 0]) * (-log_width).exp()).square() + log_width
     error = target.unsqueeze(1) - torch.stack(_quantiles(outputs), dim=1)
-    probability = error.new_tensor([LOWER, 0.5, UPPER])
-    return torch.maximum(probability * error, (probability - 1) * error).sum(1)
+    # numbers instead of a tensor of them, whose way to a GPU would have to be waited for
+    shares = zip((LOWER, 0.5, UPPER), error.unbind(1))
+    return sum(torch.maximum(share * part, (share - 1) * part) for share, part in shares)  # pyright: ignore
 
 
 def _quantiles(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -29,6 +29,7 @@ from .modeling_tokens import (
     PackedTokens,
     Pixels,
     channel_values,
+    constant,
     list_pixels,
     middle_of,
     token_pixels,
@@ -300,7 +301,9 @@ class HitViTForMaskedImageModeling(HitViTPreTrainedModel):
         if self.truth is None:
             return None, None
         outputs = self.truth(pooled).float()
-        mean, std = (outputs.new_tensor(part) for part in (self.config.truth_mean, self.config.truth_width))
+        mean, std = (
+            constant(tuple(part), outputs.device) for part in (self.config.truth_mean, self.config.truth_width)
+        )
         if labels is None:
             return outputs * std + mean, None
         known = labels.isfinite()

@@ -261,8 +261,9 @@ def constant(values: tuple, device: torch.device) -> torch.Tensor:
 
 def table(device: torch.device, function, *arguments) -> torch.Tensor:
     """As [`constant`], of what a function returns."""
-    make = _tables.__wrapped__ if torch.compiler.is_exporting() else _tables  # a graph has tensors of its own
-    return make(device, function, *arguments)
+    if torch.compiler.is_compiling():  # or exporting: a graph has tensors of its own
+        return torch.as_tensor(function(*arguments)).to(device)
+    return _tables(device, function, *arguments)
 
 
 @lru_cache(maxsize=64)

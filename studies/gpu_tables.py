@@ -7,20 +7,19 @@ from e2evit.results.tables import markdown_table
 
 __all__ = ["TABLES", "gpu_tables"]
 
-PARTS = ("parity", "speed", "latency", "attention", "training")
 MISSING = "–"
 
 
 def gpu_tables(folder: Path) -> str:
     """All that `benchmarks/gpu.py` has measured into a folder."""
-    measured = {name: folder / f"{name}.json" for name in PARTS}
+    makers = {"parity": _parity, "speed": _speed, "latency": _latency, "attention": _attention, "training": _training}
+    measured = {name: folder / f"{name}.json" for name in makers}
     records = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in measured.items() if path.is_file()}
     if not records:
         return (
             "Nothing has been measured on a GPU yet: `python benchmarks/gpu.py` writes `results/gpu` and these tables."
         )
     sections = [_device(next(iter(records.values())))]
-    makers = {"parity": _parity, "speed": _speed, "latency": _latency, "attention": _attention, "training": _training}
     for name, record in records.items():
         sections.append(makers[name](record))
         if record["left_out"]:
@@ -30,15 +29,9 @@ def gpu_tables(folder: Path) -> str:
 
 def _device(record: dict) -> str:
     device, versions = record["device"], record["versions"]
-    parts = [device["name"]]
-    for name, title in (
-        ("memory_gib", "GiB"),
-        ("driver_version", "driver"),
-        ("cuda", "CUDA"),
-        ("clocks.sm", "SM clock"),
-    ):
-        if device.get(name) is not None:
-            parts.append(f"{device[name]} GiB" if name == "memory_gib" else f"{title} {device[name]}")
+    shown = {"memory_gib": "{} GiB", "driver_version": "driver {}", "cuda": "CUDA {}", "clocks.max.sm": "at most {}"}
+    known = [form.format(device[name]) for name, form in shown.items() if device.get(name) is not None]
+    parts = [device["name"], *known]
     quick = ", a quick run" if record["quick"] else ""
     return f"Measured on {', '.join(parts)}, PyTorch {versions['torch']}{quick}."
 
@@ -128,7 +121,8 @@ def _training(record: dict) -> str:
         for row in record["rows"]
     ]
     heads = ["batch", "jets seen", "seconds", "jets/s", "% for batches", "Wh"]
-    text = f"A whole training of the study's XCiT, {record['epochs']} epochs:\n\n{markdown_table(heads, rows)}"
+    title = f"A training of the study's XCiT, {record['epochs']} epochs (the study's own has four):"
+    text = f"{title}\n\n{markdown_table(heads, rows)}"
     if record["together"] is not None:
         seconds = record["together"]["seconds"]
         most = max(map(int, seconds))

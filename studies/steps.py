@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 
 __all__ = ["RECIPES", "Job", "ParallelArguments", "run_jobs", "run_script"]
@@ -36,7 +37,7 @@ class ParallelArguments:
     )
     parallel_runs: int = field(
         default=1,
-        metadata={"help": "Trainings at once: some four share a GPU. Their output goes to log files."},
+        metadata={"help": "Trainings at once, several on one GPU if need be; their output goes to log files."},
     )
 
     def __post_init__(self):
@@ -48,12 +49,17 @@ class ParallelArguments:
             raise ValueError("`device: cuda`: PyTorch sees no GPU here (docs/gpu.md says why that may be).")
         if self.parallel_runs < 1:
             raise ValueError(f"`parallel_runs` must be 1 or more, got {self.parallel_runs}.")
+        if self.device == "cpu":
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # for all steps of the study
 
     @property
-    def num_gpus(self) -> int:
+    def gpus(self) -> list[str]:
+        """Those that this process sees, by the names that its steps can be given."""
         import torch
 
-        return 0 if self.device == "cpu" else torch.cuda.device_count()
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = list(map(str, range(torch.cuda.device_count()))) if visible is None else visible.split(",")
+        return names[: torch.cuda.device_count()]
 
 
 @dataclass
@@ -90,6 +96,7 @@ def run_jobs(jobs: Iterable[Job], parallel: ParallelArguments | None = None, log
     log_dir = log_dir if number > 1 else None
     waiting, running, failed = deque(jobs), {}, []
     total = len(waiting)
+    _start_server()
     with _noted_sigterm() as stopped:
         while running or (waiting and not stopped.is_set()):
             for slot in range(number):
@@ -124,14 +131,11 @@ class _Running:
         number = 1 if parallel is None else parallel.parallel_runs
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         self.cores = (cores[slot::number] or [cores[slot % len(cores)]]) if number > 1 and cores else []
-        self.gpu = None
-        if parallel is not None and parallel.device == "cpu":
-            self.gpu = ""
-        elif parallel is not None and parallel.num_gpus > 1 and number > 1:
-            self.gpu = str(slot % parallel.num_gpus)
+        gpus = [] if parallel is None or number == 1 else parallel.gpus
+        self.gpu = gpus[slot % len(gpus)] if len(gpus) > 1 else None
+        self.is_stopped = False
         if self.log is not None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
-            self.log.unlink(missing_ok=True)
             print(f"started: {job.name}, with its output in {self.log}", flush=True)
         self._next()
 
@@ -157,8 +161,21 @@ class _Running:
         return True
 
     def stop(self) -> None:
-        self.waiting.clear()
-        self.process.terminate()  # a training saves its state
+        if not self.is_stopped:  # a second signal would end a training that closes its files
+            self.is_stopped = True
+            self.waiting.clear()
+            self.process.terminate()  # a training saves its state
+
+
+def _start_server() -> None:
+    """Start the process that steps fork from. It must ignore the SIGTERM that a scheduler may send to the whole group:
+    without it, nobody would wait for the steps.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -174,6 +191,7 @@ def _noted_sigterm():
 
 def _run(script: Path, arguments: list[str], log: Path | None, cores: list[int], gpu: str | None) -> None:
     """As `python script arguments`, with a SIGTERM when the study is killed."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     study = multiprocessing.parent_process()
     assert study is not None, "this runs in steps only"
 

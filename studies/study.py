@@ -58,9 +58,7 @@ def main() -> None:
     missing = [
         (name, seed) for name, seed in ordered(study["runs"]) if not (results / f"{name}_seed{seed}.json").exists()
     ]
-    # the images of the robustness tests are simulated beside the trainings, if those run on a GPU
-    others = other_samples(study, arguments) if "robustness" in study else {}
-    jobs = [Job("robustness samples", list(others.values()))] if others else []
+    jobs = []
     for name, seed in missing[: arguments.max_runs]:
         checkpoint, config = folder / f"{name}_seed{seed}", Path(arguments.recipe).parent / f"{name}.json"
         train = (
@@ -72,6 +70,11 @@ def main() -> None:
         measure = ("scripts/eval.py", checkpoint, "--data_dir", data, "--mixed_precision", "no", "--results", result)
         jobs.append(Job(checkpoint.name, [train, measure]))
     print(f"\n{len(missing)} networks to train: {', '.join(f'{name}_seed{seed}' for name, seed in missing) or 'none'}")
+    samples = {}
+    if "robustness" in study:
+        samples, steps = other_samples(study, arguments)
+        # beside the trainings, or after them
+        jobs.insert(0 if parallel.parallel_runs > 1 else len(jobs), Job("robustness samples", steps))
     run_jobs(jobs, parallel, folder / "logs")
     run_script(
         *("scripts/compare.py", "--results", *sorted(results.glob("*_seed*.json"))),
@@ -85,34 +88,40 @@ def main() -> None:
                 *("scripts/display_jets.py", folder / first, "--data_dir", data),
                 *("--results", results / f"{first}.json", "--output", Path(arguments.figures_dir) / f"jets_{name}"),
             )
-    if others:
-        robustness(study, [f"{title}={step[2]}" for title, step in others.items()], targets, arguments)
+    if samples:
+        robustness(study, samples, targets, arguments)
 
 
-def other_samples(study: dict, arguments: StudyArguments) -> dict[str, tuple]:
-    """The steps that simulate the jets of the robustness tests, by title; the third word is their folder."""
-    settings, steps = study["robustness"], {}
+def other_samples(study: dict, arguments: StudyArguments) -> tuple[dict[str, Path], list[tuple]]:
+    """Folders of the jets of the robustness tests by title, and the steps that simulate them."""
+    settings, folders, steps = study["robustness"], {}, []
     processes = [process for part in study["simulation"] for process in part["processes"]]
     for title, changes in settings["samples"].items():
-        sample = Path(arguments.output_dir) / f"robustness/{title.replace(' ', '_').replace('-', '_').lower()}"
-        steps[title] = (
-            *("scripts/simulate.py", "--output_dir", sample, "--processes", *processes),
+        folders[title] = Path(arguments.output_dir) / f"robustness/{title.replace(' ', '_').replace('-', '_').lower()}"
+        step = (
+            *("scripts/simulate.py", "--output_dir", folders[title], "--processes", *processes),
             *("--num_jets", settings["num_jets"], "--num_proc", arguments.num_proc),
             *study["simulation_arguments"].split(),
             *study.get("detector_arguments", "").split(),
             *("--seed", settings["seed"], *changes),
         )
-    return steps
+        steps.append(step)
+    return folders, steps
 
 
-def robustness(study: dict, samples: list[str], targets: list, arguments: StudyArguments) -> None:
+def robustness(study: dict, samples: dict[str, Path], targets: list, arguments: StudyArguments) -> None:
     """Measure the networks with a checkpoint on other jets."""
     settings, folder = study["robustness"], Path(arguments.output_dir)
     checkpoints = [folder / f"{name}_seed{seed}" for name, seed in settings["models"].items()]
     run_script(
         *("studies/robustness.py", *targets, "--max_jets", settings["max_jets"]),
         *("--checkpoints", *(path for path in checkpoints if (path / "config.json").exists())),
-        *("--samples", *samples, "--results_dir", Path(arguments.results_dir) / "robustness"),
+        *(
+            "--samples",
+            *(f"{title}={path}" for title, path in samples.items()),
+            "--results_dir",
+            Path(arguments.results_dir) / "robustness",
+        ),
     )
 
 

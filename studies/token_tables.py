@@ -8,7 +8,7 @@ import numpy as np
 from particle_tables import AUC, RESOLUTION, spread
 from sklearn.metrics import roc_auc_score
 
-from e2evit.metrics import METRICS
+from e2evit.metrics import METRICS, discriminant
 from e2evit.results.predictions import BACKGROUND, MODEL, read_predictions
 from e2evit.results.record import Result, read_results
 from e2evit.results.tables import interval_cell, markdown_table
@@ -23,12 +23,10 @@ def against_background(path: Path) -> dict[str, float]:
     probabilities = jets.probabilities[result.name].astype(float)
     areas = {}
     for number, name in enumerate(result.label_names):
-        if number == BACKGROUND:
-            continue
-        chosen = np.isin(jets.labels, (BACKGROUND, number))
-        of_class, of_both = probabilities[chosen, number], probabilities[chosen][:, [BACKGROUND, number]].sum(1)
-        ratio = np.divide(of_class, of_both, out=np.full(len(of_both), 0.5), where=of_both > 0)
-        areas[name] = float(roc_auc_score(jets.labels[chosen] == number, ratio))
+        if number != BACKGROUND:
+            chosen = np.isin(jets.labels, (BACKGROUND, number))
+            scores = discriminant(probabilities[chosen], number, BACKGROUND)
+            areas[name] = float(roc_auc_score(jets.labels[chosen] == number, scores))
     return areas
 
 

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: random sparse jets on disk, no simulation, no network."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -25,8 +26,7 @@ def pytest_configure(config):
 
 def hide_gpus(config):
     """Tests run on the CPU, but with `-m gpu`, which chooses those that need a GPU; here, before CUDA starts."""
-    chosen = config.option.markexpr
-    if "gpu" in chosen.split() and "not gpu" not in chosen:
+    if re.search(r"(?<!not )\bgpu\b", config.option.markexpr):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic algorithms
     else:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

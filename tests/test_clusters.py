@@ -23,7 +23,7 @@ def test_a_slurm_job(name, code, tmp_path):
     tools.mkdir()
     programs = {
         "scontrol": f'echo "$@" >> {tmp_path}/scontrol; if [ $1 = show ]; then echo node1; echo node2; fi',
-        "srun": 'shift; SLURM_PROCID=1 SLURM_LOCALID=1 exec "$@"',
+        "srun": 'while [[ $1 == -* ]]; do shift; done; SLURM_PROCID=1 SLURM_LOCALID=1 exec "$@"',
         "python": f'echo $MASTER_ADDR $WORLD_SIZE $RANK $LOCAL_RANK $LOCAL_WORLD_SIZE $VENV "$@"; exit {code}',
         "activate": "export VENV=activated",
     }

@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from models import make
 
+from e2evit.cli.parser import parse
 from e2evit.training import AugmentationArguments, DataArguments, TargetArguments, TrainArguments, compiled, train
 
 MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -44,7 +45,6 @@ def graphs(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", recorded)
     monkeypatch.setattr(compiled, "GRAPHS", {"cpu"})
-    torch.compiler.reset()
     yield sizes, given
     torch.compiler.reset()
 
@@ -54,20 +54,22 @@ def weights(trained):
 
 
 @pytest.mark.slow
-def test_only_whole_batches_make_graphs(run, graphs):
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_only_whole_batches_make_graphs(run, graphs, precision):
     sizes, given = graphs
-    plain = run("plain", torch_compile=False)
+    plain = run("plain", torch_compile=False, mixed_precision=precision)
     assert not given
-    other = run("compiled", torch_compile=True)
+    other = run("compiled", torch_compile=True, mixed_precision=precision)
     assert given == [{"mode": "reduce-overhead", "dynamic": False}]
     assert sizes == [10, 10]  # training and validation
-    torch.testing.assert_close(weights(other), weights(plain), rtol=1e-3, atol=1e-4)
+    close = {"rtol": 1e-3, "atol": 1e-4} if precision == "no" else {"rtol": 0.1, "atol": 0.02}
+    torch.testing.assert_close(weights(other), weights(plain), **close)
     # the model of the user is not compiled any more
     assert other.model(torch.rand(10, 8, 125, 125)).logits.shape == (10, 2)
     assert len(sizes) == 2
 
 
-def test_when_a_model_is_compiled(monkeypatch):
+def test_when_a_model_is_compiled(monkeypatch, tmp_path):
     accelerator, images, many = Accelerator(cpu=True), make("xcit"), 10**6
 
     def chosen(model=images, number=many, **settings):
@@ -77,12 +79,24 @@ def test_when_a_model_is_compiled(monkeypatch):
     assert chosen(torch_compile=True)
     monkeypatch.setattr(compiled, "GRAPHS", {"cpu"})
     monkeypatch.setattr(compiled, "find_spec", lambda name: object())
-    monkeypatch.setattr(compiled.shutil, "which", lambda name: name)
+    monkeypatch.setattr(compiled.sysconfig, "get_path", lambda name: tmp_path)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    monkeypatch.setenv("CC", "gcc")
+    assert not chosen()  # without Python's headers
+    (tmp_path / "Python.h").touch()
     assert chosen()
     assert not chosen(torch_compile=False)
     assert not chosen(number=10**5)
     assert not chosen(make("hitvit"))
     assert not chosen(gradient_accumulation_steps=2)
-    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
     assert not chosen()
     assert chosen(torch_compile=True)  # whose error then says what is missing
+
+
+def test_the_bare_option():
+    (settings,) = parse("e2evit train", "", ["--torch_compile"], TrainArguments)
+    assert settings.torch_compile is True
+    (settings,) = parse("e2evit train", "", ["--torch_compile", "false"], TrainArguments)
+    assert settings.torch_compile is False
+    assert parse("e2evit train", "", [], TrainArguments)[0].torch_compile is None

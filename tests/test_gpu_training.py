@@ -22,6 +22,7 @@ from e2evit.training import (
 ROOT = Path(__file__).parents[1]
 DEVICES = [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)]
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "pixel_hidden_size": 8}
+SMALL |= {"log_mass": True, "mass_loss": "quantile"}
 MODELS = {
     "xcit": SMALL | {"drop_path_rate": 0.3, "pixel_features": True},
     "linearvit": {"hidden_sizes": [16], "depths": [2], "num_attention_heads": [2], "mlp_ratios": [2]},
@@ -33,8 +34,9 @@ MODELS = {
 def run(jets_dir, tmp_path):
     """A function that trains where this process does (see conftest.py), and returns model and history."""
 
-    def start(name, device, model_type="xcit", **overrides):
-        (tmp_path / "model.json").write_text(json.dumps(MODELS[model_type] | {"model_type": model_type}))
+    def start(name, device, model_type="xcit", config=None, **overrides):
+        model = MODELS[model_type] | {"model_type": model_type} | (config or {})
+        (tmp_path / "model.json").write_text(json.dumps(model))
         settings = {"num_train_epochs": 2, "per_device_batch_size": 16, "ema_decay": 0.9, "optimizer": "muon"}
         settings |= {"mixed_precision": "no", "report_to": "none", "overwrite_output_dir": True, "logging_steps": 3}
         trained = train(
@@ -108,10 +110,15 @@ def test_no_step_waits_for_the_device(run, monkeypatch, device, model_type, devi
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore")  # of inductor
 def test_a_graph_trains_as_single_kernels_do(run, monkeypatch):
-    eager, history = run("eager", "cuda", torch_compile=False)
-    monkeypatch.setattr(compiled, "PAYS", 1)
-    torch.compiler.reset()
-    graph, other = run("graph", "cuda")
+    own = {"config": {"drop_path_rate": 0.0}}  # inductor draws other random numbers
+    eager, history = run("eager", "cuda", torch_compile=False, **own)
+    monkeypatch.setattr(compiled, "MIN_IMAGES", 1)
+    calls, compile_with = [], torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda *args, **kwargs: calls.append(kwargs) or compile_with(*args, **kwargs)
+    )
+    graph, other = run("graph", "cuda", **own)
+    assert calls == [{"mode": "reduce-overhead", "dynamic": False}]
     assert losses(other) == pytest.approx(losses(history), rel=0.02)
     with torch.no_grad():
         images = torch.rand(4, 8, 125, 125, device="cuda")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features
 from samples import row_table
-from scipy.special import softmax
+from scipy.special import expit, logit, softmax
 from scipy.stats import entropy, norm
 from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 
@@ -49,14 +49,15 @@ def test_tagging_of_two_gaussians():
     width = found["roc_auc_high"] - found["roc_auc_low"]
     draws = with_intervals(tagging_statistics, labels, scores, num_resamples=200)
     assert width == pytest.approx(draws["roc_auc_high"] - draws["roc_auc_low"], rel=0.15)
-    assert (found["roc_auc_high"] + found["roc_auc_low"]) / 2 == pytest.approx(found["roc_auc"])
+    middle = logit([found["roc_auc_low"], found["roc_auc_high"]]).mean()
+    assert middle == pytest.approx(logit(found["roc_auc"]))
 
 
 def test_delong_by_hand():
     """Two signal and two background jets: shares 1 and 1/2 on both sides, variance 1/8 each, over two jets each."""
     low, high = delong_interval(np.array([1, 1, 0, 0]), np.array([0.9, 0.4, 0.1, 0.6]))
-    error = np.sqrt(2 * 0.125 / 2)
-    assert (low, high) == (pytest.approx(0.75 - norm.ppf(0.975) * error), 1.0)
+    half = norm.ppf(0.975) * np.sqrt(2 * 0.125 / 2) / (0.75 * 0.25)
+    assert (low, high) == pytest.approx((expit(logit(0.75) - half), expit(logit(0.75) + half)))
     assert delong_interval(np.array([1, 1, 1, 0, 0]), np.full(5, 0.5)) == (0.5, 0.5)
     assert np.isnan(delong_interval(np.array([1, 1]), np.array([0.1, 0.2]))).all()
 

@@ -58,7 +58,7 @@ if how == "sick" and accelerator.process_index:
     def sick(**batch):
         known.append(seen[-1]) if seen[-1] not in known else None
         outputs = forward(**batch)
-        if known.index(seen[-1]) >= 2:  # however often it is repeated
+        if known.index(seen[-1]) >= 3:  # however often it is repeated
             outputs.loss = outputs.loss * float("nan")
         return outputs
     model.forward = sick
@@ -100,7 +100,7 @@ def test_losses_that_processes_read_later(runs, jets_dir):
     config = ROOT / "recipes/accelerate/two_cpu_processes.yaml"
     done = run_python(*LAUNCH, config, folder / "script.py", jets_dir, folder, "sick")
     assert done.returncode
-    assert "The loss is nan in step 3 of epoch 1" in done.stderr
+    assert "The loss is nan in step 4 of epoch 1" in done.stderr
     assert (folder / "run2sick/not_finite_process_1/model.safetensors").exists()
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -125,6 +126,7 @@ def test_terminated_jobs_end(tmp_path):
     study = run_jobs(tmp_path, 2, "endless", "one", "two")
     while "one2" not in ((tmp_path / "order").read_text() if (tmp_path / "order").exists() else ""):
         assert study.poll() is None
+        time.sleep(0.05)
     study.terminate()
     output, error = study.communicate(timeout=100)
     assert study.returncode == os.EX_TEMPFAIL

@@ -81,6 +81,9 @@ def parse(
         parser.add_argument(first[0], help=first[1])
 
     known = {field.name: field.type for cls in argument_classes for field in dataclasses.fields(cls)}
+    for action in parser._actions:
+        if known.get(action.dest) == bool | None:  # `HfArgumentParser` lets only those that have a default stand alone
+            action.nargs, action.const = "?", True
     leading = list(takewhile(lambda argument: not argument.startswith("-"), arguments))
     options, settings = arguments[len(leading) :], {}
     if len(leading) > (first is not None):

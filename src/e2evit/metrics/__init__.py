@@ -3,6 +3,7 @@
 from .classification import JetClassification, JetTagging
 from .mass import MassRegression, response_in_bins
 from .sculpting import MassSculpting, auc_in_bins
+from .signals import discriminant, signal_in_bins, signal_metrics
 from .table import METRICS, Metric
 
 __all__ = [
@@ -13,5 +14,8 @@ __all__ = [
     "MassSculpting",
     "Metric",
     "auc_in_bins",
+    "discriminant",
     "response_in_bins",
+    "signal_in_bins",
+    "signal_metrics",
 ]

@@ -3,6 +3,7 @@
 import datasets
 import evaluate
 import numpy as np
+from scipy.special import expit, logit
 from scipy.stats import norm, rankdata
 from sklearn.metrics import auc, roc_auc_score, roc_curve
 
@@ -43,10 +44,12 @@ def _rejection(false_positive, true_positive, signal_efficiency: float, num_back
 
 
 def delong_interval(labels: np.ndarray, scores: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Interval of the AUC of label 1 against 0 from DeLong's variance, clipped to [0, 1]; NaN if a class is absent.
+    """Interval of the AUC of label 1 against 0 from DeLong's variance, symmetric in the logit; NaN if a class is
+    absent.
 
     DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988) 837; by midranks as in Sun and Xu, IEEE Signal Process.
-    Lett. 21 (2014) 1389.
+    Lett. 21 (2014) 1389. An AUC of exactly one has no variance: its lower bound is that of a fraction of which as many
+    trials as the smaller class has jets were right.
     """
     is_signal = labels == 1
     if min(is_signal.sum(), (labels == 0).sum()) < 2:
@@ -55,8 +58,13 @@ def delong_interval(labels: np.ndarray, scores: np.ndarray, level: float = 0.95)
     placed, is_signal = placements(is_signal[known], scores[known]), is_signal[known]
     of_signal, of_background = placed[is_signal], placed[~is_signal]
     error = np.sqrt(of_signal.var(ddof=1) / len(of_signal) + of_background.var(ddof=1) / len(of_background))
-    half = norm.ppf(0.5 + level / 2) * error
-    return float(max(of_signal.mean() - half, 0.0)), float(min(of_signal.mean() + half, 1.0))
+    area, smaller = float(of_signal.mean()), min(len(of_signal), len(of_background))
+    if area in (0.0, 1.0):
+        bound = ((1 - level) / 2) ** (1 / smaller)
+        return (bound, 1.0) if area else (0.0, 1 - bound)
+    half = norm.ppf(0.5 + level / 2) * error / (area * (1 - area))
+    low, high = expit(logit(area) + half * np.array([-1, 1]))
+    return float(low), float(high)
 
 
 def placements(is_signal: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -73,6 +73,8 @@ def mass_statistics(
     error, response, offset = mass_preds - mass_labels, mass_preds / mass_labels, mass_labels - mean(mass_labels)
     spread = mean(offset**2)
     slope = mean(offset * mass_preds) / spread if spread > 0 else float("nan")
+    if len(mass_preds) and mass_preds.min() == mass_preds.max():
+        slope = 0.0  # not what rounding leaves of it
     order = np.argsort(mass_labels, kind="stable")
     edge = max(1, round(EDGE_FRACTION * len(mass_labels)))
     bins = [median(part) for part in np.array_split(order, min(LINEARITY_BINS, len(mass_labels)))]
@@ -84,7 +86,7 @@ def mass_statistics(
         "mean_relative_error": mean(np.abs(error) / mass_labels),
         "relative_resolution": resolution,
         "slope": slope,
-        "resolution_over_slope": resolution / slope if slope and slope == slope else float("nan"),
+        "resolution_over_slope": resolution / slope if slope > 0 else float("nan"),
         "response": median(),
         "mean_response": mean(response),
         "response_low_edge": median(order[:edge]),
@@ -171,6 +173,18 @@ class MassRegression(evaluate.Metric):
             (np.asarray(references), np.asarray(predictions)),
             dict(num_resamples=num_resamples, seed=seed, events=events),
         )
+        for what, values, usable in (
+            ("true mass", arrays[0], np.isfinite(arrays[0]) & (arrays[0] > 0)),
+            ("predicted mass", arrays[1], np.isfinite(arrays[1])),
+        ):
+            if not len(values):
+                raise ValueError("There are no jets to measure masses of.")
+            if not usable.all():
+                jet = int(np.argmin(usable))
+                raise ValueError(
+                    f"Jet {jet} has the {what} {values[jet]}: masses must be finite, and true ones positive; leave "
+                    "other jets out."
+                )
         result = with_intervals(mass_statistics, *weighted(*arrays, weights=weights), **options)
         if scales is None:
             return result

@@ -146,10 +146,13 @@ def robustness_metrics(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for multiple tests (Holm, Scand. J. Stat. 6 (1979) 65), in the same order."""
-    order, corrected, largest = np.argsort(p_values), [0.0] * len(p_values), 0.0
-    for rank, number in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
+    """p-values corrected for multiple tests (Holm, Scand. J. Stat. 6 (1979) 65), in the same order; NaN, of a test
+    that could not be made, stays NaN and counts for none.
+    """
+    order, corrected, largest = np.argsort(p_values), [float("nan")] * len(p_values), 0.0
+    known = int(np.isfinite(p_values).sum())
+    for rank, number in enumerate(order[:known]):  # NaN sorts last
+        largest = max(largest, min(1.0, (known - rank) * p_values[number]))
         corrected[number] = largest
     return corrected
 

@@ -1,12 +1,22 @@
 """Metrics of predictors on the same jets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from e2evit.metrics import JetClassification, JetTagging, MassRegression, MassSculpting, auc_in_bins, response_in_bins
+from e2evit.metrics import (
+    JetClassification,
+    JetTagging,
+    MassRegression,
+    MassSculpting,
+    auc_in_bins,
+    discriminant,
+    response_in_bins,
+    signal_in_bins,
+    signal_metrics,
+)
 from e2evit.metrics.bootstrap import event_numbers
 from e2evit.metrics.mass import quantile_edges
 
@@ -52,8 +62,9 @@ def measure(
 ) -> dict[str, float]:
     """Tagging and mass metrics with 95 % intervals, each over the jets that have its target.
 
-    Probabilities add accuracy, calibration error and, with more than two classes, the AUC of each against the rest;
-    predicted uncertainties of the mass add coverage and pull width.
+    Probabilities add accuracy, calibration error and, with more than two classes, the AUC of each against the rest and
+    [`signal_metrics`] of each signal against the background alone, as `top_vs_qcd_rejection_at_50`. Predicted
+    uncertainties of the mass add coverage and pull width.
 
     Args:
         labels: -100 where unknown. Class 0 is the background, all others are signal.
@@ -86,6 +97,9 @@ def measure(
                 result[name] = value
             elif probabilities.shape[1] > 2:
                 result[name.replace(bare, per_class.get(bare, bare))] = value
+        for title, is_pair, is_signal, ratio in _pairs(labels, probabilities, label_names):
+            found = signal_metrics(is_signal, ratio, **of(is_pair))
+            result |= {f"{title}_{name}": value for name, value in found.items()}
     has_mass = np.isfinite(mass_labels) & (mass_labels > 0)
     if jet_masses is None:
         jet_masses = mass_labels
@@ -104,6 +118,19 @@ def measure(
             **of(has_mass),
         )
     return {name: float(value) for name, value in result.items() if value == value}
+
+
+def _pairs(labels: np.ndarray, probabilities: np.ndarray | None, label_names: Sequence[str]) -> Iterator[tuple]:
+    """Each signal and the background: a name such as `top_vs_qcd`, which jets are one of the two, which of those are
+    signal, and their [`discriminant`]. None for two classes, whose score says as much.
+    """
+    if probabilities is None or len(label_names) < 3:
+        return
+    for number, name in enumerate(label_names):
+        is_pair = np.isin(labels, (BACKGROUND, number))
+        if number != BACKGROUND and len(np.unique(labels[is_pair])) == 2:
+            ratio = discriminant(probabilities[is_pair].astype(float), number, BACKGROUND)
+            yield f"{name}_vs_{label_names[BACKGROUND]}", is_pair, labels[is_pair] == number, ratio
 
 
 def evaluate_predictions(
@@ -135,7 +162,7 @@ def evaluate_predictions(
     for name, predictions in predictors.items():
         metrics[name] = measure(labels, mass_labels, predictions, label_names, jet_masses, values, events)
         columns |= prediction_columns(name, predictions, label_names)
-    in_bins = measure_in_bins(columns, predictors[MODEL], weights=values, events=events)
+    in_bins = measure_in_bins(columns, predictors[MODEL], label_names, weights=values, events=events)
     return {"metrics": metrics, "in_bins": in_bins, "predictions": columns}
 
 
@@ -165,21 +192,24 @@ def class_weights(rows: Dataset, name: str, labels: np.ndarray) -> np.ndarray:
 def measure_in_bins(
     columns: Mapping[str, np.ndarray],
     predictions: Predictions,
+    label_names: Sequence[str] = (),
     num_bins: int = 5,
     weights: np.ndarray | None = None,
     events: np.ndarray | None = None,
 ) -> dict[str, list[dict[str, float]]]:
-    """AUC of the signal in bins of jet mass and pT; response and resolution in bins of true mass and pT.
+    """AUC of the signal in bins of jet mass and pT, and of each kind of it against the background in bins of pT;
+    response and resolution in bins of true mass and pT.
 
     Args:
         columns: `labels`, `mass_labels`, `jet_mass` and `pt`.
         predictions: Of one predictor for these jets.
+        label_names: Names of the classes.
         num_bins: With equal numbers of jets.
         weights, events: As in [`measure`].
 
     Returns:
-        Rows of [`auc_in_bins`] and [`response_in_bins`], edges in GeV, by e.g. `"roc_auc in jet mass"`; left out where
-        there are no targets.
+        Rows of [`auc_in_bins`], [`signal_in_bins`] and [`response_in_bins`], edges in GeV, by e.g.
+        `"roc_auc in jet mass"` or `"top_vs_qcd in pt"`; left out where there are no targets.
     """
     labels, mass_labels = columns["labels"], columns["mass_labels"].astype(float)
     known, has_mass, result = labels != -100, np.isfinite(mass_labels) & (mass_labels > 0), {}
@@ -202,6 +232,13 @@ def measure_in_bins(
             result[f"roc_auc in {title}"] = auc_in_bins(
                 signal, predictions.scores[chosen], values, edges, **of(chosen)
             )
+    has_pt = np.isfinite(columns["pt"])
+    for title, is_pair, is_signal, ratio in _pairs(labels, predictions.probabilities, label_names):
+        placed, values = has_pt[is_pair], columns["pt"][is_pair].astype(float)
+        if len(np.unique(is_signal[placed])) == 2:
+            given = {name: part if part is None else part[placed] for name, part in of(is_pair).items()}
+            edges = quantile_edges(columns["pt"][known & has_pt].astype(float), num_bins)  # the same for all signals
+            result[f"{title} in pt"] = signal_in_bins(is_signal[placed], ratio[placed], values[placed], edges, **given)
     for title, by in (("mass", "mass_labels"), ("pt", "pt")):
         if (has_mass & np.isfinite(columns[by])).any():
             chosen, values, edges = bins(has_mass, by)

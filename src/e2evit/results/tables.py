@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from e2evit.metrics import METRICS
 from e2evit.metrics.classification import effective_number
+from e2evit.metrics.signals import SIGNAL_EFFICIENCIES
 
 from .compare import COMPARED
 from .predictions import MODEL
@@ -17,8 +18,10 @@ __all__ = [
     "metrics_table",
     "p_value_text",
     "results_table",
+    "signals_table",
 ]
 
+SIGNAL_COLUMNS = {"roc_auc": ".4f"} | {f"rejection_at_{percent}": ".0f" for percent in SIGNAL_EFFICIENCIES}
 COLUMNS = ("roc_auc_macro", "roc_auc", "rejection_at_50", "mae_gev", "relative_resolution", "slope")
 
 
@@ -50,6 +53,22 @@ def conditions(results: Sequence[Result]) -> str:
     if (weights := first.predictions.get("weight")) is not None:
         parts[-1] += f", which fluctuate as {effective_number(weights):.0f} jets of equal weight"
     return f"Measured on {'; '.join(parts)}."
+
+
+def signals_table(results: Mapping[str, Result]) -> str:
+    """A Markdown table of each signal against the background, for each model by title; empty for two classes."""
+    rows = []
+    for title, result in results.items():
+        metrics, background = result.metrics[MODEL], result.label_names[0] if result.label_names else ""
+        for name in result.label_names[1:]:
+            pair = f"{name}_vs_{background}"
+            if f"{pair}_roc_auc" in metrics:
+                cells = [
+                    interval_cell(interval(metrics, f"{pair}_{key}"), form) for key, form in SIGNAL_COLUMNS.items()
+                ]
+                rows.append([f"{title}, {name} / {background}", *cells])
+    heads = ["", "ROC AUC", *(f"rejection at {percent} %" for percent in SIGNAL_EFFICIENCIES)]
+    return markdown_table(heads, rows) if rows else ""
 
 
 def metrics_table(rows: Sequence[tuple[str, Mapping[str, float]]], keys: Sequence[str]) -> str:

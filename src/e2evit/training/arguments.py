@@ -185,8 +185,8 @@ class TrainArguments:
     mixed_precision: str = _field("auto", "no, bf16, fp16, or auto: bf16 where it is faster than float32.")
     torch_compile: bool | None = _field(
         None,
-        "Compile the model, on a GPU into CUDA graphs, which takes about a minute. Default: on a single GPU, if a "
-        "model of images sees half a million of them.",
+        "Compile the model, on a GPU into CUDA graphs; this slows the start. Default: on a single GPU, if a model "
+        "of images sees half a million of them.",
     )
     report_to: str = _field("auto", "tensorboard, wandb, trackio, none, or auto: TensorBoard if it is installed.")
     seed: int = _field(0, "Seed of the initial weights, the order of the jets and the augmentation.")

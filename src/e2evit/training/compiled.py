@@ -1,10 +1,11 @@
-"""Compiled models, on a GPU as CUDA graphs: launching kernels is what takes long there at a million parameters."""
+"""Compiled models. On a GPU they run as CUDA graphs: at a million parameters, most of a step is launching kernels."""
 
 import logging
 import os
 import shutil
-from contextlib import AbstractContextManager, nullcontext
+import sysconfig
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -13,60 +14,57 @@ from torch import nn
 
 from .arguments import TrainArguments
 
-__all__ = ["WholeBatches", "compile_model", "eagerly", "is_worth_compiling", "undo_compiling"]
+__all__ = ["WholeBatches", "compile_model", "is_worth_compiling"]
 
 logger = logging.getLogger(__name__)
 
 GRAPHS = {"cuda"}  # devices that replay a step as one graph
-PAYS = 500_000  # images: run eagerly, they take about as long as compiling
+MIN_IMAGES = 500_000  # fewer are trained eagerly in the time that compiling takes (estimated, not measured)
+LOWEST_CAPABILITY = (7, 0)  # of a GPU that inductor writes kernels for
 
 
 def is_worth_compiling(accelerator: Accelerator, model: nn.Module, settings: TrainArguments, num_images: int) -> bool:
-    """Whether to compile a model for a run that sees `num_images` images; where the settings leave it open, if it
-    becomes CUDA graphs.
+    """Whether to compile the model of a run that sees `num_images` images. By default, only if it becomes CUDA graphs
+    and the run is long enough to pay for compiling.
     """
     if settings.torch_compile is not None:
         return settings.torch_compile
-    chosen = num_images >= PAYS and _becomes_graphs(accelerator, model, settings) and _has_compiler()
+    chosen = num_images >= MIN_IMAGES and _becomes_graphs(accelerator, model, settings) and _can_compile(accelerator)
     if chosen:
-        logger.info("The model is compiled into CUDA graphs first; `--torch_compile false` runs it as it is")
+        logger.info("Compiling the model into CUDA graphs; `--torch_compile false` skips this")
     return chosen
 
 
 def compile_model(
     accelerator: Accelerator, model: nn.Module, settings: TrainArguments, prepared: nn.Module
 ) -> "WholeBatches":
-    """Compile in place what a call of `model` does, which Accelerate has `prepared`; [`undo_compiling`] undoes it."""
-    graphs = _becomes_graphs(accelerator, model, settings)
-    model.compile(**({"mode": "reduce-overhead", "dynamic": False} if graphs else {}))
-    return WholeBatches(prepared, settings.per_device_batch_size)
-
-
-def undo_compiling(model: nn.Module) -> None:
-    """A graph overwrites its outputs in the next call, which users of a model would not expect."""
-    model._compiled_call_impl = None
-
-
-def eagerly(model: nn.Module) -> AbstractContextManager:
-    """Within this, calls of a model make no graph, even if it is compiled."""
-    return nullcontext() if model._compiled_call_impl is None else torch.compiler.set_stance("force_eager")
+    """The compiled form of a model that Accelerate has `prepared`; both have the same weights."""
+    options: dict = {}
+    if _becomes_graphs(accelerator, model, settings):
+        options = {"mode": "reduce-overhead", "dynamic": False}
+    elif accelerator.device.type == "cpu":  # see `E2EPreTrainedModel.compile`
+        options = {"options": {"layout_optimization": False}}
+    return WholeBatches(prepared, settings.per_device_batch_size, **options)
 
 
 class WholeBatches:
-    """A compiled model that runs batches of another size than `batch_size` eagerly: the last one of an epoch is not
+    """A model that is compiled for batches of `batch_size`, and runs others eagerly: the last one of an epoch is not
     worth a graph of its own.
+
+    Args:
+        options: Of `torch.compile`.
     """
 
-    def __init__(self, model: nn.Module, batch_size: int):
-        self.model, self.batch_size = model, batch_size
+    def __init__(self, model: nn.Module, batch_size: int, **options):
+        torch.compiler.reset()  # it stops compiling code, shared by all models, that has seen too many of them
+        self.model, self.batch_size, self.compiled = model, batch_size, torch.compile(model, **options)
 
     def __getattr__(self, name: str):
         return getattr(self.model, name)
 
     def __call__(self, **batch: torch.Tensor):
         size = len(batch["pixel_values"]) if "pixel_values" in batch else len(batch["row_offsets"]) - 1
-        with torch.compiler.set_stance("default" if size == self.batch_size else "force_eager"):
-            return self.model(**batch)
+        return (self.compiled if size == self.batch_size else self.model)(**batch)
 
 
 def _becomes_graphs(accelerator: Accelerator, model: nn.Module, settings: TrainArguments) -> bool:
@@ -75,6 +73,11 @@ def _becomes_graphs(accelerator: Accelerator, model: nn.Module, settings: TrainA
     return accelerator.device.type in GRAPHS and is_alone and not model.reads_rows
 
 
-def _has_compiler() -> bool:
-    """What inductor needs on a GPU: Triton, and a compiler of C for what launches its kernels."""
-    return find_spec("triton") is not None and any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
+def _can_compile(accelerator: Accelerator) -> bool:
+    """Whether there is what inductor and Triton need on a GPU: a GPU that is new enough, a C compiler and Python's
+    headers.
+    """
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    has_headers = Path(sysconfig.get_path("include"), "Python.h").exists()
+    is_new = torch.cuda.get_device_capability(accelerator.device) >= LOWEST_CAPABILITY
+    return find_spec("triton") is not None and compiler is not None and has_headers and is_new

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .arguments import Recipe, TrainArguments
 from .collate import RowTables
-from .compiled import WholeBatches, compile_model, is_worth_compiling, undo_compiling
+from .compiled import WholeBatches, compile_model, is_worth_compiling
 from .cost import peak_memory_gib
 from .guards import check_splits, save_replay, warn_if_constant
 from .loaders import ImagesOnDevice, make_loader, make_statistics_loader
@@ -86,7 +86,6 @@ def fit(
                 on_epoch_end(run.history)
         load_whole(accelerator, model, run.best)
         run.task.finish(accelerator, run.caller, run.validation_loader)
-        undo_compiling(model)
     return run.history
 
 
@@ -219,9 +218,11 @@ def train_epoch(run: Run, epoch: int) -> dict[str, float]:
             continue
         step = run.schedule.last_epoch
         is_logging = step % settings.logging_steps == 0
-        # to agree, processes wait for their devices, which they otherwise do where losses are read
-        is_stopping = (waits or is_logging or accelerator.num_processes == 1) and run.stop.agreed(accelerator)
-        is_saving = is_stopping or (settings.save_steps and step % settings.save_steps == 0)
+        is_saving = bool(settings.save_steps) and step % settings.save_steps == 0
+        # agreeing waits for the device, so processes do it only where losses are read anyway
+        is_agreeing = waits or is_logging or is_saving or accelerator.num_processes == 1
+        is_stopping = is_agreeing and run.stop.agreed(accelerator)
+        is_saving |= is_stopping
         if is_logging or is_saving:
             settle_totals(run, epoch, totals, waits)
             if not waits:
@@ -244,8 +245,8 @@ def settle_totals(run: Run, epoch: int, totals: torch.Tensor, waited: bool) -> N
     """Bring the sums of the terms of the loss into the history; this waits for the device."""
     values = totals.tolist()
     if not waited:
-        is_sick = torch.tensor(not all(map(isfinite, values)), device=run.accelerator.device)
-        if run.accelerator.gather(is_sick).any():  # all processes repeat their steps, which exchange gradients
+        is_not_finite = torch.tensor(not all(map(isfinite, values)), device=run.accelerator.device)
+        if run.accelerator.gather(is_not_finite).any():  # all processes repeat their steps, which exchange gradients
             find_step(run, epoch)
     run.history.totals = dict(zip(run.task.terms, values))
 

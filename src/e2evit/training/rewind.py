@@ -15,18 +15,18 @@ from .weights import local_weights
 __all__ = ["Rewind", "random_states", "reads_losses_later"]
 
 DEFERRED = {"cuda"}  # devices that would idle while the loss of each step is read
-WHOLE = {DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU}  # one process, or DDP
+REPLICATED = {DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU}  # one process, or DDP
 
 
 def reads_losses_later(accelerator: Accelerator) -> bool:
     """Whether the loss of a step stays on the device until it is logged.
 
-    Not with weights that are sharded or that another library steps; nor with a gradient scaler, which waits in each
+    Not with weights that are sharded or updated by another library; nor with a gradient scaler, which waits in each
     step anyway, or accumulated gradients, of which a rewind knows nothing.
     """
-    has_whole_weights = accelerator.distributed_type in WHOLE
+    is_replicated = accelerator.distributed_type in REPLICATED
     is_plain = accelerator.scaler is None and accelerator.gradient_accumulation_steps == 1
-    return accelerator.device.type in DEFERRED and has_whole_weights and is_plain
+    return accelerator.device.type in DEFERRED and is_replicated and is_plain
 
 
 @dataclass

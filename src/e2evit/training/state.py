@@ -257,7 +257,7 @@ def _has_no_manifest(state: Path) -> bool:
     return not (state / MANIFEST_FILE).exists() and isinstance(record, dict) and "manifest" not in record
 
 
-# settings that may differ when a run is resumed: none of them changes a number
+# settings that may differ when a run is resumed: they change no number or, as `torch_compile`, rounding and dropout
 _MAY_CHANGE = {
     *("data_dir", "cache_dir", "num_workers", "output_dir", "resume_from_checkpoint", "overwrite_output_dir"),
     *("device_data", "torch_compile", "save_steps", "keep_states", "early_stopping_epochs", "logging_steps"),

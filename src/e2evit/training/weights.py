@@ -12,8 +12,6 @@ from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from .compiled import eagerly
-
 __all__ = [
     "RunningMean",
     "load_whole",
@@ -59,8 +57,7 @@ def measure_batch_norms(accelerator: Accelerator, model: nn.Module, loader) -> N
     """
     device = accelerator.device
     devices = [] if device.type == "cpu" else [device]
-    # dropout draws, and training must not change
-    with torch.random.fork_rng(devices, device_type=device.type), eagerly(model):
+    with torch.random.fork_rng(devices, device_type=device.type):  # dropout draws, and training must not change
         update_bn(loader, _OfBatches(accelerator, model))
     for module in model.modules():
         if isinstance(module, _BatchNorm):
