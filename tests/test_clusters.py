@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+SRUN = 'while [[ $1 == -* ]]; do shift; done; SLURM_PROCID=1 SLURM_LOCALID=1 exec "$@"'
 JOBS = {  # what their arguments become
     "train": "node1 8 1 1 4 activated scripts/train.py a.yaml --output_dir a folder --resume_from_checkpoint\n",
     "study": "activated a.yaml --device cuda --parallel_runs 4 --output_dir a folder\n",
@@ -23,7 +24,7 @@ def test_a_slurm_job(name, code, tmp_path):
     tools.mkdir()
     programs = {
         "scontrol": f'echo "$@" >> {tmp_path}/scontrol; if [ $1 = show ]; then echo node1; echo node2; fi',
-        "srun": 'while [[ $1 == -* ]]; do shift; done; SLURM_PROCID=1 SLURM_LOCALID=1 exec "$@"',
+        "srun": SRUN,
         "python": f'echo $MASTER_ADDR $WORLD_SIZE $RANK $LOCAL_RANK $LOCAL_WORLD_SIZE $VENV "$@"; exit {code}',
         "activate": "export VENV=activated",
     }
@@ -39,6 +40,25 @@ def test_a_slurm_job(name, code, tmp_path):
     assert done.stdout == JOBS[name]
     requeued = (tmp_path / "scontrol").exists() and "requeue 123" in (tmp_path / "scontrol").read_text()
     assert requeued == (code == 75)
+
+
+def test_a_slurm_job_of_one_process(tmp_path):
+    """Without a group, whose single process Accelerate would wrap for DDP."""
+    for program, text in {"scontrol": "echo node1", "srun": SRUN, "python": 'echo "${WORLD_SIZE-none} $1"'}.items():
+        (tmp_path / program).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / program).chmod(0o755)
+    (tmp_path / "activate").touch()
+    (tmp_path / "bin").symlink_to(tmp_path)
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "E2EVIT_ENV": str(tmp_path)}
+    environment |= {
+        "SLURM_JOB_ID": "1",
+        "SLURM_JOB_NODELIST": "node1",
+        "SLURM_NTASKS": "1",
+        "SLURM_NTASKS_PER_NODE": "1",
+    }
+    job = ["bash", ROOT / "recipes/clusters/train.slurm", "a.yaml"]
+    done = subprocess.run(job, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "none scripts/train.py\n", done.stderr
 
 
 @pytest.mark.parametrize("name", JOBS)

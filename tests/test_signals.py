@@ -66,6 +66,18 @@ def test_a_constant_score_is_random():
         assert found[f"background_at_{percent}"] == pytest.approx(percent / 100)
 
 
+def test_events_with_many_jets():
+    """Two jets with one score count as one: intervals are those of half as many jets; none left leaves a bound."""
+    is_signal, scores = gaussians(300)
+    twice = (np.repeat(is_signal, 2), np.repeat(scores, 2))
+    once, found = signal_metrics(is_signal, scores), signal_metrics(*twice, events=np.repeat(np.arange(600), 2))
+    for name in ("background_at_50", "background_at_50_low", "background_at_50_high", "rejection_at_50_high"):
+        assert found[name] == pytest.approx(once[name])
+    apart = signal_metrics(np.repeat([False, True], 20), np.repeat([0.0, 1.0], 20), events=np.arange(40) // 2)
+    assert apart["background_at_50_high"] == pytest.approx(1 - 0.025 ** (1 / 10))
+    assert apart["rejection_at_50_low"] == 1 / apart["background_at_50_high"]
+
+
 def test_weights_are_as_good_as_copies():
     is_signal, scores = gaussians(300)
     weights = np.random.default_rng(1).integers(1, 4, len(scores))
@@ -108,8 +120,11 @@ def test_of_a_model(with_events):
             (row["low"], row["high"]) for row in binned["roc_auc in pt"]
         ]
         assert sum(row["number"] for row in binned[title]) == 600
+    bound = {"top_vs_qcd_rejection_at_30_low": 81.8}
+    found = {name: value for name, value in found.items() if not name.startswith("top_vs_qcd_rejection_at_30")} | bound
     table = signals_table({"xcit": make_result("xcit", 0, found, label_names=list(NAMES))})
     assert "| xcit, top / qcd |" in table
+    assert "| > 82 " in table
     assert "| xcit, w / qcd " in table
     assert not signals_table({"xcit": make_result("xcit", 0, {"roc_auc": 0.9}, label_names=["qcd", "top"])})
 

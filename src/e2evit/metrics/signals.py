@@ -5,9 +5,10 @@ from itertools import pairwise
 
 import numpy as np
 from scipy.stats import beta
+from sklearn.metrics import roc_auc_score
 
 from .bootstrap import weighted, with_intervals
-from .classification import delong_interval, tagging_statistics
+from .classification import delong_interval, effective_number
 
 __all__ = ["SIGNAL_EFFICIENCIES", "discriminant", "signal_in_bins", "signal_metrics"]
 
@@ -26,9 +27,10 @@ def signal_metrics(
 ) -> dict[str, float]:
     """ROC AUC, and at fixed signal efficiencies the background efficiency ε_B and the rejection 1 / ε_B.
 
-    The interval of the AUC is DeLong's, those of efficiencies are binomial (Clopper and Pearson, Biometrika 26 (1934)
-    404): a rejection of 83 of which 25 jets of 2 076 are left is known to lie between 56 and 128. They do not contain
-    the fluctuation of the threshold, which the signal sets. With weights or events, all are from the bootstrap.
+    Intervals of efficiencies are binomial (Clopper and Pearson, Biometrika 26 (1934) 404): a rejection of 83 of which
+    25 jets of 2 076 are left is known to lie between 56 and 128. They do not contain the fluctuation of the threshold,
+    which the signal sets. With weights, or jets that share events, the number of jets is that of equal and independent
+    ones that fluctuate as much. The interval of the AUC is DeLong's, with weights or events the bootstrap's.
 
     Args:
         is_signal: False for background jets; other jets are left out beforehand.
@@ -39,22 +41,25 @@ def signal_metrics(
         passes there is no rejection, but its lower bound. All NaN without signal or background.
     """
     labels = is_signal.astype(int)
-    if weights is not None or events is not None:
+    if weights is None and events is None:
+        result = _statistics(labels, scores)
+        result["roc_auc_low"], result["roc_auc_high"] = delong_interval(labels, scores)
+    else:
         arrays = weighted(labels, scores, weights=weights)
-        return with_intervals(_statistics, *arrays, num_resamples=NUM_RESAMPLES, events=events)
-    result = _statistics(labels, scores)
-    result["roc_auc_low"], result["roc_auc_high"] = delong_interval(labels, scores)
-    number = int((~is_signal).sum())
+        result = _statistics(*arrays) | with_intervals(_area, *arrays, num_resamples=NUM_RESAMPLES, events=events)
+    of_background = np.ones((~is_signal).sum()) if weights is None else np.asarray(weights, float)[~is_signal]
+    if events is not None:
+        of_background = np.bincount(np.unique(events[~is_signal], return_inverse=True)[1], of_background)
+    number = effective_number(of_background)
     for percent in SIGNAL_EFFICIENCIES:
-        passed = result[f"background_at_{percent}"] * number
-        low, high = binomial_interval(passed, number)
+        low, high = binomial_interval(result[f"background_at_{percent}"] * number, number)
         result |= {f"background_at_{percent}_low": low, f"background_at_{percent}_high": high}
         result |= {f"rejection_at_{percent}_low": _inverse(high), f"rejection_at_{percent}_high": _inverse(low)}
     return result
 
 
-def binomial_interval(passed: float, number: int, level: float = 0.95) -> tuple[float, float]:
-    """Clopper and Pearson's interval of a fraction; `passed` need not be whole, where a curve is interpolated."""
+def binomial_interval(passed: float, number: float, level: float = 0.95) -> tuple[float, float]:
+    """Clopper and Pearson's interval of a fraction; numbers need not be whole."""
     if not number or passed != passed:
         return float("nan"), float("nan")
     tail = (1 - level) / 2
@@ -88,10 +93,10 @@ def signal_in_bins(
 
 
 def _statistics(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
-    """Values alone. [`tagging_statistics`] takes rejections to be at most the number of background jets; here ε_B may
+    """Values alone. `tagging_statistics` takes rejections to be at most the number of background jets; here ε_B may
     be zero.
     """
-    result = {"roc_auc": tagging_statistics(labels, scores, weights)["roc_auc"]}
+    result = _area(labels, scores, weights)
     is_signal = labels == 1
     signal, background = scores[is_signal], scores[~is_signal]
     of_signal, of_background = (None if weights is None else weights[part] for part in (is_signal, ~is_signal))
@@ -101,6 +106,11 @@ def _statistics(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | No
             passed = _background_efficiency(signal, background, percent / 100, of_signal, of_background)
         result |= {f"background_at_{percent}": passed, f"rejection_at_{percent}": _inverse(passed)}
     return result
+
+
+def _area(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
+    has_both = len(np.unique(labels)) == 2
+    return {"roc_auc": float(roc_auc_score(labels, scores, sample_weight=weights)) if has_both else float("nan")}
 
 
 def _background_efficiency(signal, background, efficiency: float, of_signal, of_background) -> float:

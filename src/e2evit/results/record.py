@@ -67,7 +67,8 @@ class Result:
         parameters: Parameters of the network.
         cost: `macs` of an image, `images_per_second`, `batch_size`, `peak_memory_gib`.
         training: `images_seen`, `seconds`, `best_epoch`, `images_per_second`, `hardware`.
-        metrics: By predictor (`"model"` and baselines), then by the keys of `METRICS`, with `_low` and `_high`.
+        metrics: By predictor (`"model"` and baselines), then by the keys of `METRICS`, `roc_auc_CLASS` and, as
+            `top_vs_qcd_roc_auc`, those of `e2evit.metrics.signal_metrics`; with `_low` and `_high`.
         in_bins: Rows with `low`, `high`, `number` and metrics, by e.g. `"roc_auc in pt"`.
         predictions: Columns of per-jet predictions of a new result; stored as Parquet beside the JSON.
     """

@@ -63,12 +63,17 @@ def signals_table(results: Mapping[str, Result]) -> str:
         for name in result.label_names[1:]:
             pair = f"{name}_vs_{background}"
             if f"{pair}_roc_auc" in metrics:
-                cells = [
-                    interval_cell(interval(metrics, f"{pair}_{key}"), form) for key, form in SIGNAL_COLUMNS.items()
-                ]
+                cells = [_signal_cell(metrics, f"{pair}_{key}", form) for key, form in SIGNAL_COLUMNS.items()]
                 rows.append([f"{title}, {name} / {background}", *cells])
     heads = ["", "ROC AUC", *(f"rejection at {percent} %" for percent in SIGNAL_EFFICIENCIES)]
     return markdown_table(heads, rows) if rows else ""
+
+
+def _signal_cell(metrics: Mapping[str, float], key: str, form: str) -> str:
+    """A value with its interval, or the lower bound of a rejection if no background jet is left."""
+    if key not in metrics and f"{key}_low" in metrics:
+        return f"> {metrics[f'{key}_low']:{form}}"
+    return interval_cell(interval(metrics, key), form)
 
 
 def metrics_table(rows: Sequence[tuple[str, Mapping[str, float]]], keys: Sequence[str]) -> str:
