@@ -56,6 +56,8 @@ class GpuArguments:
     def __post_init__(self):
         if unknown := [name for name in self.parts if name not in PARTS]:
             raise ValueError(f"There is no part {', '.join(unknown)}, but {', '.join(PARTS)}.")
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"`device` is cuda or cpu, got {self.device!r}; CUDA_VISIBLE_DEVICES chooses a GPU.")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("PyTorch sees no GPU; `--device cpu --quick` shows that everything runs.")
 
@@ -67,6 +69,7 @@ def main() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # trainings take what they see
     facts = {"device": device_facts(device), "quick": arguments.quick}
     start = time.perf_counter()
+    results.mkdir(parents=True, exist_ok=True)  # an error here, before the work
     for name in arguments.parts:
         seconds = PARTS[name][arguments.quick]
         print(f"{name}: up to {seconds} s on a GPU", flush=True)

@@ -1,8 +1,8 @@
 """Tables of docs/gpu.md, from `benchmarks/gpu.py`."""
 
-import json
 from pathlib import Path
 
+from e2evit.data.texts import read_mapping
 from e2evit.results.tables import markdown_table
 
 __all__ = ["TABLES", "gpu_tables"]
@@ -14,7 +14,7 @@ def gpu_tables(folder: Path) -> str:
     """All that `benchmarks/gpu.py` has measured into a folder."""
     makers = {"parity": _parity, "speed": _speed, "latency": _latency, "attention": _attention, "training": _training}
     measured = {name: folder / f"{name}.json" for name in makers}
-    records = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in measured.items() if path.is_file()}
+    records = {name: read_mapping(path, "JSON") for name, path in measured.items() if path.is_file()}
     if not records:
         return (
             "Nothing has been measured on a GPU yet: `python benchmarks/gpu.py` writes `results/gpu` and these tables."

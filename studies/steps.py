@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
 __all__ = ["RECIPES", "Job", "ParallelArguments", "run_jobs", "run_script"]
@@ -94,32 +94,41 @@ def run_jobs(jobs: Iterable[Job], parallel: ParallelArguments | None = None, log
     """
     number = 1 if parallel is None else parallel.parallel_runs
     log_dir = log_dir if number > 1 else None
-    waiting, running, failed = deque(jobs), {}, []
+    waiting, running, failed = deque(job for job in jobs if job.steps), {}, []
     total = len(waiting)
+    if log_dir is not None:
+        log_dir.mkdir(parents=True, exist_ok=True)
     _start_server()
     with _noted_sigterm() as stopped:
-        while running or (waiting and not stopped.is_set()):
-            for slot in range(number):
-                if slot not in running and waiting and not stopped.is_set():
-                    running[slot] = _Running(waiting.popleft(), slot, parallel, log_dir)
-            for slot, job in list(running.items()):
-                if stopped.is_set():
-                    job.stop()
-                if not job.is_over(POLL_SECONDS / len(running)):
-                    continue
-                del running[slot]
-                if job.failed_step is not None and not stopped.is_set():
-                    failed.append(job)
-                    waiting = waiting if number > 1 else deque()
-                if log_dir is not None:
-                    state = "stopped" if stopped.is_set() else "FAILED" if job.failed_step is not None else "done"
-                    print(f"{state}: {job.job.name} ({total - len(waiting) - len(running)} of {total})", flush=True)
+        try:
+            while running or (waiting and not stopped.is_set()):
+                for slot in range(number):
+                    if slot not in running and waiting and not stopped.is_set():
+                        running[slot] = _Running(waiting.popleft(), slot, parallel, log_dir)
+                for slot, job in list(running.items()):
+                    if stopped.is_set():
+                        job.stop()
+                    if not job.is_over(POLL_SECONDS / len(running)):
+                        continue
+                    del running[slot]
+                    if job.failed_step is not None and not stopped.is_set():
+                        failed.append(job)
+                        waiting = waiting if number > 1 else deque()
+                    if log_dir is not None:
+                        state = "stopped" if stopped.is_set() else "FAILED" if job.failed_step is not None else "done"
+                        print(
+                            f"{state}: {job.job.name} ({total - len(waiting) - len(running)} of {total})", flush=True
+                        )
+        except BaseException:  # Ctrl-C, or a log that cannot be written
+            for job in running.values():
+                job.stop()
+                job.process.join()
+            raise
     if stopped.is_set():
         print("Stopped by SIGTERM; the same command resumes.", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL)
     if failed:
-        where = "" if log_dir is None else f" (see {log_dir})"
-        sys.exit("\n".join(f"This step failed: {job.failed_step}{where}" for job in failed))
+        sys.exit("\n".join(f"This step failed: {job.failed_step}" for job in failed))
 
 
 class _Running:
@@ -135,7 +144,7 @@ class _Running:
         self.gpu = gpus[slot % len(gpus)] if len(gpus) > 1 else None
         self.is_stopped = False
         if self.log is not None:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
+            self.log.touch()  # an error here, before the step runs
             print(f"started: {job.name}, with its output in {self.log}", flush=True)
         self._next()
 
@@ -152,8 +161,9 @@ class _Running:
         self.process.join(seconds)
         if self.process.exitcode is None:
             return False
-        if self.process.exitcode:
-            self.failed_step = self.command
+        if code := self.process.exitcode:
+            how = f" (killed by signal {-code}; 9 is often for want of memory)" if code < 0 else ""
+            self.failed_step = self.command + how + ("" if self.log is None else f" (see {self.log})")
             return True
         if self.waiting:
             self._next()
@@ -171,6 +181,7 @@ def _start_server() -> None:
     """Start the process that steps fork from. It must ignore the SIGTERM that a scheduler may send to the whole group:
     without it, nobody would wait for the steps.
     """
+    resource_tracker.ensure_running()  # which unblocks the signal, and would otherwise be started by the next call
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         forkserver.ensure_running()
@@ -180,13 +191,14 @@ def _start_server() -> None:
 
 @contextmanager
 def _noted_sigterm():
-    """An event that is set at SIGTERM."""
+    """An event that is set at SIGTERM, of which a second one then changes nothing."""
     stopped = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     try:
         yield stopped
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if not stopped.is_set():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _run(script: Path, arguments: list[str], log: Path | None, cores: list[int], gpu: str | None) -> None:

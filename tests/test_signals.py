@@ -91,6 +91,33 @@ def test_weights_are_as_good_as_copies():
         assert weighted[f"{name}_low"] < weighted[name] < weighted[f"{name}_high"]
 
 
+def test_numbers_that_cannot_be_measured():
+    assert np.isnan(discriminant(np.array([[np.nan, 0.5, 0.5]]), 1)).all()
+    weights = np.array([0.0, 0.0, 1.0, 1.0])
+    found = signal_metrics(np.array([1, 1, 0, 0]), np.array([0.9, 0.8, 0.2, 0.1]), weights)
+    assert np.isnan(found["roc_auc"])
+    assert np.isnan(found["background_at_50_high"])
+    labels, masses = np.array([0, 1, 2, 0, 1, 2]), np.array([np.nan, 90.0, 90.0, np.nan, 90.0, 90.0])
+    probabilities, predicted = np.full((6, 3), 1 / 3), np.array([1.0, 1.0, 1.0, np.nan, np.nan, 1.0])
+    with pytest.raises(ValueError, match="Row 4: the predicted mass must be finite"):
+        measure(labels, masses, Predictions.of_classes(probabilities, predicted, None), NAMES)
+    probabilities[1, 2] = np.nan
+    with pytest.raises(ValueError, match="Row 1: the predicted probabilities must be finite"):
+        measure(labels, masses, Predictions.of_classes(probabilities, np.ones(6), None), NAMES)
+    with pytest.raises(ValueError, match="other than low, high and macro"):
+        measure(labels, masses, Predictions.of_classes(probabilities, np.ones(6), None), ("qcd", "low", "w"))
+
+
+def test_a_part_of_a_jet_on_the_threshold():
+    """A rejection of 71 000 would be read off 1 000 background jets."""
+    is_signal = np.repeat([True, False], [100, 1000])
+    scores = np.concatenate([np.full(29, 1.0), np.full(71, 0.9), [0.9], np.zeros(999)])
+    found = signal_metrics(is_signal, scores)
+    assert np.isnan(found["rejection_at_30"])
+    assert found["rejection_at_30_low"] == pytest.approx(1 / binomial_interval(1, 1000)[1])
+    assert found["background_at_30_low"] == 0
+
+
 def test_one_class_alone():
     found = signal_metrics(np.zeros(5, bool), np.arange(5.0))
     assert all(np.isnan(value) for value in found.values())

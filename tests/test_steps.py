@@ -98,7 +98,7 @@ def test_jobs_at_once(tmp_path):
     study = run_jobs(tmp_path, 2, "one", "ill", "two")
     output, error = study.communicate(timeout=100)
     assert study.returncode == 1
-    assert error.strip() == f"This step failed: python {tmp_path}/job.py ill 1 (see {tmp_path}/logs)"
+    assert error.strip() == f"This step failed: python {tmp_path}/job.py ill 1 (see {tmp_path}/logs/ill.log)"
     assert "FAILED: ill (" in output
     assert output.count("done: ") == 2
     assert sorted((tmp_path / "order").read_text().split()) == ["one1", "one2", "two1", "two2"]
@@ -146,3 +146,34 @@ def test_where_jobs_cannot_run(device, number, what, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match=what):
         ParallelArguments(device, number)
+
+
+SLOW = """
+import signal, sys, time
+from pathlib import Path
+def save(*_):
+    time.sleep(1)
+    Path(__file__).with_name(sys.argv[1] + "_saved").touch()
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+Path(__file__).with_name(sys.argv[1] + "_started").touch()
+time.sleep(600)
+"""
+
+
+def test_a_signal_to_the_whole_group(tmp_path):
+    """As schedulers send it: the study waits until all steps have saved; a second signal changes nothing."""
+    (tmp_path / "study.py").write_text(JOBS)
+    (tmp_path / "job.py").write_text(SLOW)
+    command = [sys.executable, "-u", tmp_path / "study.py", tmp_path, "2", json.dumps(["one", "two"])]
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    study = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **output)
+    while not all((tmp_path / f"{name}_started").exists() for name in ("one", "two")):
+        assert study.poll() is None
+        time.sleep(0.05)
+    os.killpg(study.pid, signal.SIGTERM)
+    time.sleep(0.3)
+    os.kill(study.pid, signal.SIGTERM)
+    _, error = study.communicate(timeout=100)
+    assert study.returncode == os.EX_TEMPFAIL, error
+    assert all((tmp_path / f"{name}_saved").exists() for name in ("one", "two"))

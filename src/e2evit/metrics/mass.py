@@ -73,7 +73,7 @@ def mass_statistics(
     error, response, offset = mass_preds - mass_labels, mass_preds / mass_labels, mass_labels - mean(mass_labels)
     spread = mean(offset**2)
     slope = mean(offset * mass_preds) / spread if spread > 0 else float("nan")
-    if len(mass_preds) and mass_preds.min() == mass_preds.max():
+    if spread > 0 and mass_preds.min() == mass_preds.max():
         slope = 0.0  # not what rounding leaves of it
     order = np.argsort(mass_labels, kind="stable")
     edge = max(1, round(EDGE_FRACTION * len(mass_labels)))

@@ -17,9 +17,9 @@ NUM_RESAMPLES = 300
 
 
 def discriminant(probabilities: np.ndarray, signal: int, background: int = 0) -> np.ndarray:
-    """p_s / (p_s + p_b) of each jet, from `probabilities` `(n, num_classes)`; 1/2 where both are zero."""
+    """p_s / (p_s + p_b) of each jet, from `probabilities` `(n, num_classes)`; 1/2 where both are zero, NaN of NaN."""
     of_signal, of_both = probabilities[:, signal], probabilities[:, signal] + probabilities[:, background]
-    return np.divide(of_signal, of_both, out=np.full(len(of_both), 0.5), where=of_both > 0)
+    return np.divide(of_signal, of_both, out=np.full(len(of_both), 0.5), where=~(of_both <= 0))
 
 
 def signal_metrics(
@@ -37,9 +37,10 @@ def signal_metrics(
         scores: Of [`discriminant`].
 
     Returns:
-        `roc_auc`, `background_at_30`, `rejection_at_30`, ..., each with `_low` and `_high`. If no background jet
-        passes there is no rejection, but its lower bound. All NaN without signal or background.
+        `roc_auc`, `background_at_30`, `rejection_at_30`, ..., each with `_low` and `_high`. If less than one
+        background jet passes there is no rejection, but its lower bound. All NaN without signal or background.
     """
+    is_signal = np.asarray(is_signal, bool)
     labels = is_signal.astype(int)
     if weights is None and events is None:
         result = _statistics(labels, scores)
@@ -47,12 +48,19 @@ def signal_metrics(
     else:
         arrays = weighted(labels, scores, weights=weights)
         result = _statistics(*arrays) | with_intervals(_area, *arrays, num_resamples=NUM_RESAMPLES, events=events)
+        if result["roc_auc"] in (0.0, 1.0):  # as in all resamples
+            result["roc_auc_low"], result["roc_auc_high"] = delong_interval(labels, scores)
     of_background = np.ones((~is_signal).sum()) if weights is None else np.asarray(weights, float)[~is_signal]
     if events is not None:
         of_background = np.bincount(np.unique(events[~is_signal], return_inverse=True)[1], of_background)
     number = effective_number(of_background)
     for percent in SIGNAL_EFFICIENCIES:
-        low, high = binomial_interval(result[f"background_at_{percent}"] * number, number)
+        passed = result[f"background_at_{percent}"] * number
+        if passed < 1:  # a part of a jet, of several on the threshold
+            result[f"rejection_at_{percent}"] = float("nan")
+            low, high = 0.0, binomial_interval(np.ceil(passed), number)[1]
+        else:
+            low, high = binomial_interval(passed, number)
         result |= {f"background_at_{percent}_low": low, f"background_at_{percent}_high": high}
         result |= {f"rejection_at_{percent}_low": _inverse(high), f"rejection_at_{percent}_high": _inverse(low)}
     return result
@@ -102,15 +110,22 @@ def _statistics(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | No
     of_signal, of_background = (None if weights is None else weights[part] for part in (is_signal, ~is_signal))
     for percent in SIGNAL_EFFICIENCIES:
         passed = float("nan")
-        if len(signal) and len(background):
+        if _has_both(labels, weights):
             passed = _background_efficiency(signal, background, percent / 100, of_signal, of_background)
         result |= {f"background_at_{percent}": passed, f"rejection_at_{percent}": _inverse(passed)}
     return result
 
 
 def _area(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
-    has_both = len(np.unique(labels)) == 2
+    has_both = _has_both(labels, weights)
     return {"roc_auc": float(roc_auc_score(labels, scores, sample_weight=weights)) if has_both else float("nan")}
+
+
+def _has_both(labels: np.ndarray, weights: np.ndarray | None) -> bool:
+    """Whether there are signal and background, and not of weight zero alone."""
+    if weights is not None:
+        labels = labels[weights > 0]
+    return len(np.unique(labels)) == 2
 
 
 def _background_efficiency(signal, background, efficiency: float, of_signal, of_background) -> float:

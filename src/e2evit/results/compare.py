@@ -186,7 +186,8 @@ def compare_models(
         entry, sides = {}, (trainings[reference], trainings[other])
         if all(name in jets.probabilities for side in sides for name in side):
             probabilities = [[jets.probabilities[name][known] for name in side] for side in sides]
-            entry["roc_auc_macro"] = _difference_by_parts(_auc_and_parts, labels, *probabilities, events)
+            if len(np.unique(labels)) == probabilities[0][0].shape[1]:
+                entry["roc_auc_macro"] = _difference_by_parts(_auc_and_parts, labels, *probabilities, events)
             entry["accuracy"] = _difference_by_parts(_accuracy_and_parts, labels, *probabilities, events)
         if len(mass_labels):
             predicted = [[jets.mass_preds[name][has_mass].astype(float) for name in side] for side in sides]

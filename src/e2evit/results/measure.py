@@ -84,6 +84,7 @@ def measure(
         return {name: values[jets] for name, values in given.items() if values is not None}
 
     result, scores, probabilities = {}, predictions.scores, predictions.probabilities
+    _check(labels, mass_labels, predictions, label_names)
     known = labels != -100
     signal = (labels[known] != BACKGROUND).astype(int)
     if len(np.unique(signal)) == 2:
@@ -118,6 +119,22 @@ def measure(
             **of(has_mass),
         )
     return {name: float(value) for name, value in result.items() if value == value}
+
+
+def _check(labels: np.ndarray, mass_labels: np.ndarray, predictions: Predictions, label_names: Sequence[str]) -> None:
+    """Refuses numbers that are not finite, with their row, and names of classes that are those of metrics."""
+    taken = {"low", "high", "macro"} & {*label_names}
+    if taken or len({*label_names}) < len(label_names):
+        raise ValueError(
+            f"The classes {', '.join(label_names)} cannot be measured: each needs a name of its own, other than low, "
+            "high and macro, which are parts of names of metrics."
+        )
+    usable = {"mass": ~(np.isfinite(mass_labels) & (mass_labels > 0)) | np.isfinite(predictions.mass_preds)}
+    if predictions.probabilities is not None:
+        usable["probabilities"] = (labels == -100) | np.isfinite(predictions.probabilities).all(axis=1)
+    for what, rows in usable.items():
+        if not rows.all():
+            raise ValueError(f"Row {int(np.argmin(rows))}: the predicted {what} must be finite, and is not.")
 
 
 def _pairs(labels: np.ndarray, probabilities: np.ndarray | None, label_names: Sequence[str]) -> Iterator[tuple]:
