@@ -16,13 +16,14 @@ from transformers import initialization as init
 from transformers.utils.generic import can_return_tuple
 
 from .modeling_activations import gelu
+from .modeling_constants import constant
 from .modeling_e2e import E2EForImageClassification, E2EOutput
 from .modeling_hitvit import HitViTModel, HitViTPreTrainedModel, make_head
 from .modeling_layers import Mlp
 from .modeling_packed import sum_over_images
 from .modeling_pooling import MAX_SCORE, AttentionPooling
 from .modeling_precision import LayerNorm, no_autocast, widen
-from .modeling_tokens import PIXEL, PackedTokens, constant, pack
+from .modeling_tokens import PIXEL, PackedTokens, pack
 from .modeling_trainer import shown_to_trainer
 
 __all__ = ["HitViTForJetsInEvents"]

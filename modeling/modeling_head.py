@@ -4,9 +4,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .modeling_constants import constant
 from .modeling_sizes import pad_to_multiple
 from .modeling_stem import linear_pixels
-from .modeling_tokens import constant
 
 __all__ = ["E2EHead", "EnergyPooling", "class_loss", "class_scores", "e2e_loss", "mass_in_gev"]
 

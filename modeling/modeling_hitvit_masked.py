@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.utils.generic import can_return_tuple
 
+from .modeling_constants import constant
 from .modeling_hitvit import (
     HitViTBlock,
     HitViTModel,
@@ -29,7 +30,6 @@ from .modeling_tokens import (
     PackedTokens,
     Pixels,
     channel_values,
-    constant,
     list_pixels,
     middle_of,
     token_pixels,

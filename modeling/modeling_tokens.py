@@ -6,12 +6,12 @@ new window, and the last places of its last window are empty.
 """
 
 import sys
-from functools import lru_cache
 from math import pi, prod
 from typing import NamedTuple
 
 import torch
 
+from .modeling_constants import constant, table
 from .modeling_curves import curve_order, curve_ranks
 from .modeling_stem import LINEAR_SCALE, linear_pixels
 
@@ -20,7 +20,6 @@ __all__ = [
     "PackedTokens",
     "Pixels",
     "channel_values",
-    "constant",
     "list_pixels",
     "make_tokens",
     "middle_of",
@@ -252,24 +251,6 @@ def _around(pixel: torch.Tensor, height: int, width: int, side: int, periodic: b
     column = column % width if periodic else column
     is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     return torch.where(is_inside, row * width + column, -1).flatten(1)
-
-
-def constant(values: tuple, device: torch.device) -> torch.Tensor:
-    """A tensor that is copied to a device once: each copy would wait for all that a GPU has been asked before."""
-    return table(device, torch.tensor, values)
-
-
-def table(device: torch.device, function, *arguments) -> torch.Tensor:
-    """As [`constant`], of what a function returns."""
-    if torch.compiler.is_compiling():  # or exporting: a graph has tensors of its own
-        return torch.as_tensor(function(*arguments)).to(device)
-    return _tables(device, function, *arguments)
-
-
-@lru_cache(maxsize=64)
-def _tables(device: torch.device, function, *arguments) -> torch.Tensor:
-    with torch.inference_mode(False):  # a training may come after
-        return torch.as_tensor(function(*arguments)).to(device)
 
 
 def middle_of(place: torch.Tensor, image_shape: tuple[int, int], side: int) -> torch.Tensor:

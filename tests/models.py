@@ -19,7 +19,7 @@ BACKBONES = {
 }
 CHANNELS = ["trk_pt", "trk_d0", "trk_dz", "ecal", "hcal", "bpix1", "bpix2", "bpix3"]  # as of jets
 SHARED = {"image_size": 50, "num_aux_features": 2, "mass_mean": 120.0, "mass_std": 40.0}
-STUDY = {"pixel_features": True, "energy_pooling": True, "log_mass": True, "mass_loss": "quantile"}
+STUDY = {"pixel_features": True, "energy_pooling": True, "mass_loss": "quantile"}
 ONE_STAGE = {"hidden_sizes": [16], "depths": [2], "num_attention_heads": [2], "mlp_ratios": [2]}
 # a small instance of each of our own families; baselines are built from their backbones' configs
 SMALL = {

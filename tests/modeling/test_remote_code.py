@@ -18,8 +18,8 @@ from e2evit.hub.code import add_code
 SHARED = {
     *("configuration_e2e", "files_e2e", "geometry_e2e", "image_processing_e2e", "limits_e2e", "pipeline_e2e"),
     *("pixels_e2e", "unpacked_e2e"),
-    *("modeling_checkpointing", "modeling_e2e", "modeling_head", "modeling_precision", "modeling_sizes"),
-    *("modeling_stem", "modeling_trainer", "modeling_wrapped"),
+    *("modeling_checkpointing", "modeling_constants", "modeling_e2e", "modeling_head", "modeling_precision"),
+    *("modeling_sizes", "modeling_stem", "modeling_trainer", "modeling_wrapped"),
 }
 # code for models with our own blocks
 BLOCKS = {

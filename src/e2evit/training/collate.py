@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from e2evit.data.statistics import MassWeights
 from e2evit.modeling.image_processing_e2e import AUX_COLUMNS, compress, to_numpy
-from e2evit.modeling.modeling_tokens import Pixels, constant
+from e2evit.modeling.modeling_constants import constant
+from e2evit.modeling.modeling_tokens import Pixels
 from e2evit.transforms.augment import Augmentation, without_lost
 
 from .particles import PreparedImages

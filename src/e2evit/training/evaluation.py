@@ -111,6 +111,7 @@ def evaluate(
         loader = make_loader(rows, collator, per_device_batch_size, num_workers, accelerator=accelerator)
         prepared, loader = accelerator.prepare(model, loader)
         outputs = predict(accelerator, prepared, ImagesOnDevice(loader, collator))
+        del prepared, loader  # which know the group of processes that is left below
     else:
         outputs = predict_in_pieces(accelerator, model, rows, collator, per_device_batch_size, pieces_dir, num_workers)
     memory = peak_memory_gib(accelerator.device)  # before the baselines, which take more

@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = ["decided_by_main", "end_processes", "is_first_process", "keep_freed_m
 
 logger = logging.getLogger(__name__)
 
+GLOO_SECONDS = 0.2  # a thousand times what its threads need to free a tensor
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # set by torchrun and MPI
 TRACKERS = ("tensorboard", "wandb", "trackio")
 _Decision = TypeVar("_Decision")
@@ -145,11 +147,13 @@ def keep_freed_memory() -> None:
 def end_processes(accelerator: Accelerator) -> None:
     """Leave the process group once all processes are here; [`start_accelerator`] can then start again.
 
-    Gloo's thread frees the tensors of the last `gather`, for which it needs Python's lock. A process that leaves at
-    once holds that lock while it waits for this very thread: it hangs forever or is aborted. Here it first waits for
-    the others without the lock.
+    Gloo's threads free the tensors of the last exchange, for which they need Python's lock. A process that leaves at
+    once holds that lock while it waits for these very threads: it hangs forever or is aborted, here or where the last
+    object that knows the group, such as a model wrapped for DDP, is freed. Here it first waits without the lock.
     """
     accelerator.wait_for_everyone()
+    if accelerator.num_processes > 1:
+        time.sleep(GLOO_SECONDS)  # the others may have been waiting: then that took no time
     close_trackers(accelerator)
     if accelerator.num_processes > 1:
         _ended_groups.append(distributed.get_backend())

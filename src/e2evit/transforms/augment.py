@@ -15,7 +15,8 @@ import torch
 
 from e2evit.data.arguments import settle
 from e2evit.data.grid import TOWER
-from e2evit.modeling.modeling_tokens import Pixels, constant
+from e2evit.modeling.modeling_constants import constant
+from e2evit.modeling.modeling_tokens import Pixels
 
 from .random_numbers import largest_count, normal, poisson, uniform
 
