@@ -41,6 +41,7 @@ def test_a_small_study(tmp_path):
     plan |= {"seeds": [3], "epochs": 1, "fraction": 0.9, "validation_fraction": 1.0}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
     command = ["studies/tokens.py", "--study", tmp_path / "study.yaml", "--data_dir", tmp_path / "jets"]
+    command += ["--device", "cpu", "--parallel_runs", 2]
     command += ["--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "runs", "--results_dir", tmp_path]
     done = run_python("-c", TWICE, *command)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
