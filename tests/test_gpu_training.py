@@ -75,10 +75,10 @@ def test_resuming_gives_the_same_bits(run, monkeypatch, device, model_type):
     assert losses(again) == losses(history)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.gpu
 @pytest.mark.parametrize("model_type", ["xcit", "hitvit"])
-def test_resuming_with_any_algorithms(run, monkeypatch, device, model_type):
-    own = {"device": device, "model_type": model_type, "save_steps": 3}
+def test_resuming_with_any_algorithms(run, monkeypatch, model_type):
+    own = {"device": "cuda", "model_type": model_type, "save_steps": 3}
     whole, history = run("whole", **own)
     resumed, again = resume_until_done(lambda: run("parts", resume_from_checkpoint=True, **own), monkeypatch)
     assert losses(again) == pytest.approx(losses(history), rel=1e-4)
