@@ -50,7 +50,8 @@ class GpuArguments:
     results_dir: str = field(default=str(ROOT / "results/gpu"), metadata={"help": "Folder of the JSON files."})
     figure: str | None = field(default=None, metadata={"help": "Figure to write. Default: docs/gpu_attention."})
     data_dir: str | None = field(
-        default=None, metadata={"help": "Simulated jets for the whole training. Default: random jets, as sparse."}
+        default=None,
+        metadata={"help": "Simulated jets for the whole training. Default: those of the tests, repeated."},
     )
 
     def __post_init__(self):

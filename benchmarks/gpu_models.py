@@ -24,7 +24,7 @@ from e2evit.training import DataArguments, TargetArguments, load_data, new_model
 from e2evit.training.collate import E2ECollator
 from e2evit.training.cost import count_macs
 
-__all__ = ["jets", "latency", "parity", "speed"]
+__all__ = ["latency", "parity", "speed"]
 
 ROOT = Path(__file__).parents[1]
 STUDY = {name: f"study/{name}" for name in ("xcit", "linearvit", "hitvit", "vit", "resnet15")}

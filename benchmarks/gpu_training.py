@@ -87,7 +87,6 @@ def whole_training(data: DataArguments, folder: Path, size: int, epochs: int, de
         "batch_size": size,
         "jets_seen": trained.history.images_seen,
         "seconds": seconds,
-        "first_epoch_per_second": rates[0],
         "images_per_second": float(np.median(rates[1:])),
         "data_share": rates[-1] / batches,
         "joules": used,
@@ -123,15 +122,8 @@ def trainings_at_once(data: DataArguments, root: Path) -> dict:
         start = time.perf_counter()
         processes = []
         for seed in range(number):
-            command = [
-                sys.executable,
-                "scripts/train.py",
-                RECIPE,
-                "--data_dir",
-                data.data_dir,
-                "--model_config",
-                MODEL,
-            ]
+            command = [sys.executable, "scripts/train.py", RECIPE, "--model_config", MODEL]
+            command += ["--data_dir", data.data_dir]
             command += ["--cache_dir", data.cache_dir, "--output_dir", root / f"of{number}_{seed}", "--seed", seed]
             command += ["--num_train_epochs", SHORT, "--report_to", "none", "--torch_compile", "true"]
             words = [str(word) for word in command]

@@ -42,7 +42,7 @@ def compile_model(
     options: dict = {}
     if _becomes_graphs(accelerator, model, settings):
         options = {"mode": "reduce-overhead", "dynamic": False}
-    elif accelerator.device.type == "cpu":  # see `E2EPreTrainedModel.compile`
+    elif accelerator.device.type == "cpu":  # see `compile` in modeling_e2e.py
         options = {"options": {"layout_optimization": False}}
     return WholeBatches(prepared, settings.per_device_batch_size, **options)
 
