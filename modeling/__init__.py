@@ -21,12 +21,25 @@ from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPI
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_baseline import BaselineConfig
+from .configuration_candidates import (
+    CandidatesConfig,
+    ParticleFlowNetworkConfig,
+    ParticleNetConfig,
+    ParticleTransformerConfig,
+)
 from .configuration_e2e import E2EConfig
 from .configuration_hitvit import HitViTConfig
 from .configuration_linearvit import LinearViTConfig
 from .configuration_xcit import XCiTConfig
 from .image_processing_e2e import E2EImageProcessor
 from .modeling_baseline import BaselineForImageClassification, BaselineModel
+from .modeling_candidates import (
+    CANDIDATE_FIELDS,
+    CandidatesForJetClassification,
+    CandidatesModel,
+    ParticleFlowNetworkForJetClassification,
+    ParticleFlowNetworkModel,
+)
 from .modeling_e2e import E2EForImageClassification, E2EModelOutput, E2EOutput, E2EPreTrainedModel
 from .modeling_events import HitViTForJetsInEvents
 from .modeling_hitvit import HitViTForImageClassification, HitViTModel
@@ -38,14 +51,21 @@ from .modeling_linearvit import (
     LinearViTModel,
 )
 from .modeling_masked import E2EForMaskedImageModeling, E2EMaskedImageModelingOutput
+from .modeling_particle_net import ParticleNetForJetClassification, ParticleNetModel
+from .modeling_particle_transformer import ParticleTransformerForJetClassification, ParticleTransformerModel
 from .modeling_xcit import XCiTBackbone, XCiTForImageClassification, XCiTForMaskedImageModeling, XCiTModel
 from .pipeline_e2e import E2EFeaturesPipeline, E2EJetsPipeline
 
 __all__ = [
+    "CANDIDATE_FAMILIES",
+    "CANDIDATE_FIELDS",
     "FAMILIES",
     "BaselineConfig",
     "BaselineForImageClassification",
     "BaselineModel",
+    "CandidatesConfig",
+    "CandidatesForJetClassification",
+    "CandidatesModel",
     "E2EConfig",
     "E2EFeaturesPipeline",
     "E2EForImageClassification",
@@ -67,6 +87,15 @@ __all__ = [
     "LinearViTForMaskedImageModeling",
     "LinearViTModel",
     "ModelFamily",
+    "ParticleFlowNetworkConfig",
+    "ParticleFlowNetworkForJetClassification",
+    "ParticleFlowNetworkModel",
+    "ParticleNetConfig",
+    "ParticleNetForJetClassification",
+    "ParticleNetModel",
+    "ParticleTransformerConfig",
+    "ParticleTransformerForJetClassification",
+    "ParticleTransformerModel",
     "XCiTBackbone",
     "XCiTConfig",
     "XCiTForImageClassification",
@@ -147,6 +176,34 @@ _FAMILIES = (
     ),
 )
 FAMILIES = {family.config.model_type: family for family in _FAMILIES}
+# baselines of the field, which read candidates instead of images: they are trained and measured as the others are, but
+# have neither pipeline nor card
+CANDIDATE_FAMILIES = {
+    config.model_type: ModelFamily(config, model, classifier, None, None, title, citation)
+    for config, model, classifier, title, citation in (
+        (
+            ParticleTransformerConfig,
+            ParticleTransformerModel,
+            ParticleTransformerForJetClassification,
+            "Particle Transformer",
+            "Qu et al., Particle Transformer for Jet Tagging, arXiv 2202.03772",
+        ),
+        (
+            ParticleNetConfig,
+            ParticleNetModel,
+            ParticleNetForJetClassification,
+            "ParticleNet",
+            "Qu, Gouskos, ParticleNet: Jet Tagging via Particle Clouds, arXiv 1902.08570",
+        ),
+        (
+            ParticleFlowNetworkConfig,
+            ParticleFlowNetworkModel,
+            ParticleFlowNetworkForJetClassification,
+            "particle flow network",
+            "Komiske et al., Energy Flow Networks: Deep Sets for Particle Jets, arXiv 1810.05165",
+        ),
+    )
+}
 
 _AUTO_CLASSES = {
     auto_class.__name__: auto_class
@@ -158,7 +215,7 @@ _AUTO_CLASSES = {
         AutoBackbone,
     )
 }
-for _model_type, _family in FAMILIES.items():
+for _model_type, _family in (FAMILIES | CANDIDATE_FAMILIES).items():
     AutoConfig.register(_model_type, _family.config)
     AutoImageProcessor.register(_family.config, slow_image_processor_class=E2EImageProcessor)
     # there is none, but pipelines would guess its name and ask whether to run code from the checkpoint

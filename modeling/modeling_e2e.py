@@ -130,6 +130,7 @@ class E2EPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # a `Trainer` divides the loss by its accumulation steps
     reads_rows = False  # whether lists of pixels may take the place of `pixel_values`
+    reads_candidates = False  # whether `candidate_values` take it
     # false where the paper's code leaves convolutions at PyTorch's default
     _truncated_normal_convolutions = True
 

@@ -33,6 +33,8 @@ class _E2EPipeline(Pipeline):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         config, processor = self.model.config, self.image_processor
+        if getattr(self.model, "reads_candidates", False):
+            raise ValueError(f"A pipeline reads images, and {type(self.model).__name__} candidates: call the model.")
         if not hasattr(processor, "image_shape"):
             raise ValueError(f"The pipeline needs an E2EImageProcessor, got {type(processor).__name__}.")
         made_for = (getattr(config, "num_channels", None), *getattr(config, "image_shape", ()))

@@ -57,6 +57,8 @@ class ExportModule(nn.Module):
             raise ValueError(
                 "This model reads the jets of events besides the image; only models of images are exported."
             )
+        if model.reads_candidates:
+            raise ValueError("This model reads candidates; only models of images are exported.")
         if layout not in LAYOUTS:
             raise ValueError(f"`layout` is {' or '.join(LAYOUTS)}, got {layout!r}.")
         if model.config.num_aux_features:

@@ -30,7 +30,7 @@ from e2evit.data.manifest import RUN_INFO_FILE, check_weights
 from e2evit.data.packaged import read_recipe
 from e2evit.data.statistics import column_moments
 from e2evit.data.texts import read_mapping
-from e2evit.modeling import FAMILIES, E2EConfig, E2EImageProcessor
+from e2evit.modeling import CANDIDATE_FAMILIES, FAMILIES, E2EConfig, E2EImageProcessor
 
 from .arguments import TargetArguments
 
@@ -44,6 +44,7 @@ __all__ = [
     "pretrained_model",
     "read_config",
     "read_model_config",
+    "reads_candidates",
 ]
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class TrainedOn:
         label_names: Classes in the order of its classifier; none of a model for masked images.
         targets: Those of the recipe it was trained with, as far as it holds one.
         reads_events: Whether it predicts all jets of an event at once.
+        reads_candidates: Whether it reads candidates instead of images.
     """
 
     path: str
@@ -88,6 +90,7 @@ class TrainedOn:
     label_names: tuple[str, ...]
     targets: TargetArguments
     reads_events: bool = False
+    reads_candidates: bool = False
 
     @classmethod
     def of(cls, path: str | Path) -> "TrainedOn":
@@ -110,6 +113,7 @@ class TrainedOn:
             names,
             TargetArguments(**{name: recipe[name] for name in known if name in recipe}),
             _reads_events(config),
+            config.model_type in CANDIDATE_FAMILIES,
         )
 
 
@@ -341,6 +345,11 @@ def read_model_config(path: str | Path, **overrides) -> E2EConfig:
     """
     config_class, fields = _model_fields(path)
     return config_class(**(fields | overrides))
+
+
+def reads_candidates(model_config: str | Path | E2EConfig) -> bool:
+    """Whether a new model of this configuration reads candidates instead of images."""
+    return _model_fields(model_config)[0].model_type in CANDIDATE_FAMILIES
 
 
 def import_model_module(name: str | None) -> None:

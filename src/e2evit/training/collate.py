@@ -16,9 +16,9 @@ from e2evit.transforms.augment import Augmentation, without_lost
 
 from .particles import PreparedImages
 
-__all__ = ["MASS_COLUMN", "E2ECollator", "RowTables", "split_pixels"]
+__all__ = ["MASS_COLUMN", "E2ECollator", "RowTables", "check_lengths", "flat_numbers", "split_pixels"]
 
-PIXELS = {"pixel_index": pa.int64(), "pixel_value": pa.float64()}
+PIXELS = {"pixel_index": pa.list_(pa.int64()), "pixel_value": pa.list_(pa.float64())}
 LISTS = ("pixel_index", "pixel_value", "row_offsets")
 UNSEEDED = -(2**62)
 MASS_COLUMN = "mass_labels"
@@ -67,6 +67,8 @@ class E2ECollator:
         truth_columns: Columns with further targets, returned as `truth_labels` `(B, n)`; null becomes NaN.
     """
 
+    inputs = PIXELS  # columns of lists that become the input of a model
+
     def __init__(
         self,
         processor,
@@ -88,8 +90,8 @@ class E2ECollator:
     def columns(self) -> list[str]:
         """The columns it reads."""
         aux = AUX_COLUMNS if self.processor.aux_names else ("pt",) if self.mass_weights else ()
-        pixels = PIXELS if self.images is None else self.images.columns
-        return list(dict.fromkeys(["row", *pixels, "labels", self.mass_column, *aux, *self.truth_columns]))
+        inputs = self.inputs if self.images is None else self.images.columns
+        return list(dict.fromkeys(["row", *inputs, "labels", self.mass_column, *aux, *self.truth_columns]))
 
     def seed(self, seed: int, epoch: int) -> None:
         """Set the seed of an epoch: what happens to a jet then depends on it and on the jet, in any batch."""
@@ -117,25 +119,25 @@ class E2ECollator:
         """
         if self.images is not None:
             rows = self.images(rows, *self.seeds)
-        rows = _as_table(rows, self.mass_column, self.truth_columns)
-        index, value = (rows[name].combine_chunks() for name in PIXELS)
-        offsets = index.offsets.to_numpy()
-        lengths = np.stack([np.diff(offsets), np.diff(value.offsets.to_numpy())])
-        for row in np.flatnonzero(lengths[0] != lengths[1])[:1]:
-            raise ValueError(
-                f"Row {row}: {lengths[0, row]} entries in pixel_index and {lengths[1, row]} in pixel_value."
-            )
-        index, value = index.flatten().to_numpy(), value.flatten().to_numpy()
+        rows = _as_table(rows, self.inputs, self.mass_column, self.truth_columns)
+        return self._read_inputs(rows) | self._read_targets(rows)
+
+    def _read_inputs(self, rows: pa.Table) -> dict[str, torch.Tensor]:
+        lists = {name: rows[name].combine_chunks() for name in PIXELS}
+        offsets = check_lengths(lists)
+        index, value = (values.flatten().to_numpy() for values in lists.values())
         pixels = {"pixel_index": index, "pixel_value": value, "row_offsets": offsets}
         if self.processor.aux_names:
             pixels |= {name: _numbers(rows, name, np.nan) for name in AUX_COLUMNS if name in rows.column_names}
         checked = self.processor.check_rows(pixels, self.processor.channel_names)
         checked["pixel_index"] = checked["pixel_index"].astype(np.int32)
-        batch = {name: torch.tensor(values) for name, values in checked.items()}
-        labels = _numbers(rows, "labels", -100) if self.with_labels else np.full(len(offsets) - 1, -100.0)
+        return {name: torch.tensor(values) for name, values in checked.items()}
+
+    def _read_targets(self, rows: pa.Table) -> dict[str, torch.Tensor]:
+        labels = _numbers(rows, "labels", -100) if self.with_labels else np.full(rows.num_rows, -100.0)
         if not (is_whole := np.isfinite(labels) & (labels == np.round(labels))).all():
             raise ValueError(f"`labels` are the numbers of classes, got {labels[~is_whole][0]}.")
-        batch["labels"] = torch.from_numpy(labels.astype(np.int64))
+        batch = {"labels": torch.from_numpy(labels.astype(np.int64))}
         masses = _numbers(rows, self.mass_column, np.nan)
         batch["mass_labels"] = torch.from_numpy(masses.astype(np.float32))
         if self.truth_columns:
@@ -182,10 +184,27 @@ def split_pixels(batch: dict[str, torch.Tensor]) -> tuple[Pixels, dict[str, torc
     return Pixels(image, index, value, number), others
 
 
-def _as_table(rows: pa.Table | Sequence, mass_column: str, truth_columns: Sequence[str]) -> pa.Table:
+def check_lengths(lists: Mapping[str, pa.ListArray]) -> np.ndarray:
+    """Where each row's entries start, of lists by column; refuses a row with lists of different lengths."""
+    first, *others = ((name, values.offsets.to_numpy()) for name, values in lists.items())
+    for name, offsets in others:
+        lengths = np.diff(first[1]), np.diff(offsets)
+        for row in np.flatnonzero(lengths[0] != lengths[1])[:1]:
+            raise ValueError(f"Row {row}: {lengths[0][row]} entries in {first[0]} and {lengths[1][row]} in {name}.")
+    return first[1] - first[1][0]
+
+
+def flat_numbers(lists: pa.ListArray) -> np.ndarray:
+    """The entries of all rows, in single precision; null becomes NaN."""
+    return lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+
+
+def _as_table(
+    rows: pa.Table | Sequence, inputs: Mapping[str, pa.ListType], mass_column: str, truth_columns: Sequence[str]
+) -> pa.Table:
     if not isinstance(rows, pa.Table) and len(rows) and not isinstance(rows[0], Mapping):
         rows = pa.concat_tables([_frame_as_table(row) for row in rows])
-    needed = [*PIXELS, *([] if mass_column == MASS_COLUMN else [mass_column]), *truth_columns]
+    needed = [*inputs, *([] if mass_column == MASS_COLUMN else [mass_column]), *truth_columns]
     known = rows.column_names if isinstance(rows, pa.Table) else rows[0] if rows else needed
     if missing := [name for name in needed if name not in known]:
         raise ValueError(
@@ -194,20 +213,20 @@ def _as_table(rows: pa.Table | Sequence, mass_column: str, truth_columns: Sequen
         )
     if isinstance(rows, pa.Table):
         return rows
-    columns = {name: _lists([row[name] for row in rows], name) for name in PIXELS}
+    columns = {name: _lists([row[name] for row in rows], name, kind) for name, kind in inputs.items()}
     for name in {"labels", mass_column, *AUX_COLUMNS, *truth_columns}:
         values = [np.nan if row.get(name) is None else float(row[name]) for row in rows]
         columns[name] = pa.array(values, pa.float64(), from_pandas=True)
     return pa.table(columns)
 
 
-def _lists(pixels: Sequence, name: str) -> pa.Array:
-    arrays = [to_numpy(values) for values in pixels]
+def _lists(rows: Sequence, name: str, kind: pa.ListType) -> pa.Array:
+    arrays, are_integers = [to_numpy(values) for values in rows], pa.types.is_integer(kind.value_type)
     for row, values in enumerate(arrays):
-        kinds, what = ("iu", "integers") if name == "pixel_index" and values.size else ("iuf", "numbers")
+        kinds, what = ("iu", "integers") if are_integers and values.size else ("iuf", "numbers")
         if values.ndim != 1 or values.dtype.kind not in kinds:
-            raise ValueError(f"Row {row}: `{name}` must be a list of {what}, got {str(pixels[row])[:80]}.")
-    return pa.array(arrays, pa.list_(PIXELS[name]))
+            raise ValueError(f"Row {row}: `{name}` must be a list of {what}, got {str(rows[row])[:80]}.")
+    return pa.array(arrays, kind)
 
 
 def _frame_as_table(frame) -> pa.Table:

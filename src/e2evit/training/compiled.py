@@ -68,9 +68,10 @@ class WholeBatches:
 
 
 def _becomes_graphs(accelerator: Accelerator, model: nn.Module, settings: TrainArguments) -> bool:
-    """Not lists of pixels, whose batches differ in shape; nor gradients that outlive a step or are exchanged."""
+    """Not lists of pixels or candidates, whose batches differ in shape; nor gradients that outlive a step or are
+    exchanged."""
     is_alone = accelerator.distributed_type == DistributedType.NO and settings.gradient_accumulation_steps == 1
-    return accelerator.device.type in GRAPHS and is_alone and not model.reads_rows
+    return accelerator.device.type in GRAPHS and is_alone and not (model.reads_rows or model.reads_candidates)
 
 
 def _can_compile(accelerator: Accelerator) -> bool:

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
-from e2evit.modeling import HitViTForJetsInEvents, modeling_depthwise, modeling_packed
+from e2evit.modeling import CANDIDATE_FIELDS, HitViTForJetsInEvents, modeling_depthwise, modeling_packed
 
 __all__ = ["count_macs", "model_cost", "peak_memory_gib"]
 
@@ -16,6 +16,7 @@ REPEATS, LONGEST = 20, 10.0  # seconds
 OCCUPANCY = 0.015  # of a channel's pixels
 OCCUPIED = 22  # where tokens are pixels, one in so many: 711 of a jet image, about as many as real ones have
 NUM_JETS = 2  # of an event
+NUM_CANDIDATES = 90  # of a jet, about as many as real ones have at 21 pile-up collisions
 
 
 def model_cost(model, accelerator: Accelerator, batch_size: int) -> dict[str, float]:
@@ -28,7 +29,7 @@ def model_cost(model, accelerator: Accelerator, batch_size: int) -> dict[str, fl
     macs = count_macs(model)
     model = model.to(accelerator.device).eval()
     inputs = _inputs(model, batch_size, accelerator.device)
-    if not model.reads_rows:
+    if not (model.reads_rows or model.reads_candidates):
         inputs["pixel_values"] *= torch.rand_like(inputs["pixel_values"]) < OCCUPANCY
     seconds, start = [], time.perf_counter()
     with torch.no_grad(), accelerator.autocast():
@@ -69,17 +70,34 @@ def count_macs(model) -> int:
 
 def _inputs(model, batch_size: int, device) -> dict[str, torch.Tensor]:
     config = model.config
+    if getattr(model, "reads_candidates", False):
+        return {"candidate_values": _candidates(batch_size, device)} | _aux_values(config, batch_size, device)
     inputs = {"pixel_values": torch.rand(batch_size, config.num_channels, *config.image_shape, device=device)}
     if getattr(model, "reads_rows", False):
         number = torch.arange(inputs["pixel_values"][0, 0].numel(), device=device).view(config.image_shape)
         inputs["pixel_values"][:, 0] *= number % OCCUPIED == 0
         inputs["pixel_values"][:, 1:] = 0
-    if config.num_aux_features:
-        inputs["aux_values"] = torch.zeros(batch_size, config.num_aux_features, device=device)
+    inputs |= _aux_values(config, batch_size, device)
     if isinstance(model, HitViTForJetsInEvents):
         pt, middle = torch.tensor([500.0]), torch.tensor(config.image_shape) / 2
         inputs["jets"] = torch.cat([pt, middle]).expand(batch_size, NUM_JETS, 3).to(device)
     return inputs
+
+
+def _aux_values(config, batch_size: int, device) -> dict[str, torch.Tensor]:
+    number = config.num_aux_features
+    return {"aux_values": torch.zeros(batch_size, number, device=device)} if number else {}
+
+
+def _candidates(batch_size: int, device) -> torch.Tensor:
+    """Charged hadrons of 5 GeV around an axis."""
+    values = torch.zeros(batch_size, NUM_CANDIDATES, len(CANDIDATE_FIELDS), device=device)
+    own = {"id": 211, "charge": 1, "pt": 5, "energy": 5.1}
+    for name, value in own.items():
+        values[..., CANDIDATE_FIELDS.index(name)] = value
+    for name in ("eta", "phi"):
+        values[..., CANDIDATE_FIELDS.index(name)] = 0.8 * torch.rand(batch_size, NUM_CANDIDATES, device=device) - 0.4
+    return values
 
 
 def peak_memory_gib(device: torch.device) -> float:

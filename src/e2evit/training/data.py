@@ -29,6 +29,7 @@ def load_data(
     channel_names: Sequence[str] | None = None,
     fresh: bool = False,
     splits: Collection[str] = SPLITS,
+    candidates: bool = False,
 ) -> tuple[DatasetDict, DatasetSchema]:
     """The rows in three splits with the targets that were asked for, and their schema.
 
@@ -40,10 +41,11 @@ def load_data(
             other particles become fixed images.
         splits: The splits whose images will be read. The others keep their particles, which saves the time of making
             images.
+        candidates: Whether rows need candidates; kept particles get them with their images.
 
     Raises:
-        ValueError: if the data has other channels than `channel_names`, or images where particles or whole events are
-            needed; and as [`load_e2e`], [`to_transverse`], [`select_targets`] and [`check_mass_column`].
+        ValueError: if the data has other channels than `channel_names`, or images where particles, candidates or whole
+            events are needed; and as [`load_e2e`], [`to_transverse`], [`select_targets`] and [`check_mass_column`].
     """
     targets = with_defaults(targets or TargetArguments(), channel_names)
     schema = find_schema(data.dataset_name, data.data_dir, data.schema)
@@ -57,6 +59,11 @@ def load_data(
         raise ValueError(
             f"`{unmet[0]}` needs particles, and {data.data_dir} holds images: simulate with "
             "`e2evit simulate --keep particles`."
+        )
+    elif candidates and "candidates" not in schema.lists:
+        raise ValueError(
+            f"This model reads candidates, which the rows in {data.data_dir} do not have: simulate with "
+            "`e2evit simulate --candidates` or `--keep particles`."
         )
     elif targets.transverse:
         dataset, schema = to_transverse(dataset, schema)
@@ -77,7 +84,7 @@ def load_data(
     if data.event_jets == "windows":
         return windows_of_events(dataset, schema)
     if particles:
-        images = PreparedImages(data, targets.transverse)
+        images = PreparedImages(data, targets.transverse, candidates)
         for split in dataset:
             if split in splits and not (fresh and split == "train"):
                 dataset[split] = images.fixed(dataset[split], split)

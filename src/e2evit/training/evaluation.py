@@ -16,6 +16,7 @@ from e2evit.results.record import Result, model_name
 from e2evit.transforms.event_jets import windows_of_events
 
 from .arguments import SPLITS, DataArguments, TargetArguments
+from .candidates import CandidateCollator
 from .checkpoint import TrainedOn, check_image_size, load_model
 from .collate import E2ECollator
 from .cost import model_cost, peak_memory_gib
@@ -88,7 +89,9 @@ def evaluate(
     targets = targets_of(trained_on, data, targets or TargetArguments())
     targets = with_defaults(targets, trained_on.channel_names)
     with accelerator.main_process_first():
-        dataset, schema = load_data(data, targets, trained_on.channel_names, splits={"train", split})
+        dataset, schema = load_data(
+            data, targets, trained_on.channel_names, splits={"train", split}, candidates=trained_on.reads_candidates
+        )
     if not len(dataset.get(split, ())):
         raise ValueError(f"The {split} split has no jets to measure on.")
     jets, jet_schema = windows_of_events(dataset, schema) if trained_on.reads_events else (dataset, schema)
@@ -102,6 +105,7 @@ def evaluate(
     jets = align_labels(jets, model.config.label2id)
     label_names = [model.config.id2label[number] for number in range(model.config.num_labels)]
     collator = EventCollator if trained_on.reads_events else E2ECollator
+    collator = CandidateCollator if trained_on.reads_candidates else collator
     collator = collator(processor, targets.mass_column, packed=model.reads_rows)
     rows = dataset[split]
 

@@ -10,7 +10,7 @@ from datasets import Dataset, List, Value
 from e2evit.data import DatasetSchema, find_schema
 from e2evit.data.builder import describe_schema
 from e2evit.data.manifest import digest_of
-from e2evit.data.schema import IMAGE_COLUMNS, PARTICLE_COLUMNS
+from e2evit.data.schema import IMAGE_COLUMNS, LISTS, PARTICLE_COLUMNS
 from e2evit.simulation import ParticleImages
 from e2evit.transforms.transverse import transverse_schema, transverse_table
 
@@ -32,14 +32,17 @@ class PreparedImages:
 
     Args:
         data: The particles, and their pile-up.
+        candidates: Whether rows also get the candidates of the same response, and observables made of them.
     """
 
     columns = ParticleImages.columns
 
-    def __init__(self, data: DataArguments, transverse: bool | None = False):
+    def __init__(self, data: DataArguments, transverse: bool | None = False, candidates: bool = False):
         schema = find_schema(data.dataset_name, data.data_dir, data.schema)
         assert data.data_dir is not None, "find_schema has refused it"
-        self.images = ParticleImages.of(data.data_dir, data.pileup, cache_dir=data.cache_dir, without=data.without)
+        self.images = ParticleImages.of(
+            data.data_dir, data.pileup, cache_dir=data.cache_dir, without=data.without, candidates=candidates
+        )
         self.plain, self.transverse = image_schema(schema), transverse
 
     def __call__(self, rows: pa.Table, seed: int = 0, epoch: int | None = None, split: str = "train") -> pa.Table:
@@ -55,7 +58,8 @@ class PreparedImages:
         """Fixed images of the rows of a split, in their cache."""
         settings = {"rows": rows._fingerprint, "transverse": self.transverse, "images": self.images.description}
         settings["split"] = split
-        lists = {name: List(Value(kind)) for name, kind in IMAGE_COLUMNS.items()}
+        made_of = IMAGE_COLUMNS | (LISTS["candidates"] if self.images.candidates else {})
+        lists = {name: List(Value(kind)) for name, kind in made_of.items()}
         others = {name: feature for name, feature in rows.features.items() if name not in PARTICLE_COLUMNS}
         made = rows.with_format("arrow").map(
             partial(self, split=split),

@@ -13,7 +13,7 @@ from e2evit.modeling.modeling_head import e2e_loss
 
 __all__ = ["constant_baselines", "coverage_temperature", "predict", "progress_bar", "summarise"]
 
-INPUTS = ("pixel_values", "pixel_index", "pixel_value", "row_offsets", "aux_values", "jets")
+INPUTS = ("pixel_values", "pixel_index", "pixel_value", "row_offsets", "candidate_values", "aux_values", "jets")
 
 
 @torch.no_grad()

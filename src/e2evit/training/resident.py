@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 CHUNK = 1024  # rows read at once
 SHARE = 0.5  # of the free memory of a GPU that rows may take
 PIXEL_BYTES = 8  # an index and a value
+ENTRIES = (*LISTS, "candidate_values")  # columns with a number for each entry of a row's lists
 
 
 class ResidentRows(torch.utils.data.Dataset):
@@ -51,7 +52,7 @@ class ResidentRows(torch.utils.data.Dataset):
         part = copy(self)
         part.counts, chosen = self.counts[rows], torch.tensor(rows, device=self.starts.device)
         part.lengths, part.starts = self.lengths[chosen], self.starts[chosen]
-        part.columns = {name: v if name in LISTS else v[chosen] for name, v in self.columns.items()}
+        part.columns = {name: v if name in ENTRIES else v[chosen] for name, v in self.columns.items()}
         return part
 
     def __len__(self) -> int:
@@ -64,7 +65,7 @@ class ResidentRows(torch.utils.data.Dataset):
         torch.cumsum(self.lengths[rows], 0, out=offsets[1:])
         first = (self.starts[rows] - offsets[:-1]).repeat_interleave(self.lengths[rows], output_size=number)
         places = first + torch.arange(number, device=device)
-        batch = {name: values[places if name in LISTS else rows] for name, values in self.columns.items()}
+        batch = {name: values[places if name in ENTRIES else rows] for name, values in self.columns.items()}
         return batch | {"row_offsets": offsets}
 
 

@@ -22,7 +22,7 @@ from .arguments import (
     TargetArguments,
     TrainArguments,
 )
-from .checkpoint import TrainedOn, import_model_module, new_model, pretrained_model
+from .checkpoint import TrainedOn, import_model_module, new_model, pretrained_model, reads_candidates
 from .data import load_data, targets_of, with_defaults
 from .guards import check_not_empty, check_targets
 from .loop import fit
@@ -145,10 +145,13 @@ def _run(
     if checkpoint is not None:
         before = TrainedOn.of(checkpoint)
         targets, channel_names = targets_of(before, recipe.data, targets, fine_tuning=True), before.channel_names
+        candidates = before.reads_candidates
+    else:
+        candidates = reads_candidates(model_config)
     recipe = replace(recipe, targets=with_defaults(targets, channel_names))
     with accelerator.main_process_first():  # one process builds the Arrow cache, the others read it
         dataset, schema = load_data(
-            recipe.data, recipe.targets, channel_names, settings.fresh, splits=("train", "validation")
+            recipe.data, recipe.targets, channel_names, settings.fresh, ("train", "validation"), candidates
         )
     check_not_empty(dataset)
     queries = recipe.data.event_jets == "queries"

@@ -12,6 +12,7 @@ from e2evit.transforms.event_jets import jets_of_events
 from e2evit.transforms.random_numbers import uniform
 
 from .arguments import Recipe
+from .candidates import CandidateCollator
 from .collate import E2ECollator, split_pixels
 from .events import EventCollator
 from .particles import PreparedImages
@@ -41,8 +42,8 @@ class Supervised:
             raise ValueError(f"`problem_type` is {self.config.problem_type!r}, but a jet has one class.")
         with_labels = self.config.num_labels > 1  # a single class teaches nothing
         own = {"with_labels": with_labels, "packed": model.reads_rows}
-        fresh = {} if queries else {"images": fresh_images(recipe)}
-        collator = EventCollator if queries else E2ECollator
+        fresh = {} if queries else {"images": fresh_images(recipe, model.reads_candidates)}
+        collator = EventCollator if queries else CandidateCollator if model.reads_candidates else E2ECollator
         self.collator = collator(processor, self.mass_column, recipe.augmentation, self.mass_weights, **own, **fresh)
         self.validation_collator = collator(processor, self.mass_column, **own)
 
@@ -143,9 +144,9 @@ class MaskedCollator:
         return {name: images[name] for name in KEPT if name in images} | {"bool_masked_pos": masked}
 
 
-def fresh_images(recipe: Recipe) -> PreparedImages | None:
-    """What makes the training images of particles in every epoch, if the recipe asks for it."""
-    return PreparedImages(recipe.data, recipe.targets.transverse) if recipe.training.fresh else None
+def fresh_images(recipe: Recipe, candidates: bool = False) -> PreparedImages | None:
+    """What makes the training images, or candidates, of particles in every epoch, if the recipe asks for it."""
+    return PreparedImages(recipe.data, recipe.targets.transverse, candidates) if recipe.training.fresh else None
 
 
 def _with_finite_loss(metrics: dict[str, float]) -> dict[str, float]:
