@@ -49,7 +49,7 @@ class HitViTConfig(E2EConfig):
             `"gather"`: each token collects its neighbours; `"scatter"`: a dense convolution of the image, for images
             of which most pixels are occupied. Both compute the same.
         global_mixing (`str`):
-            `"xca"`, `"relu_linear"` (L2ViT), or `"softmax"`, the quadratic control; `"none"`.
+            `"xca"`, `"relu_linear"` (L2ViT), `"rala"`, or `"softmax"`, the quadratic control; `"none"`.
         denominator_floor (`float`): Lower clamp of the denominator of `"relu_linear"`, times the image's tokens.
         num_patch_layers (`int`):
             XCiT's blocks on patches, between the first and the second half of the blocks on pixels; 0 for none.
@@ -111,7 +111,7 @@ class HitViTConfig(E2EConfig):
     curve_shift: int = limited(26, COUNTS["features"])
     kernel_size: int = limited(3, COUNTS["stride"])
     convolution: Literal["gather", "scatter"] = "gather"
-    global_mixing: Literal["xca", "relu_linear", "softmax", "none"] = "xca"
+    global_mixing: Literal["xca", "relu_linear", "rala", "softmax", "none"] = "xca"
     denominator_floor: float | int = limited(0.5, POSITIVE)
     num_patch_layers: int = limited(0, COUNTS["blocks"])
     patch_size: int = limited(5, COUNTS["stride"])

@@ -25,6 +25,7 @@ __all__ = [
     "moments",
     "packed_cross_covariance",
     "packed_linear_attention",
+    "packed_rank_augmented",
     "packed_softmax",
     "segment_sum",
     "sum_over_images",
@@ -260,6 +261,26 @@ def packed_linear_attention(query, key, value, temperature, tokens: PackedTokens
         return (map_tokens(query, key_value, tokens) / denominator).to(value.dtype)
 
 
+def packed_rank_augmented(query, key, value, num_heads: int, tokens: PackedTokens):
+    """RALA (`rank_augmented_attention`): keys are weighted by their similarity to the mean query of their image."""
+    width = query.shape[-1] // num_heads
+    is_token, number = tokens.is_token.unsqueeze(2), tokens.counts.clamp(min=1).view(-1, 1, 1)
+    with no_autocast(query):
+        query, key, value_wide = widen(query, key, value)
+        query, key = (F.elu(query) + 1) * is_token, (F.elu(key) + 1) * is_token
+        mean = sum_over_tokens(query, tokens)[tokens.image].unsqueeze(1) / number[tokens.image]
+        scores = (key * mean).unflatten(2, (num_heads, width)).sum(3) * width**-0.5  # [M, W, h]
+        places = unpacked_places(tokens)
+        absent = places.unsqueeze(2) >= tokens.is_token.numel()
+        hidden = torch.finfo(scores.dtype).min  # finite: an image may be empty
+        share = _repack(unpack(scores, places).masked_fill(absent, hidden).softmax(1), tokens)
+        key = key * share.repeat_interleave(width, dim=2)
+        key_value = block_diagonal(gram(key, value_wide, tokens), num_heads)
+        key_mean = gram(key, torch.ones_like(key[..., :1]), tokens).expand(-1, -1, num_heads * width)
+        denominator = map_tokens(query, block_diagonal(key_mean, num_heads), tokens) + 1e-6
+        return (map_tokens(query, key_value, tokens) / denominator).to(value.dtype)
+
+
 def packed_softmax(query, key, value, num_heads: int, tokens: PackedTokens):
     """Softmax attention between the tokens of an image, padded to the largest: the quadratic control."""
     places = unpacked_places(tokens)
@@ -274,9 +295,14 @@ def packed_softmax(query, key, value, num_heads: int, tokens: PackedTokens):
     else:
         context = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     context = context.transpose(1, 2).flatten(2)  # [B, N, D]
-    number = torch.arange(tokens.is_token.numel(), device=query.device).view(tokens.is_token.shape)
+    return _repack(context, tokens)
+
+
+def _repack(values: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
+    """The inverse of [`unpack`], `(B, N, D)` to `(M, W, D)`, zero in empty places."""
+    number = torch.arange(tokens.is_token.numel(), device=values.device).view(tokens.is_token.shape)
     number = (number - tokens.starts[tokens.image].unsqueeze(1)).masked_fill(~tokens.is_token, -1)
-    return F.pad(context, (0, 0, 0, 1))[tokens.image.unsqueeze(1), number]  # zero in empty places
+    return F.pad(values, (0, 0, 0, 1))[tokens.image.unsqueeze(1), number]
 
 
 class PackedAttention(nn.Module):
@@ -327,4 +353,18 @@ class PackedSoftmax(PackedAttention):
         return packed_softmax(query.to(value.dtype), key, value, self.num_heads, tokens)
 
 
-PACKED_ATTENTIONS = {"xca": PackedCrossCovariance, "relu_linear": PackedLinearAttention, "softmax": PackedSoftmax}
+class PackedRankAugmented(PackedAttention):
+    """Without the gate and the convolution of its paper: HitViT has its own local mixing."""
+
+    def mix(self, qkv, tokens):
+        query, key, value = qkv.chunk(3, dim=2)
+        scale = self.temperature.flatten().repeat_interleave(self.head_dim)
+        return packed_rank_augmented(query * scale, key, value, self.num_heads, tokens)
+
+
+PACKED_ATTENTIONS = {
+    "xca": PackedCrossCovariance,
+    "relu_linear": PackedLinearAttention,
+    "rala": PackedRankAugmented,
+    "softmax": PackedSoftmax,
+}

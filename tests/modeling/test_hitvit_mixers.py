@@ -1,11 +1,13 @@
 """What HitViT's blocks compute, beside slow formulas, in values and gradients."""
 
+from itertools import product
 from math import pi
 
 import numpy as np
 import pytest
 import torch
 from e2evit.modeling import modeling_packed
+from e2evit.modeling.modeling_attention import rank_augmented_attention
 from e2evit.modeling.modeling_curves import CURVES, curve_order, curve_ranks
 from e2evit.modeling.modeling_layers import LocalInteraction
 from e2evit.modeling.modeling_local import WindowAttention, convolve_tokens, reorder, rotary_table, surroundings
@@ -14,6 +16,7 @@ from e2evit.modeling.modeling_packed import (
     gram,
     packed_cross_covariance,
     packed_linear_attention,
+    packed_rank_augmented,
     packed_softmax,
     segment_sum,
 )
@@ -83,6 +86,10 @@ def slow_linear(query, key, value, temperature):
     return temperature * (weights @ value) / weights.sum(-1, keepdim=True).clamp(min=0.5 * key.shape[1])
 
 
+def slow_rala(query, key, value, temperature):
+    return rank_augmented_attention(query * temperature, key, value)
+
+
 def slow_softmax(query, key, value, temperature):
     return F.scaled_dot_product_attention(query * temperature, key, value)
 
@@ -99,6 +106,7 @@ def packed_attention(kind, tokens):
     return {
         "xca": lambda q, k, v, t: packed_cross_covariance(torch.cat([q, k], dim=2), v, t, tokens),
         "relu_linear": lambda q, k, v, t: packed_linear_attention(q, k, v, t, tokens, 0.5),
+        "rala": lambda q, k, v, t: packed_rank_augmented(q * t.flatten().repeat_interleave(4), k, v, 2, tokens),
         "softmax": lambda q, k, v, t: packed_softmax(q * t.flatten().repeat_interleave(4), k, v, 2, tokens),
     }[kind]
 
@@ -106,7 +114,7 @@ def packed_attention(kind, tokens):
 @pytest.mark.usefixtures("nan_in_new_tensors")
 @pytest.mark.parametrize(
     ("kind", "takes_images"),
-    [("xca", True), ("xca", False), ("relu_linear", True), ("relu_linear", False), ("softmax", True)],
+    [*product(("xca", "relu_linear", "rala"), (True, False)), ("softmax", True)],
 )
 def test_what_empty_places_hold_has_no_effect(kind, takes_images, monkeypatch):
     monkeypatch.setattr(modeling_packed, "USE_OPERATOR", takes_images)
@@ -148,13 +156,13 @@ def test_sums_are_in_float32_beside_bfloat16_tokens(takes_images, monkeypatch):
     torch.testing.assert_close((sums.double(), gradient.double()), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["xca", "relu_linear", "softmax"])
+@pytest.mark.parametrize("kind", ["xca", "relu_linear", "rala", "softmax"])
 def test_attention_over_an_image(kind):
     """Beside a loop over images and heads, with zeros in empty places."""
     _, tokens, (query, key, value, _) = random_tokens()
     temperature = torch.tensor([0.5, 2.0], dtype=torch.float64).view(2, 1, 1)
     fast = packed_attention(kind, tokens)
-    slow_one = {"xca": slow_xca, "relu_linear": slow_linear, "softmax": slow_softmax}[kind]
+    slow_one = {"xca": slow_xca, "relu_linear": slow_linear, "rala": slow_rala, "softmax": slow_softmax}[kind]
 
     def slow(query, key, value, temperature):
         result = torch.zeros_like(query).flatten(0, 1)
