@@ -38,6 +38,9 @@ class LinearViTConfig(BackboneConfigMixin, E2EConfig):
             Multiply the floor by the number of tokens. The authors' 100 acts on a sum over the 196 tokens of a
             224-pixel image in stage 3, which is 0.51 per token; on the smaller grids of a 125-pixel image a plain 100
             would disable the normalisation.
+        attention_pooling (`bool`):
+            Pool the tokens with learned queries, one a head, instead of the paper's mean, in which the few tokens of
+            displaced tracks drown.
         drop_path_rate (`float`):
             Probability of dropping a sample's residual branch, rising linearly from 0 to this at the last block.
         layer_norm_eps (`float`): As in the authors' code.
@@ -60,6 +63,7 @@ class LinearViTConfig(BackboneConfigMixin, E2EConfig):
     local_kernel_size: int = limited(7, COUNTS["window"])
     denominator_floor: float | int = limited(0.5, POSITIVE)
     denominator_floor_per_token: bool = True
+    attention_pooling: bool = False
     drop_path_rate: float | int = limited(0.0, FRACTION)
     layer_norm_eps: float = limited(1e-5, POSITIVE)
 

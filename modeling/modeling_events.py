@@ -16,12 +16,13 @@ from transformers import initialization as init
 from transformers.utils.generic import can_return_tuple
 
 from .modeling_activations import gelu
+from .modeling_attention_pooling import MAX_SCORE
 from .modeling_constants import constant
 from .modeling_e2e import E2EForImageClassification, E2EOutput
 from .modeling_hitvit import HitViTModel, HitViTPreTrainedModel, make_head
 from .modeling_layers import Mlp
 from .modeling_packed import sum_over_images
-from .modeling_pooling import MAX_SCORE, AttentionPooling
+from .modeling_pooling import TokenAttentionPooling
 from .modeling_precision import LayerNorm, no_autocast, widen
 from .modeling_tokens import PIXEL, PackedTokens, pack
 from .modeling_trainer import shown_to_trainer
@@ -158,7 +159,7 @@ class JetDecoder(nn.Module):
         self.place = nn.Linear(3 + 4 * self.num_frequencies, width)
         self.near = nn.Linear(width, width)
         self.near_output = nn.Linear(width, width)
-        self.pooling = AttentionPooling(config)
+        self.pooling = TokenAttentionPooling.of(config)
         self.layers = nn.ModuleList(JetLayer(config) for _ in range(config.num_query_layers))
         self.norm = LayerNorm(width, eps=config.layer_norm_eps)
 

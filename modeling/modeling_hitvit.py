@@ -23,7 +23,7 @@ from .modeling_layers import DropPath, Mlp
 from .modeling_local import Surroundings, TokenConvolution, WindowAttention, reorder, rotary_table, surroundings
 from .modeling_packed import PACKED_ATTENTIONS, unpack
 from .modeling_patches import PatchBlocks
-from .modeling_pooling import AttentionPooling, TokenEnergyPooling, TokenMassPooling
+from .modeling_pooling import TokenAttentionPooling, TokenEnergyPooling, TokenMassPooling
 from .modeling_precision import LayerNorm, residual_stream
 from .modeling_stem import check_pixel_values, pixel_features
 from .modeling_tokens import PackedTokens, make_tokens, unpacked_places
@@ -204,7 +204,7 @@ class HitViTModel(HitViTPreTrainedModel):
             blocks.insert(len(blocks) // 2, PatchBlocks(config))
         self.blocks = nn.ModuleList(blocks)
         self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.pooling = AttentionPooling(config)
+        self.pooling = TokenAttentionPooling.of(config)
         update_statistics_once(self)
         self.post_init()
 

@@ -15,6 +15,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_linearvit import LinearViTConfig
 from .modeling_attention import softmax_attention
+from .modeling_attention_pooling import AttentionPooling
 from .modeling_branches import attention_branch, depthwise_branch, local_branch, mlp_branch
 from .modeling_checkpointing import update_statistics_once
 from .modeling_depthwise import DepthwiseConv
@@ -172,7 +173,7 @@ class LinearViTPreTrainedModel(E2EPreTrainedModel):
 
 
 class LinearViTModel(LinearViTPreTrainedModel):
-    """Stem, stages of alternating local and global blocks, layer norm, mean over tokens."""
+    """Stem, stages of alternating local and global blocks, layer norm, mean over tokens or attention to them."""
 
     def __init__(self, config, use_mask_token: bool = False):
         super().__init__(config)
@@ -192,6 +193,8 @@ class LinearViTModel(LinearViTPreTrainedModel):
             blocks = [block(config, *shape, next(rates)) for block in kinds]  # pyright: ignore[reportCallIssue]
             self.stages.append(nn.Sequential(*blocks))
         self.norm = LayerNorm(sizes[-1], eps=config.layer_norm_eps)
+        pooled = sizes[-1], config.num_attention_heads[-1], config.mlp_ratios[-1], config.layer_norm_eps
+        self.pooling = AttentionPooling(*pooled) if config.attention_pooling and not use_mask_token else None
         update_statistics_once(self)
         self.post_init()
 
@@ -224,7 +227,8 @@ class LinearViTModel(LinearViTPreTrainedModel):
             hidden_states = stage(residual_stream(self.downsample_layers[i](hidden_states) if i else hidden_states))
             hidden_states = states.keep(hidden_states)
         tokens = self.norm(hidden_states).flatten(1, 2)  # [B, N, D]
-        return E2EModelOutput(last_hidden_state=tokens, pooler_output=tokens.mean(dim=1), **states.fields())
+        pooled = tokens.mean(dim=1) if self.pooling is None else self.pooling(tokens)
+        return E2EModelOutput(last_hidden_state=tokens, pooler_output=pooled, **states.fields())
 
 
 class LinearViTBackbone(E2EBackbone, LinearViTPreTrainedModel):

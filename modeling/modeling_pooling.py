@@ -6,50 +6,36 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .modeling_attention_pooling import AttentionPooling
 from .modeling_head import MIN_CONTENT
-from .modeling_layers import Mlp
 from .modeling_packed import gram, sum_over_tokens
-from .modeling_precision import LayerNorm, no_autocast, widen
+from .modeling_precision import no_autocast, widen
 from .modeling_stem import linear_pixels
 from .modeling_tokens import PIXEL, PackedTokens
 
-__all__ = ["AttentionPooling", "TokenEnergyPooling", "TokenMassPooling"]
+__all__ = ["TokenAttentionPooling", "TokenEnergyPooling", "TokenMassPooling"]
 
-MAX_SCORE = 15.0  # its exponential, summed over any number of tokens, is far from float32's limits
 NUM_SUMS = 2  # weighted energies of each channel
 TYPICAL_MASS = 100.0  # in the units of `TokenMassPooling.masses`
 
 
-class AttentionPooling(nn.Module):
-    """Each head's mean of the tokens, weighted with a softmax of its learned query's scores; then values and an MLP.
+class TokenAttentionPooling(AttentionPooling):
+    """[`AttentionPooling`] of images with different numbers of tokens."""
 
-    Scores are capped smoothly at ±15, so no largest score needs to be found and subtracted first. As in attention, a
-    head reads its own part of the values; they are computed of its mean, which is the same and costs less.
-    """
+    @classmethod
+    def of(cls, config) -> "TokenAttentionPooling":
+        """For the tokens of HitViT."""
+        return cls(config.hidden_size, config.num_attention_heads, config.mlp_ratio, config.layer_norm_eps)
 
-    def __init__(self, config):
-        super().__init__()
-        width = config.hidden_size
-        self.num_heads = config.num_attention_heads
-        self.score = nn.Linear(width, self.num_heads)
-        self.value = nn.Linear(width, width)
-        self.proj = nn.Linear(width, width)
-        self.norm1 = LayerNorm(width, eps=config.layer_norm_eps)
-        self.mlp = Mlp(width, int(width * config.mlp_ratio))
-        self.norm2 = LayerNorm(width, eps=config.layer_norm_eps)
-
-    def forward(self, hidden_states: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """`(M, W, D)` to `(B, D)`; an image without tokens has zeros to start from."""
         scores = self.score(hidden_states)
         with no_autocast(hidden_states):
-            (scores,) = widen(scores)
-            weights = (MAX_SCORE * torch.tanh(scores / MAX_SCORE)).exp() * tokens.is_token.unsqueeze(2)  # [M, W, h]
+            weights = self.weights(scores) * tokens.is_token.unsqueeze(2)  # [M, W, h]
             total = sum_over_tokens(weights, tokens).unsqueeze(2)
             summed = gram(weights, hidden_states, tokens)  # [B, h, D]
             means = (summed / total.clamp(min=torch.finfo(summed.dtype).tiny)).to(hidden_states.dtype)
-        values = self.value(means).unflatten(2, (self.num_heads, -1))  # [B, h, h, d]
-        pooled = self.proj(values.diagonal(dim1=1, dim2=2).transpose(1, 2).flatten(1))
-        return self.norm2(pooled + self.mlp(self.norm1(pooled)))
+        return self.read(means)
 
 
 class TokenEnergyPooling(nn.Module):

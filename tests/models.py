@@ -43,7 +43,7 @@ _fields |= {
 }
 # with everything that the study adds to the papers' models
 _fields |= {
-    "linearvit_study": ("linearvit", ONE_STAGE | STUDY | {"fourier_positions": True}),
+    "linearvit_study": ("linearvit", ONE_STAGE | STUDY | {"fourier_positions": True, "attention_pooling": True}),
     "xcit_study": ("xcit", SMALL["xcit"] | STUDY),
     "hitvit_patches": (  # as the study's
         "hitvit",

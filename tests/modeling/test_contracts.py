@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from e2evit.modeling import FAMILIES
+from e2evit.modeling.modeling_attention_pooling import AttentionPooling
 from models import MODELS, batch, make
 from torch.nn import functional as F
 from transformers import (
@@ -358,3 +359,18 @@ def test_orders_are_checked():
         processor([square, np.zeros((4, 3, 3))])
     with pytest.raises(ValueError, match=r"Expected images .* got \(2, 3, 3, 3\)"):
         processor([np.zeros((2, 3, 3, 3))])
+
+
+def test_attention_pooling_of_a_grid_is_a_mean_with_weights():
+    torch.manual_seed(0)
+    pooling, tokens = AttentionPooling(16, 2, 2.0, 1e-5).eval(), torch.randn(3, 9, 16, requires_grad=True)
+    weights = (15 * (pooling.score(tokens) / 15).tanh()).softmax(1)  # [B, N, h]
+    heads = pooling.value(tokens).unflatten(2, (2, 8))
+    context = pooling.proj((weights.unsqueeze(3) * (heads - pooling.value.bias.view(2, 8))).sum(1).flatten(1))
+    context = context + pooling.value.bias @ pooling.proj.weight.T
+    twin = pooling.norm2(context + pooling.mlp(pooling.norm1(context)))
+    torch.testing.assert_close(pooling(tokens), twin, rtol=1e-4, atol=1e-5)
+    gradients = [
+        torch.autograd.grad(one.square().sum(), tokens, retain_graph=True)[0] for one in (pooling(tokens), twin)
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)

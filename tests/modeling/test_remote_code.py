@@ -29,12 +29,14 @@ BLOCKS = {
 NEEDS = {
     "linearvit": SHARED
     | BLOCKS
-    | {"configuration_linearvit", "modeling_linearvit", "modeling_attention", "modeling_mixers"},
+    | {"configuration_linearvit", "modeling_linearvit", "modeling_attention", "modeling_mixers"}
+    | {"modeling_attention_pooling"},
     "xcit": SHARED | BLOCKS | {"configuration_xcit", "modeling_xcit"},
     "hitvit": SHARED
     | BLOCKS
     | {"configuration_hitvit", "modeling_hitvit", "configuration_xcit", "modeling_xcit", "modeling_patches"}
-    | {f"modeling_{name}" for name in ("curves", "tokens", "packed", "local", "pooling", "events", "hitvit_masked")},
+    | {f"modeling_{name}" for name in ("curves", "tokens", "packed", "local", "pooling", "events", "hitvit_masked")}
+    | {"modeling_attention_pooling"},
     "vit": SHARED | {"configuration_baseline", "modeling_baseline"},
 }
 
