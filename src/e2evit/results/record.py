@@ -69,7 +69,8 @@ class Result:
         cost: `macs` of an image, `images_per_second`, `batch_size`, `peak_memory_gib`.
         training: `images_seen`, `seconds`, `best_epoch`, `images_per_second`, `hardware`.
         metrics: By predictor (`"model"` and baselines), then by the keys of `METRICS`, `roc_auc_CLASS` and, as
-            `top_vs_qcd_roc_auc`, those of `e2evit.metrics.signal_metrics`; with `_low` and `_high`.
+            `top_vs_qcd_roc_auc`, those of `e2evit.metrics.signal_metrics`, and as `x_qq_coverage_68` and `w_closure`
+            those of `mass_by_process` and `closures`; with `_low` and `_high`.
         in_bins: Rows with `low`, `high`, `number` and metrics, by e.g. `"roc_auc in pt"`.
         predictions: Columns of per-jet predictions of a new result; stored as Parquet beside the JSON.
     """
