@@ -1,4 +1,4 @@
-"""What all configurations share: the detector image, the mass scale and the two heads."""
+"""What all configurations share: the detector image, the mass scale and the heads."""
 
 from collections.abc import Mapping
 from math import log, prod
@@ -61,6 +61,8 @@ class E2EConfig(PreTrainedConfig):
         loss_weighting (`str`):
             `"fixed"`: the mass loss has weight `mass_loss_weight`; `"uncertainty"`: both terms have learned weights.
         mass_loss_weight (`float`): Weight of the mass loss relative to the cross-entropy; 0 makes a pure classifier.
+        containment (`bool`):
+            Also estimate whether the jet contains all decay products of its heavy particle (`containment_logits`).
         label_smoothing (`float`): Fraction of the target probability that is spread over all classes.
         class_weights (`tuple[float, ...]`, *optional*): Weights of the classes in the cross-entropy.
         problem_type (`str`, *optional*):
@@ -73,6 +75,7 @@ class E2EConfig(PreTrainedConfig):
     # `Trainer` returns the others as predictions: logits and masses
     keys_to_ignore_at_inference = [
         *("loss", "mass_scale_preds", "classification_loss", "mass_loss", "mass_outputs"),
+        *("containment_logits", "containment_loss"),
         *("hidden_states", "attentions"),
     ]
 
@@ -90,6 +93,7 @@ class E2EConfig(PreTrainedConfig):
     mass_temperature: float | int = limited(1.0, POSITIVE)
     loss_weighting: Literal["fixed", "uncertainty"] = "fixed"
     mass_loss_weight: float | int = limited(1.0, NON_NEGATIVE)
+    containment: bool = False
     label_smoothing: float | int = limited(0.0, FRACTION)
     class_weights: tuple[float, ...] | list[float] | None = limited(None, POSITIVE)
     initializer_range: float | int = limited(0.02, NON_NEGATIVE)

@@ -94,6 +94,7 @@ class CandidatesForJetClassification(CandidatesPreTrainedModel, E2EForImageClass
         mass_labels: torch.Tensor | None = None,
         mass_weights: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
+        containment_labels: torch.Tensor | None = None,
         **kwargs,
     ) -> E2EOutput:
         r"""As [`E2EForImageClassification`], but for the input.
@@ -108,7 +109,7 @@ class CandidatesForJetClassification(CandidatesPreTrainedModel, E2EForImageClass
         """
         outputs = self.base_outputs(candidate_values, output_hidden_states=output_hidden_states, **kwargs)
         predictions = self.head(outputs.pooler_output, aux_values)
-        return self.with_losses(outputs, predictions, labels, mass_labels, mass_weights)
+        return self.with_losses(outputs, predictions, labels, mass_labels, mass_weights, containment_labels)
 
 
 def _checked(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,7 @@ from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
 from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
 
-from .modeling_head import E2EHead, e2e_loss, mass_in_gev
+from .modeling_head import E2EHead, containment_loss, e2e_loss, mass_in_gev
 from .modeling_trainer import add_loss_to_smoothed, shown_to_trainer, zero_loss
 
 __all__ = [
@@ -90,7 +90,7 @@ class E2EOutput(ModelOutput):
     Args:
         loss (`torch.Tensor` of shape `()`):
             `classification_loss + config.mass_loss_weight * mass_loss`, or a sum with learned weights
-            (`config.loss_weighting`), over the targets passed.
+            (`config.loss_weighting`), plus `containment_loss`, over the targets passed.
         logits (`torch.Tensor` of shape `(batch_size, config.num_labels)`):
             Class scores before the softmax, in the order of `config.id2label`.
         mass_preds (`torch.Tensor` of shape `(batch_size,)`):
@@ -99,11 +99,15 @@ class E2EOutput(ModelOutput):
             One standard deviation of that mass in GeV, unless `config.mass_loss` is `"huber"`; training calibrates it
             on validation jets (`config.mass_temperature`).
         classification_loss, mass_loss (`torch.Tensor` of shape `()`):
-            The two terms of `loss`, for logging. Both are dimensionless: `mass_loss` is of standardised masses.
+            Terms of `loss`, for logging. Both are dimensionless: `mass_loss` is of standardised masses.
         mass_outputs (`torch.Tensor` of shape `(batch_size, 1, 2 or 3)`):
             The mass head's output on the standardised scale; [`mass_in_gev`] reads it.
         hidden_states, attentions (`tuple[torch.Tensor, ...]`):
             As in [`E2EModelOutput`].
+        containment_logits (`torch.Tensor` of shape `(batch_size,)`):
+            With `config.containment`, the log-odds that the jet contains all decay products of its heavy particle;
+            without meaning for jets that come from none.
+        containment_loss (`torch.Tensor` of shape `()`): Its term of `loss`, a binary cross-entropy.
     """
 
     loss: torch.Tensor | None = None
@@ -115,6 +119,8 @@ class E2EOutput(ModelOutput):
     mass_outputs: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    containment_logits: torch.Tensor | None = None
+    containment_loss: torch.Tensor | None = None
 
 
 def _keep_inputs(kept: dict, name: str, module, inputs: tuple) -> None:
@@ -307,6 +313,7 @@ class E2EForImageClassification(E2EPreTrainedModel):
         mass_labels: torch.Tensor | None = None,
         mass_weights: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
+        containment_labels: torch.Tensor | None = None,
         **kwargs,
     ) -> E2EOutput:
         r"""
@@ -323,26 +330,36 @@ class E2EForImageClassification(E2EPreTrainedModel):
             mass_weights (`torch.Tensor` of shape `(batch_size,)`, *optional*):
                 Weights of the samples in the mass loss.
             output_hidden_states (`bool`, *optional*): Also return the tokens of each stage.
+            containment_labels (`torch.Tensor` of shape `(batch_size,)`, *optional*):
+                With `config.containment`: 1 for jets that contain all of the decay, 0 for others; NaN is left out.
             return_dict (`bool`, *optional*): If false, return a tuple of the computed fields.
 
         Raises:
-            ValueError: if the number of channels or the shape of `aux_values` does not match the configuration.
+            ValueError: if the number of channels, the shape of `aux_values` or the targets do not match the
+                configuration.
         """
         outputs = self.base_outputs(pixel_values, output_hidden_states=output_hidden_states, **kwargs)
         predictions = self.head(outputs.pooler_output, aux_values, outputs.last_hidden_state, pixel_values)
-        return self.with_losses(outputs, predictions, labels, mass_labels, mass_weights)
+        return self.with_losses(outputs, predictions, labels, mass_labels, mass_weights, containment_labels)
 
-    def with_losses(self, outputs, predictions, labels, mass_labels, mass_weights) -> E2EOutput:
+    def with_losses(
+        self, outputs, predictions, labels, mass_labels, mass_weights, containment_labels=None
+    ) -> E2EOutput:
         """What `forward` returns for `outputs` of the backbone and `predictions` of the head."""
-        logits, mass_outputs, log_variances = predictions
+        logits, mass_outputs, log_variances, containment_logits = predictions
         loss, classification_loss, mass_loss = e2e_loss(
             self.config, logits, mass_outputs, labels, mass_labels, mass_weights, log_variances
         )
+        of_containment = containment_loss(containment_logits, containment_labels)
+        if of_containment is not None:
+            loss = of_containment if loss is None else loss + of_containment
         if self.training and loss is not None:
             if labels is None:
                 loss = loss + zero_loss(logits)
-            elif mass_labels is None:
+            if mass_labels is None:
                 loss = loss + zero_loss(mass_outputs)
+            if containment_logits is not None and containment_labels is None:
+                loss = loss + zero_loss(containment_logits)
         mass_preds, mass_scale_preds = mass_in_gev(self.config, mass_outputs)
         return E2EOutput(
             loss=loss,
@@ -354,4 +371,6 @@ class E2EForImageClassification(E2EPreTrainedModel):
             mass_outputs=mass_outputs,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            containment_logits=containment_logits,
+            containment_loss=of_containment,
         )

@@ -253,6 +253,7 @@ class HitViTForJetsInEvents(HitViTPreTrainedModel, E2EForImageClassification):
         pixel_index: torch.Tensor | None = None,
         pixel_value: torch.Tensor | None = None,
         row_offsets: torch.Tensor | None = None,
+        containment_labels: torch.Tensor | None = None,
         **kwargs,
     ) -> E2EOutput:
         r"""As [`HitViTForImageClassification`], for images of events, with one more axis in all targets and results:
@@ -282,8 +283,10 @@ class HitViTForJetsInEvents(HitViTPreTrainedModel, E2EForImageClassification):
         labels = _of_jets("labels", labels, jets, several, missing=True)
         mass_labels = _of_jets("mass_labels", mass_labels, jets, missing=True)
         mass_weights = _of_jets("mass_weights", mass_weights, jets)
-        result = self.with_losses(outputs, predictions, labels, mass_labels, mass_weights)
-        for name in ("logits", "mass_preds", "mass_scale_preds", "mass_outputs"):
+        if containment_labels is not None:  # a missing target is NaN
+            containment_labels = _of_jets("containment_labels", containment_labels.float(), jets, missing=True)
+        result = self.with_losses(outputs, predictions, labels, mass_labels, mass_weights, containment_labels)
+        for name in ("logits", "mass_preds", "mass_scale_preds", "mass_outputs", "containment_logits"):
             if name in result:
                 result[name] = result[name].unflatten(0, jets.shape[:2])
         return result

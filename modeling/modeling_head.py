@@ -1,4 +1,4 @@
-"""The two heads, for the jet's class and its mass in GeV, and their loss."""
+"""The heads, for the jet's class, its mass in GeV and its containment, and their losses."""
 
 import torch
 from torch import nn
@@ -8,7 +8,15 @@ from .modeling_constants import constant
 from .modeling_sizes import pad_to_multiple
 from .modeling_stem import linear_pixels
 
-__all__ = ["E2EHead", "EnergyPooling", "class_loss", "class_scores", "e2e_loss", "mass_in_gev"]
+__all__ = [
+    "E2EHead",
+    "EnergyPooling",
+    "class_loss",
+    "class_scores",
+    "containment_loss",
+    "e2e_loss",
+    "mass_in_gev",
+]
 
 MIN_CONTENT = 1e-3  # a channel with less counts as empty, in units of linear pixels
 MASS_OUTPUTS = {"huber": 1, "gaussian": 2, "quantile": 3}
@@ -69,8 +77,9 @@ class EnergyPooling(nn.Module):
 class E2EHead(nn.Module):
     """A linear classifier and a small mass regressor on the pooled feature, to which `aux_values` are added.
 
-    Returns `logits` `(B, num_labels)`, `mass_outputs` `(B, 1, 2 or 3)`, float32, as [`mass_in_gev`] reads them, and
-    the learned weights of the loss, if there are any: offloaded parameters exist only while their module computes.
+    Returns `logits` `(B, num_labels)`; `mass_outputs` `(B, 1, 2 or 3)`, float32, as [`mass_in_gev`] reads them; the
+    learned weights of the loss, if there are any: offloaded parameters exist only while their module computes; and
+    with `config.containment` its logits `(B,)`, float32, from the hidden layer of the mass, else `None`.
     `stride` is that of [`EnergyPooling`]; a model whose tokens are no patches brings its own `energy_pooling`. The
     output of `mass_pooling`, from the same tokens, is added for the mass head only.
     """
@@ -94,6 +103,7 @@ class E2EHead(nn.Module):
         if self.num_aux_features:
             self.aux_hidden = nn.Linear(self.num_aux_features, hidden_size)
             self.aux_output = nn.Linear(hidden_size, hidden_size)
+        self.containment = nn.Linear(hidden_size, 1) if config.containment else None
         has_weights = config.loss_weighting == "uncertainty"
         self.loss_log_variances = nn.Parameter(torch.empty(2)) if has_weights else None  # of classes and mass
         self.reset_parameters()
@@ -116,8 +126,10 @@ class E2EHead(nn.Module):
         if self.energy_pooling is not None:
             pooled = pooled + self.energy_pooling(tokens, pixel_values)
         mass_input = pooled if self.mass_pooling is None else pooled + self.mass_pooling(tokens, pixel_values)
-        mass_outputs = self.mass_output(F.gelu(self.mass_hidden(mass_input))).float()
-        return self.classifier(pooled), mass_outputs, self.loss_log_variances
+        mass_hidden = F.gelu(self.mass_hidden(mass_input))
+        mass_outputs = self.mass_output(mass_hidden).float()
+        containment = None if self.containment is None else self.containment(mass_hidden).flatten().float()
+        return self.classifier(pooled), mass_outputs, self.loss_log_variances, containment
 
 
 def mass_in_gev(config, mass_outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -177,6 +189,26 @@ def e2e_loss(config, logits, mass_outputs, labels=None, mass_labels=None, mass_w
         terms = _mass_terms(config.mass_loss, mass_outputs, target).where(known, 0.0)
         mass_loss = (terms * weights).sum() / weights.sum().clamp(min=1e-6)
     return _combine(config, classification_loss, mass_loss, log_variances), classification_loss, mass_loss
+
+
+def containment_loss(containment_logits: torch.Tensor | None, labels: torch.Tensor | None) -> torch.Tensor | None:
+    """Binary cross-entropy over the samples that have this target; `None` without targets.
+
+    Args:
+        containment_logits: `(B,)`, those of [`E2EHead`].
+        labels: `(B,)` or `(B, 1)`, 1 for a jet that contains all of the decay, 0 for another; NaN is a missing target.
+
+    Raises:
+        ValueError: for targets of another shape, or a model without these logits.
+    """
+    if labels is None:
+        return None
+    if containment_logits is None:
+        raise ValueError("`containment_labels` are targets of a model with `containment: true` in its configuration.")
+    labels = _one_each("containment_labels", labels.float(), containment_logits)
+    known = ~labels.isnan()
+    terms = F.binary_cross_entropy_with_logits(containment_logits, labels.where(known, 0.0), reduction="none")
+    return (terms * known).sum() / known.sum().clamp(min=1)
 
 
 def _one_each(name: str, values: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:

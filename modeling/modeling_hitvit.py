@@ -313,6 +313,7 @@ class HitViTForImageClassification(HitViTPreTrainedModel, E2EForImageClassificat
         pixel_index: torch.Tensor | None = None,
         pixel_value: torch.Tensor | None = None,
         row_offsets: torch.Tensor | None = None,
+        containment_labels: torch.Tensor | None = None,
         **kwargs,
     ) -> E2EOutput:
         r"""As [`E2EForImageClassification`], but images may also be lists of pixels, which needs no dense image.
@@ -329,4 +330,4 @@ class HitViTForImageClassification(HitViTPreTrainedModel, E2EForImageClassificat
             pixel_values, output_hidden_states=output_hidden_states, packed=True, tokens=tokens, **kwargs
         )
         predictions = self.head(outputs.pooler_output, aux_values, outputs.last_hidden_state, outputs.tokens)
-        return self.with_losses(outputs, predictions, labels, mass_labels, mass_weights)
+        return self.with_losses(outputs, predictions, labels, mass_labels, mass_weights, containment_labels)

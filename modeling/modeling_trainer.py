@@ -12,7 +12,8 @@ from .image_processing_e2e import AUX_COLUMNS
 __all__ = ["INPUT_COLUMNS", "add_loss_to_smoothed", "shown_to_trainer", "zero_loss"]
 
 # columns of rows from which a collator makes the model's inputs
-INPUT_COLUMNS = ("pixel_index", "pixel_value", *AUX_COLUMNS)
+INPUT_COLUMNS = ("pixel_index", "pixel_value", "merged", *AUX_COLUMNS)
+OPTIONAL_TARGETS = ("mass_labels", "containment_labels")
 
 
 class _OptionalTarget(str):
@@ -28,7 +29,7 @@ def shown_to_trainer(forward: Callable) -> Callable:
     `labels` only."""
     shown = signature(forward)
     parameters = [
-        parameter.replace(name=_OptionalTarget(name)) if name == "mass_labels" else parameter
+        parameter.replace(name=_OptionalTarget(name)) if name in OPTIONAL_TARGETS else parameter
         for name, parameter in shown.parameters.items()
     ]
     columns = [name for name in INPUT_COLUMNS if name not in shown.parameters]
@@ -56,6 +57,9 @@ def add_loss_to_smoothed(output_class: type) -> None:
         loss = smooth(smoother, model_output, *args, **kwargs)
         if not isinstance(model_output, output_class):
             return loss
-        return loss + (zero_loss(model_output.mass_outputs) if model_output.loss is None else model_output.loss)
+        if model_output.loss is not None:
+            return loss + model_output.loss
+        idle = model_output.mass_outputs, model_output.containment_logits
+        return loss + sum(zero_loss(outputs) for outputs in idle if outputs is not None)
 
     LabelSmoother.__call__ = smooth_and_add  # pyright: ignore[reportAttributeAccessIssue]

@@ -118,7 +118,8 @@ class E2EJetsPipeline(_E2EPipeline):
 
     Returns, for each image:
         `label` and `score` of the most probable class, `scores` of all (of a regression, its numbers); `mass` [GeV]
-        and `mass_uncertainty` [GeV], one standard deviation, `None` if the model does not predict it.
+        and `mass_uncertainty` [GeV], one standard deviation, `None` if the model does not predict it; of models that
+        estimate it, `containment`, the probability that the jet contains all of the decay.
 
     Raises:
         As [`read_images`] and the image processor.
@@ -126,7 +127,7 @@ class E2EJetsPipeline(_E2EPipeline):
 
     def _forward(self, model_inputs):
         number, outputs = model_inputs.pop("number"), self.model(**model_inputs)
-        names = ("logits", "mass_preds", "mass_scale_preds")
+        names = ("logits", "mass_preds", "mass_scale_preds", "containment_logits")
         return {name: outputs[name] for name in names if outputs.get(name) is not None} | {"number": number}
 
     def postprocess(self, outputs):
@@ -135,14 +136,15 @@ class E2EJetsPipeline(_E2EPipeline):
         scores = class_scores(self.model.config, outputs["logits"][0]).tolist()
         scores = {labels[number]: value for number, value in enumerate(scores)}
         label = max(scores, key=scores.__getitem__)
-        uncertainty = outputs.get("mass_scale_preds")
-        return {
+        uncertainty, containment = (outputs.get(name) for name in ("mass_scale_preds", "containment_logits"))
+        prediction = {
             "label": label,
             "score": scores[label],
             "scores": scores,
             "mass": float(outputs["mass_preds"][0]),
             "mass_uncertainty": None if uncertainty is None else float(uncertainty[0]),
         }
+        return prediction if containment is None else prediction | {"containment": float(containment[0].sigmoid())}
 
 
 class E2EFeaturesPipeline(_E2EPipeline):

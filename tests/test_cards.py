@@ -53,6 +53,24 @@ def test_a_custom_data_set():
     assert not re.search(r"\bNone\b|Pythia|AK8|GeV \|\n", text)
 
 
+def test_containment():
+    """The card says that the model estimates it, and that not all jets were contained."""
+
+    def card(metrics, **fields):
+        measured = {split: {"rows": 7, "event_ids": "0"} for split in ("train", "test")}
+        result = make_result("xcit", 0, {"roc_auc": 0.5} | metrics, parameters=9, data=measured, **fields)
+        return str(render_card(ROOT / "model_cards/TEMPLATE.md", result, "xcit", "recipe.yaml", "physics/tagger"))
+
+    plain, found = card({}), card({"containment_auc": 0.91, "containment_calibration_error": 0.02})
+    assert "`outputs.containment_logits.sigmoid()` is the probability" in found
+    assert "AUC of containment 0.910, calibration error of containment 0.0200." in found
+    assert "contain" not in plain.replace("contained jets", "")
+    unselected = card({"uncontained_response": 0.5}, contained_classes=True)
+    assert "classes only from jets that contain all of the decay" in unselected
+    selection = "heavy particles only where their whole decay is in the jet"
+    assert (selection in plain, selection in unselected) == (True, False)
+
+
 def test_unknown_family():
     with pytest.raises(ValueError, match="no card for 'vit'"):
         render_card("", {}, "vit", "", "")

@@ -340,8 +340,12 @@ def test_the_table_names_every_metric():
     rng = np.random.default_rng(0)
     labels, masses = rng.integers(0, 3, 300), rng.uniform(50, 200, 300)
     probabilities = softmax(np.eye(3)[labels] + rng.normal(0, 1, (300, 3)), axis=1)
-    predictions = Predictions.of_classes(probabilities, masses * rng.normal(1, 0.1, 300), np.full(300, 10.0))
-    measured = {
-        name for name in measure(labels, masses, predictions) if not name.endswith(("_low", "_high", "_chance"))
-    }
-    assert measured - {f"roc_auc_{number}" for number in range(3)} == set(METRICS)
+    predicted, merged = masses * rng.normal(1, 0.1, 300), rng.integers(0, 2, 300).astype(float)
+    predictions = Predictions.of_classes(probabilities, predicted, np.full(300, 10.0), rng.uniform(0, 1, 300))
+    truth = {"merged": merged, "processes": np.full(300, "w"), "generator_masses": np.full(300, 80.4)}
+    found = measure(labels, masses, predictions, **truth)
+    measured = {name for name in found if not name.endswith(("_low", "_high", "_chance"))}
+    of_process = {name for name in measured if name.removeprefix("contained_").startswith("w_")}
+    assert {name.removeprefix("contained_").removeprefix("w_") for name in of_process} < set(METRICS)
+    measured -= {f"roc_auc_{number}" for number in range(3)} | of_process
+    assert measured | {"closure"} == set(METRICS)

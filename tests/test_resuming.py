@@ -14,8 +14,16 @@ import torch
 from killed import resume_until_done
 from safetensors.torch import load_file
 
-from e2evit.training import AugmentationArguments, DataArguments, Preempted, TargetArguments, TrainArguments, train
-from e2evit.training.state import RunState, StopRequest, latest_state
+from e2evit.training import (
+    AugmentationArguments,
+    DataArguments,
+    Preempted,
+    TargetArguments,
+    TrainArguments,
+    loop,
+    train,
+)
+from e2evit.training.state import RunState, StopRequest, fixed_settings, latest_state
 
 ROOT = Path(__file__).parents[1]
 MODEL = {
@@ -87,6 +95,20 @@ def test_a_run_with_other_settings_is_not_resumed(run, model_json, tmp_path):
     model_json.write_text(json.dumps(MODEL | {"hidden_size": 32}))
     with pytest.raises(ValueError, match=r"hidden_size \(was 16, is 32\)"):
         run("run", save_steps=2, resume_from_checkpoint=True)
+
+
+def test_a_state_from_before_a_setting_is_resumed(run, monkeypatch):
+    """One that an earlier version did not have was off."""
+    new = {"containment", "contained_classes"}
+
+    def known_before(*arguments):
+        return {name: value for name, value in fixed_settings(*arguments).items() if name not in new}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "fixed_settings", known_before)
+        run("run", save_steps=3)
+    _, history = run("run", save_steps=3, resume_from_checkpoint=True)
+    assert len(history.epochs) == 2
 
 
 def test_sigterm_saves_and_ends(run, monkeypatch, tmp_path):

@@ -104,7 +104,7 @@ def test_numbers_that_cannot_be_measured():
     probabilities[1, 2] = np.nan
     with pytest.raises(ValueError, match="Row 1: the predicted probabilities must be finite"):
         measure(labels, masses, Predictions.of_classes(probabilities, np.ones(6), None), NAMES)
-    with pytest.raises(ValueError, match="other than low, high and macro"):
+    with pytest.raises(ValueError, match="other than low, high, macro, contained and uncontained"):
         measure(labels, masses, Predictions.of_classes(probabilities, np.ones(6), None), ("qcd", "low", "w"))
 
 

@@ -20,7 +20,8 @@ from .train import GROUPS, print_outcome
 
 def main(arguments: Sequence[str] | None = None) -> None:
     recipe = Recipe(*parse("e2evit pretrain", __doc__, arguments, *GROUPS, MaskArguments))
-    needs_labels = (recipe.targets, "classes"), (recipe.targets, "mass_classes"), (recipe.mass_weights, "flat_in")
+    of_targets = ("classes", "mass_classes", "contained_classes")
+    needs_labels = [*((recipe.targets, name) for name in of_targets), (recipe.mass_weights, "flat_in")]
     if given := [name for group, name in needs_labels if getattr(group, name) is not None]:
         raise ValueError(f"Pre-training learns from images alone: leave out {', '.join(given)}.")
     trained = run_recipe(recipe)

@@ -10,8 +10,9 @@ from e2evit.data import CHANNELS, SCHEMAS, DatasetSchema
 from e2evit.data.schema import Channel
 from e2evit.metrics import METRICS
 from e2evit.modeling import FAMILIES
+from e2evit.results.predictions import MODEL
 from e2evit.results.record import Result
-from e2evit.results.tables import results_table
+from e2evit.results.tables import interval_cell, results_table
 from e2evit.transforms.transverse import TRANSVERSE
 
 __all__ = ["render_card"]
@@ -25,8 +26,8 @@ CAPTIONS = {
     "sculpting": "Masses of background jets that pass the tagger: a tagger that knows the mass shapes them.",
 }
 CARD_FIELDS = (  # of the result, that the template reads
-    *("dataset", "split", "mass_column", "mass_classes", "label_names", "image_size", "data", "parameters", "seed"),
-    "training",
+    *("dataset", "split", "mass_column", "mass_classes", "contained_classes", "label_names", "image_size", "data"),
+    *("parameters", "seed", "training"),
 )
 
 
@@ -96,6 +97,8 @@ def render_card(
         is_simulated=result.dataset in ("simulated", "particles"),
         pileup=result.pileup_text,
         table=results_table({data.model_name: result}),
+        containment=_containment(result),
+        has_uncontained="uncontained_response" in result.metrics[MODEL],
         channels={name: _channel(name, schema) for name in result.channel_names},
         dataset_description=schema and schema.description.rstrip("."),
         has_physical_units=schema is not None and schema.has_physical_units,
@@ -104,6 +107,12 @@ def render_card(
         else schema and schema.mass_definition,
         **{name: getattr(result, name) for name in CARD_FIELDS},
     )
+
+
+def _containment(result: Result) -> str:
+    """How well the model knows which jets contain all of the decay; empty if that was not measured."""
+    keys = [key for key in ("containment_auc", "containment_calibration_error") if result.metric(key)]
+    return ", ".join(f"{METRICS[key].title} {interval_cell(result.metric(key), METRICS[key].format)}" for key in keys)
 
 
 def _channel(name: str, schema: DatasetSchema | None) -> Channel:

@@ -32,7 +32,7 @@ __all__ = [
 LAYOUTS = ("nhwc", "nchw")
 OPSET = 18  # the exporter's own; onnxruntime reads it from 1.14 on
 TOLERANCE = 1e-4  # absolute of probabilities, relative of masses
-OUTPUTS = ("signal", "probabilities", "mass", "mass_uncertainty")
+OUTPUTS = ("signal", "probabilities", "mass", "mass_uncertainty", "containment")
 FIRST = ("signal", "mass")
 
 
@@ -40,7 +40,8 @@ class ExportModule(nn.Module):
     """`inputs`, images in the detector's units, to what an analysis reads.
 
     Outputs are float32: `signal` `(N, 1)`, the probability that the jet is not of class 0; `probabilities` `(N, n)`;
-    `mass` `(N, 1)` [GeV] and, of models that predict it, `mass_uncertainty` `(N, 1)` [GeV].
+    `mass` `(N, 1)` [GeV] and, of models that predict them, `mass_uncertainty` `(N, 1)` [GeV] and `containment`
+    `(N, 1)`, the probability that the jet contains all of the decay. `output_names` are those of a model.
 
     Args:
         model: An `...ForImageClassification` of this repository.
@@ -71,6 +72,8 @@ class ExportModule(nn.Module):
                 f"CMSSW's producers read class probabilities; `problem_type` is {model.config.problem_type!r}."
             )
         self.model, self.layout = model, layout
+        absent = {"mass_uncertainty": model.config.mass_loss == "huber", "containment": not model.config.containment}
+        self.output_names = [name for name in OUTPUTS if not absent.get(name)]
         self.register_buffer("channel_scale", torch.tensor(processor.channel_scale).reshape(1, -1, 1, 1))
 
     def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -78,8 +81,12 @@ class ExportModule(nn.Module):
         images = inputs.permute(0, 3, 1, 2).contiguous() if self.layout == "nhwc" else inputs
         outputs = self.model(pixel_values=compress(images, self.channel_scale))
         probabilities = outputs.logits.float().softmax(-1)
-        results = (1 - probabilities[:, :1], probabilities, outputs.mass_preds.unsqueeze(1))
-        return results if outputs.mass_scale_preds is None else (*results, outputs.mass_scale_preds.unsqueeze(1))
+        results = [1 - probabilities[:, :1], probabilities, outputs.mass_preds.unsqueeze(1)]
+        if outputs.mass_scale_preds is not None:
+            results.append(outputs.mass_scale_preds.unsqueeze(1))
+        if outputs.containment_logits is not None:
+            results.append(outputs.containment_logits.sigmoid().unsqueeze(1))
+        return tuple(results)
 
 
 def metadata(model, processor, layout: str) -> dict[str, str]:
@@ -135,7 +142,7 @@ def _translate(model, processor, layout: str):
             (example,),
             dynamo=True,
             input_names=["inputs"],
-            output_names=list(OUTPUTS[: len(module(example))]),
+            output_names=module.output_names,
             dynamic_shapes={"inputs": {0: torch.export.Dim("batch", min=1)}},
             opset_version=OPSET,
             external_data=False,
@@ -187,7 +194,7 @@ def check_parity(model, processor, path: str | Path, images: np.ndarray, batch_s
     for start in tqdm(range(0, len(images), batch_size), desc="Comparing", unit="batch", disable=None, leave=False):
         batch = np.ascontiguousarray(images[start : start + batch_size], dtype=np.float32)
         with torch.no_grad():
-            expected = dict(zip(OUTPUTS, (tensor.numpy() for tensor in module(torch.from_numpy(batch)))))
+            expected = dict(zip(module.output_names, (tensor.numpy() for tensor in module(torch.from_numpy(batch)))))
         fed = np.ascontiguousarray(batch.transpose(0, 2, 3, 1)) if layout == "nhwc" else batch
         for name, values in zip(names, session.run(names, {"inputs": fed})):
             error = np.abs(values - expected[name])

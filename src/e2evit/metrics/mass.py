@@ -1,7 +1,7 @@
 """Mass regression metrics as an `evaluate` module that needs no network."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 
 import datasets
 import evaluate
@@ -18,11 +18,15 @@ __all__ = [
     "quantiles",
     "relative_resolution",
     "response_in_bins",
+    "response_statistics",
+    "uncertainty_in_bins",
     "uncertainty_statistics",
 ]
 
 EDGE_FRACTION = 0.1  # of the jets, at each end of the true masses
 LINEARITY_BINS = 10
+TAIL_WIDTHS = 3  # a tail begins that many half-widths away from the median
+ROUNDING = 1e-6  # relative: a response that is the same for all jets has no tail
 
 
 def quantiles(values: np.ndarray, shares: float | Sequence[float], weights: np.ndarray | None) -> np.ndarray:
@@ -49,6 +53,25 @@ def relative_resolution(mass_labels: np.ndarray, mass_preds: np.ndarray, weights
     return half_width_68(mass_preds / mass_labels, weights)
 
 
+def response_statistics(
+    mass_labels: np.ndarray, mass_preds: np.ndarray, weights: np.ndarray | None = None
+) -> dict[str, float]:
+    """Width and tails of the response m̂ / m of predicted against true masses.
+
+    * `corrected_resolution`: half of the interval that holds its central 68 %, over its median. A wrong scale of the
+      masses cancels, as after a calibration of the response; NaN if the median is not positive.
+    * `tail_share`: the share of jets more than three of these half-widths away from the median (a Gaussian: 0.3 %).
+    """
+    response = mass_preds / mass_labels
+    low, median, high = central_68(response, weights)
+    half_width = (high - low) / 2
+    far = np.abs(response - median) > max(TAIL_WIDTHS * half_width, ROUNDING * abs(median))
+    return {
+        "corrected_resolution": half_width / median if median > 0 else float("nan"),
+        "tail_share": float(np.average(far, weights=weights)),
+    }
+
+
 def mass_statistics(
     mass_labels: np.ndarray, mass_preds: np.ndarray, weights: np.ndarray | None = None
 ) -> dict[str, float]:
@@ -60,6 +83,7 @@ def mass_statistics(
     * `response`, `mean_response`: median and mean of m̂ / m; `response_low_edge`, `response_high_edge`: the median for
       the lightest and the heaviest tenth of the jets.
     * `linearity`: standard deviation of the median response over ten bins of m with equal numbers of jets.
+    * `corrected_resolution`, `tail_share`: see [`response_statistics`].
 
     With weights, all are those of the weighted jets; bins and tenths still have equal numbers of jets.
     """
@@ -92,7 +116,7 @@ def mass_statistics(
         "response_low_edge": median(order[:edge]),
         "response_high_edge": median(order[-edge:]),
         "linearity": float(np.std(bins)),
-    }
+    } | response_statistics(mass_labels, mass_preds, weights)
 
 
 def uncertainty_statistics(
@@ -147,6 +171,42 @@ def response_in_bins(
             arrays = weighted(mass_labels[inside], mass_preds[inside], weights=inside_weights)
             of_bin = None if events is None else events[inside]
             row |= with_intervals(statistics, *arrays, num_resamples=num_resamples, seed=seed, events=of_bin)
+        rows.append(row)
+    return rows
+
+
+def uncertainty_in_bins(
+    mass_labels: np.ndarray,
+    mass_preds: np.ndarray,
+    mass_scale_preds: np.ndarray,
+    pts: np.ndarray,
+    mass_edges: Sequence[float],
+    pt_edges: Sequence[float],
+    num_resamples: int = 300,
+    seed: int = 0,
+    weights: np.ndarray | None = None,
+    events: np.ndarray | None = None,
+) -> list[dict[str, float]]:
+    """[`uncertainty_statistics`] with intervals in bins of true mass and pT [GeV].
+
+    Returns:
+        One row per bin: its edges `low`, `high` in mass and `pt_low`, `pt_high`, the `number` of jets and, with at
+        least two jets, the metrics.
+    """
+    rows = []
+    for (low, high), (pt_low, pt_high) in product(pairwise(mass_edges), pairwise(pt_edges)):
+        inside = (mass_labels >= low) & (mass_labels < high) & (pts >= pt_low) & (pts < pt_high)
+        row = {"low": float(low), "high": float(high), "pt_low": float(pt_low), "pt_high": float(pt_high)}
+        row |= {"number": int(inside.sum())}
+        if weights is not None:
+            inside &= weights > 0
+        if inside.sum() > 1:
+            arrays = mass_labels[inside], mass_preds[inside], mass_scale_preds[inside]
+            arrays = weighted(*arrays, weights=None if weights is None else weights[inside])
+            of_bin = None if events is None else events[inside]
+            row |= with_intervals(
+                uncertainty_statistics, *arrays, num_resamples=num_resamples, seed=seed, events=of_bin
+            )
         rows.append(row)
     return rows
 

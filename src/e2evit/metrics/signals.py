@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from .bootstrap import weighted, with_intervals
 from .classification import delong_interval, effective_number
 
-__all__ = ["SIGNAL_EFFICIENCIES", "discriminant", "signal_in_bins", "signal_metrics"]
+__all__ = ["SIGNAL_EFFICIENCIES", "area", "discriminant", "signal_in_bins", "signal_metrics"]
 
 SIGNAL_EFFICIENCIES = (30, 50, 70)  # percent
 NUM_RESAMPLES = 300
@@ -47,7 +47,7 @@ def signal_metrics(
         result["roc_auc_low"], result["roc_auc_high"] = delong_interval(labels, scores)
     else:
         arrays = weighted(labels, scores, weights=weights)
-        result = _statistics(*arrays) | with_intervals(_area, *arrays, num_resamples=NUM_RESAMPLES, events=events)
+        result = _statistics(*arrays) | with_intervals(area, *arrays, num_resamples=NUM_RESAMPLES, events=events)
         if result["roc_auc"] in (0.0, 1.0):  # as in all resamples
             result["roc_auc_low"], result["roc_auc_high"] = delong_interval(labels, scores)
     of_background = np.ones((~is_signal).sum()) if weights is None else np.asarray(weights, float)[~is_signal]
@@ -104,7 +104,7 @@ def _statistics(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | No
     """Values alone. `tagging_statistics` takes rejections to be at most the number of background jets; here ε_B may
     be zero.
     """
-    result = _area(labels, scores, weights)
+    result = area(labels, scores, weights)
     is_signal = labels == 1
     signal, background = scores[is_signal], scores[~is_signal]
     of_signal, of_background = (None if weights is None else weights[part] for part in (is_signal, ~is_signal))
@@ -116,7 +116,8 @@ def _statistics(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | No
     return result
 
 
-def _area(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
+def area(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
+    """`roc_auc` of label 1 against 0; NaN if one of them is absent, or has no weight."""
     has_both = _has_both(labels, weights)
     return {"roc_auc": float(roc_auc_score(labels, scores, sample_weight=weights)) if has_both else float("nan")}
 

@@ -1,8 +1,10 @@
 """The table of metrics: what tables, figures and model cards print of each."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-__all__ = ["METRICS", "Metric"]
+__all__ = ["CONTAINMENT", "METRICS", "Metric"]
+
+CONTAINMENT = ("contained", "uncontained")  # prefixes of metrics of such jets alone
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,26 @@ class Metric:
 
 _TAGGING, _REGRESSION = "image-classification", "tabular-regression"
 
+_OF_MASS = (  # of all jets, and of contained and uncontained ones
+    Metric("mae_gev", "mass MAE", ".1f", False, "GeV", _REGRESSION),
+    Metric("rmse_gev", "mass RMSE", ".1f", False, "GeV"),
+    Metric("r2", "R²", ".3f", True),
+    Metric("mean_relative_error", "mean relative mass error", ".4f", False),
+    Metric("relative_resolution", "rel. mass resolution", ".4f", False, hub_task=_REGRESSION),
+    Metric("corrected_resolution", "resolution over response", ".4f", False),
+    Metric("tail_share", "share beyond 3 widths", ".3f", False),
+    Metric("slope", "slope", ".2f", None),
+    Metric("resolution_over_slope", "resolution over slope", ".4f", False),
+    Metric("response", "median response", ".3f", None),
+    Metric("mean_response", "mean response", ".3f", None),
+    Metric("response_low_edge", "median response, lightest tenth", ".3f", None),
+    Metric("response_high_edge", "median response, heaviest tenth", ".3f", None),
+    Metric("linearity", "spread of the response over the mass", ".3f", False),
+    Metric("coverage_68", "coverage of 1 σ", ".3f", None),
+    Metric("pull_width", "pull width", ".2f", None),
+    Metric("mean_scale_gev", "mean predicted σ", ".1f", None, "GeV"),
+)
+
 METRICS = {
     metric.key: metric
     for metric in (
@@ -44,20 +66,14 @@ METRICS = {
         Metric("calibration_error", "calibration error", ".4f", False),
         Metric("mass_divergence_at_30", "mass sculpting at 30 %", ".2f", False),
         Metric("mass_divergence_at_50", "mass sculpting at 50 %", ".2f", False),
-        Metric("mae_gev", "mass MAE", ".1f", False, "GeV", _REGRESSION),
-        Metric("rmse_gev", "mass RMSE", ".1f", False, "GeV"),
-        Metric("r2", "R²", ".3f", True),
-        Metric("mean_relative_error", "mean relative mass error", ".4f", False),
-        Metric("relative_resolution", "rel. mass resolution", ".4f", False, hub_task=_REGRESSION),
-        Metric("slope", "slope", ".2f", None),
-        Metric("resolution_over_slope", "resolution over slope", ".4f", False),
-        Metric("response", "median response", ".3f", None),
-        Metric("mean_response", "mean response", ".3f", None),
-        Metric("response_low_edge", "median response, lightest tenth", ".3f", None),
-        Metric("response_high_edge", "median response, heaviest tenth", ".3f", None),
-        Metric("linearity", "spread of the response over the mass", ".3f", False),
-        Metric("coverage_68", "coverage of 1 σ", ".3f", None),
-        Metric("pull_width", "pull width", ".2f", None),
-        Metric("mean_scale_gev", "mean predicted σ", ".1f", None, "GeV"),
+        *_OF_MASS,
+        *(
+            replace(metric, key=f"{kind}_{metric.key}", title=f"{metric.title}, {kind}", hub_task=None)
+            for kind in CONTAINMENT
+            for metric in _OF_MASS
+        ),
+        Metric("closure", "closure", ".3f", None),  # of a process, as w_closure
+        Metric("containment_auc", "AUC of containment", ".3f", True),
+        Metric("containment_calibration_error", "calibration error of containment", ".4f", False),
     )
 }

@@ -1,6 +1,6 @@
 """Metrics of predictors on the same jets."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,18 @@ from e2evit.metrics import (
     MassRegression,
     MassSculpting,
     auc_in_bins,
+    closures,
+    containment_metrics,
     discriminant,
+    mass_by_process,
     response_in_bins,
     signal_in_bins,
     signal_metrics,
+    uncertainty_in_bins,
 )
 from e2evit.metrics.bootstrap import event_numbers
 from e2evit.metrics.mass import quantile_edges
+from e2evit.metrics.table import CONTAINMENT
 
 from .predictions import BACKGROUND, MODEL, Predictions, prediction_columns
 
@@ -59,12 +64,17 @@ def measure(
     jet_masses: np.ndarray | None = None,
     weights: np.ndarray | None = None,
     events: np.ndarray | None = None,
+    merged: np.ndarray | None = None,
+    processes: np.ndarray | None = None,
+    generator_masses: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Tagging and mass metrics with 95 % intervals, each over the jets that have its target.
 
     Probabilities add accuracy, calibration error and, with more than two classes, the AUC of each against the rest and
     [`signal_metrics`] of each signal against the background alone, as `top_vs_qcd_rejection_at_50`. Predicted
-    uncertainties of the mass add coverage and pull width.
+    uncertainties of the mass add coverage and pull width. All metrics of masses come again for contained and
+    uncontained jets, as `contained_relative_resolution`, and the main ones for each process, as
+    `x_qq_relative_resolution` ([`mass_by_process`] and [`closures`]).
 
     Args:
         labels: -100 where unknown. Class 0 is the background, all others are signal.
@@ -74,6 +84,9 @@ def measure(
         jet_masses: Masses [GeV] that a cut on the score could sculpt, NaN where unknown; `mass_labels` by default.
         weights: Of the jets; by default all count the same.
         events: Numbers of the jets' events, where jets share them: intervals are of resampled events.
+        merged: Whether jets contain all of the decay (1 or 0), NaN where unknown.
+        processes: Names of the processes that made the jets, empty where unknown.
+        generator_masses: Of the heavy particles [GeV], NaN without one, whether or not they are targets.
 
     Returns:
         The metrics that are defined: an AUC needs both signal and background.
@@ -110,24 +123,40 @@ def measure(
         result |= MassSculpting().compute(
             predictions=scores[both], references=targets, masses=jet_masses[both], **of(both)
         )
-    if has_mass.any():
+    result |= _of_masses(mass_labels, predictions, has_mass, of)
+    counted = np.ones(len(labels), bool) if weights is None else weights > 0
+    if merged is not None:
+        for kind, value in zip(CONTAINMENT, (1, 0)):
+            found = _of_masses(mass_labels, predictions, has_mass & counted & (merged == value), of)
+            result |= {f"{kind}_{name}": value for name, value in found.items()}
+        known = counted & np.isfinite(merged)
+        if predictions.containment is not None and known.any():
+            result |= containment_metrics(merged[known], predictions.containment[known], **of(known))
+    if processes is not None:
         scales = None if predictions.mass_scale_preds is None else predictions.mass_scale_preds[has_mass]
-        result |= MassRegression().compute(
-            predictions=predictions.mass_preds[has_mass],
-            references=mass_labels[has_mass],
-            scales=scales,
-            **of(has_mass),
-        )
+        targets = processes[has_mass], mass_labels[has_mass], predictions.mass_preds[has_mass], scales
+        result |= mass_by_process(*targets, **of(has_mass))
+        if generator_masses is not None:
+            result |= closures(processes, generator_masses, predictions.mass_preds, merged, weights, events)
     return {name: float(value) for name, value in result.items() if value == value}
+
+
+def _of_masses(mass_labels: np.ndarray, predictions: Predictions, jets: np.ndarray, of: Callable) -> dict[str, float]:
+    """Metrics of the masses of some jets; none without jets."""
+    if not jets.any():
+        return {}
+    scales = None if predictions.mass_scale_preds is None else predictions.mass_scale_preds[jets]
+    predicted = predictions.mass_preds[jets]
+    return MassRegression().compute(predictions=predicted, references=mass_labels[jets], scales=scales, **of(jets))
 
 
 def _check(labels: np.ndarray, mass_labels: np.ndarray, predictions: Predictions, label_names: Sequence[str]) -> None:
     """Refuses numbers that are not finite, with their row, and names of classes that are those of metrics."""
-    taken = {"low", "high", "macro"} & {*label_names}
+    taken = {"low", "high", "macro", *CONTAINMENT} & {*label_names}
     if taken or len({*label_names}) < len(label_names):
         raise ValueError(
             f"The classes {', '.join(label_names)} cannot be measured: each needs a name of its own, other than low, "
-            "high and macro, which are parts of names of metrics."
+            "high, macro, contained and uncontained, which are parts of names of metrics."
         )
     usable = {"mass": ~(np.isfinite(mass_labels) & (mass_labels > 0)) | np.isfinite(predictions.mass_preds)}
     if predictions.probabilities is not None:
@@ -175,12 +204,31 @@ def evaluate_predictions(
     values = None if weights is None else class_weights(rows, weights, labels)
     if values is not None:
         columns["weight"] = values.astype(np.float32)
+    truth = _truth(rows)
+    columns |= {name: v if name == "process" else v.astype(np.float32) for name, v in truth.items()}
+    known = [truth.get(name) for name in ("merged", "process", "generator_mass")]
     metrics, events = {}, event_numbers(columns["event_id"])
     for name, predictions in predictors.items():
-        metrics[name] = measure(labels, mass_labels, predictions, label_names, jet_masses, values, events)
+        metrics[name] = measure(labels, mass_labels, predictions, label_names, jet_masses, values, events, *known)
         columns |= prediction_columns(name, predictions, label_names)
     in_bins = measure_in_bins(columns, predictors[MODEL], label_names, weights=values, events=events)
     return {"metrics": metrics, "in_bins": in_bins, "predictions": columns}
+
+
+def _truth(rows: Dataset) -> dict[str, np.ndarray]:
+    """What rows tell of jets, whether or not it is a target: `merged` (1, 0 or NaN), `process` (a name or nothing) and
+    `generator_mass` [GeV]; without what is unknown for all jets."""
+    found = {}
+    for name, source in (("merged", "merged"), ("generator_mass", "mass_labels")):
+        source = name if name in rows.column_names else source  # as before a selection of targets
+        values = column(rows, source) if source in rows.column_names else np.empty(0)
+        if np.isfinite(values).any():
+            found[name] = values
+    source = "process" if "process" in rows.column_names else "labels"
+    if isinstance(classes := rows.features[source], ClassLabel):
+        numbers = column(rows, source, -1).astype(int)
+        found["process"] = np.array([*classes.names, ""])[numbers]
+    return found
 
 
 def class_weights(rows: Dataset, name: str, labels: np.ndarray) -> np.ndarray:
@@ -215,7 +263,7 @@ def measure_in_bins(
     events: np.ndarray | None = None,
 ) -> dict[str, list[dict[str, float]]]:
     """AUC of the signal in bins of jet mass and pT, and of each kind of it against the background in bins of pT;
-    response and resolution in bins of true mass and pT.
+    response and resolution in bins of true mass and pT; coverage and pull of predicted uncertainties in bins of both.
 
     Args:
         columns: `labels`, `mass_labels`, `jet_mass` and `pt`.
@@ -225,8 +273,8 @@ def measure_in_bins(
         weights, events: As in [`measure`].
 
     Returns:
-        Rows of [`auc_in_bins`], [`signal_in_bins`] and [`response_in_bins`], edges in GeV, by e.g.
-        `"roc_auc in jet mass"` or `"top_vs_qcd in pt"`; left out where there are no targets.
+        Rows of [`auc_in_bins`], [`signal_in_bins`], [`response_in_bins`] and [`uncertainty_in_bins`], edges in GeV, by
+        e.g. `"roc_auc in jet mass"` or `"top_vs_qcd in pt"`; left out where there are no targets.
     """
     labels, mass_labels = columns["labels"], columns["mass_labels"].astype(float)
     known, has_mass, result = labels != -100, np.isfinite(mass_labels) & (mass_labels > 0), {}
@@ -263,4 +311,11 @@ def measure_in_bins(
             result[f"response in {title}"] = response_in_bins(
                 mass_labels[chosen], mass_preds, values, edges, **of(chosen)
             )
+    if predictions.mass_scale_preds is not None and (has_mass & has_pt).any():
+        chosen, pts, pt_edges = bins(has_mass, "pt")
+        predicted = predictions.mass_preds[chosen], predictions.mass_scale_preds[chosen]
+        mass_edges = quantile_edges(mass_labels[chosen], num_bins)
+        result["uncertainty in mass and pt"] = uncertainty_in_bins(
+            mass_labels[chosen], *predicted, pts, mass_edges, pt_edges, **of(chosen)
+        )
     return result

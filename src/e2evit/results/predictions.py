@@ -40,17 +40,25 @@ class Predictions:
         mass_preds: In GeV.
         probabilities: Of all classes `(n, num_classes)`.
         mass_scale_preds: One sigma of `mass_preds` [GeV].
+        containment: Probability that the jet contains all of the decay.
     """
 
     scores: np.ndarray
     mass_preds: np.ndarray
     probabilities: np.ndarray | None = None
     mass_scale_preds: np.ndarray | None = None
+    containment: np.ndarray | None = None
 
     @classmethod
-    def of_classes(cls, probabilities: np.ndarray, mass_preds: np.ndarray, mass_scale_preds: np.ndarray | None = None):
+    def of_classes(
+        cls,
+        probabilities: np.ndarray,
+        mass_preds: np.ndarray,
+        mass_scale_preds: np.ndarray | None = None,
+        containment: np.ndarray | None = None,
+    ):
         """With the probability of any class but the background as score."""
-        return cls(1 - probabilities[:, BACKGROUND], mass_preds, probabilities, mass_scale_preds)
+        return cls(1 - probabilities[:, BACKGROUND], mass_preds, probabilities, mass_scale_preds, containment)
 
 
 @dataclass
@@ -78,13 +86,15 @@ class JetPredictions:
 
 
 def _column(predictor: str, quantity: str) -> str:
-    """Name of a column; `quantity` is `score`, `mass` or `mass scale` [GeV], or `p_` and the name of a class."""
+    """Name of a column; `quantity` is `score`, `mass` or `mass scale` [GeV], `containment`, or `p_` and the name of a
+    class."""
     return f"{predictor} {quantity}"
 
 
 def prediction_columns(predictor: str, jets: Predictions, label_names: Sequence[str]) -> dict[str, np.ndarray]:
     """The columns of one predictor, single precision."""
     values = {"score": jets.scores, "mass": jets.mass_preds, "mass scale": jets.mass_scale_preds}
+    values["containment"] = jets.containment
     if jets.probabilities is not None:
         values |= {f"p_{name}": of_class for name, of_class in zip(label_names, jets.probabilities.T)}
     return {_column(predictor, key): v.astype(np.float32) for key, v in values.items() if v is not None}

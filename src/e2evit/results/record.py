@@ -61,6 +61,7 @@ class Result:
         data: `rows` and a hash of the `event_ids` of each split.
         mass_column: Column that masses are measured against.
         mass_classes: The only classes from which the mass was learned.
+        contained_classes: Whether only jets that contain all of the decay have a class; None: no.
         pileup, without: Of images made of particles: mean number of pile-up collisions, or its range, and the effects
             of the detector that were left out; None of images, which are as they were simulated.
         weights: Column of the weights that metrics take into account; None: all jets count the same.
@@ -68,7 +69,8 @@ class Result:
         cost: `macs` of an image, `images_per_second`, `batch_size`, `peak_memory_gib`.
         training: `images_seen`, `seconds`, `best_epoch`, `images_per_second`, `hardware`.
         metrics: By predictor (`"model"` and baselines), then by the keys of `METRICS`, `roc_auc_CLASS` and, as
-            `top_vs_qcd_roc_auc`, those of `e2evit.metrics.signal_metrics`; with `_low` and `_high`.
+            `top_vs_qcd_roc_auc`, those of `e2evit.metrics.signal_metrics`, and as `x_qq_coverage_68` and `w_closure`
+            those of `mass_by_process` and `closures`; with `_low` and `_high`.
         in_bins: Rows with `low`, `high`, `number` and metrics, by e.g. `"roc_auc in pt"`.
         predictions: Columns of per-jet predictions of a new result; stored as Parquet beside the JSON.
     """
@@ -84,6 +86,7 @@ class Result:
     data: dict[str, dict[str, str | int]]
     mass_column: str
     mass_classes: list[str] | None = None
+    contained_classes: bool | None = None
     pileup: list[float] | None = None
     without: list[str] | None = None
     weights: str | None = None
@@ -180,7 +183,8 @@ def read_results(paths: Sequence[str | Path]) -> list[Result]:
         ValueError: if a file is not a result, two are of the same training, or jets or targets differ.
     """
     results = [Result.from_json(path) for path in paths]
-    shared = ("dataset", "split", "without", "label_names", "mass_column", "mass_classes", "weights")
+    shared = ("dataset", "split", "without", "label_names", "mass_column", "mass_classes")
+    shared += ("contained_classes", "weights")
     pileups = [result.pileup for result in results]
     if None in pileups:
         shared = ("dataset", "split", "pileup", *shared[2:])

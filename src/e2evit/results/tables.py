@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from e2evit.metrics import METRICS
 from e2evit.metrics.classification import effective_number
 from e2evit.metrics.signals import SIGNAL_EFFICIENCIES
+from e2evit.metrics.table import CONTAINMENT
 
 from .compare import COMPARED
 from .predictions import MODEL
@@ -15,6 +16,7 @@ __all__ = [
     "conditions",
     "interval_cell",
     "markdown_table",
+    "masses_table",
     "metrics_table",
     "p_value_text",
     "results_table",
@@ -22,6 +24,10 @@ __all__ = [
 ]
 
 SIGNAL_COLUMNS = {"roc_auc": ".4f"} | {f"rejection_at_{percent}": ".0f" for percent in SIGNAL_EFFICIENCIES}
+MASS_COLUMNS = (
+    *("relative_resolution", "corrected_resolution", "tail_share", "response", "closure", "coverage_68"),
+    *("pull_width", "containment_auc", "containment_calibration_error"),
+)
 COLUMNS = ("roc_auc_macro", "roc_auc", "rejection_at_50", "mae_gev", "relative_resolution", "slope")
 
 
@@ -67,6 +73,23 @@ def signals_table(results: Mapping[str, Result]) -> str:
                 rows.append([f"{title}, {name} / {background}", *cells])
     heads = ["", "ROC AUC", *(f"rejection at {percent} %" for percent in SIGNAL_EFFICIENCIES)]
     return markdown_table(heads, rows) if rows else ""
+
+
+def masses_table(results: Mapping[str, Result]) -> str:
+    """A Markdown table of the masses of all jets, of contained and uncontained ones, and of each process, for each
+    model by title; empty where neither containment nor processes are known.
+    """
+    rows, marks = [], ("_relative_resolution", "_closure")  # which each group of jets has one of
+    for title, result in results.items():
+        metrics = result.metrics[MODEL]
+        found = dict.fromkeys(key.removesuffix(mark) for mark in marks for key in metrics if key.endswith(mark))
+        groups = sorted(found, key=lambda group: group not in CONTAINMENT)
+        rows += [(title, metrics)] * bool(groups)
+        for group in groups:
+            start = f"{group}_"
+            own = {key.removeprefix(start): value for key, value in metrics.items() if key.startswith(start)}
+            rows.append((f"{title}, {group.replace('contained_', 'contained ')}", own))
+    return metrics_table(rows, MASS_COLUMNS) if rows else ""
 
 
 def _signal_cell(metrics: Mapping[str, float], key: str, form: str) -> str:

@@ -86,6 +86,11 @@ class TargetArguments:
         default=None,
         metadata={"help": "Classes whose jets have a mass to learn, or none. Default: the checkpoint's, or all."},
     )
+    contained_classes: bool | None = _field(
+        None,
+        "Give a class only to jets that contain all of the decay; others keep their mass. Default: as the checkpoint, "
+        "or false.",
+    )
     transverse: bool | None = _field(
         None,
         "Turn calorimeter energies into transverse ones, since an image does not say where on the detector it lies. "

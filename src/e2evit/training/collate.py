@@ -65,6 +65,7 @@ class E2ECollator:
         images: Makes new images in every epoch, of rows that are Arrow tables of particles.
         packed: Make lists of pixels instead of `pixel_values`, for models that read them (`reads_rows`).
         truth_columns: Columns with further targets, returned as `truth_labels` `(B, n)`; null becomes NaN.
+        containment: Read `merged`, whether a jet contains all of the decay, as `containment_labels`; null becomes NaN.
     """
 
     inputs = PIXELS  # columns of lists that become the input of a model
@@ -79,8 +80,9 @@ class E2ECollator:
         images: PreparedImages | None = None,
         packed: bool = False,
         truth_columns: Sequence[str] = (),
+        containment: bool = False,
     ):
-        self.packed = packed
+        self.packed, self.containment = packed, containment
         self.processor, self.mass_column, self.with_labels, self.images = processor, mass_column, with_labels, images
         self.augmentation, self.mass_weights, self.truth_columns = augmentation, mass_weights, truth_columns
         # shared with the worker processes, which live as long as the run
@@ -91,7 +93,12 @@ class E2ECollator:
         """The columns it reads."""
         aux = AUX_COLUMNS if self.processor.aux_names else ("pt",) if self.mass_weights else ()
         inputs = self.inputs if self.images is None else self.images.columns
-        return list(dict.fromkeys(["row", *inputs, "labels", self.mass_column, *aux, *self.truth_columns]))
+        return list(dict.fromkeys(["row", *inputs, "labels", self.mass_column, *aux, *self._truth]))
+
+    @property
+    def _truth(self) -> list[str]:
+        """Columns with other targets than class and mass."""
+        return [*self.truth_columns, *["merged"] * self.containment]
 
     def seed(self, seed: int, epoch: int) -> None:
         """Set the seed of an epoch: what happens to a jet then depends on it and on the jet, in any batch."""
@@ -119,7 +126,7 @@ class E2ECollator:
         """
         if self.images is not None:
             rows = self.images(rows, *self.seeds)
-        rows = _as_table(rows, self.inputs, self.mass_column, self.truth_columns)
+        rows = _as_table(rows, self.inputs, self.mass_column, self._truth)
         return self._read_inputs(rows) | self._read_targets(rows)
 
     def _read_inputs(self, rows: pa.Table) -> dict[str, torch.Tensor]:
@@ -143,6 +150,8 @@ class E2ECollator:
         if self.truth_columns:
             truth = [_numbers(rows, name, np.nan) for name in self.truth_columns]
             batch["truth_labels"] = torch.from_numpy(np.stack(truth, axis=1).astype(np.float32))
+        if self.containment:
+            batch["containment_labels"] = torch.from_numpy(_numbers(rows, "merged", np.nan).astype(np.float32))
         if "row" in rows.column_names:
             batch["rows"] = torch.tensor(rows["row"].to_numpy())
         if self.mass_weights is not None:

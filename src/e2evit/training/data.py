@@ -76,7 +76,14 @@ def load_data(
             f"The checkpoint reads the channels {', '.join(channel_names)}; {schema.name!r} has "
             f"{', '.join(schema.channel_names)}."
         )
-    dataset, schema = select_targets(dataset, schema, targets.mass_column, targets.classes, targets.mass_classes)
+    dataset, schema = select_targets(
+        dataset,
+        schema,
+        targets.mass_column,
+        targets.classes,
+        targets.mass_classes,
+        bool(targets.contained_classes),
+    )
     for split in SPLITS:
         fraction = getattr(data, f"{split}_fraction")
         if fraction < 1 and split in dataset:
@@ -115,7 +122,7 @@ def targets_of(
         ValueError: if the data has none of the checkpoint's classes, and it is not to be fine-tuned.
     """
     in_data = find_schema(data.dataset_name, data.data_dir, data.schema).label_names
-    defaults = {"mass_column": checkpoint.targets.mass_column}
+    defaults = {name: getattr(checkpoint.targets, name) for name in ("mass_column", "contained_classes")}
     if checkpoint.label_names and in_data:
         shared = [name for name in checkpoint.label_names if name in in_data]
         if not shared and not fine_tuning and targets.classes is None:
@@ -131,7 +138,7 @@ def targets_of(
         name: value for name, value in defaults.items() if value is not None and getattr(targets, name) is None
     }
     for name, value in defaults.items():
-        shown = value if isinstance(value, str) else ", ".join(value)
+        shown = ", ".join(value) if isinstance(value, list) else value
         logger.info(f"`{name}` is taken from {checkpoint.path}: {shown}")
     return replace(targets, **defaults)
 
@@ -150,6 +157,7 @@ def describe_data(data: DataArguments, targets: TargetArguments, schema: Dataset
         "without": without,
         "mass_column": targets.mass_column,
         "mass_classes": targets.mass_classes,
+        "contained_classes": targets.contained_classes or None,
         "label_names": list(schema.label_names),
         "channel_names": list(schema.channel_names),
         "image_size": list(schema.image_size),

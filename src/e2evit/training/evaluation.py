@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from scipy.special import softmax
+from scipy.special import expit, softmax
 from transformers import AutoImageProcessor
 from transformers.utils import cached_file
 
@@ -127,7 +127,9 @@ def evaluate(
 
     predictors = baseline_predictions(jets, split, jet_schema, targets.mass_column)
     probabilities = softmax(outputs["logits"], axis=1)
-    predictors[MODEL] = Predictions.of_classes(probabilities, outputs["mass_preds"], outputs.get("mass_scale_preds"))
+    containment = expit(outputs["containment_logits"]) if "containment_logits" in outputs else None
+    scales = outputs.get("mass_scale_preds")
+    predictors[MODEL] = Predictions.of_classes(probabilities, outputs["mass_preds"], scales, containment)
     training = _read_run_info(trained_on.path)
     fields = run_info(jets, accelerator, model)
     fields |= describe_data(data, targets, schema, split) | {"label_names": label_names}

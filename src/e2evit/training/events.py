@@ -6,7 +6,7 @@ import torch
 
 from e2evit.data.statistics import MassWeights
 from e2evit.transforms.augment import Augmentation, jet_keys
-from e2evit.transforms.event_jets import JET_COLUMNS, positions
+from e2evit.transforms.event_jets import JET_COLUMNS, KEPT_COLUMNS, contained_jets, positions
 
 from .collate import MASS_COLUMN, E2ECollator, split_pixels
 
@@ -18,7 +18,7 @@ class EventCollator:
     largest number of jets in the batch; see [`HitViTForJetsInEvents`].
 
     Args:
-        processor, mass_column, mass_weights, with_labels, packed: As in [`E2ECollator`].
+        processor, mass_column, mass_weights, with_labels, packed, containment: As in [`E2ECollator`].
         augmentation: Of the events; their jets move along.
 
     Raises:
@@ -26,7 +26,7 @@ class EventCollator:
     """
 
     # what fills up the places of jets that an event does not have
-    padding = {"jets": 0, "labels": -100, "mass_labels": np.nan, "mass_weights": 1}
+    padding = {"jets": 0, "labels": -100, "mass_labels": np.nan, "mass_weights": 1, "containment_labels": np.nan}
 
     def __init__(
         self,
@@ -36,17 +36,19 @@ class EventCollator:
         mass_weights: MassWeights | None = None,
         with_labels: bool = True,
         packed: bool = False,
+        containment: bool = False,
     ):
         if augmentation and augmentation.tower_shift:
             raise ValueError("`tower_shift` moves jets off the image: with `event_jets: queries` it must be 0.")
         self.images = E2ECollator(processor, augmentation=augmentation, with_labels=False, packed=packed)
         self.mass_column, self.mass_weights, self.with_labels = mass_column, mass_weights, with_labels
+        self.containment = containment
         self.seed = self.images.seed
 
     @property
     def columns(self) -> list[str]:
         """The columns it reads."""
-        return [*self.images.columns, *JET_COLUMNS.values()]
+        return [*self.images.columns, *JET_COLUMNS.values(), *KEPT_COLUMNS.values()]
 
     def __call__(self, table: pa.Table) -> dict[str, torch.Tensor]:
         return self.finish(self.read(table))
@@ -73,6 +75,9 @@ class EventCollator:
         batch["jets"] = _floats(padded("jets", of("pt"), row, column))
         batch["labels"] = torch.from_numpy(padded("labels", labels)[..., 0].astype(np.int64))
         batch["mass_labels"] = _floats(padded("mass_labels", masses)[..., 0])
+        if self.containment:
+            merged = contained_jets(table).to_numpy(zero_copy_only=False).astype(np.float64)
+            batch["containment_labels"] = _floats(padded("containment_labels", merged)[..., 0])
         if self.mass_weights is not None:
             batch["mass_weights"] = _floats(padded("mass_weights", self.mass_weights(masses, of("pt")))[..., 0])
         return batch

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict
 from safetensors.torch import save_file
 
 from e2evit.metrics.mass import central_68
 from e2evit.transforms.targets import columns_with_values
 
-__all__ = ["check_not_empty", "check_splits", "check_targets", "save_replay", "warn_if_constant"]
+__all__ = ["check_containment", "check_not_empty", "check_splits", "check_targets", "save_replay", "warn_if_constant"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,25 @@ def check_targets(dataset: DatasetDict, mass_column: str, needs_masses: bool, wi
         )
     if not masses.size:
         logger.info(f"No training jet has a mass in `{mass_column}`: only the classes are trained")
+
+
+def check_containment(train: Dataset) -> None:
+    """Check that training jets say whether they contain all of the decay; warn if all say the same.
+
+    Raises:
+        ValueError: if none does.
+    """
+    known = [] if "merged" not in train.column_names else train.with_format("arrow")["merged"].drop_null().unique()
+    if not len(known):
+        raise ValueError(
+            "`containment: true` in the model's configuration needs jets of heavy particles with the column `merged`, "
+            "and no training jet has a value there: leave the field out, or simulate such jets with `e2evit simulate`."
+        )
+    if len(known) == 1:
+        logger.warning(
+            f"`merged` is {str(known[0]).lower()} for all training jets: there is no containment to learn. Simulate "
+            "them without `--merged_only`."
+        )
 
 
 def check_splits(dataset: DatasetDict) -> None:

@@ -17,7 +17,7 @@ from e2evit.results.record import fingerprint
 from e2evit.training.collate import E2ECollator
 
 from .loaders import ImagesOnDevice, make_loader
-from .prediction import predict
+from .prediction import TARGETS, predict
 from .process import decided_by_main
 
 __all__ = ["predict_in_pieces"]
@@ -63,7 +63,7 @@ def predict_in_pieces(
             loader = make_loader(piece, collator, batch_size, num_workers, accelerator=accelerator)
             loader = ImagesOnDevice(accelerator.prepare(loader), collator)
             predictions = predict(accelerator, prepared, loader, f"Predicting from {start}", first=start)
-            predictions = {name: v for name, v in predictions.items() if name not in ("labels", "mass_labels")}
+            predictions = {name: v for name, v in predictions.items() if name not in TARGETS}
             if accelerator.is_main_process:
                 content = save({name: np.ascontiguousarray(values) for name, values in predictions.items()})
                 name = f"{start:09d}-{sha256(content).hexdigest()}.safetensors"

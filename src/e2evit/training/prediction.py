@@ -6,14 +6,15 @@ from accelerate import Accelerator
 from datasets import DatasetDict
 from tqdm import tqdm
 
-from e2evit.metrics.classification import accuracy
+from e2evit.metrics.classification import accuracy, tagging_statistics
 from e2evit.metrics.mass import relative_resolution
 from e2evit.modeling import E2EConfig
-from e2evit.modeling.modeling_head import e2e_loss
+from e2evit.modeling.modeling_head import containment_loss, e2e_loss
 
-__all__ = ["constant_baselines", "coverage_temperature", "predict", "progress_bar", "summarise"]
+__all__ = ["TARGETS", "constant_baselines", "coverage_temperature", "predict", "progress_bar", "summarise"]
 
 INPUTS = ("pixel_values", "pixel_index", "pixel_value", "row_offsets", "candidate_values", "aux_values", "jets")
+TARGETS = ("labels", "mass_labels", "containment_labels")
 
 
 @torch.no_grad()
@@ -28,19 +29,20 @@ def predict(
 
     Returns:
         `logits` `(n, num_labels)`, `mass_preds` and `mass_labels` `(n,)` [GeV], `labels` `(n,)`, `mass_outputs`
-        `(n, k)`, and `mass_scale_preds` `(n,)` [GeV] if the model predicts it; float32 and int64.
+        `(n, k)`, and if the model predicts them `mass_scale_preds` `(n,)` [GeV] and `containment_logits` `(n,)`, with
+        `containment_labels` of batches that have them; float32 and int64.
 
     Raises:
         FloatingPointError: if an output is NaN or infinite; it names the row.
     """
     model.eval()
-    names = ("logits", "mass_preds", "mass_outputs", "mass_scale_preds")
+    names = ("logits", "mass_preds", "mass_outputs", "mass_scale_preds", "containment_logits")
     parts: dict[str, list] = {}
     for batch in progress_bar(accelerator, loader, title):
         with accelerator.autocast():
             outputs = model(**{name: batch[name] for name in INPUTS if name in batch})
         values = {name: outputs[name].float() for name in names if outputs.get(name) is not None}
-        values |= {name: batch[name] for name in ("mass_labels", "labels", "jets") if name in batch}
+        values |= {name: batch[name] for name in (*TARGETS, "jets") if name in batch}
         if "jets" in values:
             values = accelerator.pad_across_processes(values, dim=1)  # a pT of 0 is no jet
         values = accelerator.gather_for_metrics(values)
@@ -68,6 +70,8 @@ def summarise(predictions: dict[str, np.ndarray], config: E2EConfig) -> dict[str
     """
     tensors = {name: torch.tensor(value) for name, value in predictions.items()}
     loss, *_ = e2e_loss(config, *(tensors[name] for name in ("logits", "mass_outputs", "labels", "mass_labels")))
+    of_containment = containment_loss(*(tensors.get(f"containment_{name}") for name in ("logits", "labels")))
+    loss = loss if of_containment is None else loss + of_containment
     known = predictions["labels"] != -100
     mass, predicted = predictions["mass_labels"].astype(float), predictions["mass_preds"].astype(float)
     usable = np.isfinite(mass) & (mass > 0)
@@ -79,6 +83,11 @@ def summarise(predictions: dict[str, np.ndarray], config: E2EConfig) -> dict[str
         else float("nan"),
         "mass_mae_gev": float(np.abs(predicted - mass).mean()) if mass.size else float("nan"),
     }
+    if of_containment is not None:
+        contained = predictions["containment_labels"]
+        is_known = np.isfinite(contained)
+        areas = tagging_statistics(contained[is_known], predictions["containment_logits"][is_known])
+        metrics |= {"containment_loss": of_containment.item(), "containment_auc": areas["roc_auc"]}
     if not mass.size:
         return metrics
     response = predicted / mass
@@ -93,9 +102,10 @@ def summarise(predictions: dict[str, np.ndarray], config: E2EConfig) -> dict[str
 
 
 def coverage_temperature(predictions: dict[str, np.ndarray]) -> float:
-    """The factor on `mass_scale_preds` for which 68.3 % of the true masses lie within one of them."""
+    """The factor on `mass_scale_preds` for which 68.3 % of the true masses lie within one of them, over all jets that
+    have a mass, with or without a class."""
     error = np.abs(predictions["mass_preds"] - predictions["mass_labels"])
-    known = np.isfinite(error) & (predictions["mass_scale_preds"] > 0)
+    known = np.isfinite(error) & (predictions["mass_labels"] > 0) & (predictions["mass_scale_preds"] > 0)
     pull = error[known] / predictions["mass_scale_preds"][known]
     # a factor of zero would make no uncertainty of any prediction
     return float(np.quantile(pull, 0.6827)) or 1.0 if pull.size else 1.0

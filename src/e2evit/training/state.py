@@ -168,7 +168,8 @@ class RunState:
             )
         try:
             record = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            before = record["settings"]
+            off = {name: value for name, value in self.settings.items() if not value}
+            before = off | record["settings"]  # a setting that an earlier version did not have was off
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise _unreadable(path, error) from error
         changed = [

@@ -15,6 +15,7 @@ from .arguments import Recipe
 from .candidates import CandidateCollator
 from .collate import E2ECollator, split_pixels
 from .events import EventCollator
+from .guards import check_containment
 from .particles import PreparedImages
 from .prediction import constant_baselines, coverage_temperature, predict, progress_bar, summarise
 
@@ -25,7 +26,7 @@ KEPT = ("pixel_values", "pixel_index", "pixel_value", "row_offsets", "truth_labe
 
 
 class Supervised:
-    """Classes and masses."""
+    """Classes, masses and, if the model estimates it, containment."""
 
     terms = ("loss", "classification_loss", "mass_loss")
 
@@ -41,7 +42,10 @@ class Supervised:
         if not self.config.has_exclusive_classes:
             raise ValueError(f"`problem_type` is {self.config.problem_type!r}, but a jet has one class.")
         with_labels = self.config.num_labels > 1  # a single class teaches nothing
-        own = {"with_labels": with_labels, "packed": model.reads_rows}
+        own = {"with_labels": with_labels, "packed": model.reads_rows, "containment": self.config.containment}
+        if self.config.containment:
+            self.terms = (*self.terms, "containment_loss")
+            check_containment(self.jets["train"])
         fresh = {} if queries else {"images": fresh_images(recipe, model.reads_candidates)}
         collator = EventCollator if queries else CandidateCollator if model.reads_candidates else E2ECollator
         self.collator = collator(processor, self.mass_column, recipe.augmentation, self.mass_weights, **own, **fresh)

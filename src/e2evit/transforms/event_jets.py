@@ -1,6 +1,6 @@
 """The jets of whole events, one row each, with or without windows cut out of their event; and jets in other events."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -14,7 +14,9 @@ from e2evit.data.sparse import list_array
 
 __all__ = [
     "JET_COLUMNS",
+    "KEPT_COLUMNS",
     "check_events",
+    "contained_jets",
     "in_other_events",
     "jets_in_other_events",
     "jets_of_events",
@@ -32,6 +34,8 @@ JET_COLUMNS = {
     "phi": "jets_phi",
     "merged": "jets_merged",
 }
+# those that `select_targets` adds where it removes labels or masses
+KEPT_COLUMNS = {"process": "jets_process", "generator_mass": "jets_generator_mass"}
 OF_EVENT = ("num_pileup", "event_id")
 BATCH = 100  # events at a time, of some 20 000 pixels each
 
@@ -54,6 +58,14 @@ def positions(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of all jets of the events in a table: event, and row and column of the axis, as fractions of pixels."""
     eta, phi = (_flat(table, name) for name in ("jets_eta", "jets_phi"))
     return np.repeat(np.arange(table.num_rows), _counts(table)), *position_in_grid(eta, phi)
+
+
+def contained_jets(table: pa.Table) -> pa.Array:
+    """Whether each jet of the events in a table contains all of the decay; null without a heavy particle, where the
+    list holds false."""
+    kept = KEPT_COLUMNS["generator_mass"]
+    mass = _flat(table, kept if kept in table.column_names else JET_COLUMNS["mass_labels"])
+    return pa.array(_flat(table, JET_COLUMNS["merged"]).astype(bool), mask=~np.isfinite(mass.astype(np.float64)))
 
 
 def jets_of_events(dataset: DatasetDict) -> DatasetDict:
@@ -114,7 +126,7 @@ def jets_in_other_events(
 
 def _mapped(dataset: DatasetDict, rows_of, images: dict, title: str) -> DatasetDict:
     features = dataset["train"].features
-    columns = {name: features[of].feature for name, of in JET_COLUMNS.items()}
+    columns = {name: features[of].feature for name, of in _lists(features).items()}
     columns |= {name: features[name] for name in OF_EVENT} | {"ieta": Value("int32"), "iphi": Value("int32")}
     mapped = dataset.with_format("arrow").map(
         rows_of,
@@ -129,9 +141,11 @@ def _mapped(dataset: DatasetDict, rows_of, images: dict, title: str) -> DatasetD
 
 def _jet_rows(table: pa.Table) -> pa.Table:
     event, row, column = positions(table)
-    columns = {name: table[of].combine_chunks().flatten() for name, of in JET_COLUMNS.items()}
-    for name in ("mass_labels", "jet_mass"):  # a jet without a heavy particle has none
-        columns[name] = pa.array(columns[name].to_numpy(zero_copy_only=False), from_pandas=True)
+    columns = {name: table[of].combine_chunks().flatten() for name, of in _lists(table.column_names).items()}
+    for name in ("mass_labels", "jet_mass", "generator_mass"):  # a jet without a heavy particle has none
+        if name in columns:
+            columns[name] = pa.array(columns[name].to_numpy(zero_copy_only=False), from_pandas=True)
+    columns["merged"] = contained_jets(table)
     columns |= {name: table[name].take(pa.array(event)) for name in OF_EVENT}
     towers = {"ieta": row, "iphi": column}
     columns |= {name: (place // TOWER).astype(np.int32) for name, place in towers.items()}
@@ -151,6 +165,11 @@ def _window_rows(table: pa.Table) -> pa.Table:
             order = pixel.argsort()
             windows.append((pixel[order], value[kept][order]))
     return _with_images(_jet_rows(table), windows)
+
+
+def _lists(names: Container[str]) -> dict[str, str]:
+    """The lists of an event's row, by the columns of a jet's row."""
+    return JET_COLUMNS | {name: of for name, of in KEPT_COLUMNS.items() if of in names}
 
 
 def _is_near(index: np.ndarray, rows, columns, reach: int, is_tower: np.ndarray) -> np.ndarray:

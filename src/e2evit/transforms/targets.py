@@ -9,11 +9,12 @@ from datasets import ClassLabel, DatasetDict, List, Value
 
 from e2evit.data.schema import DatasetSchema
 
-from .event_jets import JET_COLUMNS
+from .event_jets import JET_COLUMNS, KEPT_COLUMNS, contained_jets
 
 __all__ = ["NO_CLASS", "check_mass_column", "columns_with_values", "select_targets"]
 
 NO_CLASS = "none"  # as the only entry of `mass_classes`: no jet has a mass to learn
+KEPT = {"process": "labels", "generator_mass": "mass_labels"}  # what becomes of columns that are kept as they were
 
 
 def select_targets(
@@ -22,25 +23,31 @@ def select_targets(
     mass_column: str,
     classes: Sequence[str] | None = None,
     mass_classes: Sequence[str] | None = None,
+    contained_classes: bool = False,
 ) -> tuple[DatasetDict, DatasetSchema]:
     """The data set without the labels of jets outside `classes` and the masses of jets outside `mass_classes`.
 
     All jets stay. A jet of a mass gun has a mass to learn and no class of its own; a jet of a W has a class, but its
-    mass is a constant, from which the mass head would learn the classes instead of the mass.
+    mass is a constant, from which the mass head would learn the classes instead of the mass. What is removed is kept
+    for measurements: the columns `process`, the class of the schema, and `generator_mass` [GeV], as `mass_labels` was.
 
     Args:
         mass_column: The column that becomes null outside `mass_classes`.
         classes: Names in the order of their new numbers. Default: those of the schema.
         mass_classes: Names, in `classes` or not, or `["none"]`. Default: all.
+        contained_classes: Remove the labels of jets that do not contain all of the decay, too; their masses stay.
 
     Returns:
         The data set, and the schema with these classes.
 
     Raises:
-        ValueError: for a name that is not a class of the schema, or one that comes twice.
+        ValueError: for a name that is not a class of the schema, or one that comes twice; with `contained_classes`, for
+            rows that do not say what a jet contains.
     """
-    if classes is None and mass_classes is None:
+    if classes is None and mass_classes is None and not contained_classes:
         return dataset, schema
+    if contained_classes:
+        _check_merged(dataset)
     known = schema.label_names
     for field, names in (("classes", classes), ("mass_classes", mass_classes)):
         allowed = [NO_CLASS] if field == "mass_classes" and names is not None and len(names) == 1 else []
@@ -51,6 +58,9 @@ def select_targets(
         if names is not None and (len(set(names)) < len(names) or not names):
             raise ValueError(f"`{field}` must be one or more names, each once, got {', '.join(names) or 'none'}.")
     features = dict(dataset["train"].features)
+    features |= {name: features[of] for name, of in KEPT.items()}
+    if "jets" in schema.lists:
+        features |= {KEPT_COLUMNS[name]: features[JET_COLUMNS[of]] for name, of in KEPT.items()}
     if classes is not None:
         schema = replace(schema, labels={name: schema.labels[name] for name in classes})
         features["labels"] = ClassLabel(names=list(classes))
@@ -67,30 +77,55 @@ def select_targets(
             "with_mass": [mass_classes is None or name in mass_classes for name in known],
             # a jet of unknown class keeps its mass, unless none has any
             "unknown_with_mass": mass_classes is None or list(mass_classes) != [NO_CLASS],
+            "contained_only": contained_classes,
         },
         desc="Selecting targets",
     )
     return selected.with_format(None), schema
 
 
-def _select(
-    table: pa.Table, mass_column: str, numbers: list[int | None], with_mass: list[bool], unknown_with_mass: bool
-) -> pa.Table:
-    def of(labels, masses):
-        has_mass = pc.fill_null(pc.take(pa.array(with_mass, pa.bool_()), labels), unknown_with_mass)
-        return pc.take(pa.array(numbers, pa.int64()), labels), pc.if_else(has_mass, masses, None)
+def _check_merged(dataset: DatasetDict) -> None:
+    merged = None if "merged" not in dataset["train"].column_names else dataset["train"].with_format("arrow")["merged"]
+    if merged is None or merged.null_count == len(merged):
+        raise ValueError(
+            "`contained_classes` needs the column `merged`, whether a jet contains all of the decay, and no training jet "
+            "has a value there: set it to false, or use jets of heavy particles from `e2evit simulate`."
+        )
 
-    columns = dict(zip(("labels", mass_column), of(table["labels"], table[mass_column])))
+
+def _select(
+    table: pa.Table,
+    mass_column: str,
+    numbers: list[int | None],
+    with_mass: list[bool],
+    unknown_with_mass: bool,
+    contained_only: bool,
+) -> pa.Table:
+    def of(labels, masses, merged):
+        has_mass = pc.fill_null(pc.take(pa.array(with_mass, pa.bool_()), labels), unknown_with_mass)
+        numbered = pc.take(pa.array(numbers, pa.int64()), labels)
+        if contained_only:  # jets without a heavy particle keep their class
+            numbered = pc.if_else(pc.fill_null(merged, True), numbered, None)
+        return numbered, pc.if_else(has_mass, masses, None)
+
+    kept = {name: table[of] for name, of in KEPT.items()}
+    if JET_COLUMNS["labels"] in table.column_names:  # the jets of events
+        kept |= {KEPT_COLUMNS[name]: table[JET_COLUMNS[of]] for name, of in KEPT.items()}
+    merged = table["merged"] if contained_only else None
+    columns = dict(zip(("labels", mass_column), of(table["labels"], table[mass_column], merged)))
     names = JET_COLUMNS["labels"], JET_COLUMNS.get(mass_column)
-    if {*names} <= {*table.column_names}:  # the jets of events
+    if {*names} <= {*table.column_names}:
         lists = [table[name].combine_chunks() for name in names]
-        selected = of(*(column.flatten() for column in lists))
+        merged = contained_jets(table) if contained_only else None
+        selected = of(*(column.flatten() for column in lists), merged)
         columns |= {
             name: pa.ListArray.from_arrays(_offsets(column), values)
             for name, column, values in zip(names, lists, selected)
         }
     for name, column in columns.items():
         table = table.set_column(table.column_names.index(name), name, column.cast(table[name].type))
+    for name, column in kept.items():
+        table = table.append_column(name, column)
     return table
 
 

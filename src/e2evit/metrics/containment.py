@@ -1,0 +1,56 @@
+"""How well a model knows which jets contain all of a decay."""
+
+import numpy as np
+
+from .bootstrap import weighted, with_intervals
+from .classification import calibration_error, delong_interval
+from .signals import area
+
+__all__ = ["containment_metrics"]
+
+NUM_RESAMPLES = 300
+
+
+def containment_metrics(
+    contained: np.ndarray,
+    probabilities: np.ndarray,
+    weights: np.ndarray | None = None,
+    events: np.ndarray | None = None,
+    num_resamples: int = NUM_RESAMPLES,
+) -> dict[str, float]:
+    """`containment_auc` and `containment_calibration_error`, each with `_low` and `_high`.
+
+    The calibration error is that of the more probable of the two cases ([`calibration_error`]). The AUC is NaN if all
+    jets are of one kind; its interval is DeLong's, with weights or events the bootstrap's, as is that of the error.
+
+    Args:
+        contained: Whether each jet contains all of the decay; jets of which that is not known are left out beforehand.
+        probabilities: That it does, as predicted.
+
+    Raises:
+        ValueError: without jets, and for numbers that are no probabilities.
+    """
+    if not len(contained):
+        raise ValueError("There are no jets to measure containment of.")
+    if not (is_usable := (probabilities >= 0) & (probabilities <= 1)).all():
+        jet = int(np.argmin(is_usable))
+        raise ValueError(f"Jet {jet} has the probability of containment {probabilities[jet]}: it must be in 0 to 1.")
+    arrays = weighted(np.asarray(contained).astype(int), np.asarray(probabilities, float), weights=weights)
+    result = with_intervals(
+        _statistics,
+        *arrays,
+        num_resamples=num_resamples,
+        events=events,
+        centred=("containment_calibration_error",),
+    )
+    if weights is None and events is None:
+        result["containment_auc_low"], result["containment_auc_high"] = delong_interval(*arrays)
+    return result
+
+
+def _statistics(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
+    both = np.stack([1 - probabilities, probabilities], axis=1)
+    return {
+        "containment_auc": area(labels, probabilities, weights)["roc_auc"],
+        "containment_calibration_error": calibration_error(labels, both, weights),
+    }
