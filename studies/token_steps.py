@@ -33,10 +33,11 @@ from e2evit.training import (
     new_model,
     start_accelerator,
 )
+from e2evit.training.candidates import CandidateCollator
 from e2evit.training.collate import E2ECollator
 from e2evit.training.optim import make_optimizer
 
-__all__ = ["check_plan", "write_configs"]
+__all__ = ["check_plan", "make_step", "of_settings", "write_configs"]
 
 NUM_BATCHES = 12
 PASSES = 2
@@ -79,15 +80,19 @@ def write_configs(plan: dict, folder: Path) -> dict[str, Path]:
     return configs
 
 
-def _of(arguments: type, settings: dict):
+def of_settings(arguments: type, settings: dict):
+    """The settings of a recipe that are fields of a dataclass."""
     return arguments(**{part.name: settings[part.name] for part in fields(arguments) if part.name in settings})
 
 
-def make_step(config: Path, rows: Dataset, schema, recipe: Recipe, accelerator: Accelerator) -> Callable[[int], None]:
-    """A training step with the batch of a number."""
+def make_step(
+    config: Path, rows: Dataset, schema, recipe: Recipe, accelerator: Accelerator
+) -> tuple[Callable[[int], None], torch.nn.Module]:
+    """A training step with the batch of a number, and its model."""
     torch.manual_seed(0)
     settings, (model, processor) = recipe.training, new_model(config, schema, rows)
-    collator = E2ECollator(processor, augmentation=recipe.augmentation, packed=model.reads_rows)
+    kind = CandidateCollator if model.reads_candidates else E2ECollator
+    collator = kind(processor, augmentation=recipe.augmentation, packed=model.reads_rows)
     loader = make_loader(rows, collator, settings.per_device_batch_size, shuffle_seed=0)
     batches = [{name: part for name, part in batch.items() if name != "rows"} for batch in loader]
     optimizer = make_optimizer(model.train(), settings.learning_rate, settings.weight_decay, name=settings.optimizer)
@@ -99,7 +104,7 @@ def make_step(config: Path, rows: Dataset, schema, recipe: Recipe, accelerator: 
         optimizer.step()
         optimizer.zero_grad()
 
-    return step
+    return step, model
 
 
 def main() -> None:
@@ -113,7 +118,7 @@ def main() -> None:
             earlier = json.loads(Path(options.results).read_text(encoding="utf-8"))
         configs = {name: configs[name] for name in (reference, *options.models)}
     settings = read_recipe(plan["training"])
-    recipe, targets = Recipe(training=_of(TrainArguments, settings)), _of(TargetArguments, settings)
+    recipe, targets = Recipe(training=of_settings(TrainArguments, settings)), of_settings(TargetArguments, settings)
     accelerator = start_accelerator(options.mixed_precision)
     if earlier and earlier["precision"] != accelerator.mixed_precision:
         raise ValueError(
@@ -128,7 +133,7 @@ def main() -> None:
     dataset, schema = load_data(data, targets, splits={"train"})
     size, rows = recipe.training.per_device_batch_size, dataset["train"]
     rows = rows.select(np.unique(np.linspace(0, len(rows) - 1, NUM_BATCHES * size).astype(int)))
-    steps = {name: make_step(config, rows, schema, recipe, accelerator) for name, config in configs.items()}
+    steps = {name: make_step(config, rows, schema, recipe, accelerator)[0] for name, config in configs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in tqdm(range((1 + PASSES) * NUM_BATCHES), desc="Timing steps", disable=None):
         for name, step in reversed(steps.items()) if number % 2 else steps.items():

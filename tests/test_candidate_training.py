@@ -126,3 +126,13 @@ def test_models_of_candidates_train_resume_and_are_measured(data, tmp_path, monk
     assert result.metric("mae_gev").value > 0
     assert result.cost["macs"] > 0
     assert "image mass" in result.metrics  # of the same jets' images
+
+
+def test_all_jets_of_a_folder_are_measured_with_pileup_of_the_test_part(data):
+    parts, _ = load_data(data, splits={"test"})
+    whole, _ = load_data(data, splits={"all"})
+    assert list(whole) == ["all"]
+    assert len(whole["all"]) == sum(map(len, parts.values()))
+    of_test = dict(zip(parts["test"]["event_id"], parts["test"]["pixel_index"]))
+    of_all = dict(zip(whole["all"]["event_id"], whole["all"]["pixel_index"]))
+    assert all(of_all[event] == pixels for event, pixels in of_test.items())

@@ -31,7 +31,10 @@ class EvaluateArguments:
     model_name: str | None = HfArg(
         default=None, help="Name of the model in tables; default: that of the checkpoint's folder, without the seed."
     )
-    split: str = HfArg(default="test", help="Split to measure on: train, validation or test.")
+    split: str = HfArg(
+        default="test",
+        help="Split to measure on: train, validation, test, or all jets of a folder that was not trained on.",
+    )
     weights: str | None = HfArg(
         default=None,
         help="Column with the weights of jets, e.g. weight: metrics are those of a collider's spectra. Default: none.",

@@ -36,7 +36,7 @@ def align_labels(dataset: DatasetDict, label2id: dict[str, int]) -> DatasetDict:
     Raises:
         ValueError: for a class that the model does not know.
     """
-    labels = dataset["train"].features["labels"]
+    labels = next(iter(dataset.values())).features["labels"]
     if not isinstance(labels, ClassLabel) or [label2id.get(name) for name in labels.names] == [
         *range(len(labels.names))
     ]:

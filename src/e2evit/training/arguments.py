@@ -23,6 +23,7 @@ __all__ = [
 
 MAX_WORKERS = 512  # each is a process that has imported torch
 SPLITS = ("train", "validation", "test")
+ALL = "all"  # the three together, to measure on jets that were simulated for this
 
 
 def _field(default, text: str):

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from e2evit.data import DatasetSchema, find_schema, load_e2e
 from e2evit.simulation.particle_images import response_settings
@@ -13,7 +13,7 @@ from e2evit.transforms.event_jets import JET_COLUMNS, check_events, windows_of_e
 from e2evit.transforms.targets import NO_CLASS, check_mass_column, select_targets
 from e2evit.transforms.transverse import TRANSVERSE, to_transverse
 
-from .arguments import SPLITS, DataArguments, TargetArguments
+from .arguments import ALL, SPLITS, DataArguments, TargetArguments
 from .checkpoint import TrainedOn
 from .collate import MASS_COLUMN
 from .particles import PreparedImages, image_schema
@@ -40,7 +40,7 @@ def load_data(
         fresh: Leave particles in the training split: [`PreparedImages`] makes new images of them in every epoch. All
             other particles become fixed images.
         splits: The splits whose images will be read. The others keep their particles, which saves the time of making
-            images.
+            images. With `"all"`, there is one split of that name, which holds every jet.
         candidates: Whether rows need candidates; kept particles get them with their images.
 
     Raises:
@@ -88,13 +88,17 @@ def load_data(
         fraction = getattr(data, f"{split}_fraction")
         if fraction < 1 and split in dataset:
             dataset[split] = _draw(dataset[split], fraction, data.fraction_seed)
+    if ALL in splits:
+        if data.event_jets is not None:
+            raise ValueError("The split `all` is for jets, not for whole events: choose train, validation or test.")
+        dataset = DatasetDict({ALL: concatenate_datasets(list(dataset.values()))})
     if data.event_jets == "windows":
         return windows_of_events(dataset, schema)
     if particles:
         images = PreparedImages(data, targets.transverse, candidates)
         for split in dataset:
             if split in splits and not (fresh and split == "train"):
-                dataset[split] = images.fixed(dataset[split], split)
+                dataset[split] = images.fixed(dataset[split], "test" if split == ALL else split)
     return dataset, schema
 
 

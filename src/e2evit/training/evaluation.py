@@ -15,7 +15,7 @@ from e2evit.results.predictions import MODEL, Predictions
 from e2evit.results.record import Result, model_name
 from e2evit.transforms.event_jets import windows_of_events
 
-from .arguments import SPLITS, DataArguments, TargetArguments
+from .arguments import ALL, SPLITS, DataArguments, TargetArguments
 from .candidates import CandidateCollator
 from .checkpoint import TrainedOn, check_image_size, load_model
 from .collate import E2ECollator
@@ -58,6 +58,8 @@ def evaluate(
     Args:
         checkpoint: What [`train`] returned, a folder or a Hub id.
         data: The data set, or the folder of simulated jets.
+        split: `train`, `validation`, `test`, or `all` jets of a folder that no model was trained on: then without the
+            baselines, which learn from training jets.
         targets: Those that differ from what the checkpoint was trained on.
         name: Name of the model. Default: the checkpoint's, without `_seedN`.
         num_workers: Worker processes that load batches; 0: this process itself.
@@ -72,8 +74,8 @@ def evaluate(
     """
     checkpoint = checkpoint.output_dir if isinstance(checkpoint, TrainedModel) else checkpoint
     data = data if isinstance(data, DataArguments) else DataArguments(data_dir=str(data))
-    if split not in SPLITS:
-        raise ValueError(f"`split` must be {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, got {split!r}.")
+    if split not in (*SPLITS, ALL):
+        raise ValueError(f"`split` must be {', '.join(SPLITS)} or {ALL}, got {split!r}.")
     if per_device_batch_size < 1:
         raise ValueError(f"`per_device_batch_size` must be 1 or more, got {per_device_batch_size}.")
     if num_workers < 0:
@@ -90,7 +92,11 @@ def evaluate(
     targets = with_defaults(targets, trained_on.channel_names)
     with accelerator.main_process_first():
         dataset, schema = load_data(
-            data, targets, trained_on.channel_names, splits={"train", split}, candidates=trained_on.reads_candidates
+            data,
+            targets,
+            trained_on.channel_names,
+            splits={split} if split == ALL else {"train", split},
+            candidates=trained_on.reads_candidates,
         )
     if not len(dataset.get(split, ())):
         raise ValueError(f"The {split} split has no jets to measure on.")
@@ -125,7 +131,7 @@ def evaluate(
         end_processes(accelerator)
         return None
 
-    predictors = baseline_predictions(jets, split, jet_schema, targets.mass_column)
+    predictors = {} if split == ALL else baseline_predictions(jets, split, jet_schema, targets.mass_column)
     probabilities = softmax(outputs["logits"], axis=1)
     containment = expit(outputs["containment_logits"]) if "containment_logits" in outputs else None
     scales = outputs.get("mass_scale_preds")

@@ -1,0 +1,108 @@
+"""The blind test of the comparison: made when all is trained, and opened once.
+
+python studies/blind_test.py --make     # simulate it, and write the hashes of its files: commit them
+python studies/blind_test.py            # measure every trained model on it
+
+It opens only if recipes/comparison and the hashes are committed as they are, the files have these hashes, and every
+training of the plan is done; `opened.json` then names the commit, and another commit cannot open it again. An
+interrupted call resumes.
+"""
+
+import json
+import subprocess
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from comparison import simulate
+from comparison_tables import trainings
+from steps import ROOT, Job, ParallelArguments, run_jobs
+from transformers import HfArgumentParser
+
+from e2evit.cli.errors import one_line_errors
+from e2evit.data.jobs import write_whole_text
+from e2evit.data.manifest import sha256_of
+from e2evit.data.packaged import read_recipe
+
+
+@dataclass
+class BlindArguments:
+    study: str = field(default="recipes/comparison/study.yaml", metadata={"help": "The plan."})
+    output_dir: str = field(default="runs/comparison", metadata={"help": "Of studies/comparison.py."})
+    results_dir: str = field(default="results/comparison", metadata={"help": "What is committed."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where prepared Arrow files go."})
+    make: bool = field(default=False, metadata={"help": "Simulate the jets instead of measuring on them."})
+    num_proc: int = field(default=2, metadata={"help": "Processes of the simulation."})
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Of the files with jets, by name."""
+    return {path.name: sha256_of(path) for path in sorted(folder.glob("*.parquet"))}
+
+
+def check_committed(*paths: str | Path) -> str:
+    """The commit that is checked out, in which `paths` are as they are on disk.
+
+    Raises:
+        ValueError: if one of them differs from the commit, or is not in it.
+    """
+    names = [str(Path(path).resolve().relative_to(ROOT)) for path in paths]
+    changed = _git("status", "--porcelain", "--ignored", "--untracked-files=all", "--", *names)
+    unknown = [name for name in names if not _git("ls-files", "--", name)]
+    if changed or unknown:
+        what = ", ".join(unknown or [line[3:] for line in changed.splitlines()])
+        raise ValueError(f"{what} differs from the commit: the test opens for what is committed. Commit it first.")
+    return _git("rev-parse", "HEAD")
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", "-C", ROOT, *words], check=True, capture_output=True, text=True).stdout.rstrip()
+
+
+def check_unopened(opened: Path, commit: str, digest: str) -> None:
+    """Note that the test is open; refuse if it was opened for other models.
+
+    Raises:
+        ValueError: naming the commit that opened it.
+    """
+    if opened.exists():
+        before = json.loads(opened.read_text(encoding="utf-8"))
+        if before["plan"] != digest:
+            raise ValueError(f"The test was opened at commit {before['commit']}, for another plan: make a new test.")
+        return
+    write_whole_text(opened, json.dumps({"commit": commit, "plan": digest}, indent=2) + "\n")
+
+
+def main() -> None:
+    options, parallel = HfArgumentParser([BlindArguments, ParallelArguments]).parse_args_into_dataclasses()
+    plan, folder, results = read_recipe(options.study), Path(options.output_dir), Path(options.results_dir)
+    data, listed, recipes = folder / "blind", results / "blind_files.json", Path(options.study).parent
+    every = trainings(plan)
+    missing = [one.name for one in every if not (folder / f"validation/{one.name}.json").exists()]
+    if missing:
+        raise ValueError(f"{len(missing)} trainings are missing, such as {missing[0]}: run studies/comparison.py.")
+    commit = check_committed(recipes, *([] if options.make else [listed]))
+    if options.make:
+        simulate(data, plan["blind_test"], options.num_proc)
+        write_whole_text(listed, json.dumps(hashes(data), indent=2) + "\n")
+        print(f"Commit {listed}, then run this script without --make.")
+        return
+    if hashes(data) != json.loads(listed.read_text(encoding="utf-8")):
+        raise ValueError(f"The files in {data} are not those that {listed} lists: make them again, or restore them.")
+    texts = [path.read_bytes() for path in sorted(recipes.glob("*"))]
+    check_unopened(results / "opened.json", commit, sha256(b"".join([*texts, listed.read_bytes()])).hexdigest())
+    jobs = []
+    for one in every:
+        for pileup in plan["blind_test"]["pileup"]:
+            result = results / f"blind/pileup_{pileup}/{one.name}.json"
+            if not result.exists():
+                words = ["--data_dir", data, *(["--cache_dir", options.cache_dir] if options.cache_dir else [])]
+                words += ["--pileup", pileup, "--split", "all", "--mixed_precision", "no"]
+                step = ("scripts/eval.py", folder / one.name, *words, "--model_name", one.title, "--results", result)
+                jobs.append(Job(f"{one.name} at pile-up {pileup}", [step]))
+    run_jobs(jobs, parallel, folder / "logs")
+
+
+if __name__ == "__main__":
+    with one_line_errors("blind_test.py"):
+        main()

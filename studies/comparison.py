@@ -1,0 +1,84 @@
+"""The comparison on a blind test: its training jets, and all trainings, measured on validation jets.
+
+python studies/comparison.py --plan    # what there is to do, and how long it takes
+python studies/comparison.py           # all of it, or the next part: finished trainings are not repeated
+
+The plan is recipes/comparison/study.yaml. What a training step costs is measured first, on one core
+(`results/comparison/steps.json`). All models are trained with their first seed before any with its second. The test
+comes last, once: studies/blind_test.py.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from comparison_tables import Training, plan_table, trainings
+from steps import Job, ParallelArguments, run_jobs, run_script
+from transformers import HfArgumentParser
+
+from e2evit.cli.errors import one_line_errors
+from e2evit.cli.parser import as_flags
+from e2evit.data.packaged import read_recipe
+
+
+@dataclass
+class ComparisonArguments:
+    study: str = field(default="recipes/comparison/study.yaml", metadata={"help": "The plan."})
+    output_dir: str = field(default="runs/comparison", metadata={"help": "Jets, checkpoints and validation results."})
+    results_dir: str = field(default="results/comparison", metadata={"help": "What is committed."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where prepared Arrow files go."})
+    plan: bool = field(default=False, metadata={"help": "Print the plan, and do nothing."})
+    models: list[str] | None = field(default=None, metadata={"help": "Models to train in this call. Default: all."})
+    max_runs: int | None = field(default=None, metadata={"help": "Train at most this many networks in this call."})
+    num_proc: int = field(default=2, metadata={"help": "Processes of the simulation."})
+
+
+def simulate(folder: Path, plan: dict, num_proc: int) -> None:
+    """The jets of a part of the plan, `arguments` and `samples`."""
+    for sample in plan["samples"]:
+        run_script(
+            *("scripts/simulate.py", "--output_dir", folder, "--num_proc", num_proc, *plan["arguments"].split()),
+            *("--processes", *sample["processes"], "--num_jets", sample["num_jets"]),
+        )
+
+
+def main() -> None:
+    options, parallel = HfArgumentParser([ComparisonArguments, ParallelArguments]).parse_args_into_dataclasses()
+    plan, folder = read_recipe(options.study), Path(options.output_dir)
+    if unknown := sorted({*(options.models or ())} - {*plan["models"]}):
+        raise ValueError(f"{options.study} has no {', '.join(unknown)}, but {', '.join(plan['models'])}.")
+    every, steps = trainings(plan), Path(options.results_dir) / "steps.json"
+    done = {one for one in every if (folder / f"validation/{one.name}.json").exists()}
+    data = folder / "data"
+    words = ["--data_dir", data, *(["--cache_dir", options.cache_dir] if options.cache_dir else [])]
+    if not options.plan:
+        simulate(data, plan["simulation"], options.num_proc)
+        known = json.loads(steps.read_text(encoding="utf-8"))["jets_per_second"] if steps.exists() else {}
+        if missing := [name for name in plan["models"] if name not in known]:
+            run_script("studies/comparison_steps.py", *words, "--study", options.study, "--results", steps, *missing)
+    print(plan_table(plan, steps, done))
+    if options.plan:
+        return
+    chosen = [one for one in every if one not in done and one.model in (options.models or plan["models"])]
+    run_jobs((_job(one, plan, folder, words) for one in chosen[: options.max_runs]), parallel, folder / "logs")
+
+
+def _job(one: Training, plan: dict, folder: Path, words: list) -> Job:
+    checkpoint, own = folder / one.name, plan["settings"].get(one.model, {})
+    few = (*words, "--validation_fraction", plan["validation_fraction"])
+    train = (
+        *("scripts/train.py", plan["training"], *few, "--model_config", f"recipes/comparison/{one.model}.json"),
+        *("--train_fraction", one.share, "--num_train_epochs", one.epochs, "--seed", one.seed),
+        *("--fraction_seed", one.seed, *(["--fresh"] if one.epochs > 1 else [])),
+        *("--validation_interval", max(1, one.epochs // 10), "--save_steps", 500, "--resume_from_checkpoint"),
+        *("--output_dir", checkpoint, *as_flags(own)),
+    )
+    result = folder / f"validation/{one.name}.json"
+    # in float32 on any machine
+    words = (*few, "--split", "validation", "--mixed_precision", "no", "--model_name", one.title)
+    return Job(one.name, [train, ("scripts/eval.py", checkpoint, *words, "--results", result)])
+
+
+if __name__ == "__main__":
+    with one_line_errors("comparison.py"):
+        main()

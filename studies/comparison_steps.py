@@ -1,0 +1,68 @@
+"""Jets a second of a training step of each model in the comparison, on one core, and the MACs of its forward pass.
+
+python studies/comparison_steps.py --data_dir runs/comparison/data MODEL ...
+
+`studies/comparison.py` runs it first. The models take turns; a number is the median over `ROUNDS` batches. Models that
+are not named keep theirs.
+"""
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from token_steps import make_step, of_settings
+from tqdm import tqdm
+from transformers import HfArgumentParser
+
+from e2evit.cli.errors import one_line_errors
+from e2evit.data.packaged import read_recipe
+from e2evit.results.record import write_record
+from e2evit.training import DataArguments, Recipe, TargetArguments, TrainArguments, load_data, start_accelerator
+from e2evit.training.cost import count_macs
+
+WARM_UP, ROUNDS = 3, 12
+JETS = 2048  # from which batches are made
+
+
+@dataclass
+class StepArguments:
+    models: list[str] = field(metadata={"help": "Models to time."})
+    data_dir: str = field(metadata={"help": "Kept particles."})
+    study: str = field(default="recipes/comparison/study.yaml", metadata={"help": "The plan."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where prepared Arrow files go."})
+    results: str = field(default="results/comparison/steps.json", metadata={"help": "JSON file to write."})
+
+
+def main() -> None:
+    (options,) = HfArgumentParser(StepArguments).parse_args_into_dataclasses()
+    settings = read_recipe(read_recipe(options.study)["training"])
+    recipe, targets = Recipe(training=of_settings(TrainArguments, settings)), of_settings(TargetArguments, settings)
+    accelerator = start_accelerator()
+    torch.set_num_threads(1)
+    data = DataArguments(data_dir=options.data_dir, cache_dir=options.cache_dir, train_fraction=JETS / 1e6)
+    size = recipe.training.per_device_batch_size
+    dataset, schema = load_data(data, targets, splits={"train"}, candidates=True)
+    rows = dataset["train"].select(range(min(JETS, len(dataset["train"])) // size * size))
+    steps, macs = {}, {}
+    for name in options.models:
+        step, model = make_step(Path(f"recipes/comparison/{name}.json"), rows, schema, recipe, accelerator)
+        steps[name], macs[name] = step, count_macs(model)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for number in tqdm(range(WARM_UP + ROUNDS), desc="Timing steps", disable=None):
+        for name, step in reversed(steps.items()) if number % 2 else steps.items():
+            start = time.process_time()
+            step(number)
+            seconds[name].append(time.process_time() - start)
+    path = Path(options.results)
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    rates = {name: size / float(np.median(own[WARM_UP:])) for name, own in seconds.items()}
+    record = {"jets_per_second": known.get("jets_per_second", {}) | rates, "macs": known.get("macs", {}) | macs}
+    write_record(path, record | {"precision": accelerator.mixed_precision}, threads=1)
+
+
+if __name__ == "__main__":
+    with one_line_errors("comparison_steps.py"):
+        main()

@@ -1,0 +1,64 @@
+"""The plan of the comparison on a blind test as a table."""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+from e2evit.results.tables import markdown_table
+
+__all__ = ["Training", "plan_table", "trainings"]
+
+TRAIN_SHARE = 0.7  # of the jets of a simulation
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a model with a seed, on a share of the training jets."""
+
+    model: str
+    share: float
+    seed: int
+
+    @property
+    def title(self) -> str:
+        """The model, and the share if it is not all."""
+        return self.model if self.share == 1 else f"{self.model}_{self.share:g}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.title}_seed{self.seed}"
+
+    @property
+    def epochs(self) -> int:
+        """Passes, for which every training sees as many jets."""
+        return round(1 / self.share)
+
+
+def trainings(plan: dict) -> list[Training]:
+    """All trainings of a plan: the first seed of each model and share, then the second, and so on."""
+    columns = [
+        [Training(model, float(share), seed) for seed in seeds]
+        for model, shares in plan["models"].items()
+        for share, seeds in shares.items()
+    ]
+    return [one for row in zip_longest(*columns) for one in row if one is not None]
+
+
+def plan_table(plan: dict, steps: Path, done: Collection[Training]) -> str:
+    """Each model's trainings, their cost on one core as [`steps`] measured it, and how many are done."""
+    measured = json.loads(steps.read_text(encoding="utf-8")) if steps.exists() else {}
+    rates, macs = measured.get("jets_per_second", {}), measured.get("macs", {})
+    jets = TRAIN_SHARE * sum(len(part["processes"]) * part["num_jets"] for part in plan["simulation"]["samples"])
+    rows, every = [], trainings(plan)
+    hours = 0.0
+    for model in plan["models"]:
+        own = [one for one in every if one.model == model]
+        minutes = jets / rates[model] / 60 if model in rates else None
+        hours += 0.0 if minutes is None else minutes * len(own) / 60
+        cells = [f"{macs[model] / 1e6:.0f}", f"{rates[model]:.0f}", f"{minutes:.0f}"] if minutes else ["–"] * 3
+        rows.append([model, *cells, str(len(own)), str(len({*own} & {*done}))])
+    title = ["", "MACs [M]", "jets a second", "minutes a training", "trainings", "done"]
+    told = f"{jets / 1000:.0f} thousand jets a training; all trainings together: {hours:.0f} hours of one core."
+    return f"{markdown_table(title, rows)}\n\n{told}"

@@ -1,0 +1,89 @@
+"""The comparison on a blind test: its plan, and what its test refuses."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import blind_test
+import pytest
+from comparison_tables import Training, plan_table, trainings
+
+from e2evit.data.packaged import read_recipe
+
+ROOT = Path(__file__).parents[1]
+PLAN = {
+    "simulation": {"samples": [{"processes": ["qcd", "top"], "num_jets": 1000}]},
+    "models": {"hitvit": {1: [0, 1], 0.1: [0]}, "vit": {1: [0, 1]}},
+}
+
+
+def test_first_seeds_come_before_second_ones():
+    assert [one.name for one in trainings(PLAN)] == [
+        *("hitvit_seed0", "hitvit_0.1_seed0", "vit_seed0", "hitvit_seed1", "vit_seed1")
+    ]
+
+
+def test_every_training_sees_as_many_jets():
+    for one in trainings(read_recipe(ROOT / "recipes/comparison/study.yaml")):
+        assert one.share * one.epochs == pytest.approx(1, abs=0.11)  # 0.3 three times
+
+
+def test_plan_says_what_is_done_and_what_it_costs(tmp_path):
+    steps = tmp_path / "steps.json"
+    assert "| vit    | –" in plan_table(PLAN, steps, set())
+    steps.write_text(
+        json.dumps({"jets_per_second": {"hitvit": 10.0, "vit": 5.0}, "macs": {"hitvit": 1e8, "vit": 2e8}})
+    )
+    table = plan_table(PLAN, steps, {Training("hitvit", 1.0, 0)})
+    cells = [cell.strip() for cell in next(line for line in table.splitlines() if "hitvit" in line).split("|")[1:-1]]
+    assert cells == ["hitvit", "100", "10", "2", "3", "1"]
+    assert "all trainings together: 0 hours of one core" in table
+
+
+@pytest.mark.parametrize("name", [path.stem for path in (ROOT / "recipes/comparison").glob("*.json")])
+def test_all_models_learn_the_same_targets_with_the_same_losses(name):
+    config = read_recipe(ROOT / f"recipes/comparison/{name}.json", "JSON")
+    targets = {key: config[key] for key in ("log_mass", "mass_loss", "mass_loss_weight", "containment")}
+    assert targets == {"log_mass": True, "mass_loss": "quantile", "mass_loss_weight": 0.4, "containment": True}
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True, capture_output=True)
+
+    git("init")
+    (tmp_path / "recipe.yaml").write_text("a: 1\n")
+    git("add", ".")
+    git("-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-m", "first")
+    monkeypatch.setattr(blind_test, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_the_test_opens_for_what_is_committed(repository):
+    recipe = repository / "recipe.yaml"
+    assert len(blind_test.check_committed(recipe)) == 40
+    recipe.write_text("a: 2\n")
+    with pytest.raises(ValueError, match=r"recipe\.yaml differs from the commit"):
+        blind_test.check_committed(recipe)
+    (repository / "new.yaml").write_text("a: 1\n")
+    with pytest.raises(ValueError, match=r"new\.yaml differs from the commit"):
+        blind_test.check_committed(repository / "new.yaml")
+
+
+def test_the_test_opens_once(tmp_path):
+    opened = tmp_path / "opened.json"
+    blind_test.check_unopened(opened, "first", "plan")
+    blind_test.check_unopened(opened, "later", "plan")  # an interrupted call resumes
+    assert json.loads(opened.read_text())["commit"] == "first"
+    with pytest.raises(ValueError, match="opened at commit first, for another plan"):
+        blind_test.check_unopened(opened, "later", "other")
+
+
+def test_hashes_are_those_of_the_jets(tmp_path):
+    for name, content in (("a.parquet", b"1"), ("b.parquet", b"2"), ("README.md", b"")):
+        (tmp_path / name).write_bytes(content)
+    before = blind_test.hashes(tmp_path)
+    assert list(before) == ["a.parquet", "b.parquet"]
+    (tmp_path / "b.parquet").write_bytes(b"3")
+    assert blind_test.hashes(tmp_path) != before
