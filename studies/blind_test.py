@@ -56,7 +56,9 @@ def check_committed(*paths: str | Path) -> str:
 
 
 def _git(*words: str) -> str:
-    return subprocess.run(["git", "-C", ROOT, *words], check=True, capture_output=True, text=True).stdout.rstrip()
+    return subprocess.run(
+        ["git", "-C", ROOT, *words], check=True, capture_output=True, encoding="utf-8"
+    ).stdout.rstrip()
 
 
 def check_unopened(opened: Path, commit: str, digest: str) -> None:
