@@ -11,7 +11,7 @@ from .image_processing_e2e import AUX_COLUMNS
 
 __all__ = ["INPUT_COLUMNS", "add_loss_to_smoothed", "shown_to_trainer", "zero_loss"]
 
-# columns of rows from which a collator makes the model's inputs
+# columns of rows from which a collator makes the model's inputs and, of `merged`, a target
 INPUT_COLUMNS = ("pixel_index", "pixel_value", "merged", *AUX_COLUMNS)
 OPTIONAL_TARGETS = ("mass_labels", "containment_labels")
 

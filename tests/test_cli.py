@@ -75,9 +75,9 @@ def test_these_need_no_torch():
         (["inspect", "/"], 1, "e2evit inspect: / is a folder: name a file in it."),
         (["pretrain", "--push_to_hub", "org/name"], 2, "e2evit pretrain: unknown option --push_to_hub"),
         (
-            ["pretrain", "--flat_in", "mass", "--classes", "qcd"],
+            ["pretrain", "--flat_in", "mass", "--classes", "qcd", "--contained_classes"],
             1,
-            "e2evit pretrain: Pre-training learns from images alone: leave out classes, flat_in.",
+            "e2evit pretrain: Pre-training learns from images alone: leave out classes, contained_classes, flat_in.",
         ),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from accelerate import Accelerator
 from datasets import Dataset, DatasetDict, Value
 from models import make
-from samples import row_table
+from samples import make_result, row_table
 from test_event_jets import CLASSES, SCHEMA, event_table
 from transformers import pipeline
 
@@ -23,7 +23,9 @@ from e2evit.hub.export import check_parity, export_onnx
 from e2evit.results.predictions import MODEL
 from e2evit.results.record import read_results
 from e2evit.training import make_loader, predict
+from e2evit.training.checkpoint import TrainedOn
 from e2evit.training.collate import E2ECollator
+from e2evit.training.data import targets_of
 from e2evit.training.events import EventCollator
 from e2evit.training.guards import check_containment
 from e2evit.training.prediction import coverage_temperature
@@ -75,16 +77,20 @@ def test_the_collator_reads_merged(kind):
         collator([{"pixel_index": [5], "pixel_value": [1.0]}])
 
 
-@pytest.fixture(scope="module")
-def events():
-    """Jets of class 1 alternate between contained and not; the first list holds false for QCD, too."""
-    table = event_table(12)
+def merged_events(number: int):
+    """Events whose jets of class 1 alternate between contained and not; their lists hold false for QCD, too."""
+    table = event_table(number)
     labels = table["jets_labels"].combine_chunks()
     flat = labels.flatten().to_numpy()
     merged = (flat == 1) & (np.cumsum(flat) % 2 == 0)
     lists = pa.ListArray.from_arrays(labels.offsets, pa.array(merged))
     number = table.column_names.index("jets_merged")
     return table.set_column(number, "jets_merged", lists.cast(table["jets_merged"].type)), flat, merged
+
+
+@pytest.fixture(scope="module")
+def events():
+    return merged_events(12)
 
 
 def test_qcd_jets_of_events_are_missing(events):
@@ -162,6 +168,31 @@ def trained(data, tmp_path_factory):
     return e2evit.train(folder / "model.json", data, settings, targets=targets)
 
 
+def test_a_run_on_events(tmp_path):
+    """All jets of an event at once; a selection of masses takes nothing from this target."""
+    (tmp_path / "data").mkdir()
+    pq.write_table(merged_events(40)[0], tmp_path / "data/top-00000-40.parquet")
+    model = {"model_type": "hitvit", "periodic_columns": True, "num_query_layers": 1, "containment": True}
+    model |= {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "pixel_hidden_size": 8}
+    (tmp_path / "model.json").write_text(json.dumps(model))
+    data = e2evit.DataArguments(
+        data_dir=str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"), event_jets="queries"
+    )
+    settings = e2evit.TrainArguments(
+        output_dir=str(tmp_path / "run"), num_train_epochs=1, mixed_precision="no", report_to="none"
+    )
+    targets = e2evit.TargetArguments(mass_column="mass_labels", mass_classes=["none"])
+    (epoch,) = e2evit.train(tmp_path / "model.json", data, settings, targets=targets).history.epochs
+    assert epoch["mass_loss"] == 0
+    assert epoch["containment_loss"] > 0
+    result = e2evit.evaluate(tmp_path / "run", data, mixed_precision="no")
+    merged, process = result.predictions["merged"], result.predictions["process"]
+    np.testing.assert_array_equal(np.isnan(merged), process == "qcd")
+    assert len(result.predictions[f"{MODEL} containment"]) == len(merged)
+    assert "containment_calibration_error" in result.metrics[MODEL]
+    assert "top_closure" in result.metrics[MODEL]
+
+
 def test_the_log_has_its_loss(trained):
     (epoch,) = trained.history.epochs
     assert epoch["containment_loss"] > 0
@@ -201,25 +232,26 @@ def test_predictions_reach_the_user(trained, data, rows, tmp_path):
     found = list(jets(rows["test"].select(range(4)), batch_size=2))
     assert list(found[0])[-1] == "containment"
     np.testing.assert_allclose([one["containment"] for one in found], columns[f"{MODEL} containment"][:4], rtol=1e-4)
-    other = e2evit.evaluate(
-        trained, data, targets=e2evit.TargetArguments(contained_classes=False), mixed_precision="no"
-    )
-    assert other.contained_classes is None
-    assert (other.predictions["labels"] != -100).all()
+    before = TrainedOn.of(trained.output_dir)
+    assert targets_of(before, data, e2evit.TargetArguments()).contained_classes
+    assert targets_of(before, data, e2evit.TargetArguments(contained_classes=False)).contained_classes is False
+
+
+def test_results_of_other_classes_are_not_compared(tmp_path):
+    paths = [tmp_path / f"{model}.json" for model in ("a", "b")]
+    for path, contained in zip(paths, (True, None)):
+        make_result(path.stem, 0, {"roc_auc": 0.5}, contained_classes=contained).to_json(path)
     with pytest.raises(ValueError, match="not measured on the same jets and targets: contained_classes True and None"):
-        for name, one in (("a", result), ("b", other)):
-            replace(one, model=name).to_json(tmp_path / f"{name}.json")
-        read_results([tmp_path / "a.json", tmp_path / "b.json"])
+        read_results(paths)
 
 
-@pytest.mark.parametrize("mass_loss", ["huber", "quantile"])
-def test_onnx(mass_loss, rows, tmp_path):
-    fields = {"image_size": 125, "num_aux_features": 0, "id2label": {0: "qcd", 1: "top"}, "mass_loss": mass_loss}
+def test_onnx(rows, tmp_path):
+    """Of a model without the output before it."""
+    fields = {"image_size": 125, "num_aux_features": 0, "id2label": {0: "qcd", 1: "top"}, "mass_loss": "huber"}
     model = make("xcit", containment=True, **fields)
     processor = E2EImageProcessor(CHANNELS)
     path = export_onnx(model, processor, tmp_path / "model.onnx", "nchw")
     shape = find_schema("simulated").image_shape
     images = np.stack([sparse_to_dense(row["pixel_index"], row["pixel_value"], shape) for row in rows["test"]])
     errors = check_parity(model, processor, path, images[:4])
-    uncertainty = ["mass_uncertainty"] * (mass_loss == "quantile")
-    assert list(errors) == ["signal", "probabilities", "mass", *uncertainty, "containment"]
+    assert list(errors) == ["signal", "probabilities", "mass", "containment"]

@@ -29,6 +29,8 @@ from .predictions import BACKGROUND, MODEL, Predictions, prediction_columns
 
 __all__ = ["align_labels", "class_weights", "column", "evaluate_predictions", "measure", "measure_in_bins"]
 
+OF_GROUPS = 300  # resamples for contained or uncontained jets
+
 
 def align_labels(dataset: DatasetDict, label2id: dict[str, int]) -> DatasetDict:
     """The data set with its classes numbered as a model numbers them.
@@ -127,7 +129,8 @@ def measure(
     counted = np.ones(len(labels), bool) if weights is None else weights > 0
     if merged is not None:
         for kind, value in zip(CONTAINMENT, (1, 0)):
-            found = _of_masses(mass_labels, predictions, has_mass & counted & (merged == value), of)
+            jets = has_mass & counted & (merged == value)
+            found = _of_masses(mass_labels, predictions, jets, of, num_resamples=OF_GROUPS)
             result |= {f"{kind}_{name}": value for name, value in found.items()}
         known = counted & np.isfinite(merged)
         if predictions.containment is not None and known.any():
@@ -141,13 +144,13 @@ def measure(
     return {name: float(value) for name, value in result.items() if value == value}
 
 
-def _of_masses(mass_labels: np.ndarray, predictions: Predictions, jets: np.ndarray, of: Callable) -> dict[str, float]:
+def _of_masses(mass_labels, predictions: Predictions, jets: np.ndarray, of: Callable, **options) -> dict[str, float]:
     """Metrics of the masses of some jets; none without jets."""
     if not jets.any():
         return {}
     scales = None if predictions.mass_scale_preds is None else predictions.mass_scale_preds[jets]
-    predicted = predictions.mass_preds[jets]
-    return MassRegression().compute(predictions=predicted, references=mass_labels[jets], scales=scales, **of(jets))
+    options |= {"scales": scales, **of(jets)}
+    return MassRegression().compute(predictions=predictions.mass_preds[jets], references=mass_labels[jets], **options)
 
 
 def _check(labels: np.ndarray, mass_labels: np.ndarray, predictions: Predictions, label_names: Sequence[str]) -> None:

@@ -24,11 +24,14 @@ __all__ = [
 ]
 
 SIGNAL_COLUMNS = {"roc_auc": ".4f"} | {f"rejection_at_{percent}": ".0f" for percent in SIGNAL_EFFICIENCIES}
+COLUMNS = (
+    *("roc_auc_macro", "roc_auc", "rejection_at_50", "mae_gev", "relative_resolution", "slope"),
+    *("containment_auc", "containment_calibration_error"),
+)
 MASS_COLUMNS = (
     *("relative_resolution", "corrected_resolution", "tail_share", "response", "closure", "coverage_68"),
-    *("pull_width", "containment_auc", "containment_calibration_error"),
+    "pull_width",
 )
-COLUMNS = ("roc_auc_macro", "roc_auc", "rejection_at_50", "mae_gev", "relative_resolution", "slope")
 
 
 def results_table(results: Mapping[str, Result], baselines: bool = True) -> str:

@@ -41,8 +41,8 @@ def select_targets(
         The data set, and the schema with these classes.
 
     Raises:
-        ValueError: for a name that is not a class of the schema, or one that comes twice; with `contained_classes`, for
-            rows that do not say what a jet contains.
+        ValueError: for a name that is not a class of the schema, or one that comes twice; with `contained_classes`,
+            for rows that do not say what a jet contains.
     """
     if classes is None and mass_classes is None and not contained_classes:
         return dataset, schema
@@ -88,8 +88,8 @@ def _check_merged(dataset: DatasetDict) -> None:
     merged = None if "merged" not in dataset["train"].column_names else dataset["train"].with_format("arrow")["merged"]
     if merged is None or merged.null_count == len(merged):
         raise ValueError(
-            "`contained_classes` needs the column `merged`, whether a jet contains all of the decay, and no training jet "
-            "has a value there: set it to false, or use jets of heavy particles from `e2evit simulate`."
+            "`contained_classes` needs the column `merged`, whether a jet contains all of the decay, and no training "
+            "jet has a value there: set it to false, or use jets of heavy particles from `e2evit simulate`."
         )
 
 
