@@ -12,8 +12,8 @@ from samples import row_table
 from sklearn.metrics import log_loss, mean_pinball_loss
 
 from e2evit import load_e2e
+from e2evit.baselines import boosted_trees, tree_tuning
 from e2evit.baselines import jet_features as features_module
-from e2evit.baselines import tree_tuning
 from e2evit.baselines.boosted_trees import DEFAULTS, QUANTILES, TreeJets, best_iteration, fit_trees
 from e2evit.baselines.jet_features import CANDIDATE_VARIABLES, candidate_features, jet_features
 from e2evit.baselines.tree_tuning import best_settings, tune_trees
@@ -23,6 +23,14 @@ from e2evit.metrics import bootstrap
 from e2evit.results.record import Result
 
 SCHEMA = find_schema("simulated")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Few iterations, and few resamples for the intervals, which are not looked at."""
+    resamples = bootstrap.resamples
+    monkeypatch.setattr(bootstrap, "resamples", lambda number, _, *more: resamples(number, 5, *more))
+    monkeypatch.setitem(boosted_trees._STOPPING, "max_iter", 20)
 
 
 def jets(number, seed=0, num_classes=3):
@@ -122,7 +130,7 @@ def test_jets_that_cannot_be_learned_are_refused(num_classes, hide, message, tmp
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_search_resumes_and_is_the_same(tmp_path, monkeypatch):
+def test_a_search_resumes_and_is_the_same(tmp_path, monkeypatch, quick):
     sample, path = {"train": jets(120), "validation": jets(60, seed=1), "num_classes": 3}, tmp_path / "a/trials.json"
     first = tune_trees(**sample, num_trials=2, path=path)
     trials = tune_trees(**sample, num_trials=8, path=path)
@@ -153,7 +161,7 @@ def test_a_search_needs_optuna(jets_dir, tmp_path, monkeypatch):
         trees.main(["--data_dir", str(jets_dir), "--results_dir", str(tmp_path), "--tune_trials", "1"])
 
 
-@pytest.mark.parametrize(("option", "value"), [("tune_trials", "-1"), ("split", "trial")])
+@pytest.mark.parametrize(("option", "value"), [("tune_trials", "-1"), ("tune_trials", "301"), ("split", "trial")])
 def test_bad_options_are_refused(jets_dir, tmp_path, option, value):
     with pytest.raises(ValueError, match=f"`{option}` must be .*{value}"):
         trees.main(["--data_dir", str(jets_dir), "--results_dir", str(tmp_path), f"--{option}", value])
@@ -191,13 +199,6 @@ def test_candidates_of_some_jets_count_as_none():
     assert candidate_features(Dataset(row_table(4)).remove_columns("reco_tau21")) == {}
 
 
-@pytest.fixture
-def few_resamples(monkeypatch):
-    """Intervals, which take most of the time, are not looked at."""
-    resamples = bootstrap.resamples
-    monkeypatch.setattr(bootstrap, "resamples", lambda number, _, *more: resamples(number, 5, *more))
-
-
 def run(folder, tmp_path, *options):
     """Results of the command by model, with their predictions."""
     paths = ["--data_dir", folder, "--results_dir", tmp_path / "results", "--cache_dir", tmp_path / "cache"]
@@ -209,25 +210,28 @@ def run(folder, tmp_path, *options):
     return found
 
 
-def test_truth_is_never_an_input_and_test_jets_are_only_predicted(tmp_path, monkeypatch, few_resamples):
-    """The observables of the particles here are the target itself; those of candidates are what trees may see."""
-    numbers = np.arange(160)
-    rng = np.random.default_rng(0)
-    table = row_table(160, event_id=[f"event-{number // 2}" for number in numbers])
-    labels, masses = np.array(table["labels"]), np.array(table["jet_mass"])
-    reco = {name: rng.uniform(1, 50, 160) for name in CANDIDATE_VARIABLES}
-    truth = {name.removeprefix("reco_"): masses + 1000 * labels for name in CANDIDATE_VARIABLES}
+def test_truth_is_never_an_input_and_test_jets_are_only_predicted(tmp_path, monkeypatch, quick):
+    """Here the truth is the target itself; observables of candidates are what trees may see."""
+    rng, event_ids = np.random.default_rng(0), [f"event-{number // 2}" for number in range(160)]
+    table = row_table(160)
+    told = np.array(table["jet_mass"]) + 1000 * np.array(table["labels"])
+    observables = ("soft_drop_mass", "tau21", "tau32", "multiplicity")
+    reco = {f"reco_{name}": rng.uniform(1, 50, 160) for name in observables}
+    truth = dict.fromkeys((*observables, "mass_labels", "pt", "eta", "phi", "weight", "parton", "num_pileup"), told)
+    truth |= {name: told.astype(int) for name in ("parton", "num_pileup")}
     seen, of = [], TreeJets.of
     monkeypatch.setattr(TreeJets, "of", lambda rows, *more: seen.append({*rows["event_id"]}) or of(rows, *more))
     found = {}
     for name, columns in {"without": reco, "with": reco | truth}.items():
         (tmp_path / name / "jets").mkdir(parents=True)
-        rows = row_table(160, event_id=table["event_id"], **columns)
+        rows = row_table(160, event_id=event_ids, **columns)
         pq.write_table(rows, tmp_path / name / "jets/part.parquet")
         found[name] = run(tmp_path / name / "jets", tmp_path / name)
     assert found["with"].keys() == {"trees_3", "trees_all", "trees_candidates"}
     for name, (result, predictions) in found["with"].items():
-        assert predictions.equals(found["without"][name][1])
+        columns = [column for column in predictions.column_names if column.startswith("model ")]
+        assert {"model score", "model mass", "model mass scale"} <= {*columns}
+        assert predictions.select(columns).equals(found["without"][name][1].select(columns))
         assert {"coverage_68", "relative_resolution", "roc_auc"} <= result.metrics["model"].keys()
         assert result.training["settings"] == {"class": DEFAULTS, "mass": DEFAULTS}
     by_image, by_both = (found["with"][name][1] for name in ("trees_all", "trees_candidates"))
@@ -237,7 +241,7 @@ def test_truth_is_never_an_input_and_test_jets_are_only_predicted(tmp_path, monk
         assert not (train | validation) & {*by_image["event_id"].to_pylist()}
 
 
-def test_results_hold_every_trial(jets_dir, tmp_path, caplog, few_resamples):
+def test_results_hold_every_trial(jets_dir, tmp_path, caplog, quick):
     """Jets without candidates: two sets of variables, and a line that says how to have the third."""
     with caplog.at_level("INFO", logger="e2evit"):
         found = run(jets_dir, tmp_path, "--tune_trials", "2")

@@ -15,7 +15,7 @@ from e2evit.data.texts import read_mapping
 
 from .boosted_trees import DEFAULTS, TARGETS, TreeJets, best_iteration, check_jets, fit_classes, fit_log_mass
 
-__all__ = ["SPACE", "best_settings", "require_optuna", "tune_trees"]
+__all__ = ["MAX_TRIALS", "SPACE", "best_settings", "require_optuna", "tune_trees"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ SPACE = {
     "l2_regularization": {"low": 0.01, "high": 100.0, "log": True},
     "max_features": {"low": 0.2, "high": 1.0},
 }
+MAX_TRIALS = 300  # of a target: their file stays small enough to be read
 _FIT = {"class": fit_classes, "mass": fit_log_mass}
 
 

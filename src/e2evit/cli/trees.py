@@ -28,7 +28,7 @@ from e2evit.baselines.jet_features import (
     jet_features,
     variables,
 )
-from e2evit.baselines.tree_tuning import best_settings, require_optuna, tune_trees
+from e2evit.baselines.tree_tuning import MAX_TRIALS, best_settings, require_optuna, tune_trees
 from e2evit.data import DatasetSchema
 from e2evit.results.measure import evaluate_predictions
 from e2evit.results.predictions import MODEL
@@ -70,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("e2evit").setLevel(logging.INFO)
     if options.split not in SPLITS:
         raise ValueError(f"`split` must be {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, got {options.split!r}.")
-    if options.tune_trials < 0:
-        raise ValueError(f"`tune_trials` must be 0 or more, got {options.tune_trials}.")
+    if not 0 <= options.tune_trials <= MAX_TRIALS:
+        raise ValueError(f"`tune_trials` must be 0 to {MAX_TRIALS}, got {options.tune_trials}.")
     if options.tune_trials:
         require_optuna()
     targets = with_defaults(targets)
