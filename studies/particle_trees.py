@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from transformers import HfArgumentParser
 
-from e2evit.baselines.boosted_trees import tree_predictions
+from e2evit.baselines.boosted_trees import TreeJets, fit_trees
 from e2evit.baselines.jet_features import VARIABLE_SETS, jet_features, variables
-from e2evit.results.measure import column, evaluate_predictions
-from e2evit.results.predictions import MODEL, Predictions
+from e2evit.results.measure import evaluate_predictions
+from e2evit.results.predictions import MODEL
 from e2evit.results.record import Result
 from e2evit.training import DataArguments, TargetArguments, load_data, run_info
 from e2evit.training.data import describe_data
@@ -28,19 +28,15 @@ def measure_trees(recipe: Mapping, train: Sequence, tests: Mapping[Path, Sequenc
     """
     targets = TargetArguments(**{field.name: recipe.get(field.name) for field in fields(TargetArguments)})
     dataset, schema = load_data(_data(train), targets)
-    x, labels = _features(dataset["train"], schema), column(dataset["train"], "labels", -100).astype(int)
+    parts = dataset["train"], dataset["validation"]
+    jets = [TreeJets.of(rows, _features(rows, schema), targets.mass_column) for rows in parts]
     samples = {path: load_data(_data(words), targets)[0] for path, words in tests.items()}
     test_x = {path: _features(sample["test"], schema) for path, sample in samples.items()}
     start = time.perf_counter()
-    predictions = tree_predictions(
-        x, labels, column(dataset["train"], targets.mass_column), np.concatenate([*test_x.values()]),
-        len(schema.label_names), seed,
-    )  # fmt: skip
-    training = {"seconds": time.perf_counter() - start, "images_seen": len(x)}
-    ends = np.cumsum([len(rows) for rows in test_x.values()])
-    for (path, sample), end in zip(samples.items(), ends):
-        jets = slice(end - len(test_x[path]), end)
-        of_sample = Predictions.of_classes(predictions.probabilities[jets], predictions.mass_preds[jets])
+    trees = fit_trees(*jets, len(schema.label_names), seed)
+    training = {"seconds": time.perf_counter() - start, "images_seen": len(dataset["train"])} | trees.record()
+    for path, sample in samples.items():
+        of_sample = trees.predict(test_x[path])
         entries = run_info(sample) | describe_data(_data(tests[path]), targets, schema, "test")
         entries |= {"model": "trees", "seed": seed, "training": training}
         entries |= evaluate_predictions(sample["test"], targets.mass_column, schema.label_names, {MODEL: of_sample})

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from scipy.special import softmax
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from e2evit.baselines.boosted_trees import tree_predictions
+from e2evit.baselines.boosted_trees import TreeJets, fit_trees
 from e2evit.baselines.jet_features import VARIABLE_SETS, jet_features, variables
 from e2evit.cli.errors import one_line_errors
 from e2evit.cli.parser import parse
@@ -76,7 +76,7 @@ def main() -> None:
 
     predictors: dict[str, Callable[[Dataset], Predictions]] = dict(networks)
     if arguments.trees:
-        predictors["trees_all"] = Trees(dataset["train"], schema, targets.mass_column)
+        predictors["trees_all"] = Trees(dataset, schema, targets.mass_column)
     folder = Path(arguments.results_dir)
     folder.mkdir(parents=True, exist_ok=True)
     for title, rows_of in conditions.items():
@@ -124,18 +124,19 @@ class Network:
 class Trees:
     """Predictions of boosted trees on all jet variables."""
 
-    def __init__(self, train: Dataset, schema: DatasetSchema, mass_column: str):
-        self.train, self.schema, self.mass_column = train, schema, mass_column
-        self.targets = None
+    def __init__(self, dataset: DatasetDict, schema: DatasetSchema, mass_column: str):
+        self.dataset, self.schema, self.mass_column = dataset, schema, mass_column
+        self.trained = None
 
     def variables(self, rows: Dataset):
         return variables(jet_features(rows, self.schema), VARIABLE_SETS["all, with impact parameters"])
 
     def __call__(self, rows: Dataset) -> Predictions:
-        if self.targets is None:
-            labels = column(self.train, "labels", -100).astype(int)
-            self.targets = self.variables(self.train), labels, column(self.train, self.mass_column)
-        return tree_predictions(*self.targets, self.variables(rows), len(self.schema.label_names))
+        if self.trained is None:
+            parts = (self.dataset["train"], self.dataset["validation"])
+            jets = (TreeJets.of(part, self.variables(part), self.mass_column) for part in parts)
+            self.trained = fit_trees(*jets, len(self.schema.label_names))
+        return self.trained.predict(self.variables(rows))
 
 
 if __name__ == "__main__":

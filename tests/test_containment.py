@@ -20,6 +20,7 @@ from e2evit.data import find_schema
 from e2evit.data.grid import COLUMNS, ROWS
 from e2evit.data.sparse import sparse_to_dense
 from e2evit.hub.export import check_parity, export_onnx
+from e2evit.metrics.mass import coverage_temperature
 from e2evit.results.predictions import MODEL
 from e2evit.results.record import read_results
 from e2evit.training import make_loader, predict
@@ -28,7 +29,6 @@ from e2evit.training.collate import E2ECollator
 from e2evit.training.data import targets_of
 from e2evit.training.events import EventCollator
 from e2evit.training.guards import check_containment
-from e2evit.training.prediction import coverage_temperature
 from e2evit.transforms.event_jets import contained_jets, jets_of_events, windows_of_events
 from e2evit.transforms.targets import select_targets
 
@@ -214,12 +214,14 @@ def test_widths_are_calibrated_on_contained_and_other_jets(trained, rows):
 def test_the_temperature_counts_all_jets_with_a_target():
     """Half of the jets have errors of 1 and 3 widths each, and no class; without targets, or a mass of 0 that the
     logarithm cannot learn, a jet does not count."""
-    masses = np.array([100.0, 100, 100, 100, np.nan, 0])
+    masses, names = np.array([100.0, 100, 100, 100, np.nan, 0]), ("mass_labels", "mass_preds", "mass_scale_preds")
     predictions = {"mass_preds": np.array([101.0, 103, 101, 103, 900, 900]), "mass_labels": masses}
     predictions |= {"mass_scale_preds": np.ones(6), "labels": np.array([1, 1, -100, -100, 1, 1])}
-    assert coverage_temperature(predictions) == pytest.approx(3)
+    assert coverage_temperature(*(predictions[name] for name in names)) == pytest.approx(3)
     predictions["mass_preds"][2:4] = 101
-    assert coverage_temperature(predictions) == pytest.approx(np.quantile([1, 1, 1, 3], 0.6827))
+    assert coverage_temperature(*(predictions[name] for name in names)) == pytest.approx(
+        np.quantile([1, 1, 1, 3], 0.6827)
+    )
 
 
 def test_predictions_reach_the_user(trained, data, rows, tmp_path):

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from e2evit import XCiTConfig, load_e2e
 from e2evit.data import find_schema
+from e2evit.metrics.mass import coverage_temperature
 from e2evit.training import (
     AugmentationArguments,
     DataArguments,
@@ -22,7 +23,6 @@ from e2evit.training import (
 )
 from e2evit.training.collate import E2ECollator
 from e2evit.training.guards import check_targets
-from e2evit.training.prediction import coverage_temperature
 
 MODEL = XCiTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
 
@@ -109,9 +109,7 @@ def test_an_output_that_is_not_finite_is_an_error(jets_dir, tmp_path, monkeypatc
 
 def test_an_uncertainty_that_cannot_be_calibrated():
     """Exact predictions, an uncertainty of zero, or no mass: the factor stays a positive number."""
-    known = {"mass_preds": np.array([80.0, 90.0]), "mass_labels": np.array([80.0, 100.0])}
+    known = np.array([80.0, 100.0]), np.array([80.0, 90.0])
     for scale, expected in (([5.0, 5.0], 2 * 0.6827), ([0.0, 5.0], 2.0), ([5.0, 0.0], 1.0), ([0.0, 0.0], 1.0)):
-        assert coverage_temperature(known | {"mass_scale_preds": np.array(scale)}) == pytest.approx(expected)
-    assert coverage_temperature(
-        {name: np.full(2, np.nan) for name in ("mass_preds", "mass_labels", "mass_scale_preds")}
-    )
+        assert coverage_temperature(*known, np.array(scale)) == pytest.approx(expected)
+    assert coverage_temperature(*np.full((3, 2), np.nan)) == 1

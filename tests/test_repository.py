@@ -26,7 +26,7 @@ ALLOWED = {
     "data": {"data", "modeling"},  # one file of it, without torch
     "transforms": {"transforms", "data", "modeling"},  # the augmentation, of its lists of pixels
     "results": {"results", "metrics", "data"},
-    "baselines": {"baselines", "data", "transforms", "results"},
+    "baselines": {"baselines", "metrics", "data", "transforms", "results"},
     "simulation": {"simulation", "metrics", "data", "baselines"},
     "training": {"training", "modeling", "metrics", "data", "transforms", "results", "baselines", "simulation"},
     "plots": {"plots", "metrics", "data", "results"},

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,30 +12,12 @@ from forked import TWICE, run_python
 from models import make
 from torch import nn
 
-from e2evit.baselines.boosted_trees import tree_predictions
 from e2evit.results.compare import ROBUSTNESS
 from e2evit.results.record import Result
 from e2evit.training.cost import count_macs
 from e2evit.transforms.variations import VARIATIONS
 
 ROOT = Path(__file__).parents[1]
-
-
-def test_trees_learn_each_target_from_jets_that_have_it():
-    rng = np.random.default_rng(0)
-    labels, masses = rng.integers(0, 3, 900), rng.uniform(50, 200, 900)
-    x = np.stack([labels + rng.normal(0, 0.1, 900), masses + rng.normal(0, 3, 900)], axis=1)
-    hidden = np.arange(900) % 3 == 0
-    found = tree_predictions(x, np.where(hidden, -100, labels), np.where(hidden, masses, np.nan), x, num_classes=3)
-    assert found.probabilities.shape == (900, 3)
-    np.testing.assert_allclose(found.probabilities.sum(1), 1)
-    assert (found.probabilities.argmax(1) == labels).mean() > 0.98
-    assert np.abs(found.mass_preds - masses).mean() < 5
-    np.testing.assert_allclose(found.scores, 1 - found.probabilities[:, 0])
-    again = tree_predictions(x, np.where(hidden, -100, labels), np.where(hidden, masses, np.nan), x, num_classes=3)
-    assert np.array_equal(again.probabilities, found.probabilities)
-    with pytest.raises(ValueError, match="3 of 4 classes"):
-        tree_predictions(x, labels, masses, x, num_classes=4)
 
 
 def test_macs_of_a_convolution():

@@ -5,18 +5,25 @@ All variables use pixels within ΔR < 0.8 of the energy-weighted calorimeter cen
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
-from datasets import Dataset
+import pyarrow as pa
+from datasets import Dataset, Features, Value
 
 from e2evit.data import DatasetSchema
 from e2evit.data.grid import COLUMNS, JET_RADIUS, ROWS, TOWER, WINDOW, eta_centres
+from e2evit.data.manifest import digest_of, sha256_of
+from e2evit.results import measure
 from e2evit.transforms.transverse import TRANSVERSE, transverse_factor
 
 __all__ = [
+    "CANDIDATE_VARIABLES",
     "FEATURE_GROUPS",
     "VARIABLE_SETS",
     "Pixels",
+    "candidate_features",
     "image_mass",
     "jet_features",
     "read_pixels",
@@ -29,6 +36,8 @@ _D0_CUTS = (0.005, 0.01, 0.02, 0.05, 0.1)  # cm
 _RINGS = (0.1, 0.2, 0.4, 0.6, 0.8)
 _PIECE = 2000  # jets whose pixels are in memory at once
 _CHUNK = 500  # jets whose pairs of towers are in memory at once
+_READ = ("pixel_index", "pixel_value", "ieta", "iphi")
+_CHANNELS = ("trk_pt", "trk_d0", "trk_dz", "ecal", "hcal", "bpix1", "bpix2", "bpix3")
 
 FEATURE_GROUPS = {
     "mass, multiplicity, width": ("mass", "num_tracks", "width"),
@@ -56,6 +65,9 @@ VARIABLE_SETS = {
     "and tracks, hits": ("mass, multiplicity, width", "calorimeter", "tracks"),
     "all, with impact parameters": tuple(FEATURE_GROUPS),
 }
+
+# what the candidates of a jet say; the same names without `reco_` are truth of the particles
+CANDIDATE_VARIABLES = ("reco_soft_drop_mass", "reco_tau21", "reco_tau32", "reco_multiplicity")
 
 
 @dataclass
@@ -88,7 +100,10 @@ def read_pixels(dataset: Dataset, schema: DatasetSchema) -> dict[str, Pixels]:
     Raises:
         ValueError: if a row has no window position (`ieta` is null).
     """
-    table = dataset.with_format("arrow")[:]
+    return _pixels(dataset.with_format("arrow")[:], schema)
+
+
+def _pixels(table: pa.Table, schema: DatasetSchema) -> dict[str, Pixels]:
     if table["ieta"].null_count:
         raise ValueError("Jet variables need the seed tower's `ieta`, which is null in some rows.")
     index = table["pixel_index"].combine_chunks()
@@ -140,14 +155,51 @@ def _pieces(dataset: Dataset) -> Iterator[Dataset]:
 
 
 def jet_features(dataset: Dataset, schema: DatasetSchema) -> dict[str, np.ndarray]:
-    """All variables of [`FEATURE_GROUPS`], each `(num_jets,)`; pT and masses in GeV, d0 in cm."""
-    parts = [_jet_features(rows, schema) for rows in _pieces(dataset)]
+    """All variables of [`FEATURE_GROUPS`], each `(num_jets,)`; pT and masses in GeV, d0 in cm.
+
+    Computed piece by piece, and once: they stay in the cache of the rows, until this file changes.
+
+    Raises:
+        ValueError: if the images lack a channel or physical units, or a row has no window position (`ieta` is null).
+    """
     names = [name for group in FEATURE_GROUPS.values() for name in group]
-    return {name: np.concatenate([np.zeros(0), *(part[name] for part in parts)]) for name in names}
+    transverse = [TRANSVERSE.get(name, name) for name in _CHANNELS]
+    missing = [a for a, b in zip(_CHANNELS, transverse) if not {a, b} & {*schema.channel_names}]
+    if missing or not schema.has_physical_units:
+        lack = f"the channels {', '.join(missing)}" if missing else f"physical units ({schema.normalisation})"
+        raise ValueError(f"Jet variables need {', '.join(_CHANNELS)} in physical units; {schema.name!r} lacks {lack}.")
+    if not len(dataset):
+        return {name: np.zeros(0) for name in names}
+    made_by = {"rows": dataset._fingerprint, "schema": schema.to_dict(), "code": sha256_of(Path(__file__))}
+    made = (
+        dataset.select_columns(list(_READ))
+        .with_format("arrow")
+        .map(
+            partial(_jet_features, schema=schema),
+            batched=True,
+            batch_size=_PIECE,
+            features=Features({name: Value("float64") for name in names}),
+            remove_columns=list(_READ),
+            new_fingerprint=digest_of(made_by)[:16],
+            desc="Jet variables",
+        )
+    )
+    return {name: measure.column(made, name) for name in names}
 
 
-def _jet_features(dataset: Dataset, schema: DatasetSchema) -> dict[str, np.ndarray]:
-    number, pixels = len(dataset), read_pixels(dataset, schema)
+def candidate_features(dataset: Dataset) -> dict[str, np.ndarray]:
+    """[`CANDIDATE_VARIABLES`] `(num_jets,)`, masses in GeV, NaN of jets with too few candidates.
+
+    Nothing unless all jets have candidates: whether one has them could tell its class.
+    """
+    if not {*CANDIDATE_VARIABLES} <= {*dataset.column_names}:
+        return {}
+    features = {name: measure.column(dataset, name) for name in CANDIDATE_VARIABLES}
+    return features if np.isfinite(features["reco_multiplicity"]).all() else {}
+
+
+def _jet_features(table: pa.Table, schema: DatasetSchema) -> pa.Table:
+    number, pixels = len(table), _pixels(table, schema)
     calorimeter = _calorimeter(pixels)
     centre = _centre(calorimeter, number)
     near = {name: _near(channel, *centre, JET_RADIUS) for name, channel in pixels.items()}
@@ -162,12 +214,14 @@ def _jet_features(dataset: Dataset, schema: DatasetSchema) -> dict[str, np.ndarr
         core = _near(hits, *centre, _SUBJET_RADIUS)
         features[f"core_hits_{layer}"] = core.sum(core.value, number)
     features |= _impact_features(tracks.jet, np.abs(d0), np.abs(dz) < _DISPLACED_DZ, number)
-    return {name: np.nan_to_num(features[name]) for group in FEATURE_GROUPS.values() for name in group}
+    names = [name for group in FEATURE_GROUPS.values() for name in group]
+    return pa.table({name: np.nan_to_num(features[name]).astype(float) for name in names})
 
 
 def variables(features: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
-    """The variables of the groups `names` of [`FEATURE_GROUPS`], `(num_jets, num_variables)`."""
-    return np.stack([features[name] for group in names for name in FEATURE_GROUPS[group]], axis=1)
+    """The variables of the groups `names` of [`FEATURE_GROUPS`], or `candidates`, `(num_jets, num_variables)`."""
+    groups = FEATURE_GROUPS | {"candidates": CANDIDATE_VARIABLES}
+    return np.stack([features[name] for group in names for name in groups[group]], axis=1)
 
 
 def _calorimeter(pixels: dict[str, Pixels]) -> Pixels:

@@ -12,6 +12,7 @@ from .bootstrap import weighted, with_intervals
 __all__ = [
     "MassRegression",
     "central_68",
+    "coverage_temperature",
     "half_width_68",
     "mass_statistics",
     "quantile_edges",
@@ -133,6 +134,17 @@ def uncertainty_statistics(
         "pull_width": half_width_68(pull, weights),
         "mean_scale_gev": float(np.average(mass_scale_preds, weights=weights)),
     }
+
+
+def coverage_temperature(mass_labels: np.ndarray, mass_preds: np.ndarray, mass_scale_preds: np.ndarray) -> float:
+    """The factor on `mass_scale_preds` for which 68.3 % of the true masses lie within one of them, over all jets that
+    have a mass, contained or not, with or without a class.
+    """
+    error = np.abs(mass_preds - mass_labels)
+    known = np.isfinite(error) & (mass_labels > 0) & (mass_scale_preds > 0)
+    pull = error[known] / mass_scale_preds[known]
+    # a factor of zero would make no uncertainty of any prediction
+    return float(np.quantile(pull, 0.6827)) or 1.0 if pull.size else 1.0
 
 
 def quantile_edges(values: np.ndarray, num_bins: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from e2evit.metrics.mass import relative_resolution
 from e2evit.modeling import E2EConfig
 from e2evit.modeling.modeling_head import containment_loss, e2e_loss
 
-__all__ = ["TARGETS", "constant_baselines", "coverage_temperature", "predict", "progress_bar", "summarise"]
+__all__ = ["TARGETS", "constant_baselines", "predict", "progress_bar", "summarise"]
 
 INPUTS = ("pixel_values", "pixel_index", "pixel_value", "row_offsets", "candidate_values", "aux_values", "jets")
 TARGETS = ("labels", "mass_labels", "containment_labels")
@@ -99,16 +99,6 @@ def summarise(predictions: dict[str, np.ndarray], config: E2EConfig) -> dict[str
         pull = np.abs(predicted - mass) / predictions["mass_scale_preds"][usable]
         metrics["mass_coverage"] = float((pull < 1).mean())
     return metrics
-
-
-def coverage_temperature(predictions: dict[str, np.ndarray]) -> float:
-    """The factor on `mass_scale_preds` for which 68.3 % of the true masses lie within one of them, over all jets that
-    have a mass, with or without a class."""
-    error = np.abs(predictions["mass_preds"] - predictions["mass_labels"])
-    known = np.isfinite(error) & (predictions["mass_labels"] > 0) & (predictions["mass_scale_preds"] > 0)
-    pull = error[known] / predictions["mass_scale_preds"][known]
-    # a factor of zero would make no uncertainty of any prediction
-    return float(np.quantile(pull, 0.6827)) or 1.0 if pull.size else 1.0
 
 
 def constant_baselines(dataset: DatasetDict, mass_column: str) -> dict[str, float]:

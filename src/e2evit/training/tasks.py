@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from datasets import DatasetDict
 
 from e2evit.data.statistics import MassWeights
+from e2evit.metrics.mass import coverage_temperature
 from e2evit.transforms.augment import Draw, jet_keys
 from e2evit.transforms.event_jets import jets_of_events
 from e2evit.transforms.random_numbers import uniform
@@ -17,7 +18,7 @@ from .collate import E2ECollator, split_pixels
 from .events import EventCollator
 from .guards import check_containment
 from .particles import PreparedImages
-from .prediction import constant_baselines, coverage_temperature, predict, progress_bar, summarise
+from .prediction import constant_baselines, predict, progress_bar, summarise
 
 __all__ = ["MaskedCollator", "MaskedImages", "Supervised", "make_task"]
 
@@ -63,7 +64,8 @@ class Supervised:
         if self.config.mass_loss != "huber":
             self.config.mass_temperature = 1.0
             predictions = predict(accelerator, model, loader, "Calibrating")
-            self.config.mass_temperature = coverage_temperature(predictions)
+            names = ("mass_labels", "mass_preds", "mass_scale_preds")
+            self.config.mass_temperature = coverage_temperature(*(predictions[name] for name in names))
 
 
 class MaskedImages:
