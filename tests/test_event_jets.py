@@ -159,7 +159,8 @@ def processor():
 
 def test_batches_of_events(events, processor):
     table = events["train"].with_format("arrow")[:8]
-    batch, (event, row, column) = EventCollator(processor, "jet_mass")(table), positions(table)
+    collator = EventCollator(processor, "jet_mass", truth_columns=["pt", "jet_mass"])
+    batch, (event, row, column) = collator(table), positions(table)
     is_jet = batch["jets"][..., 0] > 0
     assert is_jet.sum(1).tolist() == np.bincount(event, minlength=8).tolist()
     np.testing.assert_allclose(batch["jets"][is_jet][:, 1:], np.stack([row, column], axis=1), rtol=1e-6)
@@ -167,6 +168,9 @@ def test_batches_of_events(events, processor):
     np.testing.assert_allclose(batch["mass_labels"][is_jet], table["jets_mass"].combine_chunks().flatten())
     assert (batch["labels"][~is_jet] == -100).all()
     assert batch["mass_labels"][~is_jet].isnan().all()
+    expected = torch.stack([batch["jets"][..., 0], batch["mass_labels"]], dim=2)
+    assert torch.equal(batch["truth_labels"][is_jet], expected[is_jet])
+    assert batch["truth_labels"][~is_jet].isnan().all()
     assert (EventCollator(processor, with_labels=False)(table)["labels"] == -100).all()
 
 

@@ -17,7 +17,7 @@ from transformers.hf_argparser import HfArg
 
 from e2evit.data.jobs import check_replaceable
 from e2evit.data.locks import held
-from e2evit.results.tables import conditions, results_table, signals_table
+from e2evit.results.tables import PRINTED, conditions, results_table, signals_table
 from e2evit.training import DataArguments, TargetArguments, evaluate, import_model_module, is_first_process
 
 from .parser import parse
@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         result.to_json(path)
         shutil.rmtree(pieces)
-    tables = results_table({result.name: result}), signals_table({result.name: result}), conditions([result])
+    by_name = {result.name: result}
+    tables = results_table(by_name, keys=PRINTED), signals_table(by_name), conditions([result])
     print("\n\n".join(filter(None, tables)))
     print(f"Wrote {options.results}. Compare it with others: e2evit compare --results {options.results} ...")

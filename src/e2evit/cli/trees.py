@@ -18,7 +18,7 @@ from e2evit.baselines.jet_features import VARIABLE_SETS, jet_features, variables
 from e2evit.results.measure import column, evaluate_predictions
 from e2evit.results.predictions import MODEL
 from e2evit.results.record import Result
-from e2evit.results.tables import results_table
+from e2evit.results.tables import PRINTED, results_table
 from e2evit.training import DataArguments, TargetArguments, load_data, run_info
 from e2evit.training.data import describe_data, with_defaults
 
@@ -61,6 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             path = Path(options.results_dir) / f"{result.name}.json"
             result.to_json(path)
             results[path] = result
-    print(results_table({result.name: result for result in results.values()}, baselines=False))
+    print(results_table({result.name: result for result in results.values()}, baselines=False, keys=PRINTED))
     paths = " ".join(map(str, results))
     print(f"\nWrote {paths}. Compare with networks: e2evit compare --results {paths} ...")

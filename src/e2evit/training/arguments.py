@@ -13,6 +13,7 @@ from .optim import OPTIMIZERS
 __all__ = [
     "AugmentationArguments",
     "DataArguments",
+    "DecorrelationArguments",
     "MaskArguments",
     "MassWeightArguments",
     "ModelArguments",
@@ -118,6 +119,20 @@ class MassWeightArguments:
         if self.flat_in not in (None, "mass", "mass_pt"):
             raise ValueError(f"`flat_in` must be mass or mass_pt, got {self.flat_in!r}.")
         _require(self, at_least={"flat_bins": 1, "flat_max_weight": 1})
+
+
+@dataclass
+class DecorrelationArguments:
+    decorrelation_weight: float = _field(
+        0.0,
+        "Weight in the loss of the distance correlation between mass and score of the background, the first class, so "
+        "that the tagger does not sculpt its masses; 0: none.",
+    )
+    decorrelation_mass: str = _field("jet_mass", "Column with that mass; only the loss reads it.")
+
+    def __post_init__(self):
+        settle(self)
+        _require(self, at_least={"decorrelation_weight": 0})
 
 
 @dataclass
@@ -231,8 +246,13 @@ class Recipe:
     targets: TargetArguments = field(default_factory=TargetArguments)
     augmentation: AugmentationArguments = field(default_factory=AugmentationArguments)
     mass_weights: MassWeightArguments = field(default_factory=MassWeightArguments)
+    decorrelation: DecorrelationArguments = field(default_factory=DecorrelationArguments)
     training: TrainArguments = field(default_factory=TrainArguments)
     mask: MaskArguments | None = None
+
+    def __post_init__(self):
+        if self.mask is not None and self.decorrelation.decorrelation_weight:
+            raise ValueError("Pre-training learns from images alone: leave out decorrelation_weight.")
 
     @property
     def groups(self) -> list:

@@ -28,7 +28,8 @@ def predict(
 
     Returns:
         `logits` `(n, num_labels)`, `mass_preds` and `mass_labels` `(n,)` [GeV], `labels` `(n,)`, `mass_outputs`
-        `(n, k)`, and `mass_scale_preds` `(n,)` [GeV] if the model predicts it; float32 and int64.
+        `(n, k)`, `mass_scale_preds` `(n,)` [GeV] if the model predicts it, and `truth_labels` if batches have them;
+        float32 and int64.
 
     Raises:
         FloatingPointError: if an output is NaN or infinite; it names the row.
@@ -40,7 +41,7 @@ def predict(
         with accelerator.autocast():
             outputs = model(**{name: batch[name] for name in INPUTS if name in batch})
         values = {name: outputs[name].float() for name in names if outputs.get(name) is not None}
-        values |= {name: batch[name] for name in ("mass_labels", "labels", "jets") if name in batch}
+        values |= {name: batch[name] for name in ("mass_labels", "labels", "truth_labels", "jets") if name in batch}
         if "jets" in values:
             values = accelerator.pad_across_processes(values, dim=1)  # a pT of 0 is no jet
         values = accelerator.gather_for_metrics(values)
