@@ -1,12 +1,14 @@
 """Distance correlation against the textbook, and trainings with it."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from forked import run_python
 from killed import resume_until_done
 from samples import make_result, row_table
 from test_resuming import equal_weights
@@ -26,6 +28,7 @@ from e2evit.training import (
 from e2evit.training.decorrelation import decorrelation_metrics, distance_correlation, mass_correlation
 from e2evit.training.state import latest_state
 
+ROOT = Path(__file__).parents[1]
 RNG = np.random.default_rng(0)
 MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -350,3 +353,38 @@ def test_no_device_is_waited_for():
     found = mass_correlation(logits, labels, torch.zeros(16, device="meta"))
     found.backward()
     assert logits.grad.shape == logits.shape
+
+
+TRAIN = """
+import sys
+import e2evit
+from e2evit.training import DecorrelationArguments
+jets, model, folder, accumulation = sys.argv[1:]
+data = e2evit.DataArguments(data_dir=jets, cache_dir=f"{folder}/cache", train_fraction=64 / 114)  # whole batches
+settings = e2evit.TrainArguments(
+    output_dir=folder, num_train_epochs=1, per_device_batch_size=8, gradient_accumulation_steps=int(accumulation),
+    mixed_precision="no", report_to="none",
+)
+e2evit.train(
+    model, data, settings, targets=e2evit.TargetArguments(mass_column="jet_mass"),
+    decorrelation=DecorrelationArguments(2.0),
+)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_each_process_has_its_own_batch(jets_dir, tmp_path):
+    """Two processes train as one that accumulates two batches."""
+    (tmp_path / "model.json").write_text(json.dumps(MODEL | {"model_type": "hitvit", "pixel_hidden_size": 8}))
+    (tmp_path / "train.py").write_text(TRAIN)
+    epochs = []
+    for config, accumulation in (("one_process", "2"), ("two_cpu_processes", "1")):
+        launcher = ("-m", "accelerate.commands.launch", "--config_file", ROOT / f"recipes/accelerate/{config}.yaml")
+        arguments = (jets_dir, tmp_path / "model.json", tmp_path / config, accumulation)
+        done = run_python(*launcher, tmp_path / "train.py", *arguments)
+        assert not done.returncode, done.stderr[-3000:]
+        epochs.append(json.loads((tmp_path / config / "run_info.json").read_text())["epochs"][0])
+    for name in ("loss", "decorrelation_loss", "validation_loss", "validation_decorrelation_loss"):
+        # the order of summation differs, and Adam magnifies that where gradients vanish
+        assert epochs[1][name] == pytest.approx(epochs[0][name], rel=1e-3)
