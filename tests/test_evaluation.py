@@ -1,6 +1,7 @@
 """Train and evaluate from Python, as a notebook does, and from the command line."""
 
 import json
+import re
 
 import pytest
 
@@ -56,6 +57,7 @@ def test_the_command_writes_the_same(trained, result, data, tmp_path, capsys):
     assert written.in_bins == result.in_bins
     printed = capsys.readouterr().out
     assert "| run_seed3  |" in printed
+    assert "| rejection at 50 % | mass sculpting at 50 % |" in re.sub(" +", " ", printed)
     assert f"e2evit compare --results {path}" in printed
     assert not path.with_suffix(".pieces").exists()
 

@@ -25,7 +25,7 @@ from e2evit.data.grid import COLUMNS, ROWS, WINDOW, eta_centres
 from e2evit.data.schema import LISTS, row_features
 from e2evit.data.sparse import list_array, sparse_to_dense, table_to_dense
 from e2evit.results.predictions import MODEL
-from e2evit.training.arguments import AugmentationArguments
+from e2evit.training.arguments import AugmentationArguments, DecorrelationArguments
 from e2evit.training.events import EventCollator
 from e2evit.training.resident import ResidentRows
 from e2evit.transforms.event_jets import (
@@ -159,7 +159,8 @@ def processor():
 
 def test_batches_of_events(events, processor):
     table = events["train"].with_format("arrow")[:8]
-    batch, (event, row, column) = EventCollator(processor, "jet_mass")(table), positions(table)
+    collator = EventCollator(processor, "jet_mass", truth_columns=["pt", "jet_mass"])
+    batch, (event, row, column) = collator(table), positions(table)
     is_jet = batch["jets"][..., 0] > 0
     assert is_jet.sum(1).tolist() == np.bincount(event, minlength=8).tolist()
     np.testing.assert_allclose(batch["jets"][is_jet][:, 1:], np.stack([row, column], axis=1), rtol=1e-6)
@@ -167,6 +168,9 @@ def test_batches_of_events(events, processor):
     np.testing.assert_allclose(batch["mass_labels"][is_jet], table["jets_mass"].combine_chunks().flatten())
     assert (batch["labels"][~is_jet] == -100).all()
     assert batch["mass_labels"][~is_jet].isnan().all()
+    expected = torch.stack([batch["jets"][..., 0], batch["mass_labels"]], dim=2)
+    assert torch.equal(batch["truth_labels"][is_jet], expected[is_jet])
+    assert batch["truth_labels"][~is_jet].isnan().all()
     assert (EventCollator(processor, with_labels=False)(table)["labels"] == -100).all()
 
 
@@ -242,12 +246,14 @@ MODELS = {
 }
 
 
-def train(kind, data, folder, **settings):
+def train(kind, data, folder, decorrelation=None, **settings):
+    folder.mkdir(exist_ok=True)
     (folder / "model.json").write_text(json.dumps(MODELS[kind]))
     settings = {"output_dir": str(folder / "run"), "num_train_epochs": 1, "learning_rate": 5e-3} | settings
     settings = e2evit.TrainArguments(mixed_precision="no", report_to="none", per_device_batch_size=8, **settings)
     targets = e2evit.TargetArguments(mass_column="jet_mass")
-    return e2evit.train(folder / "model.json", replace(data, event_jets=kind), settings, targets=targets)
+    data = replace(data, event_jets=kind)
+    return e2evit.train(folder / "model.json", data, settings, targets=targets, decorrelation=decorrelation)
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +280,16 @@ def test_both_are_measured_on_the_same_jets(results, events):
     for result in (queries, windows):
         assert len(result.predictions[f"{MODEL} p_top"]) == result.data["test"]["rows"] == number
     assert (queries.image_size, windows.image_size) == ([ROWS, COLUMNS], [WINDOW, WINDOW])
+
+
+def test_scores_of_jets_in_events_are_decorrelated(data, tmp_path):
+    (epoch,) = train("queries", data, tmp_path, DecorrelationArguments(2.0)).history.epochs
+    for prefix in ("", "validation_"):
+        assert 0 < epoch[f"{prefix}decorrelation_loss"] < 1
+    terms = epoch["classification_loss"] + epoch["mass_loss"] + 2 * epoch["decorrelation_loss"]
+    assert epoch["loss"] == pytest.approx(terms, rel=1e-5)
+    with pytest.raises(ValueError, match="'groomed_mass' is not in the data: choose `decorrelation_mass`"):
+        train("queries", data, tmp_path / "refused", DecorrelationArguments(2.0, "groomed_mass"))
 
 
 def test_predictions_are_those_of_the_jets(results, events):

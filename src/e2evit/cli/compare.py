@@ -22,7 +22,7 @@ from e2evit.plots.models import MIN_MODELS, MIN_PASSING
 from e2evit.results.compare import compare_models, spread_over_seeds
 from e2evit.results.predictions import IMAGE_MASS, read_predictions
 from e2evit.results.record import Result, by_model, read_results
-from e2evit.results.tables import comparison_table, conditions, results_table, signals_table
+from e2evit.results.tables import PRINTED, comparison_table, conditions, results_table, signals_table
 
 from .parser import parse
 
@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown:
         raise ValueError(f"No results of {', '.join(unknown)}; there are {', '.join(groups)}.")
     by_name = {result.name: result for result in results}
-    print("\n\n".join(filter(None, (results_table(by_name), signals_table(by_name), conditions(results)))))
+    printed = results_table(by_name, keys=PRINTED), signals_table(by_name), conditions(results)
+    print("\n\n".join(filter(None, printed)))
     if options.output_dir:
         folder = Path(options.output_dir)
         folder.mkdir(parents=True, exist_ok=True)

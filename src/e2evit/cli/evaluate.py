@@ -17,7 +17,7 @@ from transformers.hf_argparser import HfArg
 
 from e2evit.data.jobs import check_replaceable
 from e2evit.data.locks import held
-from e2evit.results.tables import conditions, masses_table, results_table, signals_table
+from e2evit.results.tables import PRINTED, conditions, masses_table, results_table, signals_table
 from e2evit.training import DataArguments, TargetArguments, evaluate, import_model_module, is_first_process
 
 from .parser import parse
@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         result.to_json(path)
         shutil.rmtree(pieces)
-    tables = [table({result.name: result}) for table in (results_table, signals_table, masses_table)]
+    by_name = {result.name: result}
+    tables = results_table(by_name, keys=PRINTED), signals_table(by_name), masses_table(by_name)
     print("\n\n".join(filter(None, [*tables, conditions([result])])))
     print(f"Wrote {options.results}. Compare it with others: e2evit compare --results {options.results} ...")

@@ -20,6 +20,7 @@ from e2evit.hub.code import check_publishable
 from e2evit.training import (
     AugmentationArguments,
     DataArguments,
+    DecorrelationArguments,
     History,
     MassWeightArguments,
     ModelArguments,
@@ -52,6 +53,7 @@ GROUPS = (
     TargetArguments,
     AugmentationArguments,
     MassWeightArguments,
+    DecorrelationArguments,
     TrainArguments,
 )
 

@@ -34,7 +34,7 @@ from e2evit.data import DatasetSchema, find_schema
 from e2evit.results.measure import evaluate_predictions
 from e2evit.results.predictions import MODEL
 from e2evit.results.record import Result
-from e2evit.results.tables import results_table
+from e2evit.results.tables import PRINTED, results_table
 from e2evit.training import DataArguments, TargetArguments, load_data, run_info
 from e2evit.training.arguments import SPLITS
 from e2evit.training.data import describe_data, with_defaults
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             path = folder / f"{result.name}.json"
             result.to_json(path)
             results[path] = result
-    print(results_table({result.name: result for result in results.values()}, baselines=False))
+    print(results_table({result.name: result for result in results.values()}, baselines=False, keys=PRINTED))
     paths = " ".join(map(str, results))
     print(f"\nWrote {paths}. Compare with networks: e2evit compare --results {paths} ...")
 

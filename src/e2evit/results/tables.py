@@ -12,6 +12,7 @@ from .predictions import MODEL
 from .record import Interval, Result, interval
 
 __all__ = [
+    "PRINTED",
     "comparison_table",
     "conditions",
     "interval_cell",
@@ -28,18 +29,20 @@ COLUMNS = (
     *("roc_auc_macro", "roc_auc", "rejection_at_50", "mae_gev", "relative_resolution", "slope"),
     *("containment_auc", "containment_calibration_error"),
 )
+PRINTED = (*COLUMNS[:3], "mass_divergence_at_50", *COLUMNS[3:])  # by commands: what a rejection costs is beside it
 MASS_COLUMNS = (
     *("relative_resolution", "corrected_resolution", "tail_share", "response", "closure", "coverage_68"),
     "pull_width",
 )
 
 
-def results_table(results: Mapping[str, Result], baselines: bool = True) -> str:
+def results_table(results: Mapping[str, Result], baselines: bool = True, keys: Sequence[str] = COLUMNS) -> str:
     """A Markdown table of models by title, then of the baselines of the first one: they are the same for all results
     of the same pile-up.
 
     Args:
         baselines: Whether to list those.
+        keys: The metrics, of which those are shown that any result has.
     """
     rows = [(title, result.metrics[MODEL]) for title, result in results.items()]
     if baselines:
@@ -49,7 +52,7 @@ def results_table(results: Mapping[str, Result], baselines: bool = True) -> str:
         for pileup, first in firsts.items():
             at = f", pile-up {pileup}" if len(firsts) > 1 else ""
             rows += [(f"{name}{at}", metrics) for name, metrics in first.metrics.items() if name != MODEL]
-    return metrics_table(rows, COLUMNS)
+    return metrics_table(rows, keys)
 
 
 def conditions(results: Sequence[Result]) -> str:

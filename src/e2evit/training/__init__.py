@@ -6,6 +6,7 @@ from importlib import import_module
 from .arguments import (
     AugmentationArguments,
     DataArguments,
+    DecorrelationArguments,
     MaskArguments,
     MassWeightArguments,
     ModelArguments,
@@ -38,6 +39,7 @@ __all__ = [
     "PREEMPTED_EXIT_CODE",
     "AugmentationArguments",
     "DataArguments",
+    "DecorrelationArguments",
     "History",
     "MaskArguments",
     "MassWeightArguments",

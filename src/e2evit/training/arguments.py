@@ -13,6 +13,7 @@ from .optim import OPTIMIZERS
 __all__ = [
     "AugmentationArguments",
     "DataArguments",
+    "DecorrelationArguments",
     "MaskArguments",
     "MassWeightArguments",
     "ModelArguments",
@@ -127,6 +128,20 @@ class MassWeightArguments:
 
 
 @dataclass
+class DecorrelationArguments:
+    decorrelation_weight: float = _field(
+        0.0,
+        "Weight in the loss of the distance correlation between mass and score of the background, the first class, so "
+        "that the tagger does not sculpt its masses; 0: none.",
+    )
+    decorrelation_mass: str = _field("jet_mass", "Column with that mass; only the loss reads it.")
+
+    def __post_init__(self):
+        settle(self)
+        _require(self, at_least={"decorrelation_weight": 0})
+
+
+@dataclass
 class MaskArguments:
     mask_ratio: float | None = _field(
         None, "Fraction of the tokens that pre-training hides. Default: 0.75 for HitViT, 0.6 for other models."
@@ -237,8 +252,13 @@ class Recipe:
     targets: TargetArguments = field(default_factory=TargetArguments)
     augmentation: AugmentationArguments = field(default_factory=AugmentationArguments)
     mass_weights: MassWeightArguments = field(default_factory=MassWeightArguments)
+    decorrelation: DecorrelationArguments = field(default_factory=DecorrelationArguments)
     training: TrainArguments = field(default_factory=TrainArguments)
     mask: MaskArguments | None = None
+
+    def __post_init__(self):
+        if self.mask is not None and self.decorrelation.decorrelation_weight:
+            raise ValueError("Pre-training learns from images alone: leave out decorrelation_weight.")
 
     @property
     def groups(self) -> list:

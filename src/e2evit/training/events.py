@@ -1,5 +1,7 @@
 """Batches of whole events with their jets as queries."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -19,6 +21,7 @@ class EventCollator:
 
     Args:
         processor, mass_column, mass_weights, with_labels, packed, containment: As in [`E2ECollator`].
+        truth_columns: Columns of jets with further targets, returned as `truth_labels` `(B, J, n)`.
         augmentation: Of the events; their jets move along.
 
     Raises:
@@ -26,7 +29,8 @@ class EventCollator:
     """
 
     # what fills up the places of jets that an event does not have
-    padding = {"jets": 0, "labels": -100, "mass_labels": np.nan, "mass_weights": 1, "containment_labels": np.nan}
+    padding = {"jets": 0, "labels": -100, "mass_labels": np.nan, "truth_labels": np.nan, "mass_weights": 1}
+    padding |= {"containment_labels": np.nan}
 
     def __init__(
         self,
@@ -36,14 +40,14 @@ class EventCollator:
         mass_weights: MassWeights | None = None,
         with_labels: bool = True,
         packed: bool = False,
+        truth_columns: Sequence[str] = (),
         containment: bool = False,
     ):
         if augmentation and augmentation.tower_shift:
             raise ValueError("`tower_shift` moves jets off the image: with `event_jets: queries` it must be 0.")
         self.images = E2ECollator(processor, augmentation=augmentation, with_labels=False, packed=packed)
         self.mass_column, self.mass_weights, self.with_labels = mass_column, mass_weights, with_labels
-        self.containment = containment
-        self.seed = self.images.seed
+        self.containment, self.truth_columns, self.seed = containment, truth_columns, self.images.seed
 
     @property
     def columns(self) -> list[str]:
@@ -75,6 +79,8 @@ class EventCollator:
         batch["jets"] = _floats(padded("jets", of("pt"), row, column))
         batch["labels"] = torch.from_numpy(padded("labels", labels)[..., 0].astype(np.int64))
         batch["mass_labels"] = _floats(padded("mass_labels", masses)[..., 0])
+        if self.truth_columns:
+            batch["truth_labels"] = _floats(padded("truth_labels", *map(of, self.truth_columns)))
         if self.containment:
             merged = contained_jets(table).to_numpy(zero_copy_only=False).astype(np.float64)
             batch["containment_labels"] = _floats(padded("containment_labels", merged)[..., 0])

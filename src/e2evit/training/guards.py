@@ -12,12 +12,23 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from safetensors.torch import save_file
 
 from e2evit.metrics.mass import central_68
-from e2evit.transforms.targets import columns_with_values
+from e2evit.results.measure import column
+from e2evit.results.predictions import BACKGROUND
+from e2evit.transforms.targets import check_mass_column, columns_with_values
 
-__all__ = ["check_containment", "check_not_empty", "check_splits", "check_targets", "save_replay", "warn_if_constant"]
+__all__ = [
+    "check_containment",
+    "check_decorrelation",
+    "check_not_empty",
+    "check_splits",
+    "check_targets",
+    "save_replay",
+    "warn_if_constant",
+]
 
 logger = logging.getLogger(__name__)
 
+FEW_JETS = 100  # of the background in a batch: if they do not depend on the mass at all, dCorr² is 0.03 +- 0.01
 NARROW = 0.05  # relative spread of the masses, below which a constant looks like a good prediction
 
 
@@ -105,6 +116,44 @@ def check_containment(train: Dataset) -> None:
         logger.warning(
             f"`merged` is {str(known[0]).lower()} for all training jets: there is no containment to learn. Simulate "
             "them without `--merged_only`."
+        )
+
+
+def check_decorrelation(jets: DatasetDict, mass_column: str, share: float) -> None:
+    """Check that scores can be decorrelated from a mass: there are signals, and background jets with different masses.
+    Those without a mass are left out of the term, which the log says, as it warns of small batches.
+
+    Args:
+        share: Fraction of the training split that is in a batch of one process.
+
+    Raises:
+        ValueError: if there are not, or `mass_column` holds no numbers.
+    """
+    check_mass_column(jets, mass_column, "decorrelation_mass")
+    feature = jets["train"].features["labels"]
+    if not isinstance(feature, ClassLabel) or feature.num_classes < 2:
+        raise ValueError("`decorrelation_weight` needs a background and a signal, and the data has no two classes.")
+    name = feature.names[BACKGROUND]
+    for part in ("validation", "train"):
+        masses = column(jets[part], mass_column)[column(jets[part], "labels") == BACKGROUND]
+        known = masses[np.isfinite(masses)]
+        if not known.size or (part == "train" and known.min() == known.max()):
+            got = f"all have {known[0]:g} GeV" if known.size else "none has any"
+            raise ValueError(
+                f"`decorrelation_weight` needs background jets ({name}) with different masses in `{mass_column}`; of "
+                f"{masses.size} in the {part} split {got}. Choose another `decorrelation_mass` (columns with values: "
+                f"{', '.join(columns_with_values(jets))}), or `classes` that begin with the background; with "
+                "`mass_classes`, other classes lose their `mass_column`."
+            )
+    if known.size < masses.size:
+        logger.warning(
+            f"{masses.size - known.size} of {masses.size} training jets of class {name} have no `{mass_column}`: "
+            "scores are decorrelated on the others"
+        )
+    if (expected := share * known.size) < FEW_JETS:
+        logger.warning(
+            f"A batch holds about {expected:.0f} jets of class {name}, of which the distance correlation is mostly "
+            f"chance: increase `per_device_batch_size` to {FEW_JETS} of them or, better, 1000."
         )
 
 

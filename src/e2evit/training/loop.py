@@ -279,14 +279,14 @@ def train_step(run: Run, epoch: int, batch: dict, waits: bool) -> torch.Tensor:
     else:
         run.rewind.rows.append(rows)
     with accelerator.accumulate(run.model):
-        outputs = run.caller(**batch)
-        terms = torch.stack([outputs[name].detach().float() for name in run.task.terms])
+        losses = run.task.losses(run.caller, batch)
+        terms = torch.stack([losses[name].detach().float() for name in run.task.terms])
         if waits:
             terms = terms.cpu()
             if not terms.isfinite().all():
                 states = {"random_state": host} | ({} if device is None else {"device_random_state": device})
                 stop_at_step(run, epoch, batch | states, rows, terms.tolist())
-        accelerator.backward(outputs.loss)
+        accelerator.backward(losses["loss"])
         if accelerator.sync_gradients and run.settings.max_grad_norm:
             accelerator.clip_grad_norm_(run.model.parameters(), run.settings.max_grad_norm)
         run.optimizer.step()
@@ -318,7 +318,7 @@ def validate(run: Run, epoch: int) -> dict[str, float]:
     """Losses and metrics on validation jets; remembers the weights if they are the best so far."""
     history = run.history
     with nullcontext() if run.average is None else run.average.in_model():
-        measure_batch_norms(run.accelerator, run.bare_model, run.statistics_loader)
+        measure_batch_norms(run.accelerator, run.bare_model, run.statistics_loader, run.task.losses)
         metrics = run.task.validate(run.accelerator, run.caller, run.validation_loader)
         if metrics["loss"] < history.best_loss:
             history.best_loss, history.best_epoch = metrics["loss"], epoch + 1

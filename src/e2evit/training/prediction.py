@@ -14,7 +14,7 @@ from e2evit.modeling.modeling_head import containment_loss, e2e_loss
 __all__ = ["TARGETS", "constant_baselines", "predict", "progress_bar", "summarise"]
 
 INPUTS = ("pixel_values", "pixel_index", "pixel_value", "row_offsets", "candidate_values", "aux_values", "jets")
-TARGETS = ("labels", "mass_labels", "containment_labels")
+TARGETS = ("labels", "mass_labels", "containment_labels", "truth_labels")
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def predict(
     Returns:
         `logits` `(n, num_labels)`, `mass_preds` and `mass_labels` `(n,)` [GeV], `labels` `(n,)`, `mass_outputs`
         `(n, k)`, and if the model predicts them `mass_scale_preds` `(n,)` [GeV] and `containment_logits` `(n,)`, with
-        `containment_labels` of batches that have them; float32 and int64.
+        `containment_labels` and `truth_labels` of batches that have them; float32 and int64.
 
     Raises:
         FloatingPointError: if an output is NaN or infinite; it names the row.

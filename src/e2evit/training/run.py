@@ -15,6 +15,7 @@ from e2evit.transforms.targets import NO_CLASS
 from .arguments import (
     AugmentationArguments,
     DataArguments,
+    DecorrelationArguments,
     MaskArguments,
     MassWeightArguments,
     ModelArguments,
@@ -24,7 +25,7 @@ from .arguments import (
 )
 from .checkpoint import TrainedOn, import_model_module, new_model, pretrained_model, reads_candidates
 from .data import load_data, targets_of, with_defaults
-from .guards import check_not_empty, check_targets
+from .guards import check_decorrelation, check_not_empty, check_targets
 from .loop import fit
 from .output import claimed_output_dir, run_info, save_checkpoint
 from .particles import PreparedImages
@@ -64,6 +65,7 @@ def train(
     targets: TargetArguments | None = None,
     augmentation: AugmentationArguments | None = None,
     mass_weights: MassWeightArguments | None = None,
+    decorrelation: DecorrelationArguments | None = None,
     mask: MaskArguments | None = None,
     on_epoch_end: Callable[[History], None] | None = None,
 ) -> TrainedModel:
@@ -99,6 +101,7 @@ def train(
         targets=targets or TargetArguments(),
         augmentation=augmentation or AugmentationArguments(),
         mass_weights=mass_weights or MassWeightArguments(),
+        decorrelation=decorrelation or DecorrelationArguments(),
         training=settings,
         mask=mask,
     )
@@ -159,6 +162,9 @@ def _run(
         needs_masses = bool(asked.mass_column or asked.mass_classes) and asked.mass_classes != [NO_CLASS]
         jets = jets_of_events(dataset) if queries else dataset
         check_targets(jets, recipe.targets.mass_column, needs_masses, recipe.targets.mass_classes is None)
+        if recipe.decorrelation.decorrelation_weight:
+            share = settings.per_device_batch_size / len(dataset["train"])
+            check_decorrelation(jets, recipe.decorrelation.decorrelation_mass, share)
         if "jets" in schema.lists and not queries:  # with windows there are no lists left
             logger.warning(
                 f"The rows are whole events of {schema.image_size[0]} x {schema.image_size[1]} pixels, and each is "

@@ -271,4 +271,6 @@ def fixed_settings(config: PreTrainedConfig, settings: Mapping) -> dict:
     own = set(type(config).__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
     network = {name: getattr(config, name) for name in type(config).__dataclass_fields__ if name in own}
     settings = network | {"model_type": config.model_type} | dict(settings)
-    return {name: value for name, value in settings.items() if name not in _MAY_CHANGE}
+    unused = set() if settings.get("decorrelation_weight") else {"decorrelation_weight", "decorrelation_mass"}
+    # those of a term that is off are in no state of an earlier version
+    return {name: value for name, value in settings.items() if name not in _MAY_CHANGE | unused}

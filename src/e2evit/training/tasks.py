@@ -1,5 +1,6 @@
 """What a run learns: classes and masses, or masked pixels. The loop is the same for both."""
 
+from collections.abc import Mapping
 from math import isfinite
 
 import torch
@@ -15,6 +16,7 @@ from e2evit.transforms.random_numbers import uniform
 from .arguments import Recipe
 from .candidates import CandidateCollator
 from .collate import E2ECollator, split_pixels
+from .decorrelation import decorrelation_metrics, mass_correlation
 from .events import EventCollator
 from .guards import check_containment
 from .particles import PreparedImages
@@ -27,7 +29,9 @@ KEPT = ("pixel_values", "pixel_index", "pixel_value", "row_offsets", "truth_labe
 
 
 class Supervised:
-    """Classes, masses and, if the model estimates it, containment."""
+    """Classes, masses and, if the model estimates it, containment; if asked for, scores that do not depend on the mass
+    of the background.
+    """
 
     terms = ("loss", "classification_loss", "mass_loss")
 
@@ -47,6 +51,10 @@ class Supervised:
         if self.config.containment:
             self.terms = (*self.terms, "containment_loss")
             check_containment(self.jets["train"])
+        self.decorrelation_weight = recipe.decorrelation.decorrelation_weight
+        if self.decorrelation_weight:
+            self.terms = (*self.terms, "decorrelation_loss")
+            own["truth_columns"] = [recipe.decorrelation.decorrelation_mass]
         fresh = {} if queries else {"images": fresh_images(recipe, model.reads_candidates)}
         collator = EventCollator if queries else CandidateCollator if model.reads_candidates else E2ECollator
         self.collator = collator(processor, self.mass_column, recipe.augmentation, self.mass_weights, **own, **fresh)
@@ -56,8 +64,24 @@ class Supervised:
         """What the same prediction for every jet reaches on validation."""
         return constant_baselines(self.jets, self.mass_column)
 
+    def losses(self, model, batch: dict) -> Mapping[str, torch.Tensor]:
+        """The terms of the loss of a batch, by name."""
+        if not self.decorrelation_weight:
+            return model(**batch)
+        # outside the model, which is not to see the mass, and outside what is compiled
+        outputs = model(**{name: values for name, values in batch.items() if name != "truth_labels"})
+        correlation = mass_correlation(outputs.logits, batch["labels"], batch["truth_labels"][..., 0])
+        loss = outputs.loss + self.decorrelation_weight * correlation
+        return {**outputs, "loss": loss, "decorrelation_loss": correlation}
+
     def validate(self, accelerator: Accelerator, model, loader) -> dict[str, float]:
-        return _with_finite_loss(summarise(predict(accelerator, model, loader, "Validating"), self.config))
+        predictions = predict(accelerator, model, loader, "Validating")
+        metrics = summarise(predictions, self.config)
+        if self.decorrelation_weight:
+            masses = predictions["truth_labels"][:, 0]
+            metrics |= decorrelation_metrics(predictions["logits"], predictions["labels"], masses)
+            metrics["loss"] += self.decorrelation_weight * metrics["decorrelation_loss"]
+        return _with_finite_loss(metrics)
 
     def finish(self, accelerator: Accelerator, model, loader) -> None:
         """Calibrate the predicted mass uncertainty on validation jets."""
@@ -97,6 +121,9 @@ class MaskedImages:
 
     def constants(self, dataset: DatasetDict) -> dict[str, float]:
         return {}
+
+    def losses(self, model, batch: dict) -> Mapping[str, torch.Tensor]:
+        return model(**batch)
 
     @torch.no_grad()
     def validate(self, accelerator: Accelerator, model, loader) -> dict[str, float]:

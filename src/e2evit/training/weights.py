@@ -1,6 +1,6 @@
 """The weights of a model that may be sharded over processes, and their running mean."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -48,17 +48,26 @@ def share_buffers(accelerator: Accelerator, model: nn.Module) -> None:
             buffer.copy_(broadcast(buffer))
 
 
+def _give_all(model: nn.Module, batch: dict) -> None:
+    model(**batch)
+
+
 @torch.no_grad()
-def measure_batch_norms(accelerator: Accelerator, model: nn.Module, loader) -> None:
+def measure_batch_norms(
+    accelerator: Accelerator, model: nn.Module, loader, give: Callable[[nn.Module, dict], object] = _give_all
+) -> None:
     """Recompute BatchNorm statistics with the present weights, as the mean over the batches of `loader`.
 
     Running statistics come from earlier weights, which at a high learning rate are too different to predict with
     (section 3 of https://arxiv.org/abs/2105.07576); a running mean of weights has no statistics of its own.
+
+    Args:
+        give: Gives a batch to the model, by default all of it; row numbers are left out before.
     """
     device = accelerator.device
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type=device.type):  # dropout draws, and training must not change
-        update_bn(loader, _OfBatches(accelerator, model))
+        update_bn(loader, _OfBatches(accelerator, model, give))
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             for statistic in (module.running_mean, module.running_var):
@@ -68,14 +77,14 @@ def measure_batch_norms(accelerator: Accelerator, model: nn.Module, loader) -> N
 class _OfBatches(nn.Module):
     """`model` as a function of one of our batches, as `update_bn` calls it."""
 
-    def __init__(self, accelerator: Accelerator, model: nn.Module):
+    def __init__(self, accelerator: Accelerator, model: nn.Module, give: Callable[[nn.Module, dict], object]):
         super().__init__()
-        self.accelerator, self.model = accelerator, model
+        self.accelerator, self.model, self.give = accelerator, model, give
         self.train(model.training)  # `update_bn` restores it
 
     def forward(self, batch: dict) -> None:
         with self.accelerator.autocast():
-            self.model(**{name: value for name, value in batch.items() if name != "rows"})
+            self.give(self.model, {name: value for name, value in batch.items() if name != "rows"})
 
 
 def load_whole(accelerator: Accelerator, model: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -134,8 +134,11 @@ def _offsets(lists: pa.ListArray) -> pa.Array:
     return pc.subtract(lists.offsets, lists.offsets[0])
 
 
-def check_mass_column(dataset: DatasetDict, mass_column: str) -> None:
+def check_mass_column(dataset: DatasetDict, mass_column: str, setting: str = "mass_column") -> None:
     """Check that the column can hold masses.
+
+    Args:
+        setting: Its name among the settings, for the error.
 
     Raises:
         ValueError: if it does not exist, or does not hold numbers.
@@ -143,7 +146,7 @@ def check_mass_column(dataset: DatasetDict, mass_column: str) -> None:
     if mass_column not in _numeric(dataset):
         what = "does not hold numbers" if mass_column in dataset["train"].column_names else "is not in the data"
         raise ValueError(
-            f"The column {mass_column!r} {what}: choose `mass_column` from "
+            f"The column {mass_column!r} {what}: choose `{setting}` from "
             f"{', '.join(columns_with_values(dataset)) or 'none'}."
         )
 
