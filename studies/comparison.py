@@ -12,13 +12,14 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from comparison_tables import Training, plan_table, trainings
+from comparison_tables import Training, plan_table, summarise, trainings
 from steps import Job, ParallelArguments, run_jobs, run_script
 from transformers import HfArgumentParser
 
 from e2evit.cli.errors import one_line_errors
 from e2evit.cli.parser import as_flags
 from e2evit.data.packaged import read_recipe
+from e2evit.results.record import write_record
 
 
 @dataclass
@@ -47,8 +48,9 @@ def main() -> None:
     plan, folder = read_recipe(options.study), Path(options.output_dir)
     if unknown := sorted({*(options.models or ())} - {*plan["models"]}):
         raise ValueError(f"{options.study} has no {', '.join(unknown)}, but {', '.join(plan['models'])}.")
-    every, steps = trainings(plan), Path(options.results_dir) / "steps.json"
-    done = {one for one in every if (folder / f"validation/{one.name}.json").exists()}
+    steps, table = (Path(options.results_dir) / f"{name}.json" for name in ("steps", "validation"))
+    earlier = json.loads(table.read_text(encoding="utf-8"))["runs"] if table.exists() else {}
+    runs = summarise(plan, folder / "validation", earlier)
     data = folder / "data"
     words = ["--data_dir", data, *(["--cache_dir", options.cache_dir] if options.cache_dir else [])]
     if not options.plan:
@@ -56,11 +58,17 @@ def main() -> None:
         known = json.loads(steps.read_text(encoding="utf-8"))["jets_per_second"] if steps.exists() else {}
         if missing := [name for name in plan["models"] if name not in known]:
             run_script("studies/comparison_steps.py", *words, "--study", options.study, "--results", steps, *missing)
-    print(plan_table(plan, steps, done))
+    print(plan_table(plan, steps, runs))
     if options.plan:
         return
-    chosen = [one for one in every if one not in done and one.model in (options.models or plan["models"])]
-    run_jobs((_job(one, plan, folder, words) for one in chosen[: options.max_runs]), parallel, folder / "logs")
+    missing = [one for one in trainings(plan) if one.name not in runs]
+    chosen = [one for one in missing if one.model in (options.models or plan["models"])]
+    try:
+        run_jobs([_job(one, plan, folder, words) for one in chosen[: options.max_runs]], parallel, folder / "logs")
+    finally:  # what was measured before a failure or a SIGTERM counts
+        runs = summarise(plan, folder / "validation", runs)
+        if runs:
+            write_record(table, {"runs": runs})
 
 
 def _job(one: Training, plan: dict, folder: Path, words: list) -> Job:

@@ -1,4 +1,4 @@
-"""The plan of the comparison on a blind test as a table."""
+"""Tables of docs/comparison.md."""
 
 import json
 from collections.abc import Collection
@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+from e2evit.data.packaged import read_recipe
+from e2evit.results.predictions import MODEL
+from e2evit.results.record import Result
 from e2evit.results.tables import markdown_table
 
-__all__ = ["Training", "plan_table", "trainings"]
+__all__ = ["TABLES", "Training", "plan_table", "summarise", "trainings"]
+
+STUDY = Path(__file__).parents[1] / "recipes/comparison/study.yaml"
 
 TRAIN_SHARE = 0.7  # of the jets of a simulation
 
@@ -46,8 +51,31 @@ def trainings(plan: dict) -> list[Training]:
     return [one for row in zip_longest(*columns) for one in row if one is not None]
 
 
-def plan_table(plan: dict, steps: Path, done: Collection[Training]) -> str:
-    """Each model's trainings, their cost on one core as [`steps`] measured it, and how many are done."""
+def summarise(plan: dict, folder: Path, earlier: dict[str, dict]) -> dict[str, dict]:
+    """By name, the metrics of each training of the plan that was measured on validation jets, and the earlier ones.
+
+    Args:
+        folder: With `NAME.json` of each training.
+        earlier: Of trainings whose results may no longer be there.
+    """
+    runs = dict(earlier)
+    for one in trainings(plan):
+        if (path := folder / f"{one.name}.json").exists():
+            result = Result.from_json(path)
+            runs[one.name] = {
+                "commit": result.commit,
+                "parameters": result.parameters,
+                "training": result.training,
+                "rows": {part: rows["rows"] for part, rows in result.data.items()},
+                "metrics": result.metrics[MODEL],
+            }
+    return runs
+
+
+def plan_table(plan: dict, steps: Path, done: Collection[str]) -> str:
+    """Each model's trainings, their cost on one core as `studies/comparison_steps.py` measured it, and how many are
+    done, of which `done` has the names.
+    """
     measured = json.loads(steps.read_text(encoding="utf-8")) if steps.exists() else {}
     rates, macs = measured.get("jets_per_second", {}), measured.get("macs", {})
     jets = TRAIN_SHARE * sum(len(part["processes"]) * part["num_jets"] for part in plan["simulation"]["samples"])
@@ -58,7 +86,16 @@ def plan_table(plan: dict, steps: Path, done: Collection[Training]) -> str:
         minutes = jets / rates[model] / 60 if model in rates else None
         hours += 0.0 if minutes is None else minutes * len(own) / 60
         cells = [f"{macs[model] / 1e6:.0f}", f"{rates[model]:.0f}", f"{minutes:.0f}"] if minutes else ["–"] * 3
-        rows.append([model, *cells, str(len(own)), str(len({*own} & {*done}))])
+        rows.append([model, *cells, str(len(own)), str(len({one.name for one in own} & {*done}))])
     title = ["", "MACs [M]", "jets a second", "minutes a training", "trainings", "done"]
     told = f"{jets / 1000:.0f} thousand jets a training; all trainings together: {hours:.0f} hours of one core."
     return f"{markdown_table(title, rows)}\n\n{told}"
+
+
+def _plan(results: Path) -> str:
+    table = results / "comparison/validation.json"
+    runs = json.loads(table.read_text(encoding="utf-8"))["runs"] if table.exists() else {}
+    return plan_table(read_recipe(STUDY), results / "comparison/steps.json", runs)
+
+
+TABLES = {"comparison plan": _plan}
