@@ -291,7 +291,8 @@ def test_what_is_compiled_does_not_know_the_term(run, monkeypatch):
     torch.compiler.reset()
     assert len(graphs) == 1  # of training; there are fewer validation jets than in a batch
     for name, tensor in plain.state_dict().items():
-        torch.testing.assert_close(compiled.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+        # the term is a ratio of small sums, of 16 jets
+        torch.testing.assert_close(compiled.state_dict()[name], tensor, rtol=1e-2, atol=6e-4)
 
 
 @pytest.mark.parametrize(
