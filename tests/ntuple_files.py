@@ -14,6 +14,7 @@ LAYOUTS = [  # data set, variant, how images are written
     *((name, "a to tau tau", "lists") for name in ("ntuple", "ntuple_8", "ntuple_5_aod", "ntuple_5_miniaod")),
     *((name, "quark and gluon", "lists") for name in ("ntuple_3", "ntuple_2016")),
     ("ntuple_events", "", "fixed"),
+    ("ntuple_events_8", "", "lists"),
 ]
 RANGES = {"jetSeed_ieta": (12, 44), "jetSeed_iphi": (0, 72)} | dict.fromkeys(LABELS, (0, 2))
 

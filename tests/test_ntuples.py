@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import uproot
@@ -22,7 +24,9 @@ from e2evit.data.formats import FileError
 from e2evit.data.grid import resample_endcaps
 from e2evit.data.inspect import inspect_file
 from e2evit.data.prepare import prepare
-from e2evit.data.sparse import sparse_to_dense
+from e2evit.data.schema import row_features
+from e2evit.data.sparse import dense_to_sparse, list_array, sparse_to_dense
+from e2evit.simulation.ntuples import write_ntuples
 
 VECTORS = Path(__file__).parent / "data/ntuple/vectors.root"
 MUTANTS = 60
@@ -193,16 +197,25 @@ def test_mutated_files_give_rows_or_clean_errors(tmp_path):
     assert min(len(messages), *outcomes.values()) > 0, outcomes
 
 
-def test_prepared_and_resumed(tmp_path):
+def test_prepared_and_resumed(tmp_path, capsys):
     schema = variant("ntuple_5", "quark and gluon")
     (tmp_path / "raw/crab/0000").mkdir(parents=True)
     branches = [events(schema, (2, 0, 1), one_in=997), events(schema, (1, 1), one_in=991)]
     for number, held in enumerate(branches):
         held["runId"] = [number + 1] * len(held["runId"])
         write(tmp_path / f"raw/crab/0000/ntuple_{number}.root", held)
+    damaged = tmp_path / "raw/crab/0000/ntuple_1.root"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:1000] + bytes(100) + whole[1100:])
+    with pytest.raises(FileError, match=r"ntuple_1\.root, rows? .* is unreadable"):
+        prepare("ntuple_5", tmp_path / "raw", tmp_path / "out", shard_megabytes=1e-4)
+    first = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/data/*.parquet")}
+    assert first
+    damaged.write_bytes(whole)
     folder = prepare("ntuple_5", tmp_path / "raw", tmp_path / "out", shard_megabytes=1e-4)
-    files = {path: path.read_bytes() for path in sorted(folder.glob("data/*.parquet"))}
-    rows = [row for path in files for row in pq.read_table(path).to_pylist()]
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    assert "Preparing: 5/5 events" in capsys.readouterr().out
+    rows = [row for path in folder.glob("data/*.parquet") for row in pq.read_table(path).to_pylist()]
     wanted = [row for held in branches for row in expected(schema, held)]
     key = lambda row: (row["event_id"], row["ieta"], row["iphi"])  # noqa: E731
     compare(sorted(rows, key=key), sorted(wanted, key=key), schema)
@@ -214,9 +227,6 @@ def test_prepared_and_resumed(tmp_path):
     manifest = json.loads((folder / "e2evit.json").read_text())
     assert manifest["schema"]["format"] == "rows"
     assert "branches" not in manifest["schema"]
-    (folder / "e2evit.json").unlink()  # as if it had been interrupted
-    prepare("ntuple_5", tmp_path / "raw", folder, shard_megabytes=1e-4)
-    assert {path: path.read_bytes() for path in sorted(folder.glob("data/*.parquet"))} == files
 
 
 def test_a_schema_of_your_own(tmp_path):
@@ -258,6 +268,60 @@ def test_inspect_lists_trees_and_branches(tmp_path, monkeypatch, capsys):
     assert "ROOT file, for which none can be drafted: copy ntuple.yaml" in capsys.readouterr().err
 
 
+def test_simulated_events_come_back_from_their_ntuple(tmp_path):
+    images = np.zeros((3, 8, 280, 360), np.float32)
+    rng = np.random.default_rng(0)
+    images[:, :] = rng.integers(1, 9, images.shape) * (rng.random(images.shape) < 0.01)
+    images[:, 4] = np.kron(rng.integers(0, 2, (3, 56, 72)) * 16, np.ones((5, 5)))
+    resample_endcaps(images[:, 3])
+    index, value = dense_to_sparse(images)
+    schema = replace(find_schema("simulated"), image_size=(280, 360), lists=("jets",))
+    eta, phi = [0.1, -0.3, 2.9, 1.0], [3.1, -3.1, 0.0, 1.0]
+    jets = {"pt": [500, 400, 300, 450], "eta": eta, "phi": phi, "labels": [1, 0, 0, 1], "mass": [170, 20, 10, 160]}
+    jets |= {"mass_labels": [172, np.nan, np.nan, 173], "merged": [True, False, False, True]}
+    columns = {"pixel_index": index, "pixel_value": value, "event_id": [f"top-0-4-{event}" for event in (0, 1, 5)]}
+    columns |= {f"jets_{name}": list_array(np.array(of), [3, 0, 1]) for name, of in jets.items()}
+    target = row_features(schema).arrow_schema
+    table = pa.table({name: columns.get(name, pa.nulls(3)) for name in target.names}).cast(target)
+    described = json.dumps(schema.description_of_rows(["qcd", "top"])).encode()
+    table = table.replace_schema_metadata(target.metadata | {b"e2evit": described})
+    pq.write_table(table, tmp_path / "top-00004-3.parquet")
+
+    folder = write_ntuples(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["top-00004-3.root"]
+    events_8 = rows_of(folder / "top-00004-3.root", find_schema("ntuple_events_8", folder))
+    assert [(row["pixel_index"], row["pixel_value"]) for row in events_8] == list(
+        zip(index.to_pylist(), value.to_pylist())
+    )
+    assert [row["event_id"] for row in events_8] == ["1:5:0", "1:5:1", "1:5:5"]
+    schema = find_schema("ntuple_8", folder)
+    rows = rows_of(folder / "top-00004-3.root", schema)
+    assert schema.variant == "dijet"
+    assert [row["parton"] for row in rows] == [6, None, 6]  # the third jet's window leaves the grid
+    assert [row["event_id"] for row in rows] == ["1:5:0", "1:5:0", "1:5:5"]
+    for row, event in zip(rows, (0, 0, 2)):
+        row_0, column_0 = 5 * (row["ieta"] - 12), 5 * (row["iphi"] - 12)
+        window = np.roll(images[event], -column_0, axis=-1)[:, row_0 : row_0 + 125, :125]
+        assert np.array_equal(sparse_to_dense(row["pixel_index"], row["pixel_value"], (8, 125, 125)), window)
+    before = (folder / "top-00004-3.root").stat().st_mtime_ns
+    write_ntuples(tmp_path)
+    assert (folder / "top-00004-3.root").stat().st_mtime_ns == before
+    (folder / "top-00004-3.root").write_bytes(b"root")
+    write_ntuples(tmp_path)
+    assert len(rows_of(folder / "top-00004-3.root", schema)) == 3
+
+
+def test_what_cannot_be_an_ntuple_is_not_simulated(capsys, tmp_path):
+    for options, message in (
+        (["--format", "ntuple"], "An ntuple holds whole events: add --whole_detector"),
+        (["--format", "h5"], "`format` is rows or ntuple, got 'h5'"),
+    ):
+        with pytest.raises(SystemExit):
+            run("simulate", ["--output_dir", str(tmp_path / "out"), *options])
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_uproot_is_needed_for_root_files_alone(monkeypatch, capsys, tmp_path):
     loaded = "import sys, e2evit.cli.prepare, e2evit.cli.inspect; assert not {'uproot', 'awkward'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", loaded], check=True)
@@ -265,6 +329,6 @@ def test_uproot_is_needed_for_root_files_alone(monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit):
         run("prepare", ["ntuple_5", "--data_dir", str(VECTORS.parent), "--output_dir", str(tmp_path / "out")])
     told = capsys.readouterr().err
-    assert "vectors.root: pip install 'e2evit[root]'" in told
+    assert "vectors.root needs uproot: pip install 'e2evit[root]'" in told
     assert told.count("\n") == 1
     assert not (tmp_path / "out").exists()

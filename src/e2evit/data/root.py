@@ -25,6 +25,7 @@ __all__ = [
     "TreeFacts",
     "describe_trees",
     "first_lengths",
+    "import_uproot",
     "list_trees",
     "open_tree",
     "tree_facts",
@@ -91,6 +92,19 @@ class Entries:
     values: np.ndarray
 
 
+def import_uproot(what: str) -> Any:
+    """The module, which only ROOT files need.
+
+    Raises:
+        ImportError: if it is not installed; `what` says for what.
+    """
+    try:
+        import uproot
+    except ImportError as error:
+        raise ImportError(f"{error}. {what} needs uproot: pip install 'e2evit[root]'.") from error
+    return uproot
+
+
 @contextmanager
 def _open(path: str) -> Iterator[Any]:
     """The file as uproot has it.
@@ -99,11 +113,7 @@ def _open(path: str) -> Iterator[Any]:
         ImportError: if uproot is not installed.
         FileError: if it is damaged, or not a ROOT file.
     """
-    try:
-        import uproot
-    except ImportError as error:
-        advice = f"uproot reads ROOT files such as {path}: pip install 'e2evit[root]'"
-        raise ImportError(f"{error}. {advice}.") from error
+    uproot = import_uproot(f"The ROOT file {path}")
     with ExitStack() as stack:
         stream = stack.enter_context(cast(OpenFile, fsspec.open(path, "rb")))
         try:
