@@ -207,7 +207,7 @@ def test_prepared_and_resumed(tmp_path, capsys):
     damaged = tmp_path / "raw/crab/0000/ntuple_1.root"
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:1000] + bytes(100) + whole[1100:])
-    with pytest.raises(FileError, match=r"ntuple_1\.root, rows? .* is unreadable"):
+    with pytest.raises(FileError, match=r"ntuple_1\.root, row"):
         prepare("ntuple_5", tmp_path / "raw", tmp_path / "out", shard_megabytes=1e-4)
     first = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/data/*.parquet")}
     assert first

@@ -275,7 +275,7 @@ def _images(
     if schema.one_row == "crop":
         yield _crops(run, key, schema, entry, problems)
         return
-    rows, first_row, first_column = frames or (np.arange(len(entry)), None, None)
+    rows, *corner = frames or (np.arange(len(entry)),)
     local = entry[rows] - run.first
     here = (local >= 0) & (local < len(run.counts))
     for place, row in zip(local[here], rows[here]):
@@ -292,12 +292,11 @@ def _images(
         chosen = np.flatnonzero(here & np.append(held, False)[np.where(here, local, -1)])
         for some in (chosen[i : i + JETS_AT_ONCE] for i in range(0, len(chosen), JETS_AT_ONCE)):
             image = (np.cumsum(held) - 1)[local[some]]
-            if first_row is None:
+            if corner:
+                down, across = (first[some, None] + np.arange(WINDOW) for first in corner)
+                yield rows[some], images[image[:, None, None], down[:, :, None], across[:, None, :] % COLUMNS]
+            else:
                 yield rows[some], images[image]
-                continue
-            across = (first_column[some, None] + np.arange(WINDOW)) % COLUMNS
-            down = first_row[some, None] + np.arange(WINDOW)
-            yield rows[some], images[image[:, None, None], down[:, :, None], across[:, None, :]]
 
 
 def _crops(run: Entries, key: str, schema: DatasetSchema, entry: np.ndarray, problems):

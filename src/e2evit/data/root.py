@@ -353,6 +353,6 @@ def _read(branch: Branch, first: int, last: int) -> Entries:
     if branch.fact.depth > 0:
         counts = ak.to_numpy(ak.num(array, axis=1)).astype(np.int64)
     if branch.fact.depth > 1:
-        lengths = ak.to_numpy(ak.flatten(ak.num(array, axis=2), axis=None)).astype(np.int64)
-    values = ak.to_numpy(ak.flatten(array, axis=None)).astype(branch.fact.dtype, copy=False)
+        lengths = ak.to_numpy(ak.ravel(ak.num(array, axis=2))).astype(np.int64)
+    values = ak.to_numpy(ak.ravel(array)).astype(branch.fact.dtype, copy=False)
     return Entries(first, counts, lengths, values)
