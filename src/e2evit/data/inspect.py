@@ -1,6 +1,7 @@
 """A one-screen report on an unknown file."""
 
 from collections.abc import Collection
+from itertools import chain
 from pathlib import Path
 
 from .draft import NTUPLES, draft_schema
@@ -51,14 +52,18 @@ def inspect_file(
             fitting.append(candidate)
         else:
             reasons.setdefault((candidate.name, mismatch), []).append(candidate.variant)
-    unfit = [f"  {_title(name, *variants)}: {mismatch}" for (name, mismatch), variants in reasons.items()]
+    unfit = {name: [] for name, _ in reasons}
+    for (name, mismatch), variants in reasons.items():
+        unfit[name].append(f"  {_title(name, *variants)}: {mismatch}")
     if not fitting:
-        return [*lines, "No schema fits:", *unfit, advice], None, None
+        return [*lines, "No schema fits:", *chain(*unfit.values()), advice], None, None
     chosen = max(fitting, key=lambda candidate: _used(candidate, keys))
     names = [_title(fit.name, fit.variant) for fit in fitting]
     lines.append(f"fits: {', '.join(names)}; read as {chosen.name}: {chosen.description}")
-    if kind == "root":  # which have many alike
-        lines += ["does not fit:", *(line for line in unfit if line.strip().startswith("ntuple"))]
+    if kind == "root":  # for which there are many that differ in few branches
+        fits = {candidate.name for candidate in fitting}
+        others = [variants[0].name for variants in SCHEMAS.values() if variants[0].format == kind]
+        lines += ["does not fit:", *chain(*(unfit.get(other, ()) for other in others if other not in fits))]
     if chosen.particles:
         return lines, None, chosen
     survey = survey_file(str(path), chosen)
