@@ -1,6 +1,7 @@
 """Tables of README and docs: data sets, bundled checkpoints, the quickstart, loading, speed, export."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from e2evit.data import SCHEMAS, DatasetSchema
@@ -49,6 +50,9 @@ def data_sets(results: Path) -> str:
     """The files we read, from their schemas."""
     rows = []
     for name, variants in SCHEMAS.items():
+        if variants[0].format == "root":
+            rows.append(_ntuple_row(name, variants))
+            continue
         common = set.intersection(*(set(schema.inferred) for schema in variants))
         for number, schema in enumerate(variants):
             title = f"`{name}`" + (f" ({schema.variant})" if schema.variant else "")
@@ -65,6 +69,21 @@ def data_sets(results: Path) -> str:
                 ]
             )
     return markdown_table(["data set", *SCHEMA_HEADS], rows, "---")
+
+
+def _ntuple_row(name: str, variants: Sequence[DatasetSchema]) -> list[str]:
+    """Ntuples of one layout, whose variants are the tasks that wrote them."""
+    schema = variants[0]
+    labels = [", ".join(variant.labels) for variant in variants if variant.labels]
+    masses = dict.fromkeys(variant.mass_definition for variant in variants)
+    return [
+        f"`{name}`",
+        f"ROOT, one {schema.one_row} a row ([branches](ntuples.md))",
+        f"{', '.join(schema.channel_names)}; {schema.image_size[0]} x {schema.image_size[1]}; physical",
+        "; ".join(labels) or "–",
+        " or ".join(masses),
+        "; ".join(schema.inferred),
+    ]
 
 
 def _files(schema: DatasetSchema) -> str:

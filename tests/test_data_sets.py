@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from ntuple_files import LAYOUTS
 from public_files import KINDS, jets, max_scaled, write_hdf5, write_parquet, write_public
 
 from e2evit import load_e2e
@@ -43,7 +44,8 @@ def test_every_layout_comes_back_equal(kind, tmp_path):
 
 
 def test_every_entry_is_complete_and_comes_back_from_its_own_record():
-    assert set(SCHEMAS) == {"simulated", "particles", *(kind.split()[0] for kind in KINDS)}, "each schema has a writer"
+    written = {"simulated", "particles", *(kind.split()[0] for kind in KINDS), *(name for name, *_ in LAYOUTS)}
+    assert set(SCHEMAS) == written | {"ntuple_photons"}, "each schema has a writer"
     for name, variants in SCHEMAS.items():
         for schema in variants:
             assert schema.name == name
@@ -55,7 +57,7 @@ def test_every_entry_is_complete_and_comes_back_from_its_own_record():
             # none of us has seen the public files
             assert schema.inferred or name in ("simulated", "particles")
         # two versions of a data set must differ in something visible in a file
-        shown = {(v.format, v.image_shape, v.channels_last, str(v.columns)) for v in variants}
+        shown = {(v.format, v.image_shape, v.channels_last, str(v.columns), str(v.extra)) for v in variants}
         assert len(shown) == len(variants)
 
 
@@ -119,7 +121,7 @@ def test_rows_known_to_be_bad_are_left_out(tmp_path):
     ("changes", "message"),
     [
         ({"channels": ["ecal"]}, "unknown field `channels`; did you mean new_channels or"),
-        ({"format": "root"}, "`format`: .* 'rows', 'hdf5', 'parquet' or 'npz', got 'root'"),
+        ({"format": "tfrecord"}, "`format`: .* 'parquet', 'npz' or 'root', got 'tfrecord'"),
         ({"channel_names": ["ecal", "muon"]}, "muon is neither in `new_channels` nor a known channel"),
         ({"channel_names": ["ecal", "ecal"]}, "distinct"),
         ({"columns": {"image": "x", "mass": "m"}}, "`columns` has mass, but rows have image, labels, mass_labels"),
@@ -390,5 +392,5 @@ def test_inspect(tmp_path):
     with pytest.raises(FileError, match=r"is a web page: the link .* has expired"):
         inspect_file(page)
     page.write_text("text")
-    with pytest.raises(FileError, match="neither HDF5, Parquet nor npz"):
+    with pytest.raises(FileError, match="neither HDF5, Parquet, npz nor ROOT"):
         inspect_file(page)

@@ -2,6 +2,7 @@
 
 examples:
   e2evit inspect top_gun_opendata_0.parquet
+  e2evit inspect ntuple.root
   e2evit inspect mine.h5 --schema_out mine.yaml
   e2evit inspect mine.h5 --schema mine.yaml --figure mine.png
 
@@ -20,7 +21,7 @@ from e2evit.data.inspect import inspect_file
 
 from .parser import parse
 
-FILE = ("file", "HDF5, Parquet or npz file.")
+FILE = ("file", "HDF5, Parquet, npz or ROOT file.")
 
 
 @dataclass

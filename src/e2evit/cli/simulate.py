@@ -2,6 +2,7 @@
 
 examples:
   e2evit simulate --output_dir data/jets --processes qcd top w z h --num_jets 4000 --num_proc 2 --match_pt
+  e2evit simulate --output_dir data/events --num_jets 200 --whole_detector --format ntuple
 
 Run the same command again to resume an interrupted simulation; finished shards are kept.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 from transformers.hf_argparser import HfArg
 
 from e2evit.simulation import SimulationSettings, simulate
+from e2evit.simulation.ntuples import check_ntuples, write_ntuples
 from e2evit.simulation.processes import PROCESSES
 
 from .parser import parse
@@ -31,13 +33,24 @@ class SampleArguments:
     scheduler: str | None = HfArg(
         default=None, help="Address of a Dask scheduler, tcp://..., whose workers simulate instead."
     )
+    format: str = HfArg(
+        default="rows",
+        help="rows, or ntuple: also write ROOT files as RecHitAnalyzer does, with --whole_detector (needs uproot).",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     sample, settings = parse("e2evit simulate", __doc__, arguments, SampleArguments, SimulationSettings)
+    written = vars(sample).pop("format")
+    if written not in ("rows", "ntuple"):
+        raise ValueError(f"`format` is rows or ntuple, got {written!r}.")
+    if written == "ntuple":
+        check_ntuples(settings.whole_detector)
     folder = simulate(settings=settings, **vars(sample))
     what = "events" if settings.whole_detector else "jets"
     print(f"Simulated {sample.num_jets} {what} each of {', '.join(sample.processes)} in {folder}")
+    if written == "ntuple":
+        print(f"ROOT files: {write_ntuples(folder)}")
     print(f"Next: {next_step(folder, settings)}")
 
 

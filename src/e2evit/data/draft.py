@@ -12,9 +12,10 @@ from .formats import DataFile, FileError, file_format, holds_text, open_data_fil
 from .schema import CHANNELS, ROW_COLUMNS, SCHEMAS, DatasetSchema, parse_schema
 from .survey import share_scaled_to_255, survey_file
 
-__all__ = ["draft_schema"]
+__all__ = ["NTUPLES", "draft_schema"]
 
 MAX_CLASSES = 100
+NTUPLES = "copy ntuple.yaml of e2evit/data/schemas, and name the branches of each channel in `branches`"
 OTHER_NAMES = {
     "labels": ("label", "target", "class", "truth"),
     "mass_labels": ("mass", "gen_mass"),
@@ -29,10 +30,13 @@ def draft_schema(path: str | Path) -> str:
     arbitrary units: only the user knows them.
 
     Raises:
-        ValueError: if the file cannot be read, holds prepared rows, or has no array that could be images.
+        ValueError: if the file cannot be read, is a ROOT file, holds prepared rows, or has no array that could be
+            images.
     """
     path = Path(path)
     kind = file_format(path)
+    if kind == "root":
+        raise FileError(f"{path} is a ROOT file, for which none can be drafted: {NTUPLES}.")
     file = open_data_file(str(path), kind)
     if "pixel_index" in file.facts:
         raise FileError(f"{path} holds prepared rows, which need no schema; load its folder with `load_e2e`.")

@@ -12,6 +12,7 @@ from datasets import ClassLabel, Features
 
 from .entries import check_axes, check_lists, check_numbers, check_pixels, renumbered
 from .formats import BadRows, Batch, DataFile, FileError, holds_text, open_data_file
+from .ntuple import count_entries, find_ntuple_mismatch, read_ntuple
 from .parquet import ParquetFile
 from .schema import DatasetSchema, row_features
 from .sparse import dense_to_sparse
@@ -23,7 +24,8 @@ ROWS_AT_ONCE = 1000  # of sparse Parquet
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows `[start, stop)` of a file; `name` is its path within the data set, with which its event ids begin."""
+    """Rows `[start, stop)` of a file, of a ROOT file entries; `name` is its path within the data set, with which its
+    event ids begin."""
 
     path: str
     name: str
@@ -57,8 +59,12 @@ def find_mismatch(path: str, schema: DatasetSchema, root: str | None = None) -> 
         needed = (*lists, "event_id", *(("eta", "phi") * schema.particles))
         missing = [name for name in needed if name not in available]
         return f"missing key {_listed(missing)}; the file has {_listed(sorted(available))}" if missing else None
+    if schema.format == "root":
+        return find_ntuple_mismatch(path, schema)
     file = open_data_file(path, schema.format, root)
     facts, missing = file.facts, []
+    if present := [key for key in schema.absent if key in facts]:
+        return f"it has {', '.join(present)}, as other versions do"
     for name, source in schema.sources.items():
         present = [key for key in source.stack or source.keys if key in facts]
         for key in source.stack or source.keys:
@@ -129,8 +135,11 @@ def list_pieces(path: str, name: str, schema: DatasetSchema, rows: int) -> list[
     root = Piece(path, name, 0, 0).root
     if (mismatch := find_mismatch(path, schema, root)) is not None:
         raise FileError(f"{path} does not fit the data set {schema.name!r}: {mismatch}.")
-    file = _open_rows(path) if schema.format == "rows" else open_data_file(path, schema.format, root)
-    number, borders = _num_rows(file, schema), file.borders("")
+    if schema.format == "root":
+        number, borders = count_entries(path, schema), None
+    else:
+        file = _open_rows(path) if schema.format == "rows" else open_data_file(path, schema.format, root)
+        number, borders = _num_rows(file, schema), file.borders("")
     starts = np.arange(0, number, rows)
     if borders is not None and number:
         starts = np.unique(borders[np.searchsorted(borders, starts)])
@@ -158,17 +167,18 @@ def read_rows(
         if fnmatch(piece.name, glob) or fnmatch(piece.path, glob)
         for span in spans
     ]
-    reader = _read_sparse if schema.format == "rows" else _read_dense
+    reader = {"rows": _read_sparse, "root": _read_jets}.get(schema.format, _read_dense)
     for batch in reader(piece, schema, target):
         if isinstance(batch, BadRows):
             on_bad_rows(batch)
             continue
         start, table, problems = batch
+        numbers = start if isinstance(start, np.ndarray) else np.arange(start, start + table.num_rows)
         for first, last in known_bad:
-            inside = range(max(first - start, 0), min(last + 1 - start, table.num_rows))
+            inside = np.flatnonzero((numbers >= first) & (numbers <= last)).tolist()
             problems |= dict.fromkeys(inside, None)  # known and announced: not worth an error
         _check_scalars(table, schema, problems)
-        for bad in _spans(problems, piece.path, start):
+        for bad in _spans(problems, piece.path, numbers):
             on_bad_rows(bad)
         if problems:
             table = table.filter(pa.array(~np.isin(np.arange(table.num_rows), list(problems))))
@@ -176,15 +186,15 @@ def read_rows(
             yield table.select(target.names).cast(target)
 
 
-def _spans(problems: dict[int, str | None], path: str, start: int) -> Iterator[BadRows]:
-    """Neighbouring rows with the same problem, as one range."""
+def _spans(problems: dict[int, str | None], path: str, numbers: np.ndarray) -> Iterator[BadRows]:
+    """Neighbouring rows with the same problem, as one range of their numbers in the file."""
     reasons = {row: why for row, why in problems.items() if why is not None}
     first = None
     for row in sorted(reasons):
         if first is None:
             first = row
         if reasons.get(row + 1) != reasons[row]:
-            yield BadRows(path, start + first, start + row, reasons[row])
+            yield BadRows(path, int(numbers[first]), int(numbers[row]), reasons[row])
             first = None
 
 
@@ -231,8 +241,28 @@ def _read_dense(piece: Piece, schema: DatasetSchema, target: pa.Schema):
             if name == "event_id":
                 data[name] = _event_ids(piece, batch, keys.get(name), len(images))
             elif name not in data:
-                data[name] = _column(batch, schema, target.field(name), keys.get(name), problems)
+                data[name] = _column(batch, schema, target.field(name), keys.get(name), problems, len(images))
         yield batch.start, pa.table(data), problems
+
+
+def _read_jets(piece: Piece, schema: DatasetSchema, target: pa.Schema):
+    for batch in read_ntuple(piece.path, piece.start, piece.stop, schema):
+        if isinstance(batch, BadRows):
+            yield batch
+            continue
+        columns, problems = batch.columns, batch.problems
+        keys = {name: source.find(columns) for name, source in schema.sources.items()}
+        check_pixels(batch.index, batch.value, schema, problems)
+        data = {"pixel_index": batch.index, "pixel_value": batch.value}
+        for name in target.names:
+            if name == "event_id":
+                parts = [columns[key] for key in schema.columns[name].stack] if keys.get(name) else [batch.entries]
+                ids = [":".join(map(str, numbers)) for numbers in zip(*(part.tolist() for part in parts))]
+                data[name] = ids if keys.get(name) else [f"{piece.name}:{number}" for number in ids]
+            elif name not in data:
+                field = target.field(name)
+                data[name] = _column(columns, schema, field, keys.get(name), problems, len(batch.entries))
+        yield batch.entries, pa.table(data), problems
 
 
 def _images(batch: Batch, schema: DatasetSchema) -> tuple[np.ndarray, bool]:
@@ -258,9 +288,11 @@ def decode(entry) -> str | None:
     return entry.decode(errors="replace") if isinstance(entry, bytes) else str(entry)
 
 
-def _column(batch: Batch, schema: DatasetSchema, field: pa.Field, key: str | None, problems: dict) -> pa.Array:
-    """One of our columns, with the type it has in rows; values that are not finite become null."""
-    name, kind, number = field.name, field.type, len(next(iter(batch.values())))
+def _column(
+    batch: Batch, schema: DatasetSchema, field: pa.Field, key: str | None, problems: dict, number: int
+) -> pa.Array:
+    """One of our columns, with the type it has in rows; what is not finite, or stands for nothing, becomes null."""
+    name, kind = field.name, field.type
     if key is None:
         return pa.nulls(number, kind)
     source, values = schema.sources[name], batch[key]
@@ -274,6 +306,7 @@ def _column(batch: Batch, schema: DatasetSchema, field: pa.Field, key: str | Non
     else:
         values = values[:, source.column] if source.column is not None else values.reshape(number, -1)[:, 0]
     values = values.astype(np.float64)
+    values[np.isin(values, source.missing)] = np.nan
     if pa.types.is_integer(kind):
         for row in np.flatnonzero(np.isfinite(values) & ((values != np.round(values)) | (np.abs(values) > 2**31 - 1))):
             problems.setdefault(int(row), f"{values[row]:g} as `{key}` ({name}), which is not a whole number")

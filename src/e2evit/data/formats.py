@@ -24,14 +24,14 @@ __all__ = [
     "open_data_file",
 ]
 
-MAGIC = {b"\x89HDF\r\n\x1a\n": "hdf5", b"PAR1": "parquet", b"PK\x03\x04": "npz"}
+MAGIC = {b"\x89HDF\r\n\x1a\n": "hdf5", b"PAR1": "parquet", b"PK\x03\x04": "npz", b"root": "root"}
 OPEN_FILES, LARGE = 32, 4_000_000  # bytes of a footer
 
 DataFile = HDF5File | ParquetFile | NpzFile
 
 
 def file_format(path: Path) -> str:
-    """`"hdf5"`, `"parquet"` or `"npz"`, by the file's first bytes.
+    """`"hdf5"`, `"parquet"`, `"npz"` or `"root"`, by the file's first bytes.
 
     Raises:
         FileError: for a missing file, or one of another kind.
@@ -45,7 +45,7 @@ def file_format(path: Path) -> str:
             return kind
     if b"<html" in head.lower() or b"<!doctype" in head.lower():
         raise FileError(f"{path} is a web page: the link it was downloaded from has expired, or asks for a login.")
-    raise FileError(f"{path} is neither HDF5, Parquet nor npz (it begins with {head[:8]!r}).")
+    raise FileError(f"{path} is neither HDF5, Parquet, npz nor ROOT (it begins with {head[:8]!r}).")
 
 
 def open_data_file(path: str, file_format: str, root: str | None = None) -> DataFile:

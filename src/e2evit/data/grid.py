@@ -20,6 +20,7 @@ __all__ = [
     "column_of",
     "eta_centres",
     "position_in_grid",
+    "resample_endcaps",
     "window_centres",
 ]
 
@@ -76,3 +77,15 @@ def window_centres(ieta: int, iphi: int):
     rows = ieta * TOWER + TOWER // 2 + np.arange(-half, half + 1)
     columns = iphi * TOWER + TOWER // 2 + np.arange(-half, half + 1)
     return eta_centres(rows), np.radians(columns + 0.5 - 10.0)
+
+
+def resample_endcaps(images: np.ndarray) -> None:
+    """Average ECAL energies `(n, 280, 360)` in blocks of 2 x 2 in the endcaps and divide them by 4, in place.
+
+    `resample_EE` of convertRootFiles/convert_root2pq_jet.py: the 55 rows of an endcap and one of zeros are 28 blocks.
+    """
+    for rows, padding in ((slice(None, ENDCAP_ROWS), (1, 0)), (slice(-ENDCAP_ROWS, None), (0, 1))):
+        padded = np.pad(images[:, rows].astype(np.float64), ((0, 0), padding, (0, 0)))
+        sums = padded.reshape(len(images), -1, 2, COLUMNS // 2, 2).sum(axis=(2, 4)) / (4 * ENDCAP_FACTOR)
+        blocks = sums.repeat(2, axis=1).repeat(2, axis=2)
+        images[:, rows] = blocks[:, padding[0] : padding[0] + ENDCAP_ROWS]

@@ -1,11 +1,14 @@
 """A one-screen report on an unknown file."""
 
+from collections.abc import Collection
+from itertools import chain
 from pathlib import Path
 
-from .draft import draft_schema
+from .draft import NTUPLES, draft_schema
 from .files import find_mismatch
 from .formats import file_format, open_data_file
 from .resolve import find_schema
+from .root import describe_trees
 from .schema import SCHEMAS, DatasetSchema, read_schema
 from .survey import Survey, survey_file
 
@@ -18,7 +21,7 @@ def inspect_file(
     """What a file holds and which schemas it fits, with statistics by the schema that uses most of it.
 
     Args:
-        path: HDF5, Parquet or npz file.
+        path: HDF5, Parquet, npz or ROOT file.
         name: Read it as this data set.
         schema: YAML file of a custom data set to try as well.
 
@@ -26,33 +29,55 @@ def inspect_file(
         The lines of the report, the statistics (None for particles) and their schema (both None if no schema fits).
 
     Raises:
+        ImportError: for a ROOT file without uproot.
         ValueError: for a file of another kind, or a damaged one.
     """
     path = Path(path)
     kind = file_format(path)
-    file = open_data_file(str(path), kind)
     lines = [f"{path}: {kind}, {path.stat().st_size / 1e6:.1f} MB"]
-    for key, (shape, dtype) in file.facts.items():
-        lines.append(f"  {key:<20}{shape!s:<28}{dtype}")
-    fitting, reasons = [], []
-    for candidate in _candidates(path, name, schema):
-        title = f"{candidate.name}{f' ({candidate.variant})' if candidate.variant else ''}"
-        if candidate.format != kind and not (candidate.format == "rows" and kind == "parquet"):
-            reasons.append(f"  {title}: its files are {candidate.format}")
-        elif (mismatch := find_mismatch(str(path), candidate)) is not None:
-            reasons.append(f"  {title}: {mismatch}")
-        else:
-            fitting.append(candidate)
-    if not fitting:
+    if kind == "root":
+        keys = describe_trees(str(path), lines)
+        advice = f"Write a schema for it: {NTUPLES}"
+    else:
+        keys = open_data_file(str(path), kind).facts
+        lines += [f"  {key:<20}{shape!s:<28}{dtype}" for key, (shape, dtype) in keys.items()]
         advice = f"Draft a schema for it: e2evit inspect {path} --schema_out my.yaml"
-        return [*lines, "No schema fits:", *reasons, advice], None, None
-    chosen = max(fitting, key=lambda candidate: len([s for s in candidate.sources.values() if s.find(file.facts)]))
-    names = [f"{fit.name}{f' ({fit.variant})' if fit.variant else ''}" for fit in fitting]
+    fitting, reasons = [], {}
+    for candidate in _candidates(path, name, schema):
+        if candidate.format != kind and not (candidate.format == "rows" and kind == "parquet"):
+            mismatch = f"its files are {candidate.format}"
+        else:
+            mismatch = find_mismatch(str(path), candidate)
+        if mismatch is None:
+            fitting.append(candidate)
+        else:
+            reasons.setdefault((candidate.name, mismatch), []).append(candidate.variant)
+    unfit = {name: [] for name, _ in reasons}
+    for (name, mismatch), variants in reasons.items():
+        unfit[name].append(f"  {_title(name, *variants)}: {mismatch}")
+    if not fitting:
+        return [*lines, "No schema fits:", *chain(*unfit.values()), advice], None, None
+    chosen = max(fitting, key=lambda candidate: _used(candidate, keys))
+    names = [_title(fit.name, fit.variant) for fit in fitting]
     lines.append(f"fits: {', '.join(names)}; read as {chosen.name}: {chosen.description}")
+    if kind == "root":  # for which there are many that differ in few branches
+        fits = {candidate.name for candidate in fitting}
+        others = [variants[0].name for variants in SCHEMAS.values() if variants[0].format == kind]
+        lines += ["does not fit:", *chain(*(unfit.get(other, ()) for other in others if other not in fits))]
     if chosen.particles:
         return lines, None, chosen
     survey = survey_file(str(path), chosen)
     return [*lines, *survey.lines(chosen)], survey, chosen
+
+
+def _title(name: str, *variants: str) -> str:
+    shown = "" if len(variants) == len(SCHEMAS.get(name, ())) > 1 else ", ".join(filter(None, variants))
+    return f"{name} ({shown})" if shown else name
+
+
+def _used(schema: DatasetSchema, keys: Collection[str]) -> int:
+    """How many arrays of a file a schema reads."""
+    return len(schema.branches) + len([source for source in schema.sources.values() if source.find(keys)])
 
 
 def _candidates(path: Path, name: str | None, schema: str | Path | None) -> list[DatasetSchema]:

@@ -20,7 +20,7 @@ from .jobs import cannot_write, claim, follow, remove_leftovers, workers, write_
 from .locks import held
 from .manifest import digest_of, sha256_of, sync
 from .resolve import MANIFEST_FILE, PROGRESS_FOLDER, ROWS_PATTERNS, find_schema, stamp_files
-from .schema import DatasetSchema, row_features
+from .schema import DatasetSchema, Source, row_features
 from .sparse import COLUMN_ENCODINGS
 from .splits import SPLIT_FRACTIONS, SplitRule
 from .storage import absolute, file_size, relative_name
@@ -92,7 +92,12 @@ def prepare(
         optional=(),
         bad_rows={},
         own_split={split: f"data/{split}-*" for split in SPLIT_FRACTIONS},
-        extra={extra: replace(column, keys=(extra,), column=None) for extra, column in source.extra.items()},
+        extra={extra: Source((extra,)) for extra in source.extra},
+        absent=(),
+        tree=DatasetSchema.tree,
+        branches={},
+        one_row="jet",
+        resample_endcaps=False,
     )
     record = {
         "schema": output.to_dict(),
@@ -120,13 +125,14 @@ def prepare(
         waiting = sum(job[5].stop - job[5].start for job in missing)
         if missing:
             with workers(num_proc if num_proc > 1 else 0, scheduler, __name__) as run:
-                follow(run(missing), "Preparing", "row", total, total - waiting)
+                unit = "event" if source.format == "root" else "row"
+                follow(run(missing), "Preparing", unit, total, total - waiting)
         _finish(output_dir, len(pieces), record | {"warnings": warnings}, output)
     return output_dir
 
 
 def _rows_per_shard(schema: DatasetSchema, data_dir, megabytes: float) -> int:
-    """Rows per shard of the wanted size, estimated from the first rows that fit."""
+    """Rows per shard of the wanted size, estimated from the first rows that fit; of ROOT files events."""
     kept: list[pa.Table] = []
     bad: list[BadRows] = []
     for pieces in list_parts(schema, data_dir, SAMPLE_ROWS).values():
@@ -143,7 +149,8 @@ def _rows_per_shard(schema: DatasetSchema, data_dir, megabytes: float) -> int:
     table = pa.concat_tables(kept)
     pq.write_table(table, buffer, **COLUMN_ENCODINGS)
     largest = 1.0 if schema.own_split else SPLIT_FRACTIONS["train"]
-    rows = megabytes * 1e6 / (buffer.tell() / table.num_rows * largest)
+    number = len(table["event_id"].unique()) if schema.format == "root" else table.num_rows
+    rows = megabytes * 1e6 / (buffer.tell() / number * largest)
     return max(GROUP_ROWS, round(rows / GROUP_ROWS) * GROUP_ROWS)
 
 

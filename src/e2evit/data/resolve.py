@@ -46,16 +46,19 @@ def find_schema(
         raise ValueError(f"{data_dir} holds no prepared rows; a custom data set needs `schema`, a YAML file.")
     if len(variants) == 1:
         return variants[0]
-    reasons, fitting = [], []
+    reasons: dict[str, list[str]] = {}
+    fitting = []
     for variant in variants:
         files = _list(variant, data_dir)
         mismatch = find_mismatch(files[0], variant, _root(files[0], data_dir)) if files else f"no {variant.pattern}"
         if mismatch is None:
             fitting.append(variant)
         else:
-            reasons.append(f"{variant.variant}: {mismatch}")
+            reasons.setdefault(mismatch, []).append(variant.variant)
     if len(fitting) != 1:
-        told = "; ".join(reasons) or ", ".join(variant.variant for variant in fitting) + " at once"
+        told = ", ".join(variant.variant for variant in fitting) + " at once"
+        if not fitting:
+            told = "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
         error = ValueError if any(_list(variant, data_dir) for variant in variants) else FileNotFoundError
         raise error(f"{data_dir} fits no single version of the data set {name!r} ({told}). {_hint(variants[0])}")
     return fitting[0]

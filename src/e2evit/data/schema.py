@@ -14,10 +14,21 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from datasets import ClassLabel, Features, List, Value
-from pydantic import BeforeValidator, ConfigDict, FiniteFloat, PositiveInt, StrictBool, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, FiniteFloat, PositiveInt, StrictBool, TypeAdapter, ValidationError
 
 from .budget import MAX_PIXELS
-from .grid import WINDOW
+from .columns import (
+    CANDIDATE_COLUMNS,
+    CANDIDATE_TRUTH,
+    CHANNELS,
+    IMAGE_COLUMNS,
+    LISTS,
+    PARTICLE_COLUMNS,
+    ROW_COLUMNS,
+    STRICT_KEYS,
+    Channel,
+)
+from .grid import COLUMNS, ROWS, WINDOW
 from .texts import read_mapping
 
 __all__ = [
@@ -36,73 +47,7 @@ __all__ = [
     "row_features",
 ]
 
-STRICT_KEYS = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 Strings = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
-
-
-@dataclass(frozen=True)
-class Channel:
-    """One detector layer of an image; only a `signed` channel may hold negative values."""
-
-    __pydantic_config__ = STRICT_KEYS
-
-    unit: str
-    title: str
-    signed: StrictBool = False
-
-
-CHANNELS = {
-    "trk_pt": Channel("GeV", "Track $p_T$"),
-    "trk_d0": Channel("cm", "Track $d_0$", signed=True),
-    "trk_dz": Channel("cm", "Track $d_z$", signed=True),
-    "ecal": Channel("GeV", "ECAL energy"),
-    "hcal": Channel("GeV", "HCAL energy / 25"),
-    "ecal_et": Channel("GeV", "ECAL transverse energy"),
-    "hcal_et": Channel("GeV", "HCAL transverse energy / 25"),
-    "bpix1": Channel("hits", "Pixel layer 1"),
-    "bpix2": Channel("hits", "Pixel layer 2"),
-    "bpix3": Channel("hits", "Pixel layer 3"),
-    "bpix4": Channel("hits", "Pixel layer 4"),
-    "trk_d0_sig": Channel("σ", r"Track $d_0$ / uncertainty", signed=True),
-    "trk_dz_sig": Channel("σ", r"Track $d_z$ / uncertainty", signed=True),
-    "tib1": Channel("hits", "Inner barrel strip layer 1"),
-    "tib2": Channel("hits", "Inner barrel strip layer 2"),
-    "tob1": Channel("hits", "Outer barrel strip layer 1"),
-    "tob2": Channel("hits", "Outer barrel strip layer 2"),
-}
-IMAGE_COLUMNS = {"pixel_index": "uint32", "pixel_value": "float32"}
-PARTICLE_COLUMNS = {"particle_id": "int32"} | {
-    f"particle_{name}": "float32" for name in ("pt", "eta", "phi", "x", "y", "z")
-}
-# what a model may see of a jet's candidates, and the truth about them, which it may not
-CANDIDATE_COLUMNS = {"candidate_id": "int16", "candidate_charge": "int8"} | {
-    f"candidate_{name}": "float32" for name in ("pt", "energy", "eta", "phi", "d0", "dz", "d0_error", "dz_error")
-}
-CANDIDATE_TRUTH = {"candidate_is_pileup": "bool"}
-# what rows may hold besides: lists of one length each, by the name under which files declare them
-EVENT_JET_COLUMNS = {
-    "jets_pt": "float32",
-    "jets_eta": "float32",
-    "jets_phi": "float32",
-    "jets_labels": "int64",
-    "jets_mass_labels": "float32",
-    "jets_mass": "float32",
-    "jets_merged": "bool",
-}
-LISTS = {"candidates": CANDIDATE_COLUMNS | CANDIDATE_TRUTH, "jets": EVENT_JET_COLUMNS}
-ROW_COLUMNS = {
-    "labels": "int64",
-    "mass_labels": "float32",
-    "jet_mass": "float32",
-    "pt": "float32",
-    "eta": "float32",
-    "ieta": "int32",
-    "iphi": "int32",
-    "merged": "bool",
-    "parton": "int32",
-    "num_pileup": "int32",
-    "event_id": "string",
-}
 
 
 @dataclass(frozen=True)
@@ -113,7 +58,10 @@ class Source:
         keys: Names used by different versions of the files; exactly one must be there. `group/name` in HDF5 groups.
         column: Which column of a matrix `(N, K)`.
         one_hot: Columns of a matrix that hold 1 for the class, in the order of the classes.
-        stack: Arrays `(N, H, W)`, one for each channel.
+        stack: Arrays `(N, H, W)`, one for each channel; or the numbers an `event_id` is made of.
+        missing: Numbers that stand for nothing.
+        per: What a list in a ROOT file has entries for. Where that is generated particles, nothing says which of them
+            is in which jet, so only events of one jet and one particle are used.
     """
 
     __pydantic_config__ = STRICT_KEYS
@@ -122,6 +70,8 @@ class Source:
     column: int | None = None
     one_hot: tuple[int, ...] = ()
     stack: Strings = ()
+    missing: tuple[FiniteFloat, ...] = ()
+    per: Literal["jet", "particle"] = "jet"
 
     def find(self, available) -> str | None:
         """The first of its names among `available`, or None."""
@@ -142,7 +92,8 @@ class DatasetSchema:
     Args:
         name, variant: `variant` distinguishes versions of one data set, e.g. "4 channels".
         description, source, licence: For people.
-        format: `"rows"` (our sparse Parquet), `"hdf5"`, `"npz"` (dense arrays) or `"parquet"` (dense lists).
+        format: `"rows"` (our sparse Parquet), `"hdf5"`, `"npz"` (dense arrays), `"parquet"` (dense lists) or `"root"`
+            (ntuples of RecHitAnalyzer).
         pattern: Glob of the files in a folder.
         channel_names: In the order of the file, each one of `CHANNELS` or of `new_channels`.
         new_channels: Units and titles of channels only this data set has.
@@ -151,6 +102,12 @@ class DatasetSchema:
         columns: Where the file keeps each of our columns; a column not listed here is null in every row.
         extra: Further numbers to keep with each row (float32), by the name they get.
         optional: Those of `columns` a file may lack.
+        absent: Arrays that only other versions have.
+        tree: Path of the tree in a ROOT file.
+        branches: The branch of each channel in a ROOT file: 280 x 360 crystals, 56 x 72 towers, or crops.
+        one_row: What a row of a ROOT file is: a `"jet"`, the window around its seed tower; an `"event"`, the whole
+            detector; or a `"crop"` that the file has cut out.
+        resample_endcaps: Whether energies in the endcaps of the ECAL are averaged in blocks, as some converters do.
         labels: Classes in the order of their numbers, with their meaning; empty if there are none. A file may number
             them or write their names.
         mass_definition: What `mass_labels` [GeV] is.
@@ -173,7 +130,7 @@ class DatasetSchema:
     description: str
     source: str
     licence: str
-    format: Literal["rows", "hdf5", "parquet", "npz"]
+    format: Literal["rows", "hdf5", "parquet", "npz", "root"]
     pattern: str
     channel_names: Strings
     variant: str = ""
@@ -183,6 +140,11 @@ class DatasetSchema:
     columns: Sources = field(default_factory=dict)
     extra: Sources = field(default_factory=dict)
     optional: Strings = ()
+    absent: Strings = ()
+    tree: str = "fevt/RHTree"
+    branches: dict[str, str] = field(default_factory=dict)
+    one_row: Literal["jet", "event", "crop"] = "jet"
+    resample_endcaps: StrictBool = False
     labels: dict[str, str] = field(default_factory=dict)
     mass_definition: str = "none"
     mass_range: tuple[FiniteFloat, FiniteFloat] = (0.0, 2000.0)
@@ -270,6 +232,8 @@ def parse_schema(name: str, text: Any, where: str) -> tuple[DatasetSchema, ...]:
 def _parse_variant(text: dict, where: str) -> DatasetSchema:
     if text.get("format") == "rows":
         text = {"pattern": "*.parquet"} | text
+    if isinstance(branches := text.get("branches"), Mapping) and branches:
+        text = {"channel_names": list(branches)} | text
     try:
         schema = _ADAPTER.validate_python(text)
     except ValidationError as error:
@@ -329,13 +293,25 @@ def _contradictions(schema: DatasetSchema):
             yield f"`{name}` needs either `keys` or `stack`"
     if schema.particles and "phi" not in schema.extra:
         yield "`particles` needs `phi` in `extra`, which with `eta` is the axis of a jet"
-    if schema.format != "rows" and "image" not in schema.columns:
+    if schema.format == "root":
+        yield from _contradictions_of_ntuples(schema)
+    elif schema.format != "rows" and "image" not in schema.columns:
         yield "`columns` does not say where the `image` is"
     if unknown := [name for name in schema.optional if name not in schema.columns]:
         yield f"`optional` has {', '.join(unknown)}, which `columns` lacks"
     one_hot = schema.columns["labels"].one_hot if "labels" in schema.columns else ()
     if len(one_hot) not in (0, len(schema.labels)):
         yield f"`labels` has {len(one_hot)} one-hot columns for {len(schema.labels)} classes"
+
+
+def _contradictions_of_ntuples(schema: DatasetSchema):
+    if tuple(schema.branches) != schema.channel_names:
+        yield "`branches` must name a branch for each of `channel_names`, in their order"
+    if lacking := [name for name in ("ieta", "iphi") if schema.one_row == "jet" and name not in schema.columns]:
+        yield f"`columns` lacks {', '.join(lacking)}, the seed tower that each jet's window is cut around"
+    expected = {"jet": (WINDOW, WINDOW), "event": (ROWS, COLUMNS)}.get(schema.one_row, schema.image_size)
+    if schema.image_size != expected:
+        yield f"`image_size` of {schema.one_row}s is {list(expected)}, got {list(schema.image_size)}"
 
 
 def _pattern_problem(pattern: str) -> str | None:

@@ -47,7 +47,8 @@ class Survey:
 
     def lines(self, schema: DatasetSchema) -> Iterator[str]:
         """A report that fits on a screen."""
-        yield f"{self.num_rows} rows; statistics of {self.sampled} of them"
+        rows = f"{schema.one_row}s of some events" if schema.format == "root" else "of them"
+        yield f"{self.num_rows} {'events' if schema.format == 'root' else 'rows'}; statistics of {self.sampled} {rows}"
         head = f"{'channel':<12}{'unit':>6}{'occupancy':>11}"
         yield head + "".join(f"{name:>11}" for name in ("min", "1 %", "median", "99 %", "max", "negative"))
         pixels = max(1, self.sampled * int(np.prod(schema.image_size)))

@@ -1,0 +1,334 @@
+"""ROOT ntuples: every layout comes back equal, cut as a slow twin cuts it; what is ambiguous or damaged is refused."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import uproot
+import yaml
+from ntuple_files import LAYOUTS, events, expected, resampled, variant, vector_events, write
+from test_corrupt_files import mutate
+
+from e2evit import load_e2e
+from e2evit.cli.command import run
+from e2evit.data import find_schema, ntuple, root
+from e2evit.data.files import list_pieces, read_rows
+from e2evit.data.formats import FileError
+from e2evit.data.grid import resample_endcaps
+from e2evit.data.inspect import inspect_file
+from e2evit.data.prepare import prepare
+from e2evit.data.schema import row_features
+from e2evit.data.sparse import dense_to_sparse, list_array, sparse_to_dense
+from e2evit.simulation.ntuples import write_ntuples
+
+VECTORS = Path(__file__).parent / "data/ntuple/vectors.root"
+MUTANTS = 60
+
+
+def rows_of(path, schema, on_bad_rows=None):
+    more = () if on_bad_rows is None else (on_bad_rows,)
+    pieces = list_pieces(str(path), path.name, schema, 2)
+    return [row for piece in pieces for table in read_rows(piece, schema, *more) for row in table.to_pylist()]
+
+
+def compare(rows, wanted, schema):
+    assert len(rows) == len(wanted)
+    for row, want in zip(rows, wanted):
+        image = sparse_to_dense(row["pixel_index"], row["pixel_value"], schema.image_shape)
+        assert np.array_equal(image, want["image"])
+        assert image.any()
+        for column in {*row} - {"pixel_index", "pixel_value"}:
+            assert row[column] == want.get(column), column
+
+
+@pytest.mark.parametrize(("name", "version", "images"), LAYOUTS)
+def test_every_layout_comes_back_equal(name, version, images, tmp_path):
+    schema = variant(name, version)
+    branches = events(schema, (1, 1) if "AOD" in version else (2, 0, 1))
+    write(tmp_path / "ntuple.root", branches, images=images)
+    assert find_schema(name, tmp_path) == schema
+    compare(rows_of(tmp_path / "ntuple.root", schema), expected(schema, branches), schema)
+
+
+@pytest.mark.parametrize("name", ["ntuple_5", "ntuple_photons"])
+def test_vectors_that_root_wrote(name):
+    schema = find_schema(name, VECTORS)
+    compare(rows_of(VECTORS, schema), expected(schema, vector_events()), schema)
+
+
+def test_windows_at_the_edges_of_the_grid(tmp_path):
+    schema = variant("ntuple_5", "a to tau tau")
+    branches = events(schema, (4,))
+    branches["jetSeed_ieta"], branches["jetSeed_iphi"] = [np.float32([12, 12, 43, 43])], [np.float32([0, 71, 0, 71])]
+    write(tmp_path / "ntuple.root", branches)
+    compare(rows_of(tmp_path / "ntuple.root", schema), expected(schema, branches), schema)
+
+
+def test_endcaps_are_resampled_as_in_the_converter():
+    image = np.random.default_rng(0).exponential(2, (2, 280, 360)).astype(np.float32)
+    wanted = [resampled(one) for one in image]
+    resample_endcaps(image)
+    # sums of four numbers, rounded once
+    assert np.allclose(image, wanted, rtol=2e-7)
+    assert np.array_equal(image[0, 0, :2], np.repeat(image[0, 0, 0], 2))
+
+
+def test_few_entries_at_once_give_the_same_rows(tmp_path, monkeypatch):
+    schema = variant("ntuple_5", "a to tau tau")
+    write(tmp_path / "ntuple.root", events(schema, (2, 1, 1, 2)), images="lists")
+    whole = rows_of(tmp_path / "ntuple.root", schema)
+    monkeypatch.setattr(ntuple, "MAX_PIXELS", 2)
+    monkeypatch.setattr(ntuple, "JETS_AT_ONCE", 1)
+    monkeypatch.setattr(root, "RUN_BYTES", 1)
+    assert rows_of(tmp_path / "ntuple.root", schema) == whole
+
+
+NAN = np.full((280, 360), np.nan, np.float32)
+COLUMNS = ("jetSeed_ieta", "jetSeed_iphi", "a_m", "a_pt", "TaudR", "jetM", "jetPt")
+CHANGES = [
+    (
+        {"jetSeed_ieta": [[12, 44], [20]]},
+        r"row 0: a seed tower \(44, .*\), whose window leaves the grid: rows",
+    ),
+    ({"jetSeed_iphi": [[12, 44], [np.nan]]}, r"row 1: a seed tower \(.*, nan\), whose window leaves the grid"),
+    ({"jetSeed_iphi": [[12.5, 44], [0]]}, r"row 0: a seed tower \(.*, 12.5\), whose window leaves the grid"),
+    ({"jetM": [[1], [2]]}, "row 0: `jetM` has 1 values and `jetSeed_ieta` 2: whose they are is not clear"),
+    ({"a_m": [[1, 2], [200]]}, "row 1: a mass of 200 GeV, outside -10-100"),
+    ({"ECAL_energy": [NAN, NAN]}, "rows 0-1: NaN or infinite pixels in channel ecal"),
+    ({"HBHE_energy": [np.ones((56, 72)), np.ones(2448)]}, "row 1: `HBHE_energy`: it has 2448 values, expected 280"),
+    ({key: [[20] * 65, [20]] for key in COLUMNS}, "row 0: 65 jets in an event, more than 64"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES)
+def test_events_that_do_not_fit(change, message, tmp_path):
+    schema = variant("ntuple_5", "a to tau tau")
+    branches = events(schema, (2, 1)) | {k: [np.float32(value) for value in v] for k, v in change.items()}
+    write(tmp_path / "ntuple.root", branches)
+    with pytest.raises(FileError, match=rf"ntuple\.root, {message}"):
+        rows_of(tmp_path / "ntuple.root", schema)
+    bad = []
+    assert len(rows_of(tmp_path / "ntuple.root", schema, bad.append)) < 3
+    assert bad
+
+
+def test_labels_by_particle_are_not_paired_with_jets_by_their_order(tmp_path):
+    schema = variant("ntuple_5", "a in Run 3 with AOD and miniAOD")
+    branches = events(schema, (2, 1, 1, 1))
+    branches["a_mass"] = [np.float32(masses) for masses in ([5, 6], [7], [8, 9], [-1])]
+    branches["a_pt"] = [np.float32(masses) for masses in ([50, 60], [70], [80, 90], [-1])]
+    write(tmp_path / "ntuple.root", branches)
+    bad = []
+    rows = rows_of(tmp_path / "ntuple.root", schema, bad.append)
+    assert [(row["mass_labels"], row["apt"]) for row in rows] == [(7, 70), (None, None)]
+    told = "row 0: 2 jets and 2 values of `a_mass`, one for each generated particle: which of them is in which jet is"
+    assert str(bad[0]).endswith(f"{told} not stored")
+    assert [(rows.first, rows.last) for rows in bad] == [(0, 0), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("key", "other", "message"),
+    [
+        ("HBHE_energy", None, "missing branch HBHE_energy"),
+        ("a_pt", None, "a to tau tau: missing branch a_pt"),
+        ("HBHE_energy", "a_m", r"`HBHE_energy` \(hcal\): it has 2 values, expected 280 x 360 crystals or 56 x 72 tow"),
+        ("HBHE_energy", "runId", r"`HBHE_energy` \(hcal\): it is uint64, expected a list of numbers in each entry"),
+        ("jetSeed_ieta", "runId", r"`jetSeed_ieta` \(ieta\): it is uint64, expected one number for each jet"),
+    ],
+)
+def test_files_that_do_not_fit(key, other, message, tmp_path):
+    branches = events(variant("ntuple_5", "a to tau tau"), (2, 1))
+    del branches[key]
+    if other is not None:
+        branches[key] = branches[other]
+    write(tmp_path / "ntuple.root", branches)
+    with pytest.raises(ValueError, match=message) as caught:
+        find_schema("ntuple_5", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_files_are_refused_with_one_line(tmp_path, monkeypatch):
+    schema, path = variant("ntuple_5", "a to tau tau"), tmp_path / "ntuple.root"
+
+    def refused(message):
+        with pytest.raises(FileError, match=message) as caught:
+            rows_of(path, schema)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    write(path, events(schema, (1,)), tree="other/Tree")
+    refused(r"no tree `fevt/RHTree` that can be read \(it holds other/Tree\)")
+    with uproot.recreate(path) as file:
+        file.mkrntuple("fevt/RHTree", {"runId": np.ones(3)})
+    refused(r"no tree `fevt/RHTree` that can be read \(it is of class ROOT::RNTuple\)")
+    data = VECTORS.read_bytes()
+    for size in (3, 50, 400, len(data) // 2, len(data) - 60):
+        path.write_bytes(data[:size])
+        refused("not a readable ROOT file .*truncated")
+    path.write_bytes(b"<!DOCTYPE html>")
+    refused("not a readable ROOT file")
+    path.write_bytes(data)
+    monkeypatch.setattr(root, "MAX_BASKET", 100_000)
+    refused(r"`ECAL_tracksPt_atECALfixIP` is unreadable \(a basket unpacks to 0.4 MB\)")
+    with pytest.raises(FileError, match=r"it declares 1000000000000 rows .* in a file of 0.0 MB"):
+        root.Tree(str(path), SimpleNamespace(num_entries=10**12, branches=[]))
+
+
+def test_mutated_files_give_rows_or_clean_errors(tmp_path):
+    rng, data, path = np.random.default_rng(0), VECTORS.read_bytes(), tmp_path / "mutant.root"
+    outcomes, messages = {"rows": 0, "skipped": 0}, []
+    for number in range(MUTANTS):
+        path.write_bytes(mutate(data, rng))
+        bad = []
+        try:
+            rows_of(path, variant(["ntuple_5", "ntuple_photons"][number % 2]), bad.append)
+        except FileError as error:
+            messages.append(str(error))
+            continue
+        outcomes["skipped" if bad else "rows"] += 1
+    assert all("mutant.root" in message and len(message) < 500 for message in messages)
+    assert min(len(messages), *outcomes.values()) > 0, outcomes
+
+
+def test_prepared_and_resumed(tmp_path, capsys):
+    schema = variant("ntuple_5", "quark and gluon")
+    (tmp_path / "raw/crab/0000").mkdir(parents=True)
+    branches = [events(schema, (2, 0, 1), one_in=997), events(schema, (1, 1), one_in=991)]
+    for number, held in enumerate(branches):
+        held["runId"] = [number + 1] * len(held["runId"])
+        write(tmp_path / f"raw/crab/0000/ntuple_{number}.root", held)
+    damaged = tmp_path / "raw/crab/0000/ntuple_1.root"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:1000] + bytes(100) + whole[1100:])
+    with pytest.raises(FileError, match=r"ntuple_1\.root, row"):
+        prepare("ntuple_5", tmp_path / "raw", tmp_path / "out", shard_megabytes=1e-4)
+    first = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/data/*.parquet")}
+    assert first
+    damaged.write_bytes(whole)
+    folder = prepare("ntuple_5", tmp_path / "raw", tmp_path / "out", shard_megabytes=1e-4)
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    assert "Preparing: 5/5 events" in capsys.readouterr().out
+    rows = [row for path in folder.glob("data/*.parquet") for row in pq.read_table(path).to_pylist()]
+    wanted = [row for held in branches for row in expected(schema, held)]
+    key = lambda row: (row["event_id"], row["ieta"], row["iphi"])  # noqa: E731
+    compare(sorted(rows, key=key), sorted(wanted, key=key), schema)
+    loaded = load_e2e("ntuple_5", folder, cache_dir=tmp_path / "cache")
+    straight = load_e2e("ntuple_5", tmp_path / "raw", cache_dir=tmp_path / "cache")
+    for split, part in loaded.items():
+        assert sorted(part["event_id"]) == sorted(straight[split]["event_id"])
+    assert loaded["train"].features["labels"].names == ["gluon", "quark"]
+    manifest = json.loads((folder / "e2evit.json").read_text())
+    assert manifest["schema"]["format"] == "rows"
+    assert "branches" not in manifest["schema"]
+
+
+def test_a_schema_of_your_own(tmp_path):
+    own = {"format": "root", "pattern": "*.root", "description": "mine", "source": "here", "licence": "CC0"}
+    own |= {"tree": "Events", "branches": {"ecal": "E"}, "one_row": "event", "image_size": [280, 360]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(own))
+    image = np.zeros((280, 360), np.float32)
+    image[3, 5] = 7
+    write(tmp_path / "mine.root", {"E": [image, image]}, tree="Events")
+    rows = load_e2e("custom", tmp_path, schema=tmp_path / "mine.yaml", cache_dir=tmp_path / "cache")
+    rows = [row for part in rows.values() for row in part]
+    assert [row["pixel_index"] for row in rows] == [[3 * 360 + 5]] * 2
+    assert sorted(row["event_id"] for row in rows) == ["mine.root:0", "mine.root:1"]
+    for change, message in (
+        ({"one_row": "jet"}, "`columns` lacks ieta, iphi, the seed tower"),
+        ({"image_size": [125, 125]}, r"`image_size` of events is \[280, 360\], got \[125, 125\]"),
+        ({"channel_names": ["hcal"]}, "`branches` must name a branch for each of `channel_names`"),
+    ):
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(own | change))
+        with pytest.raises(ValueError, match=message):
+            find_schema("custom", tmp_path, tmp_path / "mine.yaml")
+
+
+def test_inspect_lists_trees_and_branches(tmp_path, monkeypatch, capsys):
+    lines, survey, schema = inspect_file(VECTORS)
+    text = "\n".join(lines)
+    assert "fevt/RHTree: TTree, 2 entries" in text
+    assert "ECAL_energy                         vector<float>           100800 in the first entry" in text
+    assert "SC_energy                           vector<vector<float>>   1024, 1024 in the first entry" in text
+    assert "text                                it holds string, not numbers" in text
+    assert "fits: ntuple_5 (a to tau tau), ntuple_photons; read as ntuple_5" in text
+    assert "  ntuple_5_aod: missing branch ECAL_energy_AOD, HBHE_energy_AOD" in text
+    assert "2 events; statistics of 3 jets of some events" in text
+    assert schema == variant("ntuple_5", "a to tau tau")
+    assert survey.means["all"].shape == (5, 125, 125)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        run("inspect", [str(VECTORS), "--schema_out", "mine.yaml"])
+    assert "ROOT file, for which none can be drafted: copy ntuple.yaml" in capsys.readouterr().err
+
+
+def test_simulated_events_come_back_from_their_ntuple(tmp_path):
+    images = np.zeros((3, 8, 280, 360), np.float32)
+    rng = np.random.default_rng(0)
+    images[:, :] = rng.integers(1, 9, images.shape) * (rng.random(images.shape) < 0.01)
+    images[:, 4] = np.kron(rng.integers(0, 2, (3, 56, 72)) * 16, np.ones((5, 5)))
+    resample_endcaps(images[:, 3])
+    index, value = dense_to_sparse(images)
+    schema = replace(find_schema("simulated"), image_size=(280, 360), lists=("jets",))
+    eta, phi = [0.1, -0.3, 2.9, 1.0], [3.1, -3.1, 0.0, 1.0]
+    jets = {"pt": [500, 400, 300, 450], "eta": eta, "phi": phi, "labels": [1, 0, 0, 1], "mass": [170, 20, 10, 160]}
+    jets |= {"mass_labels": [172, np.nan, np.nan, 173], "merged": [True, False, False, True]}
+    columns = {"pixel_index": index, "pixel_value": value, "event_id": [f"top-0-4-{event}" for event in (0, 1, 5)]}
+    columns |= {f"jets_{name}": list_array(np.array(of), [3, 0, 1]) for name, of in jets.items()}
+    target = row_features(schema).arrow_schema
+    table = pa.table({name: columns.get(name, pa.nulls(3)) for name in target.names}).cast(target)
+    described = json.dumps(schema.description_of_rows(["qcd", "top"])).encode()
+    table = table.replace_schema_metadata(target.metadata | {b"e2evit": described})
+    pq.write_table(table, tmp_path / "top-00004-3.parquet")
+
+    folder = write_ntuples(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["top-00004-3.root"]
+    events_8 = rows_of(folder / "top-00004-3.root", find_schema("ntuple_events_8", folder))
+    assert [(row["pixel_index"], row["pixel_value"]) for row in events_8] == list(
+        zip(index.to_pylist(), value.to_pylist())
+    )
+    assert [row["event_id"] for row in events_8] == ["1:5:0", "1:5:1", "1:5:5"]
+    schema = find_schema("ntuple_8", folder)
+    rows = rows_of(folder / "top-00004-3.root", schema)
+    assert schema.variant == "dijet"
+    assert [row["parton"] for row in rows] == [6, None, 6]  # the third jet's window leaves the grid
+    assert [row["event_id"] for row in rows] == ["1:5:0", "1:5:0", "1:5:5"]
+    for row, event in zip(rows, (0, 0, 2)):
+        row_0, column_0 = 5 * (row["ieta"] - 12), 5 * (row["iphi"] - 12)
+        window = np.roll(images[event], -column_0, axis=-1)[:, row_0 : row_0 + 125, :125]
+        assert np.array_equal(sparse_to_dense(row["pixel_index"], row["pixel_value"], (8, 125, 125)), window)
+    before = (folder / "top-00004-3.root").stat().st_mtime_ns
+    write_ntuples(tmp_path)
+    assert (folder / "top-00004-3.root").stat().st_mtime_ns == before
+    (folder / "top-00004-3.root").write_bytes(b"root")
+    write_ntuples(tmp_path)
+    assert len(rows_of(folder / "top-00004-3.root", schema)) == 3
+
+
+def test_what_cannot_be_an_ntuple_is_not_simulated(capsys, tmp_path):
+    for options, message in (
+        (["--format", "ntuple"], "An ntuple holds whole events: add --whole_detector"),
+        (["--format", "h5"], "`format` is rows or ntuple, got 'h5'"),
+    ):
+        with pytest.raises(SystemExit):
+            run("simulate", ["--output_dir", str(tmp_path / "out"), *options])
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_uproot_is_needed_for_root_files_alone(monkeypatch, capsys, tmp_path):
+    loaded = "import sys, e2evit.cli.prepare, e2evit.cli.inspect; assert not {'uproot', 'awkward'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", loaded], check=True)
+    monkeypatch.setitem(sys.modules, "uproot", None)
+    with pytest.raises(SystemExit):
+        run("prepare", ["ntuple_5", "--data_dir", str(VECTORS.parent), "--output_dir", str(tmp_path / "out")])
+    told = capsys.readouterr().err
+    assert "vectors.root needs uproot: pip install 'e2evit[root]'" in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
