@@ -26,7 +26,8 @@ class CandidatesConfig(E2EConfig):
 
 @strict_config
 class ParticleTransformerConfig(CandidatesConfig):
-    r"""Particle Transformer (https://arxiv.org/abs/2202.03772); the defaults are the published model.
+    r"""Particle Transformer (https://arxiv.org/abs/2202.03772); the defaults are those of its repository,
+    https://github.com/jet-universe/particle_transformer, for JetClass.
 
     Args:
         hidden_size (`int`): Width of a candidate.
@@ -63,17 +64,18 @@ class ParticleTransformerConfig(CandidatesConfig):
 
 @strict_config
 class ParticleNetConfig(CandidatesConfig):
-    r"""ParticleNet (https://arxiv.org/abs/1902.08570); the defaults are the published model.
+    r"""ParticleNet (https://arxiv.org/abs/1902.08570); the defaults are those of
+    https://github.com/jet-universe/particle_transformer for JetClass.
 
     Args:
-        num_neighbors (`int`): Nearest candidates that send to each candidate.
+        num_neighbors (`int`): Nearest neighbours of each candidate.
         edge_hidden_sizes (`tuple[int, ...]`): Widths of the edge convolutions, each of three layers.
         hidden_size (`int`): Width of the layer after the average over candidates, which the heads read.
     """
 
     model_type = "particle_net"
 
-    num_neighbors: int = limited(16, COUNTS["heads"])
+    num_neighbors: int = limited(16, COUNTS["neighbors"])
     edge_hidden_sizes: tuple[int, ...] | list[int] = limited((64, 128, 256), COUNTS["width"])
     hidden_size: int = limited(256, COUNTS["width"])
 
@@ -87,12 +89,13 @@ class ParticleNetConfig(CandidatesConfig):
 
 @strict_config
 class ParticleFlowNetworkConfig(CandidatesConfig):
-    r"""A particle flow network (https://arxiv.org/abs/1810.05165): F(Σ Φ(candidate)).
+    r"""A particle flow network (https://arxiv.org/abs/1810.05165): F(Σ Φ(candidate)); the defaults are those of
+    https://github.com/jet-universe/particle_transformer for JetClass.
 
     Args:
         hidden_size (`int`): Width of all layers.
         num_hidden_layers (`int`): Layers of Φ, and as many of F.
-        dropout (`float`): Not in the published model: 0 by default.
+        dropout (`float`): None in the published model.
     """
 
     model_type = "particle_flow_network"

@@ -39,8 +39,8 @@ class LinearViTConfig(BackboneConfigMixin, E2EConfig):
             224-pixel image in stage 3, which is 0.51 per token; on the smaller grids of a 125-pixel image a plain 100
             would disable the normalisation.
         attention_pooling (`bool`):
-            Pool the tokens with learned queries, one a head, instead of the paper's mean, in which the few tokens of
-            displaced tracks drown.
+            Pool the tokens by attention with one learned query per head. The paper's mean dilutes the few tokens of
+            displaced tracks.
         drop_path_rate (`float`):
             Probability of dropping a sample's residual branch, rising linearly from 0 to this at the last block.
         layer_norm_eps (`float`): As in the authors' code.

@@ -46,6 +46,7 @@ COUNTS = {  # far beyond any model in use
     "heads": _whole(1, 1024),
     "image": _whole(1, 2**27),  # 512 MiB in float32
     "labels": _whole(1, 10_000),
+    "neighbors": _whole(1, 1024),
     "pixels": _whole(1, 4096),
     "stages": _whole(1, 16),
     "stride": _whole(1, 256),

@@ -13,11 +13,13 @@ from .configuration_candidates import CandidatesConfig, ParticleFlowNetworkConfi
 from .modeling_constants import constant
 from .modeling_e2e import E2EForImageClassification, E2EModelOutput, E2EOutput, E2EPreTrainedModel
 from .modeling_head import E2EHead
+from .modeling_precision import no_autocast
 from .modeling_trainer import shown_to_trainer
 
 __all__ = [
     "CANDIDATE_FIELDS",
     "NUM_FEATURES",
+    "CandidateNorm",
     "CandidatesForJetClassification",
     "CandidatesModel",
     "CandidatesPreTrainedModel",
@@ -25,6 +27,7 @@ __all__ = [
     "ParticleFlowNetworkModel",
     "axes_of",
     "candidate_features",
+    "padded",
     "wrapped",
 ]
 
@@ -34,8 +37,8 @@ ID, CHARGE, PT, ENERGY, ETA, PHI, D0, DZ, D0_ERROR, DZ_ERROR = range(len(CANDIDA
 KINDS = (211, 130, 22, 11, 13)  # charged and neutral hadrons, photons, electrons, muons
 NUM_FEATURES = 5 + 1 + len(KINDS) + 4 + 2
 MM = 10.0  # in a cm
-LEAST = 1e-8  # of what a logarithm is taken of
-MOST = 5.0  # of the size of a kinematic feature
+LEAST = 1e-8  # argument of a logarithm
+MOST = 5.0  # absolute value of a kinematic feature
 
 
 class CandidatesPreTrainedModel(E2EPreTrainedModel):
@@ -47,7 +50,7 @@ class CandidatesPreTrainedModel(E2EPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        """As PyTorch does, like all three authors."""
+        """PyTorch's default, as in all three published codes."""
         if isinstance(module, nn.Linear):
             module.reset_parameters()
         else:
@@ -58,7 +61,8 @@ class CandidatesModel(CandidatesPreTrainedModel):
     """From candidates to a vector for each jet. A subclass says how, in `encode`."""
 
     def encode(self, features: torch.Tensor, values: torch.Tensor, is_real: torch.Tensor):
-        """Candidates `(B, N, D)` and jets `(B, D)`, of [`candidate_features`], their source, and which exist."""
+        """Candidates `(B, N, D)` and jets `(B, D)`, from [`candidate_features`] `(B, N, F)`, the candidates
+        themselves in float32, and which of them exist `(B, N)`."""
         raise NotImplementedError
 
     @can_return_tuple
@@ -69,7 +73,8 @@ class CandidatesModel(CandidatesPreTrainedModel):
         if self.wants_hidden_states(output_hidden_states, kwargs):
             raise ValueError(f"{type(self).__name__} returns no hidden states: it has no image of tokens.")
         values, is_real = _checked(candidate_values)
-        tokens, pooled = self.encode(candidate_features(values, is_real), values, is_real)
+        features = candidate_features(values, is_real).to(self.dtype)
+        tokens, pooled = self.encode(features, values, is_real)
         return E2EModelOutput(last_hidden_state=tokens, pooler_output=pooled)
 
 
@@ -113,7 +118,7 @@ class CandidatesForJetClassification(CandidatesPreTrainedModel, E2EForImageClass
 
 
 def _checked(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """In float32, whatever the precision of the model; a jet without candidates gets one without energy."""
+    """The candidates in float32, and which of them exist; a jet without any gets one without energy."""
     if values.ndim != 3 or values.shape[2] != len(CANDIDATE_FIELDS) or not values.shape[1]:
         raise ValueError(
             f"Expected `candidate_values` of shape (batch_size, num_candidates, {len(CANDIDATE_FIELDS)}): "
@@ -142,10 +147,11 @@ def axes_of(values: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def candidate_features(values: torch.Tensor, is_real: torch.Tensor) -> torch.Tensor:
-    """The 17 inputs of the published Particle Transformer (its `JetClass_full.yaml`), `(B, N, F)`, zero where no
-    candidate is.
+    """The 17 inputs of the published Particle Transformer (`JetClass_full.yaml` of
+    https://github.com/jet-universe/particle_transformer), `(B, N, F)`, zero in padding.
 
-    Energies are relative to the jet, and angles to its axis; both are those of all candidates together.
+    Energies are relative to the jet, and angles to its axis. The jet is the sum of its candidates, so that a model
+    needs no other input.
     """
     jet_pt, jet_energy, jet_eta, jet_phi = axes_of(values)
     pt, energy = values[..., PT], values[..., ENERGY]
@@ -169,6 +175,26 @@ def candidate_features(values: torch.Tensor, is_real: torch.Tensor) -> torch.Ten
         [torch.stack(kinematics, dim=2), values[..., CHARGE : CHARGE + 1], kinds.float(), others], dim=2
     )
     return features * is_real.unsqueeze(2)
+
+
+class CandidateNorm(nn.BatchNorm1d):
+    """BatchNorm over candidates or pairs `(M, D)`, in the precision of its weights under autocast, too; a single row,
+    which has no variance, is normalised with the running statistics.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        with no_autocast(input):
+            input = input.to(self.weight.dtype)
+            if len(input) > 1:
+                return super().forward(input)
+            statistics = self.running_mean, self.running_var
+            return F.batch_norm(input, *statistics, self.weight, self.bias, eps=self.eps)
+
+
+def padded(candidates: torch.Tensor, is_real: torch.Tensor) -> torch.Tensor:
+    """Candidates of all jets `(M, D)` to `(B, N, D)`."""
+    tokens = candidates.new_zeros(*is_real.shape, candidates.shape[1])
+    return tokens.index_put(is_real.nonzero(as_tuple=True), candidates)
 
 
 class ParticleFlowNetworkModel(CandidatesModel):

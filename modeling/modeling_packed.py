@@ -270,10 +270,13 @@ def packed_rank_augmented(query, key, value, num_heads: int, tokens: PackedToken
         query, key = (F.elu(query) + 1) * is_token, (F.elu(key) + 1) * is_token
         mean = sum_over_tokens(query, tokens)[tokens.image].unsqueeze(1) / number[tokens.image]
         scores = (key * mean).unflatten(2, (num_heads, width)).sum(3) * width**-0.5  # [M, W, h]
-        places = unpacked_places(tokens)
-        absent = places.unsqueeze(2) >= tokens.is_token.numel()
-        hidden = torch.finfo(scores.dtype).min  # finite: an image may be empty
-        share = _repack(unpack(scores, places).masked_fill(absent, hidden).softmax(1), tokens)
+        # a softmax over the tokens of an image, whose largest score cancels
+        image, lowest = tokens.image.unsqueeze(1), torch.finfo(scores.dtype).min
+        of_windows = scores.detach().masked_fill(~is_token, lowest).amax(1)
+        largest = of_windows.new_full((len(number), num_heads), lowest)
+        largest = largest.scatter_reduce(0, image.expand_as(of_windows), of_windows, "amax")
+        weights = (scores - largest[tokens.image].unsqueeze(1)).masked_fill(~is_token, lowest).exp()
+        share = weights / from_segments(sum_over_tokens(weights, tokens), tokens.image).unsqueeze(1)
         key = key * share.repeat_interleave(width, dim=2)
         key_value = block_diagonal(gram(key, value_wide, tokens), num_heads)
         key_mean = gram(key, torch.ones_like(key[..., :1]), tokens).expand(-1, -1, num_heads * width)
@@ -354,7 +357,8 @@ class PackedSoftmax(PackedAttention):
 
 
 class PackedRankAugmented(PackedAttention):
-    """Without the gate and the convolution of its paper: HitViT has its own local mixing."""
+    """Without the gate and the convolution of its paper, since HitViT has its own local mixing, and with the learned
+    scale of the queries that all attentions here have."""
 
     def mix(self, qkv, tokens):
         query, key, value = qkv.chunk(3, dim=2)

@@ -7,7 +7,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from .configuration_candidates import ParticleNetConfig
-from .modeling_candidates import NUM_FEATURES, CandidatesForJetClassification, CandidatesModel
+from .modeling_candidates import (
+    NUM_FEATURES,
+    CandidateNorm,
+    CandidatesForJetClassification,
+    CandidatesModel,
+    padded,
+)
 from .modeling_precision import no_autocast
 
 __all__ = ["ParticleNetForJetClassification", "ParticleNetModel", "nearest"]
@@ -15,6 +21,7 @@ __all__ = ["ParticleNetForJetClassification", "ParticleNetModel", "nearest"]
 NUM_EDGE_LAYERS = 3
 
 
+@torch.no_grad()
 def nearest(points: torch.Tensor, is_real: torch.Tensor, number: int) -> torch.Tensor:
     """The places of the `number` nearest other candidates of the jet `(B, N, number)`; where it has fewer, a
     candidate's own place.
@@ -40,10 +47,10 @@ class EdgeConvolution(nn.Module):
         super().__init__()
         sizes = [2 * input_size] + [output_size] * NUM_EDGE_LAYERS
         self.layers = nn.ModuleList(nn.Linear(*pair, bias=False) for pair in pairwise(sizes))
-        self.norms = nn.ModuleList(nn.BatchNorm1d(output_size) for _ in self.layers)
+        self.norms = nn.ModuleList(CandidateNorm(output_size) for _ in self.layers)
         differs = input_size != output_size
         self.shortcut = nn.Linear(input_size, output_size, bias=False) if differs else None
-        self.shortcut_norm = nn.BatchNorm1d(output_size) if differs else None
+        self.shortcut_norm = CandidateNorm(output_size) if differs else None
 
     def forward(self, features: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
         """`(M, D)` to `(M, D')`.
@@ -56,19 +63,13 @@ class EdgeConvolution(nn.Module):
         own, other = first.weight.chunk(2, dim=1)
         edges = F.linear(features, own - other).unsqueeze(1) + F.linear(features, other)[neighbors]
         shape, edges = edges.shape[:2], edges.flatten(0, 1)
-        edges = _normalised(self.norms[0], edges).relu()
+        edges = self.norms[0](edges).relu()
         for layer, norm in zip(layers, list(self.norms)[1:]):
-            edges = _normalised(norm, layer(edges)).relu()
+            edges = norm(layer(edges)).relu()
         mixed = edges.unflatten(0, shape).mean(1)
         if self.shortcut is not None:
-            features = _normalised(self.shortcut_norm, self.shortcut(features))
+            features = self.shortcut_norm(self.shortcut(features))
         return (features + mixed).relu()
-
-
-def _normalised(norm, values: torch.Tensor) -> torch.Tensor:
-    """In float32 under autocast too."""
-    with no_autocast(values):
-        return norm(values.float())
 
 
 class ParticleNetModel(CandidatesModel):
@@ -80,7 +81,7 @@ class ParticleNetModel(CandidatesModel):
     def __init__(self, config):
         super().__init__(config)
         sizes = [NUM_FEATURES, *config.edge_hidden_sizes]
-        self.norm = nn.BatchNorm1d(NUM_FEATURES)
+        self.norm = CandidateNorm(NUM_FEATURES)
         self.convolutions = nn.ModuleList(EdgeConvolution(*pair) for pair in pairwise(sizes))
         self.output, self.dropout = nn.Linear(sizes[-1], config.hidden_size), nn.Dropout(config.dropout)
         self.post_init()
@@ -93,20 +94,14 @@ class ParticleNetModel(CandidatesModel):
         rows = torch.zeros_like(is_real, dtype=torch.long)
         rows[is_real] = torch.arange(len(jet), device=jet.device)
         points = features[..., -2:]  # eta and phi from the axis
-        hidden = _normalised(self.norm, features[is_real])
+        hidden = self.norm(features[is_real])
         for convolution in self.convolutions:
             places = nearest(points, is_real, self.config.num_neighbors)[is_real]
             hidden = convolution(hidden, rows[jet.unsqueeze(1), places])
-            points = _padded(hidden, is_real)
+            points = padded(hidden, is_real)
         counts = is_real.sum(1, keepdim=True)
         pooled = points.sum(1) / counts
         return points, self.dropout(self.output(pooled).relu())
-
-
-def _padded(hidden: torch.Tensor, is_real: torch.Tensor) -> torch.Tensor:
-    """`(M, D)` to `(B, N, D)`."""
-    tokens = hidden.new_zeros(*is_real.shape, hidden.shape[1])
-    return tokens.index_put(is_real.nonzero(as_tuple=True), hidden)
 
 
 class ParticleNetForJetClassification(CandidatesForJetClassification):

@@ -20,11 +20,13 @@ from .modeling_candidates import (
     NUM_FEATURES,
     PHI,
     PT,
+    CandidateNorm,
     CandidatesForJetClassification,
     CandidatesModel,
+    padded,
     wrapped,
 )
-from .modeling_precision import LayerNorm, no_autocast
+from .modeling_precision import LayerNorm
 
 __all__ = ["ParticleTransformerForJetClassification", "ParticleTransformerModel", "pair_features"]
 
@@ -57,14 +59,6 @@ def _kinematics(values: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return pt, (pt / mt * values[:, ETA].sinh()).asinh(), values[:, PHI], mt, m2  # pyright: ignore[reportReturnType]
 
 
-class InputNorm(nn.BatchNorm1d):
-    """A BatchNorm that computes in float32 whatever it gets."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        with no_autocast(input):
-            return super().forward(input.float())
-
-
 class CandidateEmbedding(nn.Module):
     """Three layers from the features of a candidate to its token."""
 
@@ -72,7 +66,7 @@ class CandidateEmbedding(nn.Module):
         super().__init__()
         width = config.hidden_size
         sizes = [NUM_FEATURES, width, int(width * config.mlp_ratio), width]
-        self.norm = InputNorm(NUM_FEATURES)
+        self.norm = CandidateNorm(NUM_FEATURES)
         self.norms = nn.ModuleList(LayerNorm(size, eps=config.layer_norm_eps) for size in sizes[:-1])
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
 
@@ -90,12 +84,12 @@ class PairBias(nn.Module):
     def __init__(self, config):
         super().__init__()
         sizes = [NUM_PAIR_FEATURES, *config.pair_hidden_sizes, config.num_attention_heads]
-        self.norm = InputNorm(sizes[0])
+        self.norm = CandidateNorm(sizes[0])
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
-        self.norms = nn.ModuleList(InputNorm(size) for size in sizes[1:])
+        self.norms = nn.ModuleList(CandidateNorm(size) for size in sizes[1:])
 
     def forward(self, values: torch.Tensor, is_real: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Candidates `(B, N, 10)` to biases `(B, h, N, N)`, -inf for those that are not there."""
+        """Candidates `(B, N, 10)` to biases `(B, h, N, N)`, -inf for keys that are padding."""
         both = (is_real.unsqueeze(2) & is_real.unsqueeze(1)).triu()
         jet, one, other = both.nonzero(as_tuple=True)
         with torch.no_grad():
@@ -111,7 +105,10 @@ class PairBias(nn.Module):
 
 
 class Attention(nn.Module):
-    """Softmax attention with a bias, whose heads have learned scales."""
+    """Softmax attention with a bias.
+
+    As in the published code, the learned scales of the heads act after the output projection.
+    """
 
     def __init__(self, config, dropout: float):
         super().__init__()
@@ -151,7 +148,7 @@ class Block(nn.Module):
     def forward(
         self, tokens: torch.Tensor, bias: torch.Tensor, class_token: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Tokens `(B, N, D)` to tokens; with a class token `(B, 1, D)`, which the bias then knows too, to that."""
+        """Tokens `(B, N, D)` to tokens; with a class token `(B, 1, D)`, which `bias` must then include, to that."""
         queries = tokens if class_token is None else class_token
         seen = self.norm1(tokens if class_token is None else torch.cat([class_token, tokens], dim=1))
         # the class token asks as it is, not normalised: so does the published code
@@ -191,9 +188,7 @@ class ParticleTransformerModel(CandidatesModel):
         return [f"{kind}.{i}" for kind in ("blocks", "class_blocks") for i in range(len(getattr(self, kind)))]
 
     def encode(self, features, values, is_real):
-        embedded = self.embedding(features[is_real])
-        tokens = embedded.new_zeros(*is_real.shape, embedded.shape[1])
-        tokens = tokens.index_put(is_real.nonzero(as_tuple=True), embedded)
+        tokens = padded(self.embedding(features[is_real]), is_real)
         bias = self.pair_bias(values, is_real, tokens.dtype)
         for block in self.blocks:
             tokens = block(tokens, bias)

@@ -3,9 +3,9 @@
 python studies/blind_test.py --make     # simulate it, and write the hashes of its files: commit them
 python studies/blind_test.py            # measure every trained model on it
 
-It opens only if recipes/comparison and the hashes are committed as they are, the files have these hashes, and every
-training of the plan is done; `opened.json` then names the commit, and another commit cannot open it again. An
-interrupted call resumes.
+It opens only if all code, recipes/comparison, the validation results and the hashes are committed as they are; if the
+files have these hashes; and if every training of the plan is done, with the weights that were validated. `opened.json`
+then names the commit, and another plan, or another training, cannot open the test again. An interrupted call resumes.
 """
 
 import json
@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from comparison import simulate
-from comparison_tables import trainings
+from comparison_tables import digest, trainings
 from steps import ROOT, Job, ParallelArguments, run_jobs
 from transformers import HfArgumentParser
 
@@ -23,6 +23,8 @@ from e2evit.cli.errors import one_line_errors
 from e2evit.data.jobs import write_whole_text
 from e2evit.data.manifest import sha256_of
 from e2evit.data.packaged import read_recipe
+
+CODE = [ROOT / name for name in ("modeling", "src", "scripts", "studies")]
 
 
 @dataclass
@@ -38,6 +40,21 @@ class BlindArguments:
 def hashes(folder: Path) -> dict[str, str]:
     """Of the files with jets, by name."""
     return {path.name: sha256_of(path) for path in sorted(folder.glob("*.parquet"))}
+
+
+def check_trained(plan: dict, folder: Path, runs: dict[str, dict]) -> None:
+    """Check that every training of the plan is done, and that its checkpoint is the one that was validated.
+
+    Raises:
+        ValueError: naming the first that is not.
+    """
+    for one in trainings(plan):
+        weights = folder / one.name / "model.safetensors"
+        run = runs.get(one.name, {})
+        if run.get("recipe") != digest(plan, one.model) or not weights.exists():
+            raise ValueError(f"The training {one.name} is missing: run studies/comparison.py.")
+        if run["weights"] != sha256_of(weights):
+            raise ValueError(f"{weights} is not what was validated: train and validate {one.name} again.")
 
 
 def check_committed(*paths: str | Path) -> str:
@@ -78,12 +95,11 @@ def check_unopened(opened: Path, commit: str, digest: str) -> None:
 def main() -> None:
     options, parallel = HfArgumentParser([BlindArguments, ParallelArguments]).parse_args_into_dataclasses()
     plan, folder, results = read_recipe(options.study), Path(options.output_dir), Path(options.results_dir)
-    data, listed, recipes = folder / "blind", results / "blind_files.json", Path(options.study).parent
-    every = trainings(plan)
-    missing = [one.name for one in every if not (folder / f"validation/{one.name}.json").exists()]
-    if missing:
-        raise ValueError(f"{len(missing)} trainings are missing, such as {missing[0]}: run studies/comparison.py.")
-    commit = check_committed(recipes, *([] if options.make else [listed]))
+    data, listed, validated = folder / "blind", results / "blind_files.json", results / "validation.json"
+    recipes, every = Path(options.study).parent, trainings(plan)
+    runs = json.loads(validated.read_text(encoding="utf-8"))["runs"] if validated.exists() else {}
+    check_trained(plan, folder, runs)
+    commit = check_committed(*CODE, recipes, validated, *([] if options.make else [listed]))
     if options.make:
         simulate(data, plan["blind_test"], options.num_proc)
         write_whole_text(listed, json.dumps(hashes(data), indent=2) + "\n")
@@ -91,8 +107,8 @@ def main() -> None:
         return
     if hashes(data) != json.loads(listed.read_text(encoding="utf-8")):
         raise ValueError(f"The files in {data} are not those that {listed} lists: make them again, or restore them.")
-    texts = [path.read_bytes() for path in sorted(recipes.glob("*"))]
-    check_unopened(results / "opened.json", commit, sha256(b"".join([*texts, listed.read_bytes()])).hexdigest())
+    texts = [path.read_bytes() for path in (*sorted(recipes.glob("*")), listed, validated)]
+    check_unopened(results / "opened.json", commit, sha256(b"".join(texts)).hexdigest())
     jobs = []
     for one in every:
         for pileup in plan["blind_test"]["pileup"]:

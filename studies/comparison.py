@@ -50,7 +50,7 @@ def main() -> None:
         raise ValueError(f"{options.study} has no {', '.join(unknown)}, but {', '.join(plan['models'])}.")
     steps, table = (Path(options.results_dir) / f"{name}.json" for name in ("steps", "validation"))
     earlier = json.loads(table.read_text(encoding="utf-8"))["runs"] if table.exists() else {}
-    runs = summarise(plan, folder / "validation", earlier)
+    runs = summarise(plan, folder, earlier)
     data = folder / "data"
     words = ["--data_dir", data, *(["--cache_dir", options.cache_dir] if options.cache_dir else [])]
     if not options.plan:
@@ -66,7 +66,7 @@ def main() -> None:
     try:
         run_jobs([_job(one, plan, folder, words) for one in chosen[: options.max_runs]], parallel, folder / "logs")
     finally:  # what was measured before a failure or a SIGTERM counts
-        runs = summarise(plan, folder / "validation", runs)
+        runs = summarise(plan, folder, runs)
         if runs:
             write_record(table, {"runs": runs})
 
@@ -77,7 +77,7 @@ def _job(one: Training, plan: dict, folder: Path, words: list) -> Job:
     train = (
         *("scripts/train.py", plan["training"], *few, "--model_config", f"recipes/comparison/{one.model}.json"),
         *("--train_fraction", one.share, "--num_train_epochs", one.epochs, "--seed", one.seed),
-        *("--fraction_seed", one.seed, *(["--fresh"] if one.epochs > 1 else [])),
+        *(["--fresh"] if one.epochs > 1 else []),
         *("--validation_interval", max(1, one.epochs // 10), "--save_steps", 500, "--resume_from_checkpoint"),
         *("--output_dir", checkpoint, *as_flags(own)),
     )

@@ -1,4 +1,4 @@
-"""Jets a second of a training step of each model in the comparison, on one core, and the MACs of its forward pass.
+"""Jets per second in a training step of each model of the comparison, on one core; its parameters and MACs.
 
 python studies/comparison_steps.py --data_dir runs/comparison/data MODEL ...
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from comparison_tables import training_jets
 from token_steps import make_step, of_settings
 from tqdm import tqdm
 from transformers import HfArgumentParser
@@ -38,18 +39,23 @@ class StepArguments:
 
 def main() -> None:
     (options,) = HfArgumentParser(StepArguments).parse_args_into_dataclasses()
-    settings = read_recipe(read_recipe(options.study)["training"])
+    plan = read_recipe(options.study)
+    settings = read_recipe(plan["training"])
     recipe, targets = Recipe(training=of_settings(TrainArguments, settings)), of_settings(TargetArguments, settings)
     accelerator = start_accelerator()
     torch.set_num_threads(1)
-    data = DataArguments(data_dir=options.data_dir, cache_dir=options.cache_dir, train_fraction=JETS / 1e6)
+    share = min(1.0, 1.1 * JETS / training_jets(plan))
+    data = DataArguments(data_dir=options.data_dir, cache_dir=options.cache_dir, train_fraction=share)
     size = recipe.training.per_device_batch_size
     dataset, schema = load_data(data, targets, splits={"train"}, candidates=True)
     rows = dataset["train"].select(range(min(JETS, len(dataset["train"])) // size * size))
-    steps, macs = {}, {}
+    if not len(rows):
+        raise ValueError(f"{options.data_dir} holds fewer training jets than a batch of {size}.")
+    steps, macs, parameters = {}, {}, {}
     for name in options.models:
         step, model = make_step(Path(f"recipes/comparison/{name}.json"), rows, schema, recipe, accelerator)
         steps[name], macs[name] = step, count_macs(model)
+        parameters[name] = sum(parameter.numel() for parameter in model.parameters())
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in tqdm(range(WARM_UP + ROUNDS), desc="Timing steps", disable=None):
         for name, step in reversed(steps.items()) if number % 2 else steps.items():
@@ -59,7 +65,8 @@ def main() -> None:
     path = Path(options.results)
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     rates = {name: size / float(np.median(own[WARM_UP:])) for name, own in seconds.items()}
-    record = {"jets_per_second": known.get("jets_per_second", {}) | rates, "macs": known.get("macs", {}) | macs}
+    measured = {"jets_per_second": rates, "macs": macs, "parameters": parameters}
+    record = {name: known.get(name, {}) | values for name, values in measured.items()}
     write_record(path, record | {"precision": accelerator.mixed_precision}, threads=1)
 
 

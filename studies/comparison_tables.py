@@ -3,19 +3,20 @@
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import zip_longest
 from pathlib import Path
 
+from e2evit.data.manifest import sha256_of
 from e2evit.data.packaged import read_recipe
+from e2evit.data.splits import SPLIT_FRACTIONS
 from e2evit.results.predictions import MODEL
 from e2evit.results.record import Result
 from e2evit.results.tables import markdown_table
 
-__all__ = ["TABLES", "Training", "plan_table", "summarise", "trainings"]
+__all__ = ["TABLES", "Training", "digest", "plan_table", "summarise", "training_jets", "trainings"]
 
 STUDY = Path(__file__).parents[1] / "recipes/comparison/study.yaml"
-
-TRAIN_SHARE = 0.7  # of the jets of a simulation
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,37 @@ def trainings(plan: dict) -> list[Training]:
     return [one for row in zip_longest(*columns) for one in row if one is not None]
 
 
+def digest(plan: dict, model: str) -> str:
+    """A hash of all that defines the trainings of a model, besides share and seed."""
+    recipes = STUDY.parent
+    texts = [(recipes / name).read_text(encoding="utf-8") for name in (f"{model}.json", Path(plan["training"]).name)]
+    own = plan["simulation"], plan["validation_fraction"], plan["settings"].get(model, {})
+    return sha256("".join([*texts, json.dumps(own)]).encode()).hexdigest()
+
+
+def training_jets(plan: dict) -> float:
+    """About the number of jets in the training split."""
+    simulated = sum(len(part["processes"]) * part["num_jets"] for part in plan["simulation"]["samples"])
+    return SPLIT_FRACTIONS["train"] * simulated
+
+
 def summarise(plan: dict, folder: Path, earlier: dict[str, dict]) -> dict[str, dict]:
     """By name, the metrics of each training of the plan that was measured on validation jets, and the earlier ones.
+    Those of other recipes than the plan's are left out.
 
     Args:
-        folder: With `NAME.json` of each training.
-        earlier: Of trainings whose results may no longer be there.
+        folder: With a checkpoint `NAME`, and its result `validation/NAME.json`, of each training.
+        earlier: Of trainings whose checkpoints may no longer be there.
     """
-    runs = dict(earlier)
+    runs = {}
     for one in trainings(plan):
-        if (path := folder / f"{one.name}.json").exists():
+        if earlier.get(one.name, {}).get("recipe") == (recipe := digest(plan, one.model)):
+            runs[one.name] = earlier[one.name]
+        elif (path := folder / f"validation/{one.name}.json").exists():
             result = Result.from_json(path)
             runs[one.name] = {
+                "recipe": recipe,
+                "weights": sha256_of(folder / one.name / "model.safetensors"),
                 "commit": result.commit,
                 "parameters": result.parameters,
                 "training": result.training,
@@ -74,21 +94,25 @@ def summarise(plan: dict, folder: Path, earlier: dict[str, dict]) -> dict[str, d
 
 def plan_table(plan: dict, steps: Path, done: Collection[str]) -> str:
     """Each model's trainings, their cost on one core as `studies/comparison_steps.py` measured it, and how many are
-    done, of which `done` has the names.
+    done (`done` holds their names).
     """
     measured = json.loads(steps.read_text(encoding="utf-8")) if steps.exists() else {}
-    rates, macs = measured.get("jets_per_second", {}), measured.get("macs", {})
-    jets = TRAIN_SHARE * sum(len(part["processes"]) * part["num_jets"] for part in plan["simulation"]["samples"])
-    rows, every = [], trainings(plan)
+    rates, macs, parameters = (measured.get(name, {}) for name in ("jets_per_second", "macs", "parameters"))
+    jets, rows, every = training_jets(plan), [], trainings(plan)
     hours = 0.0
     for model in plan["models"]:
         own = [one for one in every if one.model == model]
         minutes = jets / rates[model] / 60 if model in rates else None
         hours += 0.0 if minutes is None else minutes * len(own) / 60
-        cells = [f"{macs[model] / 1e6:.0f}", f"{rates[model]:.0f}", f"{minutes:.0f}"] if minutes else ["–"] * 3
+        cells = ["–"] * 4
+        if minutes is not None:
+            cells = [f"{parameters[model] / 1e6:.2f}", f"{macs[model] / 1e6:.0f}"]
+            cells += [f"{rates[model]:.0f}", f"{minutes:.0f}"]
         rows.append([model, *cells, str(len(own)), str(len({one.name for one in own} & {*done}))])
-    title = ["", "MACs [M]", "jets a second", "minutes a training", "trainings", "done"]
-    told = f"{jets / 1000:.0f} thousand jets a training; all trainings together: {hours:.0f} hours of one core."
+    title = ["", "parameters [M]", "MACs [M]", "jets per second", "minutes per training", "trainings", "done"]
+    told = f"{jets / 1000:.0f} thousand jets per training."
+    if {*plan["models"]} <= {*rates}:
+        told += f" All trainings together take {hours:.0f} hours of one core."
     return f"{markdown_table(title, rows)}\n\n{told}"
 
 

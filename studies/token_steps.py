@@ -92,7 +92,12 @@ def make_step(
     torch.manual_seed(0)
     settings, (model, processor) = recipe.training, new_model(config, schema, rows)
     kind = CandidateCollator if model.reads_candidates else E2ECollator
-    collator = kind(processor, augmentation=recipe.augmentation, packed=model.reads_rows)
+    collator = kind(
+        processor,
+        augmentation=recipe.augmentation,
+        packed=model.reads_rows,
+        containment=model.config.containment,
+    )
     loader = make_loader(rows, collator, settings.per_device_batch_size, shuffle_seed=0)
     batches = [{name: part for name, part in batch.items() if name != "rows"} for batch in loader]
     optimizer = make_optimizer(model.train(), settings.learning_rate, settings.weight_decay, name=settings.optimizer)

@@ -1,6 +1,7 @@
 """Jets as lists of candidates: batches of them, and models trained and measured on them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,18 @@ def test_models_of_candidates_train_resume_and_are_measured(data, tmp_path, monk
     assert result.metric("mae_gev").value > 0
     assert result.cost["macs"] > 0
     assert "image mass" in result.metrics  # of the same jets' images
+    compile_with = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **options: compile_with(model, backend="eager"))
+    assert len(run("compiled", num_train_epochs=1, torch_compile=True).history.epochs) == 1
+    with pytest.raises(ValueError, match=r"was trained on jets of .*: measure it on their test split"):
+        evaluate(whole, data, split="all")
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(FOLDER, elsewhere)
+    result = evaluate(
+        whole, DataArguments(data_dir=str(elsewhere), cache_dir=data.cache_dir, pileup=[0.0]), split="all"
+    )
+    assert len(result.predictions["labels"]) == 80
+    assert list(result.metrics) == ["model"]
 
 
 def test_all_jets_of_a_folder_are_measured_with_pileup_of_the_test_part(data):

@@ -1,12 +1,13 @@
 """The comparison on a blind test: its plan, and what its test refuses."""
 
+import hashlib
 import json
 import subprocess
 from pathlib import Path
 
 import blind_test
 import pytest
-from comparison_tables import plan_table, trainings
+from comparison_tables import digest, plan_table, trainings
 
 from e2evit.data.packaged import read_recipe
 
@@ -25,19 +26,19 @@ def test_first_seeds_come_before_second_ones():
 
 def test_every_training_sees_as_many_jets():
     for one in trainings(read_recipe(ROOT / "recipes/comparison/study.yaml")):
-        assert one.share * one.epochs == pytest.approx(1, abs=0.11)  # 0.3 three times
+        assert one.share * one.epochs == pytest.approx(1)
 
 
 def test_plan_says_what_is_done_and_what_it_costs(tmp_path):
     steps = tmp_path / "steps.json"
     assert "| vit    | –" in plan_table(PLAN, steps, set())
-    steps.write_text(
-        json.dumps({"jets_per_second": {"hitvit": 10.0, "vit": 5.0}, "macs": {"hitvit": 1e8, "vit": 2e8}})
-    )
+    measured = {"jets_per_second": {"hitvit": 10.0, "vit": 5.0}}
+    measured |= {name: {"hitvit": 1e6, "vit": 2e6} for name in ("macs", "parameters")}
+    steps.write_text(json.dumps(measured))
     table = plan_table(PLAN, steps, {"hitvit_seed0", "of another plan"})
     cells = [cell.strip() for cell in next(line for line in table.splitlines() if "hitvit" in line).split("|")[1:-1]]
-    assert cells == ["hitvit", "100", "10", "2", "3", "1"]
-    assert "all trainings together: 0 hours of one core" in table
+    assert cells == ["hitvit", "1.00", "1", "10", "2", "3", "1"]
+    assert "All trainings together take 0 hours of one core" in table
 
 
 @pytest.mark.parametrize("name", [path.stem for path in (ROOT / "recipes/comparison").glob("*.json")])
@@ -45,6 +46,23 @@ def test_all_models_learn_the_same_targets_with_the_same_losses(name):
     config = read_recipe(ROOT / f"recipes/comparison/{name}.json", "JSON")
     targets = {key: config[key] for key in ("log_mass", "mass_loss", "mass_loss_weight", "containment")}
     assert targets == {"log_mass": True, "mass_loss": "quantile", "mass_loss_weight": 0.4, "containment": True}
+
+
+def test_the_test_needs_the_weights_that_were_validated(tmp_path):
+    plan = read_recipe(ROOT / "recipes/comparison/study.yaml") | {"models": {"hitvit": {1: [0]}}}
+    weights = tmp_path / "hitvit_seed0/model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"1")
+    run = {"recipe": digest(plan, "hitvit"), "weights": hashlib.sha256(b"1").hexdigest()}
+    blind_test.check_trained(plan, tmp_path, {"hitvit_seed0": run})
+    for runs in ({}, {"hitvit_seed0": run | {"recipe": "of another plan"}}):
+        with pytest.raises(ValueError, match=r"hitvit_seed0 is missing: run studies/comparison\.py"):
+            blind_test.check_trained(plan, tmp_path, runs)
+    weights.write_bytes(b"2")
+    with pytest.raises(ValueError, match="is not what was validated"):
+        blind_test.check_trained(plan, tmp_path, {"hitvit_seed0": run})
+    tuned = plan | {"settings": {"hitvit": {"learning_rate": 1e-3}}}
+    assert digest(tuned, "hitvit") != digest(plan, "hitvit") == digest(tuned | {"settings": {"vit": {}}}, "hitvit")
 
 
 @pytest.fixture

@@ -182,11 +182,13 @@ def test_metrics_of_containment():
     assert found["containment_auc_low"] < found["containment_auc"] < found["containment_auc_high"]
     name = "containment_calibration_error"
     assert found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
-    # labels drawn from the stated probabilities: 15 bins of some 1 300 jets, a standard error of 0.014 each
+    # labels drawn from the stated probabilities: 10 bins of 2 000 jets, a standard error of 0.011 each
     stated = RNG.uniform(0, 1, 20_000)
     drawn = (RNG.random(20_000) < stated).astype(float)
     assert containment_metrics(drawn, stated, num_resamples=2)[name] < 0.02
     assert containment_metrics(drawn, np.full(20_000, 0.9), num_resamples=2)[name] == pytest.approx(0.9 - drawn.mean())
+    shifted = containment_metrics(drawn, np.clip(stated - 0.1, 0, 1), num_resamples=2)  # wrong in one direction
+    assert shifted[name] == pytest.approx(0.1, abs=0.02)
     constant = containment_metrics(MERGED, np.full(NUMBER, 0.5), num_resamples=2)
     assert (constant["containment_auc"], constant["containment_auc_low"]) == (0.5, 0.5)
     one_kind = containment_metrics(np.ones(NUMBER), PROBABILITIES, num_resamples=2)

@@ -102,6 +102,23 @@ def test_bfloat16_is_near(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-4), (torch.bfloat16, 0.05)])
+def test_weights_of_other_precisions(name, dtype, tolerance):
+    model, values = make(name), jets(9, 6)
+    with torch.no_grad():
+        expected = model(values).logits
+        got = model.to(dtype)(values).logits
+    assert torch.allclose(got.float(), expected, atol=tolerance)  # features are float32; eight bits of bfloat16
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_batch_of_one_candidate_trains(name):
+    loss = make(name).train()(jets(1), labels=torch.tensor([1])).loss
+    loss.backward()
+    assert loss.isfinite()
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_checkpoints_come_back(name, tmp_path):
     model, values = make(name), jets(5, 2)
     model.save_pretrained(tmp_path)

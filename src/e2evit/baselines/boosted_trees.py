@@ -20,6 +20,7 @@ from e2evit.results.predictions import Predictions
 __all__ = [
     "DEFAULTS",
     "QUANTILES",
+    "STOPPING",
     "TARGETS",
     "BoostedTrees",
     "TreeJets",
@@ -40,7 +41,7 @@ DEFAULTS = {
     "l2_regularization": 1.0,
     "max_features": 0.5,
 }
-_STOPPING = {"max_iter": 2000, "n_iter_no_change": 20, "tol": 1e-5, "early_stopping": True}
+STOPPING = {"max_iter": 2000, "n_iter_no_change": 20, "tol": 1e-5, "early_stopping": True}
 _LEAST_SCALE = 1e-6  # of the mass, where quantiles coincide: an uncertainty is positive
 
 
@@ -117,7 +118,7 @@ def best_iteration(model: HistGradientBoostingClassifier | HistGradientBoostingR
 
 
 def _at_best(model, stages: Iterator[np.ndarray]) -> np.ndarray:
-    """Predictions without the iterations after the best one, in which training waited for a better one."""
+    """Predictions without the iterations after the best one, which training ran while waiting for a better one."""
     return next(islice(stages, best_iteration(model) - 1, None))
 
 
@@ -168,7 +169,7 @@ def fit_classes(
     train: TreeJets, validation: TreeJets, settings: Mapping[str, float], seed: int = 0
 ) -> HistGradientBoostingClassifier:
     """A classifier by the cross-entropy, see [`best_iteration`]."""
-    model = HistGradientBoostingClassifier(random_state=seed, **_STOPPING, **settings)
+    model = HistGradientBoostingClassifier(random_state=seed, **STOPPING, **settings)
     (x, y), (x_val, y_val) = train.with_class(), validation.with_class()
     return model.fit(x, y, X_val=x_val, y_val=y_val)
 
@@ -178,7 +179,7 @@ def fit_log_mass(
 ) -> HistGradientBoostingRegressor:
     """A regressor of a quantile by its pinball loss, see [`best_iteration`]."""
     model = HistGradientBoostingRegressor(
-        loss="quantile", quantile=quantile, random_state=seed, **_STOPPING, **settings
+        loss="quantile", quantile=quantile, random_state=seed, **STOPPING, **settings
     )
     (x, y), (x_val, y_val) = train.with_mass(), validation.with_mass()
     return model.fit(x, y, X_val=x_val, y_val=y_val)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sklearn
 
 from e2evit.data.jobs import write_whole_text
 from e2evit.data.texts import read_mapping
 
-from .boosted_trees import DEFAULTS, TARGETS, TreeJets, best_iteration, check_jets, fit_classes, fit_log_mass
+from .boosted_trees import DEFAULTS, STOPPING, TARGETS, TreeJets, best_iteration, check_jets, fit_classes, fit_log_mass
 
 __all__ = ["MAX_TRIALS", "SPACE", "best_settings", "require_optuna", "tune_trees"]
 
@@ -112,7 +113,7 @@ def _next_settings(trials: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _digest(*samples: TreeJets) -> str:
     """A hash of the jets, and of where settings come from."""
-    digest = blake2b(json.dumps([DEFAULTS, SPACE]).encode(), digest_size=16)
+    digest = blake2b(json.dumps([DEFAULTS, STOPPING, SPACE, sklearn.__version__]).encode(), digest_size=16)
     for sample in samples:
         for values in vars(sample).values():
             digest.update(np.ascontiguousarray(values).tobytes())

@@ -98,8 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for seed in options.seed:
             start = time.perf_counter()
             trees = fit_trees(**jets, num_classes=number, seed=seed, settings=settings)
-            predictions = trees.predict(x[options.split])
             training = {"seconds": time.perf_counter() - start} | trees.record() | tuned
+            predictions = trees.predict(x[options.split])
             fields = run_info(dataset) | describe_data(data, targets, schema, options.split)
             fields |= {"model": name, "seed": seed, "training": training}
             fields |= evaluate_predictions(rows, targets.mass_column, schema.label_names, {MODEL: predictions})

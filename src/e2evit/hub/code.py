@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from e2evit.modeling import FAMILIES, E2EImageProcessor
+from e2evit.modeling import CANDIDATE_FAMILIES, FAMILIES, E2EImageProcessor
 from e2evit.modeling.pipeline_e2e import E2EFeaturesPipeline, E2EJetsPipeline
 
 __all__ = ["add_code", "check_publishable"]
@@ -25,8 +25,10 @@ def check_publishable(source: str | Path, model_type: str) -> None:
         source: What the error names: the checkpoint, or the file of the configuration.
 
     Raises:
-        ValueError: for a `model_type` of another package.
+        ValueError: for a `model_type` of another package, or a model of candidates.
     """
+    if model_type in CANDIDATE_FAMILIES:
+        raise ValueError(f"{source} holds a {model_type!r}: models of candidates have no card and are not published.")
     if model_type not in FAMILIES:
         raise ValueError(
             f"Only models of e2evit can be published: {source} holds a {model_type!r}; "

@@ -83,6 +83,7 @@ class TrainedOn:
         targets: Those of the recipe it was trained with, as far as it holds one.
         reads_events: Whether it predicts all jets of an event at once.
         reads_candidates: Whether it reads candidates instead of images.
+        data_dir: Folder of the jets that it was trained on, as its recipe says.
     """
 
     path: str
@@ -91,6 +92,7 @@ class TrainedOn:
     targets: TargetArguments
     reads_events: bool = False
     reads_candidates: bool = False
+    data_dir: str | None = None
 
     @classmethod
     def of(cls, path: str | Path) -> "TrainedOn":
@@ -114,6 +116,7 @@ class TrainedOn:
             TargetArguments(**{name: recipe[name] for name in known if name in recipe}),
             _reads_events(config),
             config.model_type in CANDIDATE_FAMILIES,
+            recipe.get("data_dir"),
         )
 
 

@@ -63,7 +63,8 @@ class WholeBatches:
         return getattr(self.model, name)
 
     def __call__(self, **batch: torch.Tensor):
-        size = len(batch["pixel_values"]) if "pixel_values" in batch else len(batch["row_offsets"]) - 1
+        images = next((batch[name] for name in ("pixel_values", "candidate_values") if name in batch), None)
+        size = len(batch["row_offsets"]) - 1 if images is None else len(images)
         return (self.compiled if size == self.batch_size else self.model)(**batch)
 
 

@@ -79,7 +79,7 @@ def decorrelation_metrics(logits: np.ndarray, labels: np.ndarray, masses: np.nda
         logits: `(n, num_labels)`.
         labels, masses: `(n,)`, -100 and NaN where unknown; some background jets have a mass.
     """
-    known = (labels != -100) & np.isfinite(masses)
+    known = (labels > BACKGROUND) | ((labels == BACKGROUND) & np.isfinite(masses))  # of signals, scores are enough
     logits, labels, masses = (torch.from_numpy(values[known]) for values in (logits, labels, masses))
     background = (labels == BACKGROUND).nonzero().flatten()
     number = -(-len(background) // SAMPLE)

@@ -83,6 +83,9 @@ def evaluate(
     trained_on = TrainedOn.of(checkpoint)
     if not trained_on.label_names:
         raise ValueError(f"{checkpoint} is a model for masked images, which predicts no classes: fine-tune it first.")
+    folders = [data.data_dir, trained_on.data_dir]
+    if split == ALL and None not in folders and len({Path(folder).expanduser().resolve() for folder in folders}) == 1:
+        raise ValueError(f"{checkpoint} was trained on jets of {data.data_dir}: measure it on their test split.")
     accelerator = start_accelerator(mixed_precision)
     if trained_on.reads_events != (data.event_jets == "queries"):
         if data.event_jets is not None:

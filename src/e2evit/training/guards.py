@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from e2evit.metrics.mass import central_68
 from e2evit.results.measure import column
 from e2evit.results.predictions import BACKGROUND
+from e2evit.transforms.event_jets import JET_COLUMNS
 from e2evit.transforms.targets import check_mass_column, columns_with_values
 
 __all__ = [
@@ -28,7 +29,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-FEW_JETS = 100  # of the background in a batch: if they do not depend on the mass at all, dCorr² is 0.03 +- 0.01
+FEW_JETS = 100  # of the background in a batch: if they do not depend on the mass at all, dCorr² is 0.03 +- 0.013
 NARROW = 0.05  # relative spread of the masses, below which a constant looks like a good prediction
 
 
@@ -119,17 +120,22 @@ def check_containment(train: Dataset) -> None:
         )
 
 
-def check_decorrelation(jets: DatasetDict, mass_column: str, share: float) -> None:
+def check_decorrelation(jets: DatasetDict, mass_column: str, share: float, of_events: bool = False) -> None:
     """Check that scores can be decorrelated from a mass: there are signals, and background jets with different masses.
     Those without a mass are left out of the term, which the log says, as it warns of small batches.
 
     Args:
         share: Fraction of the training split that is in a batch of one process.
+        of_events: Whether jets are those of events, of which batches hold few columns.
 
     Raises:
         ValueError: if there are not, or `mass_column` holds no numbers.
     """
     check_mass_column(jets, mass_column, "decorrelation_mass")
+    if of_events and mass_column not in JET_COLUMNS:
+        raise ValueError(
+            f"`decorrelation_mass` is {mass_column!r}; with `event_jets: queries`, it is jet_mass or mass_labels."
+        )
     feature = jets["train"].features["labels"]
     if not isinstance(feature, ClassLabel) or feature.num_classes < 2:
         raise ValueError("`decorrelation_weight` needs a background and a signal, and the data has no two classes.")

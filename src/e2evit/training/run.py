@@ -164,7 +164,7 @@ def _run(
         check_targets(jets, recipe.targets.mass_column, needs_masses, recipe.targets.mass_classes is None)
         if recipe.decorrelation.decorrelation_weight:
             share = settings.per_device_batch_size / len(dataset["train"])
-            check_decorrelation(jets, recipe.decorrelation.decorrelation_mass, share)
+            check_decorrelation(jets, recipe.decorrelation.decorrelation_mass, share, queries)
         if "jets" in schema.lists and not queries:  # with windows there are no lists left
             logger.warning(
                 f"The rows are whole events of {schema.image_size[0]} x {schema.image_size[1]} pixels, and each is "
