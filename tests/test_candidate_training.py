@@ -10,11 +10,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from e2evit.modeling import CANDIDATE_FIELDS, E2EImageProcessor
+from e2evit.modeling.modeling_candidates import KINDS
+from e2evit.modeling.modeling_particle_transformer import MASSES
 from killed import resume_until_done
 
 from e2evit import DataArguments, TargetArguments, TrainArguments, evaluate, train
 from e2evit.data.schema import CANDIDATE_COLUMNS
-from e2evit.simulation import particle_images
+from e2evit.simulation import particle_flow, particle_images
+from e2evit.simulation.batch import SPECIES
 from e2evit.simulation.pileup import MinimumBiasPool
 from e2evit.training.candidates import CandidateCollator
 from e2evit.training.data import load_data
@@ -23,6 +26,7 @@ from e2evit.transforms.augment import Augmentation
 
 FOLDER = Path(__file__).parent / "data/particles"
 MODEL = {"model_type": "particle_flow_network", "hidden_size": 16}
+LEPTONS = (particle_flow.ELECTRON, particle_flow.MUON)
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +53,13 @@ def rows(counts=(3, 1), **columns):
 
 def collator(**options):
     return CandidateCollator(E2EImageProcessor(), **options)
+
+
+def test_models_and_simulation_mean_the_same_candidates():
+    assert list(CANDIDATE_COLUMNS) == [f"candidate_{name}" for name in CANDIDATE_FIELDS]
+    of_simulation = {code: SPECIES[code][1] for code in (particle_flow.CHARGED_HADRON, *LEPTONS)}
+    assert of_simulation == pytest.approx(MASSES, rel=1e-3)
+    assert {*KINDS} == {*of_simulation, particle_flow.PHOTON, particle_flow.NEUTRAL_HADRON}
 
 
 def test_batches_hold_the_candidates_of_rows():

@@ -102,7 +102,7 @@ def check_targets(dataset: DatasetDict, mass_column: str, needs_masses: bool, wi
 
 
 def check_containment(train: Dataset) -> None:
-    """Check that training jets say whether they contain all of the decay; warn if all say the same.
+    """Check that `merged` is known for some training jets; warn if it is constant.
 
     Raises:
         ValueError: if none does.

@@ -62,7 +62,7 @@ def measure_batch_norms(
     (section 3 of https://arxiv.org/abs/2105.07576); a running mean of weights has no statistics of its own.
 
     Args:
-        give: Gives a batch to the model, by default all of it; row numbers are left out before.
+        give: Calls the model on a batch, by default with every entry; row numbers are already removed.
     """
     device = accelerator.device
     devices = [] if device.type == "cpu" else [device]
