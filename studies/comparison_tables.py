@@ -38,7 +38,7 @@ class Training:
 
     @property
     def epochs(self) -> int:
-        """Passes, for which every training sees as many jets."""
+        """Passes, for which every training sees the same number of jets."""
         return round(1 / self.share)
 
 
