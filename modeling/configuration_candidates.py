@@ -55,6 +55,10 @@ class ParticleTransformerConfig(CandidatesConfig):
         blocks = self.num_hidden_layers + self.num_class_attention_layers
         return int(blocks * self.hidden_size**2 * (4 + 2 * self.mlp_ratio))
 
+    def validate_class_attention(self):
+        if not self.num_class_attention_layers:
+            raise ValueError("`num_class_attention_layers` must be 1 or more: the class token sees the jet in these.")
+
     def validate_heads(self):
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
@@ -84,7 +88,7 @@ class ParticleNetConfig(CandidatesConfig):
         return sum(2 * width**2 for width in self.edge_hidden_sizes)
 
     def validate_edges(self):
-        check_limits("the number of `edge_hidden_sizes`", len(self.edge_hidden_sizes), COUNTS["stages"])
+        check_limits("the number of edge_hidden_sizes", len(self.edge_hidden_sizes), COUNTS["stages"])
 
 
 @strict_config
@@ -107,3 +111,7 @@ class ParticleFlowNetworkConfig(CandidatesConfig):
     @property
     def num_weights(self) -> int:
         return 2 * self.num_hidden_layers * self.hidden_size**2
+
+    def validate_layers(self):
+        if not self.num_hidden_layers:
+            raise ValueError("`num_hidden_layers` must be 1 or more.")

@@ -192,7 +192,7 @@ class ParticleTransformerModel(CandidatesModel):
         bias = self.pair_bias(values, is_real, tokens.dtype)
         for block in self.blocks:
             tokens = block(tokens, bias)
-        pooled = self.class_token.to(tokens.dtype).expand(len(tokens), -1, -1)
+        pooled = self.class_token.to(tokens.dtype).repeat(len(tokens), 1, 1)  # a view of it would need a gradient
         absent = torch.zeros_like(is_real, dtype=tokens.dtype).masked_fill(~is_real, float("-inf"))
         absent = F.pad(absent, (1, 0))[:, None, None]
         for block in self.class_blocks:

@@ -23,6 +23,7 @@ from e2evit.cli.errors import one_line_errors
 from e2evit.data.jobs import write_whole_text
 from e2evit.data.manifest import sha256_of
 from e2evit.data.packaged import read_recipe
+from e2evit.data.texts import read_mapping
 
 CODE = [ROOT / name for name in ("modeling", "src", "scripts", "studies")]
 
@@ -85,9 +86,12 @@ def check_unopened(opened: Path, commit: str, digest: str) -> None:
         ValueError: naming the commit that opened it.
     """
     if opened.exists():
-        before = json.loads(opened.read_text(encoding="utf-8"))
+        before = read_mapping(opened, "JSON")
         if before["plan"] != digest:
-            raise ValueError(f"The test was opened at commit {before['commit']}, for another plan: make a new test.")
+            raise ValueError(
+                f"The test was opened at commit {before['commit']} for another plan: a new test needs another seed, "
+                "and an `--output_dir` and a `--results_dir` of its own."
+            )
         return
     write_whole_text(opened, json.dumps({"commit": commit, "plan": digest}, indent=2) + "\n")
 
@@ -97,7 +101,7 @@ def main() -> None:
     plan, folder, results = read_recipe(options.study), Path(options.output_dir), Path(options.results_dir)
     data, listed, validated = folder / "blind", results / "blind_files.json", results / "validation.json"
     recipes, every = Path(options.study).parent, trainings(plan)
-    runs = json.loads(validated.read_text(encoding="utf-8"))["runs"] if validated.exists() else {}
+    runs = read_mapping(validated, "JSON").get("runs", {}) if validated.exists() else {}
     check_trained(plan, folder, runs)
     commit = check_committed(*CODE, recipes, validated, *([] if options.make else [listed]))
     if options.make:
@@ -105,7 +109,7 @@ def main() -> None:
         write_whole_text(listed, json.dumps(hashes(data), indent=2) + "\n")
         print(f"Commit {listed}, then run this script without --make.")
         return
-    if hashes(data) != json.loads(listed.read_text(encoding="utf-8")):
+    if hashes(data) != read_mapping(listed, "JSON"):
         raise ValueError(f"The files in {data} are not those that {listed} lists: make them again, or restore them.")
     texts = [path.read_bytes() for path in (*sorted(recipes.glob("*")), listed, validated)]
     check_unopened(results / "opened.json", commit, sha256(b"".join(texts)).hexdigest())

@@ -8,7 +8,6 @@ The plan is recipes/comparison/study.yaml. What a training step costs is measure
 comes last, once: studies/blind_test.py.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from transformers import HfArgumentParser
 from e2evit.cli.errors import one_line_errors
 from e2evit.cli.parser import as_flags
 from e2evit.data.packaged import read_recipe
+from e2evit.data.texts import read_mapping
 from e2evit.results.record import write_record
 
 
@@ -46,16 +46,20 @@ def simulate(folder: Path, plan: dict, num_proc: int) -> None:
 def main() -> None:
     options, parallel = HfArgumentParser([ComparisonArguments, ParallelArguments]).parse_args_into_dataclasses()
     plan, folder = read_recipe(options.study), Path(options.output_dir)
+    if missing := sorted({"training", "simulation", "validation_fraction", "models", "settings"} - {*plan}):
+        raise ValueError(f"{options.study} is no plan of a comparison: it lacks {', '.join(missing)}.")
+    if options.max_runs is not None and options.max_runs < 0:
+        raise ValueError(f"`max_runs` must be 0 or more, got {options.max_runs}.")
     if unknown := sorted({*(options.models or ())} - {*plan["models"]}):
         raise ValueError(f"{options.study} has no {', '.join(unknown)}, but {', '.join(plan['models'])}.")
     steps, table = (Path(options.results_dir) / f"{name}.json" for name in ("steps", "validation"))
-    earlier = json.loads(table.read_text(encoding="utf-8"))["runs"] if table.exists() else {}
+    earlier = read_mapping(table, "JSON").get("runs", {}) if table.exists() else {}
     runs = summarise(plan, folder, earlier)
     data = folder / "data"
     words = ["--data_dir", data, *(["--cache_dir", options.cache_dir] if options.cache_dir else [])]
     if not options.plan:
         simulate(data, plan["simulation"], options.num_proc)
-        known = json.loads(steps.read_text(encoding="utf-8"))["jets_per_second"] if steps.exists() else {}
+        known = read_mapping(steps, "JSON").get("jets_per_second", {}) if steps.exists() else {}
         if missing := [name for name in plan["models"] if name not in known]:
             run_script("studies/comparison_steps.py", *words, "--study", options.study, "--results", steps, *missing)
     print(plan_table(plan, steps, runs))

@@ -6,7 +6,6 @@ python studies/comparison_steps.py --data_dir runs/comparison/data MODEL ...
 are not named keep theirs.
 """
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import HfArgumentParser
 
 from e2evit.cli.errors import one_line_errors
 from e2evit.data.packaged import read_recipe
+from e2evit.data.texts import read_mapping
 from e2evit.results.record import write_record
 from e2evit.training import DataArguments, Recipe, TargetArguments, TrainArguments, load_data, start_accelerator
 from e2evit.training.cost import count_macs
@@ -63,7 +63,7 @@ def main() -> None:
             step(number)
             seconds[name].append(time.process_time() - start)
     path = Path(options.results)
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = read_mapping(path, "JSON") if path.exists() else {}
     rates = {name: size / float(np.median(own[WARM_UP:])) for name, own in seconds.items()}
     measured = {"jets_per_second": rates, "macs": macs, "parameters": parameters}
     record = {name: known.get(name, {}) | values for name, values in measured.items()}

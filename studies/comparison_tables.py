@@ -10,6 +10,7 @@ from pathlib import Path
 from e2evit.data.manifest import sha256_of
 from e2evit.data.packaged import read_recipe
 from e2evit.data.splits import SPLIT_FRACTIONS
+from e2evit.data.texts import read_mapping
 from e2evit.results.predictions import MODEL
 from e2evit.results.record import Result
 from e2evit.results.tables import markdown_table
@@ -96,7 +97,7 @@ def plan_table(plan: dict, steps: Path, done: Collection[str]) -> str:
     """Each model's trainings, their cost on one core as `studies/comparison_steps.py` measured it, and how many are
     done (`done` holds their names).
     """
-    measured = json.loads(steps.read_text(encoding="utf-8")) if steps.exists() else {}
+    measured = read_mapping(steps, "JSON") if steps.exists() else {}
     rates, macs, parameters = (measured.get(name, {}) for name in ("jets_per_second", "macs", "parameters"))
     jets, rows, every = training_jets(plan), [], trainings(plan)
     hours = 0.0
@@ -118,7 +119,7 @@ def plan_table(plan: dict, steps: Path, done: Collection[str]) -> str:
 
 def _plan(results: Path) -> str:
     table = results / "comparison/validation.json"
-    runs = json.loads(table.read_text(encoding="utf-8"))["runs"] if table.exists() else {}
+    runs = read_mapping(table, "JSON").get("runs", {}) if table.exists() else {}
     return plan_table(read_recipe(STUDY), results / "comparison/steps.json", runs)
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 from accelerate import Accelerator
-from e2evit.modeling import CANDIDATE_FIELDS, E2EImageProcessor
+from e2evit.modeling import CANDIDATE_FAMILIES, CANDIDATE_FIELDS, E2EImageProcessor
 from e2evit.modeling.modeling_candidates import KINDS
 from e2evit.modeling.modeling_particle_transformer import MASSES
 from killed import resume_until_done
@@ -20,6 +20,7 @@ from e2evit.simulation import particle_flow, particle_images
 from e2evit.simulation.batch import SPECIES
 from e2evit.simulation.pileup import MinimumBiasPool
 from e2evit.training.candidates import CandidateCollator
+from e2evit.training.cost import count_macs
 from e2evit.training.data import load_data
 from e2evit.training.resident import ResidentRows
 from e2evit.transforms.augment import Augmentation
@@ -90,6 +91,11 @@ def test_flips_change_signs_and_depend_on_the_jet_alone():
     assert not torch.equal((flips(many)["candidate_values"] / plain)[:, 0], signs)
     photons = rows((1,) * 40, candidate_id=np.full(40, 22), candidate_charge=np.zeros(40))
     assert (flips(photons)["candidate_values"][..., 0] == 22).all()
+
+
+@pytest.mark.parametrize("family", CANDIDATE_FAMILIES.values(), ids=CANDIDATE_FAMILIES)
+def test_operations_are_counted(family):
+    assert count_macs(family.classifier(family.config())) > 1e6
 
 
 def test_refusals():

@@ -94,7 +94,7 @@ def test_the_test_opens_once(tmp_path):
     blind_test.check_unopened(opened, "first", "plan")
     blind_test.check_unopened(opened, "later", "plan")  # an interrupted call resumes
     assert json.loads(opened.read_text())["commit"] == "first"
-    with pytest.raises(ValueError, match="opened at commit first, for another plan"):
+    with pytest.raises(ValueError, match="opened at commit first for another plan"):
         blind_test.check_unopened(opened, "later", "other")
 
 

@@ -250,6 +250,13 @@ def test_refusals(name):
         E2EJetsPipeline(model=model, image_processor=E2EImageProcessor())
 
 
+def test_layers_are_needed():
+    with pytest.raises(ValueError, match="`num_hidden_layers` must be 1 or more"):
+        ParticleFlowNetworkConfig(num_hidden_layers=0)
+    with pytest.raises(ValueError, match="`num_class_attention_layers` must be 1 or more"):
+        ParticleTransformerConfig(num_class_attention_layers=0)
+
+
 def test_heads_share_the_width():
     with pytest.raises(ValueError, match="cannot be split into 3 attention heads"):
         ParticleTransformerConfig(num_attention_heads=3)

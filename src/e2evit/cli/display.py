@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     import_model_module(options.model_module)
     trained_on = TrainedOn.of(checkpoint)
+    if trained_on.reads_candidates:
+        raise ValueError(f"{checkpoint} reads candidates: there is no image of which pixels it looks at.")
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     dataset, schema = load_data(
         data, targets_of(trained_on, data, targets), trained_on.channel_names, splits={options.split}

@@ -73,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError(f"`split` must be {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, got {options.split!r}.")
     if not 0 <= options.tune_trials <= MAX_TRIALS:
         raise ValueError(f"`tune_trials` must be 0 to {MAX_TRIALS}, got {options.tune_trials}.")
+    if negative := [seed for seed in options.seed if seed < 0]:
+        raise ValueError(f"`seed` must be 0 or more, got {negative[0]}.")
     if options.tune_trials:
         require_optuna()
     targets = with_defaults(targets)

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from e2evit.modeling import FAMILIES, E2EImageProcessor
+from e2evit.modeling import CANDIDATE_FAMILIES, FAMILIES, E2EImageProcessor
 
 __all__ = ["check_json"]
 
@@ -56,6 +56,8 @@ def _known_fields(name: str, content: dict) -> set[str]:
     if name != "config.json":
         return set()
     model_type = content.get("model_type")
+    if model_type in CANDIDATE_FAMILIES:
+        raise ValueError(f"holds a {model_type!r}: models of candidates have no card and are not published.")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ValueError(f"holds a model of type {model_type!r}; those of e2evit are {', '.join(FAMILIES)}.")
     return set(FAMILIES[model_type].config().to_dict()) | ADDED_FIELDS

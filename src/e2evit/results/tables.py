@@ -58,7 +58,8 @@ def results_table(results: Mapping[str, Result], baselines: bool = True, keys: S
 def conditions(results: Sequence[Result]) -> str:
     """On which jets results that [`read_results`] lets pass were measured, at which pile-up, with which weights."""
     first = results[0]
-    parts = [f"{first.data[first.split]['rows']} {first.split} jets of {first.dataset}"]
+    split = "" if first.split == "all" else f"{first.split} "
+    parts = [f"{first.data[first.split]['rows']} {split}jets of {first.dataset}"]
     if pileups := dict.fromkeys(result.pileup_text for result in results if result.pileup):
         parts.append(f"pile-up {' and '.join(pileups)}")
     parts.append(f"weights {first.weights}" if first.weights else "all jets count the same")

@@ -195,6 +195,8 @@ def new_model(
     )
     auto_class = _auto_class(masked, queries)
     _check_family(config, queries)
+    if masked and config.model_type in CANDIDATE_FAMILIES:
+        raise ValueError(f"Pre-training hides pixels of images; a {config.model_type!r} reads candidates.")
     return auto_class.from_config(config), processor
 
 

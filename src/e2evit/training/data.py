@@ -89,6 +89,8 @@ def load_data(
         if fraction < 1 and split in dataset:
             dataset[split] = _draw(dataset[split], fraction, data.fraction_seed)
     if ALL in splits:
+        if drawn := [f"{split}_fraction" for split in SPLITS if getattr(data, f"{split}_fraction") < 1]:
+            raise ValueError(f"The split `all` is all jets of the folder: leave out {', '.join(drawn)}.")
         if data.event_jets is not None:
             raise ValueError("The split `all` is for jets, not for whole events: choose train, validation or test.")
         dataset = DatasetDict({ALL: concatenate_datasets(list(dataset.values()))})
