@@ -37,8 +37,8 @@ NUM_PAIR_FEATURES = 4
 def pair_features(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """ln kT, ln z, ln Δ and ln m² of pairs of candidates `(P, 10)`, in GeV, `(P, 4)` (equation 3).
 
-    The mass is a sum of positive terms. E² - p², as published, loses all digits of a mass of a few GeV at several
-    hundred GeV in single precision.
+    The mass is a sum of positive terms. E² - p², as published, loses all digits of a mass below 0.2 GeV at
+    250 GeV in single precision.
     """
     (pt, y, phi, mt, m2), (other_pt, other_y, other_phi, other_mt, other_m2) = _kinematics(first), _kinematics(second)
     across, along = wrapped(phi - other_phi), y - other_y
