@@ -8,7 +8,7 @@ import numpy as np
 from e2evit.data import SCHEMAS
 from e2evit.data.schema import DatasetSchema
 
-LABELS = ("jetIsSignal", "jetIsQuark", "jet_IsTau", "jet_IsEle")
+LABELS = ("jetIsQuark", "jet_IsTau", "jet_IsEle")
 LAYOUTS = [  # data set, variant, how images are written
     *(("ntuple_5", schema.variant, "fixed") for schema in SCHEMAS["ntuple_5"]),
     *((name, "a to tau tau", "lists") for name in ("ntuple", "ntuple_8", "ntuple_5_aod", "ntuple_5_miniaod")),
@@ -46,6 +46,8 @@ def events(schema: DatasetSchema, jets: tuple[int, ...], one_in: int = 97) -> di
             for event, count in enumerate(jets):
                 number = _numbers(key, event, 1 if source.per == "particle" else count)
                 branches.setdefault(key, []).append((low + (number >> 9) % (high - low)).astype(np.float32))
+    for key in schema.present:  # of any length, since it is no column
+        branches[key] = [np.ones(3, np.float32)] * len(jets)
     return branches
 
 
@@ -64,6 +66,7 @@ def write(path: Path, branches: dict[str, list], tree: str = "fevt/RHTree", imag
     import uproot
 
     types, columns = {}, {}
+    path.parent.mkdir(exist_ok=True)
     for key, values in branches.items():
         first = np.asarray(values[0])
         if first.ndim == 0:

@@ -24,7 +24,7 @@ from e2evit.data.formats import FileError
 from e2evit.data.grid import resample_endcaps
 from e2evit.data.inspect import inspect_file
 from e2evit.data.prepare import prepare
-from e2evit.data.schema import row_features
+from e2evit.data.schema import Source, row_features
 from e2evit.data.sparse import dense_to_sparse, list_array, sparse_to_dense
 from e2evit.simulation.ntuples import write_ntuples
 
@@ -212,6 +212,9 @@ def test_prepared_and_resumed(tmp_path, capsys):
     first = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/data/*.parquet")}
     assert first
     damaged.write_bytes(whole)
+    other = replace(schema, resample_endcaps=True)
+    with pytest.raises(ValueError, match=r"other settings .source_schema: "):
+        prepare("custom", tmp_path / "raw", tmp_path / "out", schema=other, shard_megabytes=1e-4)
     folder = prepare("ntuple_5", tmp_path / "raw", tmp_path / "out", shard_megabytes=1e-4)
     assert {path: path.stat().st_mtime_ns for path in first} == first
     assert "Preparing: 5/5 events" in capsys.readouterr().out
@@ -225,6 +228,11 @@ def test_prepared_and_resumed(tmp_path, capsys):
         assert sorted(part["event_id"]) == sorted(straight[split]["event_id"])
     assert loaded["train"].features["labels"].names == ["gluon", "quark"]
     manifest = json.loads((folder / "e2evit.json").read_text())
+    with pytest.raises(ValueError, match=r"other settings .source_schema: "):
+        prepare("custom", tmp_path / "raw", folder, schema=other, shard_megabytes=1e-4)
+    del manifest["source_schema"]  # a folder of an earlier version
+    (folder / "e2evit.json").write_text(json.dumps(manifest))
+    assert prepare("ntuple_5", tmp_path / "raw", folder, shard_megabytes=1e-4) == folder
     assert manifest["schema"]["format"] == "rows"
     assert "branches" not in manifest["schema"]
 
@@ -244,10 +252,54 @@ def test_a_schema_of_your_own(tmp_path):
         ({"one_row": "jet"}, "`columns` lacks ieta, iphi, the seed tower"),
         ({"image_size": [125, 125]}, r"`image_size` of events is \[280, 360\], got \[125, 125\]"),
         ({"channel_names": ["hcal"]}, "`branches` must name a branch for each of `channel_names`"),
+        ({"columns": {"pt": {"keys": "p", "column": 1}}}, "`pt.column` is not for `format: root`"),
+        ({"columns": {"labels": {"keys": "p", "one_hot": [0]}}, "labels": {"a": "b"}}, "`labels.one_hot` is not for"),
+        ({"columns": {"pt": {"stack": ["p", "q"]}}}, "`pt.stack` is not for `format: root`"),
+        ({"columns": {"image": "E"}, "channels_last": True}, "`channels_last`, `columns.image` is not for"),
+        ({"branches": {"trk_pt": "E"}, "resample_endcaps": True}, "`resample_endcaps` needs a channel `ecal`"),
+        (
+            {"format": "hdf5", "columns": {"image": "E", "pt": {"keys": "p", "per": "particle"}}},
+            "`tree`, `one_row`, `branches`, `pt.per` is for `format: root`, not hdf5",
+        ),
     ):
         (tmp_path / "mine.yaml").write_text(yaml.safe_dump(own | change))
         with pytest.raises(ValueError, match=message):
             find_schema("custom", tmp_path, tmp_path / "mine.yaml")
+
+
+def test_event_ids_of_one_branch_or_of_none(tmp_path):
+    branches = events(variant("ntuple_events"), (1, 1))
+    write(tmp_path / "mine.root", branches)
+    for source, wanted in (
+        (Source(("eventId",)), [str(2**40), str(2**40 + 1)]),
+        (Source(stack=("runId", "block")), ["mine.root:0", "mine.root:1"]),
+    ):
+        schema = replace(variant("ntuple_events"), columns={"event_id": source}, extra={"run": Source(("runId",))})
+        assert [row["event_id"] for row in rows_of(tmp_path / "mine.root", schema)] == wanted
+
+
+def test_background_files_have_the_task_of_the_signal_beside_them(tmp_path):
+    tau, electron, top = (variant("ntuple_5", name) for name in ("tau", "electron", "boosted top"))
+    qcd = events(electron, (2, 1)) | {
+        key: [np.zeros(n, np.float32) for n in (2, 1)] for key in ("jet_IsTau", "jet_IsEle")
+    }
+    write(tmp_path / "a/qcd.root", qcd)
+    with pytest.raises(ValueError, match="tau, electron at once; choose one with a schema of your own"):
+        find_schema("ntuple_5", tmp_path)
+    for signal in (tau, electron):
+        write(tmp_path / "b.root", events(signal, (1,)))
+        assert find_schema("ntuple_5", tmp_path) == signal
+        assert [row["labels"] for row in rows_of(tmp_path / "a/qcd.root", signal)] == [0, 0, 0]
+    write(tmp_path / "b.root", events(top, (1,)))
+    with pytest.raises(ValueError, match="tau, electron at once"):
+        find_schema("ntuple_5", tmp_path)
+
+
+def test_entries_beside_an_unreadable_basket_are_kept():
+    tree = root.Tree(str(VECTORS), SimpleNamespace(num_entries=6, branches=[]))
+    sizes = [0, 2**40, 0]
+    branch = SimpleNamespace(entry_offsets=[0, 2, 4, 6], basket_uncompressed_bytes=sizes.__getitem__)
+    assert [run[:2] for run in tree._runs(branch, 0, 6)] == [(0, 2), (2, 4), (4, 6)]
 
 
 def test_inspect_lists_trees_and_branches(tmp_path, monkeypatch, capsys):

@@ -14,7 +14,7 @@ from .entries import check_axes, check_lists, check_numbers, check_pixels, renum
 from .formats import BadRows, Batch, DataFile, FileError, holds_text, open_data_file
 from .ntuple import count_entries, find_ntuple_mismatch, read_ntuple
 from .parquet import ParquetFile
-from .schema import DatasetSchema, row_features
+from .schema import DatasetSchema, Source, row_features
 from .sparse import dense_to_sparse
 
 __all__ = ["Piece", "find_mismatch", "list_pieces", "read_rows"]
@@ -62,9 +62,10 @@ def find_mismatch(path: str, schema: DatasetSchema, root: str | None = None) -> 
     if schema.format == "root":
         return find_ntuple_mismatch(path, schema)
     file = open_data_file(path, schema.format, root)
-    facts, missing = file.facts, []
+    facts = file.facts
     if present := [key for key in schema.absent if key in facts]:
-        return f"it has {', '.join(present)}, as other versions do"
+        return f"it has {', '.join(present)}, which only other versions have"
+    missing = [repr(key) for key in schema.present if key not in facts]
     for name, source in schema.sources.items():
         present = [key for key in source.stack or source.keys if key in facts]
         for key in source.stack or source.keys:
@@ -256,9 +257,12 @@ def _read_jets(piece: Piece, schema: DatasetSchema, target: pa.Schema):
         data = {"pixel_index": batch.index, "pixel_value": batch.value}
         for name in target.names:
             if name == "event_id":
-                parts = [columns[key] for key in schema.columns[name].stack] if keys.get(name) else [batch.entries]
-                ids = [":".join(map(str, numbers)) for numbers in zip(*(part.tolist() for part in parts))]
-                data[name] = ids if keys.get(name) else [f"{piece.name}:{number}" for number in ids]
+                source = schema.columns.get(name, Source())
+                parts = [columns[key].tolist() for key in source.stack or source.keys if key in columns]
+                if not parts or len(parts) < len(source.stack):
+                    data[name] = [f"{piece.name}:{number}" for number in batch.entries.tolist()]
+                else:
+                    data[name] = [":".join(map(str, numbers)) for numbers in zip(*parts)]
             elif name not in data:
                 field = target.field(name)
                 data[name] = _column(columns, schema, field, keys.get(name), problems, len(batch.entries))

@@ -93,8 +93,8 @@ def _image_problem(path: str, tree: TreeFacts, schema: DatasetSchema) -> str | N
 
 def _column_problem(tree: TreeFacts, schema: DatasetSchema) -> str | None:
     if present := [key for key in schema.absent if key in tree.branches or key in tree.unusable]:
-        return f"it has {', '.join(present)}, as other versions do"
-    missing, lists = [], False
+        return f"it has {', '.join(present)}, which only other versions have"
+    missing, lists = [key for key in schema.present if key not in tree.branches and key not in tree.unusable], False
     for name, source in schema.sources.items():
         wanted, found = source.stack or source.keys, _keys(source, tree)
         if not found and name not in schema.optional:

@@ -93,6 +93,7 @@ def prepare(
         bad_rows={},
         own_split={split: f"data/{split}-*" for split in SPLIT_FRACTIONS},
         extra={extra: Source((extra,)) for extra in source.extra},
+        present=(),
         absent=(),
         tree=DatasetSchema.tree,
         branches={},
@@ -101,6 +102,7 @@ def prepare(
     )
     record = {
         "schema": output.to_dict(),
+        "source_schema": digest_of(source.to_dict()),  # with what its rows no longer tell: branches, keys, options
         "split": asdict(rule),
         "on_bad_rows": on_bad_rows,
         "rows_per_shard": rows,
@@ -109,7 +111,7 @@ def prepare(
     progress = output_dir / PROGRESS_FOLDER
     with held(output_dir):
         if (output_dir / MANIFEST_FILE).exists():
-            claim(output_dir / MANIFEST_FILE, record)
+            claim(output_dir / MANIFEST_FILE, record, ["source_schema"])
             _check_finished(output_dir)
             shutil.rmtree(progress, ignore_errors=True)  # left if the run before was killed in its very last step
             return output_dir
@@ -117,7 +119,7 @@ def prepare(
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
         _refuse_strays(output_dir / "data", len(pieces))
-        claim(progress / "settings.json", record)
+        claim(progress / "settings.json", record, ["source_schema"])
         plan = (source, output, rule, on_bad_rows)
         jobs = [(_write_piece, output_dir, number, len(pieces), *piece, *plan) for number, piece in enumerate(pieces)]
         missing = [job for job in jobs if not _is_done(output_dir, job[2])]

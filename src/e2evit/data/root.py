@@ -301,7 +301,7 @@ class Tree:
                 problem = f"a basket unpacks to {megabytes(unpacked)}" if not 0 <= unpacked <= MAX_BASKET else None
             except Exception as error:
                 unpacked, problem = 0, _short(error)
-            if size and (problem is not None or size + unpacked > RUN_BYTES):
+            if begin > first and (problem is not None or size + unpacked > RUN_BYTES):
                 yield first, begin, None
                 first, size = begin, 0
             if problem is not None:

@@ -102,7 +102,7 @@ class DatasetSchema:
         columns: Where the file keeps each of our columns; a column not listed here is null in every row.
         extra: Further numbers to keep with each row (float32), by the name they get.
         optional: Those of `columns` a file may lack.
-        absent: Arrays that only other versions have.
+        present, absent: Arrays or branches whose presence marks this version, or another one.
         tree: Path of the tree in a ROOT file.
         branches: The branch of each channel in a ROOT file: 280 x 360 crystals, 56 x 72 towers, or crops.
         one_row: What a row of a ROOT file is: a `"jet"`, the window around its seed tower; an `"event"`, the whole
@@ -140,6 +140,7 @@ class DatasetSchema:
     columns: Sources = field(default_factory=dict)
     extra: Sources = field(default_factory=dict)
     optional: Strings = ()
+    present: Strings = ()
     absent: Strings = ()
     tree: str = "fevt/RHTree"
     branches: dict[str, str] = field(default_factory=dict)
@@ -212,6 +213,9 @@ class DatasetSchema:
 
 
 _ADAPTER = TypeAdapter(DatasetSchema)
+_OF_NTUPLES = {name: getattr(DatasetSchema, name) for name in ("tree", "one_row", "resample_endcaps")} | {
+    "branches": {}
+}
 
 
 def parse_schema(name: str, text: Any, where: str) -> tuple[DatasetSchema, ...]:
@@ -295,8 +299,13 @@ def _contradictions(schema: DatasetSchema):
         yield "`particles` needs `phi` in `extra`, which with `eta` is the axis of a jet"
     if schema.format == "root":
         yield from _contradictions_of_ntuples(schema)
-    elif schema.format != "rows" and "image" not in schema.columns:
-        yield "`columns` does not say where the `image` is"
+    else:
+        if schema.format != "rows" and "image" not in schema.columns:
+            yield "`columns` does not say where the `image` is"
+        given = [name for name, default in _OF_NTUPLES.items() if getattr(schema, name) != default]
+        given += [f"{name}.per" for name, source in schema.sources.items() if source.per != Source.per]
+        if given:
+            yield f"{_named(given)} is for `format: root`, not {schema.format}"
     if unknown := [name for name in schema.optional if name not in schema.columns]:
         yield f"`optional` has {', '.join(unknown)}, which `columns` lacks"
     one_hot = schema.columns["labels"].one_hot if "labels" in schema.columns else ()
@@ -312,6 +321,18 @@ def _contradictions_of_ntuples(schema: DatasetSchema):
     expected = {"jet": (WINDOW, WINDOW), "event": (ROWS, COLUMNS)}.get(schema.one_row, schema.image_size)
     if schema.image_size != expected:
         yield f"`image_size` of {schema.one_row}s is {list(expected)}, got {list(schema.image_size)}"
+    if schema.resample_endcaps and ("ecal" not in schema.branches or schema.one_row == "crop"):
+        yield "`resample_endcaps` needs a channel `ecal` of the whole detector"
+    given = ["channels_last"] * schema.channels_last + ["columns.image"] * ("image" in schema.columns)
+    for name, source in schema.sources.items():
+        given += [f"{name}.column"] * (source.column is not None) + [f"{name}.one_hot"] * bool(source.one_hot)
+        given += [f"{name}.stack"] * bool(source.stack and name != "event_id")
+    if given:
+        yield f"{_named(given)} is not for `format: root`: a branch holds one column, `branches` the images"
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _pattern_problem(pattern: str) -> str | None:
