@@ -6,6 +6,7 @@ from zlib import crc32
 import numpy as np
 
 from e2evit.data import SCHEMAS
+from e2evit.data.files import list_pieces, read_rows
 from e2evit.data.schema import DatasetSchema
 
 LABELS = ("jetIsQuark", "jet_IsTau", "jet_IsEle")
@@ -13,7 +14,9 @@ LAYOUTS = [  # data set, variant, how images are written
     *(("ntuple_5", schema.variant, "fixed") for schema in SCHEMAS["ntuple_5"]),
     *((name, "a to tau tau", "lists") for name in ("ntuple", "ntuple_8", "ntuple_5_aod", "ntuple_5_miniaod")),
     *((name, "quark and gluon", "lists") for name in ("ntuple_3", "ntuple_2016")),
+    ("ntuple_resampled", "quark and gluon", "fixed"),
     ("ntuple_events", "", "fixed"),
+    ("ntuple_events_resampled", "", "fixed"),
     ("ntuple_events_8", "", "lists"),
 ]
 RANGES = {"jetSeed_ieta": (12, 44), "jetSeed_iphi": (0, 72)} | dict.fromkeys(LABELS, (0, 2))
@@ -56,6 +59,13 @@ def _numbers(key: str, event: int, count: int) -> np.ndarray:
     number = np.arange(count, dtype=np.uint64) * 2654435761 + crc32(f"{key} {event}".encode())
     number = (number ^ (number >> 13)) * 1274126177 % 2**32
     return (number ^ (number >> 16)).astype(np.int64)
+
+
+def rows_of(path, schema, on_bad_rows=None):
+    """The rows of a file, read two entries at a time."""
+    more = () if on_bad_rows is None else (on_bad_rows,)
+    pieces = list_pieces(str(path), path.name, schema, 2)
+    return [row for piece in pieces for table in read_rows(piece, schema, *more) for row in table.to_pylist()]
 
 
 def write(path: Path, branches: dict[str, list], tree: str = "fevt/RHTree", images: str = "fixed") -> Path:

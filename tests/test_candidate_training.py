@@ -13,7 +13,7 @@ from e2evit.modeling import CANDIDATE_FIELDS, E2EImageProcessor
 from killed import resume_until_done
 
 from e2evit import DataArguments, TargetArguments, TrainArguments, evaluate, train
-from e2evit.data.schema import CANDIDATE_COLUMNS
+from e2evit.data.columns import CANDIDATE_COLUMNS
 from e2evit.simulation import particle_images
 from e2evit.simulation.pileup import MinimumBiasPool
 from e2evit.training.candidates import CandidateCollator

@@ -8,7 +8,7 @@ import pytest
 
 from e2evit import load_e2e
 from e2evit.data import find_schema
-from e2evit.data.schema import EVENT_JET_COLUMNS
+from e2evit.data.columns import EVENT_JET_COLUMNS
 from e2evit.simulation import SimulationSettings, shards
 
 SETTINGS = SimulationSettings(seed=3, pileup=0.0, whole_detector=True)

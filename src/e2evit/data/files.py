@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Features
 
+from .batches import bad_spans
 from .entries import check_axes, check_lists, check_numbers, check_pixels, renumbered
 from .formats import BadRows, Batch, DataFile, FileError, holds_text, open_data_file
 from .ntuple import count_entries, find_ntuple_mismatch, read_ntuple
@@ -24,7 +25,7 @@ ROWS_AT_ONCE = 1000  # of sparse Parquet
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows `[start, stop)` of a file, of a ROOT file entries; `name` is its path within the data set, with which its
+    """Rows (entries, in a ROOT file) `[start, stop)` of a file; `name` is its path within the data set, with which its
     event ids begin."""
 
     path: str
@@ -171,7 +172,8 @@ def read_rows(
     reader = {"rows": _read_sparse, "root": _read_jets}.get(schema.format, _read_dense)
     for batch in reader(piece, schema, target):
         if isinstance(batch, BadRows):
-            on_bad_rows(batch)
+            for bad in batch.without(known_bad):
+                on_bad_rows(bad)
             continue
         start, table, problems = batch
         numbers = start if isinstance(start, np.ndarray) else np.arange(start, start + table.num_rows)
@@ -179,24 +181,12 @@ def read_rows(
             inside = np.flatnonzero((numbers >= first) & (numbers <= last)).tolist()
             problems |= dict.fromkeys(inside, None)  # known and announced: not worth an error
         _check_scalars(table, schema, problems)
-        for bad in _spans(problems, piece.path, numbers):
+        for bad in bad_spans(problems, piece.path, numbers, schema.format == "root"):
             on_bad_rows(bad)
         if problems:
             table = table.filter(pa.array(~np.isin(np.arange(table.num_rows), list(problems))))
         if table.num_rows:
             yield table.select(target.names).cast(target)
-
-
-def _spans(problems: dict[int, str | None], path: str, numbers: np.ndarray) -> Iterator[BadRows]:
-    """Neighbouring rows with the same problem, as one range of their numbers in the file."""
-    reasons = {row: why for row, why in problems.items() if why is not None}
-    first = None
-    for row in sorted(reasons):
-        if first is None:
-            first = row
-        if reasons.get(row + 1) != reasons[row]:
-            yield BadRows(path, int(numbers[first]), int(numbers[row]), reasons[row])
-            first = None
 
 
 def _check_scalars(table: pa.Table, schema: DatasetSchema, problems: dict[int, str | None]) -> None:

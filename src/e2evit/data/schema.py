@@ -18,8 +18,6 @@ from pydantic import BeforeValidator, FiniteFloat, PositiveInt, StrictBool, Type
 
 from .budget import MAX_PIXELS
 from .columns import (
-    CANDIDATE_COLUMNS,
-    CANDIDATE_TRUTH,
     CHANNELS,
     IMAGE_COLUMNS,
     LISTS,
@@ -32,15 +30,7 @@ from .grid import COLUMNS, ROWS, WINDOW
 from .texts import read_mapping
 
 __all__ = [
-    "CANDIDATE_COLUMNS",
-    "CANDIDATE_TRUTH",
-    "CHANNELS",
-    "IMAGE_COLUMNS",
-    "LISTS",
-    "PARTICLE_COLUMNS",
-    "ROW_COLUMNS",
     "SCHEMAS",
-    "Channel",
     "DatasetSchema",
     "Source",
     "read_schema",
@@ -59,8 +49,8 @@ class Source:
         column: Which column of a matrix `(N, K)`.
         one_hot: Columns of a matrix that hold 1 for the class, in the order of the classes.
         stack: Arrays `(N, H, W)`, one for each channel; or the numbers an `event_id` is made of.
-        missing: Numbers that stand for nothing.
-        per: What a list in a ROOT file has entries for. Where that is generated particles, nothing says which of them
+        missing: Values that mean "missing".
+        per: Whether a list in a ROOT file has one entry per jet or per generated particle. Nothing says which particle
             is in which jet, so only events of one jet and one particle are used.
     """
 
