@@ -1,7 +1,9 @@
 """Simulated events as ntuples: they come back as the rows they were."""
 
 import json
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +20,7 @@ from e2evit.simulation.ntuples import write_ntuples
 
 
 @pytest.mark.parametrize(("ending", "like"), [("8", "boosted_top"), ("resampled", "ntuple")])
-def test_simulated_events_come_back_from_their_ntuple(ending, like, tmp_path):
+def test_simulated_events_come_back_from_their_ntuple(ending, like, tmp_path, monkeypatch, capsys):
     names = find_schema("simulated").channel_names if ending == "8" else variant(like).channel_names
     ecal, hcal = names.index("ecal"), names.index("hcal")
     images = np.zeros((3, len(names), 280, 360), np.float32)
@@ -61,6 +63,14 @@ def test_simulated_events_come_back_from_their_ntuple(ending, like, tmp_path):
     (folder / "top-00004-3.root").write_bytes(b"root")
     write_ntuples(tmp_path)
     assert len(rows_of(folder / "top-00004-3.root", schema)) == 3
+
+    monkeypatch.setattr("e2evit.cli.simulate.simulate", lambda **_: tmp_path)
+    run("simulate", ["--output_dir", str(tmp_path), "--whole_detector", "--format", "ntuple"])
+    (command,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  e2evit prepare"))
+    assert f"prepare ntuple_{ending} " in command
+    run("prepare", shlex.split(command)[2:])
+    shards = Path(f"{tmp_path}_jets").glob("data/*.parquet")
+    assert sum(pq.read_metadata(path).num_rows for path in shards) == 3
 
 
 def test_what_cannot_be_an_ntuple_is_not_simulated(capsys, tmp_path):
