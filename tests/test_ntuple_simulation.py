@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from ntuple_files import rows_of, variant
+from samples import row_table
 
 from e2evit.cli.command import run
 from e2evit.data import find_schema
@@ -82,3 +83,7 @@ def test_what_cannot_be_an_ntuple_is_not_simulated(capsys, tmp_path):
             run("simulate", ["--output_dir", str(tmp_path / "out"), *options])
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    pq.write_table(row_table(2), tmp_path / "top-00000-2.parquet")
+    with pytest.raises(ValueError, match="holds jets, and an ntuple whole events: simulate with `whole_detector`"):
+        write_ntuples(tmp_path)
+    assert not (tmp_path / "ntuples").exists()

@@ -254,7 +254,7 @@ def test_a_schema_of_your_own(tmp_path):
         ({"branches": {"trk_pt": "E"}, "resample_endcaps": True}, "`resample_endcaps` needs a channel `ecal`"),
         (
             {"format": "hdf5", "columns": {"image": "E", "pt": {"keys": "p", "per": "particle"}}},
-            "`tree`, `one_row`, `branches`, `pt.per` is for `format: root`, not hdf5",
+            "`tree`, `branches`, `one_row`, `pt.per` is for `format: root`, not hdf5",
         ),
     ):
         (tmp_path / "mine.yaml").write_text(yaml.safe_dump(own | change))

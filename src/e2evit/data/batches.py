@@ -1,6 +1,6 @@
 """What every reader of dense files returns: batches of arrays, the rows it could not read, one kind of error."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import h5py
@@ -46,7 +46,7 @@ class BadRows:
             yield replace(self, first=first)
 
 
-def bad_spans(problems: dict[int, str | None], path: str, numbers: Sequence[int], entries: bool) -> Iterator[BadRows]:
+def bad_spans(problems: dict[int, str | None], path: str, numbers: np.ndarray, entries: bool) -> Iterator[BadRows]:
     """Neighbouring rows with the same problem, as one range of their `numbers` in the file."""
     reasons = {row: why for row, why in problems.items() if why is not None}
     first = None

@@ -203,8 +203,11 @@ class DatasetSchema:
 
 
 _ADAPTER = TypeAdapter(DatasetSchema)
-_OF_NTUPLES = {name: getattr(DatasetSchema, name) for name in ("tree", "one_row", "resample_endcaps")} | {
-    "branches": {}
+_OF_NTUPLES = {
+    "tree": DatasetSchema.tree,
+    "branches": {},
+    "one_row": DatasetSchema.one_row,
+    "resample_endcaps": DatasetSchema.resample_endcaps,
 }
 
 

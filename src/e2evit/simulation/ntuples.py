@@ -5,6 +5,7 @@ uproot writes no `std::vector`: images are arrays of fixed size, and lists of je
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -101,8 +102,11 @@ def _columns(table: pa.Table, schema: DatasetSchema, process: str, shard: int) -
     number = table.num_rows
     ids = [int(event_id.rsplit("-", 1)[1]) for event_id in table["event_id"].to_pylist()]
     run = 1 + list(PROCESSES).index(process)  # or events of different processes would share their ids
-    columns = {"runId": np.full(number, run, np.uint32), "lumiId": np.full(number, shard + 1, np.uint32)}
-    columns["eventId"] = np.array(ids, np.uint64)
+    columns: dict[str, Any] = {
+        "runId": np.full(number, run, np.uint32),
+        "lumiId": np.full(number, shard + 1, np.uint32),
+        "eventId": np.array(ids, np.uint64),
+    }
     branches = next(variants[0].branches for variants in SCHEMAS.values() if _fits(variants[0], schema))
     columns |= {branches[name]: image.reshape(number, -1) for name, image in channels.items()}
 
