@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from sklearn.metrics import roc_auc_score
 from transformers import HfArgumentParser
 
-from e2evit.data.schema import LISTS
+from e2evit.data.columns import LISTS
 from e2evit.data.sparse import COLUMN_ENCODINGS
 from e2evit.metrics.bootstrap import resamples
 from e2evit.metrics.mass import central_68, half_width_68

@@ -48,10 +48,12 @@ SCHEMA_HEADS = ("files", "image", "classes 0, 1, ...", "`mass_labels` [GeV]", "i
 
 def data_sets(results: Path) -> str:
     """The files we read, from their schemas."""
-    rows = []
+    rows, told = [], ""
     for name, variants in SCHEMAS.items():
         if variants[0].format == "root":
-            rows.append(_ntuple_row(name, variants))
+            *cells, inferred = _ntuple_row(name, variants)
+            rows.append([*cells, "as above" if inferred == told else inferred])
+            told = inferred
             continue
         common = set.intersection(*(set(schema.inferred) for schema in variants))
         for number, schema in enumerate(variants):

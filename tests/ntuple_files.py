@@ -6,14 +6,17 @@ from zlib import crc32
 import numpy as np
 
 from e2evit.data import SCHEMAS
+from e2evit.data.files import list_pieces, read_rows
 from e2evit.data.schema import DatasetSchema
 
-LABELS = ("jetIsSignal", "jetIsQuark", "jet_IsTau", "jet_IsEle")
+LABELS = ("jetIsQuark", "jet_IsTau", "jet_IsEle")
 LAYOUTS = [  # data set, variant, how images are written
     *(("ntuple_5", schema.variant, "fixed") for schema in SCHEMAS["ntuple_5"]),
     *((name, "a to tau tau", "lists") for name in ("ntuple", "ntuple_8", "ntuple_5_aod", "ntuple_5_miniaod")),
     *((name, "quark and gluon", "lists") for name in ("ntuple_3", "ntuple_2016")),
+    ("ntuple_resampled", "quark and gluon", "fixed"),
     ("ntuple_events", "", "fixed"),
+    ("ntuple_events_resampled", "", "fixed"),
     ("ntuple_events_8", "", "lists"),
 ]
 RANGES = {"jetSeed_ieta": (12, 44), "jetSeed_iphi": (0, 72)} | dict.fromkeys(LABELS, (0, 2))
@@ -46,6 +49,8 @@ def events(schema: DatasetSchema, jets: tuple[int, ...], one_in: int = 97) -> di
             for event, count in enumerate(jets):
                 number = _numbers(key, event, 1 if source.per == "particle" else count)
                 branches.setdefault(key, []).append((low + (number >> 9) % (high - low)).astype(np.float32))
+    for key in schema.present:  # of any length, since it is no column
+        branches[key] = [np.ones(3, np.float32)] * len(jets)
     return branches
 
 
@@ -56,6 +61,13 @@ def _numbers(key: str, event: int, count: int) -> np.ndarray:
     return (number ^ (number >> 16)).astype(np.int64)
 
 
+def rows_of(path, schema, on_bad_rows=None):
+    """The rows of a file, read two entries at a time."""
+    more = () if on_bad_rows is None else (on_bad_rows,)
+    pieces = list_pieces(str(path), path.name, schema, 2)
+    return [row for piece in pieces for table in read_rows(piece, schema, *more) for row in table.to_pylist()]
+
+
 def write(path: Path, branches: dict[str, list], tree: str = "fevt/RHTree", images: str = "fixed") -> Path:
     """Write a tree, with arrays of fixed size for images, or lists with a counter: uproot writes no `std::vector`, and
     damages lists of lists (`var * 1024 * float32`, 5.7.7).
@@ -64,6 +76,7 @@ def write(path: Path, branches: dict[str, list], tree: str = "fevt/RHTree", imag
     import uproot
 
     types, columns = {}, {}
+    path.parent.mkdir(exist_ok=True)
     for key, values in branches.items():
         first = np.asarray(values[0])
         if first.ndim == 0:

@@ -15,7 +15,7 @@ from e2evit.modeling.modeling_particle_transformer import MASSES
 from killed import resume_until_done
 
 from e2evit import DataArguments, TargetArguments, TrainArguments, evaluate, train
-from e2evit.data.schema import CANDIDATE_COLUMNS
+from e2evit.data.columns import CANDIDATE_COLUMNS
 from e2evit.simulation import particle_flow, particle_images
 from e2evit.simulation.batch import SPECIES
 from e2evit.simulation.pileup import MinimumBiasPool

@@ -13,10 +13,12 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from public_files import write_public
 from samples import pixels_of, random_images, row_table
 
 from e2evit import E2EImageProcessor, load_e2e
 from e2evit.data import builder, find_schema, training_statistics
+from e2evit.data.files import find_mismatch
 from e2evit.data.grid import ETA_EDGES, position_in_grid, window_centres
 from e2evit.data.schema import row_features
 from e2evit.data.sparse import dense_to_sparse, sparse_to_dense, table_to_dense
@@ -353,3 +355,13 @@ def test_fractions_of_the_jets(jets_dir, tmp_path):
     assert len(events("validation", validation_fraction=1e-6)) == 1
     with pytest.raises(ValueError, match="train_fraction"):
         events(train_fraction=0.0)
+
+
+def test_keys_that_mark_a_version(tmp_path):
+    write_public("labelled", tmp_path)
+    schema = find_schema("labelled")
+    (path,) = tmp_path.iterdir()
+    assert find_mismatch(str(path), replace(schema, present=("Y",))) is None
+    assert find_mismatch(str(path), replace(schema, present=("Z",))).startswith("missing key 'Z'; the file has ")
+    told = "it has Y, which only other versions have"
+    assert find_mismatch(str(path), replace(schema, absent=("Y",))) == told

@@ -178,7 +178,7 @@ def test_versions_are_told_apart_by_what_files_hold(tmp_path):
     write_public("quark_gluon hdf5", tmp_path)
     assert find_schema("quark_gluon", tmp_path).variant == "hdf5"
     write_public("quark_gluon parquet", tmp_path)
-    with pytest.raises(ValueError, match=r"fits no single version .*\(parquet, hdf5 at once\)"):
+    with pytest.raises(ValueError, match=r"fits no single version .*\(parquet, hdf5 at once; choose one with a"):
         find_schema("quark_gluon", tmp_path)
     other = tmp_path / "other"
     other.mkdir()

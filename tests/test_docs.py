@@ -9,7 +9,8 @@ from forked import LIBRARIES, run_python
 
 from e2evit.cli import run
 from e2evit.cli.command import COMMANDS
-from e2evit.data.schema import LISTS, PARTICLE_COLUMNS, SCHEMAS, row_features
+from e2evit.data.columns import LISTS, PARTICLE_COLUMNS
+from e2evit.data.schema import SCHEMAS, row_features
 from e2evit.training.checkpoint import read_model_config
 
 ROOT = Path(__file__).parents[1]

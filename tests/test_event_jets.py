@@ -21,8 +21,9 @@ from transformers import pipeline
 
 import e2evit
 from e2evit.data import find_schema
+from e2evit.data.columns import LISTS
 from e2evit.data.grid import COLUMNS, ROWS, WINDOW, eta_centres
-from e2evit.data.schema import LISTS, row_features
+from e2evit.data.schema import row_features
 from e2evit.data.sparse import list_array, sparse_to_dense, table_to_dense
 from e2evit.results.predictions import MODEL
 from e2evit.training.arguments import AugmentationArguments, DecorrelationArguments

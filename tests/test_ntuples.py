@@ -8,34 +8,25 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import uproot
 import yaml
-from ntuple_files import LAYOUTS, events, expected, resampled, variant, vector_events, write
+from ntuple_files import LAYOUTS, events, expected, resampled, rows_of, variant, vector_events, write
 from test_corrupt_files import mutate
 
 from e2evit import load_e2e
 from e2evit.cli.command import run
 from e2evit.data import find_schema, ntuple, root
-from e2evit.data.files import list_pieces, read_rows
+from e2evit.data.batches import BadRows, number_of_rows
 from e2evit.data.formats import FileError
 from e2evit.data.grid import resample_endcaps
-from e2evit.data.inspect import inspect_file
 from e2evit.data.prepare import prepare
-from e2evit.data.schema import row_features
-from e2evit.data.sparse import dense_to_sparse, list_array, sparse_to_dense
-from e2evit.simulation.ntuples import write_ntuples
+from e2evit.data.schema import Source
+from e2evit.data.sparse import sparse_to_dense
 
 VECTORS = Path(__file__).parent / "data/ntuple/vectors.root"
 MUTANTS = 60
-
-
-def rows_of(path, schema, on_bad_rows=None):
-    more = () if on_bad_rows is None else (on_bad_rows,)
-    pieces = list_pieces(str(path), path.name, schema, 2)
-    return [row for piece in pieces for table in read_rows(piece, schema, *more) for row in table.to_pylist()]
 
 
 def compare(rows, wanted, schema):
@@ -95,15 +86,18 @@ COLUMNS = ("jetSeed_ieta", "jetSeed_iphi", "a_m", "a_pt", "TaudR", "jetM", "jetP
 CHANGES = [
     (
         {"jetSeed_ieta": [[12, 44], [20]]},
-        r"row 0: a seed tower \(44, .*\), whose window leaves the grid: rows",
+        r"entry 0: `jetSeed_ieta`, .*: the window around seed tower \(44, .*\) leaves the grid \(rows",
     ),
-    ({"jetSeed_iphi": [[12, 44], [np.nan]]}, r"row 1: a seed tower \(.*, nan\), whose window leaves the grid"),
-    ({"jetSeed_iphi": [[12.5, 44], [0]]}, r"row 0: a seed tower \(.*, 12.5\), whose window leaves the grid"),
-    ({"jetM": [[1], [2]]}, "row 0: `jetM` has 1 values and `jetSeed_ieta` 2: whose they are is not clear"),
-    ({"a_m": [[1, 2], [200]]}, "row 1: a mass of 200 GeV, outside -10-100"),
-    ({"ECAL_energy": [NAN, NAN]}, "rows 0-1: NaN or infinite pixels in channel ecal"),
-    ({"HBHE_energy": [np.ones((56, 72)), np.ones(2448)]}, "row 1: `HBHE_energy`: it has 2448 values, expected 280"),
-    ({key: [[20] * 65, [20]] for key in COLUMNS}, "row 0: 65 jets in an event, more than 64"),
+    ({"jetSeed_iphi": [[12, 44], [np.nan]]}, r"entry 1: .*: the window around seed tower \(.*, nan\) leaves the grid"),
+    ({"jetSeed_iphi": [[12.5, 44], [0]]}, r"entry 0: .*: the window around seed tower \(.*, 12.5\) leaves the grid"),
+    (
+        {"jetM": [[1], [2]]},
+        "entry 0: `jetM` has 1 values and `jetSeed_ieta` 2: cannot tell which value belongs",
+    ),
+    ({"a_m": [[1, 2], [200]]}, "entry 1: a mass of 200 GeV, outside -10-100"),
+    ({"ECAL_energy": [NAN, NAN]}, "entries 0-1: NaN or infinite pixels in channel ecal"),
+    ({"HBHE_energy": [np.ones((56, 72)), np.ones(2448)]}, "entry 1: `HBHE_energy`: it has 2448 values, expected 280"),
+    ({key: [[20] * 65, [20]] for key in COLUMNS}, "entry 0: 65 jets in an event, more than 64"),
 ]
 
 
@@ -128,8 +122,9 @@ def test_labels_by_particle_are_not_paired_with_jets_by_their_order(tmp_path):
     bad = []
     rows = rows_of(tmp_path / "ntuple.root", schema, bad.append)
     assert [(row["mass_labels"], row["apt"]) for row in rows] == [(7, 70), (None, None)]
-    told = "row 0: 2 jets and 2 values of `a_mass`, one for each generated particle: which of them is in which jet is"
-    assert str(bad[0]).endswith(f"{told} not stored")
+    told = "of `a_mass`, which is stored per generated particle: the file does not say which belongs to which jet"
+    assert str(bad[0]).endswith(f"entry 0: 2 jets and 2 values {told}")
+    assert str(bad[1]).endswith(f"entry 2: 1 jet but 2 values {told}")
     assert [(rows.first, rows.last) for rows in bad] == [(0, 0), (2, 2)]
 
 
@@ -207,11 +202,14 @@ def test_prepared_and_resumed(tmp_path, capsys):
     damaged = tmp_path / "raw/crab/0000/ntuple_1.root"
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:1000] + bytes(100) + whole[1100:])
-    with pytest.raises(FileError, match=r"ntuple_1\.root, row"):
+    with pytest.raises(FileError, match=r"ntuple_1\.root, entr"):
         prepare("ntuple_5", tmp_path / "raw", tmp_path / "out", shard_megabytes=1e-4)
     first = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/data/*.parquet")}
     assert first
     damaged.write_bytes(whole)
+    other = replace(schema, resample_endcaps=True)
+    with pytest.raises(ValueError, match=r"other settings .source_schema: "):
+        prepare("custom", tmp_path / "raw", tmp_path / "out", schema=other, shard_megabytes=1e-4)
     folder = prepare("ntuple_5", tmp_path / "raw", tmp_path / "out", shard_megabytes=1e-4)
     assert {path: path.stat().st_mtime_ns for path in first} == first
     assert "Preparing: 5/5 events" in capsys.readouterr().out
@@ -225,6 +223,11 @@ def test_prepared_and_resumed(tmp_path, capsys):
         assert sorted(part["event_id"]) == sorted(straight[split]["event_id"])
     assert loaded["train"].features["labels"].names == ["gluon", "quark"]
     manifest = json.loads((folder / "e2evit.json").read_text())
+    with pytest.raises(ValueError, match=r"other settings .source_schema: "):
+        prepare("custom", tmp_path / "raw", folder, schema=other, shard_megabytes=1e-4)
+    del manifest["source_schema"]  # a folder of an earlier version
+    (folder / "e2evit.json").write_text(json.dumps(manifest))
+    assert prepare("ntuple_5", tmp_path / "raw", folder, shard_megabytes=1e-4) == folder
     assert manifest["schema"]["format"] == "rows"
     assert "branches" not in manifest["schema"]
 
@@ -244,82 +247,82 @@ def test_a_schema_of_your_own(tmp_path):
         ({"one_row": "jet"}, "`columns` lacks ieta, iphi, the seed tower"),
         ({"image_size": [125, 125]}, r"`image_size` of events is \[280, 360\], got \[125, 125\]"),
         ({"channel_names": ["hcal"]}, "`branches` must name a branch for each of `channel_names`"),
+        ({"columns": {"pt": {"keys": "p", "column": 1}}}, "`pt.column` is not for `format: root`"),
+        ({"columns": {"labels": {"keys": "p", "one_hot": [0]}}, "labels": {"a": "b"}}, "`labels.one_hot` is not for"),
+        ({"columns": {"pt": {"stack": ["p", "q"]}}}, "`pt.stack` is not for `format: root`"),
+        ({"columns": {"image": "E"}, "channels_last": True}, "`channels_last`, `columns.image` is not for"),
+        ({"branches": {"trk_pt": "E"}, "resample_endcaps": True}, "`resample_endcaps` needs a channel `ecal`"),
+        (
+            {"format": "hdf5", "columns": {"image": "E", "pt": {"keys": "p", "per": "particle"}}},
+            "`tree`, `branches`, `one_row`, `pt.per` is for `format: root`, not hdf5",
+        ),
     ):
         (tmp_path / "mine.yaml").write_text(yaml.safe_dump(own | change))
         with pytest.raises(ValueError, match=message):
             find_schema("custom", tmp_path, tmp_path / "mine.yaml")
 
 
-def test_inspect_lists_trees_and_branches(tmp_path, monkeypatch, capsys):
-    lines, survey, schema = inspect_file(VECTORS)
-    text = "\n".join(lines)
-    assert "fevt/RHTree: TTree, 2 entries" in text
-    assert "ECAL_energy                         vector<float>           100800 in the first entry" in text
-    assert "SC_energy                           vector<vector<float>>   1024, 1024 in the first entry" in text
-    assert "text                                it holds string, not numbers" in text
-    assert "fits: ntuple_5 (a to tau tau), ntuple_photons; read as ntuple_5" in text
-    assert "  ntuple_5_aod: missing branch ECAL_energy_AOD, HBHE_energy_AOD" in text
-    assert "2 events; statistics of 3 jets of some events" in text
-    assert schema == variant("ntuple_5", "a to tau tau")
-    assert survey.means["all"].shape == (5, 125, 125)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit):
-        run("inspect", [str(VECTORS), "--schema_out", "mine.yaml"])
-    assert "ROOT file, for which none can be drafted: copy ntuple.yaml" in capsys.readouterr().err
-
-
-def test_simulated_events_come_back_from_their_ntuple(tmp_path):
-    images = np.zeros((3, 8, 280, 360), np.float32)
-    rng = np.random.default_rng(0)
-    images[:, :] = rng.integers(1, 9, images.shape) * (rng.random(images.shape) < 0.01)
-    images[:, 4] = np.kron(rng.integers(0, 2, (3, 56, 72)) * 16, np.ones((5, 5)))
-    resample_endcaps(images[:, 3])
-    index, value = dense_to_sparse(images)
-    schema = replace(find_schema("simulated"), image_size=(280, 360), lists=("jets",))
-    eta, phi = [0.1, -0.3, 2.9, 1.0], [3.1, -3.1, 0.0, 1.0]
-    jets = {"pt": [500, 400, 300, 450], "eta": eta, "phi": phi, "labels": [1, 0, 0, 1], "mass": [170, 20, 10, 160]}
-    jets |= {"mass_labels": [172, np.nan, np.nan, 173], "merged": [True, False, False, True]}
-    columns = {"pixel_index": index, "pixel_value": value, "event_id": [f"top-0-4-{event}" for event in (0, 1, 5)]}
-    columns |= {f"jets_{name}": list_array(np.array(of), [3, 0, 1]) for name, of in jets.items()}
-    target = row_features(schema).arrow_schema
-    table = pa.table({name: columns.get(name, pa.nulls(3)) for name in target.names}).cast(target)
-    described = json.dumps(schema.description_of_rows(["qcd", "top"])).encode()
-    table = table.replace_schema_metadata(target.metadata | {b"e2evit": described})
-    pq.write_table(table, tmp_path / "top-00004-3.parquet")
-
-    folder = write_ntuples(tmp_path)
-    assert [path.name for path in folder.iterdir()] == ["top-00004-3.root"]
-    events_8 = rows_of(folder / "top-00004-3.root", find_schema("ntuple_events_8", folder))
-    assert [(row["pixel_index"], row["pixel_value"]) for row in events_8] == list(
-        zip(index.to_pylist(), value.to_pylist())
-    )
-    assert [row["event_id"] for row in events_8] == ["1:5:0", "1:5:1", "1:5:5"]
-    schema = find_schema("ntuple_8", folder)
-    rows = rows_of(folder / "top-00004-3.root", schema)
-    assert schema.variant == "dijet"
-    assert [row["parton"] for row in rows] == [6, None, 6]  # the third jet's window leaves the grid
-    assert [row["event_id"] for row in rows] == ["1:5:0", "1:5:0", "1:5:5"]
-    for row, event in zip(rows, (0, 0, 2)):
-        row_0, column_0 = 5 * (row["ieta"] - 12), 5 * (row["iphi"] - 12)
-        window = np.roll(images[event], -column_0, axis=-1)[:, row_0 : row_0 + 125, :125]
-        assert np.array_equal(sparse_to_dense(row["pixel_index"], row["pixel_value"], (8, 125, 125)), window)
-    before = (folder / "top-00004-3.root").stat().st_mtime_ns
-    write_ntuples(tmp_path)
-    assert (folder / "top-00004-3.root").stat().st_mtime_ns == before
-    (folder / "top-00004-3.root").write_bytes(b"root")
-    write_ntuples(tmp_path)
-    assert len(rows_of(folder / "top-00004-3.root", schema)) == 3
-
-
-def test_what_cannot_be_an_ntuple_is_not_simulated(capsys, tmp_path):
-    for options, message in (
-        (["--format", "ntuple"], "An ntuple holds whole events: add --whole_detector"),
-        (["--format", "h5"], "`format` is rows or ntuple, got 'h5'"),
+def test_event_ids_of_one_branch_or_of_none(tmp_path):
+    branches = events(variant("ntuple_events"), (1, 1))
+    write(tmp_path / "mine.root", branches)
+    for source, wanted in (
+        (Source(("eventId",)), [str(2**40), str(2**40 + 1)]),
+        (Source(stack=("runId", "block")), ["mine.root:0", "mine.root:1"]),
     ):
-        with pytest.raises(SystemExit):
-            run("simulate", ["--output_dir", str(tmp_path / "out"), *options])
-        assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+        schema = replace(variant("ntuple_events"), columns={"event_id": source}, extra={"run": Source(("runId",))})
+        assert [row["event_id"] for row in rows_of(tmp_path / "mine.root", schema)] == wanted
+
+
+def test_background_files_have_the_task_of_the_signal_beside_them(tmp_path):
+    tau, electron, top = (variant("ntuple_5", name) for name in ("tau", "electron", "boosted top"))
+    qcd = events(electron, (2, 1)) | {
+        key: [np.zeros(n, np.float32) for n in (2, 1)] for key in ("jet_IsTau", "jet_IsEle")
+    }
+    write(tmp_path / "a/qcd.root", qcd)
+    with pytest.raises(ValueError, match="tau, electron at once; choose one with a schema of your own"):
+        find_schema("ntuple_5", tmp_path)
+    for signal in (tau, electron):
+        write(tmp_path / "b.root", events(signal, (1,)))
+        assert find_schema("ntuple_5", tmp_path) == signal
+        assert [row["labels"] for row in rows_of(tmp_path / "a/qcd.root", signal)] == [0, 0, 0]
+    write(tmp_path / "b.root", events(top, (1,)))
+    with pytest.raises(ValueError, match="tau, electron at once"):
+        find_schema("ntuple_5", tmp_path)
+
+
+def test_entries_beside_an_unreadable_basket_are_kept():
+    tree = root.Tree(str(VECTORS), SimpleNamespace(num_entries=6, branches=[]))
+    sizes = [0, 2**40, 0]
+    branch = SimpleNamespace(entry_offsets=[0, 2, 4, 6], basket_uncompressed_bytes=sizes.__getitem__)
+    assert [run[:2] for run in tree._runs(branch, 0, 6)] == [(0, 2), (2, 4), (4, 6)]
+
+
+def test_dropped_events_are_counted_once_and_known_ones_are_silent(tmp_path):
+    schema = variant("ntuple_5", "a to tau tau")
+    branches = events(schema, (3, 0, 1, 2, 1))
+    lists = {"jetSeed_ieta": [[44, 20, 50], [], [44], [20, 20], [20]], "jetM": [[1] * 3, [], [1], [1], [1]]}
+    branches |= {key: [np.float32(value) for value in values] for key, values in lists.items()}
+    branches["jetSeed_iphi"] = [np.full(len(value), 9, np.float32) for value in branches["jetSeed_iphi"]]
+    (tmp_path / "raw").mkdir()
+    path = write(tmp_path / "raw/ntuple.root", branches)
+    folder = prepare("ntuple_5", tmp_path / "raw", tmp_path / "out", on_bad_rows="skip")
+    report = json.loads((folder / "bad_rows.json").read_text())
+    assert report["number"] == 3
+    assert sorted((bad["first"], bad["last"]) for bad in report["events"]) == [(0, 0), (0, 0), (2, 2), (3, 3)]
+    assert json.loads((folder / "e2evit.json").read_text())["num_bad_events"] == 3
+    assert "rows of 3 events failed the checks" in (folder / "README.md").read_text()
+    bad = []
+    rows = rows_of(path, replace(schema, bad_rows={"*.root": ((0, 3),)}), bad.append)
+    assert (len(rows), bad) == (1, [])
+
+
+def test_known_rows_are_taken_out_of_ranges():
+    bad = BadRows("a", 2, 9, "why")
+    known = [(8, 20), (0, 2), (4, 5), (4, 4)]
+    assert [(rows.first, rows.last) for rows in bad.without(known)] == [(3, 3), (6, 7)]
+    assert [(rows.first, rows.last) for rows in bad.without([(30, 40)])] == [(2, 9)]
+    assert list(bad.without([(0, 9)])) == []
+    assert number_of_rows([("b", 0, 4), ("a", 2, 9), ("a", 3, 3), ("a", 5, 11), ("b", 4, 5)]) == 16
 
 
 def test_uproot_is_needed_for_root_files_alone(monkeypatch, capsys, tmp_path):

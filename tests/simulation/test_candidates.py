@@ -9,8 +9,8 @@ from datasets import concatenate_datasets
 from e2evit import load_e2e
 from e2evit.cli import prepare
 from e2evit.data import find_schema
+from e2evit.data.columns import CANDIDATE_COLUMNS, CANDIDATE_TRUTH
 from e2evit.data.formats import FileError
-from e2evit.data.schema import CANDIDATE_COLUMNS, CANDIDATE_TRUTH
 from e2evit.data.sparse import COLUMN_ENCODINGS
 from e2evit.simulation import ParticleImages, SimulationSettings, particle_flow, shards, simulate
 from e2evit.simulation.batch import EventBatch

@@ -11,8 +11,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
+from e2evit.data.columns import PARTICLE_COLUMNS
 from e2evit.data.grid import WINDOW, position_in_grid
-from e2evit.data.schema import PARTICLE_COLUMNS
 from e2evit.data.sparse import table_to_dense
 from e2evit.simulation import SimulationSettings, shards
 from e2evit.simulation.cells import IMPACT

@@ -2,7 +2,7 @@
 
 examples:
   e2evit simulate --output_dir data/jets --processes qcd top w z h --num_jets 4000 --num_proc 2 --match_pt
-  e2evit simulate --output_dir data/events --num_jets 200 --whole_detector --format ntuple
+  e2evit simulate --output_dir data/events --processes qcd top --num_jets 200 --whole_detector --format ntuple
 
 Run the same command again to resume an interrupted simulation; finished shards are kept.
 """
@@ -14,8 +14,10 @@ from pathlib import Path
 
 from transformers.hf_argparser import HfArg
 
+from e2evit.data import find_schema
+from e2evit.data.root import import_uproot
 from e2evit.simulation import SimulationSettings, simulate
-from e2evit.simulation.ntuples import check_ntuples, write_ntuples
+from e2evit.simulation.ntuples import write_ntuples
 from e2evit.simulation.processes import PROCESSES
 
 from .parser import parse
@@ -33,6 +35,10 @@ class SampleArguments:
     scheduler: str | None = HfArg(
         default=None, help="Address of a Dask scheduler, tcp://..., whose workers simulate instead."
     )
+
+
+@dataclass
+class FormatArguments:
     format: str = HfArg(
         default="rows",
         help="rows, or ntuple: also write ROOT files as RecHitAnalyzer does, with --whole_detector (needs uproot).",
@@ -40,17 +46,23 @@ class SampleArguments:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    sample, settings = parse("e2evit simulate", __doc__, arguments, SampleArguments, SimulationSettings)
-    written = vars(sample).pop("format")
-    if written not in ("rows", "ntuple"):
-        raise ValueError(f"`format` is rows or ntuple, got {written!r}.")
-    if written == "ntuple":
-        check_ntuples(settings.whole_detector)
+    kinds = SampleArguments, FormatArguments, SimulationSettings
+    sample, written, settings = parse("e2evit simulate", __doc__, arguments, *kinds)
+    if written.format not in ("rows", "ntuple"):
+        raise ValueError(f"`format` is rows or ntuple, got {written.format!r}.")
+    if written.format == "ntuple":
+        if not settings.whole_detector:
+            raise ValueError("An ntuple holds whole events: add --whole_detector to --format ntuple.")
+        import_uproot("An ntuple")
     folder = simulate(settings=settings, **vars(sample))
     what = "events" if settings.whole_detector else "jets"
     print(f"Simulated {sample.num_jets} {what} each of {', '.join(sample.processes)} in {folder}")
-    if written == "ntuple":
-        print(f"ROOT files: {write_ntuples(folder)}")
+    if written.format == "ntuple":
+        ntuples = write_ntuples(folder)
+        name = "ntuple_8" if len(find_schema("simulated", folder).channel_names) == 8 else "ntuple_resampled"
+        output = shlex.quote(f"{folder}_jets")
+        print(f"ROOT files: {ntuples}; their jets as rows of a data set:")
+        print(f"  e2evit prepare {name} --data_dir {shlex.quote(str(ntuples))} --output_dir {output}")
     print(f"Next: {next_step(folder, settings)}")
 
 

@@ -1,8 +1,9 @@
 """Data sets: schemas, files, sparse rows, builder, splits. Nothing here needs torch."""
 
 from .builder import E2EImages, load_e2e
+from .columns import CANDIDATE_COLUMNS, CHANNELS
 from .resolve import find_schema
-from .schema import CANDIDATE_COLUMNS, CHANNELS, SCHEMAS, DatasetSchema, row_features
+from .schema import SCHEMAS, DatasetSchema, row_features
 from .splits import SplitRule, assign_splits
 from .statistics import TrainingStatistics, training_statistics
 

@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from .columns import CHANNELS, ROW_COLUMNS
 from .files import decode
 from .formats import DataFile, FileError, file_format, holds_text, open_data_file
-from .schema import CHANNELS, ROW_COLUMNS, SCHEMAS, DatasetSchema, parse_schema
+from .schema import SCHEMAS, DatasetSchema, parse_schema
 from .survey import share_scaled_to_255, survey_file
 
 __all__ = ["NTUPLES", "draft_schema"]
 
 MAX_CLASSES = 100
-NTUPLES = "copy ntuple.yaml of e2evit/data/schemas, and name the branches of each channel in `branches`"
+NTUPLES = "copy ntuple.yaml of e2evit/data/schemas, and name the branch of each channel in `branches`"
 OTHER_NAMES = {
     "labels": ("label", "target", "class", "truth"),
     "mass_labels": ("mass", "gen_mass"),
@@ -36,7 +37,7 @@ def draft_schema(path: str | Path) -> str:
     path = Path(path)
     kind = file_format(path)
     if kind == "root":
-        raise FileError(f"{path} is a ROOT file, for which none can be drafted: {NTUPLES}.")
+        raise FileError(f"{path}: no schema can be drafted for a ROOT file; {NTUPLES}.")
     file = open_data_file(str(path), kind)
     if "pixel_index" in file.facts:
         raise FileError(f"{path} holds prepared rows, which need no schema; load its folder with `load_e2e`.")

@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Features
 
+from .batches import bad_spans
 from .entries import check_axes, check_lists, check_numbers, check_pixels, renumbered
 from .formats import BadRows, Batch, DataFile, FileError, holds_text, open_data_file
 from .ntuple import count_entries, find_ntuple_mismatch, read_ntuple
 from .parquet import ParquetFile
-from .schema import DatasetSchema, row_features
+from .schema import DatasetSchema, Source, row_features
 from .sparse import dense_to_sparse
 
 __all__ = ["Piece", "find_mismatch", "list_pieces", "read_rows"]
@@ -24,7 +25,7 @@ ROWS_AT_ONCE = 1000  # of sparse Parquet
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows `[start, stop)` of a file, of a ROOT file entries; `name` is its path within the data set, with which its
+    """Rows (entries, in a ROOT file) `[start, stop)` of a file; `name` is its path within the data set, with which its
     event ids begin."""
 
     path: str
@@ -62,9 +63,10 @@ def find_mismatch(path: str, schema: DatasetSchema, root: str | None = None) -> 
     if schema.format == "root":
         return find_ntuple_mismatch(path, schema)
     file = open_data_file(path, schema.format, root)
-    facts, missing = file.facts, []
+    facts = file.facts
     if present := [key for key in schema.absent if key in facts]:
-        return f"it has {', '.join(present)}, as other versions do"
+        return f"it has {', '.join(present)}, which only other versions have"
+    missing = [repr(key) for key in schema.present if key not in facts]
     for name, source in schema.sources.items():
         present = [key for key in source.stack or source.keys if key in facts]
         for key in source.stack or source.keys:
@@ -170,7 +172,8 @@ def read_rows(
     reader = {"rows": _read_sparse, "root": _read_jets}.get(schema.format, _read_dense)
     for batch in reader(piece, schema, target):
         if isinstance(batch, BadRows):
-            on_bad_rows(batch)
+            for bad in batch.without(known_bad):
+                on_bad_rows(bad)
             continue
         start, table, problems = batch
         numbers = start if isinstance(start, np.ndarray) else np.arange(start, start + table.num_rows)
@@ -178,24 +181,12 @@ def read_rows(
             inside = np.flatnonzero((numbers >= first) & (numbers <= last)).tolist()
             problems |= dict.fromkeys(inside, None)  # known and announced: not worth an error
         _check_scalars(table, schema, problems)
-        for bad in _spans(problems, piece.path, numbers):
+        for bad in bad_spans(problems, piece.path, numbers, schema.format == "root"):
             on_bad_rows(bad)
         if problems:
             table = table.filter(pa.array(~np.isin(np.arange(table.num_rows), list(problems))))
         if table.num_rows:
             yield table.select(target.names).cast(target)
-
-
-def _spans(problems: dict[int, str | None], path: str, numbers: np.ndarray) -> Iterator[BadRows]:
-    """Neighbouring rows with the same problem, as one range of their numbers in the file."""
-    reasons = {row: why for row, why in problems.items() if why is not None}
-    first = None
-    for row in sorted(reasons):
-        if first is None:
-            first = row
-        if reasons.get(row + 1) != reasons[row]:
-            yield BadRows(path, int(numbers[first]), int(numbers[row]), reasons[row])
-            first = None
 
 
 def _check_scalars(table: pa.Table, schema: DatasetSchema, problems: dict[int, str | None]) -> None:
@@ -256,9 +247,12 @@ def _read_jets(piece: Piece, schema: DatasetSchema, target: pa.Schema):
         data = {"pixel_index": batch.index, "pixel_value": batch.value}
         for name in target.names:
             if name == "event_id":
-                parts = [columns[key] for key in schema.columns[name].stack] if keys.get(name) else [batch.entries]
-                ids = [":".join(map(str, numbers)) for numbers in zip(*(part.tolist() for part in parts))]
-                data[name] = ids if keys.get(name) else [f"{piece.name}:{number}" for number in ids]
+                source = schema.columns.get(name, Source())
+                parts = [columns[key].tolist() for key in source.stack or source.keys if key in columns]
+                if not parts or len(parts) < len(source.stack):
+                    data[name] = [f"{piece.name}:{number}" for number in batch.entries.tolist()]
+                else:
+                    data[name] = [":".join(map(str, numbers)) for numbers in zip(*parts)]
             elif name not in data:
                 field = target.field(name)
                 data[name] = _column(columns, schema, field, keys.get(name), problems, len(batch.entries))

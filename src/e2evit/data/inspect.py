@@ -1,12 +1,11 @@
 """A one-screen report on an unknown file."""
 
 from collections.abc import Collection
-from itertools import chain
 from pathlib import Path
 
 from .draft import NTUPLES, draft_schema
 from .files import find_mismatch
-from .formats import file_format, open_data_file
+from .formats import FileError, file_format, open_data_file
 from .resolve import find_schema
 from .root import describe_trees
 from .schema import SCHEMAS, DatasetSchema, read_schema
@@ -47,27 +46,41 @@ def inspect_file(
         if candidate.format != kind and not (candidate.format == "rows" and kind == "parquet"):
             mismatch = f"its files are {candidate.format}"
         else:
-            mismatch = find_mismatch(str(path), candidate)
+            mismatch = _mismatch(str(path), candidate)
         if mismatch is None:
             fitting.append(candidate)
         else:
-            reasons.setdefault((candidate.name, mismatch), []).append(candidate.variant)
-    unfit = {name: [] for name, _ in reasons}
-    for (name, mismatch), variants in reasons.items():
-        unfit[name].append(f"  {_title(name, *variants)}: {mismatch}")
+            reasons.setdefault(mismatch, {}).setdefault(candidate.name, []).append(candidate.variant)
     if not fitting:
-        return [*lines, "No schema fits:", *chain(*unfit.values()), advice], None, None
+        return [*lines, "No schema fits:", *_lines(reasons), advice], None, None
     chosen = max(fitting, key=lambda candidate: _used(candidate, keys))
     names = [_title(fit.name, fit.variant) for fit in fitting]
     lines.append(f"fits: {', '.join(names)}; read as {chosen.name}: {chosen.description}")
     if kind == "root":  # for which there are many that differ in few branches
         fits = {candidate.name for candidate in fitting}
-        others = [variants[0].name for variants in SCHEMAS.values() if variants[0].format == kind]
-        lines += ["does not fit:", *chain(*(unfit.get(other, ()) for other in others if other not in fits))]
+        others = {variants[0].name for variants in SCHEMAS.values() if variants[0].format == kind} - fits
+        unfit = {why: {n: v for n, v in names.items() if n in others} for why, names in reasons.items()}
+        if told := _lines(unfit):
+            lines += ["does not fit:", *told]
     if chosen.particles:
         return lines, None, chosen
     survey = survey_file(str(path), chosen)
     return [*lines, *survey.lines(chosen)], survey, chosen
+
+
+def _mismatch(path: str, schema: DatasetSchema) -> str | None:
+    try:
+        return find_mismatch(path, schema)
+    except FileError as error:
+        if schema.format != "root":
+            raise
+        return str(error).removeprefix(path).lstrip(": ").rstrip(".")  # of one tree; there can be others
+
+
+def _lines(reasons: dict[str, dict[str, list[str]]]) -> list[str]:
+    """Why schemas do not fit, by name and variants: a line for each reason."""
+    titles = {why: [_title(name, *variants) for name, variants in names.items()] for why, names in reasons.items()}
+    return [f"  {', '.join(of_reason)}: {why}" for why, of_reason in titles.items() if of_reason]
 
 
 def _title(name: str, *variants: str) -> str:

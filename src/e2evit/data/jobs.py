@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, get_all_start_methods, get_context, parent_process, resource_tracker
@@ -191,8 +191,11 @@ def remove_leftovers(folder: Path) -> None:
         left_over.unlink(missing_ok=True)
 
 
-def claim(path: Path, record: dict) -> None:
+def claim(path: Path, record: dict, newer: Collection[str] = ()) -> None:
     """Write the settings of a run to `path`, or compare them with those an earlier run left there.
+
+    Args:
+        newer: Settings that records of earlier versions lack, and that are compared only where they are there.
 
     Raises:
         ValueError: if they differ, naming the settings, or cannot be read.
@@ -204,7 +207,8 @@ def claim(path: Path, record: dict) -> None:
                 raise ValueError(f"a {type(earlier).__name__} instead of settings")
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}): restore it, or choose another folder.") from error
-        differing = [key for key in record if earlier.get(key) != record.get(key)]
+        compared = [key for key in record if key in earlier or key not in newer]
+        differing = [key for key in compared if earlier.get(key) != record[key]]
         if differing:
             changes = ", ".join(f"{key}: {earlier.get(key)} there, {record.get(key)} now" for key in differing)
             raise ValueError(f"{path.parent} was made with other settings ({changes}); choose another folder.")

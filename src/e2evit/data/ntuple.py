@@ -71,7 +71,7 @@ def find_ntuple_mismatch(path: str, schema: DatasetSchema) -> str | None:
 def _image_problem(path: str, tree: TreeFacts, schema: DatasetSchema) -> str | None:
     missing = [key for key in schema.branches.values() if key not in tree.branches and key not in tree.unusable]
     if missing:
-        similar = ", ".join(get_close_matches(missing[0], tree.branches))
+        similar = ", ".join(get_close_matches(missing[0], [key for key in tree.branches if key not in tree.counters]))
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         more += f" (similar: {similar})" if similar else ""
         return f"missing branch {', '.join(missing[:SHOWN])}{more}"
@@ -93,8 +93,8 @@ def _image_problem(path: str, tree: TreeFacts, schema: DatasetSchema) -> str | N
 
 def _column_problem(tree: TreeFacts, schema: DatasetSchema) -> str | None:
     if present := [key for key in schema.absent if key in tree.branches or key in tree.unusable]:
-        return f"it has {', '.join(present)}, as other versions do"
-    missing, lists = [], False
+        return f"it has {', '.join(present)}, which only other versions have"
+    missing, lists = [key for key in schema.present if key not in tree.branches and key not in tree.unusable], False
     for name, source in schema.sources.items():
         wanted, found = source.stack or source.keys, _keys(source, tree)
         if not found and name not in schema.optional:
@@ -144,7 +144,7 @@ def read_ntuple(path: str, start: int, stop: int, schema: DatasetSchema) -> Iter
             except _TooManyPixels:
                 step = max(1, step // 2)
                 continue
-            yield from (BadRows(path, entry, entry, bad[entry]) for entry in sorted(bad))
+            yield from (BadRows(path, entry, entry, bad[entry], True) for entry in sorted(bad))
             if len(batch.entries):
                 yield batch
             start = last
@@ -200,8 +200,8 @@ def _rows_of_entries(numbers, start: int, stop: int, schema: DatasetSchema, bad:
     first, counts = next(iter(lists.items()))
     for key, lengths in lists.items():
         for place in np.flatnonzero(lengths != counts):
-            told = f"`{key}` has {lengths[place]} values and `{first}` {counts[place]}: whose they are is not clear"
-            bad.setdefault(start + int(place), told)
+            told = f"`{key}` has {lengths[place]} values and `{first}` {counts[place]}"
+            bad.setdefault(start + int(place), f"{told}: cannot tell which value belongs to which jet")
     for place in np.flatnonzero(counts > MAX_JETS):
         bad.setdefault(start + int(place), f"{counts[place]} {schema.one_row}s in an event, more than {MAX_JETS}")
     return counts.copy()
@@ -212,8 +212,9 @@ def _of_single_jets(key: str, lengths, values, place, counts, problems: dict[int
     alone = (counts == 1) & (lengths == 1)
     for row in np.flatnonzero(~alone[place]):
         jets, particles = counts[place[row]], lengths[place[row]]
-        told = f"{jets} jets and {particles} values of `{key}`, one for each generated particle"
-        problems.setdefault(int(row), f"{told}: which of them is in which jet is not stored")
+        told = f"{jets} jet{'' if jets == 1 else 's'} {'and' if jets == particles else 'but'} {particles} "
+        told += f"value{'' if particles == 1 else 's'} of `{key}`, which is stored per generated particle"
+        problems.setdefault(int(row), f"{told}: the file does not say which belongs to which jet")
     offsets = np.cumsum(lengths) - lengths
     result = np.full(len(place), np.nan)
     result[alone[place]] = values[offsets[place[alone[place]]]]
@@ -222,19 +223,14 @@ def _of_single_jets(key: str, lengths, values, place, counts, problems: dict[int
 
 def _windows(columns: Batch, entry, schema: DatasetSchema, problems) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows that have a window, and the first row and column of each on the grid."""
-    seeds = []
-    for name in ("ieta", "iphi"):
-        key = schema.columns[name].find(columns)
-        assert key is not None, "find_ntuple_mismatch has looked for it"
-        seeds.append(columns[key].astype(np.float64))
-    ieta, iphi = seeds
+    keys = [key for name in ("ieta", "iphi") if (key := schema.columns[name].find(columns)) is not None]
+    ieta, iphi = (columns[key].astype(np.float64) for key in keys)  # find_ntuple_mismatch has looked for both
     inside = (ieta >= SEED_ROWS[0]) & (ieta <= SEED_ROWS[1]) & (iphi >= 0) & (iphi < COLUMNS // TOWER)
     inside &= (ieta == np.floor(ieta)) & (iphi == np.floor(iphi))
     for row in np.flatnonzero(~inside):
-        told = f"a seed tower ({ieta[row]:g}, {iphi[row]:g}), whose window leaves the grid"
-        problems.setdefault(
-            int(row), f"{told}: rows are {SEED_ROWS[0]}-{SEED_ROWS[1]}, columns 0-{COLUMNS // TOWER - 1}"
-        )
+        told = f"the window around seed tower ({ieta[row]:g}, {iphi[row]:g}) leaves the grid"
+        fit = f"rows {SEED_ROWS[0]}-{SEED_ROWS[1]} and columns 0-{COLUMNS // TOWER - 1} fit"
+        problems.setdefault(int(row), f"`{keys[0]}`, `{keys[1]}`: {told} ({fit})")
     chosen, reach = np.flatnonzero(inside), WINDOW // TOWER // 2
     return chosen, ((ieta - reach) * TOWER)[chosen].astype(int), ((iphi - reach) * TOWER)[chosen].astype(int)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .batches import number_of_rows
 from .builder import list_parts
 from .card import render_card
 from .files import Piece, read_rows
@@ -93,6 +94,7 @@ def prepare(
         bad_rows={},
         own_split={split: f"data/{split}-*" for split in SPLIT_FRACTIONS},
         extra={extra: Source((extra,)) for extra in source.extra},
+        present=(),
         absent=(),
         tree=DatasetSchema.tree,
         branches={},
@@ -101,6 +103,7 @@ def prepare(
     )
     record = {
         "schema": output.to_dict(),
+        "source_schema": digest_of(source.to_dict()),  # with what its rows no longer tell: branches, keys, options
         "split": asdict(rule),
         "on_bad_rows": on_bad_rows,
         "rows_per_shard": rows,
@@ -109,7 +112,7 @@ def prepare(
     progress = output_dir / PROGRESS_FOLDER
     with held(output_dir):
         if (output_dir / MANIFEST_FILE).exists():
-            claim(output_dir / MANIFEST_FILE, record)
+            claim(output_dir / MANIFEST_FILE, record, ["source_schema"])
             _check_finished(output_dir)
             shutil.rmtree(progress, ignore_errors=True)  # left if the run before was killed in its very last step
             return output_dir
@@ -117,17 +120,17 @@ def prepare(
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
         _refuse_strays(output_dir / "data", len(pieces))
-        claim(progress / "settings.json", record)
+        claim(progress / "settings.json", record, ["source_schema"])
         plan = (source, output, rule, on_bad_rows)
         jobs = [(_write_piece, output_dir, number, len(pieces), *piece, *plan) for number, piece in enumerate(pieces)]
         missing = [job for job in jobs if not _is_done(output_dir, job[2])]
+        unit = "event" if source.format == "root" else "row"
         total = sum(piece.stop - piece.start for _, piece in pieces)
         waiting = sum(job[5].stop - job[5].start for job in missing)
         if missing:
             with workers(num_proc if num_proc > 1 else 0, scheduler, __name__) as run:
-                unit = "event" if source.format == "root" else "row"
                 follow(run(missing), "Preparing", unit, total, total - waiting)
-        _finish(output_dir, len(pieces), record | {"warnings": warnings}, output)
+        _finish(output_dir, len(pieces), record | {"warnings": warnings}, output, unit)
     return output_dir
 
 
@@ -290,20 +293,21 @@ class _Shard:
         self.temporary.unlink(missing_ok=True)
 
 
-def _finish(output_dir: Path, total: int, record: dict, schema: DatasetSchema) -> None:
-    """Write the manifest, the list of dropped rows and the card; then remove the traces of progress."""
+def _finish(output_dir: Path, total: int, record: dict, schema: DatasetSchema, unit: str) -> None:
+    """Write the manifest, the list of dropped rows (of ROOT files, events with such) and the card; then remove the
+    traces of progress."""
     records = [json.loads(_record_path(output_dir, number).read_text(encoding="utf-8")) for number in range(total)]
     shards: dict[str, list[dict]] = {}
     for split in SPLIT_FRACTIONS:
         if entries := [entry["shards"][split] for entry in records if split in entry["shards"]]:
             shards[split] = entries
     bad = [rows for entry in records for rows in entry["bad_rows"]]
-    number_bad = sum(rows["last"] + 1 - rows["first"] for rows in bad)
+    number_bad = number_of_rows((rows["file"], rows["first"], rows["last"]) for rows in bad)
     if not shards:
-        raise FileError(f"None of the {number_bad} rows fits the data set {schema.name!r}, e.g. {bad[0]}")
+        raise FileError(f"None of the {number_bad} {unit}s fits the data set {schema.name!r}, e.g. {bad[0]}")
     if bad:
-        _write_json(output_dir / BAD_ROWS_FILE, {"number": number_bad, "rows": bad})
-    manifest = record | {"num_bad_rows": number_bad, "shards": shards}
+        _write_json(output_dir / BAD_ROWS_FILE, {"number": number_bad, f"{unit}s": bad})
+    manifest = record | {f"num_bad_{unit}s": number_bad, "shards": shards}
     card = render_card(schema, manifest)
     write_whole_text(output_dir / "README.md", card)
     _write_json(output_dir / MANIFEST_FILE, manifest)

@@ -55,13 +55,25 @@ def find_schema(
             fitting.append(variant)
         else:
             reasons.setdefault(mismatch, []).append(variant.variant)
+    if len(fitting) > 1:  # background files can fit several versions, of which the signal's fit one
+        fitting = _narrow(fitting, data_dir)
     if len(fitting) != 1:
-        told = ", ".join(variant.variant for variant in fitting) + " at once"
+        told = ", ".join(variant.variant for variant in fitting) + " at once; choose one with a schema of your own"
         if not fitting:
             told = "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
         error = ValueError if any(_list(variant, data_dir) for variant in variants) else FileNotFoundError
         raise error(f"{data_dir} fits no single version of the data set {name!r} ({told}). {_hint(variants[0])}")
     return fitting[0]
+
+
+def _narrow(fitting: list[DatasetSchema], data_dir: str | Path) -> list[DatasetSchema]:
+    """Of versions that fit the first file those that fit the others, too; all, if the files are of different ones."""
+    left = fitting
+    for path in _list(fitting[0], data_dir):
+        if len(left) == 1 or len({variant.pattern for variant in fitting}) > 1:
+            break
+        left = [variant for variant in left if find_mismatch(path, variant, _root(path, data_dir)) is None]
+    return left or fitting
 
 
 def find_files(schema: DatasetSchema, data_dir: str | Path | None) -> list[str]:

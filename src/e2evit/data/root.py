@@ -1,6 +1,7 @@
 """ROOT files: their trees, branches of numbers or lists of numbers, and runs of their entries, through uproot.
 
-How a branch is read follows from its type alone: no expression is evaluated, and no class compiled for what it holds.
+How a branch is read follows from its type alone: no expression is evaluated, and no class is compiled from the file's
+description of it.
 """
 
 from collections import Counter
@@ -31,7 +32,7 @@ __all__ = [
     "tree_facts",
 ]
 
-MAX_BASKET, RUN_BYTES = 2**27, 2**26  # bytes of a basket once unpacked; of the baskets read together, at least one
+MAX_BASKET, RUN_BYTES = 2**27, 2**26  # bytes of one unpacked basket; of baskets read together (at least one)
 VECTORS = {  # C++ types of the entries of a std::vector
     "bool": "?",
     **{"char": "i1", "short": "i2", "int": "i4", "long": "i8", "long long": "i8", "Long64_t": "i8"},
@@ -65,6 +66,7 @@ class TreeFacts:
     num_entries: int
     branches: dict[str, BranchFact]
     unusable: dict[str, str]
+    counters: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -167,21 +169,24 @@ def describe_trees(path: str, lines: list[str]) -> list[str]:
         if kind not in TREES:
             lines.append(f"  {name}: {kind}, which is not read; write a TTree")
             continue
-        with open_tree(path, name) as tree:
-            lines.append(f"  {name}: {kind}, {tree.num_entries} entries")
-            names += tree.branches
-            for key, branch in tree.branches.items():
-                lengths = ", ".join(map(str, tree.first_lengths(key)[:SHOWN])) if branch.fact.depth else ""
-                told = f"{lengths} in the first entry" if lengths else ""
-                lines.append(f"    {key:<36}{branch.fact.kind:<24}{told}".rstrip())
-            lines += [f"    {key:<36}{problem}" for key, problem in tree.unusable.items()]
+        try:
+            with open_tree(path, name) as tree:
+                lines.append(f"  {name}: {kind}, {tree.num_entries} entries")
+                names += tree.branches
+                for key, branch in tree.branches.items():
+                    lengths = ", ".join(map(str, tree.first_lengths(key)[:SHOWN])) if branch.fact.depth else ""
+                    told = f"{lengths} in the first entry" if lengths else ""
+                    lines.append(f"    {key:<36}{branch.fact.kind:<24}{told}".rstrip())
+                lines += [f"    {key:<36}{problem}" for key, problem in tree.unusable.items()]
+        except FileError as error:
+            lines.append(f"  {name}: {kind}, {str(error).removeprefix(f'{path}: ')}")
     if not trees:
         lines.append("  no trees")
     return names
 
 
 def tree_facts(path: str, name: str) -> "TreeFacts":
-    """What a tree declares; files are opened once for it, as long as they do not change.
+    """What a tree declares; cached until the file changes.
 
     Raises:
         ImportError: if uproot is not installed.
@@ -203,7 +208,10 @@ def first_lengths(path: str, name: str, keys: tuple[str, ...]) -> dict[str, tupl
 def _tree_facts(path: str, name: str, _stamp: str) -> "TreeFacts":
     with open_tree(path, name) as tree:
         return TreeFacts(
-            tree.num_entries, {key: branch.fact for key, branch in tree.branches.items()}, dict(tree.unusable)
+            tree.num_entries,
+            {key: branch.fact for key, branch in tree.branches.items()},
+            dict(tree.unusable),
+            tree.counters,
         )
 
 
@@ -241,6 +249,7 @@ class Tree:
     Attributes:
         branches: Those that can be read.
         unusable: The others, with the reason.
+        counters: Those that only count the entries of others.
         num_entries: Of the tree; its branches have as many.
     """
 
@@ -250,6 +259,9 @@ class Tree:
             raise FileError(f"{path}: {problem}.")
         self.branches: dict[str, Branch] = {}
         self.unusable: dict[str, str] = {}
+        leaves = [leaf for branch in tree.branches for leaf in branch.member("fLeaves")]
+        counts = [leaf.member("fLeafCount") for leaf in leaves]
+        self.counters = frozenset(count.member("fName") for count in counts if count is not None)
         times = Counter(branch.name for branch in tree.branches)
         for branch in tree.branches:
             read = _describe(branch)
@@ -267,13 +279,13 @@ class Tree:
         branch = self.branches[key]
         for first, last, problem in self._runs(branch.branch, start, stop):
             if problem is not None:
-                yield BadRows(self.path, first, last - 1, f"`{key}` is unreadable ({problem})")
+                yield BadRows(self.path, first, last - 1, f"`{key}` is unreadable ({problem})", True)
                 continue
             try:
                 yield _read(branch, first, last)
             except Exception as error:  # one for each decoder
                 if last - first == 1:
-                    yield BadRows(self.path, first, first, f"`{key}` is unreadable ({_short(error)})")
+                    yield BadRows(self.path, first, first, f"`{key}` is unreadable ({_short(error)})", True)
                 else:  # name the damaged entries and keep the others
                     for entry in range(first, last):
                         yield from self.read(key, entry, entry + 1)
@@ -301,7 +313,7 @@ class Tree:
                 problem = f"a basket unpacks to {megabytes(unpacked)}" if not 0 <= unpacked <= MAX_BASKET else None
             except Exception as error:
                 unpacked, problem = 0, _short(error)
-            if size and (problem is not None or size + unpacked > RUN_BYTES):
+            if begin > first and (problem is not None or size + unpacked > RUN_BYTES):
                 yield first, begin, None
                 first, size = begin, 0
             if problem is not None:

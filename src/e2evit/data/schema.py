@@ -18,8 +18,6 @@ from pydantic import BeforeValidator, FiniteFloat, PositiveInt, StrictBool, Type
 
 from .budget import MAX_PIXELS
 from .columns import (
-    CANDIDATE_COLUMNS,
-    CANDIDATE_TRUTH,
     CHANNELS,
     IMAGE_COLUMNS,
     LISTS,
@@ -32,15 +30,7 @@ from .grid import COLUMNS, ROWS, WINDOW
 from .texts import read_mapping
 
 __all__ = [
-    "CANDIDATE_COLUMNS",
-    "CANDIDATE_TRUTH",
-    "CHANNELS",
-    "IMAGE_COLUMNS",
-    "LISTS",
-    "PARTICLE_COLUMNS",
-    "ROW_COLUMNS",
     "SCHEMAS",
-    "Channel",
     "DatasetSchema",
     "Source",
     "read_schema",
@@ -59,8 +49,8 @@ class Source:
         column: Which column of a matrix `(N, K)`.
         one_hot: Columns of a matrix that hold 1 for the class, in the order of the classes.
         stack: Arrays `(N, H, W)`, one for each channel; or the numbers an `event_id` is made of.
-        missing: Numbers that stand for nothing.
-        per: What a list in a ROOT file has entries for. Where that is generated particles, nothing says which of them
+        missing: Values that mean "missing".
+        per: Whether a list in a ROOT file has one entry per jet or per generated particle. Nothing says which particle
             is in which jet, so only events of one jet and one particle are used.
     """
 
@@ -102,7 +92,7 @@ class DatasetSchema:
         columns: Where the file keeps each of our columns; a column not listed here is null in every row.
         extra: Further numbers to keep with each row (float32), by the name they get.
         optional: Those of `columns` a file may lack.
-        absent: Arrays that only other versions have.
+        present, absent: Arrays or branches whose presence marks this version, or another one.
         tree: Path of the tree in a ROOT file.
         branches: The branch of each channel in a ROOT file: 280 x 360 crystals, 56 x 72 towers, or crops.
         one_row: What a row of a ROOT file is: a `"jet"`, the window around its seed tower; an `"event"`, the whole
@@ -140,6 +130,7 @@ class DatasetSchema:
     columns: Sources = field(default_factory=dict)
     extra: Sources = field(default_factory=dict)
     optional: Strings = ()
+    present: Strings = ()
     absent: Strings = ()
     tree: str = "fevt/RHTree"
     branches: dict[str, str] = field(default_factory=dict)
@@ -212,6 +203,12 @@ class DatasetSchema:
 
 
 _ADAPTER = TypeAdapter(DatasetSchema)
+_OF_NTUPLES = {
+    "tree": DatasetSchema.tree,
+    "branches": {},
+    "one_row": DatasetSchema.one_row,
+    "resample_endcaps": DatasetSchema.resample_endcaps,
+}
 
 
 def parse_schema(name: str, text: Any, where: str) -> tuple[DatasetSchema, ...]:
@@ -295,8 +292,13 @@ def _contradictions(schema: DatasetSchema):
         yield "`particles` needs `phi` in `extra`, which with `eta` is the axis of a jet"
     if schema.format == "root":
         yield from _contradictions_of_ntuples(schema)
-    elif schema.format != "rows" and "image" not in schema.columns:
-        yield "`columns` does not say where the `image` is"
+    else:
+        if schema.format != "rows" and "image" not in schema.columns:
+            yield "`columns` does not say where the `image` is"
+        given = [name for name, default in _OF_NTUPLES.items() if getattr(schema, name) != default]
+        given += [f"{name}.per" for name, source in schema.sources.items() if source.per != Source.per]
+        if given:
+            yield f"{_named(given)} is for `format: root`, not {schema.format}"
     if unknown := [name for name in schema.optional if name not in schema.columns]:
         yield f"`optional` has {', '.join(unknown)}, which `columns` lacks"
     one_hot = schema.columns["labels"].one_hot if "labels" in schema.columns else ()
@@ -312,6 +314,18 @@ def _contradictions_of_ntuples(schema: DatasetSchema):
     expected = {"jet": (WINDOW, WINDOW), "event": (ROWS, COLUMNS)}.get(schema.one_row, schema.image_size)
     if schema.image_size != expected:
         yield f"`image_size` of {schema.one_row}s is {list(expected)}, got {list(schema.image_size)}"
+    if schema.resample_endcaps and ("ecal" not in schema.branches or schema.one_row == "crop"):
+        yield "`resample_endcaps` needs a channel `ecal` of the whole detector"
+    given = ["channels_last"] * schema.channels_last + ["columns.image"] * ("image" in schema.columns)
+    for name, source in schema.sources.items():
+        given += [f"{name}.column"] * (source.column is not None) + [f"{name}.one_hot"] * bool(source.one_hot)
+        given += [f"{name}.stack"] * bool(source.stack and name != "event_id")
+    if given:
+        yield f"{_named(given)} is not for `format: root`: a branch holds one column, `branches` the images"
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _pattern_problem(pattern: str) -> str | None:

@@ -5,7 +5,7 @@ from collections.abc import Collection
 import numpy as np
 import pyarrow as pa
 
-from .schema import CANDIDATE_COLUMNS, IMAGE_COLUMNS, PARTICLE_COLUMNS
+from .columns import CANDIDATE_COLUMNS, IMAGE_COLUMNS, PARTICLE_COLUMNS
 
 __all__ = ["COLUMN_ENCODINGS", "check_has_image", "dense_to_sparse", "list_array", "sparse_to_dense", "table_to_dense"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from .batches import number_of_rows
 from .files import list_pieces, read_rows
 from .formats import BadRows, FileError
 from .grid import TOWER
@@ -47,8 +48,10 @@ class Survey:
 
     def lines(self, schema: DatasetSchema) -> Iterator[str]:
         """A report that fits on a screen."""
-        rows = f"{schema.one_row}s of some events" if schema.format == "root" else "of them"
-        yield f"{self.num_rows} {'events' if schema.format == 'root' else 'rows'}; statistics of {self.sampled} {rows}"
+        unit, sample = "rows", f"{self.sampled} of them"
+        if schema.format == "root":
+            unit, sample = "events", f"{self.sampled} {schema.one_row}s from a sample of them"
+        yield f"{self.num_rows} {unit}; statistics of {sample}"
         head = f"{'channel':<12}{'unit':>6}{'occupancy':>11}"
         yield head + "".join(f"{name:>11}" for name in ("min", "1 %", "median", "99 %", "max", "negative"))
         pixels = max(1, self.sampled * int(np.prod(schema.image_size)))
@@ -86,9 +89,9 @@ def survey_file(path: str, schema: DatasetSchema, name: str | None = None) -> Su
     tables = [_head(read_rows(piece, schema, bad.append)) for piece in chosen]
     tables = [table for table in tables if table is not None]
     if bad:
-        number = sum(rows.last + 1 - rows.first for rows in bad)
-        rows = f"row {bad[0].first}" if bad[0].first == bad[0].last else f"rows {bad[0].first}-{bad[0].last}"
-        result.warnings.append(f"{number} of the sampled rows do not fit the schema, first {rows}: {bad[0].reason}")
+        number, unit = number_of_rows((rows.path, rows.first, rows.last) for rows in bad), "events" * bad[0].entries
+        told = f"{number} of the sampled {unit or 'rows'} do not fit the schema, first {bad[0].where}"
+        result.warnings.append(f"{told}: {bad[0].reason}")
     if not tables:
         result.warnings.append("no row fits" if bad else "there are no rows")
         return result

@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from e2evit.data import CHANNELS, SCHEMAS, DatasetSchema
-from e2evit.data.schema import Channel
+from e2evit.data.columns import Channel
 from e2evit.metrics import METRICS
 from e2evit.modeling import FAMILIES
 from e2evit.results.predictions import MODEL

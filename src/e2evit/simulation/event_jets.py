@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from e2evit.data.schema import LISTS
+from e2evit.data.columns import LISTS
 from e2evit.data.sparse import list_array
 
 from .cells import join

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from e2evit.data.columns import PARTICLE_COLUMNS
 from e2evit.data.grid import COLUMNS, TOWER, WINDOW, position_in_grid
-from e2evit.data.schema import PARTICLE_COLUMNS
 from e2evit.data.sparse import list_array
 
 from .batch import SPECIES, EventBatch

@@ -5,6 +5,7 @@ uproot writes no `std::vector`: images are arrays of fixed size, and lists of je
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,42 +21,32 @@ from e2evit.data.sparse import table_to_dense
 from .hcal import seed_towers
 from .processes import PROCESSES
 
-__all__ = ["check_ntuples", "write_ntuples"]
+__all__ = ["write_ntuples"]
 
 FOLDER, EVENTS_AT_ONCE = "ntuples", 20  # 160 MB of 13 channels with their copies
 NO_TRUTH = -99  # jet_truthLabel of a jet without a heavy particle
 LISTS = {"jetPt": "jets_pt", "jetM": "jets_mass", "jetEta": "jets_eta", "jetPhi": "jets_phi"}
 
 
-def check_ntuples(whole_detector: bool) -> None:
-    """Raise an error for settings whose rows cannot be written as ntuples, before anything is simulated.
-
-    Raises:
-        ValueError: if rows are jets.
-        ImportError: if uproot is not installed.
-    """
-    if not whole_detector:
-        raise ValueError("An ntuple holds whole events: add --whole_detector to --format ntuple.")
-    import_uproot("An ntuple")
-
-
 def write_ntuples(folder: Path) -> Path:
     """Write a ROOT file for each shard of simulated events in `folder`; those that are complete are kept.
 
-    Energies in the endcaps of the ECAL are given back what the converters' resampling takes: resampled again, they are
-    those of the rows. Jets whose window leaves the grid are left out, as CMS does.
+    ECAL endcap energies are scaled up so that resampling restores those of the rows. Jets whose window leaves the grid
+    are left out, as CMS does.
 
     Returns:
-        The folder of the files, which `load_e2e("ntuple_8", ...)` or `"ntuple"` reads as jets, and
-        `"ntuple_events_8"` or `"ntuple_events"` as events.
+        The folder of the files, which `load_e2e("ntuple_8", ...)` or, with 13 channels, `"ntuple_resampled"` reads as
+        jets, and `"ntuple_events_8"` or `"ntuple_events_resampled"` as events.
 
     Raises:
         ImportError: if uproot is not installed.
-        ValueError: for rows that are no whole events.
+        ValueError: for rows that are not whole events.
         OSError: if a file cannot be written.
     """
     schema, output = find_schema("simulated", folder), folder / FOLDER
-    check_ntuples("jets" in schema.lists)
+    if "jets" not in schema.lists:
+        raise ValueError(f"{folder} holds jets, and an ntuple whole events: simulate with `whole_detector`.")
+    import_uproot("An ntuple")
     output.mkdir(exist_ok=True)
     shards = {path: output / f"{path.stem}.root" for path in sorted(folder.glob("*.parquet"))}
     rows = {path: open_parquet(str(path)).metadata.num_rows for path in shards}
@@ -110,8 +101,12 @@ def _columns(table: pa.Table, schema: DatasetSchema, process: str, shard: int) -
     channels["hcal"] = towers
     number = table.num_rows
     ids = [int(event_id.rsplit("-", 1)[1]) for event_id in table["event_id"].to_pylist()]
-    columns = {"runId": np.ones(number, np.uint32), "lumiId": np.full(number, shard + 1, np.uint32)}
-    columns["eventId"] = np.array(ids, np.uint64)
+    run = 1 + list(PROCESSES).index(process)  # or events of different processes would share their ids
+    columns: dict[str, Any] = {
+        "runId": np.full(number, run, np.uint32),
+        "lumiId": np.full(number, shard + 1, np.uint32),
+        "eventId": np.array(ids, np.uint64),
+    }
     branches = next(variants[0].branches for variants in SCHEMAS.values() if _fits(variants[0], schema))
     columns |= {branches[name]: image.reshape(number, -1) for name, image in channels.items()}
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from e2evit.data.columns import LISTS
 from e2evit.data.grid import COLUMNS, ENDCAP_FACTOR, ENDCAP_ROWS, ETA_EDGES, JET_RADIUS, ROWS, TOWER, WINDOW
-from e2evit.data.schema import LISTS
 from e2evit.data.sparse import list_array
 
 from .batch import SPECIES

@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from e2evit import __version__
 from e2evit.data import assign_splits, find_schema
+from e2evit.data.columns import IMAGE_COLUMNS, PARTICLE_COLUMNS
 from e2evit.data.grid import SEED_ROWS
 from e2evit.data.parquet import open_parquet
 from e2evit.data.resolve import find_files
-from e2evit.data.schema import IMAGE_COLUMNS, PARTICLE_COLUMNS
 from e2evit.data.splits import SPLIT_FRACTIONS
 
 from .detector import VERSION, detect

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
+from e2evit.data.columns import PARTICLE_COLUMNS
 from e2evit.data.entries import check_axes, check_lists, check_numbers
-from e2evit.data.schema import PARTICLE_COLUMNS
 
 from .batch import SPECIES
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from e2evit.data import DatasetSchema, find_schema, row_features
 from e2evit.data.builder import ROW_FORMAT_VERSION
+from e2evit.data.columns import IMAGE_COLUMNS
 from e2evit.data.grid import COLUMNS, JET_MAX_ETA, ROWS, SEED_ROWS
-from e2evit.data.schema import IMAGE_COLUMNS
 from e2evit.data.splits import assign_splits
 
 from . import early_veto

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import torch
 
-from e2evit.data.schema import CANDIDATE_COLUMNS
+from e2evit.data.columns import CANDIDATE_COLUMNS
 from e2evit.modeling import CANDIDATE_FIELDS
 from e2evit.modeling.modeling_constants import constant
 

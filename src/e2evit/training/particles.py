@@ -9,8 +9,8 @@ from datasets import Dataset, List, Value
 
 from e2evit.data import DatasetSchema, find_schema
 from e2evit.data.builder import describe_schema
+from e2evit.data.columns import IMAGE_COLUMNS, LISTS, PARTICLE_COLUMNS
 from e2evit.data.manifest import digest_of
-from e2evit.data.schema import IMAGE_COLUMNS, LISTS, PARTICLE_COLUMNS
 from e2evit.simulation import ParticleImages
 from e2evit.transforms.transverse import transverse_schema, transverse_table
 

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, Value
 
+from e2evit.data.columns import IMAGE_COLUMNS
 from e2evit.data.grid import COLUMNS, ROWS, TOWER, WINDOW, position_in_grid
-from e2evit.data.schema import IMAGE_COLUMNS, DatasetSchema
+from e2evit.data.schema import DatasetSchema
 from e2evit.data.sparse import list_array
 
 __all__ = [

@@ -8,7 +8,8 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 
-from e2evit.data.schema import IMAGE_COLUMNS, DatasetSchema
+from e2evit.data.columns import IMAGE_COLUMNS
+from e2evit.data.schema import DatasetSchema
 from e2evit.data.sparse import list_array
 from e2evit.modeling.modeling_tokens import Pixels
 
