@@ -48,9 +48,9 @@ class EdgeConvolution(nn.Module):
         sizes = [2 * input_size] + [output_size] * NUM_EDGE_LAYERS
         self.layers = nn.ModuleList(nn.Linear(*pair, bias=False) for pair in pairwise(sizes))
         self.norms = nn.ModuleList(CandidateNorm(output_size) for _ in self.layers)
-        differs = input_size != output_size
-        self.shortcut = nn.Linear(input_size, output_size, bias=False) if differs else None
-        self.shortcut_norm = CandidateNorm(output_size) if differs else None
+        self.shortcut = nn.Identity()
+        if input_size != output_size:
+            self.shortcut = nn.Sequential(nn.Linear(input_size, output_size, bias=False), CandidateNorm(output_size))
 
     def forward(self, features: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
         """`(M, D)` to `(M, D')`.
@@ -60,16 +60,14 @@ class EdgeConvolution(nn.Module):
         """
         first, *layers = self.layers
         # the first layer of (x, x' - x): once for each candidate instead of once for each pair
-        own, other = first.weight.chunk(2, dim=1)
+        own, other = first.weight.chunk(2, dim=1)  # pyright: ignore
         edges = F.linear(features, own - other).unsqueeze(1) + F.linear(features, other)[neighbors]
         shape, edges = edges.shape[:2], edges.flatten(0, 1)
         edges = self.norms[0](edges).relu()
         for layer, norm in zip(layers, list(self.norms)[1:]):
             edges = norm(layer(edges)).relu()
         mixed = edges.unflatten(0, shape).mean(1)
-        if self.shortcut is not None:
-            features = self.shortcut_norm(self.shortcut(features))
-        return (features + mixed).relu()
+        return (self.shortcut(features) + mixed).relu()
 
 
 class ParticleNetModel(CandidatesModel):
