@@ -126,16 +126,27 @@ def test_resident_rows_make_the_same_batches(data):
     assert all(torch.equal(got[name], values) for name, values in expected.items())
 
 
-def test_models_of_candidates_train_resume_and_are_measured(data, tmp_path, monkeypatch):
+@pytest.fixture
+def run(data, tmp_path):
     model_json = tmp_path / "model.json"
     model_json.write_text(json.dumps(MODEL))
 
-    def run(name, **overrides):
+    def start(name, **overrides):
         settings = {"num_train_epochs": 2, "per_device_batch_size": 16, "save_steps": 1, "fresh": True}
         settings |= {"mixed_precision": "no", "report_to": "none", "overwrite_output_dir": True}
         settings |= {"output_dir": str(tmp_path / name)} | overrides
         return train(model_json, data, TrainArguments(**settings), targets=TargetArguments(mass_column="jet_mass"))
 
+    return start
+
+
+def test_compiled_training_knows_the_size_of_a_batch(run, monkeypatch):
+    compile_with = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **options: compile_with(model, backend="eager"))
+    assert len(run("compiled", num_train_epochs=1, torch_compile=True).history.epochs) == 1
+
+
+def test_models_of_candidates_train_resume_and_are_measured(run, data, tmp_path, monkeypatch):
     whole = run("whole")
     resumed = resume_until_done(lambda: run("parts", resume_from_checkpoint=True), monkeypatch)
     for name, tensor in whole.model.state_dict().items():
@@ -144,9 +155,6 @@ def test_models_of_candidates_train_resume_and_are_measured(data, tmp_path, monk
     assert result.metric("mae_gev").value > 0
     assert result.cost["macs"] > 0
     assert "image mass" in result.metrics  # of the same jets' images
-    compile_with = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model, **options: compile_with(model, backend="eager"))
-    assert len(run("compiled", num_train_epochs=1, torch_compile=True).history.epochs) == 1
     with pytest.raises(ValueError, match=r"was trained on jets of .*: measure it on their test split"):
         evaluate(whole, data, split="all")
     elsewhere = tmp_path / "elsewhere"
