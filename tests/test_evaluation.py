@@ -1,7 +1,6 @@
 """Train and evaluate from Python, as a notebook does, and from the command line."""
 
 import json
-import re
 
 import pytest
 
@@ -57,7 +56,6 @@ def test_the_command_writes_the_same(trained, result, data, tmp_path, capsys):
     assert written.in_bins == result.in_bins
     printed = capsys.readouterr().out
     assert "| run_seed3  |" in printed
-    assert "| rejection at 50 % | mass sculpting at 50 % |" in re.sub(" +", " ", printed)
     assert f"e2evit compare --results {path}" in printed
     assert not path.with_suffix(".pieces").exists()
 
@@ -92,7 +90,7 @@ def test_earlier_memory_peaks_are_not_counted(trained, data, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"split": "holdout"}, "`split` must be train, validation or test, got 'holdout'"),
+        ({"split": "holdout"}, "`split` must be train, validation, test or all, got 'holdout'"),
         ({"per_device_batch_size": 0}, "`per_device_batch_size` must be 1 or more"),
     ],
 )

@@ -30,7 +30,7 @@ def quick(monkeypatch):
     """Few iterations, and few resamples for the intervals, which are not looked at."""
     resamples = bootstrap.resamples
     monkeypatch.setattr(bootstrap, "resamples", lambda number, _, *more: resamples(number, 5, *more))
-    monkeypatch.setitem(boosted_trees._STOPPING, "max_iter", 20)
+    monkeypatch.setitem(boosted_trees.STOPPING, "max_iter", 20)
 
 
 def jets(number, seed=0, num_classes=3):
