@@ -61,7 +61,16 @@ def main() -> None:
         simulate(data, plan["simulation"], options.num_proc)
         known = read_mapping(steps, "JSON").get("jets_per_second", {}) if steps.exists() else {}
         if missing := [name for name in plan["models"] if name not in known]:
-            run_script("studies/comparison_steps.py", *words, "--study", options.study, "--results", steps, *missing)
+            run_script(
+                "studies/comparison_steps.py",
+                *words,
+                "--study",
+                options.study,
+                "--results",
+                steps,
+                "--models",
+                *missing,
+            )
     print(plan_table(plan, steps, runs))
     if options.plan:
         return

@@ -1,6 +1,6 @@
 """Jets per second in a training step of each model of the comparison, on one core; its parameters and MACs.
 
-python studies/comparison_steps.py --data_dir runs/comparison/data MODEL ...
+python studies/comparison_steps.py --data_dir runs/comparison/data --models hitvit vit
 
 `studies/comparison.py` runs it first. The models take turns; a number is the median over `ROUNDS` batches. Models that
 are not named keep theirs.
