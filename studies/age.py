@@ -45,6 +45,11 @@ SOURCES = {
         "recipes/tokens",
         "studies/token_steps.py",
     ),
+    "comparison/steps.json": (
+        *("modeling", "src/e2evit/training", "recipes/comparison", "studies/comparison_steps.py"),
+        "studies/token_steps.py",
+    ),
+    "comparison/validation.json": (*_TRAINED, *_SIMULATION, "recipes/comparison"),
     "tokens.json": (*_TRAINED, *_SIMULATION, "recipes/study", "recipes/tokens"),
     "simulation_particles.json": (*_SIMULATION, "benchmarks/particle_images.py"),
     "simulation_validation.json": (
