@@ -15,8 +15,7 @@ class AttentionPooling(nn.Module):
     """Each head's mean of the tokens, weighted with a softmax of its learned query's scores; then values and an MLP.
 
     Scores are capped smoothly at ±15, so no largest score needs to be found and subtracted first. As in attention, a
-    head reads its own part of the values; they are computed from its mean token, which gives
-    the same at lower cost.
+    head reads its own part of the values; they are computed from its mean token, which gives the same at lower cost.
     """
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float, eps: float):

@@ -55,7 +55,7 @@ def check_trained(plan: dict, folder: Path, runs: dict[str, dict]) -> None:
         if run.get("recipe") != digest(plan, one.model) or not weights.exists():
             raise ValueError(f"The training {one.name} is missing: run studies/comparison.py.")
         if run["weights"] != sha256_of(weights):
-            raise ValueError(f"{weights} is not what was validated: train and validate {one.name} again.")
+            raise ValueError(f"{weights} is not what was validated: restore it, or train {one.name} again.")
 
 
 def check_committed(*paths: str | Path) -> str:
@@ -65,7 +65,7 @@ def check_committed(*paths: str | Path) -> str:
         ValueError: if one of them differs from the commit, or is not in it.
     """
     names = [str(Path(path).resolve().relative_to(ROOT)) for path in paths]
-    changed = _git("status", "--porcelain", "--ignored", "--untracked-files=all", "--", *names)
+    changed = _git("status", "--porcelain", "--untracked-files=all", "--", *names)
     unknown = [name for name in names if not _git("ls-files", "--", name)]
     if changed or unknown:
         what = ", ".join(unknown or [line[3:] for line in changed.splitlines()])

@@ -72,6 +72,9 @@ def repository(tmp_path, monkeypatch):
 
     git("init")
     (tmp_path / "recipe.yaml").write_text("a: 1\n")
+    (tmp_path / ".gitignore").write_text("__pycache__/\n")
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/code.py").write_text("")
     git("add", ".")
     git("-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-m", "first")
     monkeypatch.setattr(blind_test, "ROOT", tmp_path)
@@ -80,6 +83,9 @@ def repository(tmp_path, monkeypatch):
 
 def test_the_test_opens_for_what_is_committed(repository):
     recipe = repository / "recipe.yaml"
+    (repository / "code/__pycache__").mkdir()  # what git ignores is no code
+    (repository / "code/__pycache__/code.pyc").write_bytes(b"")
+    assert len(blind_test.check_committed(repository / "code")) == 40
     assert len(blind_test.check_committed(recipe)) == 40
     recipe.write_text("a: 2\n")
     with pytest.raises(ValueError, match=r"recipe\.yaml differs from the commit"):

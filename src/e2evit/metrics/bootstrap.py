@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
-__all__ = ["event_numbers", "resamples", "weighted", "with_intervals"]
+__all__ = ["event_numbers", "intervals_of", "resamples", "weighted", "with_intervals"]
 
 
 def event_numbers(event_ids: Sequence[str] | np.ndarray | None) -> np.ndarray | None:
@@ -87,3 +87,17 @@ def with_intervals(
         low, high = np.percentile(draws, [2.5, 97.5]) if draws.size else (np.nan, np.nan)
         result |= {name: value, f"{name}_low": float(low), f"{name}_high": float(high)}
     return result
+
+
+def intervals_of(
+    jets: np.ndarray,
+    statistics: Callable[..., dict[str, float]],
+    *arrays: np.ndarray,
+    weights: np.ndarray | None = None,
+    events: np.ndarray | None = None,
+    **options,
+) -> dict[str, float]:
+    """[`with_intervals`] of some `jets` alone, a mask, with their weights as the last array if there are any."""
+    weights, events = (None if values is None else values[jets] for values in (weights, events))
+    chosen = weighted(*(array[jets] for array in arrays), weights=weights)
+    return with_intervals(statistics, *chosen, events=events, **options)

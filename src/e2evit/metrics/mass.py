@@ -7,7 +7,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from .bootstrap import weighted, with_intervals
+from .bootstrap import intervals_of, weighted, with_intervals
 
 __all__ = [
     "MassRegression",
@@ -174,15 +174,13 @@ def response_in_bins(
         every = mass_statistics(*arrays)
         return {name: every[name] for name in ("relative_resolution", "response", "mean_response")}
 
-    rows = []
+    rows, options = [], {"num_resamples": num_resamples, "seed": seed}
     for low, high in pairwise(edges):
         inside = (by >= low) & (by < high)
         row = {"low": float(low), "high": float(high), "number": int(inside.sum())}
         if row["number"] > 1:
-            inside_weights = None if weights is None else weights[inside]
-            arrays = weighted(mass_labels[inside], mass_preds[inside], weights=inside_weights)
-            of_bin = None if events is None else events[inside]
-            row |= with_intervals(statistics, *arrays, num_resamples=num_resamples, seed=seed, events=of_bin)
+            arrays = mass_labels, mass_preds
+            row |= intervals_of(inside, statistics, *arrays, weights=weights, events=events, **options)
         rows.append(row)
     return rows
 
@@ -205,7 +203,7 @@ def uncertainty_in_bins(
         One row per bin: its edges `low`, `high` in mass and `pt_low`, `pt_high`, the `number` of jets and, with at
         least two jets, the metrics.
     """
-    rows = []
+    rows, options = [], {"num_resamples": num_resamples, "seed": seed}
     for (low, high), (pt_low, pt_high) in product(pairwise(mass_edges), pairwise(pt_edges)):
         inside = (mass_labels >= low) & (mass_labels < high) & (pts >= pt_low) & (pts < pt_high)
         row = {"low": float(low), "high": float(high), "pt_low": float(pt_low), "pt_high": float(pt_high)}
@@ -213,12 +211,8 @@ def uncertainty_in_bins(
         if weights is not None:
             inside &= weights > 0
         if inside.sum() > 1:
-            arrays = mass_labels[inside], mass_preds[inside], mass_scale_preds[inside]
-            arrays = weighted(*arrays, weights=None if weights is None else weights[inside])
-            of_bin = None if events is None else events[inside]
-            row |= with_intervals(
-                uncertainty_statistics, *arrays, num_resamples=num_resamples, seed=seed, events=of_bin
-            )
+            arrays = mass_labels, mass_preds, mass_scale_preds
+            row |= intervals_of(inside, uncertainty_statistics, *arrays, weights=weights, events=events, **options)
         rows.append(row)
     return rows
 

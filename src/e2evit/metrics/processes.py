@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .bootstrap import weighted, with_intervals
+from .bootstrap import intervals_of
 from .mass import central_68, quantiles, relative_resolution, response_statistics, uncertainty_statistics
 
 __all__ = ["closures", "mass_by_process"]
@@ -40,10 +40,10 @@ def mass_by_process(
         found |= {"response": float(quantiles(predicted / mass, 0.5, of_jets))}
         return found if scales is None else found | uncertainty_statistics(mass, predicted, more[0], of_jets)
 
-    result = {}
+    result, options = {}, {"weights": weights, "events": events, "num_resamples": num_resamples}
     for name, jets in _each(processes, np.ones(len(processes), bool), weights):
         columns = mass_labels, mass_preds, *([] if scales is None else [scales])
-        found = _measured(statistics, columns, jets, weights, events, num_resamples)
+        found = intervals_of(jets, statistics, *columns, **options)
         result |= {f"{name}_{key}": value for key, value in found.items()}
     return result
 
@@ -79,6 +79,7 @@ def closures(
     def statistics(mass, predicted, of_jets=None):
         return {"closure": float(quantiles(predicted / mass, 0.5, of_jets))}
 
+    options = {"weights": weights, "events": events, "num_resamples": num_resamples}
     result, has_mass = {}, np.isfinite(generator_masses) & (generator_masses > 0)
     for name, jets in _each(processes, has_mass, weights):
         low, median, high = central_68(generator_masses[jets])
@@ -91,7 +92,7 @@ def closures(
         for title, chosen in groups.items():
             if chosen.sum() > 1:
                 columns = generator_masses, mass_preds
-                found = _measured(statistics, columns, chosen, weights, events, num_resamples)
+                found = intervals_of(chosen, statistics, *columns, **options)
                 result |= {f"{title}_{key}": value for key, value in found.items()}
     return result
 
@@ -103,9 +104,3 @@ def _each(processes: np.ndarray, usable: np.ndarray, weights: np.ndarray | None)
         jets = usable & (processes == name)
         if name and jets.sum() > 1:
             yield str(name), jets
-
-
-def _measured(statistics, columns, jets, weights, events, num_resamples) -> dict[str, float]:
-    arrays = weighted(*(values[jets] for values in columns), weights=None if weights is None else weights[jets])
-    of_jets = None if events is None else events[jets]
-    return with_intervals(statistics, *arrays, num_resamples=num_resamples, events=of_jets)

@@ -4,14 +4,13 @@ import pyarrow as pa
 import torch
 
 from e2evit.data.columns import CANDIDATE_COLUMNS
-from e2evit.modeling import CANDIDATE_FIELDS
+from e2evit.modeling.modeling_candidates import CANDIDATE_FIELDS, ID, PT
 from e2evit.modeling.modeling_constants import constant
 
 from .collate import E2ECollator, check_lengths, flat_numbers
 
 __all__ = ["CandidateCollator"]
 
-PT = CANDIDATE_FIELDS.index("pt")
 # what changes sign in a mirror: by z -> -z, and by y -> -y, in which tracks bend as if they had the other charge
 SIGNED = ("eta", "dz"), ("phi", "d0", "charge", "id")
 NEUTRAL = 22, 130  # whose codes have no sign
@@ -58,7 +57,6 @@ def _mirrored(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     """Candidates `(n, 10)` of which those in `chosen` `(2, n)` are mirrored in eta, and in phi."""
     signed = constant(tuple(tuple(name in names for name in CANDIDATE_FIELDS) for names in SIGNED), values.device)
     flips = (chosen.unsqueeze(2) & signed.unsqueeze(1)).sum(0)  # (n, 10)
-    code = CANDIDATE_FIELDS.index("id")
-    is_neutral = (values[:, code].unsqueeze(1) == constant(NEUTRAL, values.device)).any(1)
-    flips[:, code] *= ~is_neutral
+    is_neutral = (values[:, ID].unsqueeze(1) == constant(NEUTRAL, values.device)).any(1)
+    flips[:, ID] *= ~is_neutral
     return values * (1 - 2 * (flips % 2)).to(values.dtype)
