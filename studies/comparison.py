@@ -1,6 +1,7 @@
 """The comparison on a blind test: its training jets, and all trainings, measured on validation jets.
 
 python studies/comparison.py --plan    # what there is to do, and how long it takes
+python studies/comparison.py --tune    # the same trials for every model: copy the best into the plan's `settings`
 python studies/comparison.py           # all of it, or the next part: finished trainings are not repeated
 
 The plan is recipes/comparison/study.yaml. What a training step costs is measured first, on one core
@@ -8,15 +9,19 @@ The plan is recipes/comparison/study.yaml. What a training step costs is measure
 comes last, once: studies/blind_test.py.
 """
 
+import json
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 
 from comparison_tables import Training, plan_table, summarise, trainings
 from steps import Job, ParallelArguments, run_jobs, run_script
 from transformers import HfArgumentParser
+from yaml import safe_dump
 
 from e2evit.cli.errors import one_line_errors
 from e2evit.cli.parser import as_flags
+from e2evit.data.jobs import write_whole_text
 from e2evit.data.packaged import read_recipe
 from e2evit.data.texts import read_mapping
 from e2evit.results.record import write_record
@@ -29,7 +34,8 @@ class ComparisonArguments:
     results_dir: str = field(default="results/comparison", metadata={"help": "What is committed."})
     cache_dir: str | None = field(default=None, metadata={"help": "Where prepared Arrow files go."})
     plan: bool = field(default=False, metadata={"help": "Print the plan, and do nothing."})
-    models: list[str] | None = field(default=None, metadata={"help": "Models to train in this call. Default: all."})
+    tune: bool = field(default=False, metadata={"help": "Try the settings of the plan's `tuning`, and train nothing."})
+    models: list[str] | None = field(default=None, metadata={"help": "Models of this call. Default: all."})
     max_runs: int | None = field(default=None, metadata={"help": "Train at most this many networks in this call."})
     num_proc: int = field(default=2, metadata={"help": "Processes of the simulation."})
 
@@ -46,7 +52,7 @@ def simulate(folder: Path, plan: dict, num_proc: int) -> None:
 def main() -> None:
     options, parallel = HfArgumentParser([ComparisonArguments, ParallelArguments]).parse_args_into_dataclasses()
     plan, folder = read_recipe(options.study), Path(options.output_dir)
-    if missing := sorted({"training", "simulation", "validation_fraction", "models", "settings"} - {*plan}):
+    if missing := sorted({"training", "simulation", "validation_fraction", "models", "tuning", "settings"} - {*plan}):
         raise ValueError(f"{options.study} is no plan of a comparison: it lacks {', '.join(missing)}.")
     if options.max_runs is not None and options.max_runs < 0:
         raise ValueError(f"`max_runs` must be 0 or more, got {options.max_runs}.")
@@ -74,6 +80,9 @@ def main() -> None:
     print(plan_table(plan, steps, runs))
     if options.plan:
         return
+    if options.tune:
+        _tune(options, plan, words, parallel)
+        return
     missing = [one for one in trainings(plan) if one.name not in runs]
     chosen = [one for one in missing if one.model in (options.models or plan["models"])]
     try:
@@ -82,6 +91,32 @@ def main() -> None:
         runs = summarise(plan, folder, runs)
         if runs:
             write_record(table, {"runs": runs})
+
+
+def _tune(options: ComparisonArguments, plan: dict, words: list, parallel: ParallelArguments) -> None:
+    """Try the same settings for each model, and write all trials to `tuning.json`."""
+    folder, table, jobs = Path(options.output_dir) / "tuning", Path(options.results_dir) / "tuning.json", []
+    settings = dict(zip(map(str.removeprefix, words[::2], repeat("--")), map(str, words[1::2]), strict=True))
+    models = options.models or [*plan["models"]]
+    for model in models:
+        own = settings | plan["tuning"]["settings"] | {"model_config": f"recipes/comparison/{model}.json"}
+        own["validation_fraction"] = plan["validation_fraction"]
+        search = {"recipe": plan["training"], "settings": own, "space": plan["tuning"]["space"]}
+        (folder / model).mkdir(parents=True, exist_ok=True)
+        write_whole_text(folder / model / "search.yaml", safe_dump(search))
+        jobs.append(Job(model, [("scripts/tune.py", folder / model / "search.yaml", "--output_dir", folder / model)]))
+    try:
+        run_jobs(jobs, parallel, folder / "logs")
+    finally:
+        tried = read_mapping(table, "JSON").get("trials", {}) if table.exists() else {}
+        for model in models:
+            if (trials := folder / model / "trials.json").exists():
+                tried[model] = [
+                    {"settings": one["params"], "loss": one["value"]}
+                    for one in json.loads(trials.read_text(encoding="utf-8"))
+                    if one["state"] == "COMPLETE"
+                ]
+        write_record(table, {"tuning": plan["tuning"], "trials": tried})
 
 
 def _job(one: Training, plan: dict, folder: Path, words: list) -> Job:

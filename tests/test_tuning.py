@@ -95,6 +95,23 @@ def test_worse_trials_are_pruned(search, recipe, tmp_path, monkeypatch):
     assert [len(history.epochs) for history in trained] == [3, 3, 3, 3, 1, 1]
 
 
+def test_a_grid_is_tried_once(search, recipe, tmp_path, monkeypatch):
+    rates = [1e-3, 2e-3, 4e-3]
+
+    def run_recipe(recipe, on_epoch_end):
+        history = History()
+        history.epochs.append({"validation_loss": recipe.training.learning_rate})
+        on_epoch_end(history)
+        return TrainedModel(None, None, history, tmp_path)
+
+    monkeypatch.setattr(tuning, "run_recipe", run_recipe)
+    grid = read_search(search)
+    grid.space = {"learning_rate": {"choices": rates}}
+    tune(grid, recipe, tmp_path / "tuning", num_trials=2)
+    study = tune(grid, recipe, tmp_path / "tuning", num_trials=9)
+    assert sorted(trial.params["learning_rate"] for trial in study.trials) == rates
+
+
 def test_an_interrupted_trial_runs_next(search, recipe, tmp_path, monkeypatch):
     from e2evit.training.state import Preempted, StopRequest
 

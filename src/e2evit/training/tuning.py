@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from hashlib import blake2b
+from math import prod
 from pathlib import Path
 
 from e2evit.data.locks import InUse
@@ -31,7 +32,7 @@ class Search:
     Args:
         recipe: YAML file of every trial.
         space: For a setting, or `model.` and a field of the model's configuration: `{low, high}` with `log` or `step`
-            (integers if both ends are), or `{choices}`.
+            (integers if both ends are), or `{choices}`. A space of choices only is a grid.
         settings: Settings in which every trial differs from the recipe.
         objective: One of the values that an epoch logs, e.g. `validation_loss` or `validation_mass_resolution`; the
             best epoch of a trial counts.
@@ -85,7 +86,7 @@ def tune(search: Search, recipe: Recipe, output_dir: str | Path, num_trials: int
 
     Each trial is a run in its own folder, `output_dir/trial-...`. A trial ended by SIGTERM is tried next, a killed one
     after two minutes; both resume from their state. A trial is pruned if it is worse than the median of the earlier
-    trials at the same epoch.
+    trials at the same epoch. On a grid, no settings are tried twice, and there are no more trials than settings.
 
     Args:
         recipe: What all trials share: `search.recipe` with `search.settings`.
@@ -109,7 +110,7 @@ def tune(search: Search, recipe: Recipe, output_dir: str | Path, num_trials: int
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()
-    with warnings.catch_warnings():  # Optuna has called heartbeats experimental since 2021
+    with warnings.catch_warnings():  # Optuna has called heartbeats and grids experimental since 2021
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         retry = optuna.storages.RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
         storage = optuna.storages.RDBStorage(
@@ -118,6 +119,7 @@ def tune(search: Search, recipe: Recipe, output_dir: str | Path, num_trials: int
             grace_period=4 * HEARTBEAT,
             heartbeat_stale_trial_callback=retry,
         )
+        grid = optuna.samplers.BruteForceSampler()
     study = optuna.create_study(
         storage=storage,
         study_name="e2evit",
@@ -125,8 +127,11 @@ def tune(search: Search, recipe: Recipe, output_dir: str | Path, num_trials: int
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
     )
-    # a different seed in each call, or the second call would begin with the trials of the first
-    study.sampler = optuna.samplers.TPESampler(seed=len(study.trials), n_startup_trials=6)
+    if all("choices" in values for values in search.space.values()):
+        study.sampler = grid
+        num_trials = min(num_trials, prod(len(values["choices"]) for values in search.space.values()))
+    else:  # a different seed in each call, or the second call would begin with the trials of the first
+        study.sampler = optuna.samplers.TPESampler(seed=len(study.trials), n_startup_trials=6)
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
 
     def finished() -> int:
