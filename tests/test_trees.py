@@ -241,6 +241,24 @@ def test_truth_is_never_an_input_and_test_jets_are_only_predicted(tmp_path, monk
         assert not (train | validation) & {*by_image["event_id"].to_pylist()}
 
 
+def test_all_jets_of_another_folder_are_measured(tmp_path, quick):
+    for name, number in {"here": 160, "there": 60}.items():
+        (tmp_path / name / "jets").mkdir(parents=True)
+        event_ids = [f"{name}-{row // 2}" for row in range(number)]
+        pq.write_table(row_table(number, event_id=event_ids), tmp_path / name / "jets/part.parquet")
+    here, there = (tmp_path / name / "jets" for name in ("here", "there"))
+    for name, (result, predictions) in run(here, tmp_path, "--test_dir", str(there)).items():
+        assert result.split == "all"
+        assert {part: rows["rows"] for part, rows in result.data.items()}["all"] == len(predictions) == 60
+        assert all(event.startswith("there") for event in predictions["event_id"].to_pylist())
+        same = run(here, tmp_path / "again", "--split", "validation")[name][0]
+        assert same.training["iterations"] == result.training["iterations"]
+    with pytest.raises(ValueError, match="measure them on its test split"):
+        run(here, tmp_path, "--test_dir", str(here))
+    with pytest.raises(ValueError, match="`test_pileup` is of `--test_dir`"):
+        run(here, tmp_path, "--test_pileup", "60")
+
+
 def test_results_hold_every_trial(jets_dir, tmp_path, caplog, quick):
     """Jets without candidates: two sets of variables, and a line that says how to have the third."""
     with caplog.at_level("INFO", logger="e2evit"):

@@ -3,6 +3,7 @@
 examples:
   e2evit trees --data_dir data/jets --results_dir results --seed 0
   e2evit trees --data_dir data/jets --results_dir results --seed 0 1 2 --tune_trials 20
+  e2evit trees --data_dir data/jets --test_dir data/other_jets --results_dir results/other_jets
 
 writes `trees_3_seed0.json` (mass, multiplicity and width), `trees_all_seed0.json` (all variables of the image) and, if
 the jets have candidates, `trees_candidates_seed0.json` (their observables as well). Validation jets end the training
@@ -13,7 +14,7 @@ import logging
 import sys
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from e2evit.results.predictions import MODEL
 from e2evit.results.record import Result
 from e2evit.results.tables import PRINTED, results_table
 from e2evit.training import DataArguments, TargetArguments, load_data, run_info
-from e2evit.training.arguments import SPLITS
+from e2evit.training.arguments import ALL, SPLITS
 from e2evit.training.data import describe_data, with_defaults
 
 from .parser import parse
@@ -58,6 +59,13 @@ class TreeArguments:
         help="One training per seed; it draws the variables that are tried at each split.",
     )
     split: str = HfArg(default="test", help="Split to measure on: train, validation or test.")
+    test_dir: str | None = HfArg(
+        default=None, help="Folder of other jets: all of them are measured, instead of a split of `--data_dir`."
+    )
+    test_pileup: list[float] | None = HfArg(
+        default=None,
+        help="Mean number of pile-up collisions in `--test_dir`, of kept particles. Default: its own.",
+    )
     tune_trials: int = HfArg(
         default=0,
         help="Settings to try for each set of variables and target, earlier calls included (needs the `tune` extra); "
@@ -77,15 +85,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError(f"`seed` must be 0 or more, got {negative[0]}.")
     if options.tune_trials:
         require_optuna()
-    targets = with_defaults(targets)
-    splits = dict.fromkeys(("train", "validation", options.split))
-    particles = find_schema(data.dataset_name, data.data_dir, data.schema).particles
-    candidates = particles and find_spec("fastjet") is not None  # which makes observables of them
-    dataset, schema = load_data(data, targets, splits=splits, candidates=candidates)
-    rows, folder, number = dataset[options.split], Path(options.results_dir), len(schema.label_names)
+    if options.test_pileup is not None and options.test_dir is None:
+        raise ValueError("`test_pileup` is of `--test_dir`, which is missing; `--pileup` is of `--data_dir`.")
+    targets, measured, split = with_defaults(targets), data, options.split
+    dataset, schema = _load(data, targets, dict.fromkeys(("train", "validation", split)))
+    if options.test_dir is not None:
+        measured, split = _other_jets(data, options.test_dir, options.test_pileup), ALL
+        other, other_schema = _load(measured, targets, [ALL])
+        for name in ("label_names", "channel_names"):
+            if (got := getattr(other_schema, name)) != (expected := getattr(schema, name)):
+                raise ValueError(
+                    f"{options.test_dir} has {name} {', '.join(got)}, {data.data_dir} {', '.join(expected)}."
+                )
+        dataset = DatasetDict({name: dataset[name] for name in ("train", "validation")} | other)
+    rows, folder, number = dataset[split], Path(options.results_dir), len(schema.label_names)
     if not len(rows):
-        raise ValueError(f"The {options.split} split has no jets to measure on.")
-    features = _features(dataset, splits, schema)
+        raise ValueError(f"The {split} split has no jets to measure on.")
+    features = _features(dataset, schema)
     results = {}
     for name, groups in SETS.items():
         if "candidates" in groups and CANDIDATE_VARIABLES[0] not in features["train"]:
@@ -101,8 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             start = time.perf_counter()
             trees = fit_trees(**jets, num_classes=number, seed=seed, settings=settings)
             training = {"seconds": time.perf_counter() - start} | trees.record() | tuned
-            predictions = trees.predict(x[options.split])
-            fields = run_info(dataset) | describe_data(data, targets, schema, options.split)
+            predictions = trees.predict(x[split])
+            fields = run_info(dataset) | describe_data(measured, targets, schema, split)
             fields |= {"model": name, "seed": seed, "training": training}
             fields |= evaluate_predictions(rows, targets.mass_column, schema.label_names, {MODEL: predictions})
             result = Result(**fields)
@@ -114,14 +130,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\nWrote {paths}. Compare with networks: e2evit compare --results {paths} ...")
 
 
-def _features(
-    dataset: DatasetDict, splits: Collection[str], schema: DatasetSchema
-) -> dict[str, dict[str, np.ndarray]]:
+def _load(data: DataArguments, targets: TargetArguments, splits: Collection[str]) -> tuple[DatasetDict, DatasetSchema]:
+    """These splits, with observables of candidates where FastJet can make them of kept particles."""
+    particles = find_schema(data.dataset_name, data.data_dir, data.schema).particles
+    dataset, schema = load_data(
+        data, targets, splits=splits, candidates=particles and find_spec("fastjet") is not None
+    )
+    return DatasetDict({name: dataset[name] for name in splits if name in dataset}), schema
+
+
+def _other_jets(data: DataArguments, folder: str, pileup: list[float] | None) -> DataArguments:
+    """How to read all jets of another folder."""
+    if data.data_dir is not None and Path(folder).expanduser().resolve() == Path(data.data_dir).expanduser().resolve():
+        raise ValueError(f"`test_dir` is {folder}, where the trees are trained: measure them on its test split.")
+    whole = dict.fromkeys((f"{split}_fraction" for split in SPLITS), 1.0)
+    return replace(data, data_dir=folder, pileup=pileup, **whole)
+
+
+def _features(dataset: DatasetDict, schema: DatasetSchema) -> dict[str, dict[str, np.ndarray]]:
     """Jet variables by split, with those of the candidates if all jets have them."""
-    features = {part: jet_features(dataset[part], schema) for part in splits}
-    candidates = {part: candidate_features(dataset[part]) for part in splits}
+    features = {part: jet_features(rows, schema) for part, rows in dataset.items()}
+    candidates = {part: candidate_features(rows) for part, rows in dataset.items()}
     if all(candidates.values()):
-        return {part: features[part] | candidates[part] for part in splits}
+        return {part: features[part] | candidates[part] for part in dataset}
     logger.info(
         f"trees_candidates is left out: it needs {', '.join(CANDIDATE_VARIABLES)}, which are not known of all jets. "
         "`e2evit simulate --candidates` writes them, and kept particles get them with FastJet (the `sim` extra)."
