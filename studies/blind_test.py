@@ -1,7 +1,7 @@
 """The blind test of the comparison: made when all is trained, and opened once.
 
 python studies/blind_test.py --make     # simulate it, and write the hashes of its files: commit them
-python studies/blind_test.py            # measure every trained model on it
+python studies/blind_test.py            # measure every model that was trained on all jets
 
 It opens only if all code, recipes/comparison, the validation results and the hashes are committed as they are; if the
 files have these hashes; and if every training of the plan is done, with the weights that were validated. `opened.json`
@@ -9,13 +9,15 @@ then names the commit, and another plan, or another training, cannot open the te
 """
 
 import json
+import shutil
 import subprocess
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from comparison import simulate
-from comparison_tables import digest, trainings
+from comparison import simulate, trees_step
+from comparison_scores import claims
+from comparison_tables import TREES, digest, trainings
 from steps import ROOT, Job, ParallelArguments, run_jobs
 from transformers import HfArgumentParser
 
@@ -24,6 +26,7 @@ from e2evit.data.jobs import write_whole_text
 from e2evit.data.manifest import sha256_of
 from e2evit.data.packaged import read_recipe
 from e2evit.data.texts import read_mapping
+from e2evit.results.record import write_record
 
 CODE = [ROOT / name for name in ("modeling", "src", "scripts", "studies")]
 
@@ -39,8 +42,8 @@ class BlindArguments:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Of the files with jets, by name."""
-    return {path.name: sha256_of(path) for path in sorted(folder.glob("*.parquet"))}
+    """Of the files with jets, by test and name."""
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.glob("*/*.parquet"))}
 
 
 def check_trained(plan: dict, folder: Path, runs: dict[str, dict]) -> None:
@@ -52,9 +55,9 @@ def check_trained(plan: dict, folder: Path, runs: dict[str, dict]) -> None:
     for one in trainings(plan):
         weights = folder / one.name / "model.safetensors"
         run = runs.get(one.name, {})
-        if run.get("recipe") != digest(plan, one.model) or not weights.exists():
+        if run.get("recipe") != digest(plan, one.model) or not (one.model == TREES or weights.exists()):
             raise ValueError(f"The training {one.name} is missing: run studies/comparison.py.")
-        if run["weights"] != sha256_of(weights):
+        if one.model != TREES and run["weights"] != sha256_of(weights):  # trees are trained again, to the same ones
             raise ValueError(f"{weights} is not what was validated: restore it, or train {one.name} again.")
 
 
@@ -100,12 +103,13 @@ def main() -> None:
     options, parallel = HfArgumentParser([BlindArguments, ParallelArguments]).parse_args_into_dataclasses()
     plan, folder, results = read_recipe(options.study), Path(options.output_dir), Path(options.results_dir)
     data, listed, validated = folder / "blind", results / "blind_files.json", results / "validation.json"
-    recipes, every = Path(options.study).parent, trainings(plan)
+    recipes = Path(options.study).parent
     runs = read_mapping(validated, "JSON").get("runs", {}) if validated.exists() else {}
     check_trained(plan, folder, runs)
     commit = check_committed(*CODE, recipes, validated, *([] if options.make else [listed]))
     if options.make:
-        simulate(data, plan["blind_test"], options.num_proc)
+        for name, test in plan["blind_tests"].items():
+            simulate(data / name, test, options.num_proc)
         write_whole_text(listed, json.dumps(hashes(data), indent=2) + "\n")
         print(f"Commit {listed}, then run this script without --make.")
         return
@@ -114,15 +118,36 @@ def main() -> None:
     texts = [path.read_bytes() for path in (*sorted(recipes.glob("*")), listed, validated)]
     check_unopened(results / "opened.json", commit, sha256(b"".join(texts)).hexdigest())
     jobs = []
-    for one in every:
-        for pileup in plan["blind_test"]["pileup"]:
-            result = results / f"blind/pileup_{pileup}/{one.name}.json"
-            if not result.exists():
-                words = ["--data_dir", data, *(["--cache_dir", options.cache_dir] if options.cache_dir else [])]
-                words += ["--pileup", pileup, "--split", "all", "--mixed_precision", "no"]
-                step = ("scripts/eval.py", folder / one.name, *words, "--model_name", one.title, "--results", result)
-                jobs.append(Job(f"{one.name} at pile-up {pileup}", [step]))
+    for name, test in plan["blind_tests"].items():
+        for pileup in test["pileup"]:
+            jobs += _measure(plan, options, name, pileup)
     run_jobs(jobs, parallel, folder / "logs")
+    measured = sorted((results / "blind/main/pileup_21").glob("*_seed*.json"))
+    found = claims(measured, **plan["claims"])
+    write_record(results / "claims.json", {"reference": plan["claims"]["reference"], "claims": found})
+
+
+def _measure(plan: dict, options: BlindArguments, name: str, pileup: float) -> list[Job]:
+    """What measures each model that was trained on all jets, and has no result yet, on a test at a pile-up."""
+    folder, test = Path(options.output_dir), Path(options.output_dir) / "blind" / name
+    results = Path(options.results_dir) / f"blind/{name}/pileup_{pileup:g}"
+    cache = ["--cache_dir", options.cache_dir] if options.cache_dir else []
+    missing = [one for one in trainings(plan) if one.share == 1 and not (results / f"{one.name}.json").exists()]
+    jobs = []
+    for one in missing:
+        if one.model != TREES:
+            words = ("--data_dir", test, *cache, "--pileup", pileup, "--split", "all", "--mixed_precision", "no")
+            words += ("--model_name", one.title, "--results", results / f"{one.name}.json")
+            jobs.append(
+                Job(f"{one.name} on {name} at pile-up {pileup}", [("scripts/eval.py", folder / one.name, *words)])
+            )
+    if seeds := [one.seed for one in missing if one.model == TREES]:
+        # with the trials of the validation, which are not repeated
+        shutil.copytree(folder / "validation/tuning", results / "tuning", dirs_exist_ok=True)
+        words = ("--data_dir", folder / "data", *cache, "--validation_fraction", plan["validation_fraction"])
+        words += ("--test_dir", test, "--test_pileup", pileup)
+        jobs.append(Job(f"{TREES} on {name} at pile-up {pileup}", [(*trees_step(plan, seeds, results), *words)]))
+    return jobs
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ comes last, once: studies/blind_test.py.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import repeat
 from pathlib import Path
 
-from comparison_tables import Training, plan_table, summarise, trainings
+from comparison_tables import TREES, Training, networks, plan_table, summarise, trainings
 from steps import Job, ParallelArguments, run_jobs, run_script
 from transformers import HfArgumentParser
 from yaml import safe_dump
@@ -25,6 +25,7 @@ from e2evit.data.jobs import write_whole_text
 from e2evit.data.packaged import read_recipe
 from e2evit.data.texts import read_mapping
 from e2evit.results.record import write_record
+from e2evit.training import TargetArguments
 
 
 @dataclass
@@ -66,7 +67,7 @@ def main() -> None:
     if not options.plan:
         simulate(data, plan["simulation"], options.num_proc)
         known = read_mapping(steps, "JSON").get("jets_per_second", {}) if steps.exists() else {}
-        if missing := [name for name in plan["models"] if name not in known]:
+        if missing := [name for name in networks(plan) if name not in known]:
             run_script(
                 "studies/comparison_steps.py",
                 *words,
@@ -85,8 +86,13 @@ def main() -> None:
         return
     missing = [one for one in trainings(plan) if one.name not in runs]
     chosen = [one for one in missing if one.model in (options.models or plan["models"])]
+    chosen = chosen[: options.max_runs]
+    jobs = [_job(one, plan, folder, words) for one in chosen if one.model != TREES]
+    if seeds := [one.seed for one in chosen if one.model == TREES]:
+        few = (*words, "--validation_fraction", plan["validation_fraction"], "--split", "validation")
+        jobs.append(Job(TREES, [(*trees_step(plan, seeds, folder / "validation"), *few)]))
     try:
-        run_jobs([_job(one, plan, folder, words) for one in chosen[: options.max_runs]], parallel, folder / "logs")
+        run_jobs(jobs, parallel, folder / "logs")
     finally:  # what was measured before a failure or a SIGTERM counts
         runs = summarise(plan, folder, runs)
         if runs:
@@ -97,7 +103,7 @@ def _tune(options: ComparisonArguments, plan: dict, words: list, parallel: Paral
     """Try the same settings for each model, and write all trials to `tuning.json`."""
     folder, table, jobs = Path(options.output_dir) / "tuning", Path(options.results_dir) / "tuning.json", []
     settings = dict(zip(map(str.removeprefix, words[::2], repeat("--")), map(str, words[1::2]), strict=True))
-    models = options.models or [*plan["models"]]
+    models = [model for model in networks(plan) if model in (options.models or plan["models"])]
     for model in models:
         own = settings | plan["tuning"]["settings"] | {"model_config": f"recipes/comparison/{model}.json"}
         own["validation_fraction"] = plan["validation_fraction"]
@@ -117,6 +123,16 @@ def _tune(options: ComparisonArguments, plan: dict, words: list, parallel: Paral
                     if one["state"] == "COMPLETE"
                 ]
         write_record(table, {"tuning": plan["tuning"], "trials": tried})
+
+
+def trees_step(plan: dict, seeds: list[int], results_dir: Path) -> tuple:
+    """Boosted trees with the classes and masses of the networks, one training per seed after the other."""
+    recipe = read_recipe(plan["training"])
+    targets = {one.name: recipe[one.name] for one in fields(TargetArguments) if one.name in recipe}
+    return (
+        *("scripts/boosted_trees.py", "--results_dir", results_dir, "--sets", TREES, "--seed", *seeds),
+        *as_flags(targets | plan["settings"][TREES]),
+    )
 
 
 def _job(one: Training, plan: dict, folder: Path, words: list) -> Job:

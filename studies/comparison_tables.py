@@ -15,9 +15,20 @@ from e2evit.results.predictions import MODEL
 from e2evit.results.record import Result
 from e2evit.results.tables import markdown_table
 
-__all__ = ["TABLES", "Training", "digest", "plan_table", "summarise", "training_jets", "trainings"]
+__all__ = [
+    "TABLES",
+    "TREES",
+    "Training",
+    "digest",
+    "networks",
+    "plan_table",
+    "summarise",
+    "training_jets",
+    "trainings",
+]
 
 STUDY = Path(__file__).parents[1] / "recipes/comparison/study.yaml"
+TREES = "trees_candidates"  # the only model of a plan that is no network
 
 
 @dataclass(frozen=True)
@@ -53,10 +64,15 @@ def trainings(plan: dict) -> list[Training]:
     return [one for row in zip_longest(*columns) for one in row if one is not None]
 
 
+def networks(plan: dict) -> list[str]:
+    """The models of a plan that are networks."""
+    return [model for model in plan["models"] if model != TREES]
+
+
 def digest(plan: dict, model: str) -> str:
     """A hash of all that defines the trainings of a model, besides share and seed."""
-    recipes = STUDY.parent
-    texts = [(recipes / name).read_text(encoding="utf-8") for name in (f"{model}.json", Path(plan["training"]).name)]
+    names = [*([] if model == TREES else [f"{model}.json"]), Path(plan["training"]).name]
+    texts = [(STUDY.parent / name).read_text(encoding="utf-8") for name in names]
     own = plan["simulation"], plan["validation_fraction"], plan["settings"].get(model, {})
     return sha256("".join([*texts, json.dumps(own)]).encode()).hexdigest()
 
@@ -83,7 +99,7 @@ def summarise(plan: dict, folder: Path, earlier: dict[str, dict]) -> dict[str, d
             result = Result.from_json(path)
             runs[one.name] = {
                 "recipe": recipe,
-                "weights": sha256_of(folder / one.name / "model.safetensors"),
+                "weights": None if one.model == TREES else sha256_of(folder / one.name / "model.safetensors"),
                 "commit": result.commit,
                 "parameters": result.parameters,
                 "training": result.training,
@@ -112,8 +128,8 @@ def plan_table(plan: dict, steps: Path, done: Collection[str]) -> str:
         rows.append([model, *cells, str(len(own)), str(len({one.name for one in own} & {*done}))])
     title = ["", "parameters [M]", "MACs [M]", "jets per second", "minutes per training", "trainings", "done"]
     told = f"{jets / 1000:.0f} thousand jets per training."
-    if {*plan["models"]} <= {*rates}:
-        told += f" All trainings together take {hours:.0f} hours of one core."
+    if {*networks(plan)} <= {*rates}:
+        told += f" All trainings of networks together take {hours:.0f} hours of one core."
     return f"{markdown_table(title, rows)}\n\n{told}"
 
 

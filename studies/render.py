@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import age
+import comparison_scores
 import comparison_tables
 import event_tables
 import fuzz_tables
@@ -44,6 +45,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     **event_tables.TABLES,
     **gpu_tables.TABLES,
     **comparison_tables.TABLES,
+    **comparison_scores.TABLES,
     **age.TABLES,
 }
 START = re.compile(r"^<!-- (?P<name>.+): rendered by studies/render\.py -->$", re.MULTILINE)

@@ -105,9 +105,10 @@ def test_the_test_opens_once(tmp_path):
 
 
 def test_hashes_are_those_of_the_jets(tmp_path):
+    (tmp_path / "main").mkdir()
     for name, content in (("a.parquet", b"1"), ("b.parquet", b"2"), ("README.md", b"")):
-        (tmp_path / name).write_bytes(content)
+        (tmp_path / "main" / name).write_bytes(content)
     before = blind_test.hashes(tmp_path)
-    assert list(before) == ["a.parquet", "b.parquet"]
-    (tmp_path / "b.parquet").write_bytes(b"3")
+    assert list(before) == ["main/a.parquet", "main/b.parquet"]
+    (tmp_path / "main/b.parquet").write_bytes(b"3")
     assert blind_test.hashes(tmp_path) != before

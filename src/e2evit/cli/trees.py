@@ -59,6 +59,7 @@ class TreeArguments:
         help="One training per seed; it draws the variables that are tried at each split.",
     )
     split: str = HfArg(default="test", help="Split to measure on: train, validation or test.")
+    sets: list[str] = HfArg(default_factory=lambda: [*SETS], help=f"Sets of variables: {', '.join(SETS)}.")
     test_dir: str | None = HfArg(
         default=None, help="Folder of other jets: all of them are measured, instead of a split of `--data_dir`."
     )
@@ -81,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError(f"`split` must be {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, got {options.split!r}.")
     if not 0 <= options.tune_trials <= MAX_TRIALS:
         raise ValueError(f"`tune_trials` must be 0 to {MAX_TRIALS}, got {options.tune_trials}.")
+    if unknown := [name for name in options.sets if name not in SETS]:
+        raise ValueError(f"`sets` must be of {', '.join(SETS)}, got {', '.join(unknown)}.")
     if negative := [seed for seed in options.seed if seed < 0]:
         raise ValueError(f"`seed` must be 0 or more, got {negative[0]}.")
     if options.tune_trials:
@@ -104,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     features = _features(dataset, schema)
     results = {}
     for name, groups in SETS.items():
-        if "candidates" in groups and CANDIDATE_VARIABLES[0] not in features["train"]:
+        if name not in options.sets or ("candidates" in groups and CANDIDATE_VARIABLES[0] not in features["train"]):
             continue
         x = {part: variables(of_part, groups) for part, of_part in features.items()}
         jets = {part: TreeJets.of(dataset[part], x[part], targets.mass_column) for part in ("train", "validation")}
