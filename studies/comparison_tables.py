@@ -102,11 +102,25 @@ def summarise(plan: dict, folder: Path, earlier: dict[str, dict]) -> dict[str, d
                 "weights": None if one.model == TREES else sha256_of(folder / one.name / "model.safetensors"),
                 "commit": result.commit,
                 "parameters": result.parameters,
-                "training": result.training,
+                "training": result.training | _curves(folder / one.name / "run_info.json"),
                 "rows": {part: rows["rows"] for part, rows in result.data.items()},
                 "metrics": result.metrics[MODEL],
             }
     return runs
+
+
+def _curves(run_info: Path) -> dict[str, list]:
+    """The loss of training and validation jets along a training, as pairs with the number of jets seen."""
+    if not run_info.exists():
+        return {}
+    run = read_mapping(run_info, "JSON")
+    seen = run["images_seen"] / len(run["epochs"])
+    validated = [(round(seen * (n + 1)), one.get("validation_loss")) for n, one in enumerate(run["epochs"])]
+    curves = {
+        "training_curve": [(one["images_seen"], one["loss"]) for one in run["curve"]],
+        "validation_curve": [pair for pair in validated if pair[1] is not None],
+    }
+    return {name: [(number, round(loss, 4)) for number, loss in pairs] for name, pairs in curves.items()}
 
 
 def plan_table(plan: dict, steps: Path, done: Collection[str]) -> str:

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from killed import resume_until_done
@@ -67,8 +68,9 @@ def equal_weights(first, second):
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_resuming_after_any_step_gives_the_same_weights(run, monkeypatch, accumulation):
-    whole, history = run("whole", gradient_accumulation_steps=accumulation)
-    settings = {"gradient_accumulation_steps": accumulation, "resume_from_checkpoint": True}
+    settings = {"gradient_accumulation_steps": accumulation, "logging_steps": 1}
+    whole, history = run("whole", **settings)
+    settings["resume_from_checkpoint"] = True
     resumed, again = resume_until_done(lambda: run("parts", **settings), monkeypatch)
     assert equal_weights(whole, resumed)
     for first, second in zip(history.epochs, again.epochs, strict=True):
@@ -76,6 +78,10 @@ def test_resuming_after_any_step_gives_the_same_weights(run, monkeypatch, accumu
             second[key] for key in second if "second" not in key
         ]
     assert again.images_seen == history.images_seen
+    assert again.curve == history.curve
+    last, by_epoch = history.curve[-1], [point["loss"] for point in history.curve[: len(history.curve) // 2]]
+    assert last["images_seen"] >= history.images_seen
+    assert np.mean(by_epoch) == pytest.approx(history.epochs[0]["loss"])
 
 
 def test_states_that_are_kept(run, tmp_path):

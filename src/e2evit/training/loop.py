@@ -121,6 +121,12 @@ class Run:
     rewind: Rewind
     clock: float
 
+    @property
+    def points_apart(self) -> int:
+        """Steps between points of the curve, which has a hundred of them unless the log has fewer lines."""
+        steps = len(self.loader) * self.settings.num_train_epochs // self.settings.gradient_accumulation_steps
+        return max(1, steps // 100)
+
 
 def build(accelerator: Accelerator, model, dataset: DatasetDict, processor, recipe: Recipe, stop: StopRequest) -> Run:
     """Loaders, optimizer and schedule of a run that is about to start."""
@@ -228,6 +234,8 @@ def train_epoch(run: Run, epoch: int) -> dict[str, float]:
             if not waits:
                 run.rewind.mark(history.batches)
         if is_logging:
+            if step // run.points_apart > (step - settings.logging_steps) // run.points_apart:
+                note_point(run)
             log_step(run, progress, epoch, step, images_per_second())
         if is_saving:
             save(run)
@@ -249,6 +257,16 @@ def settle_totals(run: Run, epoch: int, totals: torch.Tensor, waited: bool) -> N
         if run.accelerator.gather(is_not_finite).any():  # all processes repeat their steps, which exchange gradients
             find_step(run, epoch)
     run.history.totals = dict(zip(run.task.terms, values))
+
+
+def note_point(run: Run) -> None:
+    """Add a point to the curve: in a first epoch, it says how well jets were predicted that had not been seen."""
+    history, last = run.history, run.history.noted or {"batches": 0, "totals": {}}
+    number = history.batches - last["batches"]
+    means = {name: (total - last["totals"].get(name, 0.0)) / number for name, total in history.totals.items()}
+    seen = history.images_seen + history.batches * run.loader.total_batch_size
+    history.curve.append({"images_seen": seen} | means)
+    history.noted = {"batches": history.batches, "totals": history.totals}
 
 
 def find_step(run: Run, epoch: int) -> None:
@@ -331,7 +349,7 @@ def close_epoch(run: Run, epoch: int, entry: dict[str, float]) -> None:
     history = run.history
     update_seconds(run)
     history.epochs.append(entry | {"seconds": history.seconds})
-    history.batches, history.totals = 0, {}
+    history.batches, history.totals, history.noted = 0, {}, {}
     logger.info(f"Epoch {epoch + 1}/{run.settings.num_train_epochs}: {describe(history.epochs[-1])}")
     log_metrics(run.accelerator, history.epochs[-1], run.schedule.last_epoch)
     save(run)

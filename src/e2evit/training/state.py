@@ -53,6 +53,8 @@ class History:
     seconds: float = 0.0
     best_loss: float = float("inf")
     best_epoch: int = 0
+    curve: list[dict] = field(default_factory=list)  # mean losses of this process since the point before
+    noted: dict = field(default_factory=dict)  # `batches` and `totals` at the last point, if it is of this epoch
 
 
 class StopRequest:

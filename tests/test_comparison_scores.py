@@ -1,0 +1,83 @@
+"""Tables and claims of the comparison."""
+
+import json
+
+import comparison_scores
+import numpy as np
+import pyarrow as pa
+import pytest
+from comparison_scores import TABLES, claims, score_table
+from datasets import Dataset
+from render import ROOT
+from samples import make_result, row_table
+from scipy.special import softmax
+
+from e2evit.results.measure import evaluate_predictions
+from e2evit.results.predictions import Predictions
+
+NAMES = ["qcd", "top", "h"]
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory):
+    """Two trainings of each of three models on the same 3 000 jets: `good` is sharper than `bad`, `same` is not."""
+    folder, rng = tmp_path_factory.mktemp("blind"), np.random.default_rng(0)
+    labels, masses = rng.integers(0, 3, 3000), rng.uniform(100, 200, 3000)
+    table = row_table(3000, mass_labels=pa.array(masses, pa.float32()), merged=pa.array(rng.random(3000) < 0.5))
+    for model, noise in {"good": 1.0, "same": 1.0, "bad": 2.0}.items():
+        for seed in range(2):
+            scores = softmax(2 * np.eye(3)[labels] + rng.normal(0, noise, (3000, 3)), axis=1)
+            predicted = Predictions.of_classes(scores, masses * rng.normal(1, noise / 10, 3000))
+            rows = Dataset(table).remove_columns("labels").add_column("labels", labels)
+            fields = evaluate_predictions(rows, "mass_labels", NAMES, {"model": predicted})
+            fields |= {"data": {"all": {"rows": 3000, "event_ids": "0"}}, "split": "all", "label_names": NAMES}
+            make_result(model, seed, mass_column="mass_labels", **fields).to_json(folder / f"{model}_seed{seed}.json")
+    return folder
+
+
+def test_claims_are_corrected_together(trainings, monkeypatch):
+    monkeypatch.setattr(comparison_scores, "RESAMPLES", 50)
+    found = claims(sorted(trainings.glob("*.json")), "good", ["bad", "same"])
+    assert list(found) == ["mean AUC", "AUC of H / QCD", "resolution, all", "resolution, contained"]
+    entries = [entry for of_metric in found.values() for entry in of_metric.values()]
+    assert max(entry["p_holm"] / entry["p_value"] for entry in entries) == pytest.approx(len(entries))
+    for key in ("mean AUC", "AUC of H / QCD"):
+        assert found[key]["bad"]["low"] > 0
+        assert abs(found[key]["same"]["difference"]) < 0.02
+    for key in ("resolution, all", "resolution, contained"):
+        assert found[key]["bad"]["low"] < found[key]["bad"]["high"] < 0
+    assert found["resolution, all"]["bad"] != found["resolution, contained"]["bad"]
+
+
+def test_spreads_of_trainings_are_pooled():
+    runs = {"a": [{"x": 1.0}, {"x": 3.0}], "b": [{"x": 2.0}, {"x": 2.0}, {"x": 5.0}], "c": [{"x": 7.0}, {}]}
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in score_table(runs, {"x": ("x", ".2f")}).split("\n")
+    ]
+    assert rows[2:] == [
+        ["a", "2", "2.00 ± 1.41"],
+        ["b", "3", "3.00 ± 1.73"],
+        ["c", "2", "7.00"],
+        ["spread of a training, pooled", "", f"± {np.sqrt((2 + 6) / 3):.2f}"],
+    ]
+
+
+def test_what_is_not_measured_yet_is_said(tmp_path):
+    for render in TABLES.values():
+        assert render(tmp_path) == "*Not measured yet.*"
+
+
+def test_trials_are_listed(tmp_path):
+    (tmp_path / "comparison").mkdir()
+    trials = [{"settings": {"learning_rate": rate}, "loss": 1 + rate} for rate in (4e-3, 1e-3)]
+    (tmp_path / "comparison/tuning.json").write_text(json.dumps({"trials": {"hitvit": trials}}))
+    heads, _, row = TABLES["comparison tuning"](tmp_path).split("\n")
+    assert [cell.strip() for cell in heads.split("|")[1:-1]] == ["learning rate", "0.001", "0.004"]
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["hitvit", "1.001", "1.004"]
+
+
+def test_the_plan_uses_the_best_trials():
+    table = ROOT / "results/comparison/tuning.json"
+    plan = comparison_scores.read_recipe(comparison_scores.STUDY)
+    for model, trials in json.loads(table.read_text(encoding="utf-8"))["trials"].items():
+        assert plan["settings"][model] == min(trials, key=lambda one: one["loss"])["settings"]
