@@ -102,11 +102,11 @@ def test_a_file_arrives_once(server, fetch, tmp_path, caplog):
 
 
 def test_a_cut_file_is_resumed(server, fetch, tmp_path, caplog):
-    server.cuts = [100_000, 70_000]
+    server.cuts = [100_000, *[20_000] * ATTEMPTS]
     fetch()
     assert is_whole(server, tmp_path)
-    assert server.requests == [("/files/a.h5", start) for start in (None, "bytes=100000-", "bytes=170000-")]
-    assert caplog.text.count("next attempt in 0 s") == 2
+    assert [start for _, start in server.requests[:3]] == [None, "bytes=100000-", "bytes=120000-"]
+    assert caplog.text.count("next attempt in 0 s") == ATTEMPTS + 1
 
 
 @pytest.mark.parametrize("headers", [TAG, DATED])
@@ -137,6 +137,13 @@ def test_without_a_version_nothing_is_glued(server, fetch, tmp_path):
     assert [start for _, start in server.requests] == [None, None]
 
 
+def test_a_part_from_another_place_is_not_continued(server, fetch, tmp_path, monkeypatch):
+    fetch_part(fetch, server, 150_000, monkeypatch)
+    server.files = {"/elsewhere/a.h5": hdf5_file(1), "/files/a.h5": hdf5_file(1)}
+    fetch(url_base=f"{server.address}/elsewhere")
+    assert is_whole(server, tmp_path)
+
+
 def test_attempts_that_bring_nothing_new_end(server, fetch, tmp_path):
     server.ranges, server.cuts = False, [100_000] * 20
     with pytest.raises(OSError, match="100000 bytes are kept"):
@@ -148,11 +155,11 @@ def test_attempts_that_bring_nothing_new_end(server, fetch, tmp_path):
 
 
 @pytest.mark.parametrize("obeys", [True, False])
-@pytest.mark.parametrize("rows", [1200, 1300, 600])
-def test_a_file_that_changed_between_two_calls(obeys, rows, server, fetch, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("rows", "headers"), [(1200, OTHER_TAG), (600, OTHER_TAG), (1300, {})])
+def test_a_file_that_changed_between_two_calls(obeys, rows, headers, server, fetch, tmp_path, monkeypatch):
     """Of a server that ignores `If-Range`, the tag of the answer or its range tells."""
     fetch_part(fetch, server, 150_000, monkeypatch)
-    server.files["/files/a.h5"], server.headers, server.obeys_if_range = hdf5_file(1, rows), OTHER_TAG, obeys
+    server.files["/files/a.h5"], server.headers, server.obeys_if_range = hdf5_file(1, rows), headers, obeys
     fetch()
     assert is_whole(server, tmp_path)
     assert len(server.requests) == (2 if obeys else 3)
