@@ -385,6 +385,7 @@ def test_the_command(server, fetch, tmp_path, capsys):
     main(["download", "mine", *options])
     printed = capsys.readouterr().out
     assert f"1 file of mine in {tmp_path / 'more'}\nNext: e2evit inspect {tmp_path / 'more/a.h5'} --schema" in printed
+    assert f'load_e2e("custom", "{tmp_path / "more"}", schema="{tmp_path / "mine.yaml"}")' in printed
     server.files = {}
     with pytest.raises(SystemExit, match="1"):
         main(["download", "mine", "--output_dir", str(tmp_path / "other"), *options[2:]])

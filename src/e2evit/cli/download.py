@@ -44,9 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name, options = parse("e2evit download", __doc__, arguments, DownloadArguments, first=NAME)
     paths = download(name, **vars(options))
     schema, _ = find_download(name, options.schema)
-    print(f"{len(paths)} {'file' if len(paths) == 1 else 'files'} of {name} in {paths[0].parent}")
-    print(f"Next: e2evit inspect {paths[0]}" + (f" --schema {options.schema}" if options.schema else ""))
-    print(f'From Python: load_e2e("{schema.name}", "{paths[0].parent}")')
+    folder, own = paths[0].parent, options.schema
+    print(f"{len(paths)} {'file' if len(paths) == 1 else 'files'} of {name} in {folder}")
+    print(f"Next: e2evit inspect {paths[0]}" + (f" --schema {own}" if own else ""))
+    print(f'From Python: load_e2e("{schema.name}", "{folder}"' + (f', schema="{own}")' if own else ")"))
 
 
 def describe(name: str) -> str:
