@@ -61,7 +61,7 @@ def test_help_of_a_command(command, capsys):
 
 def test_these_need_no_torch():
     code = "import sys, e2evit.cli.{0}; assert 'torch' not in sys.modules"
-    for module in ("simulate", "inspect", "prepare"):
+    for module in ("simulate", "download", "inspect", "prepare"):
         subprocess.run([sys.executable, "-c", code.format(module)], check=True)
 
 

@@ -1,13 +1,12 @@
 """Disks that change files: noticed before anything is read from them. Disks that fill up: no half file is left."""
 
 import json
-import resource
 import shutil
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 import torch
+from full_disk import full_disk
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor
 
@@ -224,17 +223,6 @@ def test_damaged_pieces_are_predicted_again(run, jets_dir, tmp_path):
         assert (predicted() == first).all()
         assert [path.name for path in (tmp_path / "pieces").glob("*.safetensors")] == [piece.name]
     end_processes(accelerator)
-
-
-@contextmanager
-def full_disk(limit):
-    """A limit on the size of files, in bytes, stands in for it."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 DATA = "--data_dir {jets} --cache_dir {cache} --mass_column jet_mass"

@@ -14,6 +14,7 @@ __all__ = ["COMMANDS", "main", "run"]
 # command: module of this package, summary
 COMMANDS = {
     "simulate": ("simulate", "simulate jets as detector images (needs the `sim` extra)"),
+    "download": ("download", "download the files of a public data set, or list what there is"),
     "inspect": ("inspect", "report what an unknown file holds, and draft a schema for it"),
     "prepare": ("prepare", "convert the files of a data set to Parquet rows"),
     "train": ("train", "train a jet classifier with mass regression, or fine-tune one"),

@@ -14,17 +14,20 @@ from .storage import file_stamp, is_remote
 
 __all__ = [
     "BATCH_SIZE",
+    "HEAD",
     "BadRows",
     "Batch",
     "DataFile",
     "FileError",
     "file_format",
+    "format_of",
     "holds_text",
     "linked_files",
     "open_data_file",
 ]
 
 MAGIC = {b"\x89HDF\r\n\x1a\n": "hdf5", b"PAR1": "parquet", b"PK\x03\x04": "npz", b"root": "root"}
+HEAD = 64  # bytes that tell them apart
 OPEN_FILES, LARGE = 32, 4_000_000  # bytes of a footer
 
 DataFile = HDF5File | ParquetFile | NpzFile
@@ -39,13 +42,21 @@ def file_format(path: Path) -> str:
     if not path.is_file():
         raise FileError(f"{path} is a folder: name a file in it." if path.is_dir() else f"There is no file {path}.")
     with path.open("rb") as file:
-        head = file.read(64)
+        return format_of(file.read(HEAD), str(path))
+
+
+def format_of(head: bytes, what: str) -> str:
+    """The format of a file, by its first `HEAD` bytes.
+
+    Raises:
+        FileError: for another kind; it names `what` the file is.
+    """
     for magic, kind in MAGIC.items():
         if head.startswith(magic):
             return kind
     if b"<html" in head.lower() or b"<!doctype" in head.lower():
-        raise FileError(f"{path} is a web page: the link it was downloaded from has expired, or asks for a login.")
-    raise FileError(f"{path} is neither HDF5, Parquet, npz nor ROOT (it begins with {head[:8]!r}).")
+        raise FileError(f"{what} is a web page: the link it was downloaded from has expired, or asks for a login.")
+    raise FileError(f"{what} is neither HDF5, Parquet, npz nor ROOT (it begins with {head[:8]!r}).")
 
 
 def open_data_file(path: str, file_format: str, root: str | None = None) -> DataFile:

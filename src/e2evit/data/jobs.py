@@ -131,7 +131,10 @@ def follow(results: Iterator[int], what: str, unit: str, total: int, kept: int =
     if kept == total:
         return
     start, made = time.perf_counter(), 0
-    with tqdm(desc=what, unit=unit, total=total, initial=kept, smoothing=0, disable=None) as progress:
+    scale = total >= 10**6  # k, M and G instead of digits
+    with tqdm(
+        desc=what, unit=unit, unit_scale=scale, total=total, initial=kept, smoothing=0, disable=None
+    ) as progress:
         for number in results:
             made += number
             progress.update(number)

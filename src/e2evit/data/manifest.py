@@ -8,6 +8,7 @@ from pathlib import Path
 
 __all__ = [
     "MANIFEST_FILE",
+    "change_of",
     "check_weights",
     "damage",
     "digest_of",
@@ -72,13 +73,8 @@ def damage(folder: Path) -> str | None:
     try:
         files = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
         for name, expected in files.items():
-            path = folder / name
-            if not path.is_file():
-                return f"{name} is missing"
-            if (size := path.stat().st_size) != expected["size"]:
-                return f"{name} has {size} bytes, not {expected['size']}"
-            if sha256_of(path) != expected["sha256"]:
-                return f"{name} has changed (SHA-256)"
+            if change := change_of(folder / name, expected["size"], expected["sha256"]):
+                return f"{name} {change}"
     except FileNotFoundError:
         return f"{MANIFEST_FILE} is missing"
     except OSError as error:
@@ -86,6 +82,15 @@ def damage(folder: Path) -> str | None:
     except (AttributeError, KeyError, TypeError, ValueError):
         return f"{MANIFEST_FILE} cannot be read"
     return None
+
+
+def change_of(path: Path, size: int, digest: str) -> str | None:
+    """How a file differs from one of this size [bytes] and SHA-256, or None."""
+    if not path.is_file():
+        return "is missing"
+    if (held := path.stat().st_size) != size:
+        return f"has {held} bytes, not {size}"
+    return "has changed (SHA-256)" if sha256_of(path) != digest else None
 
 
 def weights_hashes(folder: Path) -> dict[str, str]:

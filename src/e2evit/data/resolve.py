@@ -132,7 +132,8 @@ def _root(path: str, data_dir: str | Path) -> str:
 
 
 def _hint(schema: DatasetSchema) -> str:
-    return f"Source: {schema.source}."
+    names = " or ".join(f"`e2evit download {name}`" for name in schema.downloads)
+    return f"Source: {schema.source}{f'; {names}' * bool(names)}."
 
 
 def _variants(name: str, schema: str | Path | DatasetSchema | None) -> tuple[DatasetSchema, ...] | None:

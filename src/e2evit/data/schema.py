@@ -16,6 +16,7 @@ import yaml
 from datasets import ClassLabel, Features, List, Value
 from pydantic import BeforeValidator, FiniteFloat, PositiveInt, StrictBool, TypeAdapter, ValidationError
 
+from .addresses import Share
 from .budget import MAX_PIXELS
 from .columns import (
     CHANNELS,
@@ -112,6 +113,7 @@ class DatasetSchema:
         bad_rows: Globs of files with ranges `[first, last]` of rows known to be corrupt, which are skipped.
         inferred: Statements of this entry nobody has verified on the files.
         notes: What else a user should know.
+        downloads: Where `e2evit download NAME` finds the files, by NAME; those of one name belong into one folder.
     """
 
     __pydantic_config__ = STRICT_KEYS
@@ -147,6 +149,7 @@ class DatasetSchema:
     bad_rows: dict[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     inferred: Strings = ()
     notes: Strings = ()
+    downloads: dict[str, tuple[Share, ...]] = field(default_factory=dict, compare=False)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -198,8 +201,9 @@ class DatasetSchema:
         } | {name: value for name, value in more.items() if value}
 
     def to_dict(self) -> dict:
-        """All values that are not defaults, in a form [`parse_schema`] reads."""
-        return _ADAPTER.dump_python(self, mode="json", exclude_defaults=True)
+        """All values that are not defaults, in a form [`parse_schema`] reads; but rows are the same wherever their
+        files come from, so not `downloads`."""
+        return _ADAPTER.dump_python(self, mode="json", exclude_defaults=True, exclude={"downloads"})
 
 
 _ADAPTER = TypeAdapter(DatasetSchema)
@@ -247,7 +251,7 @@ def _explain(error) -> str:
     if error["type"] == "missing":
         return f"the field `{path}` is missing"
     if error["type"] == "unexpected_keyword_argument":
-        kinds = {"columns": Source, "extra": Source, "new_channels": Channel}
+        kinds = {"columns": Source, "extra": Source, "new_channels": Channel, "downloads": Share}
         kind = kinds[parents[0]] if parents else DatasetSchema
         return f"unknown field `{path}`; {_did_you_mean(last, [known.name for known in fields(kind)])}"
     if last == "[key]":
