@@ -3,15 +3,12 @@
 from dataclasses import dataclass, fields, replace
 
 import awkward as ak
-import fastjet
 import numpy as np
 
+from e2evit.data.clustering import cluster
 from e2evit.data.grid import JET_MAX_ETA, JET_RADIUS
 
 from .batch import EventBatch
-
-# or each worker prints FastJet's banner over the progress bar; the README asks for the citation instead
-fastjet._swig.ClusterSequence.set_fastjet_banner_stream(None)
 
 __all__ = ["Jets", "all_jets", "find_jets"]
 
@@ -81,16 +78,8 @@ def all_jets(batch: EventBatch, heavy: int, min_pt: float) -> Jets:
 def _cluster(batch: EventBatch, min_pt: float) -> Jets:
     """The jets of each event, hardest first, without what they come from."""
     near = np.abs(_eta_phi(batch.momentum)[0]) < _CLUSTER_MAX_ETA
-    px, py, pz, energy = batch.momentum[near].T
-    particles = ak.zip({"px": px, "py": py, "pz": pz, "E": energy}, with_name="Momentum4D")
-    particles = ak.unflatten(particles, np.bincount(batch.event[near], minlength=batch.num_events))
-    definition = fastjet.JetDefinition(fastjet.antikt_algorithm, JET_RADIUS)
-    clusters = fastjet.ClusterSequence(particles, definition)
-    clustered, constituents = clusters.inclusive_jets(min_pt=min_pt), clusters.constituents(min_pt=min_pt)
-    order = ak.argsort(clustered.px**2 + clustered.py**2, axis=1, ascending=False)
-    clustered, constituents = clustered[order], ak.flatten(constituents[order], axis=1)
-    event = np.repeat(np.arange(batch.num_events), ak.to_numpy(ak.num(clustered)))
-    momentum = np.stack([ak.to_numpy(ak.flatten(clustered[axis])) for axis in ("px", "py", "pz", "E")], axis=1)
+    counts = np.bincount(batch.event[near], minlength=batch.num_events)
+    event, momentum, constituents = cluster(batch.momentum[near], counts, min_pt)
     nothing = np.zeros(len(event), int)
     weight = np.broadcast_to(batch.weight, batch.num_events)[event]
     unmatched = np.full(len(event), np.nan), nothing.astype(bool), nothing
