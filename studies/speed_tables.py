@@ -91,6 +91,8 @@ def _ntuple_row(name: str, variants: Sequence[DatasetSchema]) -> list[str]:
 def _files(schema: DatasetSchema) -> str:
     if schema.format == "rows":
         return "our Parquet rows"
+    if schema.format == "colliderml":
+        return f"Parquet, four tables, one {schema.one_row} a row ([tables](colliderml.md))"
     keys = []
     for source in schema.sources.values():
         keys += source.stack or [" or ".join(f"`{key}`" for key in source.keys)]

@@ -112,7 +112,7 @@ def seed_towers(
     near_rows = np.clip(row[:, None] + search, *rows)
     near_columns = (column[:, None] + search) % (COLUMNS // TOWER)
     window = towers[np.asarray(event)[:, None, None], near_rows[:, :, None], near_columns[:, None, :]]
-    window = window.reshape(len(window), -1)
+    window = window.reshape(len(window), search.size**2)
     hottest, index = window.argmax(axis=1), np.arange(len(window))
     real = window[index, hottest] >= SEED_MIN_ENERGY
     seed_row, seed_column = near_rows[index, hottest // search.size], near_columns[index, hottest % search.size]
