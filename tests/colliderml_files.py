@@ -7,6 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from e2evit.data import SCHEMAS
+from e2evit.data.files import list_pieces, read_rows
+
+DATA_SETS = ("colliderml", "colliderml_8", "colliderml_events", "colliderml_events_8")
+FILE = "train-00000-of-00001.parquet"
 KINDS = {"particle_id": pa.uint64(), "parent_id": pa.int64(), "pdg_id": pa.int64(), "primary": pa.bool_()}
 KINDS |= {"vertex_primary": pa.uint16(), "detector": pa.uint8()}
 COLUMNS = {
@@ -104,7 +109,7 @@ def ttbar(number: int = 0) -> Event:
     return event
 
 
-def write(folder: Path, sample: str, events: dict[int, Event], shard: str = "train-00000-of-00001", **options) -> Path:
+def write(folder: Path, sample: str, events: dict[int, Event], shard: str = FILE, **options) -> Path:
     """Write the tables of some events, by their number.
 
     Args:
@@ -120,5 +125,13 @@ def write(folder: Path, sample: str, events: dict[int, Event], shard: str = "tra
             columns[name] = pa.array([events[number].tables[table][name] for number in order], kind)
         target = folder / (f"{sample}_{table}" if options.get("joined", True) else f"{sample}/{table}")
         target.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table(columns), target / f"{shard}.parquet", row_group_size=options.get("group"))
+        pq.write_table(pa.table(columns), target / shard, row_group_size=options.get("group"))
     return folder
+
+
+def rows_of(folder, sample="ttbar_pu0", schema=SCHEMAS["colliderml"][0], on_bad_rows=None):
+    """The rows of a sample's file."""
+    more = () if on_bad_rows is None else (on_bad_rows,)
+    name = f"{sample}_particles/{FILE}"
+    pieces = list_pieces(str(folder / name), name, schema, 1)
+    return [row for piece in pieces for table in read_rows(piece, schema, *more) for row in table.to_pylist()]

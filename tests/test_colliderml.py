@@ -1,4 +1,4 @@
-"""ColliderML's tables: images and jets that are known by hand, joining, refusals, preparation."""
+"""ColliderML: images and jets that are known by hand, their labels, preparation."""
 
 import json
 import math
@@ -7,28 +7,17 @@ import sys
 from dataclasses import replace
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from colliderml_files import LEPTONIC, TOP, Event, ttbar, write
+from colliderml_files import DATA_SETS, FILE, TOP, Event, rows_of, ttbar, write
 
-from e2evit.cli.command import run
-from e2evit.data import SCHEMAS, event_tables, find_schema, load_e2e, truth
-from e2evit.data.files import list_pieces, read_rows
+from e2evit.data import SCHEMAS, find_schema, load_e2e, row_features, truth
 from e2evit.data.formats import FileError
 from e2evit.data.inspect import inspect_file
 from e2evit.data.prepare import prepare
 from e2evit.data.schema import parse_schema
 from e2evit.data.sparse import sparse_to_dense
 
-FILE = "train-00000-of-00001.parquet"
 JETS, EVENTS = (SCHEMAS[name][0] for name in ("colliderml", "colliderml_events"))
-
-
-def rows_of(folder, sample="ttbar_pu0", schema=JETS, on_bad_rows=None, shard=FILE):
-    more = () if on_bad_rows is None else (on_bad_rows,)
-    path = folder / f"{sample}_particles/{shard}"
-    pieces = list_pieces(str(path), f"{sample}_particles/{shard}", schema, 1)
-    return [row for piece in pieces for table in read_rows(piece, schema, *more) for row in table.to_pylist()]
 
 
 def pixels(row, schema):
@@ -113,9 +102,18 @@ def test_jets_and_their_windows(tmp_path):
         rows, columns = (5 * row[name] + 2 + np.arange(-62, 63) for name in ("ieta", "iphi"))
         window = sparse_to_dense(row["pixel_index"], row["pixel_value"], JETS.image_shape)
         assert np.array_equal(window, whole[:, rows][:, :, columns % 360])
-    assert load_e2e("colliderml_8", tmp_path, "train", cache_dir=tmp_path / "cache").features["labels"].names == [
-        *JETS.labels
-    ]
+
+
+def test_channels_of_each_data_set(tmp_path):
+    write(tmp_path, "ttbar_pu0", {5: ttbar()})
+    for full, name in ((JETS, DATA_SETS[1]), (EVENTS, DATA_SETS[3])):
+        schema = SCHEMAS[name][0]
+        chosen = [full.channel_names.index(channel) for channel in schema.channel_names]
+        splits = load_e2e(name, tmp_path, cache_dir=tmp_path / "cache")
+        assert splits["train"].features["labels"] == row_features(full)["labels"]
+        for row, wanted in zip((row for part in splits.values() for row in part), rows_of(tmp_path, schema=full)):
+            image = sparse_to_dense(wanted["pixel_index"], wanted["pixel_value"], full.image_shape)[chosen]
+            assert np.array_equal(sparse_to_dense(row["pixel_index"], row["pixel_value"], schema.image_shape), image)
 
 
 def _x(eta, phi):
@@ -195,64 +193,6 @@ def test_links_between_particles():
         ("px", "py", "pz", "energy"), np.zeros(0)
     )
     assert truth.find_heavy(empty) == []
-    assert LEPTONIC
-
-
-def test_events_are_joined_by_their_number(tmp_path):
-    events = {number: ttbar(number) for number in (4, 2, 9, 7)}
-    write(tmp_path / "plain", "ttbar_pu0", events)
-    plain = rows_of(tmp_path / "plain")
-    assert [row["event_id"] for row in plain[::3]] == [f"ttbar_pu0:{number}" for number in events]
-    assert len({row["pt"] for row in plain[2::3]}) == 4
-    order = {"calo_hits": [9, 7, 2, 4], "tracks": [7, 4, 9, 2], "tracker_hits": [2, 9, 4, 7]}
-    for group in (1, 3, None):
-        write(tmp_path / f"{group}", "ttbar_pu0", events, order=order, group=group)
-        assert rows_of(tmp_path / f"{group}") == plain
-    # another sample with the same numbers, and other folders
-    write(tmp_path / "plain", "ggf_pu0", {number: Event() for number in events}, joined=False)
-    assert rows_of(tmp_path / "plain") == plain
-    folder = write(tmp_path / "nested", "ttbar_pu0", events, joined=False)
-    rows = [row for part in load_e2e("colliderml", folder, cache_dir=tmp_path / "cache").values() for row in part]
-    assert sorted(row["event_id"] for row in rows) == sorted(row["event_id"] for row in plain)
-
-
-def test_shards_of_other_names(tmp_path):
-    events = {number: ttbar(number) for number in (1, 2, 3)}
-    plain = rows_of(write(tmp_path / "plain", "ttbar_pu0", events))
-    raw = write(tmp_path / "raw", "ttbar_pu0", events)
-    cells = raw / "ttbar_pu0_calo_hits"
-    table = pq.read_table(cells / FILE)
-    pq.write_table(table.slice(0, 1), cells / "train-00000-of-00002.parquet")
-    pq.write_table(table.slice(1), cells / "train-00001-of-00002.parquet")
-    (cells / FILE).unlink()
-    assert rows_of(raw) == plain
-    pq.write_table(table.slice(0, 2), cells / "train-00000-of-00002.parquet")
-    with pytest.raises(FileError, match=r"row 1: event 2: it is in .*00000-of-00002.* and .*00001-of-00002"):
-        rows_of(raw)
-
-
-def test_events_that_cannot_be_used(tmp_path):
-    events = {number: ttbar(number) for number in range(8)}
-    events[2].tables["tracks"]["qop"][0] = 0.0
-    events[3].tables["calo_hits"]["detector"][0] = 255
-    events[4].tables["tracks"]["z0"].append(1.0)
-    events[5].tables["tracker_hits"]["x"][0] = float("nan")
-    events[6].tables["particles"]["px"][0] = None
-    events[7].tables["particles"]["vertex_primary"] = [2] * len(events[7].tables["particles"]["px"])
-    write(tmp_path, "ttbar_pu0", events, lacking={"tracks": [1]})
-    folder, bad = tmp_path / "ttbar_pu0_tracks", []
-    with pytest.raises(FileError, match=rf"{FILE}, row 1: event 1: it is in none of the 1 files of {folder}\. Fix"):
-        rows_of(tmp_path)
-    assert {row["event_id"] for row in rows_of(tmp_path, on_bad_rows=bad.append)} == {"ttbar_pu0:0"}
-    assert [rows.reason.partition(": ")[2] for rows in bad] == [
-        f"it is in none of the 1 files of {folder}",
-        "`qop` of a track is 0, so it has no momentum",
-        "`detector` of a cell is 255, expected one of 9, 10, 11, 12, 13, 14",
-        "1 entries in `d0` and 2 in `z0` of tracks",
-        "NaN or infinity in `x` of tracker_hits",
-        "a null in `px` of particles",
-        "no particle is `primary` and of `vertex_primary` 1, the hard collision",
-    ]
 
 
 def test_energies_on_the_wrong_scale_are_refused(tmp_path):
@@ -276,54 +216,11 @@ def _middle(row, eta, phi):
     return tuple(place - 5 * row[name] - 2 + 62 for place, name in zip(crystal, ("ieta", "iphi")))
 
 
-def test_files_that_do_not_fit(tmp_path):
-    raw = write(tmp_path, "ttbar_pu0", {1: ttbar()})
-    particles, cells = raw / f"ttbar_pu0_particles/{FILE}", raw / f"ttbar_pu0_calo_hits/{FILE}"
-
-    def refused(message, path=particles):
-        with pytest.raises(FileError, match=message) as caught:
-            list_pieces(str(path), path.name, JETS, 1000)
-        assert "\n" not in str(caught.value)
-
-    refused("its folder is ttbar_pu0_calo_hits, expected SAMPLE_particles", cells)
-    table = pq.read_table(cells)
-    pq.write_table(table.drop_columns("total_energy"), cells)
-    refused("does not fit the data set 'colliderml': calo_hits lacks the column total_energy")
-    pq.write_table(table.set_column(0, "event_id", table["x"]), cells)
-    refused(r"`event_id` of calo_hits is list<.*>, expected the number of the event")
-    pq.write_table(table.set_column(4, "y", table["event_id"]), cells)
-    refused("`y` of calo_hits is uint32, expected a list of numbers for each event")
-    cells.write_bytes(particles.read_bytes()[:200])
-    refused(f"{cells}: not a readable Parquet file")
-    cells.unlink()
-    refused("ttbar_pu0_calo_hits: no Parquet file of this table, with which those in .* are joined")
-    pq.write_table(table, cells)
-    again = pq.read_table(particles)
-    pq.write_table(again.take([0, 0]), particles)
-    with pytest.raises(FileError, match="event 1 is in the rows 0 and 1: cannot tell which to join"):
-        rows_of(raw)
-    with pytest.raises(FileNotFoundError, match=r"no \*\*/\*particles/\*\.parquet in .* Source: https://hugg"):
-        prepare("colliderml", raw / "ttbar_pu0_tracks/..", raw / "out") if not particles.unlink() else None
-
-
-def test_a_damaged_row_group_costs_its_events(tmp_path):
-    raw = write(tmp_path, "ttbar_pu0", {number: ttbar(number) for number in range(3)}, group=1)
-    cells = raw / f"ttbar_pu0_calo_hits/{FILE}"
-    data, chunk = bytearray(cells.read_bytes()), pq.ParquetFile(cells).metadata.row_group(1).column(2)
-    data[chunk.data_page_offset : chunk.data_page_offset + 40] = b"\xff" * 40
-    cells.write_bytes(data)
-    bad = []
-    rows = rows_of(raw, on_bad_rows=bad.append)
-    assert {row["event_id"] for row in rows} == {"ttbar_pu0:0", "ttbar_pu0:2"}
-    assert [(one.first, one.last) for one in bad] == [(1, 1)]
-    assert "event 1: it cannot be read from" in bad[0].reason
-
-
-def test_prepared_and_resumed(tmp_path, capsys, monkeypatch):
+def test_prepared_and_resumed(tmp_path, capsys):
     raw = tmp_path / "raw/data"
     for shard in range(2):
         events = {10 * shard + number: ttbar(10 * shard + number) for number in range(3)}
-        write(raw, "ttbar_pu0", events, f"train-0000{shard}-of-00002")
+        write(raw, "ttbar_pu0", events, f"train-0000{shard}-of-00002.parquet")
     write(raw, "jets_pu0", {1: ttbar()})
     damaged = raw / "ttbar_pu0_tracks/train-00001-of-00002.parquet"
     whole = damaged.read_bytes()
@@ -349,7 +246,7 @@ def test_prepared_and_resumed(tmp_path, capsys, monkeypatch):
         prepare("colliderml", tmp_path / "raw", folder, shard_megabytes=1e-4)
 
 
-def test_inspected(tmp_path, capsys, monkeypatch):
+def test_inspected(tmp_path, monkeypatch):
     raw = write(tmp_path, "ttbar_pu0", {number: ttbar(number) for number in range(4)}, lacking={"tracks": [3]})
     monkeypatch.chdir(raw / "ttbar_pu0_particles")
     lines, survey, schema = inspect_file(FILE)
@@ -359,22 +256,12 @@ def test_inspected(tmp_path, capsys, monkeypatch):
         line.startswith("fits: colliderml, colliderml_8, colliderml_events, colliderml_events_8;") for line in lines
     )
     assert any("1 of the sampled events do not fit the schema, first row 3: event 3" in line for line in lines)
-    run("inspect", [FILE])
-    assert "Mean images: " in capsys.readouterr().out  # some channels are empty
     lines, _, schema = inspect_file(f"../ttbar_pu0_tracks/{FILE}")
     assert schema is None
     assert any("its folder is ttbar_pu0_tracks, expected SAMPLE_particles" in line for line in lines)
     write(tmp_path / "other", "unknown", {0: ttbar()})
     _, survey, _ = inspect_file(tmp_path / f"other/unknown_particles/{FILE}")
     assert "none of 3 rows has a label" in survey.warnings
-
-
-def test_events_read_a_few_at_a_time_are_the_same(tmp_path, monkeypatch):
-    raw = write(tmp_path, "ttbar_pu0", {number: ttbar(number) for number in range(5)})
-    plain = rows_of(raw)
-    monkeypatch.setattr(event_tables, "EVENTS", 1)
-    monkeypatch.setattr("e2evit.data.colliderml.EVENTS_AT_ONCE", 2)
-    assert rows_of(raw) == plain
 
 
 @pytest.mark.parametrize(
