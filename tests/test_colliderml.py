@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from colliderml_files import DATA_SETS, FILE, TOP, Event, rows_of, ttbar, write
 
@@ -224,11 +225,17 @@ def test_prepared_and_resumed(tmp_path, capsys):
     write(raw, "jets_pu0", {1: ttbar()})
     damaged = raw / "ttbar_pu0_tracks/train-00001-of-00002.parquet"
     whole = damaged.read_bytes()
-    damaged.write_bytes(whole[:100])
-    with pytest.raises(FileError, match=r"train-00001-of-00002\.parquet: not a readable Parquet file"):
-        prepare("colliderml", tmp_path / "raw", tmp_path / "out")
+    page = pq.ParquetFile(damaged).metadata.row_group(0).column(1).data_page_offset
+    damaged.write_bytes(whole[:page] + bytes(30) + whole[page + 30 :])
+    with pytest.raises(
+        FileError, match=r"00001-of-00002\.parquet, row 0: event 10: it cannot be read from .*_tracks/"
+    ):
+        prepare("colliderml", tmp_path / "raw", tmp_path / "out", shard_megabytes=1e-4)
+    first = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/data/*.parquet")}
+    assert first
     damaged.write_bytes(whole)
     folder = prepare("colliderml", tmp_path / "raw", tmp_path / "out", shard_megabytes=1e-4)
+    assert {path: path.stat().st_mtime_ns for path in first} == first
     assert "7/7 events" in capsys.readouterr().out
     straight = load_e2e("colliderml", tmp_path / "raw", cache_dir=tmp_path / "cache")
     loaded = load_e2e("colliderml", folder, cache_dir=tmp_path / "cache")
@@ -236,6 +243,8 @@ def test_prepared_and_resumed(tmp_path, capsys):
         key = lambda row: (row["event_id"], row["phi"])  # noqa: E731
         assert sorted(loaded[split].to_list(), key=key) == sorted(part.to_list(), key=key)
     assert sum(map(len, loaded.values())) == 3 * 7
+    stream = load_e2e("colliderml", tmp_path / "raw", "train", streaming=True)
+    assert [row["event_id"] for row in stream] == straight["train"]["event_id"]
     manifest = json.loads((folder / "e2evit.json").read_text())
     assert len(manifest["files"]) == 4 * 3
     assert "open_detector" not in manifest["schema"]

@@ -77,8 +77,10 @@ def read_events(
 def _joined(made: list[tuple[int, pa.Table]], schema: DatasetSchema):
     """Rows of several events: the number of each one's event, a table, and problems."""
     numbers = np.repeat([row for row, _ in made], [table.num_rows for _, table in made])
-    table, problems = pa.concat_tables([table for _, table in made]).combine_chunks(), {}
-    check_pixels(*(table[name].combine_chunks() for name in IMAGE_COLUMNS), schema, problems)
+    table = pa.concat_tables([table for _, table in made]).combine_chunks()
+    problems: dict[int, str | None] = {}
+    index, value = (table[name].combine_chunks() for name in IMAGE_COLUMNS)
+    check_pixels(index, value, schema, problems)
     return numbers, table, problems
 
 
@@ -90,7 +92,7 @@ def _import_cluster(path: str):
     return cluster
 
 
-def _columns(event: dict[str, Particles], particles: Particles, sample: str, schema: DatasetSchema) -> dict:
+def _columns(event: Mapping[str, Particles], particles: Particles, sample: str, schema: DatasetSchema) -> dict:
     """The columns of an event's rows."""
     detector = schema.open_detector
     assert detector is not None, "parse_schema has asked for it"
