@@ -161,8 +161,10 @@ class EventTable:
     """
 
     def __init__(self, path: str, table: str):
-        self.table, self.name, self.files = table, _parts(path)[2], table_files(path, table)
+        self.table, self.files = table, table_files(path, table)
+        self.named = [file for file in self.files if _parts(file)[2] == _parts(path)[2]]
         self.path, self.rows, self.next = "", iter(()), 0
+        self.numbers: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def event(self, number: int) -> dict[str, np.ndarray]:
         """The columns of an event.
@@ -191,14 +193,20 @@ class EventTable:
 
     def _find(self, number: int) -> tuple[str, int]:
         """File and row of an event: in the file of the same name, or else in any, if only one has it."""
-        named = [file for file in self.files if _parts(file)[2] == self.name]
-        for files in (named, self.files):
-            places = [place for file in files if (place := _place(file, number)) is not None]
+        for files in (self.named, self.files):
+            places = [(file, row) for file in files if (row := self._row(file, number)) is not None]
             if len(places) > 1:
                 raise EventError(f"it is in {places[0][0]} and {places[1][0]}: cannot tell which to join")
             if places:
                 return places[0]
         raise EventError(f"it is in none of the {len(self.files)} files of {'/'.join(_parts(self.files[0])[:2])}")
+
+    def _row(self, file: str, number: int) -> int | None:
+        if file not in self.numbers:
+            self.numbers[file] = _numbers(file, file_stamp(file))
+        numbers, rows = self.numbers[file]
+        place = int(np.searchsorted(numbers, number))
+        return int(rows[place]) if place < len(numbers) and numbers[place] == number else None
 
 
 def check_events(path: str) -> None:
@@ -208,12 +216,6 @@ def check_events(path: str) -> None:
         FileError: naming one that occurs twice.
     """
     _numbers(path, file_stamp(path))
-
-
-def _place(path: str, number: int) -> tuple[str, int] | None:
-    numbers, rows = _numbers(path, file_stamp(path))
-    place = int(np.searchsorted(numbers, number))
-    return (path, int(rows[place])) if place < len(numbers) and numbers[place] == number else None
 
 
 @lru_cache(maxsize=FILES)
