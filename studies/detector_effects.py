@@ -18,7 +18,7 @@ from transformers import HfArgumentParser
 
 from e2evit.cli.errors import one_line_errors
 from e2evit.data import find_schema
-from e2evit.data.grid import JET_MAX_ETA, JET_RADIUS, SEED_ROWS, WINDOW
+from e2evit.data.grid import JET_MAX_ETA, JET_RADIUS, SEED_ROWS, WINDOW, seed_towers
 from e2evit.results.record import write_record
 from e2evit.simulation import SimulationSettings
 from e2evit.simulation.cells import join
@@ -26,7 +26,7 @@ from e2evit.simulation.detector import Response, detect
 from e2evit.simulation.effects import EFFECTS
 from e2evit.simulation.events import generate, minimum_bias
 from e2evit.simulation.geometry import GEOMETRIES, Geometry
-from e2evit.simulation.hcal import seed_towers, tower_energy
+from e2evit.simulation.hcal import tower_energy
 from e2evit.simulation.images import jet_windows, render
 from e2evit.simulation.jets import Jets, find_jets
 from e2evit.simulation.pileup import MinimumBiasPool

@@ -4,9 +4,10 @@
 import json
 from pathlib import Path
 
+from e2evit.data import helix
 from e2evit.results.record import interval
 from e2evit.results.tables import interval_cell, markdown_table
-from e2evit.simulation import calorimeters, detector, ecal, hcal, helix, silicon, tracker, vertices
+from e2evit.simulation import calorimeters, detector, ecal, hcal, silicon, tracker, vertices
 from e2evit.simulation.effects import EFFECTS
 from e2evit.simulation.geometry import GEOMETRIES, Geometry
 

@@ -50,8 +50,8 @@ def data_sets(results: Path) -> str:
     """The files we read, from their schemas."""
     rows, told = [], ""
     for name, variants in SCHEMAS.items():
-        if variants[0].format == "root":
-            *cells, inferred = _ntuple_row(name, variants)
+        if variants[0].holds_events:
+            *cells, inferred = _row_of_events(name, variants)
             rows.append([*cells, "as above" if inferred == told else inferred])
             told = inferred
             continue
@@ -73,14 +73,14 @@ def data_sets(results: Path) -> str:
     return markdown_table(["data set", *SCHEMA_HEADS], rows, "---")
 
 
-def _ntuple_row(name: str, variants: Sequence[DatasetSchema]) -> list[str]:
-    """Ntuples of one layout, whose variants are the tasks that wrote them."""
+def _row_of_events(name: str, variants: Sequence[DatasetSchema]) -> list[str]:
+    """Files of events; variants of ntuples are the tasks that wrote them."""
     schema = variants[0]
     labels = [", ".join(variant.labels) for variant in variants if variant.labels]
     masses = dict.fromkeys(variant.mass_definition for variant in variants)
     return [
         f"`{name}`",
-        f"ROOT, one {schema.one_row} a row ([branches](ntuples.md))",
+        _files(schema),
         f"{', '.join(schema.channel_names)}; {schema.image_size[0]} x {schema.image_size[1]}; physical",
         "; ".join(labels) or "–",
         " or ".join(masses),
@@ -91,6 +91,10 @@ def _ntuple_row(name: str, variants: Sequence[DatasetSchema]) -> list[str]:
 def _files(schema: DatasetSchema) -> str:
     if schema.format == "rows":
         return "our Parquet rows"
+    if schema.format == "root":
+        return f"ROOT, one {schema.one_row} a row ([branches](ntuples.md))"
+    if schema.format == "colliderml":
+        return f"Parquet, four tables, one {schema.one_row} a row ([tables](colliderml.md))"
     keys = []
     for source in schema.sources.values():
         keys += source.stack or [" or ".join(f"`{key}`" for key in source.keys)]

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from colliderml_files import DATA_SETS
 from ntuple_files import LAYOUTS
 from public_files import KINDS, jets, max_scaled, write_hdf5, write_parquet, write_public
 
@@ -45,7 +46,7 @@ def test_every_layout_comes_back_equal(kind, tmp_path):
 
 def test_every_entry_is_complete_and_comes_back_from_its_own_record():
     written = {"simulated", "particles", *(kind.split()[0] for kind in KINDS), *(name for name, *_ in LAYOUTS)}
-    assert set(SCHEMAS) == written | {"ntuple_photons"}, "each schema has a writer"
+    assert set(SCHEMAS) == written | {"ntuple_photons", *DATA_SETS}, "each schema has a writer"
     for name, variants in SCHEMAS.items():
         for schema in variants:
             assert schema.name == name
@@ -121,7 +122,7 @@ def test_rows_known_to_be_bad_are_left_out(tmp_path):
     ("changes", "message"),
     [
         ({"channels": ["ecal"]}, "unknown field `channels`; did you mean new_channels or"),
-        ({"format": "tfrecord"}, "`format`: .* 'parquet', 'npz' or 'root', got 'tfrecord'"),
+        ({"format": "tfrecord"}, "`format`: .* 'npz', 'root' or 'colliderml', got 'tfrecord'"),
         ({"channel_names": ["ecal", "muon"]}, "muon is neither in `new_channels` nor a known channel"),
         ({"channel_names": ["ecal", "ecal"]}, "distinct"),
         ({"columns": {"image": "x", "mass": "m"}}, "`columns` has mass, but rows have image, labels, mass_labels"),

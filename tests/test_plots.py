@@ -95,6 +95,15 @@ def test_figures_of_the_simulation(row, tmp_path):
     assert "CMS" in right.get_legend().get_texts()[0].get_text() + right.get_legend().get_texts()[1].get_text()
 
 
+def test_mean_images_of_an_empty_channel():
+    schema = find_schema("quark_gluon")
+    means = np.zeros(schema.image_shape)
+    means[0] = 1.0
+    figure = mean_images({"quark": means}, schema)
+    figure.canvas.draw()
+    plt.close(figure)
+
+
 def test_sculpting_shows_what_passes():
     """A score equal to the mass passes heavy background; all lines are fractions."""
     rng = np.random.default_rng(0)

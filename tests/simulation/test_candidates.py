@@ -11,12 +11,13 @@ from e2evit.cli import prepare
 from e2evit.data import find_schema
 from e2evit.data.columns import CANDIDATE_COLUMNS, CANDIDATE_TRUTH
 from e2evit.data.formats import FileError
+from e2evit.data.grid import seed_towers
 from e2evit.data.sparse import COLUMN_ENCODINGS
 from e2evit.simulation import ParticleImages, SimulationSettings, particle_flow, shards, simulate
 from e2evit.simulation.batch import EventBatch
 from e2evit.simulation.detector import detect
 from e2evit.simulation.geometry import GEOMETRIES
-from e2evit.simulation.hcal import seed_towers, tower_energy
+from e2evit.simulation.hcal import tower_energy
 from e2evit.simulation.images import jet_windows, render
 from e2evit.simulation.particle_flow import MAX_CANDIDATES, find_candidates
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from e2evit.data.grid import TOWER
+from e2evit.data.grid import TOWER, seed_towers
 from e2evit.simulation import calorimeters, ecal, hcal, silicon, tracker
 from e2evit.simulation.batch import EventBatch
 from e2evit.simulation.cells import IMPACT, Frames, join, lateral_shares, spread, structured
@@ -121,7 +121,7 @@ def seeds(towers, eta, phi):
     energy = np.zeros((1, 56, 72), np.float32)
     for row, column, value in towers:
         energy[0, row, column] = value
-    return [int(x[0]) for x in hcal.seed_towers(energy, np.array([0]), np.array([eta]), np.array([phi]))]
+    return [int(x[0]) for x in seed_towers(energy, np.array([0]), np.array([eta]), np.array([phi]))]
 
 
 def test_seed_is_the_hottest_tower_near_the_axis():

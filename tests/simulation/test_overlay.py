@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from e2evit.data.grid import SEED_ROWS
+from e2evit.data.grid import SEED_ROWS, seed_towers
 from e2evit.simulation.detector import detect
 from e2evit.simulation.events import generate
 from e2evit.simulation.geometry import GEOMETRIES
-from e2evit.simulation.hcal import seed_towers, tower_energy
+from e2evit.simulation.hcal import tower_energy
 from e2evit.simulation.images import jet_windows, render
 from e2evit.simulation.jets import find_jets
 from e2evit.simulation.overlay import Overlay, PileUp

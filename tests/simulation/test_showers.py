@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from e2evit.data.helix import direction, momentum_at, propagate
 from e2evit.simulation import calorimeters, ecal
 from e2evit.simulation.cells import spread
 from e2evit.simulation.detector import detect
 from e2evit.simulation.geometry import GEOMETRIES
-from e2evit.simulation.helix import direction, momentum_at, propagate
 from e2evit.simulation.images import whole_detector
 from e2evit.simulation.showers import FAINT, half_widths
 

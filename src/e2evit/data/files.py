@@ -11,7 +11,9 @@ import pyarrow as pa
 from datasets import ClassLabel, Features
 
 from .batches import bad_spans
+from .colliderml import read_events
 from .entries import check_axes, check_lists, check_numbers, check_pixels, renumbered
+from .event_tables import find_tables_mismatch
 from .formats import BadRows, Batch, DataFile, FileError, holds_text, open_data_file
 from .ntuple import count_entries, find_ntuple_mismatch, read_ntuple
 from .parquet import ParquetFile
@@ -62,6 +64,8 @@ def find_mismatch(path: str, schema: DatasetSchema, root: str | None = None) -> 
         return f"missing key {_listed(missing)}; the file has {_listed(sorted(available))}" if missing else None
     if schema.format == "root":
         return find_ntuple_mismatch(path, schema)
+    if schema.format == "colliderml":
+        return find_tables_mismatch(path)
     file = open_data_file(path, schema.format, root)
     facts = file.facts
     if present := [key for key in schema.absent if key in facts]:
@@ -124,7 +128,7 @@ def _open_rows(path: str) -> ParquetFile:
 
 
 def _num_rows(file: DataFile, schema: DatasetSchema) -> int:
-    key = "" if schema.format == "rows" else schema.columns["image"].find(file.facts)
+    key = "" if schema.format in ("rows", "colliderml") else schema.columns["image"].find(file.facts)
     return file.num_rows(key or "")
 
 
@@ -140,7 +144,8 @@ def list_pieces(path: str, name: str, schema: DatasetSchema, rows: int) -> list[
     if schema.format == "root":
         number, borders = count_entries(path, schema), None
     else:
-        file = _open_rows(path) if schema.format == "rows" else open_data_file(path, schema.format, root)
+        of_rows = schema.format in ("rows", "colliderml")
+        file = _open_rows(path) if of_rows else open_data_file(path, schema.format, root)
         number, borders = _num_rows(file, schema), file.borders("")
     starts = np.arange(0, number, rows)
     if borders is not None and number:
@@ -169,7 +174,7 @@ def read_rows(
         if fnmatch(piece.name, glob) or fnmatch(piece.path, glob)
         for span in spans
     ]
-    reader = {"rows": _read_sparse, "root": _read_jets}.get(schema.format, _read_dense)
+    reader = {"rows": _read_sparse, "root": _read_jets, "colliderml": _read_tables}.get(schema.format, _read_dense)
     for batch in reader(piece, schema, target):
         if isinstance(batch, BadRows):
             for bad in batch.without(known_bad):
@@ -257,6 +262,10 @@ def _read_jets(piece: Piece, schema: DatasetSchema, target: pa.Schema):
                 field = target.field(name)
                 data[name] = _column(columns, schema, field, keys.get(name), problems, len(batch.entries))
         yield batch.entries, pa.table(data), problems
+
+
+def _read_tables(piece: Piece, schema: DatasetSchema, target: pa.Schema):
+    return read_events(piece.path, piece.start, piece.stop, schema, target)
 
 
 def _images(batch: Batch, schema: DatasetSchema) -> tuple[np.ndarray, bool]:

@@ -15,12 +15,14 @@ __all__ = [
     "JET_RADIUS",
     "ROWS",
     "SEED_ROWS",
+    "SEED_SEARCH",
     "TOWER",
     "WINDOW",
     "column_of",
     "eta_centres",
     "position_in_grid",
     "resample_endcaps",
+    "seed_towers",
     "window_centres",
 ]
 
@@ -42,6 +44,8 @@ JET_RADIUS = 0.8  # of the anti-kt jets
 JET_MAX_ETA = 1.37  # of the jet axis, as in CMS's JetFrameProducer
 # first and last tower row whose window lies entirely on the grid (jetSeed_ieta)
 SEED_ROWS = (WINDOW // TOWER // 2, ROWS // TOWER - 1 - WINDOW // TOWER // 2)
+SEED_SEARCH = 3  # towers on each side of the axis: 7 x 7
+SEED_MIN_ENERGY = 5.0  # GeV; below it, noise and pile-up would place the window of a photon jet
 
 
 def position_in_grid(eta, phi):
@@ -89,3 +93,27 @@ def resample_endcaps(images: np.ndarray) -> None:
         sums = padded.reshape(len(images), -1, 2, COLUMNS // 2, 2).sum(axis=(2, 4)) / (4 * ENDCAP_FACTOR)
         blocks = sums.repeat(2, axis=1).repeat(2, axis=2)
         images[:, rows] = blocks[:, padding[0] : padding[0] + ENDCAP_ROWS]
+
+
+def seed_towers(
+    towers: np.ndarray, event, eta, phi, rows: tuple[int, int] = (0, ROWS // TOWER - 1)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Row (jetSeed_ieta) and column (jetSeed_iphi) of the hottest of the 7 x 7 towers around each jet axis.
+
+    If none reaches 5 GeV, the tower on the axis is the seed: a jet of two photons leaves nothing in the HCAL.
+
+    Args:
+        towers: `(num_events, 56, 72)` [GeV].
+        event, eta, phi: `(n,)` of the jets; phi in radians.
+        rows: First and last row in which a seed may lie.
+    """
+    row, column = (np.floor(x).astype(np.int64) // TOWER for x in position_in_grid(eta, phi))
+    search = np.arange(-SEED_SEARCH, SEED_SEARCH + 1)
+    near_rows = np.clip(row[:, None] + search, *rows)
+    near_columns = (column[:, None] + search) % (COLUMNS // TOWER)
+    window = towers[np.asarray(event)[:, None, None], near_rows[:, :, None], near_columns[:, None, :]]
+    window = window.reshape(len(window), search.size**2)
+    hottest, index = window.argmax(axis=1), np.arange(len(window))
+    real = window[index, hottest] >= SEED_MIN_ENERGY
+    seed_row, seed_column = near_rows[index, hottest // search.size], near_columns[index, hottest % search.size]
+    return np.where(real, seed_row, row), np.where(real, seed_column, column)

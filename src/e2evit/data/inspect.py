@@ -43,7 +43,7 @@ def inspect_file(
         advice = f"Draft a schema for it: e2evit inspect {path} --schema_out my.yaml"
     fitting, reasons = [], {}
     for candidate in _candidates(path, name, schema):
-        if candidate.format != kind and not (candidate.format == "rows" and kind == "parquet"):
+        if candidate.format != kind and not (candidate.format in ("rows", "colliderml") and kind == "parquet"):
             mismatch = f"its files are {candidate.format}"
         else:
             mismatch = _mismatch(str(path), candidate)
@@ -72,9 +72,9 @@ def _mismatch(path: str, schema: DatasetSchema) -> str | None:
     try:
         return find_mismatch(path, schema)
     except FileError as error:
-        if schema.format != "root":
+        if schema.format not in ("root", "colliderml"):
             raise
-        return str(error).removeprefix(path).lstrip(": ").rstrip(".")  # of one tree; there can be others
+        return str(error).removeprefix(path).lstrip(": ").rstrip(".")  # of one tree or table; there can be others
 
 
 def _lines(reasons: dict[str, dict[str, list[str]]]) -> list[str]:

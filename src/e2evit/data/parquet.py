@@ -30,14 +30,19 @@ SIMPLE = ("UNCOMPRESSED", "SNAPPY")  # compressions that pack a page to a twenti
 AGREEING_ROWS, SAMPLED_ROWS = 8, 1000  # rows that settle a shape; rows looked at where none is whole, or they disagree
 
 
-def open_parquet(path: str) -> pq.ParquetFile:
+def open_parquet(path: str, buffer_size: int = 0) -> pq.ParquetFile:
     """A Parquet file whose pages are checked against their checksums, where it has them.
+
+    Args:
+        buffer_size: Bytes of a column to read at a time; 0: all of a row group.
 
     Raises:
         FileError: if it is truncated, or not Parquet.
     """
     try:
-        return pq.ParquetFile(open_file(path), page_checksum_verification=True, pre_buffer=False)
+        return pq.ParquetFile(
+            open_file(path), page_checksum_verification=True, pre_buffer=False, buffer_size=buffer_size
+        )
     except (*ARROW_ERRORS, UnicodeDecodeError) as error:
         raise FileError(
             f"{path}: not a readable Parquet file ({error}); is it truncated, or an expired link?"
@@ -55,8 +60,8 @@ class _Claims:
 class ParquetFile:
     """Columns of a Parquet file, nested lists as arrays: by their flat values, with no Python object a pixel."""
 
-    def __init__(self, path: str):
-        self.path, self.file = path, open_parquet(path)
+    def __init__(self, path: str, buffer_size: int = 0):
+        self.path, self.file = path, open_parquet(path, buffer_size)
         metadata = self.file.metadata
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         if problem := row_problem((sum(counts) if min(counts, default=0) >= 0 else -1,), 0, False, file_size(path)):

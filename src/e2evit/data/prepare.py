@@ -100,6 +100,7 @@ def prepare(
         branches={},
         one_row="jet",
         resample_endcaps=False,
+        open_detector=None,
     )
     record = {
         "schema": output.to_dict(),
@@ -124,7 +125,7 @@ def prepare(
         plan = (source, output, rule, on_bad_rows)
         jobs = [(_write_piece, output_dir, number, len(pieces), *piece, *plan) for number, piece in enumerate(pieces)]
         missing = [job for job in jobs if not _is_done(output_dir, job[2])]
-        unit = "event" if source.format == "root" else "row"
+        unit = "event" if source.holds_events else "row"
         total = sum(piece.stop - piece.start for _, piece in pieces)
         waiting = sum(job[5].stop - job[5].start for job in missing)
         if missing:
@@ -135,7 +136,7 @@ def prepare(
 
 
 def _rows_per_shard(schema: DatasetSchema, data_dir, megabytes: float) -> int:
-    """Rows per shard of the wanted size, estimated from the first rows that fit; of ROOT files events."""
+    """Rows per shard of the wanted size, estimated from the first rows that fit; or events."""
     kept: list[pa.Table] = []
     bad: list[BadRows] = []
     for pieces in list_parts(schema, data_dir, SAMPLE_ROWS).values():
@@ -152,7 +153,7 @@ def _rows_per_shard(schema: DatasetSchema, data_dir, megabytes: float) -> int:
     table = pa.concat_tables(kept)
     pq.write_table(table, buffer, **COLUMN_ENCODINGS)
     largest = 1.0 if schema.own_split else SPLIT_FRACTIONS["train"]
-    number = len(table["event_id"].unique()) if schema.format == "root" else table.num_rows
+    number = len(table["event_id"].unique()) if schema.holds_events else table.num_rows
     rows = megabytes * 1e6 / (buffer.tell() / number * largest)
     return max(GROUP_ROWS, round(rows / GROUP_ROWS) * GROUP_ROWS)
 
@@ -294,8 +295,8 @@ class _Shard:
 
 
 def _finish(output_dir: Path, total: int, record: dict, schema: DatasetSchema, unit: str) -> None:
-    """Write the manifest, the list of dropped rows (of ROOT files, events with such) and the card; then remove the
-    traces of progress."""
+    """Write the manifest, the list of dropped rows (or of events with such) and the card; then remove the traces of
+    progress."""
     records = [json.loads(_record_path(output_dir, number).read_text(encoding="utf-8")) for number in range(total)]
     shards: dict[str, list[dict]] = {}
     for split in SPLIT_FRACTIONS:

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from .event_tables import other_files
 from .files import Piece, find_mismatch
 from .formats import FileError, linked_files
 from .parquet import open_parquet
@@ -112,11 +113,14 @@ def _check_complete(folder: Path, names: set[str]) -> None:
 
 
 def stamp_files(schema: DatasetSchema, data_dir: str | Path) -> dict[str, str]:
-    """Stamps of all files that a data set is read from: its own, and those that they link to."""
+    """Stamps of all files that a data set is read from: its own, and those that they link to or are joined with."""
     stamps = {}
-    for path in find_files(schema, data_dir):
+    files = find_files(schema, data_dir)
+    for path in files:
         stamps[path] = file_stamp(path)
         stamps |= linked_files(path, schema.format, _root(path, data_dir))
+    if schema.format == "colliderml":
+        stamps |= {path: file_stamp(path) for path in other_files(files)}
     return stamps
 
 

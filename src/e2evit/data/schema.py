@@ -28,6 +28,7 @@ from .columns import (
     Channel,
 )
 from .grid import COLUMNS, ROWS, WINDOW
+from .open_detector import OpenDetector, contradictions_of_tables
 from .texts import read_mapping
 
 __all__ = [
@@ -83,8 +84,8 @@ class DatasetSchema:
     Args:
         name, variant: `variant` distinguishes versions of one data set, e.g. "4 channels".
         description, source, licence: For people.
-        format: `"rows"` (our sparse Parquet), `"hdf5"`, `"npz"` (dense arrays), `"parquet"` (dense lists) or `"root"`
-            (ntuples of RecHitAnalyzer).
+        format: `"rows"` (our sparse Parquet), `"hdf5"`, `"npz"` (dense arrays), `"parquet"` (dense lists), `"root"`
+            (ntuples of RecHitAnalyzer) or `"colliderml"` (Parquet tables of hits, cells, tracks and particles).
         pattern: Glob of the files in a folder.
         channel_names: In the order of the file, each one of `CHANNELS` or of `new_channels`.
         new_channels: Units and titles of channels only this data set has.
@@ -96,9 +97,10 @@ class DatasetSchema:
         present, absent: Arrays or branches whose presence marks this version, or another one.
         tree: Path of the tree in a ROOT file.
         branches: The branch of each channel in a ROOT file: 280 x 360 crystals, 56 x 72 towers, or crops.
-        one_row: What a row of a ROOT file is: a `"jet"`, the window around its seed tower; an `"event"`, the whole
-            detector; or a `"crop"` that the file has cut out.
+        one_row: What a row is of files of events: a `"jet"`, the window around its seed tower; an `"event"`, the whole
+            detector; or a `"crop"` that a ROOT file has cut out.
         resample_endcaps: Whether energies in the endcaps of the ECAL are averaged in blocks, as some converters do.
+        open_detector: Of `"colliderml"`: the detector, and the jets that are made.
         labels: Classes in the order of their numbers, with their meaning; empty if there are none. A file may number
             them or write their names.
         mass_definition: What `mass_labels` [GeV] is.
@@ -122,7 +124,7 @@ class DatasetSchema:
     description: str
     source: str
     licence: str
-    format: Literal["rows", "hdf5", "parquet", "npz", "root"]
+    format: Literal["rows", "hdf5", "parquet", "npz", "root", "colliderml"]
     pattern: str
     channel_names: Strings
     variant: str = ""
@@ -138,6 +140,7 @@ class DatasetSchema:
     branches: dict[str, str] = field(default_factory=dict)
     one_row: Literal["jet", "event", "crop"] = "jet"
     resample_endcaps: StrictBool = False
+    open_detector: OpenDetector | None = None
     labels: dict[str, str] = field(default_factory=dict)
     mass_definition: str = "none"
     mass_range: tuple[FiniteFloat, FiniteFloat] = (0.0, 2000.0)
@@ -155,6 +158,11 @@ class DatasetSchema:
     def label_names(self) -> tuple[str, ...]:
         """Classes in the order of their numbers."""
         return tuple(self.labels)
+
+    @property
+    def holds_events(self) -> bool:
+        """Whether a row of a file is an event, of which any number of rows is made."""
+        return self.format in ("root", "colliderml")
 
     @property
     def has_physical_units(self) -> bool:
@@ -294,9 +302,15 @@ def _contradictions(schema: DatasetSchema):
             yield f"`{name}` needs either `keys` or `stack`"
     if schema.particles and "phi" not in schema.extra:
         yield "`particles` needs `phi` in `extra`, which with `eta` is the axis of a jet"
+    if schema.open_detector is not None or schema.format == "colliderml":
+        yield from contradictions_of_tables(schema)
+    if schema.holds_events:
+        expected = {"jet": (WINDOW, WINDOW), "event": (ROWS, COLUMNS)}.get(schema.one_row, schema.image_size)
+        if schema.image_size != expected:
+            yield f"`image_size` of {schema.one_row}s is {list(expected)}, got {list(schema.image_size)}"
     if schema.format == "root":
         yield from _contradictions_of_ntuples(schema)
-    else:
+    elif schema.format != "colliderml":
         if schema.format != "rows" and "image" not in schema.columns:
             yield "`columns` does not say where the `image` is"
         given = [name for name, default in _OF_NTUPLES.items() if getattr(schema, name) != default]
@@ -315,9 +329,6 @@ def _contradictions_of_ntuples(schema: DatasetSchema):
         yield "`branches` must name a branch for each of `channel_names`, in their order"
     if lacking := [name for name in ("ieta", "iphi") if schema.one_row == "jet" and name not in schema.columns]:
         yield f"`columns` lacks {', '.join(lacking)}, the seed tower that each jet's window is cut around"
-    expected = {"jet": (WINDOW, WINDOW), "event": (ROWS, COLUMNS)}.get(schema.one_row, schema.image_size)
-    if schema.image_size != expected:
-        yield f"`image_size` of {schema.one_row}s is {list(expected)}, got {list(schema.image_size)}"
     if schema.resample_endcaps and ("ecal" not in schema.branches or schema.one_row == "crop"):
         yield "`resample_endcaps` needs a channel `ecal` of the whole detector"
     given = ["channels_last"] * schema.channels_last + ["columns.image"] * ("image" in schema.columns)

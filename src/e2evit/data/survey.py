@@ -49,7 +49,7 @@ class Survey:
     def lines(self, schema: DatasetSchema) -> Iterator[str]:
         """A report that fits on a screen."""
         unit, sample = "rows", f"{self.sampled} of them"
-        if schema.format == "root":
+        if schema.holds_events:
             unit, sample = "events", f"{self.sampled} {schema.one_row}s from a sample of them"
         yield f"{self.num_rows} {unit}; statistics of {sample}"
         head = f"{'channel':<12}{'unit':>6}{'occupancy':>11}"
@@ -64,7 +64,9 @@ class Survey:
         if self.towers == self.towers:
             yield f"HCAL towers of 5 x 5 equal pixels: {self.towers:.1%}"
         if self.labels:
-            yield "labels: " + ", ".join(f"{name} {number}" for name, number in self.labels.items())
+            without = self.sampled - sum(self.labels.values())
+            more = f", without a label {without}" * (without > 0)
+            yield "labels: " + ", ".join(f"{name} {number}" for name, number in self.labels.items()) + more
         if self.mass_labels.size:
             low, middle, high = np.quantile(self.mass_labels, [0, 0.5, 1])
             yield f"mass_labels: {low:.4g} to {high:.4g} GeV, median {middle:.4g} ({schema.mass_definition})"
@@ -89,8 +91,9 @@ def survey_file(path: str, schema: DatasetSchema, name: str | None = None) -> Su
     tables = [_head(read_rows(piece, schema, bad.append)) for piece in chosen]
     tables = [table for table in tables if table is not None]
     if bad:
-        number, unit = number_of_rows((rows.path, rows.first, rows.last) for rows in bad), "events" * bad[0].entries
-        told = f"{number} of the sampled {unit or 'rows'} do not fit the schema, first {bad[0].where}"
+        number = number_of_rows((rows.path, rows.first, rows.last) for rows in bad)
+        told = f"{number} of the sampled {'events' if schema.holds_events else 'rows'} do not fit the schema, first "
+        told += bad[0].where
         result.warnings.append(f"{told}: {bad[0].reason}")
     if not tables:
         result.warnings.append("no row fits" if bad else "there are no rows")
@@ -191,6 +194,8 @@ def _judge(survey: Survey, schema: DatasetSchema) -> None:
             f"only {survey.towers:.1%} of the HCAL towers are 5 x 5 equal pixels: is the window aligned to "
             "towers, and the order of the channels right?"
         )
+    if survey.labels and not any(survey.labels.values()):
+        survey.warnings.append(f"none of {survey.sampled} rows has a label")
     for name, value in survey.values.items():
         negative = float((value < 0).mean()) if value.size else 0.0
         if not value.size:

@@ -189,7 +189,7 @@ def mean_images(means: Mapping[str, np.ndarray], schema: DatasetSchema, title: s
         axes = np.reshape(axes, shape)
         for column, name in enumerate(schema.channel_names):
             channel = schema.channel(name)
-            largest = max(float(image[column].max()) for image in means.values())
+            largest = max(float(image[column].max()) for image in means.values()) or 1.0  # an empty channel
             smallest = max(largest * 1e-4, min(float(np.quantile(image[column], 0.05)) for image in means.values()))
             norm = LogNorm(smallest, largest, clip=True)
             for axis, (class_name, image) in zip(axes[:, column], means.items()):

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
+from e2evit.data.grid import seed_towers
+
 from .batch import EventBatch
 from .detector import detect
 from .geometry import GEOMETRIES
-from .hcal import seed_towers, tower_energy
+from .hcal import tower_energy
 from .images import jet_windows, render
 
 __all__ = ["candidate_images"]

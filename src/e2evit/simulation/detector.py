@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from e2evit.data.grid import ROWS, position_in_grid
+from e2evit.data.helix import direction, momentum_at, propagate
 
 from .batch import EventBatch
 from .calorimeters import calorimeter_impacts
 from .geometry import Geometry
-from .helix import direction, momentum_at, propagate
 from .material import cross_material
 from .silicon import silicon_hits
 from .streams import Random, draw

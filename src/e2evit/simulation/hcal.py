@@ -1,23 +1,21 @@
-"""Towers: noise, threshold, the coarse phi of the endcap, and the seed tower of a jet."""
+"""Towers: noise, threshold, and the coarse phi of the endcap."""
 
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
 
-from e2evit.data.grid import COLUMNS, ROWS, TOWER, position_in_grid
+from e2evit.data.grid import COLUMNS, ROWS, TOWER
 
 from .cells import Frames, spread
 from .channels import COARSE, ChannelMap, miscalibrate, read_out, towers
 from .geometry import Geometry
 from .streams import Random, white_noise
 
-__all__ = ["NOISE", "TOWER_COLUMNS", "TOWER_ROWS", "seed_towers", "tower_energy"]
+__all__ = ["NOISE", "TOWER_COLUMNS", "TOWER_ROWS", "tower_energy"]
 
 TOWER_ROWS, TOWER_COLUMNS = ROWS // TOWER, COLUMNS // TOWER
 NOISE, THRESHOLD = 0.200, 0.600  # GeV per tower: CMS-PAS-JME-10-003 and the zero suppression of its towers
-SEED_SEARCH = 3  # towers on each side of the axis: 7 x 7
-SEED_MIN_ENERGY = 5.0  # GeV; below it, noise and pile-up would place the window of a photon jet
 
 
 def tower_energy(num_events: int, impacts, geometry: Geometry, rng: Random) -> np.ndarray:
@@ -56,27 +54,3 @@ def _channels() -> ChannelMap:
 def _read_out(energy: np.ndarray, rng: Random) -> np.ndarray:
     energy = energy + white_noise(rng, energy.shape) * np.float32(NOISE)
     return np.where(energy < THRESHOLD, np.float32(0), energy)
-
-
-def seed_towers(
-    towers: np.ndarray, event, eta, phi, rows: tuple[int, int] = (0, TOWER_ROWS - 1)
-) -> tuple[np.ndarray, np.ndarray]:
-    """Row (jetSeed_ieta) and column (jetSeed_iphi) of the hottest of the 7 x 7 towers around each jet axis.
-
-    If none reaches 5 GeV, the tower on the axis is the seed: a jet of two photons leaves nothing in the HCAL.
-
-    Args:
-        towers: `(num_events, 56, 72)` [GeV].
-        event, eta, phi: `(n,)` of the jets; phi in radians.
-        rows: First and last row in which a seed may lie.
-    """
-    row, column = (np.floor(x).astype(np.int64) // TOWER for x in position_in_grid(eta, phi))
-    search = np.arange(-SEED_SEARCH, SEED_SEARCH + 1)
-    near_rows = np.clip(row[:, None] + search, *rows)
-    near_columns = (column[:, None] + search) % TOWER_COLUMNS
-    window = towers[np.asarray(event)[:, None, None], near_rows[:, :, None], near_columns[:, None, :]]
-    window = window.reshape(len(window), -1)
-    hottest, index = window.argmax(axis=1), np.arange(len(window))
-    real = window[index, hottest] >= SEED_MIN_ENERGY
-    seed_row, seed_column = near_rows[index, hottest // search.size], near_columns[index, hottest % search.size]
-    return np.where(real, seed_row, row), np.where(real, seed_column, column)

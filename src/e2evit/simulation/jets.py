@@ -3,15 +3,13 @@
 from dataclasses import dataclass, fields, replace
 
 import awkward as ak
-import fastjet
 import numpy as np
 
+from e2evit.data.clustering import cluster
 from e2evit.data.grid import JET_MAX_ETA, JET_RADIUS
+from e2evit.data.momenta import distances, eta_phi, mass
 
 from .batch import EventBatch
-
-# or each worker prints FastJet's banner over the progress bar; the README asks for the citation instead
-fastjet._swig.ClusterSequence.set_fastjet_banner_stream(None)
 
 __all__ = ["Jets", "all_jets", "find_jets"]
 
@@ -49,12 +47,12 @@ class Jets:
     @property
     def mass(self) -> np.ndarray:
         """Invariant mass of the jet [GeV]."""
-        return _mass(self.momentum)
+        return mass(self.momentum)
 
     @property
     def eta_phi(self) -> tuple[np.ndarray, np.ndarray]:
         """Pseudorapidity and azimuth [radians] of the axis."""
-        return _eta_phi(self.momentum)
+        return eta_phi(self.momentum)
 
     def select(self, keep) -> "Jets":
         return Jets(**{field.name: getattr(self, field.name)[keep] for field in fields(self)})
@@ -80,17 +78,9 @@ def all_jets(batch: EventBatch, heavy: int, min_pt: float) -> Jets:
 
 def _cluster(batch: EventBatch, min_pt: float) -> Jets:
     """The jets of each event, hardest first, without what they come from."""
-    near = np.abs(_eta_phi(batch.momentum)[0]) < _CLUSTER_MAX_ETA
-    px, py, pz, energy = batch.momentum[near].T
-    particles = ak.zip({"px": px, "py": py, "pz": pz, "E": energy}, with_name="Momentum4D")
-    particles = ak.unflatten(particles, np.bincount(batch.event[near], minlength=batch.num_events))
-    definition = fastjet.JetDefinition(fastjet.antikt_algorithm, JET_RADIUS)
-    clusters = fastjet.ClusterSequence(particles, definition)
-    clustered, constituents = clusters.inclusive_jets(min_pt=min_pt), clusters.constituents(min_pt=min_pt)
-    order = ak.argsort(clustered.px**2 + clustered.py**2, axis=1, ascending=False)
-    clustered, constituents = clustered[order], ak.flatten(constituents[order], axis=1)
-    event = np.repeat(np.arange(batch.num_events), ak.to_numpy(ak.num(clustered)))
-    momentum = np.stack([ak.to_numpy(ak.flatten(clustered[axis])) for axis in ("px", "py", "pz", "E")], axis=1)
+    near = np.abs(eta_phi(batch.momentum)[0]) < _CLUSTER_MAX_ETA
+    counts = np.bincount(batch.event[near], minlength=batch.num_events)
+    event, momentum, constituents = cluster(batch.momentum[near], counts, min_pt)
     nothing = np.zeros(len(event), int)
     weight = np.broadcast_to(batch.weight, batch.num_events)[event]
     unmatched = np.full(len(event), np.nan), nothing.astype(bool), nothing
@@ -105,10 +95,10 @@ def _match(jets: Jets, batch: EventBatch, heavy: int) -> Jets:
     nearest, distance = _nearest(jets, batch.heavy_event, batch.heavy_momentum)
     inside = distance < JET_RADIUS
     decays = nearest[:, None] == batch.decay_heavy
-    farthest = np.where(decays, _distances(jets.momentum, batch.decay_momentum), 0.0).max(axis=1, initial=0.0)
+    farthest = np.where(decays, distances(jets.momentum, batch.decay_momentum), 0.0).max(axis=1, initial=0.0)
     return replace(
         jets,
-        heavy_mass=np.where(inside, _mass(batch.heavy_momentum)[nearest], np.nan),
+        heavy_mass=np.where(inside, mass(batch.heavy_momentum)[nearest], np.nan),
         merged=inside & (farthest < JET_RADIUS),
         parton=np.where(inside, heavy, 0),
     )
@@ -117,22 +107,6 @@ def _match(jets: Jets, batch: EventBatch, heavy: int) -> Jets:
 def _nearest(jets: Jets, event, momentum):
     """Index of the particle of the same event nearest to each jet, and ΔR to it (infinite if there is none)."""
     same = jets.event[:, None] == event
-    distance = np.where(same, _distances(jets.momentum, momentum), np.inf)
+    distance = np.where(same, distances(jets.momentum, momentum), np.inf)
     nearest = distance.argmin(axis=1)
     return nearest, distance[np.arange(len(nearest)), nearest]
-
-
-def _mass(momentum):
-    return np.sqrt(np.maximum(momentum[:, 3] ** 2 - (momentum[:, :3] ** 2).sum(axis=1), 0.0))
-
-
-def _eta_phi(momentum):
-    pt = np.maximum(np.hypot(momentum[:, 0], momentum[:, 1]), 1e-9)
-    return np.arcsinh(momentum[:, 2] / pt), np.arctan2(momentum[:, 1], momentum[:, 0])
-
-
-def _distances(momentum, others):
-    """ΔR between every pair of rows, `(n, m)`."""
-    (eta, phi), (other_eta, other_phi) = _eta_phi(momentum), _eta_phi(others)
-    delta_phi = np.mod(phi[:, None] - other_phi + np.pi, 2 * np.pi) - np.pi
-    return np.hypot(eta[:, None] - other_eta, delta_phi)

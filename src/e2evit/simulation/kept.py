@@ -10,15 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from e2evit.data.columns import PARTICLE_COLUMNS
-from e2evit.data.grid import COLUMNS, TOWER, WINDOW, position_in_grid
+from e2evit.data.grid import COLUMNS, SEED_SEARCH, TOWER, WINDOW, position_in_grid
+from e2evit.data.helix import FIELD_TESLA, direction, propagate
 from e2evit.data.sparse import list_array
 
 from .batch import SPECIES, EventBatch
 from .cells import join
 from .detector import BEAM_SPOT_LENGTH, ECAL_HALF_LENGTH, ECAL_RADIUS
 from .geometry import Geometry
-from .hcal import SEED_SEARCH
-from .helix import FIELD_TESLA, direction, propagate
 from .showers import MAX_TURN
 
 if TYPE_CHECKING:

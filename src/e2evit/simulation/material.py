@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from e2evit.data.helix import momentum_at, propagate
+
 from .batch import SPECIES, EventBatch
 from .geometry import Geometry
-from .helix import momentum_at, propagate
 from .streams import Random, draw
 
 __all__ = [

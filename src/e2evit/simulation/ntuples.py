@@ -12,13 +12,12 @@ import pyarrow as pa
 
 from e2evit.data import SCHEMAS, DatasetSchema, find_schema
 from e2evit.data.batches import FileError
-from e2evit.data.grid import ENDCAP_FACTOR, ENDCAP_ROWS, SEED_ROWS, TOWER
+from e2evit.data.grid import ENDCAP_FACTOR, ENDCAP_ROWS, SEED_ROWS, TOWER, seed_towers
 from e2evit.data.jobs import follow, write_whole
 from e2evit.data.parquet import open_parquet
 from e2evit.data.root import import_uproot, tree_facts
 from e2evit.data.sparse import table_to_dense
 
-from .hcal import seed_towers
 from .processes import PROCESSES
 
 __all__ = ["write_ntuples"]

@@ -12,7 +12,7 @@ import pyarrow as pa
 from e2evit import __version__
 from e2evit.data import assign_splits, find_schema
 from e2evit.data.columns import IMAGE_COLUMNS, PARTICLE_COLUMNS
-from e2evit.data.grid import SEED_ROWS
+from e2evit.data.grid import SEED_ROWS, seed_towers
 from e2evit.data.parquet import open_parquet
 from e2evit.data.resolve import find_files
 from e2evit.data.splits import SPLIT_FRACTIONS
@@ -20,7 +20,7 @@ from e2evit.data.splits import SPLIT_FRACTIONS
 from .detector import VERSION, detect
 from .effects import EFFECTS, effects_without
 from .geometry import GEOMETRIES
-from .hcal import seed_towers, tower_energy
+from .hcal import tower_energy
 from .images import jet_windows, render
 from .kept import read_particles
 from .overlay import Overlay, PileUp

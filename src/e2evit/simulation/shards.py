@@ -12,14 +12,14 @@ import pyarrow as pa
 from e2evit.data import DatasetSchema, find_schema, row_features
 from e2evit.data.builder import ROW_FORMAT_VERSION
 from e2evit.data.columns import IMAGE_COLUMNS
-from e2evit.data.grid import COLUMNS, JET_MAX_ETA, ROWS, SEED_ROWS
+from e2evit.data.grid import COLUMNS, JET_MAX_ETA, ROWS, SEED_ROWS, seed_towers
 from e2evit.data.splits import assign_splits
 
 from . import early_veto
 from .detector import VERSION, detect
 from .event_jets import event_jet_columns
 from .events import candidates, generate, try_out
-from .hcal import seed_towers, tower_energy
+from .hcal import tower_energy
 from .images import jet_windows, render, whole_detector
 from .jets import Jets, all_jets, find_jets
 from .kept import keep_particles

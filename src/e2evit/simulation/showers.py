@@ -6,8 +6,8 @@ The energy of a shower is shared among cells, never changed. Numbers are chosen 
 import numpy as np
 
 from e2evit.data.grid import COLUMNS, TOWER
+from e2evit.data.helix import FIELD_TESLA
 
-from .helix import FIELD_TESLA
 from .streams import Random, draw
 
 __all__ = ["CLUSTER_REACH", "FAINT", "MAX_TURN", "half_widths", "shaped_showers"]

@@ -3,12 +3,12 @@
 import numpy as np
 
 from e2evit.data.grid import COLUMNS, ROWS, position_in_grid
+from e2evit.data.helix import Trajectories
 
 from .batch import EventBatch
 from .cells import Frames, pick, structured
 from .clusters import merged_clusters
 from .geometry import Geometry
-from .helix import Trajectories
 from .modules import from_working_modules
 from .streams import Random, draw
 

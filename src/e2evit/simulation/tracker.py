@@ -2,12 +2,13 @@
 
 import numpy as np
 
+from e2evit.data.helix import impact_parameters
+
 from .batch import EventBatch
 from .cells import Frames, pick, structured
 from .crowding import crowding
 from .fakes import with_fakes
 from .geometry import Geometry
-from .helix import impact_parameters
 from .material import SECONDARY_RADIUS, traceable
 from .streams import Random, draw
 from .vertices import RESOLUTION

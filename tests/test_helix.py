@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from e2evit.simulation.helix import FIELD_TESLA, impact_parameters, propagate
+from e2evit.data.helix import FIELD_TESLA, impact_parameters, propagate
 
 
 def momentum(px, py, pz):

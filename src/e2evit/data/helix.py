@@ -14,15 +14,16 @@ class Trajectories:
         momentum: `(n, 4)` px, py, pz, E [GeV].
         charge: `(n,)` in units of e.
         vertex: `(n, 3)` starting points [cm].
+        field: Of the solenoid [T].
     """
 
-    def __init__(self, momentum, charge, vertex):
+    def __init__(self, momentum, charge, vertex, field: float = FIELD_TESLA):
         px, py, pz = momentum[:, 0], momentum[:, 1], momentum[:, 2]
         pt = np.maximum(np.hypot(px, py), 1e-9)
         self.vertex, self.ux, self.uy, self.slope = vertex, px / pt, py / pt, pz / pt
         self.bent = bent = np.flatnonzero(charge)
         x, y, self.sign = vertex[bent, 0], vertex[bent, 1], np.sign(charge[bent])
-        self.curvature_radius = pt[bent] / (0.003 * FIELD_TESLA * np.abs(charge[bent]))
+        self.curvature_radius = pt[bent] / (0.003 * field * np.abs(charge[bent]))
         self.centre_x = x + self.sign * self.curvature_radius * self.uy[bent]
         self.centre_y = y - self.sign * self.curvature_radius * self.ux[bent]
         self.centre = np.hypot(self.centre_x, self.centre_y)
@@ -65,9 +66,9 @@ class Trajectories:
         return point, inside
 
 
-def propagate(momentum, charge, vertex, radius, half_length: float):
+def propagate(momentum, charge, vertex, radius, half_length: float, field: float = FIELD_TESLA):
     """Where particles cross one surface, see [`Trajectories.cross`]."""
-    return Trajectories(momentum, charge, vertex).cross(radius, half_length)
+    return Trajectories(momentum, charge, vertex, field).cross(radius, half_length)
 
 
 def momentum_at(momentum, charge, vertex, point):
