@@ -79,6 +79,9 @@ def lower(proto, release: str):
     return lowered
 
 
+SOFTMAX = ("Hardmax", "LogSoftmax", "Softmax")
+
+
 class _Lowering:
     """Rewrites the nodes of a graph, of opset `newest`, for `opset`."""
 
@@ -141,6 +144,14 @@ class _Lowering:
         self.constants[name] = np.asarray(values)
         return name
 
+    def attributes(self, node) -> dict:
+        """Values by name, of the newest opset's defaults, too."""
+        from onnx import defs, helper
+
+        defaults = [part.default_value for part in defs.get_schema(node.op_type, self.newest, "").attributes.values()]
+        given = [*(part for part in defaults if part.name), *node.attribute]
+        return {part.name: helper.get_attribute_value(part) for part in given}
+
     def fits(self, node, opset: int) -> bool:
         """Whether an opset has an operator with these attributes and types of inputs."""
         from onnx import defs
@@ -153,6 +164,8 @@ class _Lowering:
             return False
         if "allowzero" in given and opset < 16:  # onnxruntime 1.10, of opset 15, takes no -1 beside it
             return False
+        if node.op_type in SOFTMAX and opset < 13:  # which normalised over all axes from this one on
+            return [part.i for part in node.attribute if part.name == "axis"] == [-1]
         parameters = [schema.inputs[min(place, len(schema.inputs) - 1)] for place in range(len(node.input))]
         return all(self.kinds.get(name) in (None, *of.types) for name, of in zip(node.input, parameters))
 
@@ -183,15 +196,11 @@ def _keep(entries, names: set[str]) -> None:
     entries.extend(kept)
 
 
-def _attributes(node) -> dict:
-    from onnx import helper
-
-    return {part.name: helper.get_attribute_value(part) for part in node.attribute}
-
-
 def _layer_normalization(lowering: _Lowering, node) -> bool:
     """The operators that onnxruntime fuses to a normalisation again."""
-    attributes = _attributes(node)
+    attributes = lowering.attributes(node)
+    if attributes["axis"] >= 0 or len(node.output) > 1:
+        return False
     axes = lowering.constant(np.arange(attributes["axis"], 0))
     inputs, scale, *bias = node.input
     mean = lowering.add("ReduceMean", inputs, axes)
@@ -209,7 +218,7 @@ def _layer_normalization(lowering: _Lowering, node) -> bool:
 def _reshape(lowering: _Lowering, node) -> bool:
     """Without `allowzero`, which matters to targets with a zero alone."""
     target = lowering.constants.get(node.input[1])
-    if _attributes(node)["allowzero"] and (target is None or 0 in target):
+    if lowering.attributes(node)["allowzero"] and (target is None or 0 in target):
         return False
     lowering.add("Reshape", *node.input, output=node.output[0])
     return True
@@ -219,7 +228,7 @@ def _split(lowering: _Lowering, node) -> bool:
     """Parts of equal sizes by their sizes."""
     from onnx import helper
 
-    attributes = _attributes(node)
+    attributes = lowering.attributes(node)
     side, rest = divmod(lowering.shapes[node.input[0]][attributes["axis"]], attributes["num_outputs"])
     if side == 0 or rest:
         return False
@@ -230,8 +239,8 @@ def _split(lowering: _Lowering, node) -> bool:
 
 def _shape(lowering: _Lowering, node) -> bool:
     """Some sides of all."""
-    attributes = _attributes(node)
-    ends = [attributes.get("start", 0)], [attributes.get("end", np.iinfo(np.int64).max)]
+    attributes = lowering.attributes(node)
+    ends = [attributes["start"]], [attributes.get("end", np.iinfo(np.int64).max)]
     shape = lowering.add("Shape", *node.input)
     lowering.add("Slice", shape, *map(lowering.constant, ends), output=node.output[0])
     return True
