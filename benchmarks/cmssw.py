@@ -2,8 +2,8 @@
 
     python benchmarks/cmssw.py
 
-Each model, with random weights, is exported once and written for the onnxruntime of each release. What could be written
-is checked by onnx and, in the installed onnxruntime, compared with PyTorch on jets, an empty and a hot image.
+Each model, with random weights, is exported once and written for the onnxruntime of each release. What could be
+written is checked by onnx and, in the installed onnxruntime, compared with PyTorch on jets, an empty and a hot image.
 """
 
 import tempfile
@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 class CMSSWArguments:
     data_dir: str = field(default=str(ROOT / "tests/data/jets"), metadata={"help": "Folder of simulated jets."})
     models_dir: str = field(default=str(ROOT / "recipes/study"), metadata={"help": "Folder of configurations."})
+    num_jets: int = field(default=20, metadata={"help": "Jets to compare on."})
     results: str = field(default="results/cmssw.json", metadata={"help": "JSON file to write."})
 
 
@@ -54,7 +55,8 @@ def releases_of(model, processor, images: np.ndarray, folder: Path) -> dict[str,
 def main() -> None:
     (arguments,) = HfArgumentParser(CMSSWArguments).parse_args_into_dataclasses()
     schema = find_schema("simulated")
-    jets = load_e2e("simulated", arguments.data_dir, split="train")
+    jets = load_e2e("simulated", arguments.data_dir, split="train").shuffle(seed=0)
+    jets = jets.select(range(min(arguments.num_jets, len(jets))))
     images = parity_images(table_to_dense(jets.with_format("arrow")[:], schema.image_shape))
     processor, models = E2EImageProcessor(schema.channel_names), {}
     fields = {"channel_names": schema.channel_names, "num_channels": len(schema.channel_names)}

@@ -181,10 +181,10 @@ def cmssw(results: Path) -> str:
         rows.append([releases, runtime.version, str(runtime.opset), str(runtime.ir), ", ".join(runs)])
     never = [name for name, found in models.items() if all(isinstance(value, str) for value in found.values())]
     note = f"; torch's exporter fails for {', '.join(never)}" if never else ""
+    heads = ["CMSSW", "onnxruntime", "opset", "IR", "models of the study that it runs"]
     return (
-        f"{markdown_table(['CMSSW', 'onnxruntime', 'opset', 'IR', 'models of the study that it runs'], rows, '---')}\n\n"
-        f"With random weights, compared with PyTorch on {measured['jets']} jets in onnxruntime "
-        f"{measured['versions']['onnxruntime']}\n(`python benchmarks/cmssw.py`){note}."
+        f"{markdown_table(heads, rows, '---')}\n\nRandom weights, compared with PyTorch on {measured['jets']} jets "
+        f"in onnxruntime {measured['versions']['onnxruntime']}\n(`python benchmarks/cmssw.py`){note}."
     )
 
 
