@@ -14,6 +14,7 @@ from models import make
 from onnx import TensorProto, helper, numpy_helper
 
 from e2evit import E2EImageProcessor, load_e2e
+from e2evit.cli.export import main
 from e2evit.data import find_schema
 from e2evit.data.sparse import sparse_to_dense
 from e2evit.hub import export
@@ -176,15 +177,34 @@ def test_script(processor, simulated_jets, tmp_path):
     make("xcit", **JETS).save_pretrained(tmp_path / "run")
     processor.save_pretrained(tmp_path / "run")
     command = ["scripts/export_onnx.py", tmp_path / "run", "--output_dir", tmp_path / "onnx"]
-    command += ["--data_dir", simulated_jets, "--num_jets", "60"]
+    command += ["--data_dir", simulated_jets, "--num_jets", "60", "--cmssw", "13_0", "--triton", tmp_path / "models"]
     done = run_python(*command)
     assert done.returncode == 0, done.stderr[-2000:]
     record = json.loads((tmp_path / "onnx/parity.json").read_text())
     assert record["jets"] == 60
     assert len(list((tmp_path / "onnx").glob("run_*.onnx"))) == len(record["largest difference"]) == 4
+    assert {onnx.load(path).opset_import[0].version for path in (tmp_path / "onnx").glob("run_*.onnx")} == {15}
+    served = tmp_path / "models/run/1/model.onnx"
+    assert served.read_bytes() == (tmp_path / "onnx/run_nchw.onnx").read_bytes()
+    assert (tmp_path / "models/run/labels.txt").read_text() == "qcd\ntop\nh\n"
     index, value = (tmp_path / "onnx/run_row.txt").read_text().splitlines()[0].split()
     assert int(index) >= 0
     assert float(value) != 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cmssw", "9_4"], "`cmssw` is a release without its patch, got '9_4'"),
+        (["--triton", "models", "--name", "a/b"], "Triton's models have names of .*, got 'a/b'"),
+    ],
+)
+def test_a_wrong_option_is_told_first(options, message, tmp_path):
+    command = [str(tmp_path), "--output_dir", str(tmp_path / "onnx"), "--data_dir", "no/such/jets", *options]
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=message):
+        main(command)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 @pytest.fixture(scope="module")

@@ -79,11 +79,10 @@ def lower(proto, release: str):
     return lowered
 
 
-SOFTMAX = ("Hardmax", "LogSoftmax", "Softmax")
-
-
 class _Lowering:
     """Rewrites the nodes of a graph, of opset `newest`, for `opset`."""
+
+    softmax = ("Hardmax", "LogSoftmax", "Softmax")
 
     def __init__(self, graph, opset: int, newest: int):
         from onnx import TensorProto, numpy_helper
@@ -164,7 +163,7 @@ class _Lowering:
             return False
         if "allowzero" in given and opset < 16:  # onnxruntime 1.10, of opset 15, takes no -1 beside it
             return False
-        if node.op_type in SOFTMAX and opset < 13:  # which normalised over all axes from this one on
+        if node.op_type in self.softmax and opset < 13:  # which took all axes from this one on together
             return [part.i for part in node.attribute if part.name == "axis"] == [-1]
         parameters = [schema.inputs[min(place, len(schema.inputs) - 1)] for place in range(len(node.input))]
         return all(self.kinds.get(name) in (None, *of.types) for name, of in zip(node.input, parameters))
@@ -179,7 +178,7 @@ class _Lowering:
         new = defs.get_schema(node.op_type, self.newest, "")
         older = NodeProto()
         older.CopyFrom(node)
-        if node.input[-1] in self.constants and len(node.input) <= len(new.inputs):
+        if node.input and node.input[-1] in self.constants and len(node.input) <= len(new.inputs):
             name = new.inputs[len(node.input) - 1].name
             if name in old.attributes:
                 older.attribute.append(helper.make_attribute(name, self.constants[older.input.pop()].tolist()))
