@@ -69,6 +69,13 @@ SOURCES = {
         "src/e2evit/data/manifest.py",
         "benchmarks/chaos.py",
     ),
+    "cmssw.json": (
+        "modeling",
+        "src/e2evit/hub/export.py",
+        "src/e2evit/hub/cmssw.py",
+        "recipes/study",
+        "benchmarks/cmssw.py",
+    ),
     "empty_pixels.json": ("modeling", "benchmarks/empty_pixels.py"),
     "empty_tokens.json": ("modeling", "benchmarks/empty_tokens.py"),
     "event_scaling.json": ("modeling", "benchmarks/event_scaling.py"),

@@ -1,10 +1,11 @@
-"""Tables of README and docs: data sets, bundled checkpoints, the quickstart, loading, speed, export."""
+"""Tables of README and docs: data sets, bundled checkpoints, the quickstart, loading, speed, export, CMSSW."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from e2evit.data import SCHEMAS, DatasetSchema
+from e2evit.hub.cmssw import RUNTIMES
 from e2evit.metrics import METRICS
 from e2evit.results.predictions import MODEL
 from e2evit.results.record import Result, read_results
@@ -174,6 +175,23 @@ def export(results: Path) -> str:
     )
 
 
+def cmssw(results: Path) -> str:
+    """Which of the study's models the releases of CMSSW can run."""
+    measured = _read(results, "cmssw")
+    models, rows = measured["models"], []
+    for runtime in RUNTIMES:
+        runs = [name for name, found in models.items() if isinstance(found[runtime.version], float)]
+        releases = ", ".join(runtime.releases)
+        rows.append([releases, runtime.version, str(runtime.opset), str(runtime.ir), ", ".join(runs)])
+    never = [name for name, found in models.items() if all(isinstance(value, str) for value in found.values())]
+    note = f"; torch's exporter fails for {', '.join(never)}" if never else ""
+    heads = ["CMSSW", "onnxruntime", "opset", "IR", "models of the study that it runs"]
+    return (
+        f"{markdown_table(heads, rows, '---')}\n\nRandom weights, compared with PyTorch on {measured['jets']} jets "
+        f"in onnxruntime {measured['versions']['onnxruntime']}\n(`python benchmarks/cmssw.py`){note}."
+    )
+
+
 def event_scaling(results: Path) -> str:
     """Time and memory of the model of whole events against tokens, and their exponents."""
     measured = _read(results, "event_scaling")
@@ -208,4 +226,5 @@ TABLES = {
     "model speed": model_speed,
     "event scaling": event_scaling,
     "export": export,
+    "cmssw": cmssw,
 }

@@ -14,9 +14,11 @@ from models import make
 from onnx import TensorProto, helper, numpy_helper
 
 from e2evit import E2EImageProcessor, load_e2e
+from e2evit.cli.export import main
 from e2evit.data import find_schema
 from e2evit.data.sparse import sparse_to_dense
 from e2evit.hub import export
+from e2evit.hub.cmssw import RUNTIMES, lower, runtime_of
 from e2evit.hub.export import check_parity, export_onnx, export_variants, open_session, parity_images, write_row
 
 ROOT = Path(__file__).parents[1]
@@ -99,6 +101,27 @@ def test_other_models(name, processor, images, tmp_path):
         assert node.op_type != "ScatterND" or not [part for part in node.attribute if part.name == "reduction"]
     # the last batch is the empty and the hot image alone
     assert max(check_parity(model, processor, path, images[-20:], batch_size=6).values()) <= 1e-4
+    if name.startswith("hitvit"):
+        with pytest.raises(ValueError, match=r"ScatterElements of opset 16, and CMSSW 13_0 reads opset 15 .*: 13_1, "):
+            lower(onnx.load(path), "13_0")
+    check_releases(path, model, processor, images[-3:], ["13_1"] if name.startswith("hitvit") else ["13_0", "11_0"])
+
+
+def check_releases(path, model, processor, images, releases):
+    """Files of older operators agree with PyTorch, too, and the batch is what is open in them."""
+    newest = onnx.load(path)
+    for release in releases:
+        lowered, runtime = lower(newest, release), runtime_of(release)
+        assert lowered.opset_import[0].version == min(runtime.opset, 18)
+        assert lowered.ir_version <= runtime.ir
+        assert lowered.graph.input == newest.graph.input
+        assert lowered.graph.output == newest.graph.output
+        for value in (*lowered.graph.input, *lowered.graph.output):
+            sides = value.type.tensor_type.shape.dim
+            assert [side.dim_param for side in sides] == ["batch"] + [""] * (len(sides) - 1)
+            assert value.type.tensor_type.elem_type == TensorProto.FLOAT
+        onnx.save(lowered, path)
+        assert max(check_parity(model, processor, path, images).values()) <= 1e-4
 
 
 @pytest.mark.parametrize(
@@ -117,6 +140,18 @@ def test_every_mixing_of_tokens(fields, processor, images, tmp_path):
     assert max(check_parity(model, processor, path, images[[0, 1, 2, -2, -1]], batch_size=1).values()) <= 1e-4
 
 
+def test_releases_of_cmssw(exported, processor, images, tmp_path):
+    folder, model, _ = exported
+    (tmp_path / "model.onnx").write_bytes((folder / "model_nhwc.onnx").read_bytes())
+    oldest_of_each = [runtime.releases[0] for runtime in RUNTIMES]
+    check_releases(tmp_path / "model.onnx", model, processor, images[-3:], oldest_of_each)
+    properties = {part.key: part.value for part in onnx.load(tmp_path / "model.onnx").metadata_props}
+    assert properties["cmssw"] == oldest_of_each[-1]
+    assert properties["layout"] == "nhwc"
+    with pytest.raises(ValueError, match=r"without its patch, got '13_0_14'; known: 10_6, 11_0, .*, 15_0\. A later"):
+        export_onnx(model, processor, tmp_path / "new.onnx", cmssw="13_0_14")
+
+
 def test_a_file_that_differs_is_not_kept(exported, processor, images, tmp_path, monkeypatch):
     _, model, _ = exported
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
@@ -132,6 +167,8 @@ def test_what_cannot_be_exported(processor, tmp_path):
         export_onnx(make("linearvit", **JETS), processor, tmp_path / "a.onnx", layout="nchw8")
     with pytest.raises(ValueError, match="Output 0 is signal or mass"):
         export_onnx(make("linearvit", **JETS), processor, tmp_path / "a.onnx", first="top")
+    with pytest.raises(ValueError, match="makes the batch size of this model a constant"):
+        export_onnx(make("linearvit_inline", **JETS), processor, tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -140,15 +177,34 @@ def test_script(processor, simulated_jets, tmp_path):
     make("xcit", **JETS).save_pretrained(tmp_path / "run")
     processor.save_pretrained(tmp_path / "run")
     command = ["scripts/export_onnx.py", tmp_path / "run", "--output_dir", tmp_path / "onnx"]
-    command += ["--data_dir", simulated_jets, "--num_jets", "60"]
+    command += ["--data_dir", simulated_jets, "--num_jets", "60", "--cmssw", "13_0", "--triton", tmp_path / "models"]
     done = run_python(*command)
     assert done.returncode == 0, done.stderr[-2000:]
     record = json.loads((tmp_path / "onnx/parity.json").read_text())
     assert record["jets"] == 60
     assert len(list((tmp_path / "onnx").glob("run_*.onnx"))) == len(record["largest difference"]) == 4
+    assert {onnx.load(path).opset_import[0].version for path in (tmp_path / "onnx").glob("run_*.onnx")} == {15}
+    served = tmp_path / "models/run/1/model.onnx"
+    assert served.read_bytes() == (tmp_path / "onnx/run_nchw.onnx").read_bytes()
+    assert (tmp_path / "models/run/labels.txt").read_text() == "qcd\ntop\nh\n"
     index, value = (tmp_path / "onnx/run_row.txt").read_text().splitlines()[0].split()
     assert int(index) >= 0
     assert float(value) != 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cmssw", "9_4"], "`cmssw` is a release without its patch, got '9_4'"),
+        (["--triton", "models", "--name", "a/b"], "Triton's models have names of .*, got 'a/b'"),
+    ],
+)
+def test_a_wrong_option_is_told_first(options, message, tmp_path):
+    command = [str(tmp_path), "--output_dir", str(tmp_path / "onnx"), "--data_dir", "no/such/jets", *options]
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=message):
+        main(command)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 examples:
   e2evit export runs/xcit --output_dir onnx --data_dir data/jets
   build/cpp/e2e_predict onnx/xcit_nhwc.onnx onnx/xcit_row.txt
+  e2evit export runs/xcit --output_dir onnx --data_dir data/jets --cmssw 13_0 --triton models
 
 NAME_row.txt is one of these jets in the format that the C++ example `deploy/cpp` reads.
 """
@@ -20,7 +21,9 @@ from transformers.hf_argparser import HfArg
 from e2evit.data.jobs import write_whole_text
 from e2evit.data.sparse import sparse_to_dense
 from e2evit.data.storage import absolute
+from e2evit.hub.cmssw import runtime_of
 from e2evit.hub.export import export_variants, parity_images, write_row
+from e2evit.hub.triton import check_name, write_triton
 from e2evit.training import DataArguments, find_checkpoint, import_model_module, load_data, load_model, read_config
 
 from .parser import parse
@@ -33,6 +36,10 @@ class ExportArguments:
     output_dir: str = HfArg(help="Folder for the ONNX files, parity.json and the example row.")
     name: str | None = HfArg(default=None, help="Stem of the file names. Default: that of the checkpoint.")
     num_jets: int = HfArg(default=1000, help="Jets to compare on, besides an empty image and one with hot pixels.")
+    cmssw: str | None = HfArg(default=None, help="Release of CMSSW that must read the files, such as 13_0.")
+    triton: str | None = HfArg(
+        default=None, help="Model repository of a Triton server to write NAME_nchw.onnx to, as NAME, too."
+    )
     model_module: str | None = HfArg(
         default=None, help="Module of your own that registers the architecture with the Auto classes."
     )
@@ -44,8 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if options.num_jets < 1:
         raise ValueError(f"`num_jets` must be 1 or more, got {options.num_jets}.")
+    if options.cmssw is not None:
+        runtime_of(options.cmssw)
     import_model_module(options.model_module)
     checkpoint = find_checkpoint(checkpoint)
+    name, folder = options.name or Path(absolute(checkpoint)).name, Path(options.output_dir)
+    if options.triton is not None:
+        check_name(name)
     config = read_config(checkpoint)
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     model = load_model(checkpoint, config)
@@ -53,8 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     jets = concatenate_datasets([dataset[part].shuffle(seed=0) for part in ("test", "validation", "train")])
     rows = jets.select(range(min(options.num_jets, len(jets))))
     images = np.stack([sparse_to_dense(row["pixel_index"], row["pixel_value"], processor.image_shape) for row in rows])
-    name, folder = options.name or Path(absolute(checkpoint)).name, Path(options.output_dir)
-    differences = export_variants(model, processor, folder, name, parity_images(images))
+    differences = export_variants(model, processor, folder, name, parity_images(images), options.cmssw)
     record = {"checkpoint": name, "jets": len(rows), "largest difference": differences}
     write_whole_text(folder / "parity.json", json.dumps(record, indent=1) + "\n")
     for file, errors in differences.items():
@@ -62,3 +73,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         worst = ", ".join(f"{key} {value:.1e}" for key, value in errors.items())
         print(f"{file}: {size:.1f} MiB; differs from PyTorch by at most: {worst}")
     print(f"Wrote {write_row(rows[0], folder / f'{name}_row.txt')}, a jet for deploy/cpp")
+    if options.triton is not None:
+        print(f"Wrote {write_triton(folder / f'{name}_nchw.onnx', options.triton, name)}, a model for Triton")

@@ -18,6 +18,8 @@ from e2evit.modeling import E2EImageProcessor, HitViTForJetsInEvents
 from e2evit.modeling.image_processing_e2e import compress
 from e2evit.modeling.modeling_e2e import E2EForImageClassification
 
+from .cmssw import lower, runtime_of
+
 __all__ = [
     "LAYOUTS",
     "ExportModule",
@@ -30,7 +32,7 @@ __all__ = [
 ]
 
 LAYOUTS = ("nhwc", "nchw")
-OPSET = 18  # the exporter's own; onnxruntime reads it from 1.14 on
+OPSET = 18  # the exporter's own; of IR version 10, which onnxruntime reads from 1.18 on
 TOLERANCE = 1e-4  # absolute of probabilities, relative of masses
 OUTPUTS = ("signal", "probabilities", "mass", "mass_uncertainty", "containment")
 FIRST = ("signal", "mass")
@@ -107,23 +109,28 @@ def metadata(model, processor, layout: str) -> dict[str, str]:
     }
 
 
-def export_onnx(model, processor, path: str | Path, layout: str = "nhwc", first: str = "signal") -> Path:
+def export_onnx(
+    model, processor, path: str | Path, layout: str = "nhwc", first: str = "signal", cmssw: str | None = None
+) -> Path:
     """Write one ONNX file, whole or not at all; its batch size is dynamic, its image size that of the processor.
 
     Args:
         first: Output 0, `"signal"` or `"mass"`; RecoE2E reads only this one.
+        cmssw: Release whose onnxruntime must read the file, such as `"13_0"`.
 
     Raises:
-        ValueError: as [`ExportModule`], or for another `first`.
+        ValueError: as [`ExportModule`] and [`lower`], for another `first`, or a model of a fixed batch size.
         ImportError: without the `export` extra.
     """
     if first not in FIRST:
         raise ValueError(f"Output 0 is {' or '.join(FIRST)}, got {first!r}.")
-    return _save(_translate(model, processor, layout), Path(path), first)
+    return _save(_translate(model, processor, layout, cmssw), Path(path), first)
 
 
-def _translate(model, processor, layout: str):
+def _translate(model, processor, layout: str, cmssw: str | None):
     """The graph of a model as an ONNX message."""
+    if cmssw is not None:
+        runtime_of(cmssw)  # a wrong one is told before the minutes that large models take
     try:
         import onnx
         import onnxscript  # noqa: F401  (torch's exporter needs it, and its own error is less clear)
@@ -149,8 +156,13 @@ def _translate(model, processor, layout: str):
             verbose=False,
         )
     proto = program.model_proto
+    if not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        raise ValueError(
+            "PyTorch's exporter makes the batch size of this model a constant, and events have any number of jets: "
+            "export a model with another attention."
+        )
     onnx.helper.set_model_props(proto, metadata(model, processor, layout))
-    return proto
+    return proto if cmssw is None else lower(proto, cmssw)
 
 
 def _save(proto, path: Path, first: str) -> Path:
@@ -219,18 +231,26 @@ def open_session(path: str | Path, num_threads: int = 0):
 
 
 def export_variants(
-    model: E2EForImageClassification, processor: E2EImageProcessor, folder: str | Path, name: str, images: np.ndarray
+    model: E2EForImageClassification,
+    processor: E2EImageProcessor,
+    folder: str | Path,
+    name: str,
+    images: np.ndarray,
+    cmssw: str | None = None,
 ) -> dict[str, dict[str, float]]:
     """`NAME_nhwc.onnx`, `NAME_nchw.onnx`, and the same with the mass as output 0: `NAME_mass_nhwc.onnx`, ...
 
     A file stays only if it agrees with PyTorch on `images` (see [`check_parity`]).
+
+    Args:
+        cmssw: As of [`export_onnx`].
 
     Returns:
         The largest differences by file name.
     """
     differences = {}
     for layout in tqdm(LAYOUTS, desc="Exporting", unit="layout", disable=None):
-        proto = _translate(model, processor, layout)
+        proto = _translate(model, processor, layout, cmssw)
         for first in FIRST:
             path = Path(folder) / f"{name}_{'mass_' if first == 'mass' else ''}{layout}.onnx"
             unchecked = _save(proto, path.with_suffix(".unchecked"), first)
