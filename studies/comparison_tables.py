@@ -55,13 +55,16 @@ class Training:
 
 
 def trainings(plan: dict) -> list[Training]:
-    """All trainings of a plan: the first seed of each model and share, then the second, and so on."""
+    """All trainings of a plan: the first seed of each model, then the second, and so on; those on a part of the jets
+    come last.
+    """
     columns = [
         [Training(model, float(share), seed) for seed in seeds]
         for model, shares in plan["models"].items()
         for share, seeds in shares.items()
     ]
-    return [one for row in zip_longest(*columns) for one in row if one is not None]
+    rows = [one for row in zip_longest(*columns) for one in row if one is not None]
+    return sorted(rows, key=lambda one: one.share < 1)
 
 
 def networks(plan: dict) -> list[str]:

@@ -20,7 +20,7 @@ PLAN = {
 
 def test_first_seeds_come_before_second_ones():
     assert [one.name for one in trainings(PLAN)] == [
-        *("hitvit_seed0", "hitvit_0.1_seed0", "vit_seed0", "hitvit_seed1", "vit_seed1")
+        *("hitvit_seed0", "vit_seed0", "hitvit_seed1", "vit_seed1", "hitvit_0.1_seed0")
     ]
 
 
