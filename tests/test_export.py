@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,23 @@ def test_releases_of_cmssw(exported, processor, images, tmp_path):
     assert properties["layout"] == "nhwc"
     with pytest.raises(ValueError, match=r"without its patch, got '13_0_14'; known: 10_6, 11_0, .*, 15_0\. A later"):
         export_onnx(model, processor, tmp_path / "new.onnx", cmssw="13_0_14")
+
+
+def test_matrix_products_in_int8(exported, processor, images, tmp_path, monkeypatch):
+    folder, model, _ = exported
+    whole = onnx.load(folder / "model_nhwc.onnx")
+    monkeypatch.setattr(export, "_translate", lambda *_: onnx.load(folder / "model_nhwc.onnx"))
+    found = export_variants(model, processor, tmp_path, "small", images, int8=True)["small_nhwc.onnx"]
+    assert 0 < max(found.values()) <= 1e-2
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / "small_nhwc.onnx").graph.node)
+    of_whole = Counter(node.op_type for node in whole.graph.node)
+    assert kinds["MatMulInteger"] > 0
+    assert kinds["MatMulInteger"] + kinds["MatMul"] >= of_whole["MatMul"]
+    assert kinds["Conv"] == of_whole["Conv"]
+    assert all(not opset.domain for opset in onnx.load(tmp_path / "small_nhwc.onnx").opset_import)
+    monkeypatch.setattr(export, "INT8_TOLERANCE", 0.0)
+    with pytest.raises(ValueError, match="differs from PyTorch by more than 0: "):
+        check_parity(model, processor, tmp_path / "small_nhwc.onnx", images, int8=True)
 
 
 def test_a_file_that_differs_is_not_kept(exported, processor, images, tmp_path, monkeypatch):

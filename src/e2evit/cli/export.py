@@ -4,6 +4,7 @@ examples:
   e2evit export runs/xcit --output_dir onnx --data_dir data/jets
   build/cpp/e2e_predict onnx/xcit_nhwc.onnx onnx/xcit_row.txt
   e2evit export runs/xcit --output_dir onnx --data_dir data/jets --cmssw 13_0 --triton models
+  e2evit export runs/xcit --output_dir onnx --data_dir data/jets --int8
 
 NAME_row.txt is one of these jets in the format that the C++ example `deploy/cpp` reads.
 """
@@ -37,6 +38,9 @@ class ExportArguments:
     name: str | None = HfArg(default=None, help="Stem of the file names. Default: that of the checkpoint.")
     num_jets: int = HfArg(default=1000, help="Jets to compare on, besides an empty image and one with hot pixels.")
     cmssw: str | None = HfArg(default=None, help="Release of CMSSW that must read the files, such as 13_0.")
+    int8: bool = HfArg(
+        default=False, help="Compute matrix products with 8-bit integers: smaller and faster. Files are NAME_int8_..."
+    )
     triton: str | None = HfArg(
         default=None, help="Model repository of a Triton server to write NAME_nchw.onnx to, as NAME, too."
     )
@@ -56,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import_model_module(options.model_module)
     checkpoint = find_checkpoint(checkpoint)
     name, folder = options.name or Path(absolute(checkpoint)).name, Path(options.output_dir)
+    name += "_int8" * options.int8
     if options.triton is not None:
         check_name(name)
     config = read_config(checkpoint)
@@ -65,13 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     jets = concatenate_datasets([dataset[part].shuffle(seed=0) for part in ("test", "validation", "train")])
     rows = jets.select(range(min(options.num_jets, len(jets))))
     images = np.stack([sparse_to_dense(row["pixel_index"], row["pixel_value"], processor.image_shape) for row in rows])
-    differences = export_variants(model, processor, folder, name, parity_images(images), options.cmssw)
-    record = {"checkpoint": name, "jets": len(rows), "largest difference": differences}
+    differences = export_variants(model, processor, folder, name, parity_images(images), options.cmssw, options.int8)
+    kind = "mean" if options.int8 else "largest"
+    record = {"checkpoint": name, "jets": len(rows), f"{kind} difference": differences}
     write_whole_text(folder / "parity.json", json.dumps(record, indent=1) + "\n")
     for file, errors in differences.items():
         size = (folder / file).stat().st_size / 2**20
         worst = ", ".join(f"{key} {value:.1e}" for key, value in errors.items())
-        print(f"{file}: {size:.1f} MiB; differs from PyTorch by at most: {worst}")
+        by = "on average" if options.int8 else "at most"
+        print(f"{file}: {size:.1f} MiB; differs from PyTorch by {by}: {worst}")
     print(f"Wrote {write_row(rows[0], folder / f'{name}_row.txt')}, a jet for deploy/cpp")
     if options.triton is not None:
         print(f"Wrote {write_triton(folder / f'{name}_nchw.onnx', options.triton, name)}, a model for Triton")
