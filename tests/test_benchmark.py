@@ -1,6 +1,8 @@
 """A benchmark of test jets: made once, refused where a training has seen them, scored, and found on the Hub."""
 
 import json
+import shutil
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 
 import datasets
@@ -10,14 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from hub_server import TOKEN, run_hub
-from huggingface_hub import DatasetCard, constants, parse_eval_result_entries
+from huggingface_hub import DatasetCard, ModelCard, constants, parse_eval_result_entries
+from models import make as make_model
 
-from e2evit import load_e2e
+from e2evit import E2EImageProcessor, load_e2e
+from e2evit.cli import push
 from e2evit.cli.command import run
 from e2evit.data import SplitRule
 from e2evit.data.prepare import prepare
-from e2evit.hub.benchmark import Benchmark
+from e2evit.hub import assemble
+from e2evit.hub.benchmark import Benchmark, describe_jets
 from e2evit.hub.publish import publish_dataset
+from e2evit.hub.safety import check_checkpoint
 from e2evit.results.record import Result
 
 REPO = "physics/jets"
@@ -66,15 +72,22 @@ def predictions(rows, tmp_path_factory):
 
 
 def score(folder, predictions, results):
+    """The result, which is then in the file, too."""
     command = [predictions, "--benchmark", folder, "--model_name", "theirs", "--results", results]
     run("score", [str(part) for part in command])
     return Result.from_json(results)
 
 
 @pytest.fixture(scope="module")
-def scored(folder, predictions, rows, tmp_path_factory):
-    scales = np.full(len(rows), 10.0)
-    return score(folder, predictions(mass_scale=scales), tmp_path_factory.mktemp("scored") / "a.json")
+def results(folder, predictions, rows, tmp_path_factory):
+    path = tmp_path_factory.mktemp("scored") / "a.json"
+    score(folder, predictions(mass_scale=np.full(len(rows), 10.0)), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def scored(results):
+    return Result.from_json(results)
 
 
 def test_what_is_made(folder, jets_dir, rows, capsys):
@@ -119,6 +132,52 @@ def test_a_training_folder_with_these_events_is_refused(jets_dir, tmp_path, caps
     assert "what was trained on them cannot be measured on them" in error
     assert not (tmp_path / "out").exists()
     make(jets_dir, tmp_path / "out", "--training_dirs", jets_dir)
+
+
+def test_a_checkpoint_trained_on_these_events_gets_no_score(jets_dir, rows, tmp_path):
+    """Its recipe names the folder."""
+    pq.write_table(pa.table({"event_id": rows["event_id"][:]}), tmp_path / "results.parquet")
+    other = prepare("simulated", jets_dir, tmp_path / "other", rule=SplitRule("other"))
+    for folder, refused in ((jets_dir, False), (other, True)):
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"data_dir": str(folder), "cache_dir": str(tmp_path)}))
+        with pytest.raises(ValueError, match=rf"of {other} holds \d+ events of") if refused else nullcontext():
+            assemble._check_training(tmp_path, tmp_path / "results.json")
+
+
+def test_scores_are_published_with_the_model(scored, results, tmp_path, monkeypatch, caplog):
+    """Those of the card, in the Hub's own form."""
+    monkeypatch.setattr(assemble, "check_loads", lambda *_: None)  # as of every model
+    names = {"id2label": {0: "qcd", 1: "top"}, "label2id": {"qcd": 0, "top": 1}}
+    sizes = {"image_size": 125, "num_channels": 8, "num_aux_features": 0, "mass_loss": "quantile"}
+    model = make_model("xcit", channel_names=scored.channel_names, **names, **sizes)
+    model.save_pretrained(tmp_path / "run")
+    E2EImageProcessor(scored.channel_names).save_pretrained(tmp_path / "run")
+    replace(scored, seed=0, training={"hardware": {}}, parameters=model.num_parameters()).to_json(tmp_path / "a.json")
+    shutil.copyfile(results.with_suffix(".parquet"), tmp_path / "a.parquet")
+    jets = describe_jets(asdict(scored))
+    benchmark = Benchmark(REPO, "0" * 40, ("roc_auc", "mae_gev", "speed"), jets)
+    given = (tmp_path / "run", tmp_path / "model", "physics/tagger", tmp_path / "a.json")
+    with pytest.raises(
+        ValueError, match=rf"a.json was not measured on the benchmark {REPO}: mass_column jet_mass, not"
+    ):
+        assemble.assemble_model(*given, benchmark=replace(benchmark, jets=jets | {"mass_column": "mass_labels"}))
+    assert not (tmp_path / "model").exists()
+    folder = assemble.assemble_model(*given, benchmark=benchmark)
+    assert "The training data is not here: nothing says that it shares no events with the benchmark" in caplog.text
+    check_checkpoint(folder)
+    entries = parse_eval_result_entries(yaml.safe_load((folder / ".eval_results/jets.yaml").read_text()))
+    shown = {one.metric_type: one.metric_value for one in ModelCard.load(folder / "README.md").data.eval_results}
+    assert {entry.task_id: entry.value for entry in entries} == {task: shown[task] for task in ("roc_auc", "mae_gev")}
+    folder = assemble.assemble_model(*given)
+    assert not (folder / ".eval_results").exists()
+
+
+def test_push_asks_the_hub_for_the_benchmark(monkeypatch, tmp_path):
+    seen = {}
+    monkeypatch.setattr("e2evit.cli.push.Benchmark.of_hub", lambda repo: f"the benchmark {repo}")
+    monkeypatch.setattr("e2evit.cli.push.assemble_model", lambda *_, **more: seen.update(more) or tmp_path)
+    push.push("run", push.PushArguments("physics/tagger", "results.json", benchmark=REPO, dry_run=True))
+    assert seen == {"benchmark": f"the benchmark {REPO}"}
 
 
 def test_what_is_no_benchmark(jets_dir, simulated_jets, tmp_path, capsys):

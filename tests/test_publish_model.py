@@ -4,27 +4,22 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-import yaml
 from forked import LIBRARIES, run_python
 from hub_server import READ_TOKEN, TOKEN, Fault, run_hub
-from huggingface_hub import ModelCard, parse_eval_result_entries
+from huggingface_hub import ModelCard
 from models import make
 
 from e2evit import E2EImageProcessor
 from e2evit.cli import push as cli_push
-from e2evit.data import SplitRule, find_schema
+from e2evit.data import find_schema
 from e2evit.data.locks import InUse, held
-from e2evit.data.prepare import prepare
 from e2evit.hub import assemble
 from e2evit.hub.assemble import assemble_model
-from e2evit.hub.benchmark import Benchmark, describe_jets
 from e2evit.hub.code import add_code
 from e2evit.hub.safety import check_checkpoint
-from e2evit.results.record import Result
 
 ROOT = Path(__file__).parents[1]
 REPO = "physics/top-tagger"
@@ -293,52 +288,6 @@ def test_results_of_another_model_are_refused(checkpoint, tmp_path):
     with pytest.raises(ValueError, match="belongs to a model with 7 parameters"):
         assemble_model(run, tmp_path / "model", REPO, tmp_path / "other.json")
     assert not (tmp_path / "model").exists()
-
-
-def benchmark_of(results):
-    """A benchmark of the jets that these are of."""
-    return Benchmark("physics/jets", "0" * 40, ("roc_auc", "mae_gev", "speed"), describe_jets(asdict(results)))
-
-
-def test_scores_go_to_a_benchmark(checkpoint, assembled, tmp_path, caplog, monkeypatch):
-    """They are those of the card, in the Hub's own form; scores of an earlier version do not stay."""
-    monkeypatch.setattr(assemble, "check_loads", lambda *_: None)  # as `assembled` does
-    benchmark = benchmark_of(Result.from_json(checkpoint[1]))
-    folder = assemble_model(checkpoint[0], tmp_path / "model", REPO, checkpoint[1], benchmark=benchmark)
-    assert "The training data is not here: nothing says that it shares no events with the benchmark" in caplog.text
-    check_checkpoint(folder)
-    entries = parse_eval_result_entries(yaml.safe_load((folder / ".eval_results/jets.yaml").read_text()))
-    shown = {one.metric_type: one.metric_value for one in ModelCard.load(folder / "README.md").data.eval_results}
-    assert {entry.task_id: entry.value for entry in entries} == {task: shown[task] for task in ("roc_auc", "mae_gev")}
-    assert {entry.dataset_id for entry in entries} == {"physics/jets"}
-    with run_hub() as (hub, endpoint):
-        for version, has_scores in ((folder, True), (assembled, False)):
-            done = publish(version, endpoint, tmp_path / "home")
-            assert done.returncode == 0, done.stderr[-3000:]
-            assert (".eval_results/jets.yaml" in hub.files(REPO)) == has_scores
-
-
-def test_scores_of_jets_that_a_training_has_seen_are_refused(checkpoint, jets_dir, tmp_path):
-    run = shutil.copytree(checkpoint[0], tmp_path / "run")
-    result = Result.from_json(checkpoint[1])
-    (run / "recipe.yaml").write_text(yaml.safe_dump({"data_dir": str(jets_dir), "cache_dir": str(tmp_path)}))
-    assemble._check_training(run, checkpoint[1])
-    other = prepare("simulated", jets_dir, tmp_path / "other", rule=SplitRule("other"))
-    (run / "recipe.yaml").write_text(yaml.safe_dump({"data_dir": str(other)}))
-    with pytest.raises(ValueError, match=rf"The train split of {other} holds \d+ events of the benchmark"):
-        assemble_model(run, tmp_path / "model", REPO, checkpoint[1], benchmark=benchmark_of(result))
-    result.mass_column = "mass_labels"
-    with pytest.raises(ValueError, match=r"results\.json was not measured on the benchmark physics/jets: mass_column"):
-        assemble_model(run, tmp_path / "model", REPO, checkpoint[1], benchmark=benchmark_of(result))
-    assert not (tmp_path / "model").exists()
-
-
-def test_push_asks_the_hub_for_the_benchmark(monkeypatch, tmp_path, capsys):
-    seen = {}
-    monkeypatch.setattr("e2evit.cli.push.Benchmark.of_hub", lambda repo: f"the benchmark {repo}")
-    monkeypatch.setattr("e2evit.cli.push.assemble_model", lambda *_, **more: seen.update(more) or tmp_path)
-    cli_push.push("run", cli_push.PushArguments(REPO, "results.json", benchmark="physics/jets", dry_run=True))
-    assert seen == {"benchmark": "the benchmark physics/jets"}
 
 
 def test_a_folder_that_loads_only_with_e2evit_is_refused(checkpoint, tmp_path, monkeypatch):
