@@ -166,6 +166,9 @@ def test_scores_are_published_with_the_model(scored, results, tmp_path, monkeypa
     assert "The training data is not here: nothing says that it shares no events with the benchmark" in caplog.text
     check_checkpoint(folder)
     entries = parse_eval_result_entries(yaml.safe_load((folder / ".eval_results/jets.yaml").read_text()))
+    text = (folder / "README.md").read_text()
+    assert "Jets of the data set `simulated`" in text
+    assert "held-out jets (a folder of their own)" in text
     shown = {one.metric_type: one.metric_value for one in ModelCard.load(folder / "README.md").data.eval_results}
     assert {entry.task_id: entry.value for entry in entries} == {task: shown[task] for task in ("roc_auc", "mae_gev")}
     folder = assemble.assemble_model(*given)
