@@ -257,7 +257,7 @@ def test_a_token_without_write_access(assembled, tmp_path):
 def test_a_folder_in_use_stays_locked_until_the_upload_ends(monkeypatch, tmp_path, capsys):
     """Also where the folder is given as `.`, which has no name."""
 
-    def refused_meanwhile(*_):
+    def refused_meanwhile(*_, **__):
         with pytest.raises(InUse), held(tmp_path.parent, tmp_path.name):
             pass
         return tmp_path

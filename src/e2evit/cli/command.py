@@ -21,6 +21,8 @@ COMMANDS = {
     "pretrain": ("pretrain", "pre-train a backbone on unlabelled images"),
     "eval": ("evaluate", "measure a checkpoint and baselines on held-out jets"),
     "trees": ("trees", "train and measure boosted trees on jet variables"),
+    "benchmark": ("benchmark", "make a benchmark for the Hugging Face Hub of a data set's test jets"),
+    "score": ("score", "measure predictions of any model for the jets of a benchmark"),
     "compare": ("compare", "compare results: tables, paired tests, figures"),
     "display": ("display", "draw a model's best, median and worst jet"),
     "tune": ("tune", "search for hyperparameters with Optuna"),

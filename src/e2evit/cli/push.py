@@ -3,6 +3,7 @@
 examples:
   e2evit push runs/xcit --results results/xcit.json --repo_id ORG/NAME --dry_run
   e2evit push runs/xcit --results results/xcit.json --repo_id ORG/NAME --private
+  e2evit push runs/xcit --results results/xcit.json --repo_id ORG/NAME --benchmark ORG/JETS
 """
 
 import tempfile
@@ -15,6 +16,7 @@ from transformers.hf_argparser import HfArg
 from e2evit.data.locks import held
 from e2evit.data.storage import absolute
 from e2evit.hub.assemble import assemble_model
+from e2evit.hub.benchmark import Benchmark
 from e2evit.hub.publish import publish_model
 
 from .parser import parse
@@ -29,6 +31,10 @@ class PushArguments:
     private: bool = HfArg(default=False, help="Make a new repository private.")
     revision: str | None = HfArg(default=None, help="Branch to upload to. Default: main.")
     tag: str | None = HfArg(default=None, help="Tag the commit with this name.")
+    benchmark: str | None = HfArg(
+        default=None,
+        help="Benchmark on the Hub, ORG/NAME, that the results were measured on: its leaderboards get the scores.",
+    )
     dry_run: bool = HfArg(default=False, help="Assemble, check and list the files; upload nothing.")
     output_dir: str | None = HfArg(default=None, help="Keep the assembled folder here.")
 
@@ -40,10 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def push(checkpoint: str | Path, options: PushArguments) -> None:
     """Assemble, check and upload a checkpoint, and print what was done."""
+    benchmark = None if options.benchmark is None else Benchmark.of_hub(options.benchmark)
     with tempfile.TemporaryDirectory() as base:
         target = Path(absolute(options.output_dir or f"{base}/model"))
         with held(target.parent, target.name):
-            folder = assemble_model(checkpoint, target, options.repo_id, options.results)
+            folder = assemble_model(checkpoint, target, options.repo_id, options.results, benchmark=benchmark)
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             size = sum(path.stat().st_size for path in files) / 2**20
             print(f"Assembled {len(files)} files, {size:.1f} MiB; without e2evit they load and predict the same")

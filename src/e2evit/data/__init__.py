@@ -1,5 +1,6 @@
 """Data sets: schemas, files, sparse rows, builder, splits. Nothing here needs torch."""
 
+from .awkward import to_awkward
 from .builder import E2EImages, load_e2e
 from .columns import CANDIDATE_COLUMNS, CHANNELS
 from .resolve import find_schema
@@ -19,5 +20,6 @@ __all__ = [
     "find_schema",
     "load_e2e",
     "row_features",
+    "to_awkward",
     "training_statistics",
 ]

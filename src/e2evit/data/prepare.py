@@ -4,7 +4,7 @@ import io
 import json
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -43,6 +43,7 @@ def prepare(
     *,
     schema: str | Path | DatasetSchema | None = None,
     rule: SplitRule | None = None,
+    splits: Collection[str] = tuple(SPLIT_FRACTIONS),
     shard_megabytes: float = 200.0,
     on_bad_rows: str = "error",
     num_proc: int = 1,
@@ -56,6 +57,7 @@ def prepare(
     Args:
         name, data_dir, schema: As for [`load_e2e`].
         rule: How rows are divided into splits.
+        splits: Those to write.
         shard_megabytes: Size of the largest split's shards.
         on_bad_rows: `"error"`, or `"skip"` to drop them and list them in `bad_rows.json`.
         num_proc: Local worker processes.
@@ -110,10 +112,13 @@ def prepare(
         "rows_per_shard": rows,
         "files": {relative_name(path, data_dir): file_size(path) for path in stamp_files(source, data_dir)},
     }
+    if len(splits) < len(SPLIT_FRACTIONS):
+        record["splits"] = list(splits)
+    settings = {"splits": None} | record  # so that a folder with other splits is not taken for this one
     progress = output_dir / PROGRESS_FOLDER
     with held(output_dir):
         if (output_dir / MANIFEST_FILE).exists():
-            claim(output_dir / MANIFEST_FILE, record, ["source_schema"])
+            claim(output_dir / MANIFEST_FILE, settings, ["source_schema"])
             _check_finished(output_dir)
             shutil.rmtree(progress, ignore_errors=True)  # left if the run before was killed in its very last step
             return output_dir
@@ -121,8 +126,8 @@ def prepare(
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
         _refuse_strays(output_dir / "data", len(pieces))
-        claim(progress / "settings.json", record, ["source_schema"])
-        plan = (source, output, rule, on_bad_rows)
+        claim(progress / "settings.json", settings, ["source_schema"])
+        plan = (source, output, rule, splits, on_bad_rows)
         jobs = [(_write_piece, output_dir, number, len(pieces), *piece, *plan) for number, piece in enumerate(pieces)]
         missing = [job for job in jobs if not _is_done(output_dir, job[2])]
         unit = "event" if source.holds_events else "row"
@@ -219,6 +224,7 @@ def _write_piece(
     schema: DatasetSchema,
     output: DatasetSchema,
     rule: SplitRule,
+    parts: Collection[str],
     on_bad_rows: str,
 ) -> int:
     """One shard of each split, then the record that marks them complete."""
@@ -227,7 +233,7 @@ def _write_piece(
     target = row_features(output).arrow_schema
     description = json.dumps(output.description_of_rows(output.label_names) | {"schema": output.to_dict()})
     target = target.with_metadata((target.metadata or {}) | {b"e2evit": description.encode()})
-    shards = {split: _Shard(output_dir / "data", split, number, total, target) for split in SPLIT_FRACTIONS}
+    shards = {split: _Shard(output_dir / "data", split, number, total, target) for split in parts}
     try:
         for table in rows:
             splits = rule.assign(table["event_id"].to_pylist(), part, schema.own_split)
@@ -304,6 +310,8 @@ def _finish(output_dir: Path, total: int, record: dict, schema: DatasetSchema, u
             shards[split] = entries
     bad = [rows for entry in records for rows in entry["bad_rows"]]
     number_bad = number_of_rows((rows["file"], rows["first"], rows["last"]) for rows in bad)
+    if not shards and not bad:
+        raise FileError(f"No {unit} is in the split {', '.join(record['splits'])}: there is nothing to write.")
     if not shards:
         raise FileError(f"None of the {number_bad} {unit}s fits the data set {schema.name!r}, e.g. {bad[0]}")
     if bad:

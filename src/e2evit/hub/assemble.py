@@ -1,5 +1,6 @@
 """A folder to publish: weights, code, card and figures, checked to load without e2evit."""
 
+import logging
 import os
 import shutil
 import subprocess
@@ -14,16 +15,19 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from e2evit.data.packaged import packaged_folder
 from e2evit.data.storage import absolute
+from e2evit.data.texts import read_mapping
 from e2evit.plots import comparison_figures, save_figure
-from e2evit.results.predictions import read_predictions
+from e2evit.results.predictions import read_event_ids, read_predictions
 from e2evit.results.record import Result
 
+from .benchmark import Benchmark, check_unseen
 from .card import CAPTIONS, render_card
 from .code import add_code
-from .safety import CHECKPOINT_FILES, MODEL_FILES, check_checkpoint, find_files
+from .safety import CHECKPOINT_FILES, EVAL_RESULTS, MODEL_FILES, check_checkpoint, find_files
 
 __all__ = ["assemble_model", "check_loads"]
 
+logger = logging.getLogger(__name__)
 TOLERANCE = 1e-5  # of logits and, relative, of masses, between two processes on one machine
 _LOAD = """
 import sys
@@ -51,7 +55,12 @@ save_file({"logits": result.logits.numpy(), "mass_preds": result.mass_preds.nump
 
 
 def assemble_model(
-    checkpoint: str | Path, folder: str | Path, model_id: str, results: str | Path, recipe: str = "recipe.yaml"
+    checkpoint: str | Path,
+    folder: str | Path,
+    model_id: str,
+    results: str | Path,
+    recipe: str = "recipe.yaml",
+    benchmark: Benchmark | None = None,
 ) -> Path:
     """Write everything that a model's repository holds; an existing folder is replaced once all is written.
 
@@ -61,11 +70,13 @@ def assemble_model(
         model_id: Hub id, or the path that users will load it from; the card shows it.
         results: The checkpoint's evaluation, with its Parquet file beside it.
         recipe: Name of the recipe on the card.
+        benchmark: The Hub's leaderboards that the results go to, too.
 
     Raises:
         ValueError: if the checkpoint is not safe to load (see [`check_checkpoint`]) or not a model of e2evit, if the
-            results belong to another model, if `folder` holds files that it would lose, or if the finished
-            folder does not load in a process without e2evit.
+            results belong to another model or are not of the benchmark, if the training data shares events with it,
+            if `folder` holds files that it would lose, or if the finished folder does not load in a process without
+            e2evit.
         FileNotFoundError: if something is missing.
     """
     checkpoint, folder, results = (Path(absolute(path)) for path in (checkpoint, folder, results))
@@ -78,6 +89,9 @@ def assemble_model(
         if not path.is_file():
             raise FileNotFoundError(f"There is no {path}: measure the checkpoint with `e2evit eval` first.")
     result = Result.from_json(results)
+    if benchmark is not None:
+        benchmark.check(result, results)
+        _check_training(checkpoint, results)
     with tempfile.TemporaryDirectory() as base:  # an adapter, say, beside the checkpoint would be loaded with it
         for name in CHECKPOINT_FILES:
             if (checkpoint / name).is_file():
@@ -102,6 +116,10 @@ def assemble_model(
             if (checkpoint / name).is_file():
                 shutil.copyfile(checkpoint / name, temporary / name)
         shutil.copyfile(results, temporary / "results.json")
+        if benchmark is not None:
+            scores = temporary / EVAL_RESULTS / f"{benchmark.repo_id.rpartition('/')[2]}.yaml"
+            scores.parent.mkdir()
+            scores.write_text(benchmark.eval_results(result), encoding="utf-8")
         figures = comparison_figures(read_predictions({results: result}), result)
         shown = [name for name in CAPTIONS if figures.get(name)]
         for name in shown:
@@ -117,6 +135,20 @@ def assemble_model(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _check_training(checkpoint: Path, results: Path) -> None:
+    """Refuse a checkpoint whose training folder holds events that it was measured on."""
+    path = checkpoint / "recipe.yaml"
+    recipe = read_mapping(path) if path.is_file() else {}
+    folder = recipe.get("data_dir")
+    if folder is None or not Path(folder).expanduser().exists():
+        logger.warning(
+            f"{folder or 'The training data'} is not here: nothing says that it shares no events with the benchmark"
+        )
+        return
+    where = {name: recipe.get(name) for name in ("schema", "cache_dir")}
+    check_unseen(read_event_ids(results), recipe.get("dataset_name", "simulated"), folder, **where)
 
 
 def check_loads(folder: str | Path, model, processor) -> None:

@@ -15,7 +15,7 @@ from e2evit.results.record import Result
 from e2evit.results.tables import interval_cell, results_table
 from e2evit.transforms.transverse import TRANSVERSE
 
-__all__ = ["render_card"]
+__all__ = ["listed_metrics", "render_card"]
 
 _PLAIN = {transverse: plain for plain, transverse in TRANSVERSE.items()}
 CAPTIONS = {
@@ -58,7 +58,7 @@ def render_card(
         raise ValueError(f"There is no card for {model_type!r}; known ones: {', '.join(FAMILIES)}.")
     family = FAMILIES[model_type]
     schema = SCHEMAS[result.dataset][0] if result.dataset in SCHEMAS else None  # of a custom one its owner knows more
-    listed = {key: result.metric(key) for key, metric in METRICS.items() if metric.hub_task and result.metric(key)}
+    listed = listed_metrics(result)
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
@@ -78,9 +78,9 @@ def render_card(
                 dataset_name=f"e2evit {result.dataset} ({result.split})",
                 metric_type=key,
                 metric_name=METRICS[key].heading,
-                metric_value=round(measured.value, 4),
+                metric_value=value,
             )
-            for key, measured in listed.items()
+            for key, value in listed.items()
         ],
     )
     return ModelCard.from_template(
@@ -107,6 +107,12 @@ def render_card(
         else schema and schema.mass_definition,
         **{name: getattr(result, name) for name in CARD_FIELDS},
     )
+
+
+def listed_metrics(result: Result) -> dict[str, float]:
+    """The metrics of the model that the Hub lists, as it shows them."""
+    keys = [key for key, metric in METRICS.items() if metric.hub_task]
+    return {key: round(measured.value, 4) for key in keys if (measured := result.metric(key))}
 
 
 def _containment(result: Result) -> str:

@@ -25,6 +25,7 @@ from .tokens import check_tokens
 __all__ = [
     "CHECKPOINT_FILES",
     "DATASET_FILES",
+    "EVAL_RESULTS",
     "MODEL_FILES",
     "check_checkpoint",
     "check_dataset",
@@ -34,8 +35,9 @@ __all__ = [
 
 # of a training run's folder, all that publishing reads
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "recipe.yaml", "run_info.json")
-MODEL_FILES = (*CHECKPOINT_FILES, "README.md", "results.json", "figures/*.png", "*.py")
-DATASET_FILES = ("README.md", "e2evit.json", "bad_rows.json", "data/*.parquet")
+EVAL_RESULTS = ".eval_results"  # folder of the Hub's leaderboards
+MODEL_FILES = (*CHECKPOINT_FILES, "README.md", "results.json", "figures/*.png", "*.py", f"{EVAL_RESULTS}/*.yaml")
+DATASET_FILES = ("README.md", "e2evit.json", "bad_rows.json", "benchmark.json", "eval.yaml", "data/*.parquet")
 BESIDE = (".gitattributes",)  # in every clone; not uploaded
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".dill", ".ckpt", ".joblib", ".npy", ".npz")
@@ -172,7 +174,7 @@ def _check_text(path: Path, kind: str) -> None:
         case "json":
             strings += strings_of(check_json(text, path))
         case "yaml":
-            strings += strings_of(read_yaml(text, dict))
+            strings += strings_of(read_yaml(text, list if path.parent.name == EVAL_RESULTS else dict))
         case "md":
             strings += check_card(text)
     check_tokens("\n".join(strings).encode(errors="replace"))

@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from e2evit.data.awkward import import_awkward
 from e2evit.data.jobs import write_whole
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ __all__ = [
     "MODEL",
     "JetPredictions",
     "Predictions",
+    "add_predictions",
     "prediction_columns",
     "read_event_ids",
     "read_predictions",
@@ -154,3 +156,32 @@ def read_event_ids(path: str | Path) -> list[str]:
     """Event ids of the jets in the result at `path`, in order."""
     table = pq.read_table(Path(path).with_suffix(".parquet"), columns=["event_id"], page_checksum_verification=True)
     return table["event_id"].to_pylist()
+
+
+def add_predictions(jets: Any, results: Mapping[str, str | Path]) -> Any:
+    """Jets of [`to_awkward`] with what models say of them: under each name a record of `score`, `mass` [GeV], `p_qcd`
+    and so on, and of models that predict them `mass_scale` [GeV] and `containment`.
+
+    Args:
+        jets: All that were measured, in their order: the rows of that split.
+        results: Result files of `e2evit eval` by the name of the record.
+
+    Raises:
+        FileNotFoundError: if a result has no predictions beside it.
+        ValueError: if they are of other jets, or a name is taken.
+    """
+    ak = import_awkward("`add_predictions`")
+    event_ids = jets.event_id.to_list()
+    for name, path in results.items():
+        table = pq.read_table(Path(path).with_suffix(".parquet"), page_checksum_verification=True)
+        if name in jets.fields:
+            raise ValueError(f"The jets already have a field {name!r}: choose another name for {path}.")
+        if "event_id" not in table.column_names or table["event_id"].to_pylist() != event_ids:
+            raise ValueError(
+                f"{path} holds predictions for {len(table)} jets, which are not the {len(event_ids)} given, or in "
+                "another order: load the data set and split that were measured."
+            )
+        columns = [column for column in table.column_names if column.startswith(f"{MODEL} ")]
+        entries = {c.removeprefix(f"{MODEL} ").replace(" ", "_"): table[c].to_numpy() for c in columns}
+        jets = ak.with_field(jets, ak.zip(entries), name)
+    return jets

@@ -85,7 +85,8 @@ def select_targets(
 
 
 def _check_merged(dataset: DatasetDict) -> None:
-    merged = None if "merged" not in dataset["train"].column_names else dataset["train"].with_format("arrow")["merged"]
+    rows = dataset["train"] or next(filter(None, dataset.values()), dataset["train"])  # jets to measure alone
+    merged = None if "merged" not in rows.column_names else rows.with_format("arrow")["merged"]
     if merged is None or merged.null_count == len(merged):
         raise ValueError(
             "`contained_classes` needs the column `merged`, whether a jet contains all of the decay, and no training "
