@@ -49,7 +49,10 @@ SOURCES = {
         *("modeling", "src/e2evit/training", "recipes/comparison", "studies/comparison_steps.py"),
         "studies/token_steps.py",
     ),
-    "comparison/validation.json": (*_TRAINED, *_SIMULATION, "recipes/comparison"),
+    "comparison/blind_files.json": (*_SIMULATION, "recipes/comparison/study.yaml"),
+    "comparison/opened.json": (),  # the commit of the blind test
+    "comparison/*.json": (*_TRAINED, *_SIMULATION, "recipes/comparison"),
+    "comparison/blind/*/*/*.json": (*_TRAINED, *_SIMULATION, "recipes/comparison"),
     "tokens.json": (*_TRAINED, *_SIMULATION, "recipes/study", "recipes/tokens"),
     "simulation_particles.json": (*_SIMULATION, "benchmarks/particle_images.py"),
     "simulation_validation.json": (
