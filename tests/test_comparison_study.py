@@ -38,7 +38,7 @@ def test_plan_says_what_is_done_and_what_it_costs(tmp_path):
     table = plan_table(PLAN, steps, {"hitvit_seed0", "of another plan"})
     cells = [cell.strip() for cell in next(line for line in table.splitlines() if "hitvit" in line).split("|")[1:-1]]
     assert cells == ["hitvit", "1.00", "1", "10", "2", "3", "1"]
-    assert "All trainings together take 0 hours of one core" in table
+    assert "All trainings of networks together take 0 hours of one core" in table
 
 
 @pytest.mark.parametrize("name", [path.stem for path in (ROOT / "recipes/comparison").glob("*.json")])
@@ -49,7 +49,8 @@ def test_all_models_learn_the_same_targets_with_the_same_losses(name):
 
 
 def test_the_test_needs_the_weights_that_were_validated(tmp_path):
-    plan = read_recipe(ROOT / "recipes/comparison/study.yaml") | {"models": {"hitvit": {1: [0]}}}
+    plan = read_recipe(ROOT / "recipes/comparison/study.yaml")
+    plan |= {"models": {"hitvit": {1: [0]}}, "settings": {}}
     weights = tmp_path / "hitvit_seed0/model.safetensors"
     weights.parent.mkdir()
     weights.write_bytes(b"1")

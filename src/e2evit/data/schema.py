@@ -101,8 +101,7 @@ class DatasetSchema:
             detector; or a `"crop"` that a ROOT file has cut out.
         resample_endcaps: Whether energies in the endcaps of the ECAL are averaged in blocks, as some converters do.
         open_detector: Of `"colliderml"`: the detector, and the jets that are made.
-        labels: Classes in the order of their numbers, with their meaning; empty if there are none. A file may number
-            them or write their names.
+        labels: Classes in the order of their numbers, with their meaning; a file may number them or write their names.
         mass_definition: What `mass_labels` [GeV] is.
         mass_range: Masses [GeV] outside this range are an error.
         normalisation: `"physical"` (the channels' units), `"max_scaled_255"` (each image and channel scaled to 0..255)
@@ -209,8 +208,7 @@ class DatasetSchema:
         } | {name: value for name, value in more.items() if value}
 
     def to_dict(self) -> dict:
-        """All values that are not defaults, in a form [`parse_schema`] reads; but rows are the same wherever their
-        files come from, so not `downloads`."""
+        """All values that are not defaults, as [`parse_schema`] reads them, but `downloads`: they change no row."""
         return _ADAPTER.dump_python(self, mode="json", exclude_defaults=True, exclude={"downloads"})
 
 
