@@ -1,4 +1,4 @@
-"""The blind test of the comparison: made when all is trained, and opened once.
+"""The blind tests of the comparison: simulated once all training is done, and opened once.
 
 python studies/blind_test.py --make     # simulate it, and write the hashes of its files: commit them
 python studies/blind_test.py            # measure every model that was trained on all jets
@@ -57,7 +57,7 @@ def check_trained(plan: dict, folder: Path, runs: dict[str, dict]) -> None:
         run = runs.get(one.name, {})
         if run.get("recipe") != digest(plan, one.model) or not (one.model == TREES or weights.exists()):
             raise ValueError(f"The training {one.name} is missing: run studies/comparison.py.")
-        if one.model != TREES and run["weights"] != sha256_of(weights):  # trees are trained again, to the same ones
+        if one.model != TREES and run["weights"] != sha256_of(weights):  # trees are retrained, deterministically
             raise ValueError(f"{weights} is not what was validated: restore it, or train {one.name} again.")
 
 

@@ -1,7 +1,7 @@
 """The comparison on a blind test: its training jets, and all trainings, measured on validation jets.
 
 python studies/comparison.py --plan    # what there is to do, and how long it takes
-python studies/comparison.py --tune    # the same trials for every model: copy the best into the plan's `settings`
+python studies/comparison.py --tune    # the same trials for every model: copy the chosen rates into `settings`
 python studies/comparison.py           # all of it, or the next part: finished trainings are not repeated
 
 The plan is recipes/comparison/study.yaml. What a training step costs is measured first, on one core

@@ -19,7 +19,7 @@ from e2evit.plots.style import STYLE, label_simulation, styles
 ROOT = Path(__file__).parents[1]
 RESULTS, FOLDER = ROOT / "results/comparison", ROOT / "docs/comparison"
 SAMPLE = "8 TeV, pile-up 21, AK8 jets of 400 to 1000 GeV"
-BACKWARD = 3  # a training step in forward passes
+BACKWARD = 3  # cost of a training step, in forward passes
 
 
 def loss_curves(runs: Mapping[Training, dict], steps: Mapping) -> Figure:
@@ -29,7 +29,7 @@ def loss_curves(runs: Mapping[Training, dict], steps: Mapping) -> Figure:
     models = list(dict.fromkeys(one.model for one in runs if one.share == 1))
     scales = {
         "Jets seen [thousands]": lambda model: 1e-3,
-        r"MACs [$10^{15}$]": lambda model: BACKWARD * steps["macs"][model] * 1e-15,
+        r"Training MACs [$10^{15}$]": lambda model: BACKWARD * steps["macs"][model] * 1e-15,
         "Minutes on one core": lambda model: 1 / steps["jets_per_second"][model] / 60,
     }
     with plt.style.context(STYLE):
@@ -43,8 +43,8 @@ def loss_curves(runs: Mapping[Training, dict], steps: Mapping) -> Figure:
                 axis.fill_between(x, losses.min(axis=0), losses.max(axis=0), color=style["color"], alpha=0.2, lw=0)
         for axis, label in zip(axes, scales):
             axis.set(xlabel=label)
-        axes[0].set(ylabel="Loss of jets not seen before")
-        axes[2].legend(title="trainings")
+        axes[0].set(ylabel="Loss on unseen jets")
+        axes[2].legend(title="Model (trainings)")
         label_simulation(axes[0])
         label_simulation(axes[2], SAMPLE)
     return figure

@@ -12,7 +12,9 @@ from comparison_tables import STUDY, networks, trainings
 from e2evit.data.packaged import read_recipe
 from e2evit.data.texts import read_mapping
 from e2evit.metrics import discriminant
-from e2evit.results.compare import compare_models, holm
+from e2evit.metrics.bootstrap import event_numbers
+from e2evit.metrics.mass import response_statistics
+from e2evit.results.compare import compare_models, holm, paired_bootstrap, paired_difference
 from e2evit.results.predictions import BACKGROUND, MODEL, JetPredictions, read_predictions
 from e2evit.results.record import Result, by_model, read_results
 from e2evit.results.tables import markdown_table, p_value_text
@@ -26,7 +28,7 @@ TAGGING = {
     **{f"{name}_vs_qcd_roc_auc": (f"{shown} / QCD", ".4f") for name, shown in SIGNALS.items()},
 }
 REJECTION = {
-    f"{name}_vs_qcd_rejection_at_{share}": (f"{shown} at {share} %", ".0f")
+    f"{name}_vs_qcd_rejection_at_{share}": (f"{shown} 1/ε_B at {share} %", ".0f")
     for name, shown in SIGNALS.items()
     for share in (30, 50, 70)
 }
@@ -66,7 +68,7 @@ def score_table(runs: Mapping[str, Sequence[Mapping[str, float]]], columns: Mapp
             f"± {np.sqrt(squares[key] / freedom[key]):{form}}" if freedom[key] else "–"
             for key, (_, form) in columns.items()
         ]
-        rows.append(["spread of a training, pooled", "", *pooled])
+        rows.append(["standard deviation, pooled", "", *pooled])
     return markdown_table(["", "trainings", *(heading for heading, _ in columns.values())], rows)
 
 
@@ -85,19 +87,38 @@ def claims(paths: Sequence[Path], reference: str, others: Sequence[str]) -> dict
     jets = read_predictions(by_path)
     names = {model: [result.name for result in groups[model]] for model in (reference, *others)}
     label_names = results[0].label_names
-    contained = np.where(_merged(paths[0]), jets.mass_labels, np.nan)
-    of_all = compare_models(jets, names, reference, RESAMPLES)
-    of_contained = compare_models(replace(jets, mass_labels=contained), names, reference, RESAMPLES)
-    of_h = compare_models(_pair(jets, label_names.index("h")), names, reference, RESAMPLES)
+    has_mass, without_mass = np.isfinite(jets.mass_labels), np.full(len(jets.labels), np.nan)
+    of_all = compare_models(replace(jets, mass_labels=without_mass), names, reference)
+    of_h = compare_models(_pair(jets, label_names.index("h")), names, reference)
     found = {
         "mean AUC": {other: entry["roc_auc_macro"] for other, entry in of_all.items()},
         "AUC of H / QCD": {other: entry["roc_auc_macro"] for other, entry in of_h.items()},
-        "resolution, all": {other: entry["relative_resolution"] for other, entry in of_all.items()},
-        "resolution, contained": {other: entry["relative_resolution"] for other, entry in of_contained.items()},
+        "resolution, all": _resolutions(jets, names, reference, has_mass),
+        "resolution, contained": _resolutions(jets, names, reference, has_mass & _merged(paths[0])),
     }
     entries = [entry for of_metric in found.values() for entry in of_metric.values()]
     for entry, corrected in zip(entries, holm([entry["p_value"] for entry in entries])):
         entry["p_holm"] = corrected
+    return found
+
+
+def _corrected(mass_labels: np.ndarray, mass_preds: np.ndarray) -> float:
+    return response_statistics(mass_labels, mass_preds)["corrected_resolution"]
+
+
+def _resolutions(
+    jets: JetPredictions, names: Mapping[str, Sequence[str]], reference: str, chosen: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """The corrected resolution of `reference` minus that of each other model, on the chosen jets."""
+    numbers, masses, found = event_numbers(jets.event_ids), jets.mass_labels[chosen], {}
+    events = None if numbers is None else numbers[chosen]
+    predicted = {model: [jets.mass_preds[name][chosen].astype(float) for name in of] for model, of in names.items()}
+    values = {model: [_corrected(masses, one) for one in of] for model, of in predicted.items()}
+    for other in names:
+        if other != reference:
+            sides = predicted[reference], predicted[other]
+            error = paired_bootstrap(_corrected, [masses], *sides, RESAMPLES, events=events)
+            found[other] = paired_difference(values[reference], values[other], error)
     return found
 
 
@@ -182,7 +203,7 @@ def _claims(results: Path) -> str:
         for metric, others in found["claims"].items()
         for other, entry in others.items()
     ]
-    return markdown_table(["", "difference", "95 %", "after Holm"], rows)
+    return markdown_table(["", "difference", "95 % CI", "p (Holm)"], rows)
 
 
 TABLES = {

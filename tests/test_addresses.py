@@ -41,7 +41,7 @@ def test_the_listing(capsys):
     ("arguments", "code", "message"),
     [
         (["labelled"], 2, "the following arguments are required: --output_dir"),
-        (["labelled", "--output_dir", "{}", "--url_base", "ftp://x"], 1, "ftp://x is not opened: addresses begin"),
+        (["labelled", "--output_dir", "{}", "--url_base", "ftp://x"], 1, "ftp://x is refused: only https://"),
         (["labelled", "--output_dir", "{}", "--files", "x.h5"], 1, "labelled has no x.h5; its files: Dataset_"),
         (["labelled", "--output_dir", "{}", "--schema", "x.yaml"], 1, "There is no schema file x.yaml."),
     ],
@@ -63,11 +63,11 @@ def test_addresses():
     for address in ("https://example.org/a", "http://localhost:80/a", "http://127.0.0.1/a", "http://[::1]/a"):
         assert check_base(address) == address
     for address in ("http://example.org/a", "ftp://localhost/a", "/etc", "https://", "http://127.0.0.1.example.org"):
-        with pytest.raises(ValueError, match="is not opened: addresses begin with https://"):
+        with pytest.raises(ValueError, match="is refused: only https:// addresses"):
             check_address(address)
-    with pytest.raises(ValueError, match="is no address"):
+    with pytest.raises(ValueError, match="is not a valid address"):
         check_address("https://example.org:many/a")
-    with pytest.raises(ValueError, match=r"example\.org holds a user or a password") as told:
+    with pytest.raises(ValueError, match=r"example\.org contains a user name or password") as told:
         check_address("https://me:secret@example.org/a")
     assert "secret" not in str(told.value)
     with pytest.raises(ValueError, match="leave out what follows"):
@@ -80,7 +80,7 @@ def test_addresses():
         ({"files": {"../a.h5": None}}, r"`downloads\.mine\.0\.files` has the key '\.\./a\.h5': .*and no folder"),
         ({"files": {"a.h5.part": None}}, "has the key 'a.h5.part'"),
         ({"files": {"a.h5": -1}}, r"`downloads\.mine\.0\.files\.a\.h5`: input should be greater than 0"),
-        ({"urls": ["http://example.org"]}, r"`downloads\.mine\.0\.urls\.0`: .* is not opened"),
+        ({"urls": ["http://example.org"]}, r"`downloads\.mine\.0\.urls\.0`: .* is refused"),
         ({"urls": []}, r"`downloads\.mine\.0\.urls`: .*at least 1"),
         ({"size": 3}, r"unknown field `downloads\.mine\.0\.size`; known fields: urls, files, unverified"),
     ],

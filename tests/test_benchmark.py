@@ -211,7 +211,7 @@ def test_scores(scored, predictions, rows):
         ({"mass": None}, "has no mass. Its columns are event_id, p_qcd, p_top, mass."),
         ({"p_w": lambda rows: np.ones(len(rows))}, "has p_w, which is unknown. Its columns are"),
         ({"event_id": lambda rows: rows["event_id"][::-1]}, "and from row 0 on they are of other events"),
-        ({"p_top": lambda rows: np.ones(len(rows))}, "they must not be negative, and add up to one"),
+        ({"p_top": lambda rows: np.ones(len(rows))}, "they must be non-negative and add up to one"),
         ({"mass": lambda rows: np.full(len(rows), np.nan)}, "mass is nan in row 0, and must be finite"),
         ({"mass": lambda rows: ["80"] * len(rows)}, "the column mass holds string, not numbers"),
         ({"mass_scale": lambda rows: np.zeros(len(rows))}, "mass_scale is 0 in row 0, and must be positive"),

@@ -87,7 +87,7 @@ def test_files_that_do_not_fit(tmp_path):
     cells.write_bytes(particles.read_bytes()[:200])
     refused(f"{cells}: not a readable Parquet file")
     cells.unlink()
-    refused("ttbar_pu0_calo_hits: no Parquet file of this table, with which those in .* are joined")
+    refused("ttbar_pu0_calo_hits: no Parquet files, but the events of .* need this table")
     pq.write_table(table, cells)
     again = pq.read_table(particles)
     pq.write_table(again.take([0, 0]), particles)

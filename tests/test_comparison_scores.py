@@ -58,7 +58,7 @@ def test_spreads_of_trainings_are_pooled():
         ["a", "2", "2.00 ± 1.41"],
         ["b", "3", "3.00 ± 1.73"],
         ["c", "2", "7.00"],
-        ["spread of a training, pooled", "", f"± {np.sqrt((2 + 6) / 3):.2f}"],
+        ["standard deviation, pooled", "", f"± {np.sqrt((2 + 6) / 3):.2f}"],
     ]
 
 

@@ -169,7 +169,7 @@ def test_a_file_that_changed_between_two_calls(obeys, rows, headers, server, fet
     ("status", "message"),
     [
         (404, "answers 404 Not Found"),
-        (403, "403 Forbidden, it wants a login"),
+        (403, "403 Forbidden, login required"),
         (416, "416"),
         (206, "206"),
         (204, "204"),
@@ -205,7 +205,7 @@ def test_a_server_that_is_not_there(fetch, tmp_path):
 )
 def test_another_file_is_refused(body, message, server, fetch, tmp_path):
     server.files["/files/a.h5"] = body
-    with pytest.raises(FileError, match=rf"What http.*/files/a\.h5 sends {message}.* --url_base https://mirror"):
+    with pytest.raises(FileError, match=rf"The answer of http.*/files/a\.h5 {message}.* --url_base https://mirror"):
         fetch()
     assert not (tmp_path / "data").exists()
 
@@ -247,7 +247,7 @@ def test_redirections(server, fetch, tmp_path):
 @pytest.mark.parametrize("location", ["ftp://example.org/a.h5", "http://example.org/a.h5", "file:///etc/passwd"])
 def test_redirections_to_other_protocols(location, server, fetch, tmp_path):
     server.moved = {"/files/a.h5": location}
-    with pytest.raises(ValueError, match="is not opened: addresses begin with https://"):
+    with pytest.raises(ValueError, match="is refused: only https:// addresses"):
         fetch()
     assert not (tmp_path / "data").exists()
 
@@ -257,7 +257,7 @@ def test_the_size_is_known_and_right(server, fetch, tmp_path):
     with pytest.raises(FileError, match=f"has {size} bytes, expected 30: it is another file"):
         fetch({"a.h5": 30})
     server.tells_size = False
-    with pytest.raises(OSError, match="does not say how large the file is"):
+    with pytest.raises(OSError, match="does not state the file's size"):
         fetch()
     with pytest.raises(FileError, match="sends more bytes than the file has"):
         fetch({"a.h5": size - 1})

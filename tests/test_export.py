@@ -149,7 +149,7 @@ def test_releases_of_cmssw(exported, processor, images, tmp_path):
     properties = {part.key: part.value for part in onnx.load(tmp_path / "model.onnx").metadata_props}
     assert properties["cmssw"] == oldest_of_each[-1]
     assert properties["layout"] == "nhwc"
-    with pytest.raises(ValueError, match=r"without its patch, got '13_0_14'; known: 10_6, 11_0, .*, 15_0\. A later"):
+    with pytest.raises(ValueError, match=r"a release cycle, got '13_0_14'; known: 10_6, 11_0, .*, 15_0\. Later"):
         export_onnx(model, processor, tmp_path / "new.onnx", cmssw="13_0_14")
 
 
@@ -213,8 +213,8 @@ def test_script(processor, simulated_jets, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--cmssw", "9_4"], "`cmssw` is a release without its patch, got '9_4'"),
-        (["--triton", "models", "--name", "a/b"], "Triton's models have names of .*, got 'a/b'"),
+        (["--cmssw", "9_4"], "`cmssw` must be a release cycle, got '9_4'"),
+        (["--triton", "models", "--name", "a/b"], "A Triton model name has .*, got 'a/b'"),
     ],
 )
 def test_a_wrong_option_is_told_first(options, message, tmp_path):

@@ -255,7 +255,7 @@ def test_all_jets_of_another_folder_are_measured(tmp_path, quick):
         assert same.training["iterations"] == result.training["iterations"]
     with pytest.raises(ValueError, match="measure them on its test split"):
         run(here, tmp_path, "--test_dir", str(here))
-    with pytest.raises(ValueError, match="`test_pileup` is of `--test_dir`"):
+    with pytest.raises(ValueError, match="`--test_pileup` needs `--test_dir`"):
         run(here, tmp_path, "--test_pileup", "60")
 
 

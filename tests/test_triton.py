@@ -82,7 +82,7 @@ def test_a_model_as_sonic_reads_it(packages, exported, tmp_path):
 def test_names_that_are_no_folders(name, exported, tmp_path):
     with pytest.raises(ValueError, match=re.escape(f"got {name!r}: set `name`")):
         check_name(name)
-    with pytest.raises(ValueError, match="Triton's models have names of"):
+    with pytest.raises(ValueError, match="A Triton model name has"):
         write_triton(exported, tmp_path / "models", name)
     assert not (tmp_path / "models").exists()
 

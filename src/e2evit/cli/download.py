@@ -6,8 +6,8 @@ examples:
   e2evit download top_mass --output_dir downloads/top_mass --files top_gun_opendata_0.parquet
   e2evit download labelled --output_dir downloads/labelled --url_base https://portal.nersc.gov/cfs/m4392/G25
 
-Run the same command again to resume after an interruption, or to check the files that are there. Nothing takes the
-place of a file that cannot be had.
+Run the same command again to resume after an interruption, or to check the files that are there. A file that cannot
+be downloaded is never replaced by another.
 """
 
 import logging

@@ -94,7 +94,7 @@ def _read(path: str, rows: Dataset, mass_column: str, label_names: Sequence[str]
     if wrong.any():
         raise ValueError(
             f"{path}: the probabilities in row {wrong.argmax()} are {probabilities[wrong.argmax()].tolist()}; they "
-            "must not be negative, and add up to one."
+            "must be non-negative and add up to one."
         )
     return Predictions.of_classes(probabilities, masses, scales)
 

@@ -61,7 +61,7 @@ class TreeArguments:
     split: str = HfArg(default="test", help="Split to measure on: train, validation or test.")
     sets: list[str] = HfArg(default_factory=lambda: [*SETS], help=f"Sets of variables: {', '.join(SETS)}.")
     test_dir: str | None = HfArg(
-        default=None, help="Folder of other jets: all of them are measured, instead of a split of `--data_dir`."
+        default=None, help="Folder of other jets to measure on, all of them, instead of a split of `--data_dir`."
     )
     test_pileup: list[float] | None = HfArg(
         default=None,
@@ -83,13 +83,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not 0 <= options.tune_trials <= MAX_TRIALS:
         raise ValueError(f"`tune_trials` must be 0 to {MAX_TRIALS}, got {options.tune_trials}.")
     if unknown := [name for name in options.sets if name not in SETS]:
-        raise ValueError(f"`sets` must be of {', '.join(SETS)}, got {', '.join(unknown)}.")
+        raise ValueError(f"`sets` must be among {', '.join(SETS)}, got {', '.join(unknown)}.")
     if negative := [seed for seed in options.seed if seed < 0]:
         raise ValueError(f"`seed` must be 0 or more, got {negative[0]}.")
     if options.tune_trials:
         require_optuna()
     if options.test_pileup is not None and options.test_dir is None:
-        raise ValueError("`test_pileup` is of `--test_dir`, which is missing; `--pileup` is of `--data_dir`.")
+        raise ValueError("`--test_pileup` needs `--test_dir`; for `--data_dir` use `--pileup`.")
     targets, measured, split = with_defaults(targets), data, options.split
     dataset, schema = _load(data, targets, dict.fromkeys(("train", "validation", split)))
     if options.test_dir is not None:

@@ -27,11 +27,11 @@ def check_address(address: str) -> str:
     try:
         url = httpx2.URL(address)
     except httpx2.InvalidURL as error:
-        raise ValueError(f"{address!r} is no address: {error}.") from None
+        raise ValueError(f"{address!r} is not a valid address: {error}.") from None
     if url.userinfo:
-        raise ValueError(f"An address of {url.host} holds a user or a password: use one without.")
+        raise ValueError(f"The address of {url.host} contains a user name or password: leave it out.")
     if not url.host or url.scheme not in (("https", "http") if url.host in LOOPBACK else ("https",)):
-        raise ValueError(f"{address} is not opened: addresses begin with https:// (http:// on this machine only).")
+        raise ValueError(f"{address} is refused: only https:// addresses are opened (http:// on this machine).")
     return address
 
 

@@ -27,7 +27,7 @@ __all__ = ["read_events"]
 EVENTS_AT_ONCE = 32
 MUON = 13
 ENOUGH = 20.0  # GeV of particles within the calorimeters, below which their energy says nothing about its scale
-# between what calibrated and raw energies are of those of the particles: 1 and some 1/40
+# of cells over particles: about 1 for calibrated energies, 1/40 for raw ones; the geometric mean separates them
 RESPONSE = 1 / 6.3, 6.3
 Particles = Mapping[str, np.ndarray]
 
@@ -57,7 +57,7 @@ def read_events(
             if isinstance(particles, str):
                 raise EventError(particles)
             if number is None:
-                raise EventError("it has no number")
+                raise EventError("`event_id` is null")
             event = {table: other.event(number) for table, other in others.items()}
             columns = _columns(event, particles, sample, schema)
         except EventError as error:

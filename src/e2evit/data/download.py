@@ -299,7 +299,7 @@ class _Transfer:
                 raise self._refusal(response)
             elif response.status_code == 416 or not _continues(response, entry, start):
                 self._forget()
-                raise _Cut("the file is no longer the one that there is a part of, once more from the beginning")
+                raise _Cut("the file on the server has changed; starting again")
             if (missing := entry.size - start) > (free := shutil.disk_usage(self.folder).free):
                 raise OSError(f"{self.folder} has {free} bytes free, but {self.file} needs {missing}.")
             follow(self._store(chain([head], blocks), missing), self.file, "byte", entry.size, start)
@@ -308,7 +308,7 @@ class _Transfer:
 
     def _begin(self, response: httpx2.Response, head: bytes) -> _Entry:
         """Check the beginning of a file, forget the part of an earlier one, and write down whose part follows."""
-        what = f"What {self.address} sends"
+        what = f"The answer of {self.address}"
         try:
             _check_format(format_of(head, what), what, self.schema)
         except FileError as error:
@@ -316,7 +316,9 @@ class _Transfer:
         told = response.headers.get("Content-Length", "")
         size = int(told) if told.isdecimal() else self.size
         if size is None:
-            raise OSError(f"{self.address} does not say how large the file is: a cut would go unnoticed. {self.hint}")
+            raise OSError(
+                f"{self.address} does not state the file's size: a truncated file would go unnoticed. {self.hint}"
+            )
         if self.size not in (None, size):
             raise FileError(f"{what} has {size} bytes, expected {self.size}: it is another file. {self.hint}")
         self._forget()
@@ -335,7 +337,7 @@ class _Transfer:
         if status in TRANSIENT:
             asked = response.headers.get("Retry-After", "")
             return _Cut(reason, float(asked) if asked.isdecimal() else 0.0)
-        login = ", it wants a login" * (status in (401, 403))
+        login = ", login required" * (status in (401, 403))
         return OSError(f"{self.address}: {reason}{login}. {self.hint}")
 
     def _store(self, blocks: Iterable[bytes], missing: int) -> Iterator[int]:

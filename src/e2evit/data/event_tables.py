@@ -78,7 +78,7 @@ def table_files(path: str, table: str) -> list[str]:
     except FileNotFoundError:
         files = ()
     if not files:
-        raise FileError(f"{folder}: no Parquet file of this table, with which those in {path} are joined")
+        raise FileError(f"{folder}: no Parquet files, but the events of {path} need this table")
     return sorted(files, key=lambda file: file.rsplit("/", 1)[1] != name)
 
 

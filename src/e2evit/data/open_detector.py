@@ -24,7 +24,7 @@ class OpenDetector:
     Args:
         energy_scales: Of the channels `ecal` and `hcal`: for each code in `detector`, what raw energies are multiplied
             by.
-        raw_energy: Whether `total_energy` is what the active layers absorbed; if not, it is calibrated already.
+        raw_energy: Whether `total_energy` is the deposit in the active layers, without their sampling fraction.
         layers: Of each channel of hits: the code in `detector`, and the least and largest distance from the beam [mm].
         field: Of the solenoid [T].
         ecal_face: Radius and half length [mm] of the surface where tracks enter the ECAL.

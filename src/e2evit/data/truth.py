@@ -46,7 +46,7 @@ def momentum_of(particles: Mapping[str, np.ndarray]) -> np.ndarray:
 def is_stable(particles: Mapping[str, np.ndarray]) -> np.ndarray:
     """Whether each particle left the generator undecayed and is not a neutrino, `(n,)`; of all collisions.
 
-    By its kind, too: the table lists particles that decay, and does not always link them with their daughters.
+    The PDG code is checked as well: the table lists decayed particles without always linking their daughters.
     """
     parents = _parents(particles)
     decayed = np.zeros(len(parents), bool)
@@ -84,9 +84,9 @@ def describe_jets(
 ) -> dict[str, list]:
     """Columns `labels`, `mass_labels`, `merged` and `parton` of jets `(n, 4)`, None where they cannot be told.
 
-    A jet is of the heavy particle within ΔR < 0.8 of its axis, and QCD if neither one nor a product of one is there.
-    It has no label with several, with a decay that is not one to quarks and gluons alone, or cannot be followed, or
-    with a part of another decay.
+    A jet is assigned to the one heavy particle within ΔR < 0.8 of its axis; it is QCD if no heavy particle or decay
+    product is within that cone. It is unlabelled if there are several, if the decay is incomplete or not purely to
+    quarks and gluons, or if a product of another decay is inside.
 
     Args:
         expected: Codes of all heavy particles of the process, None if it is unknown. No jet has a label if one of them

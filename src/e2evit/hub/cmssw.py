@@ -41,8 +41,8 @@ def runtime_of(release: str) -> Runtime:
     if release not in by_release:
         known = sorted(by_release, key=_by_number)
         raise ValueError(
-            f"`cmssw` is a release without its patch, got {release!r}; known: {', '.join(known)}. A later one reads "
-            f"what {known[-1]} reads."
+            f"`cmssw` must be a release cycle, got {release!r}; known: {', '.join(known)}. Later ones read what "
+            f"{known[-1]} reads."
         )
     return by_release[release]
 

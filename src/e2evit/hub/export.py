@@ -195,7 +195,7 @@ def check_parity(
 
     Args:
         images: `(N, C, H, W)`, in detector units, as from [`parity_images`].
-        int8: Take the mean over images instead, which may be 1e-2.
+        int8: Check the mean over images instead of the largest difference, against 1e-2.
 
     Returns:
         By output; absolute for probabilities, relative for masses.

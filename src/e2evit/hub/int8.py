@@ -8,10 +8,10 @@ __all__ = ["to_int8"]
 
 
 def to_int8(proto):
-    """A graph with weights of matrix products in int8, and their inputs quantised image by image as they come.
+    """Weights of matrix products become int8, their inputs are quantised at run time.
 
-    Convolutions stay in float32: the first of them see energies over five orders of magnitude. With scales that are
-    fixed beforehand and convolutions in int8, the bundled LinearViT is ruined (`benchmarks/export.py`).
+    Convolutions stay in float32, because the first ones see energies over five orders of magnitude: static int8
+    convolutions ruin the bundled LinearViT (`benchmarks/export.py`).
 
     Args:
         proto: An `onnx.ModelProto`.

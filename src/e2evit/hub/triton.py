@@ -21,7 +21,7 @@ def check_name(name: str) -> None:
         ValueError: naming it.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise ValueError(f"Triton's models have names of letters, digits, `_`, `.` and `-`, got {name!r}: set `name`.")
+        raise ValueError(f"A Triton model name has letters, digits, `_`, `.` and `-`, got {name!r}: set `name`.")
 
 
 def write_triton(onnx_file: str | Path, folder: str | Path, name: str) -> Path:
