@@ -20,17 +20,18 @@ NAMES = ["qcd", "top", "h"]
 
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory):
-    """Two trainings of each of three models on the same 3 000 jets: `good` is sharper than `bad`, `same` is not."""
+    """Two trainings of each of three models on the same 900 jets: `good` is sharper than `bad`, `same` is not."""
     folder, rng = tmp_path_factory.mktemp("blind"), np.random.default_rng(0)
-    labels, masses = rng.integers(0, 3, 3000), rng.uniform(100, 200, 3000)
-    table = row_table(3000, mass_labels=pa.array(masses, pa.float32()), merged=pa.array(rng.random(3000) < 0.5))
+    number = 900
+    labels, masses = rng.integers(0, 3, number), rng.uniform(100, 200, number)
+    table = row_table(number, mass_labels=pa.array(masses, pa.float32()), merged=pa.array(rng.random(number) < 0.5))
     for model, noise in {"good": 1.0, "same": 1.0, "bad": 2.0}.items():
         for seed in range(2):
-            scores = softmax(2 * np.eye(3)[labels] + rng.normal(0, noise, (3000, 3)), axis=1)
-            predicted = Predictions.of_classes(scores, masses * rng.normal(1, noise / 10, 3000))
+            scores = softmax(2 * np.eye(3)[labels] + rng.normal(0, noise, (number, 3)), axis=1)
+            predicted = Predictions.of_classes(scores, masses * rng.normal(1, noise / 10, number))
             rows = Dataset(table).remove_columns("labels").add_column("labels", labels)
             fields = evaluate_predictions(rows, "mass_labels", NAMES, {"model": predicted})
-            fields |= {"data": {"all": {"rows": 3000, "event_ids": "0"}}, "split": "all", "label_names": NAMES}
+            fields |= {"data": {"all": {"rows": number, "event_ids": "0"}}, "split": "all", "label_names": NAMES}
             make_result(model, seed, mass_column="mass_labels", **fields).to_json(folder / f"{model}_seed{seed}.json")
     return folder
 
@@ -43,7 +44,7 @@ def test_claims_are_corrected_together(trainings, monkeypatch):
     assert max(entry["p_holm"] / entry["p_value"] for entry in entries) == pytest.approx(len(entries))
     for key in ("mean AUC", "AUC of H / QCD"):
         assert found[key]["bad"]["low"] > 0
-        assert abs(found[key]["same"]["difference"]) < 0.02
+        assert abs(found[key]["same"]["difference"]) < 0.03
     for key in ("resolution, all", "resolution, contained"):
         assert found[key]["bad"]["low"] < found[key]["bad"]["high"] < 0
     assert found["resolution, all"]["bad"] != found["resolution, contained"]["bad"]

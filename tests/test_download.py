@@ -363,7 +363,9 @@ def test_disks_that_are_too_small(server, fetch, tmp_path, monkeypatch):
 def test_a_killed_process_leaves_a_part(number, server, fetch, tmp_path, monkeypatch):
     fetch_part(fetch, server, 90_000, monkeypatch)
     server.pause = 0.2
-    code = "import sys; from e2evit.data.download import download as d; d('mine', sys.argv[1], schema=sys.argv[2])"
+    # a shell starts what runs in the background with SIGINT ignored
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from e2evit.data.download import download as d; d('mine', sys.argv[1], schema=sys.argv[2])"
     command = [sys.executable, "-c", code, tmp_path / "data", tmp_path / "mine.yaml"]
     part = tmp_path / "data/a.h5.part"
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
