@@ -11,7 +11,6 @@ comes last, once: studies/blind_test.py.
 
 import json
 from dataclasses import dataclass, field, fields
-from itertools import repeat
 from pathlib import Path
 
 from comparison_tables import TREES, Training, networks, plan_table, summarise, trainings
@@ -63,7 +62,8 @@ def main() -> None:
     earlier = read_mapping(table, "JSON").get("runs", {}) if table.exists() else {}
     runs = summarise(plan, folder, earlier)
     data = folder / "data"
-    words = ["--data_dir", data, *(["--cache_dir", options.cache_dir] if options.cache_dir else [])]
+    paths = {"data_dir": str(data), "cache_dir": options.cache_dir}
+    words = as_flags(paths)
     if not options.plan:
         simulate(data, plan["simulation"], options.num_proc)
         known = read_mapping(steps, "JSON").get("jets_per_second", {}) if steps.exists() else {}
@@ -82,7 +82,7 @@ def main() -> None:
     if options.plan:
         return
     if options.tune:
-        _tune(options, plan, words, parallel)
+        _tune(options, plan, paths, parallel)
         return
     missing = [one for one in trainings(plan) if one.name not in runs]
     chosen = [one for one in missing if one.model in (options.models or plan["models"])]
@@ -99,13 +99,12 @@ def main() -> None:
             write_record(table, {"runs": runs})
 
 
-def _tune(options: ComparisonArguments, plan: dict, words: list, parallel: ParallelArguments) -> None:
+def _tune(options: ComparisonArguments, plan: dict, paths: dict[str, str | None], parallel: ParallelArguments) -> None:
     """Try the same settings for each model, and write all trials to `tuning.json`."""
     folder, table, jobs = Path(options.output_dir) / "tuning", Path(options.results_dir) / "tuning.json", []
-    settings = dict(zip(map(str.removeprefix, words[::2], repeat("--")), map(str, words[1::2]), strict=True))
     models = [model for model in networks(plan) if model in (options.models or plan["models"])]
     for model in models:
-        own = settings | plan["tuning"]["settings"] | {"model_config": f"recipes/comparison/{model}.json"}
+        own = paths | plan["tuning"]["settings"] | {"model_config": f"recipes/comparison/{model}.json"}
         own["validation_fraction"] = plan["validation_fraction"]
         search = {"recipe": plan["training"], "settings": own, "space": plan["tuning"]["space"]}
         (folder / model).mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from transformers.hf_argparser import HfArg
 
 from e2evit.data import find_schema
-from e2evit.data.root import import_uproot
+from e2evit.data.extras import import_extra
 from e2evit.simulation import SimulationSettings, simulate
 from e2evit.simulation.ntuples import write_ntuples
 from e2evit.simulation.processes import PROCESSES
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if written.format == "ntuple":
         if not settings.whole_detector:
             raise ValueError("An ntuple holds whole events: add --whole_detector to --format ntuple.")
-        import_uproot("An ntuple")
+        import_extra("uproot", "An ntuple", "root")
     folder = simulate(settings=settings, **vars(sample))
     what = "events" if settings.whole_detector else "jets"
     print(f"Simulated {sample.num_jets} {what} each of {', '.join(sample.processes)} in {folder}")

@@ -7,25 +7,13 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
+from .extras import import_extra
 from .schema import DatasetSchema
 from .sparse import check_has_image
 
-__all__ = ["import_awkward", "to_awkward"]
+__all__ = ["to_awkward"]
 
 LISTS = {"pixel": "pixels", "particle": "particles", "candidate": "candidates", "jets": "jets"}  # by prefix of columns
-
-
-def import_awkward(what: str) -> Any:
-    """The module, which only awkward arrays need.
-
-    Raises:
-        ImportError: if it is not installed; `what` says for what.
-    """
-    try:
-        import awkward
-    except ImportError as error:
-        raise ImportError(f"{error}. {what} needs awkward: pip install 'e2evit[root]'.") from error
-    return awkward
 
 
 def to_awkward(rows: Dataset | pa.Table, schema: DatasetSchema) -> Any:
@@ -53,7 +41,7 @@ def to_awkward(rows: Dataset | pa.Table, schema: DatasetSchema) -> Any:
         ImportError: if awkward is not installed.
         ValueError: if the rows hold no images, but `schema` does, or pixels outside its images.
     """
-    ak = import_awkward("`to_awkward`")
+    ak = import_extra("awkward", "`to_awkward`", "root")
     table = cast(pa.Table, rows.with_format("arrow")[:]) if isinstance(rows, Dataset) else rows
     if not schema.particles:
         check_has_image(table.column_names)

@@ -17,6 +17,7 @@ from fsspec.core import OpenFile
 
 from .batches import BadRows, FileError
 from .budget import megabytes, row_problem
+from .extras import import_extra
 from .storage import file_size, file_stamp
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
     "TreeFacts",
     "describe_trees",
     "first_lengths",
-    "import_uproot",
     "list_trees",
     "open_tree",
     "tree_facts",
@@ -94,19 +94,6 @@ class Entries:
     values: np.ndarray
 
 
-def import_uproot(what: str) -> Any:
-    """The module, which only ROOT files need.
-
-    Raises:
-        ImportError: if it is not installed; `what` says for what.
-    """
-    try:
-        import uproot
-    except ImportError as error:
-        raise ImportError(f"{error}. {what} needs uproot: pip install 'e2evit[root]'.") from error
-    return uproot
-
-
 @contextmanager
 def _open(path: str) -> Iterator[Any]:
     """The file as uproot has it.
@@ -115,7 +102,7 @@ def _open(path: str) -> Iterator[Any]:
         ImportError: if uproot is not installed.
         FileError: if it is damaged, or not a ROOT file.
     """
-    uproot = import_uproot(f"The ROOT file {path}")
+    uproot = import_extra("uproot", f"The ROOT file {path}", "root")
     with ExitStack() as stack:
         stream = stack.enter_context(cast(OpenFile, fsspec.open(path, "rb")))
         try:

@@ -22,7 +22,7 @@ from e2evit.results.record import Result
 from .card import listed_metrics
 from .connection import open_requests
 
-__all__ = ["BENCHMARK_FILE", "Benchmark", "check_unseen", "describe_jets", "read_jets", "write_benchmark"]
+__all__ = ["BENCHMARK_FILE", "SPLIT", "Benchmark", "check_unseen", "describe_jets", "read_jets", "write_benchmark"]
 
 BENCHMARK_FILE, EVAL_FILE, SPLIT = "benchmark.json", "eval.yaml", "test"
 TARGETS = ("mass_column", "mass_classes", "contained_classes", "label_names")

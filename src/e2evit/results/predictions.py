@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from e2evit.data.awkward import import_awkward
+from e2evit.data.extras import import_extra
 from e2evit.data.jobs import write_whole
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def add_predictions(jets: Any, results: Mapping[str, str | Path]) -> Any:
         FileNotFoundError: if a result has no predictions beside it.
         ValueError: if they are of other jets, or a name is taken.
     """
-    ak = import_awkward("`add_predictions`")
+    ak = import_extra("awkward", "`add_predictions`", "root")
     event_ids = jets.event_id.to_list()
     for name, path in results.items():
         table = pq.read_table(Path(path).with_suffix(".parquet"), page_checksum_verification=True)

@@ -12,10 +12,11 @@ import pyarrow as pa
 
 from e2evit.data import SCHEMAS, DatasetSchema, find_schema
 from e2evit.data.batches import FileError
+from e2evit.data.extras import import_extra
 from e2evit.data.grid import ENDCAP_FACTOR, ENDCAP_ROWS, SEED_ROWS, TOWER, seed_towers
 from e2evit.data.jobs import follow, write_whole
 from e2evit.data.parquet import open_parquet
-from e2evit.data.root import import_uproot, tree_facts
+from e2evit.data.root import tree_facts
 from e2evit.data.sparse import table_to_dense
 
 from .processes import PROCESSES
@@ -45,7 +46,7 @@ def write_ntuples(folder: Path) -> Path:
     schema, output = find_schema("simulated", folder), folder / FOLDER
     if "jets" not in schema.lists:
         raise ValueError(f"{folder} holds jets, and an ntuple whole events: simulate with `whole_detector`.")
-    import_uproot("An ntuple")
+    import_extra("uproot", "An ntuple", "root")
     output.mkdir(exist_ok=True)
     shards = {path: output / f"{path.stem}.root" for path in sorted(folder.glob("*.parquet"))}
     rows = {path: open_parquet(str(path)).metadata.num_rows for path in shards}
@@ -70,7 +71,7 @@ def _is_complete(path: Path, events: int) -> bool:
 
 def _write(source: Path, target: Path, schema: DatasetSchema) -> None:
     process, shard, _ = source.stem.rsplit("-", 2)
-    uproot = import_uproot("An ntuple")
+    uproot = import_extra("uproot", "An ntuple", "root")
     with uproot.recreate(target) as file:
         tree = None
         for batch in open_parquet(str(source)).iter_batches(EVENTS_AT_ONCE):
