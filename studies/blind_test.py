@@ -17,7 +17,8 @@ from pathlib import Path
 
 from comparison import simulate, trees_step
 from comparison_scores import claims
-from comparison_tables import TREES, digest, trainings
+from comparison_tables import TREES, digest, trainings, weights_file
+from comparison_weights import restore
 from steps import ROOT, Job, ParallelArguments, run_jobs
 from transformers import HfArgumentParser
 
@@ -46,14 +47,17 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.glob("*/*.parquet"))}
 
 
-def check_trained(plan: dict, folder: Path, runs: dict[str, dict]) -> None:
-    """Check that every training of the plan is done, and that its checkpoint is the one that was validated.
+def check_trained(plan: dict, folder: Path, results: Path, runs: dict[str, dict]) -> None:
+    """Check that every training of the plan is done, and that its checkpoint is the one that was validated; restore
+    those that are not on this machine from the weights that were kept.
 
     Raises:
         ValueError: naming the first that is not.
     """
     for one in trainings(plan):
-        weights = folder / one.name / "model.safetensors"
+        weights, kept = folder / one.name / "model.safetensors", weights_file(results, one.name)
+        if kept.exists() and not weights.exists():
+            restore(kept, weights.parent)
         run = runs.get(one.name, {})
         if run.get("recipe") != digest(plan, one.model) or not (one.model == TREES or weights.exists()):
             raise ValueError(f"The training {one.name} is missing: run studies/comparison.py.")
@@ -105,7 +109,7 @@ def main() -> None:
     data, listed, validated = folder / "blind", results / "blind_files.json", results / "validation.json"
     recipes = Path(options.study).parent
     runs = read_mapping(validated, "JSON").get("runs", {}) if validated.exists() else {}
-    check_trained(plan, folder, runs)
+    check_trained(plan, folder, results, runs)
     commit = check_committed(*CODE, recipes, validated, *([] if options.make else [listed]))
     if options.make:
         for name, test in plan["blind_tests"].items():

@@ -5,15 +5,16 @@ python studies/comparison.py --tune    # the same trials for every model: copy t
 python studies/comparison.py           # all of it, or the next part: finished trainings are not repeated
 
 The plan is recipes/comparison/study.yaml. What a training step costs is measured first, on one core
-(`results/comparison/steps.json`). All models are trained with their first seed before any with its second. The test
-comes last, once: studies/blind_test.py.
+(`results/comparison/steps.json`). All models are trained with their first seed before any with its second. Trained
+weights are kept in half precision (`results/comparison/weights`): commit them with `validation.json`, so that another
+machine can go on. The test comes last, once: studies/blind_test.py.
 """
 
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from comparison_tables import TREES, Training, networks, plan_table, summarise, trainings
+from comparison_tables import TREES, Training, networks, plan_table, summarise, trainings, weights_file
 from steps import Job, ParallelArguments, run_jobs, run_script
 from transformers import HfArgumentParser
 from yaml import safe_dump
@@ -87,7 +88,8 @@ def main() -> None:
     missing = [one for one in trainings(plan) if one.name not in runs]
     chosen = [one for one in missing if one.model in (options.models or plan["models"])]
     chosen = chosen[: options.max_runs]
-    jobs = [_job(one, plan, folder, words) for one in chosen if one.model != TREES]
+    results = Path(options.results_dir)
+    jobs = [_job(one, plan, folder, results, words) for one in chosen if one.model != TREES]
     if seeds := [one.seed for one in chosen if one.model == TREES]:
         few = (*words, "--validation_fraction", plan["validation_fraction"], "--split", "validation")
         jobs.append(Job(TREES, [(*trees_step(plan, seeds, folder / "validation"), *few)]))
@@ -134,7 +136,7 @@ def trees_step(plan: dict, seeds: list[int], results_dir: Path) -> tuple:
     )
 
 
-def _job(one: Training, plan: dict, folder: Path, words: list) -> Job:
+def _job(one: Training, plan: dict, folder: Path, results: Path, words: list) -> Job:
     checkpoint, own = folder / one.name, plan["settings"].get(one.model, {})
     few = (*words, "--validation_fraction", plan["validation_fraction"])
     train = (
@@ -147,7 +149,8 @@ def _job(one: Training, plan: dict, folder: Path, words: list) -> Job:
     result = folder / f"validation/{one.name}.json"
     # in float32 on any machine
     words = (*few, "--split", "validation", "--mixed_precision", "no", "--model_name", one.title)
-    return Job(one.name, [train, ("scripts/eval.py", checkpoint, *words, "--results", result)])
+    keep = ("studies/comparison_weights.py", checkpoint, weights_file(results, one.name))
+    return Job(one.name, [train, keep, ("scripts/eval.py", checkpoint, *words, "--results", result)])
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ __all__ = [
     "summarise",
     "training_jets",
     "trainings",
+    "weights_file",
 ]
 
 STUDY = Path(__file__).parents[1] / "recipes/comparison/study.yaml"
@@ -78,6 +79,11 @@ def digest(plan: dict, model: str) -> str:
     texts = [(STUDY.parent / name).read_text(encoding="utf-8") for name in names]
     own = plan["simulation"], plan["validation_fraction"], plan["settings"].get(model, {})
     return sha256("".join([*texts, json.dumps(own)]).encode()).hexdigest()
+
+
+def weights_file(results: Path, name: str) -> Path:
+    """Where the weights of a training are kept, see studies/comparison_weights.py."""
+    return results / "weights" / f"{name}.safetensors"
 
 
 def training_jets(plan: dict) -> float:

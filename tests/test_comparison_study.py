@@ -7,7 +7,10 @@ from pathlib import Path
 
 import blind_test
 import pytest
-from comparison_tables import digest, plan_table, trainings
+import torch
+from comparison_tables import digest, plan_table, trainings, weights_file
+from comparison_weights import keep, restore
+from safetensors.torch import load_file, save_file
 
 from e2evit.data.packaged import read_recipe
 
@@ -55,15 +58,66 @@ def test_the_test_needs_the_weights_that_were_validated(tmp_path):
     weights.parent.mkdir()
     weights.write_bytes(b"1")
     run = {"recipe": digest(plan, "hitvit"), "weights": hashlib.sha256(b"1").hexdigest()}
-    blind_test.check_trained(plan, tmp_path, {"hitvit_seed0": run})
+    blind_test.check_trained(plan, tmp_path, tmp_path, {"hitvit_seed0": run})
     for runs in ({}, {"hitvit_seed0": run | {"recipe": "of another plan"}}):
         with pytest.raises(ValueError, match=r"hitvit_seed0 is missing: run studies/comparison\.py"):
-            blind_test.check_trained(plan, tmp_path, runs)
+            blind_test.check_trained(plan, tmp_path, tmp_path, runs)
     weights.write_bytes(b"2")
     with pytest.raises(ValueError, match="is not what was validated"):
-        blind_test.check_trained(plan, tmp_path, {"hitvit_seed0": run})
+        blind_test.check_trained(plan, tmp_path, tmp_path, {"hitvit_seed0": run})
     tuned = plan | {"settings": {"hitvit": {"learning_rate": 1e-3}}}
     assert digest(tuned, "hitvit") != digest(plan, "hitvit") == digest(tuned | {"settings": {"vit": {}}}, "hitvit")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    folder = tmp_path / "hitvit_seed0"
+    folder.mkdir()
+    torch.manual_seed(0)
+    weights = {"matrix": torch.randn(30, 20), "count": torch.tensor(7)}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    for name in ("config.json", "preprocessor_config.json", "run_info.json"):
+        (folder / name).write_text(json.dumps({"of": name}))
+    return folder
+
+
+def test_weights_are_kept_as_they_are_measured(checkpoint, tmp_path):
+    before = load_file(checkpoint / "model.safetensors")
+    kept = weights_file(tmp_path / "results", "hitvit_seed0")
+    keep(checkpoint, kept)
+    rounded = load_file(checkpoint / "model.safetensors")
+    assert rounded["matrix"].dtype == torch.float32
+    assert rounded["count"] == 7
+    torch.testing.assert_close(rounded["matrix"], before["matrix"], rtol=2**-11, atol=0)  # of ten bits, to nearest
+    assert not torch.equal(rounded["matrix"], before["matrix"])
+    files = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    weights = hashlib.sha256(files["model.safetensors"]).hexdigest()
+    assert json.loads(files["run_info.json"])["sha256"] == {"model.safetensors": weights}
+    restore(kept, tmp_path / "restored")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "restored").iterdir()} == files
+    again = kept.read_bytes()
+    keep(checkpoint, kept)  # after an interruption
+    assert kept.read_bytes() == again
+
+
+def test_weights_beyond_half_precision_are_refused(checkpoint, tmp_path):
+    path = checkpoint / "model.safetensors"
+    save_file({"variance": torch.tensor([1e5])}, path, {"format": "pt"})
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="variance has weights beyond ±65504"):
+        keep(checkpoint, tmp_path / "kept.safetensors")
+    assert path.read_bytes() == before
+    assert not (tmp_path / "kept.safetensors").exists()
+
+
+def test_the_test_restores_weights_of_another_machine(checkpoint, tmp_path):
+    plan = read_recipe(ROOT / "recipes/comparison/study.yaml") | {"models": {"hitvit": {1: [0]}}, "settings": {}}
+    results, elsewhere = tmp_path / "results", tmp_path / "elsewhere"
+    keep(checkpoint, weights_file(results, "hitvit_seed0"))
+    weights = hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
+    runs = {"hitvit_seed0": {"recipe": digest(plan, "hitvit"), "weights": weights}}
+    blind_test.check_trained(plan, elsewhere, results, runs)
+    assert (elsewhere / "hitvit_seed0/config.json").exists()
 
 
 @pytest.fixture
