@@ -30,8 +30,7 @@ SOURCES = {
     "study/robustness/*.json": _NETWORKS,
     "study/earlier/*/*.json": (),  # recipes of the past: they stay as they are
     "study/*.json": (*_TRAINED, "recipes/study"),
-    "pretraining/*.json": (*_TRAINED, "recipes/pretraining"),
-    "pretraining_hitvit/*.json": (*_TRAINED, *_SIMULATION, "recipes/pretraining"),
+    "pretraining/*.json": (*_TRAINED, *_SIMULATION, "recipes/pretraining"),
     "events/transplants_*.json": (*_TRAINED, *_SIMULATION, "recipes/events", "studies/transplants.py"),
     "events/*.json": (*_TRAINED, *_SIMULATION, "recipes/events"),
     "particles_*.json": (*_TRAINED, *_SIMULATION, "recipes/particles", "recipes/quickstart"),

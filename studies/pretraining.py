@@ -2,7 +2,7 @@
 
 python studies/pretraining.py
 
-needs the jets of `make study`. It compares them with few and with many labels, for several seeds; finished runs are
+needs jets of kept particles (docs/tokens.md). It compares few and many labels, for several seeds; finished runs are
 kept, and `--seeds` does a part. `studies/render.py` then writes the tables of its page from the results.
 """
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ __all__ = ["SCRATCH", "TABLES", "name_of", "summarise"]
 
 SCRATCH = "scratch"
 WAYS = {"finetune": "", "finetune_truth": " with truth"}  # of pre-training, as plans and results name them
-OF_HITVIT = "pretraining_hitvit"  # folder of the results of recipes/pretraining/study_hitvit.yaml
 QUALITY = ("roc_auc_macro", "accuracy", "mae_gev", "relative_resolution")
 
 
@@ -78,13 +76,13 @@ def _over_seeds(values) -> dict:
     return {"values": values.tolist(), "mean": float(values.mean()), "half_interval": half}
 
 
-def _summary(results: Path, folder: str) -> dict:
-    return json.loads((results / folder / "summary.json").read_text(encoding="utf-8"))
+def _summary(results: Path) -> dict:
+    return json.loads((results / "pretraining/summary.json").read_text(encoding="utf-8"))
 
 
-def outcome(results: Path, folder: str = "pretraining") -> str:
+def outcome(results: Path) -> str:
     """Quality by share of labels: pre-trained in each way, from scratch, and the differences."""
-    summary, rows = _summary(results, folder), []
+    summary, rows = _summary(results), []
     before = {start: np.mean([run["seconds"] for run in runs]) for start, runs in summary["pretraining"].items()}
     for share, entry in summary["labels"].items():
         lines = []
@@ -108,9 +106,9 @@ def _cell(metric: Mapping, form: str, signed: bool) -> str:
     return f"{metric['mean']:{'+' if signed else ''}{form}}{half}"
 
 
-def findings(results: Path, folder: str = "pretraining") -> str:
+def findings(results: Path) -> str:
     """What the intervals support, share by share."""
-    summary, lines = _summary(results, folder), []
+    summary, lines = _summary(results), []
     for share, entry in summary["labels"].items():
         for start, difference in entry["difference"].items():
             verdicts = []
@@ -150,7 +148,5 @@ def _step_cells(step: Mapping[str, float]) -> tuple[str, str]:
 TABLES = {
     "pretraining outcome": outcome,
     "pretraining findings": findings,
-    "hitvit pretraining outcome": partial(outcome, folder=OF_HITVIT),
-    "hitvit pretraining findings": partial(findings, folder=OF_HITVIT),
     "masked steps": masked_steps,
 }

@@ -24,37 +24,36 @@ def test_the_interval_is_students():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model_type", "plan"), [("xcit", "study"), ("hitvit", "study_hitvit")])
-def test_a_small_study(model_type, plan, tmp_path):
+def test_a_small_study(tmp_path):
     """One seed and one fraction of labels; a second call finds everything done."""
     simulate = ["scripts/simulate.py", "--output_dir", tmp_path / "jets", "--num_jets", 40]
     simulate += ["--pileup", 0, "--processes", "qcd", "top", "w", "z", "h", "x_qq", "--num_proc", 1]
     run_python(*simulate).check_returncode()
-    model = {"model_type": model_type, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = {"model_type": "hitvit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     (tmp_path / "tiny.json").write_text(json.dumps(model | {"log_mass": True, "mass_loss": "quantile"}))
-    study = yaml.safe_load((ROOT / f"recipes/pretraining/{plan}.yaml").read_text())
+    study = yaml.safe_load((ROOT / "recipes/pretraining/study.yaml").read_text())
     study |= {"model_config": str(tmp_path / "tiny.json"), "seeds": [3]}
     study |= {"validation_fraction": 1.0, "measured_fraction": 1.0}
-    if model_type == "hitvit":  # without pile-up to predict
-        study["pretraining"]["finetune_truth"]["truth_columns"] = ["jet_mass", "multiplicity"]
+    # without pile-up to predict
+    study["pretraining"]["finetune_truth"]["truth_columns"] = ["jet_mass", "multiplicity"]
     study["labels"] = {"10 %": {"fraction": 0.25, "finetune_epochs": 1, "scratch_epochs": 2}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     command = ["studies/pretraining.py", "--study", tmp_path / "study.yaml"]
     command += ["--data_dir", tmp_path / "jets", "--cache_dir", tmp_path / "cache"]
-    command += ["--output_dir", tmp_path / "runs", "--results_dir", tmp_path / "results"]
+    command += ["--output_dir", tmp_path / "runs", "--results_dir", tmp_path / "pretraining"]
     done = run_python("-c", TWICE, *command)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     _, second = done.stdout.split("second call")
     assert "train.py" not in second
     starts = (*study["pretraining"], "scratch")
-    records = [json.loads((tmp_path / f"results/{start}_10_percent_seed3.json").read_text()) for start in starts]
+    records = [json.loads((tmp_path / f"pretraining/{start}_10_percent_seed3.json").read_text()) for start in starts]
     rows = [record["training"]["images_seen"] for record in records]
     assert all(2 * number == rows[-1] for number in rows[:-1])
-    entry = json.loads((tmp_path / "results/summary.json").read_text())["labels"]["10 %"]
+    entry = json.loads((tmp_path / "pretraining/summary.json").read_text())["labels"]["10 %"]
     accuracies = [record["metrics"]["model"]["accuracy"] for record in records]
     for start, accuracy in zip(study["pretraining"], accuracies):
         assert entry["difference"][start]["accuracy"]["values"] == [accuracy - accuracies[-1]]
-    assert outcome(tmp_path, folder="results").count("difference") == len(study["pretraining"])
+    assert outcome(tmp_path).count("difference") == len(study["pretraining"])
 
 
 def test_the_report_concludes_what_intervals_allow(tmp_path):
