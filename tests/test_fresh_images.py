@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,16 @@ def test_only_splits_that_are_read_become_images(data):
     dataset, _ = load_data(data, splits={"validation"})
     is_image = {split: "pixel_index" in rows.column_names for split, rows in dataset.items()}
     assert is_image == {"train": False, "validation": True, "test": False}
+
+
+def test_two_runs_at_once_make_the_same_images_once(data, monkeypatch):
+    rows, _ = load_data(data, fresh=True)
+    calls, make = [], PreparedImages.__call__
+    monkeypatch.setattr(PreparedImages, "__call__", lambda *words, **more: (calls.append(1), make(*words, **more))[1])
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(lambda _: PreparedImages(data).fixed(rows["train"])["pixel_index"], range(2))
+    assert first == second
+    assert len(calls) == 1
 
 
 @pytest.mark.slow

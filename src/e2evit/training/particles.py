@@ -1,7 +1,9 @@
 """Images of particles for a run: fixed ones, made once and cached, and new ones in every epoch."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +12,7 @@ from datasets import Dataset, List, Value
 from e2evit.data import DatasetSchema, find_schema
 from e2evit.data.builder import describe_schema
 from e2evit.data.columns import IMAGE_COLUMNS, LISTS, PARTICLE_COLUMNS
+from e2evit.data.locks import held
 from e2evit.data.manifest import digest_of
 from e2evit.simulation import ParticleImages
 from e2evit.transforms.transverse import transverse_schema, transverse_table
@@ -61,18 +64,28 @@ class PreparedImages:
         made_of = IMAGE_COLUMNS | (LISTS["candidates"] if self.images.candidates else {})
         lists = {name: List(Value(kind)) for name, kind in made_of.items()}
         others = {name: feature for name, feature in rows.features.items() if name not in PARTICLE_COLUMNS}
-        made = rows.with_format("arrow").map(
-            partial(self, split=split),
-            batched=True,
-            batch_size=256,
-            features=type(rows.features)(lists | others),
-            remove_columns=list(PARTICLE_COLUMNS),
-            new_fingerprint=digest_of(settings)[:16],
-            desc="Images of particles",
-        )
+        fingerprint = digest_of(settings)[:16]
+        with _made_once(rows, fingerprint):
+            made = rows.with_format("arrow").map(
+                partial(self, split=split),
+                batched=True,
+                batch_size=256,
+                features=type(rows.features)(lists | others),
+                remove_columns=list(PARTICLE_COLUMNS),
+                new_fingerprint=fingerprint,
+                desc="Images of particles",
+            )
         made.info.description = describe_schema(image_schema(self.plain, self.transverse))  # read by pipelines
         return made.with_format(None)
 
     def sample(self, rows: Dataset) -> Dataset:
         """Fixed images of some rows, evenly spaced, for statistics."""
         return self.fixed(rows.select(np.unique(np.linspace(0, len(rows) - 1, STATISTICS_ROWS).astype(int))))
+
+
+def _made_once(rows: Dataset, fingerprint: str) -> AbstractContextManager:
+    """Wait for another process that makes the same rows, such as a training that was started at the same time."""
+    if not rows.cache_files:
+        return nullcontext()
+    path = Path(rows.cache_files[0]["filename"]).with_name(f"cache-{fingerprint}.arrow")  # as datasets names it
+    return nullcontext() if path.exists() else held(path.parent, path.name, wait=True)
