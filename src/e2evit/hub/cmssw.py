@@ -163,6 +163,10 @@ class _Lowering:
             return False
         if "allowzero" in given and opset < 16:  # onnxruntime 1.10, of opset 15, takes no -1 beside it
             return False
+        if node.op_type == "Gemm" and len(node.input) == 2 and opset < 16:  # see `_gemm`
+            return False
+        if node.op_type == "CumSum" and self.kinds.get(node.input[1]) == "tensor(int64)" and opset < 12:
+            return False  # see `_cumsum`
         if node.op_type in self.softmax and opset < 13:  # which took all axes from this one on together
             return [part.i for part in node.attribute if part.name == "axis"] == [-1]
         parameters = [schema.inputs[min(place, len(schema.inputs) - 1)] for place in range(len(node.input))]
@@ -193,6 +197,32 @@ def _keep(entries, names: set[str]) -> None:
     kept = [entry for entry in entries if entry.name in names]
     del entries[:]
     entries.extend(kept)
+
+
+def _clip(lowering: _Lowering, node) -> bool:
+    """Limits one after the other."""
+    limits = [(name, limit) for name, limit in zip(("Max", "Min"), node.input[1:]) if limit]
+    value = node.input[0]
+    for place, (name, limit) in enumerate(limits, start=1):
+        value = lowering.add(name, value, limit, output=node.output[0] if place == len(limits) else None)
+    return bool(limits)
+
+
+def _cumsum(lowering: _Lowering, node) -> bool:
+    """With an axis of 32 bits: onnxruntime 1.0 takes no other."""
+    axis = lowering.constants.get(node.input[1])
+    if axis is None:
+        return False
+    axis = lowering.constant(axis.astype(np.int32))
+    lowering.add("CumSum", node.input[0], axis, output=node.output[0], **lowering.attributes(node))
+    return True
+
+
+def _gemm(lowering: _Lowering, node) -> bool:
+    """With a bias: onnxruntime up to 1.10 cannot fuse an activation with a product without one."""
+    zero = lowering.constant(np.zeros(1, np.float32))
+    lowering.add("Gemm", *node.input, zero, output=node.output[0], **lowering.attributes(node))
+    return True
 
 
 def _layer_normalization(lowering: _Lowering, node) -> bool:
@@ -256,6 +286,9 @@ def _smaller(lowering: _Lowering, node) -> bool:
 
 # by operator, what writes others in its place; it returns whether it can
 REPLACEMENTS = {
+    "Clip": _clip,
+    "CumSum": _cumsum,
+    "Gemm": _gemm,
     "LayerNormalization": _layer_normalization,
     "Max": _smaller,
     "Min": _smaller,

@@ -3,7 +3,8 @@
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from e2evit.data import CHANNELS
 from e2evit.data.jobs import write_whole, write_whole_text
@@ -121,7 +123,8 @@ def export_onnx(
         cmssw: Release whose onnxruntime must read the file, such as `"13_0"`.
 
     Raises:
-        ValueError: as [`ExportModule`] and [`lower`], for another `first`, or a model of a fixed batch size.
+        ValueError: as [`ExportModule`] and [`lower`], for another `first`, a model of a fixed batch size, or one that
+            PyTorch's exporter cannot translate.
         ImportError: without the `export` extra.
     """
     if first not in FIRST:
@@ -144,19 +147,24 @@ def _translate(model, processor, layout: str, cmssw: str | None):
     # one line for each operator of torchvision, which no model uses, and for each list without entries
     for name in ("torch.onnx._internal.exporter._registration", "onnx_ir._convenience"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _plain_attention(model):
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec")  # torch's own
-        program = torch.onnx.export(
-            module,
-            (example,),
-            dynamo=True,
-            input_names=["inputs"],
-            output_names=module.output_names,
-            dynamic_shapes={"inputs": {0: torch.export.Dim("batch", min=1)}},
-            opset_version=OPSET,
-            external_data=False,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                input_names=["inputs"],
+                output_names=module.output_names,
+                dynamic_shapes={"inputs": {0: torch.export.Dim("batch", min=1)}},
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise ValueError(
+                f"PyTorch's exporter cannot translate this model ({model.config.model_type}): {_reason(error)}"
+            ) from error
     proto = program.model_proto
     if not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
         raise ValueError(
@@ -165,6 +173,29 @@ def _translate(model, processor, layout: str, cmssw: str | None):
         )
     onnx.helper.set_model_props(proto, metadata(model, processor, layout))
     return proto if cmssw is None else lower(proto, cmssw)
+
+
+@contextmanager
+def _plain_attention(model) -> Iterator[None]:
+    """Attention of transformers' backbones as products: torch's exporter cannot translate Swin's fused one."""
+    backbones = [
+        part for part in model.modules() if isinstance(part, PreTrainedModel) and part.config is not model.config
+    ]
+    before = [part.config._attn_implementation for part in backbones]
+    for part in backbones:
+        part.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        for part, implementation in zip(backbones, before):
+            part.set_attn_implementation(implementation)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the innermost cause; torch's own message is a page long."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _save(proto, path: Path, first: str) -> Path:
