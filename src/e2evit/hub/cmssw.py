@@ -244,6 +244,13 @@ def _layer_normalization(lowering: _Lowering, node) -> bool:
     return True
 
 
+def _or_equal(lowering: _Lowering, node) -> bool:
+    """Two comparisons."""
+    parts = [lowering.add(name, *node.input) for name in (node.op_type.removesuffix("OrEqual"), "Equal")]
+    lowering.add("Or", *parts, output=node.output[0])
+    return True
+
+
 def _reshape(lowering: _Lowering, node) -> bool:
     """Without `allowzero`, which matters to targets with a zero alone."""
     target = lowering.constants.get(node.input[1])
@@ -289,7 +296,9 @@ REPLACEMENTS = {
     "Clip": _clip,
     "CumSum": _cumsum,
     "Gemm": _gemm,
+    "GreaterOrEqual": _or_equal,
     "LayerNormalization": _layer_normalization,
+    "LessOrEqual": _or_equal,
     "Max": _smaller,
     "Min": _smaller,
     "Reshape": _reshape,

@@ -27,6 +27,7 @@ __all__ = [
     "LAYOUTS",
     "ExportModule",
     "check_parity",
+    "differences_of",
     "export_onnx",
     "export_variants",
     "metadata",
@@ -245,15 +246,21 @@ def check_parity(
             expected = dict(zip(module.output_names, (tensor.numpy() for tensor in module(torch.from_numpy(batch)))))
         fed = np.ascontiguousarray(batch.transpose(0, 2, 3, 1)) if layout == "nhwc" else batch
         for name, values in zip(names, session.run(names, {"inputs": fed})):
-            error = np.abs(values - expected[name])
-            if name.startswith("mass"):
-                error = error / np.maximum(np.abs(expected["mass"]), 1.0)
-            differences[name].append(error.max(axis=1))
+            differences[name].append(differences_of(name, values, expected))
     combine, tolerance = (np.mean, INT8_TOLERANCE) if int8 else (np.max, TOLERANCE)  # both keep a NaN
     found = {name: float(combine(np.concatenate(of))) for name, of in differences.items()}
     if not all(value <= tolerance for value in found.values()):
         raise ValueError(f"{path} differs from PyTorch by more than {tolerance:g}: {found}.")
     return found
+
+
+def differences_of(name: str, values: np.ndarray, expected: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The largest difference `(N,)` of an output `(N, width)` in each image from those expected, of which masses are
+    relative to `expected["mass"]`."""
+    error = np.abs(values - expected[name])
+    if name.startswith("mass"):
+        error = error / np.maximum(np.abs(expected["mass"]), 1.0)
+    return error.max(axis=1)
 
 
 def open_session(path: str | Path, num_threads: int = 0):
