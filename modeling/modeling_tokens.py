@@ -301,7 +301,7 @@ def _values_in_graph(config, image_shape: tuple[int, int], pixels: Pixels, image
 
 
 def unpacked_places(tokens: PackedTokens, spare: int = 0) -> torch.Tensor:
-    """Places `(B, N)` of the tokens of each image, `T` beyond its last one; the largest image has `N - spare` tokens."""
+    """Places `(B, N)` of the tokens of each image, `T` beyond its last one; the largest has `N - spare` tokens."""
     largest = tokens.counts.max().item() if tokens.counts.shape[0] else 0
     number = torch.arange(largest + spare, device=tokens.counts.device)
     places = tokens.starts.unsqueeze(1) + number

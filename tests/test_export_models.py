@@ -10,6 +10,7 @@ import torch
 from e2evit.modeling import FAMILIES
 from models import MODELS, make
 from onnx import TensorProto
+from test_export import check_nodes
 from transformers import AutoModelForImageClassification
 
 from e2evit import E2EImageProcessor
@@ -62,6 +63,7 @@ def images_of(processor) -> np.ndarray:
 def check(model, processor, path: Path) -> None:
     """A file for each opset that the releases of CMSSW know agrees with PyTorch."""
     newest = onnx.load(export_onnx(model, processor, path, "nchw"))
+    check_nodes(newest.graph)
     for runtime in {runtime.opset: runtime for runtime in RUNTIMES}.values():
         onnx.save(lower(newest, runtime.releases[0]), path)
         # the last batch is the hot image alone
