@@ -86,8 +86,8 @@ def from_segments(values: torch.Tensor, segment: torch.Tensor) -> torch.Tensor:
 
 
 # Exported graphs have no sums of segments: ONNX has them from opset 16 on, and those of ScatterND are wrong, since
-# threads of onnxruntime overwrite each other's sums (https://github.com/microsoft/onnxruntime/issues/18048). Graphs put
-# the parts of an image side by side instead, so that images do not touch. There is always room for one part more,
+# threads of onnxruntime overwrite each other's sums (https://github.com/microsoft/onnxruntime/issues/18048). Graphs
+# put the parts of an image side by side instead, so that images do not touch. There is always room for one part more,
 # because onnxruntime 1.14 refuses to sum over none.
 def _windows_of_images(parts: torch.Tensor, tokens: PackedTokens, fill: float) -> torch.Tensor:
     """`(M, ...)` to `(B, n, ...)` for images of less than n windows, with `fill` for those that an image lacks."""

@@ -119,7 +119,7 @@ def check_nodes(graph):
     for node in graph.node:
         # in ScatterND, threads overwrite each other's sums
         assert not [part for part in node.attribute if part.name == "reduction"]
-        # unused outputs of Split spoil every run but the first in 1.14 to 1.17, if the batch is one image
+        # unused outputs of Split spoiled every run but the first in 1.14 and 1.17, if the batch was one image
         assert used.issuperset(node.output) or node.op_type != "Split"
 
 
