@@ -94,7 +94,7 @@ def version_of(runtime: Runtime, runtimes: Path) -> str | None:
     if not python.exists():
         return None
     command = [python, "-c", "import onnxruntime; print(onnxruntime.__version__)"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout.strip()
 
 
 def main() -> None:

@@ -89,8 +89,8 @@ def build(folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         work, variant = Path(temporary), Path(temporary, "variant")
         shutil.copytree(folder / "torch-ext" / NAME, variant)
-        (work / "registration.h").write_text(REGISTRATION)
-        (variant / "_ops.py").write_text(OPERATORS.format(id=name))
+        (work / "registration.h").write_text(REGISTRATION, encoding="utf-8")
+        (variant / "_ops.py").write_text(OPERATORS.format(id=name), encoding="utf-8")
         compiler = cpp_extension.get_cxx_compiler()
         for source, own in (("torch-ext/torch_binding.cpp", []), ("kernels/kernels.cpp", _cxx_flags(folder))):
             target = work / f"{Path(source).stem}.o"
@@ -98,7 +98,7 @@ def build(folder: Path) -> Path:
         # linking with OpenMP would add a second runtime, with its own threads
         objects = [work / "torch_binding.o", work / "kernels.o"]
         _run([compiler, "-shared", *objects, *libraries, "-o", variant / f"{name}.abi3.so"])
-        (variant / "metadata.json").write_text(json.dumps(_metadata(name, variant), indent=2) + "\n")
+        (variant / "metadata.json").write_text(json.dumps(_metadata(name, variant), indent=2) + "\n", encoding="utf-8")
         target = folder / "build" / variant_name()
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(exist_ok=True)
@@ -107,7 +107,7 @@ def build(folder: Path) -> Path:
 
 def _cxx_flags(folder: Path) -> list[str]:
     """Those of `build.toml`; Python 3.10 cannot read TOML."""
-    (listed,) = re.findall(r"cxx-flags = \[(.*?)\]", (folder / "build.toml").read_text(), re.DOTALL)
+    (listed,) = re.findall(r"cxx-flags = \[(.*?)\]", (folder / "build.toml").read_text(encoding="utf-8"), re.DOTALL)
     return re.findall(r'"(.*?)"', listed)
 
 
