@@ -87,7 +87,9 @@ class GlobalAttention(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         qkv = self.qkv(hidden_states)
         context = self.mix_tokens(qkv).view(hidden_states.shape)
-        return self.proj(self.enhance(context, qkv.chunk(3, dim=-1)[2], hidden_states))
+        # not by `chunk`: onnxruntime cannot leave parts unused (`check_nodes` in tests/test_export.py)
+        value = qkv[..., 2 * hidden_states.shape[-1] :]
+        return self.proj(self.enhance(context, value, hidden_states))
 
 
 class ReluLinearAttention(GlobalAttention):

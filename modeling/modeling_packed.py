@@ -28,6 +28,7 @@ __all__ = [
     "packed_rank_augmented",
     "packed_softmax",
     "segment_sum",
+    "sum_over_cells",
     "sum_over_images",
     "sum_over_tokens",
     "unpack",
@@ -37,13 +38,7 @@ USE_OPERATOR = True  # false: products of windows on CPUs too
 
 
 def _sum(parts: torch.Tensor, segment: torch.Tensor, num_segments: int) -> torch.Tensor:
-    total = parts.new_zeros(num_segments, *parts.shape[1:])
-    if torch.compiler.is_exporting():
-        # `index_add` would become ScatterND, in which the threads of onnxruntime overwrite each other's sums:
-        # https://github.com/microsoft/onnxruntime/issues/18048. ScatterElements adds in one thread.
-        segment = segment.view(-1, *[1] * (parts.ndim - 1)).expand_as(parts)
-        return total.scatter_add(0, segment, parts)
-    return total.index_add(0, segment, parts)
+    return parts.new_zeros(num_segments, *parts.shape[1:]).index_add(0, segment, parts)
 
 
 def _fake_sum(parts, segment, num_segments):
@@ -65,8 +60,7 @@ _sum_operator = define_operator("segment_sum", _sum, _fake_sum, _spread, _save_s
 def segment_sum(parts: torch.Tensor, segment: torch.Tensor, num_segments: int) -> torch.Tensor:
     """`(n, ...)`, parts of the segments `(n,)`, to `(num_segments, ...)`, in float32 at least."""
     (parts,) = widen(parts)
-    is_compiling = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
-    return (_sum_operator if is_compiling else _sum)(parts, segment, num_segments)
+    return (_sum_operator if torch.compiler.is_dynamo_compiling() else _sum)(parts, segment, num_segments)
 
 
 class _FromSegments(torch.autograd.Function):
@@ -91,9 +85,38 @@ def from_segments(values: torch.Tensor, segment: torch.Tensor) -> torch.Tensor:
     return _FromSegments.apply(values, segment)
 
 
+# Exported graphs have no sums of segments: ONNX has them from opset 16 on, and those of ScatterND are wrong, since
+# threads of onnxruntime overwrite each other's sums (https://github.com/microsoft/onnxruntime/issues/18048). Graphs
+# put the parts of an image side by side instead, so that images do not touch. There is always room for one part more,
+# because onnxruntime 1.14 refuses to sum over none.
+def _windows_of_images(parts: torch.Tensor, tokens: PackedTokens, fill: float) -> torch.Tensor:
+    """`(M, ...)` to `(B, n, ...)` for images of less than n windows, with `fill` for those that an image lacks."""
+    window = tokens.is_token.shape[1]
+    number = torch.arange(tokens.counts.max().item() // window + 1, device=parts.device)
+    places = (tokens.starts // window).unsqueeze(1) + number
+    places = torch.where(number * window < tokens.counts.unsqueeze(1), places, parts.shape[0])
+    return torch.cat([parts, parts.new_full((1, *parts.shape[1:]), fill)])[places]
+
+
 def sum_over_images(parts: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
     """`(M, ...)`, a part for each window, to `(B, ...)`, in float32 at least."""
+    if torch.compiler.is_exporting():
+        return _windows_of_images(widen(parts)[0], tokens, 0.0).sum(1)
     return segment_sum(parts, tokens.image, tokens.counts.shape[0])
+
+
+def sum_over_cells(values: torch.Tensor, cell: torch.Tensor, num_cells: int, tokens: PackedTokens) -> torch.Tensor:
+    """Tokens `(M, W, D)` in the cells `(M, W)` of their images to `(B, num_cells, D)`, in float32 at least."""
+    if torch.compiler.is_exporting():
+        places = unpacked_places(tokens, spare=1)
+        cell = F.pad(cell.flatten(), (0, 1))[places].unsqueeze(1)  # [B, 1, N]
+        is_inside = cell == torch.arange(num_cells, device=cell.device).unsqueeze(1)
+        (values,) = widen(unpack(values, places))
+        return is_inside.to(values.dtype) @ values
+    none = tokens.counts.shape[0] * num_cells  # one more, for empty places
+    cell = torch.where(tokens.is_token, tokens.image.unsqueeze(1) * num_cells + cell, none)
+    cells = segment_sum(values.flatten(0, 1), cell.flatten(), none + 1)[:-1]
+    return cells.unflatten(0, (tokens.counts.shape[0], num_cells))
 
 
 def sum_over_tokens(values: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
@@ -273,8 +296,11 @@ def packed_rank_augmented(query, key, value, num_heads: int, tokens: PackedToken
         # a softmax over the tokens of an image, whose largest score cancels
         image, lowest = tokens.image.unsqueeze(1), torch.finfo(scores.dtype).min
         of_windows = scores.detach().masked_fill(~is_token, lowest).amax(1)
-        largest = of_windows.new_full((len(number), num_heads), lowest)
-        largest = largest.scatter_reduce(0, image.expand_as(of_windows), of_windows, "amax")
+        if torch.compiler.is_exporting():
+            largest = _windows_of_images(of_windows, tokens, lowest).amax(1)
+        else:
+            largest = of_windows.new_full((len(number), num_heads), lowest)
+            largest = largest.scatter_reduce(0, image.expand_as(of_windows), of_windows, "amax")
         weights = (scores - largest[tokens.image].unsqueeze(1)).masked_fill(~is_token, lowest).exp()
         share = weights / from_segments(sum_over_tokens(weights, tokens), tokens.image).unsqueeze(1)
         key = key * share.repeat_interleave(width, dim=2)

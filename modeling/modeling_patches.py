@@ -13,7 +13,7 @@ from .modeling_activations import gelu, relu
 from .modeling_depthwise import wrap_columns
 from .modeling_layers import FourierPositionEncoding
 from .modeling_local import Surroundings
-from .modeling_packed import from_segments, segment_sum
+from .modeling_packed import from_segments, sum_over_cells
 from .modeling_precision import LayerNorm
 from .modeling_stem import pixel_features
 from .modeling_tokens import PackedTokens
@@ -53,7 +53,7 @@ class PatchStem(nn.Module):
         self, hidden_states: torch.Tensor, tokens: PackedTokens, grid: tuple[int, int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Patches `(B, D, R, C)`, and the number `(T,)` of the patch below each token among those of all images."""
-        (number, height, width), side, stride = grid, self.side, self.stride
+        (_, height, width), side, stride = grid, self.side, self.stride
         if self.periodic and width % (side * stride):
             raise ValueError(
                 f"Patches of {side * stride} pixels do not fit around an image of {width} columns: choose "
@@ -63,16 +63,14 @@ class PatchStem(nn.Module):
         place = (row % side * side + column % side).flatten()
         rows, columns = -(-height // side), -(-width // side)  # the last cells may overhang the image
         image = tokens.image.unsqueeze(1)
-        cell = ((image * rows + row // side) * columns + column // side).flatten()
+        cell = row // side * columns + column // side
         pixels = tokens.values.flatten(0, 1)
         pixels = pixel_features(pixels) if self.has_features else pixels
         values = gelu(self.of_state(self.norm(hidden_states))).flatten(0, 1)
         values = values + relu(self.of_pixel(pixels.to(values.dtype)))
         values = values * from_segments(self.place_weight.to(values.dtype), place)
-        num_cells = number * rows * columns
-        cell = torch.where(tokens.is_token.flatten(), cell, num_cells)  # one more, for empty places
-        cells = segment_sum(values, cell, num_cells + 1)[:-1].to(self.batch_norm.weight.dtype)
-        cells = cells.unflatten(0, (number, rows, columns)).permute(0, 3, 1, 2)
+        cells = sum_over_cells(values.unflatten(0, cell.shape), cell, rows * columns, tokens)
+        cells = cells.to(self.batch_norm.weight.dtype).unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
         cells = gelu(self.batch_norm(cells))
         if self.periodic:
             cells = wrap_columns(cells.permute(0, 2, 3, 1), 1).permute(0, 3, 1, 2)

@@ -13,6 +13,7 @@ import torch
 
 from .modeling_constants import constant, table
 from .modeling_curves import curve_order, curve_ranks
+from .modeling_sizes import pad_to_multiple
 from .modeling_stem import LINEAR_SCALE, linear_pixels
 
 __all__ = [
@@ -179,7 +180,11 @@ def tokens_of(config, image_shape: tuple[int, int], pixels: Pixels) -> PackedTok
     at, of_windows, starts = pack(image, counts, window)
     number, num_places = of_windows.shape[0], of_windows.shape[0] * window
     place_of = at.new_full((none + 1,), num_places).index_put((token,), at)
-    values = channel_values(pixels.value, place_of[key], channel, num_places, is_tower, config.tower_size)
+    if torch.compiler.is_exporting():
+        values = _values_in_graph(config, image_shape, pixels, image, pixel)
+        values = values.new_zeros(num_places, values.shape[1]).index_put((at,), values)
+    else:
+        values = channel_values(pixels.value, place_of[key], channel, num_places, is_tower, config.tower_size)
     empty = torch.arange(num_places, device=device)
     pixel_at = torch.zeros_like(empty).index_put((at,), pixel)
     second = table(device, curve_ranks, config.curve, height, width, config.curve_shift, True, config.periodic_columns)
@@ -220,8 +225,7 @@ def pack(image: torch.Tensor, counts: torch.Tensor, window: int) -> tuple[torch.
     is_known = image.device.type == "cpu" and not torch.compiler.is_exporting()
     number = rounded_up(int(windows.sum())) if is_known else image.shape[0] // window + counts.shape[0]
     number_in_image = torch.arange(image.shape[0], device=image.device) - (counts.cumsum(0) - counts)[image]
-    # by `scatter_add`, for the reason given in `_sum` of modeling_packed.py; whole numbers add up in any order
-    of_windows = ends.new_zeros(number + 1).scatter_add(0, ends, torch.ones_like(ends))[:number].cumsum(0)
+    of_windows = (ends < torch.arange(1, number + 1, device=image.device).unsqueeze(1)).sum(1)
     return starts[image] + number_in_image, of_windows.clamp(max=max(counts.shape[0] - 1, 0)), starts
 
 
@@ -264,17 +268,41 @@ def channel_values(value, at, channel, num_places: int, is_tower: torch.Tensor, 
     """`(T, C)` from pixels that belong to the place `at`, or to none if that is `num_places`."""
     linear = value.sign() * linear_pixels(value)  # whose mean over a block is an energy
     part = torch.where(is_tower[channel], linear / tower_size**2, value)
-    total = part.new_zeros(num_places + 1, len(is_tower))
-    if torch.compiler.is_exporting():  # as in `_sum` of modeling_packed.py
-        total = total.view(-1).scatter_add(0, at * len(is_tower) + channel, part).view(total.shape)
-    else:  # on a GPU in a fixed order
-        total = total.index_put((at, channel), part, accumulate=True)
-    total = total[:-1]
-    return torch.where(is_tower, total.sign() * (total.abs() * LINEAR_SCALE).log1p(), total)
+    # on a GPU in a fixed order
+    total = part.new_zeros(num_places + 1, len(is_tower)).index_put((at, channel), part, accumulate=True)[:-1]
+    return torch.where(is_tower, _compressed(total), total)
 
 
-def unpacked_places(tokens: PackedTokens) -> torch.Tensor:
-    """Places `(B, N)` of the tokens of each image, `T` beyond its last one; the largest image has N tokens."""
-    number = torch.arange(tokens.counts.max().item() if tokens.counts.shape[0] else 0, device=tokens.counts.device)
+def _compressed(linear: torch.Tensor) -> torch.Tensor:
+    """As the processor returns pixels, from [`linear_pixels`] with a sign."""
+    return linear.sign() * (linear.abs() * LINEAR_SCALE).log1p()
+
+
+def _values_in_graph(config, image_shape: tuple[int, int], pixels: Pixels, image, pixel) -> torch.Tensor:
+    """[`channel_values`] of tokens at `image` and `pixel` `(n,)`, `(n, C)`, by dense images instead of sums: for
+    exported graphs, as `_windows_of_images` of modeling_packed.py."""
+    width, side, size = image_shape[1], config.tower_size, prod(image_shape)
+    places = pixels.image * (config.num_channels * size) + pixels.index
+    dense = pixels.value.new_zeros(pixels.num_images * config.num_channels * size).index_put((places,), pixels.value)
+    dense = dense.view(-1, config.num_channels, size)
+    towers = [number for number, is_tower in enumerate(config.channels_among(config.tower_channels)) if is_tower]
+    values = dense.transpose(1, 2)[image, pixel]  # [n, C]
+    if not towers:
+        return values
+    linear = dense[:, towers].unflatten(2, image_shape)
+    linear = pad_to_multiple(linear.sign() * linear_pixels(linear), side)
+    blocks = linear.unflatten(3, (-1, side)).unflatten(2, (-1, side)).mean((3, 5))
+    means = _compressed(blocks.permute(0, 2, 3, 1)[image, pixel // width // side, pixel % width // side])
+    is_middle = middle_of(pixel, image_shape, side) == pixel
+    columns = list(values.unbind(1))
+    for tower, mean in zip(towers, means.unbind(1)):
+        columns[tower] = torch.where(is_middle, mean, 0.0)
+    return torch.stack(columns, dim=1)
+
+
+def unpacked_places(tokens: PackedTokens, spare: int = 0) -> torch.Tensor:
+    """Places `(B, N)` of the tokens of each image, `T` beyond its last one; the largest has `N - spare` tokens."""
+    largest = tokens.counts.max().item() if tokens.counts.shape[0] else 0
+    number = torch.arange(largest + spare, device=tokens.counts.device)
     places = tokens.starts.unsqueeze(1) + number
     return torch.where(number < tokens.counts.unsqueeze(1), places, tokens.is_token.numel())

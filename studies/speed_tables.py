@@ -171,24 +171,51 @@ def export(results: Path) -> str:
     return (
         f"{markdown_table(heads, rows)}\n\n{measured['jets']} test jets; in brackets how many times as fast as eager "
         "PyTorch on as many threads\n(`python benchmarks/export.py`). onnxruntime computes in float32 where weights "
-        "are bfloat16."
+        f"are bfloat16. Beside float32 in onnxruntime,\n{'; '.join(_beside_float32(variants))}."
     )
+
+
+def _beside_float32(variants: dict) -> list[str]:
+    """What each way to compute in int8 gains and loses."""
+    whole, told = variants["float32"], []
+    for name, entry in variants.items():
+        if not name.startswith("int8"):
+            continue
+        loss = whole["quality"]["roc_auc"] - entry["quality"]["roc_auc"]
+        wider = entry["quality"]["relative_resolution"] / whole["quality"]["relative_resolution"] - 1
+        ratios = [
+            f"{entry['speed'][case]['over_pytorch'] / whole['speed'][case]['over_pytorch']:.2f}"
+            for case in ("1 thread, batch 1", "1 thread, batch 64")
+        ]
+        told.append(
+            f"{name}: AUC {-loss:+.4f}, resolution {wider:+.1%}, on one thread {' and '.join(ratios)} times as fast "
+            "(batches of 1 and 64)"
+        )
+    return told
 
 
 def cmssw(results: Path) -> str:
     """Which of the study's models the releases of CMSSW can run."""
     measured = _read(results, "cmssw")
-    models, rows = measured["models"], []
+    models, rows, lacking = measured["models"], [], {}
     for runtime in RUNTIMES:
-        runs = [name for name, found in models.items() if isinstance(found[runtime.version], float)]
-        releases = ", ".join(runtime.releases)
-        rows.append([releases, runtime.version, str(runtime.opset), str(runtime.ir), ", ".join(runs)])
-    never = [name for name, found in models.items() if all(isinstance(value, str) for value in found.values())]
-    note = f"; torch's exporter fails for {', '.join(never)}" if never else ""
-    heads = ["CMSSW", "onnxruntime", "opset", "IR", "models of the study that it runs"]
+        cells = [", ".join(runtime.releases), runtime.version, str(runtime.opset), str(runtime.ir)]
+        cells.append(measured["own_runtimes"].get(runtime.version) or "–")
+        for kind in ("float32", "int8"):
+            found = {name: entry[runtime.version][kind] for name, entry in models.items()}
+            differences = [value for entry in found.values() if isinstance(entry, dict) for value in entry.values()]
+            cells.append(f"{max(differences):.0e}" if differences else "–")
+            for name, entry in found.items():
+                if isinstance(entry, str):
+                    lacking.setdefault(f"{name} in {kind}", []).append(runtime.version)
+        rows.append(cells)
+    heads = ["CMSSW", "onnxruntime", "opset", "IR", "run in", "float32: largest difference", "int8: mean difference"]
+    not_run = "; ".join(f"{what}: not for {', '.join(versions)}" for what, versions in lacking.items())
     return (
-        f"{markdown_table(heads, rows, '---')}\n\nRandom weights, compared with PyTorch on {measured['jets']} jets "
-        f"in onnxruntime {measured['versions']['onnxruntime']}\n(`python benchmarks/cmssw.py`){note}."
+        f"{markdown_table(heads, rows)}\n\n{', '.join(models)}, of random weights, beside PyTorch on "
+        f"{measured['jets']} jets, an empty and a hot image, in onnxruntime\n"
+        f"{measured['versions']['onnxruntime']} and in the one named under *run in*: the worst of both and of all "
+        f"models (`python benchmarks/cmssw.py`).{not_run and f' {not_run}.'}"
     )
 
 

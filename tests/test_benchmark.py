@@ -165,7 +165,7 @@ def test_scores_are_published_with_the_model(scored, results, tmp_path, monkeypa
     folder = assemble.assemble_model(*given, benchmark=benchmark)
     assert "The training data is not here: nothing says that it shares no events with the benchmark" in caplog.text
     check_checkpoint(folder)
-    entries = parse_eval_result_entries(yaml.safe_load((folder / ".eval_results/jets.yaml").read_text()))
+    entries = parse_eval_result_entries(yaml.safe_load((folder / ".eval_results/e2evit-jets.yaml").read_text()))
     text = (folder / "README.md").read_text()
     assert "Jets of the data set `simulated`" in text
     assert "held-out jets (a folder of their own)" in text

@@ -49,6 +49,11 @@ CASES = {
     "Min": (("Min", [np.int64(2)]), INTEGERS),
     "Max": (("Max", [np.arange(6)]), INTEGERS),
     "Softmax": (("Softmax",), {"axis": -1}),
+    "Clip": (("Clip", [np.int64(-3), np.int64(4)]), INTEGERS),
+    "Clip from": (("Clip", [np.int64(-3)]), INTEGERS),
+    "LessOrEqual": (("LessOrEqual", [IMAGES[0]]), {}),
+    "GreaterOrEqual": (("GreaterOrEqual", [np.int64(2)]), INTEGERS),
+    "CumSum": (("CumSum", [np.int64(-1)]), {"exclusive": 1}),
 }
 
 
@@ -65,16 +70,35 @@ def test_old_operators_compute_the_same(arguments, attributes):
             np.testing.assert_allclose(found, value, rtol=0, atol=2e-6 if "Layer" in arguments[0] else 0)
 
 
+def test_what_old_runtimes_cannot_do():
+    """onnxruntime 1.0 takes axes of CumSum of 32 bits only; up to 1.10, fusing ReLU with a product needs a bias."""
+    (axis,) = lower(graph("CumSum", [np.int64(1)]), "11_0").graph.initializer
+    assert axis.data_type == TensorProto.INT32
+    weight = numpy_helper.from_array(np.eye(6, 2, dtype=np.float32), "weight")
+    made = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "weight"], ["y"], name="product", alpha=2.0)],
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])],
+        [weight],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    (product,) = lower(model, "13_0").graph.node
+    assert len(product.input) == 3
+    np.testing.assert_array_equal(run(lower(model, "13_0"), IMAGES[0])[0], run(model, IMAGES[0])[0])
+    assert len(lower(model, "13_1").graph.node[0].input) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "attributes", "release", "message"),
     [
         (("Reshape", [[0, 24]]), {"allowzero": 1}, "13_0", "Reshape of opset 16, and CMSSW 13_0 reads opset 15"),
         (("Split",), {"axis": 2, "num_outputs": 4, "outputs": 4}, "13_0", "Split of opset 18, .* run it: 13_1, 13_2"),
         (
-            ("Clip", [np.int64(0)]),
-            INTEGERS,
+            ("Celu",),
+            {},
             "11_0",
-            r"Clip of opset 12, .*1\.0\.0\)\. .*: 10_6, 11_2, 11_3",
+            r"Celu of opset 12, .*1\.0\.0\)\. .*: 10_6, 11_2, 11_3",
         ),
         (("Min", [np.int64(0), np.int64(1)]), INTEGERS, "11_1", "Min of opset 12"),
         (("Trilu",), {}, "11_3", "Trilu of opset 14"),

@@ -91,21 +91,36 @@ def test_files_describe_themselves(exported, processor):
 @pytest.mark.parametrize(
     "name",
     [
-        *("xcit", "vit_study", "linearvit_mila", "linearvit_study", "xcit_study", "convnextv2"),
+        *(
+            "xcit",
+            "vit_study",
+            "linearvit_mila",
+            "linearvit_rala",
+            "linearvit_study",
+            "xcit_study",
+            "convnextv2",
+            "swin",
+        ),
         *("hitvit", "hitvit_convolution", "hitvit_patches"),
     ],
 )
 def test_other_models(name, processor, images, tmp_path):
     model = make(name, **JETS)
     path = export_onnx(model, processor, tmp_path / "model.onnx", "nchw")
-    for node in onnx.load(path).graph.node:  # in which the threads of onnxruntime overwrite each other's sums
-        assert node.op_type != "ScatterND" or not [part for part in node.attribute if part.name == "reduction"]
+    check_nodes(onnx.load(path).graph)
     # the last batch is the empty and the hot image alone
     assert max(check_parity(model, processor, path, images[-20:], batch_size=6).values()) <= 1e-4
-    if name.startswith("hitvit"):
-        with pytest.raises(ValueError, match=r"ScatterElements of opset 16, and CMSSW 13_0 reads opset 15 .*: 13_1, "):
-            lower(onnx.load(path), "13_0")
-    check_releases(path, model, processor, images[-3:], ["13_1"] if name.startswith("hitvit") else ["13_0", "11_0"])
+    check_releases(path, model, processor, images[-3:], ["13_0", "11_0"])
+
+
+def check_nodes(graph):
+    """What some onnxruntime computes wrongly is not there."""
+    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    for node in graph.node:
+        # in ScatterND, threads overwrite each other's sums
+        assert not [part for part in node.attribute if part.name == "reduction"]
+        # unused outputs of Split spoiled every run but the first in 1.14 and 1.17, if the batch was one image
+        assert used.issuperset(node.output) or node.op_type != "Split"
 
 
 def check_releases(path, model, processor, images, releases):

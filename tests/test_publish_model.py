@@ -153,14 +153,12 @@ def test_push_load_and_push_again(checkpoint, tmp_path):
         assert repository.tags["v1"] == repository.branches["main"]
         assert hub.commits == [REPO], "all files in one commit"
         assert len(hub.uploaded) == 1, "only the weights are large"
-
         refused = load(endpoint, tmp_path / "b")
         assert refused.returncode != 0, "private"
         found = load(endpoint, tmp_path / "b", revision="v1", token=READ_TOKEN)
         assert found.returncode == 0, found.stderr[-3000:]
         logits, _mass = map(json.loads, found.stdout.splitlines())
         assert len(logits) == 2
-
         # nothing is new: no commit, no upload
         for name, data in hub.files(REPO).items():
             if name != ".gitattributes":
@@ -168,11 +166,16 @@ def test_push_load_and_push_again(checkpoint, tmp_path):
                 (tmp_path / "model" / name).write_bytes(data)
         done = publish(tmp_path / "model", endpoint, tmp_path / "a")
         assert done.returncode == 0, done.stderr[-3000:]
-        assert hub.commits == [REPO]
-        assert len(hub.uploaded) == 1
+        assert (hub.commits, len(hub.uploaded)) == ([REPO], 1)
+        # of the scores of earlier weights, those that others contributed stay
+        scores = {f".eval_results/{name}.yaml": b"[]" for name in ("e2evit-jets", "theirs")}
+        repository.commit("main", hub.files(REPO) | scores)
+        done = publish(tmp_path / "model", endpoint, tmp_path / "a")
+        assert [name for name in hub.files(REPO) if name in scores] == [".eval_results/theirs.yaml"], done.stderr[
+            -3000:
+        ]
         # the tag exists: refused before any upload
         done = publish(tmp_path / "model", endpoint, tmp_path / "a", tag="v1")
-        assert done.returncode == 1
         assert done.stderr.strip().endswith("choose another name, or delete that tag first.")
         done = publish(tmp_path / "model", endpoint, tmp_path / "a", revision="experiment")
         assert done.returncode == 0, done.stderr[-3000:]

@@ -12,35 +12,17 @@ import hashlib
 import os
 import subprocess
 import sys
-import tempfile
 from concurrent import futures
 from pathlib import Path
 
 PACKAGES = ("tritonclient==2.73.0", "grpcio==1.85.3", "python-rapidjson==1.25")
-CACHE = Path(__file__).parents[1] / ".pytest_cache"
 
 
 def fetch() -> Path:
-    """The folder to import them from.
+    """The folder to import them from."""
+    from fetched import fetch as fetch_packages  # not in the process that is a server
 
-    Without it, the test is skipped, or with `E2EVIT_REQUIRE=all` fails.
-    """
-    import pytest
-    from filelock import FileLock
-
-    folder = CACHE / f"{PACKAGES[0].replace('==', '-')}-{sys.implementation.cache_tag}"
-    CACHE.mkdir(exist_ok=True)
-    with FileLock(CACHE / f"{folder.name}.lock"):
-        if not folder.exists():
-            with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
-                command = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--retries", "1"]
-                command += ["--disable-pip-version-check", "--target", f"{temporary}/packages", *PACKAGES]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                if done.returncode and os.environ.get("E2EVIT_REQUIRE") != "all":
-                    pytest.skip(f"needs {PACKAGES[0]} from PyPI: {done.stderr.strip().splitlines()[-1]}")
-                assert done.returncode == 0, done.stderr[-2000:]
-                Path(temporary, "packages").rename(folder)
-    return folder
+    return fetch_packages(*PACKAGES)
 
 
 def parse_config(text: str):

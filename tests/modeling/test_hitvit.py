@@ -27,6 +27,7 @@ KINDS = {  # every local and global mixer, and every order
     "both": {"local_mixing": "both", "kernel_size": 5},
     "scatter": {"local_mixing": "both", "convolution": "scatter"},
     "softmax": {"local_mixing": "none", "global_mixing": "softmax"},
+    "rala": {"global_mixing": "rala"},
     "local only": {"global_mixing": "none", "local_mixing": "convolution"},
     "no hits": {"hit_tokens": False},
     # cells overhang, and the block before the patches leaves tokens in the second order
@@ -191,6 +192,23 @@ def test_products_of_windows_are_those_of_images(kind, monkeypatch):
         gradients.append([outputs.logits, *(weight.grad for weight in model.parameters())])
     # sums of float32 in another order
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(50, 50), (23, 36)])
+@every_kind
+def test_exported_graphs_add_up_otherwise(kind, size, monkeypatch):
+    """As old opsets can, and so that an image never sees the others."""
+    model, images = hitvit(kind), jets(size=size)
+    images[1] = 0
+    expected = logits(model, images)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    # sums of float32 in another order
+    torch.testing.assert_close(logits(model, images), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits(model, images[1:2]), expected[1:2], rtol=1e-4, atol=1e-5)
+    images[2, 0, 10, 10] = torch.nan
+    found = logits(model, images)
+    assert found[2].isnan().all()
+    torch.testing.assert_close(found[[0, 1, 3]], expected[[0, 1, 3]], rtol=1e-4, atol=1e-5)
 
 
 def test_the_cost_is_that_of_a_jet():

@@ -4,7 +4,7 @@ examples:
   e2evit export runs/xcit --output_dir onnx --data_dir data/jets
   build/cpp/e2e_predict onnx/xcit_nhwc.onnx onnx/xcit_row.txt
   e2evit export runs/xcit --output_dir onnx --data_dir data/jets --cmssw 13_0 --triton models
-  e2evit export runs/xcit --output_dir onnx --data_dir data/jets --int8
+  e2evit export runs/xcit --output_dir onnx --data_dir data/jets --int8 --triton models
 
 NAME_row.txt is one of these jets in the format that the C++ example `deploy/cpp` reads.
 """
@@ -39,7 +39,8 @@ class ExportArguments:
     num_jets: int = HfArg(default=1000, help="Jets to compare on, besides an empty image and one with hot pixels.")
     cmssw: str | None = HfArg(default=None, help="Release of CMSSW that must read the files, such as 13_0.")
     int8: bool = HfArg(
-        default=False, help="Compute matrix products with 8-bit integers: smaller and faster. Files are NAME_int8_..."
+        default=False,
+        help="Compute matrix products of tokens with 8-bit integers: smaller and faster. NAME becomes NAME_int8.",
     )
     triton: str | None = HfArg(
         default=None, help="Model repository of a Triton server to write NAME_nchw.onnx to, as NAME, too."

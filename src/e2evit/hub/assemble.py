@@ -23,7 +23,7 @@ from e2evit.results.record import Result
 from .benchmark import Benchmark, check_unseen
 from .card import CAPTIONS, render_card
 from .code import add_code
-from .safety import CHECKPOINT_FILES, EVAL_RESULTS, MODEL_FILES, check_checkpoint, find_files
+from .safety import CHECKPOINT_FILES, EVAL_RESULTS, MODEL_FILES, OWN_SCORES, check_checkpoint, find_files
 
 __all__ = ["assemble_model", "check_loads"]
 
@@ -117,7 +117,7 @@ def assemble_model(
                 shutil.copyfile(checkpoint / name, temporary / name)
         shutil.copyfile(results, temporary / "results.json")
         if benchmark is not None:
-            scores = temporary / EVAL_RESULTS / f"{benchmark.repo_id.rpartition('/')[2]}.yaml"
+            scores = temporary / EVAL_RESULTS / OWN_SCORES.format(benchmark.repo_id.rpartition("/")[2])
             scores.parent.mkdir()
             scores.write_text(benchmark.eval_results(result), encoding="utf-8")
         figures = comparison_figures(read_predictions({results: result}), result)

@@ -163,6 +163,10 @@ class _Lowering:
             return False
         if "allowzero" in given and opset < 16:  # onnxruntime 1.10, of opset 15, takes no -1 beside it
             return False
+        if node.op_type == "Gemm" and len(node.input) == 2 and opset < 16:  # see `_gemm`
+            return False
+        if node.op_type == "CumSum" and self.kinds.get(node.input[1]) == "tensor(int64)" and opset < 12:
+            return False  # see `_cumsum`
         if node.op_type in self.softmax and opset < 13:  # which took all axes from this one on together
             return [part.i for part in node.attribute if part.name == "axis"] == [-1]
         parameters = [schema.inputs[min(place, len(schema.inputs) - 1)] for place in range(len(node.input))]
@@ -195,6 +199,32 @@ def _keep(entries, names: set[str]) -> None:
     entries.extend(kept)
 
 
+def _clip(lowering: _Lowering, node) -> bool:
+    """Limits one after the other."""
+    limits = [(name, limit) for name, limit in zip(("Max", "Min"), node.input[1:]) if limit]
+    value = node.input[0]
+    for place, (name, limit) in enumerate(limits, start=1):
+        value = lowering.add(name, value, limit, output=node.output[0] if place == len(limits) else None)
+    return bool(limits)
+
+
+def _cumsum(lowering: _Lowering, node) -> bool:
+    """With an axis of 32 bits: onnxruntime 1.0 takes no other."""
+    axis = lowering.constants.get(node.input[1])
+    if axis is None:
+        return False
+    axis = lowering.constant(axis.astype(np.int32))
+    lowering.add("CumSum", node.input[0], axis, output=node.output[0], **lowering.attributes(node))
+    return True
+
+
+def _gemm(lowering: _Lowering, node) -> bool:
+    """With a bias: onnxruntime up to 1.10 cannot fuse an activation with a product without one."""
+    zero = lowering.constant(np.zeros(1, np.float32))
+    lowering.add("Gemm", *node.input, zero, output=node.output[0], **lowering.attributes(node))
+    return True
+
+
 def _layer_normalization(lowering: _Lowering, node) -> bool:
     """The operators that onnxruntime fuses to a normalisation again."""
     attributes = lowering.attributes(node)
@@ -211,6 +241,13 @@ def _layer_normalization(lowering: _Lowering, node) -> bool:
     scaled = lowering.add("Mul", normal, scale, output=None if bias else node.output[0])
     if bias:
         lowering.add("Add", scaled, *bias, output=node.output[0])
+    return True
+
+
+def _or_equal(lowering: _Lowering, node) -> bool:
+    """Two comparisons."""
+    parts = [lowering.add(name, *node.input) for name in (node.op_type.removesuffix("OrEqual"), "Equal")]
+    lowering.add("Or", *parts, output=node.output[0])
     return True
 
 
@@ -256,7 +293,12 @@ def _smaller(lowering: _Lowering, node) -> bool:
 
 # by operator, what writes others in its place; it returns whether it can
 REPLACEMENTS = {
+    "Clip": _clip,
+    "CumSum": _cumsum,
+    "Gemm": _gemm,
+    "GreaterOrEqual": _or_equal,
     "LayerNormalization": _layer_normalization,
+    "LessOrEqual": _or_equal,
     "Max": _smaller,
     "Min": _smaller,
     "Reshape": _reshape,

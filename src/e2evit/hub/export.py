@@ -3,7 +3,8 @@
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from e2evit.data import CHANNELS
 from e2evit.data.jobs import write_whole, write_whole_text
@@ -25,6 +27,7 @@ __all__ = [
     "LAYOUTS",
     "ExportModule",
     "check_parity",
+    "differences_of",
     "export_onnx",
     "export_variants",
     "metadata",
@@ -121,7 +124,8 @@ def export_onnx(
         cmssw: Release whose onnxruntime must read the file, such as `"13_0"`.
 
     Raises:
-        ValueError: as [`ExportModule`] and [`lower`], for another `first`, or a model of a fixed batch size.
+        ValueError: as [`ExportModule`] and [`lower`], for another `first`, a model of a fixed batch size, or one that
+            PyTorch's exporter cannot translate.
         ImportError: without the `export` extra.
     """
     if first not in FIRST:
@@ -144,19 +148,24 @@ def _translate(model, processor, layout: str, cmssw: str | None):
     # one line for each operator of torchvision, which no model uses, and for each list without entries
     for name in ("torch.onnx._internal.exporter._registration", "onnx_ir._convenience"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _plain_attention(model):
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec")  # torch's own
-        program = torch.onnx.export(
-            module,
-            (example,),
-            dynamo=True,
-            input_names=["inputs"],
-            output_names=module.output_names,
-            dynamic_shapes={"inputs": {0: torch.export.Dim("batch", min=1)}},
-            opset_version=OPSET,
-            external_data=False,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                input_names=["inputs"],
+                output_names=module.output_names,
+                dynamic_shapes={"inputs": {0: torch.export.Dim("batch", min=1)}},
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise ValueError(
+                f"PyTorch's exporter cannot translate this model ({model.config.model_type}): {_reason(error)}"
+            ) from error
     proto = program.model_proto
     if not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
         raise ValueError(
@@ -165,6 +174,29 @@ def _translate(model, processor, layout: str, cmssw: str | None):
         )
     onnx.helper.set_model_props(proto, metadata(model, processor, layout))
     return proto if cmssw is None else lower(proto, cmssw)
+
+
+@contextmanager
+def _plain_attention(model) -> Iterator[None]:
+    """Attention of transformers' backbones as products: torch's exporter cannot translate Swin's fused one."""
+    backbones = [
+        part for part in model.modules() if isinstance(part, PreTrainedModel) and part.config is not model.config
+    ]
+    before = [part.config._attn_implementation for part in backbones]
+    for part in backbones:
+        part.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        for part, implementation in zip(backbones, before):
+            part.set_attn_implementation(implementation)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the innermost cause; torch's own message is a page long."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _save(proto, path: Path, first: str) -> Path:
@@ -214,15 +246,21 @@ def check_parity(
             expected = dict(zip(module.output_names, (tensor.numpy() for tensor in module(torch.from_numpy(batch)))))
         fed = np.ascontiguousarray(batch.transpose(0, 2, 3, 1)) if layout == "nhwc" else batch
         for name, values in zip(names, session.run(names, {"inputs": fed})):
-            error = np.abs(values - expected[name])
-            if name.startswith("mass"):
-                error = error / np.maximum(np.abs(expected["mass"]), 1.0)
-            differences[name].append(error.max(axis=1))
+            differences[name].append(differences_of(name, values, expected))
     combine, tolerance = (np.mean, INT8_TOLERANCE) if int8 else (np.max, TOLERANCE)  # both keep a NaN
     found = {name: float(combine(np.concatenate(of))) for name, of in differences.items()}
     if not all(value <= tolerance for value in found.values()):
         raise ValueError(f"{path} differs from PyTorch by more than {tolerance:g}: {found}.")
     return found
+
+
+def differences_of(name: str, values: np.ndarray, expected: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The largest difference `(N,)` of an output `(N, width)` in each image from those expected, of which masses are
+    relative to `expected["mass"]`."""
+    error = np.abs(values - expected[name])
+    if name.startswith("mass"):
+        error = error / np.maximum(np.abs(expected["mass"]), 1.0)
+    return error.max(axis=1)
 
 
 def open_session(path: str | Path, num_threads: int = 0):

@@ -15,7 +15,15 @@ from e2evit.data.prepare import MANIFEST_FILE, damaged_shards
 from e2evit.data.storage import absolute
 
 from .connection import Requests, open_requests
-from .safety import DATASET_FILES, MODEL_FILES, check_checkpoint, check_dataset, check_finite, find_files
+from .safety import (
+    DATASET_FILES,
+    MODEL_FILES,
+    REPLACED_FILES,
+    check_checkpoint,
+    check_dataset,
+    check_finite,
+    find_files,
+)
 
 __all__ = ["publish_dataset", "publish_model"]
 
@@ -70,7 +78,8 @@ def publish_model(
     """Upload an assembled model in one commit; files already in the repository are not uploaded again.
 
     Args:
-        folder: What [`assemble_model`] wrote.
+        folder: What [`assemble_model`] wrote. Files of an earlier version that it lacks are deleted from the
+            repository; scores that others contributed stay.
         tag: Name for the commit; refused before any upload if the repository already has it or the token may not tag.
         repo_id, private, revision, token: As in [`publish_dataset`].
 
@@ -90,7 +99,7 @@ def publish_model(
     check_finite(folder / "model.safetensors")
     if not (folder / "README.md").is_file():
         raise ValueError(f"{folder} has no card: publish the checkpoint with `e2evit push`.")
-    return _Upload(folder, find_files(folder, MODEL_FILES), MODEL_FILES, repo_id, "model", revision, token).run(
+    return _Upload(folder, find_files(folder, MODEL_FILES), REPLACED_FILES, repo_id, "model", revision, token).run(
         private, tag
     )
 

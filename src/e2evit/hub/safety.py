@@ -27,6 +27,8 @@ __all__ = [
     "DATASET_FILES",
     "EVAL_RESULTS",
     "MODEL_FILES",
+    "OWN_SCORES",
+    "REPLACED_FILES",
     "check_checkpoint",
     "check_dataset",
     "check_finite",
@@ -36,7 +38,13 @@ __all__ = [
 # of a training run's folder, all that publishing reads
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "recipe.yaml", "run_info.json")
 EVAL_RESULTS = ".eval_results"  # folder of the Hub's leaderboards
-MODEL_FILES = (*CHECKPOINT_FILES, "README.md", "results.json", "figures/*.png", "*.py", f"{EVAL_RESULTS}/*.yaml")
+OWN_SCORES = "e2evit-{}.yaml"  # our files in it; others are contributed on the Hub
+# what a push replaces: the last, only by new ones
+REPLACED_FILES = (
+    *(*CHECKPOINT_FILES, "README.md", "results.json", "figures/*.png", "*.py"),
+    f"{EVAL_RESULTS}/{OWN_SCORES.format('*')}",
+)
+MODEL_FILES = (*REPLACED_FILES, f"{EVAL_RESULTS}/*.yaml")
 DATASET_FILES = ("README.md", "e2evit.json", "bad_rows.json", "benchmark.json", "eval.yaml", "data/*.parquet")
 BESIDE = (".gitattributes",)  # in every clone; not uploaded
 

@@ -1,7 +1,7 @@
 // Probabilities and masses of jets from a *_nchw.onnx file, with CMSSW's own ONNX Runtime.
 //
-// Not compiled here: written for the interfaces of CMSSW 11_2 to 15_0. `run` of earlier releases has no shapes: leave
-// out its third argument. Export the file for the release: `e2evit export ... --cmssw 13_0`.
+// Not compiled here with CMSSW: written for the interfaces of CMSSW 11_2 to 15_0. `run` of earlier releases has no
+// shapes: leave out its third argument. Export the file for the release: `e2evit export ... --cmssw 13_0`.
 
 #include <memory>
 #include <string>
@@ -14,6 +14,8 @@
 #include "FWCore/ParameterSet/interface/FileInPath.h"
 #include "FWCore/ParameterSet/interface/ParameterSet.h"
 #include "FWCore/ParameterSet/interface/ParameterSetDescription.h"
+#include "FWCore/Utilities/interface/EDGetToken.h"
+#include "FWCore/Utilities/interface/Exception.h"
 #include "FWCore/Utilities/interface/InputTag.h"
 #include "JetFrames.h"
 #include "PhysicsTools/ONNXRuntime/interface/ONNXRuntime.h"
@@ -27,6 +29,7 @@ class E2EJetProducer : public edm::stream::EDProducer<edm::GlobalCache<cms::Ort:
         imageSize_(config.getParameter<std::vector<unsigned>>("imageSize")),
         outputs_(config.getParameter<std::vector<std::string>>("outputs")) {
     if (imageSize_.size() != 2) throw cms::Exception("Configuration") << "imageSize is the number of rows and columns";
+    if (outputs_.empty()) throw cms::Exception("Configuration") << "outputs names none of the model's outputs";
     for (const auto& output : outputs_) produces<std::vector<float>>(output);
   }
 
@@ -43,8 +46,8 @@ class E2EJetProducer : public edm::stream::EDProducer<edm::GlobalCache<cms::Ort:
     description.add<edm::InputTag>("seeds", edm::InputTag("JetFrames", "JetSeeds"));
     description.add<edm::FileInPath>("model");
     description.add<std::vector<unsigned>>("channels")->setComment("Place of each of the model's channels in a frame.");
-    description.add<std::vector<unsigned>>("imageSize", {125, 125});
-    description.add<std::vector<std::string>>("outputs", {"signal", "mass"});
+    description.add<std::vector<unsigned>>("imageSize", std::vector<unsigned>{125, 125});
+    description.add<std::vector<std::string>>("outputs", std::vector<std::string>{"signal", "mass"});
     descriptions.addWithDefaultLabel(description);
   }
 

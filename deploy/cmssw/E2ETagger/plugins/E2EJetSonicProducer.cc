@@ -1,6 +1,6 @@
 // As E2EJetProducer, with a Triton server that runs the model: `e2evit export ... --triton` writes what it loads.
 //
-// Not compiled here: written for the interfaces of CMSSW 12_4 to 15_0.
+// Not compiled here with CMSSW: written for the interfaces of CMSSW 12_4 to 15_0.
 
 #include <memory>
 #include <string>
@@ -11,6 +11,8 @@
 #include "FWCore/ParameterSet/interface/ConfigurationDescriptions.h"
 #include "FWCore/ParameterSet/interface/ParameterSet.h"
 #include "FWCore/ParameterSet/interface/ParameterSetDescription.h"
+#include "FWCore/Utilities/interface/EDGetToken.h"
+#include "FWCore/Utilities/interface/Exception.h"
 #include "FWCore/Utilities/interface/InputTag.h"
 #include "HeterogeneousCore/SonicTriton/interface/TritonEDProducer.h"
 #include "JetFrames.h"
@@ -22,8 +24,8 @@ class E2EJetSonicProducer : public TritonEDProducer<> {
         frames_(consumes<e2evit::Frames>(config.getParameter<edm::InputTag>("frames"))),
         seeds_(consumes<e2evit::Seeds>(config.getParameter<edm::InputTag>("seeds"))),
         channels_(config.getParameter<std::vector<unsigned>>("channels")),
-        outputs_(config.getParameter<edm::ParameterSet>("Client").getUntrackedParameter<std::vector<std::string>>(
-            "outputs")) {
+        outputs_(config.getParameter<std::vector<std::string>>("outputs")) {
+    if (outputs_.empty()) throw cms::Exception("Configuration") << "outputs names none of the model's outputs";
     for (const auto& output : outputs_) produces<std::vector<float>>(output);
   }
 
@@ -44,7 +46,10 @@ class E2EJetSonicProducer : public TritonEDProducer<> {
   void produce(edm::Event& event, const edm::EventSetup&, const Output& results) override {
     const std::size_t number = event.get(frames_).size();
     for (const auto& name : outputs_) {
-      const auto& result = results.at(name);
+      const auto found = results.find(name);
+      if (found == results.end())
+        throw cms::Exception("Configuration") << "the client does not ask for output " << name;
+      const auto& result = found->second;
       TritonOutput<float> values;
       if (!jets_.empty()) values = result.fromServer<float>();
       const auto of = [&](std::size_t place) { return values[place].begin(); };
@@ -58,6 +63,8 @@ class E2EJetSonicProducer : public TritonEDProducer<> {
     description.add<edm::InputTag>("frames", edm::InputTag("JetFrames", "JetFrames"));
     description.add<edm::InputTag>("seeds", edm::InputTag("JetFrames", "JetSeeds"));
     description.add<std::vector<unsigned>>("channels")->setComment("Place of each of the model's channels in a frame.");
+    // products must not depend on the untracked `outputs` of the client, which only saves traffic
+    description.add<std::vector<std::string>>("outputs", std::vector<std::string>{"signal", "mass"});
     descriptions.addWithDefaultLabel(description);
   }
 

@@ -1,9 +1,10 @@
 // Images of jets as RecoE2E's JetFrameProducer makes them, flattened for our *_nchw.onnx files.
 
-#ifndef E2ETagger_plugins_JetFrames_h
-#define E2ETagger_plugins_JetFrames_h
+#ifndef E2E_E2ETagger_plugins_JetFrames_h
+#define E2E_E2ETagger_plugins_JetFrames_h
 
 #include <algorithm>
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <vector>

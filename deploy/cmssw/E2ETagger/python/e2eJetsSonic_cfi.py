@@ -17,4 +17,5 @@ e2eJetsSonic = cms.EDProducer(
     seeds=cms.InputTag("JetFrames", "JetSeeds"),
     # `channel_names` of the file's metadata, by their places in JetFrames
     channels=cms.vuint32(2, 3, 4, 1, 0, 6, 7, 8),
+    outputs=cms.vstring("signal", "mass"),
 )

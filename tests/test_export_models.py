@@ -1,0 +1,128 @@
+"""Every kind of model becomes an ONNX file for every release of CMSSW, or one line says why not."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from e2evit.modeling import FAMILIES
+from models import MODELS, make
+from onnx import TensorProto
+from test_export import check_nodes
+from transformers import AutoModelForImageClassification
+
+from e2evit import E2EImageProcessor
+from e2evit.cli.export import main
+from e2evit.data import find_schema
+from e2evit.hub import export
+from e2evit.hub.cmssw import RUNTIMES, lower
+from e2evit.hub.export import check_parity, export_onnx, parity_images
+from e2evit.training import read_model_config
+
+RECIPES = Path(__file__).parents[1] / "recipes/models"
+CHANNELS = find_schema("simulated").channel_names
+JETS = {"num_channels": len(CHANNELS), "channel_names": CHANNELS, "num_aux_features": 0}
+# attention that PyTorch's exporter cannot write for any number of images
+FIXED = {"linearvit_inline", "linearvit_ttt"}
+
+
+def small(fields: dict) -> dict:
+    """A recipe with one narrow block for each stage."""
+    fields, width = dict(fields), 16
+    if "hidden_sizes" in fields:
+        stages = range(len(fields["hidden_sizes"]))
+        sizes = [width << stage for stage in stages]
+        fields |= {"hidden_sizes": sizes, "depths": [2] * len(sizes), "num_attention_heads": [2] * len(sizes)}
+    else:
+        fields |= {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 2}
+    if "num_patch_layers" in fields:
+        fields |= {"num_patch_layers": 1, "patch_hidden_size": width}
+    return fields | {"drop_path_rate": 0.0, "mass_loss_weight": 1.0} | JETS
+
+
+def recipes() -> dict[str, dict]:
+    """Those of models of images that differ in more than their size, by the name of the first."""
+    found = {}
+    for path in sorted(RECIPES.glob("*.json")):
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields["model_type"] in FAMILIES:
+            found.setdefault(json.dumps(small(fields), sort_keys=True), path.stem)
+    return {name: json.loads(fields) for fields, name in found.items()}
+
+
+def images_of(processor) -> np.ndarray:
+    generator = np.random.default_rng(0)
+    images = generator.exponential(size=(3, *processor.image_shape)) * (
+        generator.random((3, *processor.image_shape)) < 0.02
+    )
+    return parity_images(images.astype(np.float32))
+
+
+def check(model, processor, path: Path) -> None:
+    """A file for each opset that the releases of CMSSW know agrees with PyTorch."""
+    newest = onnx.load(export_onnx(model, processor, path, "nchw"))
+    check_nodes(newest.graph)
+    for runtime in {runtime.opset: runtime for runtime in RUNTIMES}.values():
+        onnx.save(lower(newest, runtime.releases[0]), path)
+        # the last batch is the hot image alone
+        assert max(check_parity(model, processor, path, images_of(processor), batch_size=2).values()) <= 1e-4
+
+
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - FIXED))
+@pytest.mark.slow
+def test_every_model(name, tmp_path):
+    check(make(name, **JETS), E2EImageProcessor(CHANNELS, image_size=50), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("name", recipes())
+@pytest.mark.slow
+def test_every_recipe(name, tmp_path):
+    fields = recipes()[name]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(fields))
+    torch.manual_seed(0)
+    model = AutoModelForImageClassification.from_config(read_model_config(path)).eval()
+    size = fields.get("image_size", model.config.image_size)
+    check(model, E2EImageProcessor(CHANNELS, image_size=size), tmp_path / "model.onnx")
+
+
+def test_every_family_is_covered():
+    assert {MODELS[name]().model_type for name in MODELS} == set(FAMILIES)
+    covered = {fields["model_type"] for fields in recipes().values()}
+    assert {"linearvit", "xcit", "hitvit"} == covered
+
+
+@pytest.mark.parametrize("name", ["linearvit_study", "xcit_study", "hitvit_patches"])
+@pytest.mark.slow
+def test_every_combination_of_options(name, simulated_jets, tmp_path, monkeypatch):
+    """Releases, 8-bit products and Triton's repository do not exclude each other."""
+    model, processor = make(name, **JETS, image_size=125), E2EImageProcessor(CHANNELS)
+    model.save_pretrained(tmp_path / "run")
+    processor.save_pretrained(tmp_path / "run")
+    newest = {layout: export._translate(model, processor, layout, None) for layout in export.LAYOUTS}
+
+    def translate(model, processor, layout, cmssw):
+        return lower(newest[layout], cmssw or "15_0")  # which keeps opset 18
+
+    monkeypatch.setattr(export, "_translate", translate)
+    command = [str(tmp_path / "run"), "--data_dir", str(simulated_jets), "--num_jets", "20"]
+    for release, opset in (("11_0", 11), ("10_6", 12), ("13_0", 15), (None, 18)):
+        for int8 in (False, True):
+            folder = tmp_path / f"{release}{int8}"
+            options = ["--output_dir", str(folder), "--triton", str(folder / "models")]
+            options += ["--cmssw", release] if release else []
+            main([*command, *options, *["--int8"] * int8])
+            served = "run" + "_int8" * int8
+            assert [path.name for path in (folder / "models").iterdir()] == [served]
+            assert (folder / "models" / served / "1/model.onnx").read_bytes() == (
+                folder / f"{served}_nchw.onnx"
+            ).read_bytes()
+            written = onnx.load(folder / f"{served}_nchw.onnx")
+            assert written.opset_import[0].version == opset
+            products = [node.input[1] for node in written.graph.node if node.op_type == "MatMulInteger"]
+            assert bool(products) == int8
+            # onnxruntime up to 1.3 multiplies unsigned numbers only
+            kind = TensorProto.UINT8 if opset <= 12 else TensorProto.INT8
+            assert {tensor.data_type for tensor in written.graph.initializer if tensor.name in products} <= {kind}
