@@ -44,7 +44,8 @@ class FileServer:
         moved: Where paths are redirected to.
         answers: Status, headers and body of the next answers, whatever was asked.
         cuts: Bytes of the next answers after which the connection ends.
-        pause: Seconds between blocks of 64 KiB.
+        block: Bytes that are sent at once.
+        pause: Seconds between blocks.
         requests: Paths that were asked for, and their `Range`.
     """
 
@@ -56,6 +57,7 @@ class FileServer:
     moved: dict[str, str] = field(default_factory=dict)
     answers: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
     cuts: list[int] = field(default_factory=list)
+    block: int = 1 << 16
     pause: float = 0.0
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     address: str = ""
@@ -101,8 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         sent = data if cut is None else data[:cut]
         with suppress(OSError):  # the client has gone
-            for first in range(0, len(sent), 1 << 16):
-                self.wfile.write(sent[first : first + (1 << 16)])
+            for first in range(0, len(sent), state.block):
+                self.wfile.write(sent[first : first + state.block])
                 time.sleep(state.pause)
         self.close_connection = self.close_connection or cut is not None or not state.tells_size
 

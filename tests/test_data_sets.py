@@ -16,7 +16,7 @@ from ntuple_files import LAYOUTS
 from public_files import KINDS, jets, max_scaled, write_hdf5, write_parquet, write_public
 
 from e2evit import load_e2e
-from e2evit.data import SCHEMAS, SplitRule, find_schema
+from e2evit.data import SCHEMAS, SplitRule, assign_splits, find_schema
 from e2evit.data.files import list_pieces, read_rows
 from e2evit.data.formats import FileError
 from e2evit.data.inspect import inspect_file
@@ -58,7 +58,10 @@ def test_every_entry_is_complete_and_comes_back_from_its_own_record():
             # none of us has seen the public files
             assert schema.inferred or name in ("simulated", "particles")
         # two versions of a data set must differ in something visible in a file
-        shown = {(v.format, v.image_shape, v.channels_last, str(v.columns), str(v.extra)) for v in variants}
+        shown = {
+            (v.format, v.image_shape, v.channels_last, str(v.columns), str(v.extra), str(v.own_split))
+            for v in variants
+        }
         assert len(shown) == len(variants)
 
 
@@ -221,6 +224,15 @@ def test_own_splits_are_kept_and_folds_made(tmp_path):
     write_parquet(tmp_path / "QCD.parquet", chosen, 10)
     with pytest.raises(ValueError, match=r"QCD\.parquet should be in one of the splits .*train: \*\.train\.\*"):
         load_e2e("quark_gluon", tmp_path, cache_dir=tmp_path / "cache")
+
+
+def test_test_files_alone_are_split_by_event(tmp_path):
+    """The public files of quarks and gluons are the producers' test files; nothing else can be trained on."""
+    write_public("quark_gluon parquet", tmp_path, 20)
+    dataset = load_e2e("quark_gluon", tmp_path, cache_dir=tmp_path / "cache")
+    for split, rows in dataset.items():
+        assert set(assign_splits(rows["event_id"][:])) == {split}
+    assert sum(map(len, dataset.values())) == 20
 
 
 def test_another_salt_is_another_division():

@@ -101,7 +101,8 @@ def test_a_file_arrives_once(server, fetch, tmp_path, caplog):
     assert len(rows) > 0
 
 
-def test_a_cut_file_is_resumed(server, fetch, tmp_path, caplog):
+def test_a_cut_file_is_resumed(server, fetch, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(module, "MIN_BYTES", 10_000)
     server.cuts = [100_000, *[20_000] * ATTEMPTS]
     fetch()
     assert is_whole(server, tmp_path)
@@ -152,6 +153,39 @@ def test_attempts_that_bring_nothing_new_end(server, fetch, tmp_path):
     server.cuts, server.ranges = [], True
     fetch()
     assert is_whole(server, tmp_path)
+
+
+@pytest.mark.parametrize("block", [1, 100], ids=["within the first bytes", "after them"])
+def test_a_byte_now_and_then_is_given_up(block, server, fetch, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MIN_SECONDS", 0.1)
+    server.block, server.pause = block, 0.02
+    start = time.monotonic()
+    with pytest.raises(
+        OSError, match=r"a\.h5: the server is too slow, \d+ bytes in 0 s\..* --url_base https://mirror"
+    ):
+        fetch()
+    assert len(server.requests) == ATTEMPTS
+    assert time.monotonic() - start < 10
+    server.block, server.pause = 1 << 16, 0.0
+    fetch()
+    assert is_whole(server, tmp_path)
+
+
+def test_a_slow_server_is_not_given_up(server, fetch, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MIN_SECONDS", 0.02)
+    monkeypatch.setattr(module, "MIN_BYTES", 10_000)
+    server.pause = 0.05
+    fetch()
+    assert is_whole(server, tmp_path)
+    assert len(server.requests) == 1
+
+
+def test_connections_that_drop_at_once_are_given_up(server, fetch):
+    """Each brings something new, but too little."""
+    server.cuts = [1_000] * 20
+    with pytest.raises(OSError, match="5000 bytes are kept"):
+        fetch()
+    assert len(server.requests) == ATTEMPTS
 
 
 @pytest.mark.parametrize("obeys", [True, False])

@@ -147,10 +147,12 @@ def test_rows_of_the_simulation_keep_all_columns(simulated_jets, tmp_path):
 def test_own_splits_survive(tmp_path):
     (tmp_path / "raw").mkdir()
     write_public("quark_gluon parquet", tmp_path / "raw", 6)
+    (test,) = (tmp_path / "raw").iterdir()
+    shutil.copyfile(test, test.with_name(test.name.replace(".test.", ".train.")))
     prepare("quark_gluon", tmp_path / "raw", tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out/data").iterdir()) == ["test-00000-of-00001.parquet"]
     dataset = load_e2e("quark_gluon", tmp_path / "out", cache_dir=tmp_path / "cache")
-    assert {split: len(rows) for split, rows in dataset.items()} == {"train": 0, "validation": 0, "test": 6}
+    assert {event.split(":")[0] for event in dataset["test"]["event_id"]} == {test.name}
+    assert len(dataset["test"]) == len(dataset["train"]) + len(dataset["validation"]) == 6
     with pytest.raises(ValueError, match="has its own splits, which `salt` does not change"):
         load_e2e("quark_gluon", tmp_path / "out", salt="other")
     with pytest.raises(ValueError, match="holds the data set 'quark_gluon', not 'top_mass'"):

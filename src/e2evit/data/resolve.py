@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 from .event_tables import other_files
@@ -52,10 +53,12 @@ def find_schema(
     for variant in variants:
         files = _list(variant, data_dir)
         mismatch = find_mismatch(files[0], variant, _root(files[0], data_dir)) if files else f"no {variant.pattern}"
+        mismatch = mismatch or _lacking_split(variant, [relative_name(path, data_dir) for path in files])
         if mismatch is None:
             fitting.append(variant)
         else:
             reasons.setdefault(mismatch, []).append(variant.variant)
+    fitting = [variant for variant in fitting if variant.own_split] or fitting
     if len(fitting) > 1:  # background files can fit several versions, of which the signal's fit one
         fitting = _narrow(fitting, data_dir)
     if len(fitting) != 1:
@@ -65,6 +68,12 @@ def find_schema(
         error = ValueError if any(_list(variant, data_dir) for variant in variants) else FileNotFoundError
         raise error(f"{data_dir} fits no single version of the data set {name!r} ({told}). {_hint(variants[0])}")
     return fitting[0]
+
+
+def _lacking_split(schema: DatasetSchema, names: list[str]) -> str | None:
+    """Why the files do not have a data set's own split, if it has one."""
+    lacking = [glob for glob in schema.own_split.values() if not any(fnmatch(name, glob) for name in names)]
+    return f"no {', '.join(lacking)}" if lacking else None
 
 
 def _narrow(fitting: list[DatasetSchema], data_dir: str | Path) -> list[DatasetSchema]:
