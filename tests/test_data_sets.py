@@ -226,6 +226,24 @@ def test_own_splits_are_kept_and_folds_made(tmp_path):
         load_e2e("quark_gluon", tmp_path, cache_dir=tmp_path / "cache")
 
 
+def test_second_images_are_not_read(tmp_path):
+    """The files for super-resolution have the same jets with fewer pixels, too."""
+    images, low = jets("quark_gluon", 4), np.ones((4, 3, 64, 64), np.float32)
+    columns = {
+        "X_jets_LR": low,
+        "X_jets": images,
+        "pt": np.full(4, 90.0),
+        "m0": np.full(4, 9.0),
+        "y": np.arange(4) % 2,
+    }
+    write_parquet(tmp_path / "QCDToGGQQ_IMGjet_RH1all_jet0_run0_n36272_LR.parquet", columns)
+    rows = gather(load_e2e("quark_gluon", tmp_path, cache_dir=tmp_path / "cache"))
+    for number, image in enumerate(images):
+        assert np.array_equal(
+            sparse_to_dense(rows[number]["pixel_index"], rows[number]["pixel_value"], (3, 125, 125)), image
+        )
+
+
 def test_test_files_alone_are_split_by_event(tmp_path):
     """The public files of quarks and gluons are the producers' test files; nothing else can be trained on."""
     write_public("quark_gluon parquet", tmp_path, 20)

@@ -4,8 +4,10 @@ import json
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from hashlib import sha256
+from io import BytesIO
 from types import SimpleNamespace
 
 import pytest
@@ -265,6 +267,33 @@ def test_a_file_that_ends_early(server, fetch, tmp_path):
     assert names(tmp_path) == [RECORD_FILE]
     server.files["/files/a.parquet"] = parquet_file()
     assert fetch({"a.parquet": len(parquet_file())}, changes=parquet) == [tmp_path / "data/a.parquet"]
+
+
+def test_archives_are_checked_and_left_to_tar(server, fetch, tmp_path):
+    """One bit of the data, or the last byte, is enough to refuse them."""
+    buffer = BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        member = tarfile.TarInfo("val/a.h5")
+        member.size = len(hdf5_file())
+        archive.addfile(member, BytesIO(hdf5_file()))
+    whole = buffer.getvalue()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    sizes = {"a.tar.gz": None}
+    for damaged in (bytes(flipped), whole[:-1]):
+        server.files["/files/a.tar.gz"] = damaged
+        with pytest.raises(FileError, match=r"a\.tar\.gz\.part is damaged: .* It was removed"):
+            fetch(sizes)
+    server.files["/files/a.tar.gz"] = hdf5_file()
+    with pytest.raises(FileError, match=r"a\.tar\.gz is a file of the format hdf5, expected \.tar\.gz"):
+        fetch(sizes)
+    server.files["/files/a.tar.gz"] = whole
+    (path,) = fetch(sizes)
+    assert names(tmp_path) == ["a.tar.gz", RECORD_FILE]
+    assert path.read_bytes() == whole
+    server.files["/files/a.h5"] = whole
+    with pytest.raises(FileError, match=r"a\.h5 is a file of the format \.tar\.gz, expected hdf5"):
+        fetch()
 
 
 def test_redirections(server, fetch, tmp_path):

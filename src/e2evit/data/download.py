@@ -16,8 +16,9 @@ import httpx2
 import e2evit
 
 from .addresses import Share, address_of, check_address, check_base
+from .archives import ARCHIVE, GZIP, check_archive
 from .download_record import RECORD_FILE, Entry, read_record, write_record
-from .formats import HEAD, FileError, file_format, format_of
+from .formats import HEAD, FileError, format_of
 from .hdf5_storage import open_hdf5
 from .jobs import cannot_write, check_replaceable, follow
 from .locks import held
@@ -82,8 +83,9 @@ def download(
     """Fetch the files of a data set into `output_dir`, which [`load_e2e`] then reads.
 
     An interrupted call leaves `FILE.part`, which the next one resumes unless the file on the server has changed. A
-    complete file has the size that server and schema state, and begins (Parquet: and ends) as its format does. Its
-    SHA-256 is kept in `downloads.json` and checked by the next call; a file fetched by other means is added there.
+    complete file has the size that server and schema state, and begins (Parquet: and ends) as its format does; the
+    checksum of an archive is verified, but it is not unpacked. SHA-256 sums are kept in `downloads.json` and checked by
+    the next call; a file fetched by other means is added there.
 
     Args:
         name: One of [`known_downloads`].
@@ -160,7 +162,7 @@ def _is_there(folder: Path, record: dict[str, Entry], file: str, size: int | Non
     if size not in (None, held_bytes):
         raise FileError(f"{path} has {held_bytes} bytes, expected {size}. {remedy}")
     try:
-        _check(path, schema)
+        _check(path, file, schema)
     except FileError as error:
         raise FileError(f"{error} {remedy}") from None
     record[file] = replace(entry or Entry("", held_bytes), size=held_bytes, sha256=sha256_of(path))
@@ -168,25 +170,30 @@ def _is_there(folder: Path, record: dict[str, Entry], file: str, size: int | Non
     return True
 
 
-def _check(path: Path, schema: DatasetSchema) -> None:
-    """Check that a file has the format of its schema, from its first to its last byte."""
-    _check_format(file_format(path), str(path), schema)
-    if schema.format == "hdf5":
+def _check(path: Path, file: str, schema: DatasetSchema) -> None:
+    """Check that a file has the format of its name or schema, from its first to its last byte."""
+    with path.open("rb") as opened:
+        _check_format(opened.read(HEAD), str(path), file, schema)
+        if _expected(file, schema) == "parquet":
+            opened.seek(-4, 2)
+            if opened.read() != b"PAR1":
+                raise FileError(f"{path} is truncated: a Parquet file ends with PAR1.")
+    if file.endswith(ARCHIVE):
+        check_archive(path)
+    elif schema.format == "hdf5":
         with open_hdf5(str(path)):  # which compares the end of the file with what its head says
             pass
-    elif _expected(schema) == "parquet":
-        with path.open("rb") as file:
-            file.seek(-4, 2)
-            if file.read() != b"PAR1":
-                raise FileError(f"{path} is truncated: a Parquet file ends with PAR1.")
 
 
-def _check_format(found: str, what: str, schema: DatasetSchema) -> None:
-    if found != _expected(schema):
-        raise FileError(f"{what} is a file of the format {found}, expected {_expected(schema)}.")
+def _check_format(head: bytes, what: str, file: str, schema: DatasetSchema) -> None:
+    found = ARCHIVE if head.startswith(GZIP) else format_of(head, what)
+    if found != (expected := _expected(file, schema)):
+        raise FileError(f"{what} is a file of the format {found}, expected {expected}.")
 
 
-def _expected(schema: DatasetSchema) -> str:
+def _expected(file: str, schema: DatasetSchema) -> str:
+    if file.endswith(ARCHIVE):
+        return ARCHIVE
     return "parquet" if schema.format == "rows" else schema.format
 
 
@@ -274,7 +281,7 @@ class _Transfer:
         """Check the beginning of a file, forget the part of an earlier one, and write down whose part follows."""
         what = f"The answer of {self.address}"
         try:
-            _check_format(format_of(head, what), what, self.schema)
+            _check_format(head, what, self.file, self.schema)
         except FileError as error:
             raise FileError(f"{error} {self.hint}") from None
         told = response.headers.get("Content-Length", "")
@@ -327,7 +334,7 @@ class _Transfer:
         path = self.folder / self.file
         logger.info(f"{path}: all {entry.size} bytes are there, its SHA-256 is computed")
         try:
-            _check(self.part, self.schema)
+            _check(self.part, self.file, self.schema)
         except FileError as error:
             self._forget()
             raise FileError(f"{error} It was removed. {self.hint}") from None
