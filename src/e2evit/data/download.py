@@ -84,8 +84,8 @@ def download(
 
     An interrupted call leaves `FILE.part`, which the next one resumes unless the file on the server has changed. A
     complete file has the size that server and schema state, and begins (Parquet: and ends) as its format does; the
-    checksum of an archive is verified, but it is not unpacked. SHA-256 sums are kept in `downloads.json` and checked by
-    the next call; a file fetched by other means is added there.
+    checksum of an archive is verified, but it is not unpacked. SHA-256 sums are kept in `downloads.json` and checked
+    by the next call; a file fetched by other means is added there.
 
     Args:
         name: One of [`known_downloads`].
