@@ -12,8 +12,23 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
-__all__ = ["FileServer", "hdf5_file", "parquet_file", "run_server"]
+from e2evit.data.download import download
+
+__all__ = ["FileServer", "downloader", "hdf5_file", "parquet_file", "run_server"]
+
+SCHEMA = """
+description: Jets
+source: here
+licence: none
+format: hdf5
+pattern: "*.h5"
+channel_names: [ecal, hcal]
+image_size: [5, 5]
+columns: {image: X, labels: "y"}
+labels: {background: b, signal: s}
+"""
 
 
 def hdf5_file(seed=0, rows=1200):
@@ -119,3 +134,16 @@ def run_server():
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield state
         server.shutdown()
+
+
+def downloader(server, tmp_path):
+    """A function that downloads the files of a schema, by default `a.h5`, into the folder `data`."""
+
+    def call(sizes=None, url=None, changes=(), **options):
+        share = {"urls": [url or f"{server.address}/files", "https://mirror.example"]}
+        share["files"] = sizes or {"a.h5": None}
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(SCHEMA) | dict(changes) | {"downloads": {"mine": [share]}}))
+        return download("mine", tmp_path / "data", schema=path, **options)
+
+    return call

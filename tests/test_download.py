@@ -4,21 +4,18 @@ import json
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from hashlib import sha256
-from io import BytesIO
 from types import SimpleNamespace
 
 import pytest
-import yaml
-from file_server import hdf5_file, parquet_file, run_server
+from file_server import downloader, hdf5_file, parquet_file, run_server
 from full_disk import full_disk
 
 from e2evit.cli.command import main
 from e2evit.data import download as module
 from e2evit.data import load_e2e
-from e2evit.data.download import ATTEMPTS, RECORD_FILE, download
+from e2evit.data.download import ATTEMPTS, RECORD_FILE
 from e2evit.data.formats import FileError
 from e2evit.data.locks import InUse, held
 
@@ -37,31 +34,9 @@ def server(monkeypatch):
         yield running
 
 
-SCHEMA = """
-description: Jets
-source: here
-licence: none
-format: hdf5
-pattern: "*.h5"
-channel_names: [ecal, hcal]
-image_size: [5, 5]
-columns: {image: X, labels: "y"}
-labels: {background: b, signal: s}
-"""
-
-
 @pytest.fixture
 def fetch(server, tmp_path):
-    """A function that downloads the files of a schema, by default `a.h5`, into the folder `data`."""
-
-    def call(sizes=None, url=None, changes=(), **options):
-        share = {"urls": [url or f"{server.address}/files", "https://mirror.example"]}
-        share["files"] = sizes or {"a.h5": None}
-        path = tmp_path / "mine.yaml"
-        path.write_text(yaml.safe_dump(yaml.safe_load(SCHEMA) | dict(changes) | {"downloads": {"mine": [share]}}))
-        return download("mine", tmp_path / "data", schema=path, **options)
-
-    return call
+    return downloader(server, tmp_path)
 
 
 def fetch_part(fetch, server, size, monkeypatch):
@@ -157,39 +132,6 @@ def test_attempts_that_bring_nothing_new_end(server, fetch, tmp_path):
     assert is_whole(server, tmp_path)
 
 
-@pytest.mark.parametrize("block", [1, 100], ids=["within the first bytes", "after them"])
-def test_a_byte_now_and_then_is_given_up(block, server, fetch, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MIN_SECONDS", 0.1)
-    server.block, server.pause = block, 0.02
-    start = time.monotonic()
-    with pytest.raises(
-        OSError, match=r"a\.h5: the server is too slow, \d+ bytes in 0 s\..* --url_base https://mirror"
-    ):
-        fetch()
-    assert len(server.requests) == ATTEMPTS
-    assert time.monotonic() - start < 10
-    server.block, server.pause = 1 << 16, 0.0
-    fetch()
-    assert is_whole(server, tmp_path)
-
-
-def test_a_slow_server_is_not_given_up(server, fetch, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MIN_SECONDS", 0.02)
-    monkeypatch.setattr(module, "MIN_BYTES", 10_000)
-    server.pause = 0.05
-    fetch()
-    assert is_whole(server, tmp_path)
-    assert len(server.requests) == 1
-
-
-def test_connections_that_drop_at_once_are_given_up(server, fetch):
-    """Each brings something new, but too little."""
-    server.cuts = [1_000] * 20
-    with pytest.raises(OSError, match="5000 bytes are kept"):
-        fetch()
-    assert len(server.requests) == ATTEMPTS
-
-
 @pytest.mark.parametrize("obeys", [True, False])
 @pytest.mark.parametrize(("rows", "headers"), [(1200, OTHER_TAG), (600, OTHER_TAG), (1300, {})])
 def test_a_file_that_changed_between_two_calls(obeys, rows, headers, server, fetch, tmp_path, monkeypatch):
@@ -267,33 +209,6 @@ def test_a_file_that_ends_early(server, fetch, tmp_path):
     assert names(tmp_path) == [RECORD_FILE]
     server.files["/files/a.parquet"] = parquet_file()
     assert fetch({"a.parquet": len(parquet_file())}, changes=parquet) == [tmp_path / "data/a.parquet"]
-
-
-def test_archives_are_checked_and_left_to_tar(server, fetch, tmp_path):
-    """One bit of the data, or the last byte, is enough to refuse them."""
-    buffer = BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        member = tarfile.TarInfo("val/a.h5")
-        member.size = len(hdf5_file())
-        archive.addfile(member, BytesIO(hdf5_file()))
-    whole = buffer.getvalue()
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 1
-    sizes = {"a.tar.gz": None}
-    for damaged in (bytes(flipped), whole[:-1]):
-        server.files["/files/a.tar.gz"] = damaged
-        with pytest.raises(FileError, match=r"a\.tar\.gz\.part is damaged: .* It was removed"):
-            fetch(sizes)
-    server.files["/files/a.tar.gz"] = hdf5_file()
-    with pytest.raises(FileError, match=r"a\.tar\.gz is a file of the format hdf5, expected \.tar\.gz"):
-        fetch(sizes)
-    server.files["/files/a.tar.gz"] = whole
-    (path,) = fetch(sizes)
-    assert names(tmp_path) == ["a.tar.gz", RECORD_FILE]
-    assert path.read_bytes() == whole
-    server.files["/files/a.h5"] = whole
-    with pytest.raises(FileError, match=r"a\.h5 is a file of the format \.tar\.gz, expected hdf5"):
-        fetch()
 
 
 def test_redirections(server, fetch, tmp_path):
