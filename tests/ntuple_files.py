@@ -85,7 +85,7 @@ def write(
             types[key], columns[key] = "uint64", np.array(values, np.uint64)
         elif first.ndim == 3 and kind == "RNTuple":  # crops
             numbers = np.concatenate([value.reshape(-1) for value in values])
-            crops = ak.unflatten(numbers, [first[0].size] * sum(map(len, values)))
+            crops = ak.unflatten(numbers, [first.shape[1] * first.shape[2]] * sum(map(len, values)))
             columns[key] = ak.unflatten(crops, [len(value) for value in values])
         elif images == "fixed" and first.ndim == 2 and len({value.size for value in values}) == 1:
             types[key], columns[key] = f"{first.size} * float32", np.stack([value.reshape(-1) for value in values])
