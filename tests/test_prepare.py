@@ -25,6 +25,7 @@ from e2evit.data import SplitRule, find_schema
 from e2evit.data import prepare as prepare_module
 from e2evit.data.formats import FileError
 from e2evit.data.prepare import MANIFEST_FILE, prepare
+from e2evit.data.resolve import PROGRESS_FOLDER
 from e2evit.data.sparse import sparse_to_dense
 
 ROOT = Path(__file__).parents[1]
@@ -187,7 +188,7 @@ def test_a_finished_folder_is_left_alone_and_another_recipe_refused(raw, prepare
     before = contents(prepared)
     prepare_raw(raw, prepared)
     assert contents(prepared) == before
-    with pytest.raises(ValueError, match=r"made with other settings \(split: .*'other'.* now\)"):
+    with pytest.raises(ValueError, match=r"made with other settings \(split salt: e2evit there, other now\)"):
         prepare_raw(raw, prepared, rule=SplitRule("other"))
     with pytest.raises(ValueError, match="choose another `output_dir`"):
         prepare_raw(raw, raw)
@@ -330,6 +331,6 @@ def test_shards_are_those_that_the_record_lists(raw, prepared, tmp_path):
     (folder / MANIFEST_FILE).unlink()
     with pytest.raises(ValueError, match=r"holds train-00000-of-00001\.parquet of another preparation"):
         prepare_raw(raw, folder)
-    (folder / prepare_module.PROGRESS_FOLDER).mkdir(exist_ok=True)
+    (folder / PROGRESS_FOLDER).mkdir(exist_ok=True)
     with pytest.raises(FileError, match="is not complete: run `e2evit prepare`"):
         load_e2e("custom", folder)

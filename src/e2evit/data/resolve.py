@@ -5,14 +5,22 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-from .event_tables import other_files
+from .event_tables import joined_files, other_files
 from .files import Piece, find_mismatch
 from .formats import FileError, linked_files
 from .parquet import open_parquet
 from .schema import SCHEMAS, DatasetSchema, parse_schema, read_schema
 from .storage import absolute, file_stamp, is_remote, list_files, relative_name
 
-__all__ = ["MANIFEST_FILE", "PROGRESS_FOLDER", "ROWS_PATTERNS", "find_files", "find_schema", "stamp_files"]
+__all__ = [
+    "MANIFEST_FILE",
+    "PROGRESS_FOLDER",
+    "ROWS_PATTERNS",
+    "find_files",
+    "find_schema",
+    "stamp_files",
+    "stamps_by_file",
+]
 
 MANIFEST_FILE, PROGRESS_FOLDER = "e2evit.json", ".progress"  # of prepared data sets
 ROWS_PATTERNS = ("data/*.parquet", "*.parquet")  # of prepared data sets, and of simulated ones
@@ -130,6 +138,17 @@ def stamp_files(schema: DatasetSchema, data_dir: str | Path) -> dict[str, str]:
         stamps |= linked_files(path, schema.format, _root(path, data_dir))
     if schema.format == "colliderml":
         stamps |= {path: file_stamp(path) for path in other_files(files)}
+    return stamps
+
+
+def stamps_by_file(schema: DatasetSchema, data_dir: str | Path) -> dict[str, dict[str, str]]:
+    """For each file of a data set, stamps of those that its rows are made of, by their names within the folder."""
+    stamps = {}
+    for path in find_files(schema, data_dir):
+        joined = joined_files(path) if schema.format == "colliderml" else ()
+        read = {name: file_stamp(name) for name in (path, *joined)}
+        read |= linked_files(path, schema.format, _root(path, data_dir))
+        stamps[path] = {relative_name(name, data_dir): stamp for name, stamp in read.items()}
     return stamps
 
 

@@ -20,6 +20,7 @@ from .branches import MAX_BASKET, RUN_BYTES, Branch, BranchFact, Entries, Tree, 
 from .budget import megabytes
 from .extras import import_extra
 from .rntuple import RNTuple
+from .root_blocks import bound_blocks
 from .storage import file_size, file_stamp
 
 __all__ = ["describe_trees", "first_lengths", "list_trees", "open_tree", "tree_facts"]
@@ -53,6 +54,7 @@ def _open(path: str) -> Iterator[Any]:
         FileError: if it is damaged, or not a ROOT file.
     """
     uproot = import_extra("uproot", f"The ROOT file {path}", "root")
+    bound_blocks(uproot)
     with ExitStack() as stack:
         stream = stack.enter_context(cast(OpenFile, fsspec.open(path, "rb")))
         try:
