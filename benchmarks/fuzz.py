@@ -1,6 +1,7 @@
 """Give damaged and crafted files to every reader of e2evit, and count what comes of it.
 
 python benchmarks/fuzz.py --results results/fuzz.json
+python benchmarks/fuzz.py --kinds root --results results/fuzz_root.json
 python benchmarks/fuzz.py --only "crafted hdf5 link absolute"
 
 Each file is read in a process of its own. Good outcomes: refused with a clean error, equal to what the file holds, or
@@ -22,6 +23,7 @@ from fuzzing.crafted_tables import npy_cases, npz_cases, other_cases, parquet_ca
 from fuzzing.crafted_texts import TEXTS, export_tiny, text_cases
 from fuzzing.processes import FAULTS, run_cases
 from fuzzing.readers import READERS, run_program, start_readers
+from fuzzing.root_files import root_cases, root_formats
 from fuzzing.sample import FORMATS
 from tqdm import tqdm
 
@@ -29,19 +31,20 @@ from e2evit.results.record import current_commit, write_record
 from e2evit.results.tables import markdown_table
 
 ROOT = Path(__file__).parents[1]
-CRAFTED = (hdf5_cases, parquet_cases, rows_cases, npz_cases, npy_cases, other_cases, text_cases)
+CRAFTED = (hdf5_cases, parquet_cases, rows_cases, npz_cases, npy_cases, other_cases, text_cases, root_cases)
 
 
 def all_cases(arguments: argparse.Namespace) -> list:
     """Mutated and crafted cases, in an order that mixes their kinds."""
     crafted = [case for cases in CRAFTED for case in cases()][:: arguments.every]
-    wholes = [(kind, intact, arguments.mutants) for kind, intact in FORMATS.items()]
+    wholes = [(kind, intact, arguments.mutants) for kind, intact in (FORMATS | root_formats()).items()]
     wholes += [(kind, intact, 2 * arguments.mutants) for kind, intact in TEXTS.items()]  # which have one reader each
     intact = [whole(kind, intact) for kind, intact, _ in wholes]
     mutated = [case for of_kind in wholes for case in mutants(*of_kind, arguments.seed)]
     names = Counter(case.name for case in crafted)
     assert max(names.values(), default=1) == 1, names.most_common(3)
-    return [case for case in (*intact, *crafted, *mutated) if arguments.only is None or case.name == arguments.only]
+    chosen = [case for case in (*intact, *crafted, *mutated) if case.kind in (arguments.kinds or READERS)]
+    return [case for case in chosen if arguments.only in (None, case.name)]
 
 
 def resume(path: Path, settings: dict) -> list[dict]:
@@ -75,6 +78,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take one of so many crafted files")
     parser.add_argument("--only", help="name of a single case, whose outcomes are printed")
     parser.add_argument("--readers", nargs="+", help="only these")
+    parser.add_argument("--kinds", nargs="+", choices=READERS, help="only files of these formats")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--program", type=Path, help="the C++ program of deploy/cpp, built")
     parser.add_argument("--seed", type=int, default=0)
@@ -89,7 +93,7 @@ def main() -> None:
             for kind, of_kind in readers.items()
         }
     cases = all_cases(arguments)
-    settings = {name: getattr(arguments, name) for name in ("mutants", "every", "only", "readers", "seed")}
+    settings = {name: getattr(arguments, name) for name in ("mutants", "every", "only", "readers", "kinds", "seed")}
     settings |= {"commit": current_commit(), "program": str(arguments.program)}
     log = arguments.work / "outcomes.jsonl"
     outcomes = resume(log, settings)

@@ -12,8 +12,23 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
-__all__ = ["FileServer", "hdf5_file", "parquet_file", "run_server"]
+from e2evit.data.download import download
+
+__all__ = ["FileServer", "downloader", "hdf5_file", "parquet_file", "run_server"]
+
+SCHEMA = """
+description: Jets
+source: here
+licence: none
+format: hdf5
+pattern: "*.h5"
+channel_names: [ecal, hcal]
+image_size: [5, 5]
+columns: {image: X, labels: "y"}
+labels: {background: b, signal: s}
+"""
 
 
 def hdf5_file(seed=0, rows=1200):
@@ -44,7 +59,8 @@ class FileServer:
         moved: Where paths are redirected to.
         answers: Status, headers and body of the next answers, whatever was asked.
         cuts: Bytes of the next answers after which the connection ends.
-        pause: Seconds between blocks of 64 KiB.
+        block: Bytes that are sent at once.
+        pause: Seconds between blocks.
         requests: Paths that were asked for, and their `Range`.
     """
 
@@ -56,6 +72,7 @@ class FileServer:
     moved: dict[str, str] = field(default_factory=dict)
     answers: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
     cuts: list[int] = field(default_factory=list)
+    block: int = 1 << 16
     pause: float = 0.0
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     address: str = ""
@@ -101,8 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         sent = data if cut is None else data[:cut]
         with suppress(OSError):  # the client has gone
-            for first in range(0, len(sent), 1 << 16):
-                self.wfile.write(sent[first : first + (1 << 16)])
+            for first in range(0, len(sent), state.block):
+                self.wfile.write(sent[first : first + state.block])
                 time.sleep(state.pause)
         self.close_connection = self.close_connection or cut is not None or not state.tells_size
 
@@ -117,3 +134,16 @@ def run_server():
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield state
         server.shutdown()
+
+
+def downloader(server, tmp_path):
+    """A function that downloads the files of a schema, by default `a.h5`, into the folder `data`."""
+
+    def call(sizes=None, url=None, changes=(), **options):
+        share = {"urls": [url or f"{server.address}/files", "https://mirror.example"]}
+        share["files"] = sizes or {"a.h5": None}
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(SCHEMA) | dict(changes) | {"downloads": {"mine": [share]}}))
+        return download("mine", tmp_path / "data", schema=path, **options)
+
+    return call

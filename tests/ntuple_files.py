@@ -68,9 +68,11 @@ def rows_of(path, schema, on_bad_rows=None):
     return [row for piece in pieces for table in read_rows(piece, schema, *more) for row in table.to_pylist()]
 
 
-def write(path: Path, branches: dict[str, list], tree: str = "fevt/RHTree", images: str = "fixed") -> Path:
-    """Write a tree, with arrays of fixed size for images, or lists with a counter: uproot writes no `std::vector`, and
-    damages lists of lists (`var * 1024 * float32`, 5.7.7).
+def write(
+    path: Path, branches: dict[str, list], tree: str = "fevt/RHTree", images: str = "fixed", kind: str = "TTree"
+) -> Path:
+    """Write a tree, with arrays of fixed size for images, or lists. In a TTree lists have a counter: uproot writes no
+    `std::vector`, and damages lists of lists (`var * 1024 * float32`, 5.7.7).
     """
     import awkward as ak
     import uproot
@@ -81,6 +83,10 @@ def write(path: Path, branches: dict[str, list], tree: str = "fevt/RHTree", imag
         first = np.asarray(values[0])
         if first.ndim == 0:
             types[key], columns[key] = "uint64", np.array(values, np.uint64)
+        elif first.ndim == 3 and kind == "RNTuple":  # crops
+            numbers = np.concatenate([value.reshape(-1) for value in values])
+            crops = ak.unflatten(numbers, [first.shape[1] * first.shape[2]] * sum(map(len, values)))
+            columns[key] = ak.unflatten(crops, [len(value) for value in values])
         elif images == "fixed" and first.ndim == 2 and len({value.size for value in values}) == 1:
             types[key], columns[key] = f"{first.size} * float32", np.stack([value.reshape(-1) for value in values])
         else:
@@ -88,7 +94,10 @@ def write(path: Path, branches: dict[str, list], tree: str = "fevt/RHTree", imag
             flat = [np.asarray(value, np.float32).reshape(-1) for value in values]
             columns[key] = ak.unflatten(np.concatenate(flat), [value.size for value in flat])
     with uproot.recreate(path) as file:
-        file.mktree(tree, types).extend(columns)
+        if kind == "RNTuple":
+            file.mkrntuple(tree, columns)
+        else:
+            file.mktree(tree, types).extend(columns)
     return path
 
 

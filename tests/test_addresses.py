@@ -12,19 +12,19 @@ from e2evit.data.schema import parse_schema
 
 
 def test_every_public_address(tmp_path):
-    assert {"labelled", "unlabelled", "top_mass", "quark_gluon", "electron_photon"} <= set(known_downloads())
+    assert {"labelled", "unlabelled", "top_mass", "quark_gluon", "electron_photon", "hls4ml"} <= set(known_downloads())
     for name, (schema, shares) in known_downloads().items():
         assert name.startswith(schema.name)
         assert "downloads" not in schema.to_dict(), "rows are the same wherever files come from"
         for share in shares:
             assert share.unverified
             assert all(url.startswith("https://") for url in share.urls)
-            assert all(fnmatch(file, schema.pattern) for file in share.files)
+            assert all(fnmatch(file, schema.pattern) or file.endswith(".tar.gz") for file in share.files)
     with pytest.raises(ValueError, match=r"There is no download 'labeled'; did you mean labelled\?"):
         find_download("labeled")
-    with pytest.raises(ValueError, match="There is no download 'x'; known ones: electron_photon, labelled"):
+    with pytest.raises(ValueError, match="There is no download 'x'; known ones: electron_photon, hls4ml, labelled"):
         find_download("x")
-    with pytest.raises(ValueError, match=r"No address of the files of 'boosted_top' is known\. Source: NERSC"):
+    with pytest.raises(ValueError, match=r"No address of the files of 'boosted_top' is known\. Source: the producers"):
         find_download("boosted_top")
     with pytest.raises(FileNotFoundError, match="`e2evit download labelled` or `e2evit download labelled_with_mass`"):
         load_e2e("labelled", tmp_path)

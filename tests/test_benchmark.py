@@ -20,6 +20,7 @@ from e2evit.cli import push
 from e2evit.cli.command import run
 from e2evit.data import SplitRule
 from e2evit.data.prepare import prepare
+from e2evit.data.unseen import check_training
 from e2evit.hub import assemble
 from e2evit.hub.benchmark import Benchmark, describe_jets
 from e2evit.hub.publish import publish_dataset
@@ -134,14 +135,19 @@ def test_a_training_folder_with_these_events_is_refused(jets_dir, tmp_path, caps
     make(jets_dir, tmp_path / "out", "--training_dirs", jets_dir)
 
 
+@pytest.mark.parametrize("given", [{}, {"data_dir": 5}, {"data_dir": "no/such/folder"}, {"dataset_name": "hls4ml"}])
+def test_a_training_folder_that_cannot_be_read_is_told(given, jets_dir, rows, tmp_path, caplog):
+    recipe = {"data_dir": str(jets_dir)} | given if given else {}
+    check_training(rows["event_id"][:], recipe)
+    assert "Cannot check that these jets share no events with the training: " in caplog.text
+
+
 def test_a_checkpoint_trained_on_these_events_gets_no_score(jets_dir, rows, tmp_path):
     """Its recipe names the folder."""
-    pq.write_table(pa.table({"event_id": rows["event_id"][:]}), tmp_path / "results.parquet")
     other = prepare("simulated", jets_dir, tmp_path / "other", rule=SplitRule("other"))
     for folder, refused in ((jets_dir, False), (other, True)):
-        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"data_dir": str(folder), "cache_dir": str(tmp_path)}))
         with pytest.raises(ValueError, match=rf"of {other} holds \d+ events of") if refused else nullcontext():
-            assemble._check_training(tmp_path, tmp_path / "results.json")
+            check_training(rows["event_id"][:], {"data_dir": str(folder), "cache_dir": str(tmp_path)})
 
 
 def test_scores_are_published_with_the_model(scored, results, tmp_path, monkeypatch, caplog):
@@ -163,7 +169,7 @@ def test_scores_are_published_with_the_model(scored, results, tmp_path, monkeypa
         assemble.assemble_model(*given, benchmark=replace(benchmark, jets=jets | {"mass_column": "mass_labels"}))
     assert not (tmp_path / "model").exists()
     folder = assemble.assemble_model(*given, benchmark=benchmark)
-    assert "The training data is not here: nothing says that it shares no events with the benchmark" in caplog.text
+    assert "share no events with the training: no training folder is recorded" in caplog.text
     check_checkpoint(folder)
     entries = parse_eval_result_entries(yaml.safe_load((folder / ".eval_results/e2evit-jets.yaml").read_text()))
     text = (folder / "README.md").read_text()

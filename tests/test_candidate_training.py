@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate import Accelerator
@@ -159,9 +160,14 @@ def test_models_of_candidates_train_resume_and_are_measured(run, data, tmp_path,
         evaluate(whole, data, split="all")
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(FOLDER, elsewhere)
-    result = evaluate(
-        whole, DataArguments(data_dir=str(elsewhere), cache_dir=data.cache_dir, pileup=[0.0]), split="all"
-    )
+    others = DataArguments(data_dir=str(elsewhere), cache_dir=data.cache_dir, pileup=[0.0])
+    with pytest.raises(ValueError, match=r"The train split of .* holds \d+ events of the jets to measure on"):
+        evaluate(whole, others, split="all")
+    for path in elsewhere.glob("*.parquet"):
+        jets = pq.read_table(path)
+        ids = pa.array([f"other {event}" for event in jets["event_id"].to_pylist()])
+        pq.write_table(jets.set_column(jets.column_names.index("event_id"), "event_id", ids), path)
+    result = evaluate(whole, others, split="all")
     assert len(result.predictions["labels"]) == 80
     assert list(result.metrics) == ["model"]
 

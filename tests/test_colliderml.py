@@ -251,7 +251,8 @@ def test_prepared_and_resumed(tmp_path, capsys):
     assert "Inferred" in (folder / "README.md").read_text()
     # another table is another data set
     write(raw, "jets_pu0", {1: ttbar(), 2: ttbar()})
-    with pytest.raises(ValueError, match=r"other settings \(files: "):
+    told = r"other settings \(files data/jets_pu0_calo_hits/.*: \d+ there, \d+ now.* and 1 more\)"
+    with pytest.raises(ValueError, match=told):
         prepare("colliderml", tmp_path / "raw", folder, shard_megabytes=1e-4)
 
 

@@ -43,6 +43,22 @@ def test_shards_of_other_names(tmp_path):
         rows_of(raw)
 
 
+def test_files_that_the_rows_of_a_file_are_made_of(tmp_path):
+    """Those of its name, and all of a table whose file of that name lacks one of its events."""
+    for shard, first in (("a.parquet", 0), ("b.parquet", 10)):
+        events = {first + number: ttbar(first + number) for number in range(2)}
+        lacking = {"tracks": [1]} if shard == "a.parquet" else {}
+        write(tmp_path, "ttbar_pu0", events, shard, lacking=lacking)
+    joined = {
+        shard: {path.removeprefix(f"{tmp_path}/ttbar_pu0_") for path in event_tables.joined_files(path)}
+        for shard in ("a.parquet", "b.parquet")
+        for path in [f"{tmp_path}/ttbar_pu0_particles/{shard}"]
+    }
+    named = {f"{table}/{{}}.parquet" for table in ("calo_hits", "tracker_hits", "tracks")}
+    assert joined["b.parquet"] == {name.format("b") for name in named}
+    assert joined["a.parquet"] == {name.format("a") for name in named} | {"tracks/b.parquet"}
+
+
 def test_events_that_cannot_be_used(tmp_path):
     events = {number: ttbar(number) for number in range(8)}
     events[2].tables["tracks"]["qop"][0] = 0.0

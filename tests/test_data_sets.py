@@ -16,7 +16,7 @@ from ntuple_files import LAYOUTS
 from public_files import KINDS, jets, max_scaled, write_hdf5, write_parquet, write_public
 
 from e2evit import load_e2e
-from e2evit.data import SCHEMAS, SplitRule, find_schema
+from e2evit.data import SCHEMAS, find_schema
 from e2evit.data.files import list_pieces, read_rows
 from e2evit.data.formats import FileError
 from e2evit.data.inspect import inspect_file
@@ -58,7 +58,10 @@ def test_every_entry_is_complete_and_comes_back_from_its_own_record():
             # none of us has seen the public files
             assert schema.inferred or name in ("simulated", "particles")
         # two versions of a data set must differ in something visible in a file
-        shown = {(v.format, v.image_shape, v.channels_last, str(v.columns), str(v.extra)) for v in variants}
+        shown = {
+            (v.format, v.image_shape, v.channels_last, str(v.columns), str(v.extra), str(v.own_split))
+            for v in variants
+        }
         assert len(shown) == len(variants)
 
 
@@ -195,39 +198,22 @@ def test_ambiguous_keys(tmp_path):
         load_e2e("top_mass", tmp_path)
 
 
-def test_own_splits_are_kept_and_folds_made(tmp_path):
-    images, columns = (
-        jets("quark_gluon", 40),
-        {"pt": np.full(40, 90.0), "m0": np.full(40, 9.0), "y": np.arange(40) % 2},
-    )
-    for part, rows in (("train", slice(0, 30)), ("test", slice(30, 40))):
-        chosen = {name: column[rows] for name, column in ({"X_jets": images} | columns).items()}
-        write_parquet(tmp_path / f"QCD.{part}.snappy.parquet", chosen, 10)
-    dataset = load_e2e("quark_gluon", tmp_path, cache_dir=tmp_path / "cache")
-    assert {event.split(":")[0] for event in dataset["test"]["event_id"]} == {"QCD.test.snappy.parquet"}
-    assert len(dataset["test"]) == 10
-    # the set has no validation split: some of its training jets are
-    assert len(dataset["train"]) + len(dataset["validation"]) == 30
-    assert 0 < len(dataset["validation"]) < 12
-    held_out = []
-    for fold in range(3):
-        parts = load_e2e("quark_gluon", tmp_path, fold=fold, num_folds=3, cache_dir=tmp_path / "cache")
-        assert sorted(parts["test"]["event_id"]) == sorted(dataset["test"]["event_id"])
-        held_out += parts["validation"]["event_id"]
-        assert not {*parts["train"]["event_id"]} & {*parts["validation"]["event_id"]}
-    assert sorted(held_out) == sorted([*dataset["train"]["event_id"], *dataset["validation"]["event_id"]])
-    with pytest.raises(ValueError, match="0 to num_folds - 1, got 3 of 3"):
-        load_e2e("quark_gluon", tmp_path, fold=3, num_folds=3)
-    write_parquet(tmp_path / "QCD.parquet", chosen, 10)
-    with pytest.raises(ValueError, match=r"QCD\.parquet should be in one of the splits .*train: \*\.train\.\*"):
-        load_e2e("quark_gluon", tmp_path, cache_dir=tmp_path / "cache")
-
-
-def test_another_salt_is_another_division():
-    ids = [f"event {number}" for number in range(1000)]
-    divisions = [SplitRule(salt).assign(ids) for salt in ("e2evit", "other", "e2evit")]
-    assert (divisions[0] == divisions[2]).all()
-    assert 0.3 < (divisions[0] == divisions[1]).mean() < 0.8  # by chance 0.54
+def test_second_images_are_not_read(tmp_path):
+    """The files for super-resolution have the same jets with fewer pixels, too."""
+    images, low = jets("quark_gluon", 4), np.ones((4, 3, 64, 64), np.float32)
+    columns = {
+        "X_jets_LR": low,
+        "X_jets": images,
+        "pt": np.full(4, 90.0),
+        "m0": np.full(4, 9.0),
+        "y": np.arange(4) % 2,
+    }
+    write_parquet(tmp_path / "QCDToGGQQ_IMGjet_RH1all_jet0_run0_n36272_LR.parquet", columns)
+    rows = gather(load_e2e("quark_gluon", tmp_path, cache_dir=tmp_path / "cache"))
+    for number, image in enumerate(images):
+        assert np.array_equal(
+            sparse_to_dense(rows[number]["pixel_index"], rows[number]["pixel_value"], (3, 125, 125)), image
+        )
 
 
 def labelled_with(change, folder):

@@ -25,6 +25,7 @@ from e2evit.data import SplitRule, find_schema
 from e2evit.data import prepare as prepare_module
 from e2evit.data.formats import FileError
 from e2evit.data.prepare import MANIFEST_FILE, prepare
+from e2evit.data.resolve import PROGRESS_FOLDER
 from e2evit.data.sparse import sparse_to_dense
 
 ROOT = Path(__file__).parents[1]
@@ -147,10 +148,12 @@ def test_rows_of_the_simulation_keep_all_columns(simulated_jets, tmp_path):
 def test_own_splits_survive(tmp_path):
     (tmp_path / "raw").mkdir()
     write_public("quark_gluon parquet", tmp_path / "raw", 6)
+    (test,) = (tmp_path / "raw").iterdir()
+    shutil.copyfile(test, test.with_name(test.name.replace(".test.", ".train.")))
     prepare("quark_gluon", tmp_path / "raw", tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out/data").iterdir()) == ["test-00000-of-00001.parquet"]
     dataset = load_e2e("quark_gluon", tmp_path / "out", cache_dir=tmp_path / "cache")
-    assert {split: len(rows) for split, rows in dataset.items()} == {"train": 0, "validation": 0, "test": 6}
+    assert {event.split(":")[0] for event in dataset["test"]["event_id"]} == {test.name}
+    assert len(dataset["test"]) == len(dataset["train"]) + len(dataset["validation"]) == 6
     with pytest.raises(ValueError, match="has its own splits, which `salt` does not change"):
         load_e2e("quark_gluon", tmp_path / "out", salt="other")
     with pytest.raises(ValueError, match="holds the data set 'quark_gluon', not 'top_mass'"):
@@ -185,7 +188,7 @@ def test_a_finished_folder_is_left_alone_and_another_recipe_refused(raw, prepare
     before = contents(prepared)
     prepare_raw(raw, prepared)
     assert contents(prepared) == before
-    with pytest.raises(ValueError, match=r"made with other settings \(split: .*'other'.* now\)"):
+    with pytest.raises(ValueError, match=r"made with other settings \(split salt: e2evit there, other now\)"):
         prepare_raw(raw, prepared, rule=SplitRule("other"))
     with pytest.raises(ValueError, match="choose another `output_dir`"):
         prepare_raw(raw, raw)
@@ -328,6 +331,6 @@ def test_shards_are_those_that_the_record_lists(raw, prepared, tmp_path):
     (folder / MANIFEST_FILE).unlink()
     with pytest.raises(ValueError, match=r"holds train-00000-of-00001\.parquet of another preparation"):
         prepare_raw(raw, folder)
-    (folder / prepare_module.PROGRESS_FOLDER).mkdir(exist_ok=True)
+    (folder / PROGRESS_FOLDER).mkdir(exist_ok=True)
     with pytest.raises(FileError, match="is not complete: run `e2evit prepare`"):
         load_e2e("custom", folder)

@@ -1,6 +1,7 @@
 """Boosted trees: what they minimise, what they see, where training stops, and the search for settings."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -253,6 +254,9 @@ def test_all_jets_of_another_folder_are_measured(tmp_path, quick):
         assert all(event.startswith("there") for event in predictions["event_id"].to_pylist())
         same = run(here, tmp_path / "again", "--split", "validation")[name][0]
         assert same.training["iterations"] == result.training["iterations"]
+    shutil.copytree(here, tmp_path / "copy")
+    with pytest.raises(ValueError, match=r"The train split of .*here/jets holds \d+ events of the jets to measure on"):
+        run(here, tmp_path, "--test_dir", str(tmp_path / "copy"))
     with pytest.raises(ValueError, match="measure them on its test split"):
         run(here, tmp_path, "--test_dir", str(here))
     with pytest.raises(ValueError, match="`--test_pileup` needs `--test_dir`"):

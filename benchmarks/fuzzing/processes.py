@@ -22,7 +22,7 @@ from .readers import Outside, Reader, Wrong, refused_wrongly
 __all__ = ["FAULTS", "run_cases"]
 
 SECONDS, KILLED_AFTER = 30, 60
-MEMORY, ADDRESSES = 2 * 2**30, 6 * 2**30  # bytes resident, and mapped, beyond those of the process that forks
+MEMORY, ADDRESSES = 2**30, 6 * 2**30  # bytes resident, and mapped, beyond those of the process that forks
 FAULTS = ("wrong value", "refused a good file", "traceback", "crash", "slow", "memory", "outside read", "code run")
 LONGEST_MESSAGE = 3000
 NOT_WRITTEN = 99  # exit code of a process that could not write its file

@@ -29,6 +29,7 @@ from e2evit.training.tuning import read_search
 
 from .case import SECRET, Case
 from .crafted_texts import CHECKPOINT, RESULT, TEXTS
+from .root_files import root_rows, root_schema
 from .sample import CHANNELS, IMAGES, LABELS, MASSES, SHAPE, schema
 
 __all__ = ["READERS", "Outside", "Wrong", "refused_wrongly", "run_program", "start_readers"]
@@ -46,7 +47,7 @@ class Outside(Exception):
 
 def load(case: Case, folder: Path) -> str:
     dataset = load_e2e("custom", folder / "data", schema=_schema(case), cache_dir=folder / "cache")
-    return _compare_rows(case, [row for part in dataset.values() for row in part], range(len(IMAGES)))
+    return _compare_rows(case, [row for part in dataset.values() for row in part], range(_num_rows(case)))
 
 
 def prepare_skipping(case: Case, folder: Path) -> str:
@@ -57,10 +58,10 @@ def prepare_skipping(case: Case, folder: Path) -> str:
 
 
 def inspect(case: Case, folder: Path) -> str:
-    own = folder / "schema.yaml"
-    if case.kind != "rows":
-        own.write_text(yaml.safe_dump(schema(case.kind).to_dict()), encoding="utf-8")
-    lines, *_ = inspect_file(folder / "data" / case.file_name, schema=own if case.kind != "rows" else None)
+    own, described = folder / "schema.yaml", _schema(case)
+    if described is not None:
+        own.write_text(yaml.safe_dump(described.to_dict(), sort_keys=False), encoding="utf-8")
+    lines, *_ = inspect_file(folder / "data" / case.file_name, schema=None if described is None else own)
     _look_for_secret("\n".join(lines).encode())
     return "read"
 
@@ -178,6 +179,7 @@ ROWS = {"load_e2e": load, "prepare": prepare_skipping, "inspect": inspect, "pipe
 READERS: dict[str, dict[str, Reader]] = {
     "rows": ROWS,
     **dict.fromkeys(("hdf5", "parquet", "npz"), ROWS | {"draft": draft}),
+    "root": {"load_e2e": load, "prepare": prepare_skipping, "inspect": inspect, "draft": draft},
     "npy": {"pipeline": pipe, "demo": upload},
     "processor": {"from_pretrained": checkpoint},
     "weights": {"from_pretrained": checkpoint},
@@ -194,15 +196,23 @@ READERS: dict[str, dict[str, Reader]] = {
 
 def refused_wrongly(case: Case, reader: str) -> bool:
     """Whether this reader must accept the file, or the rows of it that are whole."""
-    whole = case.readable is not None and len(case.readable) == len(IMAGES)
+    whole = case.readable is not None and len(case.readable) == _num_rows(case)
     return case.readable is not None if reader == "prepare" else whole and (reader == "load_e2e" or case.kind in TEXTS)
 
 
 def _schema(case: Case):
+    if case.kind == "root":
+        return root_schema()
     return None if case.kind == "rows" else schema(case.kind)
 
 
+def _num_rows(case: Case) -> int:
+    return len(root_rows() if case.kind == "root" else IMAGES)
+
+
 def _compare_rows(case: Case, rows: list[dict], required: Iterable[int]) -> str:
+    if case.kind == "root":
+        return _compare_jets(case, rows, required)
     images = {}
     for one in rows:
         image = sparse_to_dense(one["pixel_index"], one["pixel_value"], SHAPE)
@@ -220,6 +230,12 @@ def _compare_rows(case: Case, rows: list[dict], required: Iterable[int]) -> str:
     )
     complete = {int(event_id.rsplit(":", 1)[1]) for event_id in images if event_id in expected} >= {*required}
     return _equal(case, equal and complete, f"{len(rows)} rows")
+
+
+def _compare_jets(case: Case, rows: list[dict], required: Iterable[int]) -> str:
+    found = [root_rows().index(row) if row in root_rows() else None for row in rows]
+    equal = None not in found and len({*found}) == len(found) and {*found} >= {*required}
+    return _equal(case, equal, f"{len(rows)} jets")
 
 
 def _equal(case: Case, equal: bool, what: str) -> str:

@@ -44,12 +44,14 @@ class Intact:
         file_name: Its name; readers go by the ending.
         format: That of its schema; `npy` and `rows` have none.
         covered: Half-open ranges of bytes whose damage a checksum reveals.
+        rows: How many it holds.
     """
 
     file_name: str
     format: str
     data: bytes
     covered: Ranges
+    rows: int = len(IMAGES)
 
 
 def schema(file_format: str) -> DatasetSchema:

@@ -20,7 +20,8 @@ from transformers.hf_argparser import HfArg
 
 from e2evit.data import find_schema, load_e2e
 from e2evit.data.prepare import prepare
-from e2evit.hub.benchmark import SPLIT, check_unseen, describe_jets, write_benchmark
+from e2evit.data.unseen import check_unseen
+from e2evit.hub.benchmark import SPLIT, describe_jets, write_benchmark
 from e2evit.hub.publish import publish_dataset
 from e2evit.metrics import METRICS
 from e2evit.results.measure import column

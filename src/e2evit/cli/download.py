@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from transformers.hf_argparser import HfArg
 
+from e2evit.data.archives import ARCHIVE
 from e2evit.data.download import download, find_download, known_downloads
 
 from .parser import parse
@@ -46,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     schema, _ = find_download(name, options.schema)
     folder, own = paths[0].parent, options.schema
     print(f"{len(paths)} {'file' if len(paths) == 1 else 'files'} of {name} in {folder}")
+    if archives := [path for path in paths if path.name.endswith(ARCHIVE)]:
+        print("\n".join(f"Unpack it: tar -xzf {path} -C {folder}" for path in archives))
+        return
     print(f"Next: e2evit inspect {paths[0]}" + (f" --schema {own}" if own else ""))
     print(f'From Python: load_e2e("{schema.name}", "{folder}"' + (f', schema="{own}")' if own else ")"))
 

@@ -33,7 +33,7 @@ class EvaluateArguments:
     )
     split: str = HfArg(
         default="test",
-        help="Split to measure on: train, validation, test, or all jets of a folder that was not trained on.",
+        help="Split to measure on: train, validation, test, or all jets of a folder without events of the training.",
     )
     weights: str | None = HfArg(
         default=None,

@@ -7,14 +7,16 @@ examples:
 Run the same command again to resume after an interruption; finished shards are kept.
 """
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers.hf_argparser import HfArg
 
 from e2evit.data import SCHEMAS, SplitRule
-from e2evit.data.prepare import prepare
+from e2evit.data.prepare import MANIFEST_FILE, prepare
 
 from .parser import parse
 
@@ -53,8 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         num_proc=options.num_proc,
         scheduler=options.scheduler,
     )
-    print(f"Prepared {dataset} in {folder}")
+    print(f"Prepared {dataset} in {folder}: {describe(folder)}")
     if options.push_to_hub:
         from e2evit.hub.publish import publish_dataset  # imports torch
 
         print(f"Published {publish_dataset(folder, options.push_to_hub, private=options.private)}")
+
+
+def describe(folder: Path) -> str:
+    """How many rows a prepared folder has, and how many of them have no label."""
+    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    rows = sum(shard["rows"] for shards in manifest["shards"].values() for shard in shards)
+    without = manifest.get("num_rows_without_label")
+    return f"{rows} rows" + (f", {without} without a label" if without is not None else "")

@@ -32,6 +32,7 @@ from e2evit.baselines.jet_features import (
 )
 from e2evit.baselines.tree_tuning import MAX_TRIALS, best_settings, require_optuna, tune_trees
 from e2evit.data import DatasetSchema, find_schema
+from e2evit.data.unseen import check_unseen
 from e2evit.results.measure import evaluate_predictions
 from e2evit.results.predictions import MODEL
 from e2evit.results.record import Result
@@ -100,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise ValueError(
                     f"{options.test_dir} has {name} {', '.join(got)}, {data.data_dir} {', '.join(expected)}."
                 )
+        event_ids = other[ALL].with_format("arrow")["event_id"].to_pylist()
+        check_unseen(event_ids, data.dataset_name, data.data_dir, data.schema, data.cache_dir)
         dataset = DatasetDict({name: dataset[name] for name in ("train", "validation")} | other)
     rows, folder, number = dataset[split], Path(options.results_dir), len(schema.label_names)
     if not len(rows):

@@ -12,14 +12,15 @@ from itertools import chain
 from pathlib import Path
 
 import httpx2
-from pydantic import TypeAdapter, ValidationError
 
 import e2evit
 
 from .addresses import Share, address_of, check_address, check_base
-from .formats import HEAD, FileError, file_format, format_of
+from .archives import ARCHIVE, GZIP, check_archive
+from .download_record import RECORD_FILE, Entry, read_record, write_record
+from .formats import HEAD, FileError, format_of
 from .hdf5_storage import open_hdf5
-from .jobs import cannot_write, check_replaceable, follow, write_whole_text
+from .jobs import cannot_write, check_replaceable, follow
 from .locks import held
 from .manifest import change_of, sha256_of, sync
 from .schema import SCHEMAS, DatasetSchema, read_schema
@@ -29,31 +30,12 @@ __all__ = ["RECORD_FILE", "download", "find_download", "known_downloads"]
 
 logger = logging.getLogger(__name__)
 
-RECORD_FILE = "downloads.json"
 TIMEOUT = 30.0  # seconds without a byte
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
-ATTEMPTS = 5  # in a row that bring nothing new
+MIN_BYTES, MIN_SECONDS = 2**16, 120.0  # an answer that brings less in that time is cut
+ATTEMPTS = 5  # in a row that bring less than `MIN_BYTES`
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds; each wait is twice the one before
 ON_TERMINAL, IN_LOG = 0.5, 30.0  # seconds between two reports of progress
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """What the record says of a file: where it is from, and what `NAME.part` is a part of until it has a `sha256`."""
-
-    url: str
-    size: int
-    etag: str = ""
-    last_modified: str = ""
-    sha256: str = ""
-
-    @property
-    def validator(self) -> str:
-        """What tells a server which version of the file we have a part of; weak tags promise no equal bytes."""
-        return self.last_modified if self.etag.startswith("W/") else self.etag or self.last_modified
-
-
-_RECORD = TypeAdapter(dict[str, _Entry])
 
 
 class _Cut(Exception):
@@ -101,8 +83,9 @@ def download(
     """Fetch the files of a data set into `output_dir`, which [`load_e2e`] then reads.
 
     An interrupted call leaves `FILE.part`, which the next one resumes unless the file on the server has changed. A
-    complete file has the size that server and schema state, and begins (Parquet: and ends) as its format does. Its
-    SHA-256 is kept in `downloads.json` and checked by the next call; a file fetched by other means is added there.
+    complete file has the size that server and schema state, and begins (Parquet: and ends) as its format does; the
+    checksum of an archive is verified, but it is not unpacked. SHA-256 sums are kept in `downloads.json` and checked
+    by the next call; a file fetched by other means is added there.
 
     Args:
         name: One of [`known_downloads`].
@@ -130,7 +113,7 @@ def download(
                 f"{folder} holds {', '.join(strays[:5])}, which would be read together with {name}: choose another "
                 "folder."
             )
-        record = _read_record(folder / RECORD_FILE)
+        record = read_record(folder)
         missing = [file for file, (_, size, _) in wanted.items() if not _is_there(folder, record, file, size, of)]
         with _client() as client:
             for file in missing:
@@ -163,19 +146,7 @@ def _choose(
     return known if files is None else {file: known[file] for file in files}
 
 
-def _read_record(path: Path) -> dict[str, _Entry]:
-    try:
-        return _RECORD.validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except ValidationError as error:
-        raise ValueError(
-            f"{path} is damaged ({error.errors()[0]['msg']}): remove it. Files are then checked by size and format, "
-            "and parts are fetched again."
-        ) from None
-
-
-def _is_there(folder: Path, record: dict[str, _Entry], file: str, size: int | None, schema: DatasetSchema) -> bool:
+def _is_there(folder: Path, record: dict[str, Entry], file: str, size: int | None, schema: DatasetSchema) -> bool:
     """Whether a file is there and undamaged; one without a hash, fetched by other means, gets it."""
     path, entry = folder / file, record.get(file)
     if not path.exists():
@@ -191,39 +162,39 @@ def _is_there(folder: Path, record: dict[str, _Entry], file: str, size: int | No
     if size not in (None, held_bytes):
         raise FileError(f"{path} has {held_bytes} bytes, expected {size}. {remedy}")
     try:
-        _check(path, schema)
+        _check(path, file, schema)
     except FileError as error:
         raise FileError(f"{error} {remedy}") from None
-    record[file] = replace(entry or _Entry("", held_bytes), size=held_bytes, sha256=sha256_of(path))
-    _write_record(folder, record)
+    record[file] = replace(entry or Entry("", held_bytes), size=held_bytes, sha256=sha256_of(path))
+    write_record(folder, record)
     return True
 
 
-def _check(path: Path, schema: DatasetSchema) -> None:
-    """Check that a file has the format of its schema, from its first to its last byte."""
-    _check_format(file_format(path), str(path), schema)
-    if schema.format == "hdf5":
+def _check(path: Path, file: str, schema: DatasetSchema) -> None:
+    """Check that a file has the format of its name or schema, from its first to its last byte."""
+    with path.open("rb") as opened:
+        _check_format(opened.read(HEAD), str(path), file, schema)
+        if _expected(file, schema) == "parquet":
+            opened.seek(-4, 2)
+            if opened.read() != b"PAR1":
+                raise FileError(f"{path} is truncated: a Parquet file ends with PAR1.")
+    if file.endswith(ARCHIVE):
+        check_archive(path)
+    elif schema.format == "hdf5":
         with open_hdf5(str(path)):  # which compares the end of the file with what its head says
             pass
-    elif _expected(schema) == "parquet":
-        with path.open("rb") as file:
-            file.seek(-4, 2)
-            if file.read() != b"PAR1":
-                raise FileError(f"{path} is truncated: a Parquet file ends with PAR1.")
 
 
-def _check_format(found: str, what: str, schema: DatasetSchema) -> None:
-    if found != _expected(schema):
-        raise FileError(f"{what} is a file of the format {found}, expected {_expected(schema)}.")
+def _check_format(head: bytes, what: str, file: str, schema: DatasetSchema) -> None:
+    found = ARCHIVE if head.startswith(GZIP) else format_of(head, what)
+    if found != (expected := _expected(file, schema)):
+        raise FileError(f"{what} is a file of the format {found}, expected {expected}.")
 
 
-def _expected(schema: DatasetSchema) -> str:
+def _expected(file: str, schema: DatasetSchema) -> str:
+    if file.endswith(ARCHIVE):
+        return ARCHIVE
     return "parquet" if schema.format == "rows" else schema.format
-
-
-def _write_record(folder: Path, record: dict[str, _Entry]) -> None:
-    text = _RECORD.dump_json(record, indent=1, exclude_defaults=True).decode()
-    write_whole_text(folder / RECORD_FILE, text + "\n")
 
 
 @dataclass
@@ -242,7 +213,7 @@ class _Transfer:
     size: int | None
     hint: str
     schema: DatasetSchema
-    record: dict[str, _Entry]
+    record: dict[str, Entry]
 
     @property
     def part(self) -> Path:
@@ -254,20 +225,20 @@ class _Transfer:
         return self.part.stat().st_size if self.part.exists() else 0
 
     @property
-    def entry(self) -> _Entry | None:
+    def entry(self) -> Entry | None:
         """What the part is a part of, if it is from this address."""
         entry = self.record.get(self.file)
         return entry if entry is not None and entry.url == self.address else None
 
     def fetch(self, client: httpx2.Client) -> None:
-        """Fetch what is missing, again after each cut, until attempts bring nothing new; check and rename the file."""
+        """Fetch what is missing, again after each cut, until attempts bring hardly anything; check and rename it."""
         check_replaceable(self.part)
         most, failures = self.there, 0
         while self.entry is None or self.there != self.entry.size:
             try:
                 self._attempt(client)
             except (_Cut, httpx2.RequestError) as error:
-                failures = 1 if self.there > most else failures + 1
+                failures = 1 if self.there >= most + MIN_BYTES else failures + 1
                 most = max(most, self.there)
                 reason = f"{self.address}: {' '.join(str(error).split()) or type(error).__name__}"
                 if failures == ATTEMPTS or isinstance(error, httpx2.TooManyRedirects):
@@ -290,7 +261,7 @@ class _Transfer:
         if start and entry is not None and entry.validator:
             headers = {"Range": f"bytes={start}-", "If-Range": entry.validator}
         with client.stream("GET", self.address, headers=headers) as response:
-            blocks, head = response.iter_raw(), b""
+            blocks, head = _not_too_slow(response.iter_raw()), b""
             if response.status_code == 200:  # all of it, be it that ranges are not offered or the file has changed
                 while len(head) < HEAD and (block := next(blocks, b"")):
                     head += block
@@ -306,11 +277,11 @@ class _Transfer:
         if self.there < entry.size:
             raise _Cut(f"{self.there} of {entry.size} bytes have arrived")
 
-    def _begin(self, response: httpx2.Response, head: bytes) -> _Entry:
+    def _begin(self, response: httpx2.Response, head: bytes) -> Entry:
         """Check the beginning of a file, forget the part of an earlier one, and write down whose part follows."""
         what = f"The answer of {self.address}"
         try:
-            _check_format(format_of(head, what), what, self.schema)
+            _check_format(head, what, self.file, self.schema)
         except FileError as error:
             raise FileError(f"{error} {self.hint}") from None
         told = response.headers.get("Content-Length", "")
@@ -322,9 +293,9 @@ class _Transfer:
         if self.size not in (None, size):
             raise FileError(f"{what} has {size} bytes, expected {self.size}: it is another file. {self.hint}")
         self._forget()
-        entry = _Entry(self.address, size, response.headers.get("ETag", ""), response.headers.get("Last-Modified", ""))
+        entry = Entry(self.address, size, response.headers.get("ETag", ""), response.headers.get("Last-Modified", ""))
         self.record[self.file] = entry
-        _write_record(self.folder, self.record)
+        write_record(self.folder, self.record)
         return entry
 
     def _forget(self) -> None:
@@ -358,12 +329,12 @@ class _Transfer:
             raise cannot_write(self.part, error) from error
         yield stored
 
-    def _finish(self, entry: _Entry) -> None:
+    def _finish(self, entry: Entry) -> None:
         """Check the whole file, give it its name, and write down its hash."""
         path = self.folder / self.file
         logger.info(f"{path}: all {entry.size} bytes are there, its SHA-256 is computed")
         try:
-            _check(self.part, self.schema)
+            _check(self.part, self.file, self.schema)
         except FileError as error:
             self._forget()
             raise FileError(f"{error} It was removed. {self.hint}") from None
@@ -375,10 +346,26 @@ class _Transfer:
         except OSError as error:
             raise cannot_write(path, error) from error
         self.record[self.file] = replace(entry, sha256=digest)
-        _write_record(self.folder, self.record)
+        write_record(self.folder, self.record)
 
 
-def _continues(response: httpx2.Response, entry: _Entry, start: int) -> bool:
+def _not_too_slow(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The blocks of an answer.
+
+    Raises:
+        _Cut: if they bring less than `MIN_BYTES` in `MIN_SECONDS`; a byte now and then would never time out.
+    """
+    since, arrived = time.monotonic(), 0
+    for block in blocks:
+        arrived += len(block)
+        if (seconds := time.monotonic() - since) > MIN_SECONDS:
+            if arrived < MIN_BYTES:
+                raise _Cut(f"the server is too slow, {arrived} bytes in {seconds:.0f} s")
+            since, arrived = time.monotonic(), 0
+        yield block
+
+
+def _continues(response: httpx2.Response, entry: Entry, start: int) -> bool:
     """Whether an answer holds the bytes after a part of the same file; some servers ignore `If-Range`."""
     told = re.fullmatch(r"bytes (\d{1,18})-\d+/(\d{1,18})", response.headers.get("Content-Range", ""), re.ASCII)
     return (

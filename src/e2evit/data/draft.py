@@ -8,20 +8,14 @@ import numpy as np
 import yaml
 
 from .columns import CHANNELS, ROW_COLUMNS
+from .draft_columns import MAX_CLASSES, classes_of, column_names, numbered, yaml_line
+from .draft_ntuple import draft_ntuple
 from .files import decode
 from .formats import DataFile, FileError, file_format, holds_text, open_data_file
-from .schema import SCHEMAS, DatasetSchema, parse_schema
+from .schema import DatasetSchema, parse_schema
 from .survey import share_scaled_to_255, survey_file
 
-__all__ = ["NTUPLES", "draft_schema"]
-
-MAX_CLASSES = 100
-NTUPLES = "copy ntuple.yaml of e2evit/data/schemas, and name the branch of each channel in `branches`"
-OTHER_NAMES = {
-    "labels": ("label", "target", "class", "truth"),
-    "mass_labels": ("mass", "gen_mass"),
-    "event_id": ("event", "event_number"),
-}
+__all__ = ["draft_schema"]
 
 
 def draft_schema(path: str | Path) -> str:
@@ -31,13 +25,13 @@ def draft_schema(path: str | Path) -> str:
     arbitrary units: only the user knows them.
 
     Raises:
-        ValueError: if the file cannot be read, is a ROOT file, holds prepared rows, or has no array that could be
-            images.
+        ImportError: for a ROOT file without uproot.
+        ValueError: if the file cannot be read, holds prepared rows, or has no array that could be images.
     """
     path = Path(path)
     kind = file_format(path)
     if kind == "root":
-        raise FileError(f"{path}: no schema can be drafted for a ROOT file; {NTUPLES}.")
+        return draft_ntuple(path)
     file = open_data_file(str(path), kind)
     if "pixel_index" in file.facts:
         raise FileError(f"{path} holds prepared rows, which need no schema; load its folder with `load_e2e`.")
@@ -81,10 +75,10 @@ def draft_schema(path: str | Path) -> str:
 
 
 def _lines(path: Path, entry: dict, order: str, why_no_labels: str, extra: dict, masses: tuple) -> Iterator[str]:
-    """The entry as YAML, with comments; JSON is YAML in which every string is quoted."""
+    """The entry as YAML, with comments."""
 
     def line(key: str, comment: str = "") -> str:
-        return f"{key}: {json.dumps(entry[key], ensure_ascii=False)}{f'  # {comment}' if comment else ''}"
+        return yaml_line(key, entry[key], comment)
 
     yield f"# Drafted from {path.name}. Check each line marked CHECK, then look at the statistics it gives:"
     yield f"#   e2evit inspect {path.name} --schema THIS_FILE"
@@ -148,12 +142,8 @@ def _find_images(path: Path, file: DataFile) -> tuple[list[str], bool, str]:
 
 
 def _match_columns(file: DataFile, number: int, images: list[str]) -> dict[str, str]:
-    """Our column names to keys of the file that the public data sets, or we ourselves, use for them."""
-    names = {name: {name, *OTHER_NAMES.get(name, ())} for name in ROW_COLUMNS}
-    for schema in (schema for variants in SCHEMAS.values() for schema in variants):
-        for name, source in schema.columns.items():
-            if name in names and source.column is None and not source.one_hot:
-                names[name] |= {key.lower() for key in source.keys}
+    """Our columns and the keys of the file whose names stand for them."""
+    names = column_names()
     matched: dict[str, str] = {}
     for key, (shape, dtype) in file.facts.items():
         if key in images or not shape or shape[0] != number:
@@ -187,17 +177,9 @@ def _find_labels(file: DataFile, key: str | None) -> tuple[dict[str, str], str |
         values = np.concatenate(list(_read(file, key)))
         if not np.isin(values, (0, 1)).all() or (values.sum(axis=1) != 1).any():
             return {}, key, f"`{key}` has {shape[1]} columns, but its rows do not hold a single 1 and zeros"
-        return _numbered(shape[1]), {"keys": key, "one_hot": list(range(shape[1]))}, ""
-    values = np.unique(np.concatenate(list(_read(file, key))).astype(np.float64))
-    values = values[np.isfinite(values)]
-    if values.size and np.isin(values, range(MAX_CLASSES)).all():
-        return _numbered(int(values.max()) + 1), key, ""
-    shown = ", ".join(f"{value:g}" for value in values[:5])
-    return {}, key, f"`{key}` holds {shown}, ..., but classes are text or numbered 0, 1, 2, ..."
-
-
-def _numbered(number: int) -> dict[str, str]:
-    return {f"class_{i}": "unknown" for i in range(number)}
+        return numbered(shape[1]), {"keys": key, "one_hot": list(range(shape[1]))}, ""
+    labels, why = classes_of(np.concatenate(list(_read(file, key))), key)
+    return labels, key, why
 
 
 def _key_of(source: str | dict) -> str:

@@ -22,6 +22,7 @@ __all__ = [
     "EventTable",
     "check_events",
     "find_tables_mismatch",
+    "joined_files",
     "other_files",
     "read_table",
     "sample_of",
@@ -92,6 +93,23 @@ def other_files(paths: Iterable[str]) -> list[str]:
     one_of_each_folder = {path.rsplit("/", 1)[0]: path for path in paths}.values()
     others = [table for table in TABLES if table != FIRST]
     return [file for path in one_of_each_folder for table in others for file in table_files(path, table)]
+
+
+def joined_files(path: str) -> list[str]:
+    """The files in which the events of a file of particles are looked up: those of the same name if they have all,
+    else all of their table.
+
+    Raises:
+        FileError: if a file cannot be opened, or has an event twice.
+    """
+    numbers, _ = _numbers(path, file_stamp(path))
+    joined = []
+    for table in (table for table in TABLES if table != FIRST):
+        first, *others = table_files(path, table)
+        same_name = _parts(first)[2] == _parts(path)[2]
+        has_all = same_name and np.isin(numbers, _numbers(first, file_stamp(first))[0]).all()
+        joined += [first] if has_all else [first, *others]
+    return joined
 
 
 def find_tables_mismatch(path: str) -> str | None:

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from .draft import NTUPLES, draft_schema
+from .draft import draft_schema
 from .files import find_mismatch
 from .formats import FileError, file_format, open_data_file
 from .resolve import find_schema
@@ -36,11 +36,10 @@ def inspect_file(
     lines = [f"{path}: {kind}, {path.stat().st_size / 1e6:.1f} MB"]
     if kind == "root":
         keys = describe_trees(str(path), lines)
-        advice = f"Write a schema for it: {NTUPLES}"
     else:
         keys = open_data_file(str(path), kind).facts
         lines += [f"  {key:<20}{shape!s:<28}{dtype}" for key, (shape, dtype) in keys.items()]
-        advice = f"Draft a schema for it: e2evit inspect {path} --schema_out my.yaml"
+    advice = f"Draft a schema for it: e2evit inspect {path} --schema_out my.yaml"
     fitting, reasons = [], {}
     for candidate in _candidates(path, name, schema):
         if candidate.format != kind and not (candidate.format in ("rows", "colliderml") and kind == "parquet"):

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 SCHEDULER_TIMEOUT = 30  # seconds
+SHOWN = 3  # entries of a setting that differ
 
 
 @contextmanager
@@ -213,7 +214,17 @@ def claim(path: Path, record: dict, newer: Collection[str] = ()) -> None:
         compared = [key for key in record if key in earlier or key not in newer]
         differing = [key for key in compared if earlier.get(key) != record[key]]
         if differing:
-            changes = ", ".join(f"{key}: {earlier.get(key)} there, {record.get(key)} now" for key in differing)
+            changes = ", ".join(_difference(key, earlier.get(key), record.get(key)) for key in differing)
             raise ValueError(f"{path.parent} was made with other settings ({changes}); choose another folder.")
     else:
         write_whole_text(path, json.dumps(record, indent=2) + "\n")
+
+
+def _difference(key: str, there, now) -> str:
+    """A setting that differs; of mappings, as of many files and their sizes, the first entries that do."""
+    if not (isinstance(there, dict) and isinstance(now, dict)):
+        return f"{key}: {there} there, {now} now"
+    names = sorted(name for name in there.keys() | now.keys() if there.get(name) != now.get(name))
+    told = [f"{key} {name}: {there.get(name)} there, {now.get(name)} now" for name in names[:SHOWN]]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(told)}{more}"

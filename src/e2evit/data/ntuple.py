@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from .batches import BadRows, Batch
+from .branches import Entries, Tree, TreeFacts
 from .budget import MAX_PIXELS
 from .grid import COLUMNS, ROWS, SEED_ROWS, TOWER, WINDOW, resample_endcaps
-from .root import Entries, Tree, TreeFacts, first_lengths, open_tree, tree_facts
+from .root import first_lengths, open_tree, tree_facts
 from .schema import DatasetSchema, Source
 from .sparse import list_array
 

@@ -2,9 +2,8 @@
 
 import io
 import json
-import logging
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,16 +19,15 @@ from .formats import BadRows, FileError
 from .jobs import cannot_write, claim, follow, remove_leftovers, workers, write_whole_text
 from .locks import held
 from .manifest import digest_of, sha256_of, sync
-from .resolve import MANIFEST_FILE, PROGRESS_FOLDER, ROWS_PATTERNS, find_schema, stamp_files
+from .progress import Progress, damaged_shards, read_settings, shard_name, write_record
+from .resolve import MANIFEST_FILE, ROWS_PATTERNS, find_schema, stamp_files, stamps_by_file
 from .schema import DatasetSchema, Source, row_features
 from .sparse import COLUMN_ENCODINGS
 from .splits import SPLIT_FRACTIONS, SplitRule
 from .storage import absolute, file_size, relative_name
 from .survey import survey_folder
 
-__all__ = ["MANIFEST_FILE", "damaged_shards", "prepare"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["MANIFEST_FILE", "prepare"]
 
 BAD_ROWS_FILE = "bad_rows.json"
 GROUP_ROWS = 1000
@@ -84,6 +82,9 @@ def prepare(
         raise ValueError(f"{output_dir} holds the files to read: choose another `output_dir`.")
     warnings = survey_folder(source, data_dir)
     rows = _rows_per_shard(source, data_dir, shard_megabytes)
+    earlier = read_settings(output_dir) or {}
+    if earlier.get("shard_megabytes") == shard_megabytes:  # else a file that was repaired could move all borders
+        rows = earlier["rows_per_shard"]
     parts = list_parts(source, data_dir, rows)
     pieces = [(part, piece) for part in parts for piece in parts[part]]
     output = replace(
@@ -115,28 +116,31 @@ def prepare(
     if len(splits) < len(SPLIT_FRACTIONS):
         record["splits"] = list(splits)
     settings = {"splits": None} | record  # so that a folder with other splits is not taken for this one
-    progress = output_dir / PROGRESS_FOLDER
+    stamps = {path: digest_of(read) for path, read in stamps_by_file(source, data_dir).items()}
+    progress = Progress.of(output_dir, pieces, stamps)
     with held(output_dir):
         if (output_dir / MANIFEST_FILE).exists():
             claim(output_dir / MANIFEST_FILE, settings, ["source_schema"])
             _check_finished(output_dir)
-            shutil.rmtree(progress, ignore_errors=True)  # left if the run before was killed in its very last step
+            shutil.rmtree(progress.folder, ignore_errors=True)  # left if a run was killed in its very last step
             return output_dir
-        for folder in (progress, output_dir / "data"):
+        for folder in (progress.folder, output_dir / "data"):
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
-        _refuse_strays(output_dir / "data", len(pieces))
-        claim(progress / "settings.json", settings, ["source_schema"])
+        progress.claim(settings | {"shard_megabytes": shard_megabytes})
         plan = (source, output, rule, splits, on_bad_rows)
-        jobs = [(_write_piece, output_dir, number, len(pieces), *piece, *plan) for number, piece in enumerate(pieces)]
-        missing = [job for job in jobs if not _is_done(output_dir, job[2])]
+        jobs = [
+            (_write_piece, output_dir, number, progress.sources[number], len(pieces), *piece, *plan)
+            for number, piece in enumerate(pieces)
+        ]
+        missing = [job for job in jobs if not progress.is_done(job[2])]
         unit = "event" if source.holds_events else "row"
         total = sum(piece.stop - piece.start for _, piece in pieces)
-        waiting = sum(job[5].stop - job[5].start for job in missing)
+        waiting = sum(pieces[job[2]][1].stop - pieces[job[2]][1].start for job in missing)
         if missing:
             with workers(num_proc if num_proc > 1 else 0, scheduler, __name__) as run:
                 follow(run(missing), "Preparing", unit, total, total - waiting)
-        _finish(output_dir, len(pieces), record | {"warnings": warnings}, output, unit)
+        _finish(progress, record | {"warnings": warnings}, output, unit)
     return output_dir
 
 
@@ -163,38 +167,6 @@ def _rows_per_shard(schema: DatasetSchema, data_dir, megabytes: float) -> int:
     return max(GROUP_ROWS, round(rows / GROUP_ROWS) * GROUP_ROWS)
 
 
-def _refuse_strays(folder: Path, total: int) -> None:
-    """Refuse a folder with shards that this preparation would not replace, and readers would add to its rows."""
-    names = {f"{split}-{number:05d}-of-{total:05d}.parquet" for split in SPLIT_FRACTIONS for number in range(total)}
-    if strays := sorted({path.name for path in folder.glob("*.parquet")} - names):
-        raise ValueError(
-            f"{folder} holds {', '.join(strays[:5])} of another preparation: remove what is there, or choose another "
-            "folder."
-        )
-
-
-def _record_path(output_dir: Path, number: int) -> Path:
-    return output_dir / PROGRESS_FOLDER / f"{number:05d}.json"
-
-
-def _is_done(output_dir: Path, number: int) -> bool:
-    """Whether an earlier run has written a piece, and its shards are still as it wrote them."""
-    path = _record_path(output_dir, number)
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record.pop("sha256") != digest_of(record):
-            raise ValueError("it has changed")
-        damaged = damaged_shards(output_dir, record["shards"].values())
-    except FileNotFoundError:
-        return False
-    except (AttributeError, KeyError, TypeError, ValueError):
-        logger.warning(f"{path} is damaged: its rows are prepared again")
-        return False
-    if damaged:
-        logger.warning(f"{', '.join(damaged)} in {output_dir / 'data'} changed since they were written: made again")
-    return not damaged
-
-
 def _check_finished(output_dir: Path) -> None:
     """Check that the shards of a finished data set are as they were written.
 
@@ -209,15 +181,10 @@ def _check_finished(output_dir: Path) -> None:
         )
 
 
-def damaged_shards(output_dir: Path, shards: Iterable[dict]) -> list[str]:
-    """Names of the shards that are missing or have another hash."""
-    paths = {output_dir / "data" / entry["file"]: entry["sha256"] for entry in shards}
-    return [path.name for path, digest in paths.items() if not path.is_file() or sha256_of(path) != digest]
-
-
 def _write_piece(
     output_dir: Path,
     number: int,
+    made_of: dict,
     total: int,
     part: str,
     piece: Piece,
@@ -233,7 +200,7 @@ def _write_piece(
     target = row_features(output).arrow_schema
     description = json.dumps(output.description_of_rows(output.label_names) | {"schema": output.to_dict()})
     target = target.with_metadata((target.metadata or {}) | {b"e2evit": description.encode()})
-    shards = {split: _Shard(output_dir / "data", split, number, total, target) for split in parts}
+    shards = {split: _Shard(output_dir / "data" / shard_name(split, number, total), target) for split in parts}
     try:
         for table in rows:
             splits = rule.assign(table["event_id"].to_pylist(), part, schema.own_split)
@@ -244,23 +211,24 @@ def _write_piece(
         for shard in shards.values():
             shard.discard()
     record = {
+        "source": made_of,
         "shards": written,
+        "rows_without_label": sum(shard.without_label for shard in shards.values()),
         "bad_rows": [{"file": piece.name, "first": b.first, "last": b.last, "reason": b.reason} for b in bad],
     }
-    path = _record_path(output_dir, number)
-    write_whole_text(path, json.dumps(record | {"sha256": digest_of(record)}, indent=2) + "\n")
+    write_record(Progress(output_dir, ()).path(number), record)
     return piece.stop - piece.start
 
 
 class _Shard:
     """A file written in groups of 1000 rows, so that few are in memory; it gets its name once it is complete."""
 
-    def __init__(self, folder: Path, split: str, number: int, total: int, schema: pa.Schema):
-        self.path = folder / f"{split}-{number:05d}-of-{total:05d}.parquet"
-        self.temporary = folder / f".{self.path.name}.tmp"
-        self.schema, self.writer, self.waiting, self.rows = schema, None, [], 0
+    def __init__(self, path: Path, schema: pa.Schema):
+        self.path, self.temporary = path, path.with_name(f".{path.name}.tmp")
+        self.schema, self.writer, self.waiting, self.rows, self.without_label = schema, None, [], 0, 0
 
     def add(self, table: pa.Table) -> None:
+        self.without_label += table["labels"].null_count
         if table.num_rows:
             self.waiting.append(table)
         while sum(map(len, self.waiting)) >= GROUP_ROWS:
@@ -300,10 +268,12 @@ class _Shard:
         self.temporary.unlink(missing_ok=True)
 
 
-def _finish(output_dir: Path, total: int, record: dict, schema: DatasetSchema, unit: str) -> None:
+def _finish(progress: Progress, record: dict, schema: DatasetSchema, unit: str) -> None:
     """Write the manifest, the list of dropped rows (or of events with such) and the card; then remove the traces of
     progress."""
-    records = [json.loads(_record_path(output_dir, number).read_text(encoding="utf-8")) for number in range(total)]
+    output_dir = progress.output_dir
+    paths = map(progress.path, range(len(progress.sources)))
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     shards: dict[str, list[dict]] = {}
     for split in SPLIT_FRACTIONS:
         if entries := [entry["shards"][split] for entry in records if split in entry["shards"]]:
@@ -316,11 +286,14 @@ def _finish(output_dir: Path, total: int, record: dict, schema: DatasetSchema, u
         raise FileError(f"None of the {number_bad} {unit}s fits the data set {schema.name!r}, e.g. {bad[0]}")
     if bad:
         _write_json(output_dir / BAD_ROWS_FILE, {"number": number_bad, f"{unit}s": bad})
-    manifest = record | {f"num_bad_{unit}s": number_bad, "shards": shards}
+    labelled = (
+        {"num_rows_without_label": sum(entry["rows_without_label"] for entry in records)} if schema.labels else {}
+    )
+    manifest = record | labelled | {f"num_bad_{unit}s": number_bad, "shards": shards}
     card = render_card(schema, manifest)
     write_whole_text(output_dir / "README.md", card)
     _write_json(output_dir / MANIFEST_FILE, manifest)
-    shutil.rmtree(output_dir / PROGRESS_FOLDER)
+    shutil.rmtree(progress.folder)
 
 
 def _write_json(path: Path, record: dict) -> None:

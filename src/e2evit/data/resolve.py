@@ -2,16 +2,25 @@
 
 import json
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 
-from .event_tables import other_files
+from .event_tables import joined_files, other_files
 from .files import Piece, find_mismatch
 from .formats import FileError, linked_files
 from .parquet import open_parquet
 from .schema import SCHEMAS, DatasetSchema, parse_schema, read_schema
 from .storage import absolute, file_stamp, is_remote, list_files, relative_name
 
-__all__ = ["MANIFEST_FILE", "PROGRESS_FOLDER", "ROWS_PATTERNS", "find_files", "find_schema", "stamp_files"]
+__all__ = [
+    "MANIFEST_FILE",
+    "PROGRESS_FOLDER",
+    "ROWS_PATTERNS",
+    "find_files",
+    "find_schema",
+    "stamp_files",
+    "stamps_by_file",
+]
 
 MANIFEST_FILE, PROGRESS_FOLDER = "e2evit.json", ".progress"  # of prepared data sets
 ROWS_PATTERNS = ("data/*.parquet", "*.parquet")  # of prepared data sets, and of simulated ones
@@ -52,10 +61,12 @@ def find_schema(
     for variant in variants:
         files = _list(variant, data_dir)
         mismatch = find_mismatch(files[0], variant, _root(files[0], data_dir)) if files else f"no {variant.pattern}"
+        mismatch = mismatch or _lacking_split(variant, [relative_name(path, data_dir) for path in files])
         if mismatch is None:
             fitting.append(variant)
         else:
             reasons.setdefault(mismatch, []).append(variant.variant)
+    fitting = [variant for variant in fitting if variant.own_split] or fitting
     if len(fitting) > 1:  # background files can fit several versions, of which the signal's fit one
         fitting = _narrow(fitting, data_dir)
     if len(fitting) != 1:
@@ -65,6 +76,12 @@ def find_schema(
         error = ValueError if any(_list(variant, data_dir) for variant in variants) else FileNotFoundError
         raise error(f"{data_dir} fits no single version of the data set {name!r} ({told}). {_hint(variants[0])}")
     return fitting[0]
+
+
+def _lacking_split(schema: DatasetSchema, names: list[str]) -> str | None:
+    """Why the files do not have a data set's own split, if it has one."""
+    lacking = [glob for glob in schema.own_split.values() if not any(fnmatch(name, glob) for name in names)]
+    return f"no {', '.join(lacking)}" if lacking else None
 
 
 def _narrow(fitting: list[DatasetSchema], data_dir: str | Path) -> list[DatasetSchema]:
@@ -121,6 +138,17 @@ def stamp_files(schema: DatasetSchema, data_dir: str | Path) -> dict[str, str]:
         stamps |= linked_files(path, schema.format, _root(path, data_dir))
     if schema.format == "colliderml":
         stamps |= {path: file_stamp(path) for path in other_files(files)}
+    return stamps
+
+
+def stamps_by_file(schema: DatasetSchema, data_dir: str | Path) -> dict[str, dict[str, str]]:
+    """For each file of a data set, stamps of those that its rows are made of, by their names within the folder."""
+    stamps = {}
+    for path in find_files(schema, data_dir):
+        joined = joined_files(path) if schema.format == "colliderml" else ()
+        read = {name: file_stamp(name) for name in (path, *joined)}
+        read |= linked_files(path, schema.format, _root(path, data_dir))
+        stamps[path] = {relative_name(name, data_dir): stamp for name, stamp in read.items()}
     return stamps
 
 

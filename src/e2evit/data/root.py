@@ -1,4 +1,4 @@
-"""ROOT files: their trees, branches of numbers or lists of numbers, and runs of their entries, through uproot.
+"""ROOT files: their trees, and the branches of TTrees through uproot; for RNTuples see `rntuple`.
 
 How a branch is read follows from its type alone: no expression is evaluated, and no class is compiled from the file's
 description of it.
@@ -16,23 +16,15 @@ import numpy as np
 from fsspec.core import OpenFile
 
 from .batches import BadRows, FileError
-from .budget import megabytes, row_problem
+from .branches import MAX_BASKET, RUN_BYTES, Branch, BranchFact, Entries, Tree, TreeFacts, short
+from .budget import megabytes
 from .extras import import_extra
+from .rntuple import RNTuple
+from .root_blocks import bound_blocks
 from .storage import file_size, file_stamp
 
-__all__ = [
-    "BranchFact",
-    "Entries",
-    "Tree",
-    "TreeFacts",
-    "describe_trees",
-    "first_lengths",
-    "list_trees",
-    "open_tree",
-    "tree_facts",
-]
+__all__ = ["describe_trees", "first_lengths", "list_trees", "open_tree", "tree_facts"]
 
-MAX_BASKET, RUN_BYTES = 2**27, 2**26  # bytes of one unpacked basket; of baskets read together (at least one)
 VECTORS = {  # C++ types of the entries of a std::vector
     "bool": "?",
     **{"char": "i1", "short": "i2", "int": "i4", "long": "i8", "long long": "i8", "Long64_t": "i8"},
@@ -42,56 +34,15 @@ VECTORS = {  # C++ types of the entries of a std::vector
 LEAVES = {"TLeafO": "?", "TLeafB": "i1", "TLeafS": "i2", "TLeafI": "i4", "TLeafL": "i8", "TLeafG": "i8"}
 LEAVES |= {"TLeafF": "f4", "TLeafD": "f8"}
 SHOWN = 3  # lengths of inner lists
-TREES = ("TTree", "TNtuple", "TNtupleD")
+TTREES, RNTUPLE = ("TTree", "TNtuple", "TNtupleD"), "ROOT::RNTuple"
 
 
 @dataclass(frozen=True)
-class BranchFact:
-    """What a branch that can be read declares.
+class TBranch(Branch):
+    """A branch of a TTree as uproot has it, and how to read it."""
 
-    Args:
-        kind: Its type, for people.
-        depth: 0 for a number in each entry, 1 for a list of numbers, 2 for a list of lists.
-    """
-
-    kind: str
-    dtype: np.dtype
-    depth: int
-
-
-@dataclass(frozen=True)
-class TreeFacts:
-    """What a tree declares: see [`Tree`]."""
-
-    num_entries: int
-    branches: dict[str, BranchFact]
-    unusable: dict[str, str]
-    counters: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Branch:
-    """A branch as uproot has it, and how to read it."""
-
-    fact: BranchFact
     branch: Any
     interpretation: Any
-
-
-@dataclass(frozen=True)
-class Entries:
-    """Entries of a branch from `first` on, `n` of them.
-
-    Args:
-        counts: Length of each entry's list `(n,)`; of numbers None.
-        lengths: Of lists of lists: the length of each inner one.
-        values: All numbers, one after the other.
-    """
-
-    first: int
-    counts: np.ndarray | None
-    lengths: np.ndarray | None
-    values: np.ndarray
 
 
 @contextmanager
@@ -103,6 +54,7 @@ def _open(path: str) -> Iterator[Any]:
         FileError: if it is damaged, or not a ROOT file.
     """
     uproot = import_extra("uproot", f"The ROOT file {path}", "root")
+    bound_blocks(uproot)
     with ExitStack() as stack:
         stream = stack.enter_context(cast(OpenFile, fsspec.open(path, "rb")))
         try:
@@ -115,17 +67,11 @@ def _open(path: str) -> Iterator[Any]:
 
 
 def _unreadable(path: str, error: Exception) -> FileError:
-    return FileError(f"{path}: not a readable ROOT file ({_short(error)}); is it truncated, or an expired link?")
-
-
-def _short(error: Exception) -> str:
-    """The beginning of a message, which uproot spreads over many lines."""
-    text = " ".join(str(error).partition("\nin file")[0].split()) or type(error).__name__
-    return text if len(text) <= 160 else f"{text[:157]}..."
+    return FileError(f"{path}: not a readable ROOT file ({short(error)}); is it truncated, or an expired link?")
 
 
 def list_trees(path: str) -> dict[str, str]:
-    """Paths of the trees in a file, RNTuples included, with their classes.
+    """Paths of the TTrees and RNTuples in a file, with their classes.
 
     Raises:
         ImportError: if uproot is not installed.
@@ -140,7 +86,7 @@ def _trees(file, path: str) -> dict[str, str]:
         names = file.classnames(recursive=True, cycle=False)
     except Exception as error:
         raise _unreadable(path, error) from error
-    return {name: kind for name, kind in names.items() if kind in (*TREES, "ROOT::RNTuple")}
+    return {name: kind for name, kind in names.items() if kind in (*TTREES, RNTUPLE)}
 
 
 def describe_trees(path: str, lines: list[str]) -> list[str]:
@@ -153,9 +99,6 @@ def describe_trees(path: str, lines: list[str]) -> list[str]:
     names: list[str] = []
     trees = list_trees(path)
     for name, kind in trees.items():
-        if kind not in TREES:
-            lines.append(f"  {name}: {kind}, which is not read; write a TTree")
-            continue
         try:
             with open_tree(path, name) as tree:
                 lines.append(f"  {name}: {kind}, {tree.num_entries} entries")
@@ -172,7 +115,7 @@ def describe_trees(path: str, lines: list[str]) -> list[str]:
     return names
 
 
-def tree_facts(path: str, name: str) -> "TreeFacts":
+def tree_facts(path: str, name: str) -> TreeFacts:
     """What a tree declares; cached until the file changes.
 
     Raises:
@@ -192,7 +135,7 @@ def first_lengths(path: str, name: str, keys: tuple[str, ...]) -> dict[str, tupl
 
 
 @lru_cache(16)
-def _tree_facts(path: str, name: str, _stamp: str) -> "TreeFacts":
+def _tree_facts(path: str, name: str, _stamp: str) -> TreeFacts:
     with open_tree(path, name) as tree:
         return TreeFacts(
             tree.num_entries,
@@ -209,7 +152,7 @@ def _first_lengths(path: str, name: str, keys: tuple[str, ...], _stamp: str) -> 
 
 
 @contextmanager
-def open_tree(path: str, name: str) -> Iterator["Tree"]:
+def open_tree(path: str, name: str) -> Iterator[Tree]:
     """A tree of a file; the file is open only within the context, so that processes share no position in it.
 
     Raises:
@@ -218,11 +161,10 @@ def open_tree(path: str, name: str) -> Iterator["Tree"]:
     """
     with _open(path) as file:
         trees = _trees(file, path)
-        if trees.get(name) not in TREES:
-            there = f"it is of class {trees[name]}" if name in trees else f"it holds {', '.join(trees) or 'none'}"
-            raise FileError(f"{path} has no tree `{name}` that can be read ({there}).")
+        if name not in trees:
+            raise FileError(f"{path} has no tree `{name}` (it holds {', '.join(trees) or 'none'}).")
         try:
-            tree = Tree(path, file[name])
+            tree = (RNTuple if trees[name] == RNTUPLE else TTree)(path, file[name])
         except FileError:
             raise
         except Exception as error:
@@ -230,21 +172,12 @@ def open_tree(path: str, name: str) -> Iterator["Tree"]:
         yield tree
 
 
-class Tree:
-    """The branches of a tree.
-
-    Attributes:
-        branches: Those that can be read.
-        unusable: The others, with the reason.
-        counters: Those that only count the entries of others.
-        num_entries: Of the tree; its branches have as many.
-    """
+class TTree(Tree):
+    """The branches of a TTree, through uproot."""
 
     def __init__(self, path: str, tree):
-        self.path, self.num_entries = path, int(tree.num_entries)
-        if problem := row_problem((self.num_entries,), 0, False, file_size(path)):
-            raise FileError(f"{path}: {problem}.")
-        self.branches: dict[str, Branch] = {}
+        super().__init__(path, int(tree.num_entries))
+        self.branches: dict[str, TBranch] = {}
         self.unusable: dict[str, str] = {}
         leaves = [leaf for branch in tree.branches for leaf in branch.member("fLeaves")]
         counts = [leaf.member("fLeafCount") for leaf in leaves]
@@ -262,27 +195,19 @@ class Tree:
                 self.branches[branch.name] = read
 
     def read(self, key: str, start: int, stop: int) -> Iterator[Entries | BadRows]:
-        """Entries `[start, stop)` of a branch, as many at once as fit into memory; what is damaged as `BadRows`."""
         branch = self.branches[key]
         for first, last, problem in self._runs(branch.branch, start, stop):
             if problem is not None:
-                yield BadRows(self.path, first, last - 1, f"`{key}` is unreadable ({problem})", True)
+                yield self.unreadable(key, first, last, problem)
                 continue
             try:
                 yield _read(branch, first, last)
             except Exception as error:  # one for each decoder
                 if last - first == 1:
-                    yield BadRows(self.path, first, first, f"`{key}` is unreadable ({_short(error)})", True)
+                    yield self.unreadable(key, first, last, error)
                 else:  # name the damaged entries and keep the others
                     for entry in range(first, last):
                         yield from self.read(key, entry, entry + 1)
-
-    def first_lengths(self, key: str) -> tuple[int, ...]:
-        """The length of the list in the first entry of a branch, or of its inner lists; none if it cannot be read."""
-        for run in self.read(key, 0, min(1, self.num_entries)):
-            if isinstance(run, Entries) and run.counts is not None:
-                return tuple((run.counts if run.lengths is None else run.lengths).tolist())
-        return ()
 
     def _runs(self, branch, start: int, stop: int) -> Iterator[tuple[int, int, str | None]]:
         """Entries whose baskets are read together, or the reason why a basket cannot be."""
@@ -299,7 +224,7 @@ class Tree:
                 unpacked = int(branch.basket_uncompressed_bytes(number))
                 problem = f"a basket unpacks to {megabytes(unpacked)}" if not 0 <= unpacked <= MAX_BASKET else None
             except Exception as error:
-                unpacked, problem = 0, _short(error)
+                unpacked, problem = 0, short(error)
             if begin > first and (problem is not None or size + unpacked > RUN_BYTES):
                 yield first, begin, None
                 first, size = begin, 0
@@ -311,7 +236,7 @@ class Tree:
             yield first, stop, None
 
 
-def _describe(branch) -> Branch | str:
+def _describe(branch) -> TBranch | str:
     """How to read a branch, or why that is not possible."""
     from uproot.containers import AsVector
     from uproot.interpretation.jagged import AsJagged
@@ -327,7 +252,7 @@ def _describe(branch) -> Branch | str:
         stored = np.dtype(VECTORS[numbers]).newbyteorder(">")
         nested = AsObjects(AsVector(True, AsVector(False, stored)), branch)
         fact = BranchFact(kind, stored.newbyteorder("="), depth)
-        return Branch(fact, branch, nested if depth == 2 else AsJagged(AsDtype(stored), header_bytes=10))
+        return TBranch(fact, branch, nested if depth == 2 else AsJagged(AsDtype(stored), header_bytes=10))
     leaves = branch.member("fLeaves")
     if len(leaves) != 1 or leaves[0].classname not in LEAVES:
         return f"it holds {', '.join(leaf.classname for leaf in leaves)[:100] or 'nothing'}, not numbers"
@@ -338,11 +263,11 @@ def _describe(branch) -> Branch | str:
     shape = f"[{length}]" * (length > 1)
     content = AsDtype((stored, (length,)) if length > 1 else stored)
     if leaf.member("fLeafCount") is None:
-        return Branch(BranchFact(f"{native}{shape}", native, int(length > 1)), branch, content)
-    return Branch(BranchFact(f"{native}[]{shape}", native, 1 + (length > 1)), branch, AsJagged(content))
+        return TBranch(BranchFact(f"{native}{shape}", native, int(length > 1)), branch, content)
+    return TBranch(BranchFact(f"{native}[]{shape}", native, 1 + (length > 1)), branch, AsJagged(content))
 
 
-def _read(branch: Branch, first: int, last: int) -> Entries:
+def _read(branch: TBranch, first: int, last: int) -> Entries:
     import awkward as ak
 
     array: Any = branch.branch.array(branch.interpretation, entry_start=first, entry_stop=last, array_cache=None)

@@ -16,11 +16,12 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from e2evit.data.packaged import packaged_folder
 from e2evit.data.storage import absolute
 from e2evit.data.texts import read_mapping
+from e2evit.data.unseen import check_training
 from e2evit.plots import comparison_figures, save_figure
 from e2evit.results.predictions import read_event_ids, read_predictions
 from e2evit.results.record import Result
 
-from .benchmark import Benchmark, check_unseen
+from .benchmark import Benchmark
 from .card import CAPTIONS, render_card
 from .code import add_code
 from .safety import CHECKPOINT_FILES, EVAL_RESULTS, MODEL_FILES, OWN_SCORES, check_checkpoint, find_files
@@ -91,7 +92,8 @@ def assemble_model(
     result = Result.from_json(results)
     if benchmark is not None:
         benchmark.check(result, results)
-        _check_training(checkpoint, results)
+        path = checkpoint / "recipe.yaml"
+        check_training(read_event_ids(results), read_mapping(path) if path.is_file() else {})
     with tempfile.TemporaryDirectory() as base:  # an adapter, say, beside the checkpoint would be loaded with it
         for name in CHECKPOINT_FILES:
             if (checkpoint / name).is_file():
@@ -135,20 +137,6 @@ def assemble_model(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
-
-
-def _check_training(checkpoint: Path, results: Path) -> None:
-    """Refuse a checkpoint whose training folder holds events that it was measured on."""
-    path = checkpoint / "recipe.yaml"
-    recipe = read_mapping(path) if path.is_file() else {}
-    folder = recipe.get("data_dir")
-    if folder is None or not Path(folder).expanduser().exists():
-        logger.warning(
-            f"{folder or 'The training data'} is not here: nothing says that it shares no events with the benchmark"
-        )
-        return
-    where = {name: recipe.get(name) for name in ("schema", "cache_dir")}
-    check_unseen(read_event_ids(results), recipe.get("dataset_name", "simulated"), folder, **where)
 
 
 def check_loads(folder: str | Path, model, processor) -> None:

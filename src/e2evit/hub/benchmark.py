@@ -4,7 +4,7 @@ Both formats are those of https://huggingface.co/docs/hub/eval-results.
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResultEntry, HfApi, eval_result_entries_to_yaml
 
-from e2evit.data import find_schema, load_e2e
 from e2evit.data.jobs import write_whole_text
 from e2evit.data.storage import absolute
 from e2evit.data.texts import read_mapping
@@ -22,7 +21,7 @@ from e2evit.results.record import Result
 from .card import listed_metrics
 from .connection import open_requests
 
-__all__ = ["BENCHMARK_FILE", "SPLIT", "Benchmark", "check_unseen", "describe_jets", "read_jets", "write_benchmark"]
+__all__ = ["BENCHMARK_FILE", "SPLIT", "Benchmark", "describe_jets", "read_jets", "write_benchmark"]
 
 BENCHMARK_FILE, EVAL_FILE, SPLIT = "benchmark.json", "eval.yaml", "test"
 TARGETS = ("mass_column", "mass_classes", "contained_classes", "label_names")
@@ -168,21 +167,3 @@ def write_benchmark(
     write_whole_text(folder / "README.md", card + HEADING + section)
     write_whole_text(folder / BENCHMARK_FILE, json.dumps(dict(jets), indent=2) + "\n")
     write_whole_text(folder / EVAL_FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-
-
-def check_unseen(
-    event_ids: Collection[str], dataset_name: str, data_dir: str | Path, schema: str | None = None, cache_dir=None
-) -> None:
-    """Refuse a folder that trainings read if its training or validation jets are from any of these events.
-
-    Raises:
-        ValueError: naming one such event.
-    """
-    name = dataset_name if schema is not None else find_schema(dataset_name, data_dir).name
-    dataset, unseen = load_e2e(name, data_dir, schema=schema, cache_dir=cache_dir), set(event_ids)
-    for split in ("train", "validation"):
-        if shared := unseen.intersection(dataset[split].with_format("arrow")["event_id"].to_pylist()):
-            raise ValueError(
-                f"The {split} split of {data_dir} holds {len(shared)} events of the benchmark, e.g. {min(shared)}: "
-                "what was trained on them cannot be measured on them."
-            )

@@ -11,7 +11,8 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from e2evit.data.prepare import MANIFEST_FILE, damaged_shards
+from e2evit.data.prepare import MANIFEST_FILE
+from e2evit.data.progress import damaged_shards
 from e2evit.data.storage import absolute
 
 from .connection import Requests, open_requests

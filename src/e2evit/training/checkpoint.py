@@ -4,10 +4,11 @@ import copy
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -83,7 +84,7 @@ class TrainedOn:
         targets: Those of the recipe it was trained with, as far as it holds one.
         reads_events: Whether it predicts all jets of an event at once.
         reads_candidates: Whether it reads candidates instead of images.
-        data_dir: Folder of the jets that it was trained on, as its recipe says.
+        recipe: What it was trained with; empty if it does not say.
     """
 
     path: str
@@ -92,7 +93,7 @@ class TrainedOn:
     targets: TargetArguments
     reads_events: bool = False
     reads_candidates: bool = False
-    data_dir: str | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, path: str | Path) -> "TrainedOn":
@@ -116,7 +117,7 @@ class TrainedOn:
             TargetArguments(**{name: recipe[name] for name in known if name in recipe}),
             _reads_events(config),
             config.model_type in CANDIDATE_FAMILIES,
-            recipe.get("data_dir"),
+            recipe,
         )
 
 

@@ -10,6 +10,7 @@ from transformers import AutoImageProcessor
 from transformers.utils import cached_file
 
 from e2evit.baselines.constants import baseline_predictions
+from e2evit.data.unseen import check_training
 from e2evit.results.measure import align_labels, class_weights, column, evaluate_predictions
 from e2evit.results.predictions import MODEL, Predictions
 from e2evit.results.record import Result, model_name
@@ -58,8 +59,8 @@ def evaluate(
     Args:
         checkpoint: What [`train`] returned, a folder or a Hub id.
         data: The data set, or the folder of simulated jets.
-        split: `train`, `validation`, `test`, or `all` jets of a folder that no model was trained on: then without the
-            baselines, which learn from training jets.
+        split: `train`, `validation`, `test`, or `all` jets of a folder that shares no events with the training: then
+            without the baselines, which learn from training jets.
         targets: Those that differ from what the checkpoint was trained on.
         name: Name of the model. Default: the checkpoint's, without `_seedN`.
         num_workers: Worker processes that load batches; 0: this process itself.
@@ -69,7 +70,8 @@ def evaluate(
             shares.
 
     Raises:
-        ValueError: for a split, checkpoint or data that cannot be measured.
+        ValueError: for a split, checkpoint or data that cannot be measured; with `all`, for events that the checkpoint
+            was trained on.
         FloatingPointError: if an output of the model is not finite; it names the row.
     """
     checkpoint = checkpoint.output_dir if isinstance(checkpoint, TrainedModel) else checkpoint
@@ -83,8 +85,9 @@ def evaluate(
     trained_on = TrainedOn.of(checkpoint)
     if not trained_on.label_names:
         raise ValueError(f"{checkpoint} is a model for masked images, which predicts no classes: fine-tune it first.")
-    folders = [data.data_dir, trained_on.data_dir]
-    if split == ALL and None not in folders and len({Path(folder).expanduser().resolve() for folder in folders}) == 1:
+    recipe = trained_on.recipe if Path(trained_on.path).is_dir() else {}  # paths in those of the Hub are another's
+    folders = [data.data_dir, recipe.get("data_dir")]
+    if split == ALL and all(folders) and len({Path(str(folder)).expanduser().resolve() for folder in folders}) == 1:
         raise ValueError(f"{checkpoint} was trained on jets of {data.data_dir}: measure it on their test split.")
     accelerator = start_accelerator(mixed_precision)
     if trained_on.reads_events != (data.event_jets == "queries"):
@@ -103,6 +106,9 @@ def evaluate(
         )
     if not len(dataset.get(split, ())):
         raise ValueError(f"The {split} split has no jets to measure on.")
+    if split == ALL:
+        with accelerator.main_process_first():
+            check_training(dataset[ALL].with_format("arrow")["event_id"].to_pylist(), recipe)
     jets, jet_schema = windows_of_events(dataset, schema) if trained_on.reads_events else (dataset, schema)
     if weights is not None:  # before the work
         class_weights(jets[split], weights, column(jets[split], "labels", -100))

@@ -1,0 +1,38 @@
+"""Compressed blocks of ROOT files: unpacked to the size that their header states, and no further.
+
+uproot unpacks a block whatever its size and compares the sizes afterwards, so that a block of 16 MB could take 16 GB.
+"""
+
+import lzma
+import zlib
+
+__all__ = ["bound_blocks"]
+
+
+def bound_blocks(uproot) -> None:
+    """Have uproot refuse blocks that are larger than they say. (LZ4 blocks are bounded anyway.)"""
+    uproot.compression._decompress_ZLIB.decompress = _inflate
+    uproot.compression._decompress_LZMA.decompress = _unpack_lzma
+    uproot.compression._decompress_ZSTD.decompress = _unpack_zstd
+
+
+def _inflate(data, uncompressed_bytes: int) -> bytes:
+    return _unpack(zlib.decompressobj(), data, uncompressed_bytes)
+
+
+def _unpack_lzma(data, uncompressed_bytes: int) -> bytes:
+    return _unpack(lzma.LZMADecompressor(), data, uncompressed_bytes)
+
+
+def _unpack(decompressor, data, size: int) -> bytes:
+    unpacked = decompressor.decompress(data, size + 1)  # one more, and the checksum at the end is verified
+    if not decompressor.eof:
+        raise ValueError(f"a block is cut, or larger than the {size} bytes that its header states")
+    return unpacked
+
+
+def _unpack_zstd(data, uncompressed_bytes: int) -> memoryview:
+    from cramjam import zstd  # uproot needs it, too
+
+    unpacked = bytearray(uncompressed_bytes)
+    return memoryview(unpacked)[: zstd.decompress_into(data, unpacked)]
