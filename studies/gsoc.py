@@ -1,10 +1,10 @@
-"""The linear-ViT task of Google Summer of Code: five folds, three models, from scratch and pre-trained, with and without pT.
+"""The linear-ViT task of Google Summer of Code: three models on five folds, from scratch, with pT, and pre-trained.
 
 python studies/gsoc.py --labelled data/labelled --unlabelled data/unlabelled
 python studies/gsoc.py --imitate    # without the public files: simulated jets in files of their layout
 
-The plans are recipes/gsoc/study.yaml and imitation.yaml. What is finished is not repeated: the same command resumes. Each
-result is in `output_dir/results`, for `e2evit compare`; `studies/render.py` writes the tables of docs/gsoc.md from
+The plans are recipes/gsoc/study.yaml and imitation.yaml. What is finished is not repeated: the same command resumes.
+Each result is in `output_dir/results`, for `e2evit compare`; `studies/render.py` writes the tables of docs/gsoc.md from
 `results/gsoc.json`.
 """
 
@@ -36,9 +36,7 @@ class GsocArguments:
     )
     results: str = field(default="results/gsoc.json", metadata={"help": "Summary to write."})
     cache_dir: str | None = field(default=None, metadata={"help": "Where prepared Arrow files go."})
-    max_runs: int | None = field(
-        default=None, metadata={"help": "At most this many trainings on labels in this call."}
-    )
+    max_runs: int | None = field(default=None, metadata={"help": "Train at most this many networks on labels."})
     num_proc: int = field(default=2, metadata={"help": "Processes of the simulation."})
 
 
@@ -102,14 +100,15 @@ def imitate(simulation: dict, folder: Path, data: dict[str, Path], options: Gsoc
 
 def pretrainings(plan: dict, chosen: list[Training], folder: Path, words: tuple) -> list[Job]:
     """Those that the chosen trainings start from, as far as they are not finished."""
-    jobs, settings = [], as_flags(plan.get("settings", {}) | plan.get("pretraining_settings", {}))
+    jobs = []
     for model in plan["models"]:
-        for objective in plan["pretraining"]:
+        for objective, own in plan["pretraining"].items():
             checkpoint = folder / f"{model}_{objective}"
             needed = any(one.pretraining == objective and one.model == model for one in chosen)
             if needed and not (checkpoint / "run_info.json").exists():
                 step = (
-                    *("scripts/pretrain.py", FOLDER / f"{objective}.yaml", *words, *settings),
+                    *("scripts/pretrain.py", FOLDER / f"{objective}.yaml", *words),
+                    *as_flags(plan.get("settings", {}) | own),
                     *("--model_config", FOLDER / f"{model}.json", "--output_dir", checkpoint),
                     *("--save_steps", 500, "--resume_from_checkpoint"),
                 )

@@ -73,10 +73,14 @@ def summarise(plan: Mapping, folder: Path) -> dict:
 
 
 def _losses(checkpoint: Path, name: str) -> dict:
-    """A loss in the first steps and over the last epoch, of which there is no other value if it is not finite."""
+    """A loss in the first steps (in a short run, the first epoch) and over the last epoch."""
     info = read_mapping(checkpoint / "run_info.json", "JSON")
     last = {key: value for key, value in info["epochs"][-1].items() if not key.startswith("validation")}
-    parts = {"first_loss": info["curve"][0][name], "last_loss": last[name], "seconds": info["seconds"]}
+    parts = {
+        "first_loss": (info["curve"] or info["epochs"])[0][name],
+        "last_loss": last[name],
+        "seconds": info["seconds"],
+    }
     return parts | {"images_seen": info["images_seen"]} | {k: last[k] for k in ("retrieval_accuracy",) if k in last}
 
 
@@ -85,7 +89,7 @@ def _read(results: Path) -> dict:
 
 
 def outcome(results: Path) -> str:
-    """Each start of each model: means and standard deviations over folds, or the interval over jets of a single one."""
+    """Each start of each model: mean and standard deviation over folds, or the interval over jets of a single one."""
     summary, rows = _read(results), []
     for model, start in _starts(summary):
         runs = [run for run in summary["runs"] if (run["model"], run["start"]) == (model, start)]
@@ -140,9 +144,9 @@ def standstill(results: Path) -> str:
     finite = [run for run in runs if math.isfinite(run["last_loss"])]
     worst = min(runs, key=lambda run: run["roc_auc"][1])
     return (
-        f"{len(learned)} of {len(runs)} trainings learned: the interval of the AUC lies above 0.5, and the loss fell. The "
-        f"lowest AUC is {interval_cell(Interval(*worst['roc_auc']), '.3f')}, of {worst['name']}. All losses were finite in "
-        f"{len(finite)} of {len(runs)}."
+        f"{len(learned)} of {len(runs)} trainings learned: the interval of the AUC lies above 0.5, and the loss fell. "
+        f"The lowest AUC is {interval_cell(Interval(*worst['roc_auc']), '.3f')}, of {worst['name']}. All losses were "
+        f"finite in {len(finite)} of {len(runs)}."
     )
 
 
