@@ -4,8 +4,8 @@ python studies/gsoc.py --labelled data/labelled --unlabelled data/unlabelled
 python studies/gsoc.py --imitate    # without the public files: simulated jets in files of their layout
 
 The plans are recipes/gsoc/study.yaml and imitation.yaml. What is finished is not repeated: the same command resumes.
-Each result is in `output_dir/results`, for `e2evit compare`; `studies/render.py` writes the tables of docs/gsoc.md from
-`results/gsoc.json`.
+Each result is in `output_dir/results`, for `e2evit compare`; `studies/render.py` writes the tables of docs/gsoc.md
+from `results/gsoc.json`.
 """
 
 from dataclasses import dataclass, field

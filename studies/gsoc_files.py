@@ -2,9 +2,9 @@
 
 python studies/gsoc_files.py --data_dir runs/gsoc/simulated/labelled --output runs/gsoc/labelled/jets.h5 --labelled
 
-One contiguous HDF5 data set `jet` (N, 125, 125, 8), and with `--labelled` `Y`, `m` [GeV] and `pT` [GeV], all (N, 1). As
-in the public files, no pixel is negative and each channel of an image has its largest value at 255; what else was done
-to those is not imitated (docs/gsoc.md).
+One contiguous HDF5 data set `jet` (N, 125, 125, 8), and with `--labelled` `Y`, `m` [GeV] and `pT` [GeV], all (N, 1).
+As in the public files, no pixel is negative and the largest value of each channel of an image is 255; what else was
+done to those is not imitated (docs/gsoc.md).
 """
 
 from dataclasses import dataclass, field
