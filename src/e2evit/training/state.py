@@ -170,8 +170,7 @@ class RunState:
             )
         try:
             record = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            # of test folds, 0 is one
-            off = {name: value for name, value in self.settings.items() if not value and (name, value) != _FIRST_FOLD}
+            off = {name: value for name, value in self.settings.items() if not value}
             before = off | record["settings"]  # a setting that an earlier version did not have was off
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise _unreadable(path, error) from error
@@ -261,7 +260,6 @@ def _has_no_manifest(state: Path) -> bool:
     return not (state / MANIFEST_FILE).exists() and isinstance(record, dict) and "manifest" not in record
 
 
-_FIRST_FOLD = ("test_fold", 0)
 # settings that may differ when a run is resumed: they change no number or, as `torch_compile`, rounding and dropout
 _MAY_CHANGE = {
     *("data_dir", "cache_dir", "num_workers", "output_dir", "resume_from_checkpoint", "overwrite_output_dir"),
