@@ -57,7 +57,8 @@ def training_statistics(
     mass = np.log(mass[mass > 0]) if log_mass else mass
     if mass.size < 2:
         return TrainingStatistics(tuple(scales), 0.0, 1.0)
-    return TrainingStatistics(tuple(scales), float(mass.mean()), float(mass.std()))
+    # pre-training learns no masses, and may read jets that all have the same one
+    return TrainingStatistics(tuple(scales), float(mass.mean()), float(mass.std()) or 1.0)
 
 
 def column_moments(train: Dataset, names: Sequence[str]) -> tuple[list[float], list[float]]:
