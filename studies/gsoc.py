@@ -67,9 +67,6 @@ def check(plan: dict, options: GsocArguments) -> None:
     Raises:
         ValueError: saying what is missing.
     """
-    needed = {"models", "starts", "pretraining", *(["simulation"] if options.imitate else [])}
-    if missing := sorted(needed - plan.keys()):
-        raise ValueError(f"The plan lacks {', '.join(missing)}: see recipes/gsoc.")
     given = [part for part in PARTS if getattr(options, part) is not None]
     if options.imitate and given:
         raise ValueError(f"`--imitate` makes the files itself: leave out {', '.join(given)}.")
@@ -78,6 +75,20 @@ def check(plan: dict, options: GsocArguments) -> None:
         raise ValueError(f"Pass {lacking}, the folder of the public file (docs/gsoc.md), or `--imitate`.")
     if options.max_runs is not None and options.max_runs < 0:
         raise ValueError(f"`max_runs` must be 0 or more, got {options.max_runs}.")
+    needed = {"models", "starts", "pretraining", *(["simulation"] if options.imitate else [])}
+    if missing := sorted(needed - plan.keys()):
+        raise ValueError(f"The plan lacks {', '.join(missing)}: see recipes/gsoc.")
+    names = [
+        *(f"{model}.json" for model in plan["models"]),
+        *(f"{objective}.yaml" for objective in plan["pretraining"]),
+    ]
+    if missing := [name for name in names if not (FOLDER / name).is_file()]:
+        raise ValueError(f"There is no recipes/gsoc/{missing[0]}, which the plan names.")
+    for start, how in plan["starts"].items():
+        if not how.get("folds") or how.get("pretraining") not in (None, *plan["pretraining"]):
+            raise ValueError(
+                f"The start {start} of the plan needs `folds`, and `pretraining` that the plan has, if any."
+            )
 
 
 def imitate(simulation: dict, folder: Path, data: dict[str, Path], options: GsocArguments) -> None:
