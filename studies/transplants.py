@@ -21,9 +21,10 @@ from e2evit.results.measure import measure
 from e2evit.results.predictions import Predictions
 from e2evit.results.record import write_record
 from e2evit.training import DataArguments, TargetArguments, load_data, make_loader, predict, start_accelerator
-from e2evit.training.checkpoint import TrainedOn, check_image_size, load_model
+from e2evit.training.checkpoint import TrainedOn, load_model
 from e2evit.training.data import targets_of, with_defaults
 from e2evit.training.events import EventCollator
+from e2evit.training.guards import check_image_size
 from e2evit.transforms.event_jets import in_other_events
 
 SHOWN = ("roc_auc", "accuracy", "relative_resolution", "mean_change_of_score")

@@ -27,6 +27,7 @@ from e2evit.training import (
     load_data,
     load_model,
     targets_of,
+    with_test_fold,
 )
 
 from .parser import parse
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     import_model_module(options.model_module)
     trained_on = TrainedOn.of(checkpoint)
+    data = with_test_fold(data, trained_on)
     if trained_on.reads_candidates:
         raise ValueError(f"{checkpoint} reads candidates: there is no image of which pixels it looks at.")
     processor = AutoImageProcessor.from_pretrained(checkpoint)

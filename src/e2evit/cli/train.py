@@ -100,7 +100,7 @@ def check_architecture(model: ModelArguments) -> None:
 def evaluation(output_dir: Path, recipe: Recipe) -> list[str]:
     """The command that measures the checkpoint on the data of its training."""
     command = ["e2evit", "eval", str(output_dir)]
-    for name in ("dataset_name", "data_dir", "schema", "cache_dir", "event_jets"):
+    for name in ("dataset_name", "data_dir", "schema", "cache_dir", "event_jets", "test_fold"):
         if (value := getattr(recipe.data, name)) != getattr(DataArguments, name):
             command += [f"--{name}", str(value)]
     for name in ("pileup", "without"):

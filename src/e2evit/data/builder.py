@@ -5,7 +5,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from hashlib import blake2b
 from pathlib import Path
@@ -38,7 +38,7 @@ class E2EImagesConfig(datasets.BuilderConfig):
         schema: The entry as JSON; by default the one that fits the name and the files.
         fingerprint: Hash of the files' names, sizes and times; part of the cache's name, so that changed files are
             read again.
-        split, salt, fold, num_folds: Yield only this split (streaming); by default all rows.
+        split, salt, fold, num_folds, test_fold: Yield only this split (streaming); by default all rows.
         shuffle_seed: Yield rows in the random order of this seed (streaming).
     """
 
@@ -48,6 +48,7 @@ class E2EImagesConfig(datasets.BuilderConfig):
     salt: str = SplitRule.salt
     fold: int | None = None
     num_folds: int = SplitRule.num_folds
+    test_fold: int | None = None
     shuffle_seed: Sequence[int] | None = None
 
 
@@ -102,10 +103,10 @@ class E2EImages(datasets.ArrowBasedBuilder):
     def _selected(self, schema: DatasetSchema, number: int, block) -> Iterator[pa.Table]:
         """The rows of a block that are in the split, shuffled within the block if `shuffle_seed` is set."""
         config, tables = self.config, []
-        rule = SplitRule(config.salt, config.fold, config.num_folds)
+        rule = SplitRule(config.salt, config.fold, config.num_folds, config.test_fold)
         for part, piece in block:
             for table in read_rows(piece, schema):
-                splits = rule.assign(table["event_id"].to_pylist(), part, schema.own_split)
+                splits = rule.assign_rows(table, schema, part)
                 if (chosen := table.filter(pa.array(splits == config.split))).num_rows:
                     tables.append(chosen)
                     if config.shuffle_seed is None:
@@ -166,6 +167,7 @@ def load_e2e(
     salt: str = SplitRule.salt,
     fold: int | None = None,
     num_folds: int = SplitRule.num_folds,
+    test_fold: int | None = None,
     shuffle_seed: int | Sequence[int] | None = None,
     cache_dir: str | Path | None = None,
 ) -> datasets.DatasetDict | datasets.Dataset | datasets.IterableDatasetDict | datasets.IterableDataset:
@@ -181,6 +183,7 @@ def load_e2e(
         num_proc: Processes that prepare the cache.
         salt: Another salt gives another division into splits.
         fold, num_folds: Validation is this fold of all rows outside test, train the other folds.
+        test_fold: Test is this fold of all rows; see [`SplitRule`].
         shuffle_seed: Streaming only: read pieces of 1000 rows in random order and mix eight at a time. The order
             depends on this seed alone: pass `(seed, epoch)` for a new one in each epoch. Each row comes exactly once,
             and a stream resumes exactly; `IterableDataset.shuffle` loses the rows in its buffer on resuming.
@@ -198,15 +201,14 @@ def load_e2e(
         raise ValueError(f"Unknown split {split!r}; known splits: {', '.join(SPLIT_FRACTIONS)}.")
     if shuffle_seed is not None and not streaming:
         raise ValueError("`shuffle_seed` needs `streaming=True`; shuffle a `Dataset` with its `shuffle(seed=...)`.")
-    rule = SplitRule(salt, fold, num_folds)
+    rule = SplitRule(salt, fold, num_folds, test_fold)
     resolved = find_schema(name, data_dir, schema)
     if resolved.particles and name != resolved.name:
         raise ValueError(
             f"{data_dir} holds particles, not images: load them with `load_e2e({resolved.name!r}, ...)`, and make "
             "images with `e2evit.simulation.ParticleImages`."
         )
-    if len(resolved.own_split) == len(SPLIT_FRACTIONS) and salt != SplitRule.salt and fold is None:
-        raise ValueError(f"The data in {data_dir} has its own splits, which `salt` does not change.")
+    rule.check(resolved.own_split, data_dir)
     stamp = "".join(f"{path}:{stamp};" for path, stamp in stamp_files(resolved, data_dir).items())
     common = {
         "config_name": resolved.name if resolved.name in SCHEMAS else "custom",
@@ -223,9 +225,9 @@ def load_e2e(
         streams: dict[str | datasets.NamedSplit, datasets.IterableDataset] = {
             part: cast(
                 datasets.IterableDataset,
-                E2EImages(
-                    **common, split=part, salt=salt, fold=fold, num_folds=num_folds, shuffle_seed=shuffle_seed
-                ).as_streaming_dataset(split=part),
+                E2EImages(**common, split=part, **asdict(rule), shuffle_seed=shuffle_seed).as_streaming_dataset(
+                    split=part
+                ),
             )
             for part in wanted
         }
@@ -241,8 +243,7 @@ def load_e2e(
     selected: dict[str, list[datasets.Dataset]] = {part: [] for part in wanted}
     for part in builder.info.splits or ():
         rows = cast(datasets.Dataset, builder.as_dataset(split=part))
-        event_ids = cast(pa.ChunkedArray, rows.with_format("arrow")["event_id"])
-        splits = rule.assign(event_ids.to_pylist(), part, resolved.own_split)
+        splits = rule.assign_rows(rows.data.table, resolved, part)
         for name_of_split, chosen in selected.items():
             if (numbers := np.flatnonzero(splits == name_of_split)).size or part == "full":
                 chosen.append(rows.select(numbers))

@@ -80,6 +80,7 @@ def prepare(
     output_dir = Path(absolute(output_dir))
     if str(output_dir) == absolute(data_dir):
         raise ValueError(f"{output_dir} holds the files to read: choose another `output_dir`.")
+    rule.check(source.own_split, data_dir)
     warnings = survey_folder(source, data_dir)
     rows = _rows_per_shard(source, data_dir, shard_megabytes)
     earlier = read_settings(output_dir) or {}
@@ -108,7 +109,8 @@ def prepare(
     record = {
         "schema": output.to_dict(),
         "source_schema": digest_of(source.to_dict()),  # with what its rows no longer tell: branches, keys, options
-        "split": asdict(rule),
+        # earlier versions knew no `test_fold`
+        "split": {name: value for name, value in asdict(rule).items() if name != "test_fold" or value is not None},
         "on_bad_rows": on_bad_rows,
         "rows_per_shard": rows,
         "files": {relative_name(path, data_dir): file_size(path) for path in stamp_files(source, data_dir)},
@@ -203,7 +205,7 @@ def _write_piece(
     shards = {split: _Shard(output_dir / "data" / shard_name(split, number, total), target) for split in parts}
     try:
         for table in rows:
-            splits = rule.assign(table["event_id"].to_pylist(), part, schema.own_split)
+            splits = rule.assign_rows(table, schema, part)
             for split, shard in shards.items():
                 shard.add(table.filter(pa.array(splits == split)))
         written = {split: entry for split, shard in shards.items() if (entry := shard.finish())}

@@ -3,12 +3,17 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 
-__all__ = ["SPLIT_FRACTIONS", "SplitRule", "assign_splits"]
+from .schema import DatasetSchema
+
+__all__ = ["SPLIT_FRACTIONS", "SplitRule", "assign_splits", "pixel_ids"]
 
 SPLIT_FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
+FORMATS_OF_EVENTS = ("rows", "root", "colliderml")  # whose rows always have event ids
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,9 @@ class SplitRule:
         fold: Number of the fold that becomes validation, of the `num_folds` folds of all rows outside test; the others
             become train.
         num_folds: For cross-validation.
+        test_fold: Number of the fold that becomes test, of the `num_folds` folds of all rows. Of the others, an eighth
+            of the events becomes validation unless `fold` says which. An event without an id is known by its pixels,
+            so that equal images are always in the same fold.
 
     Raises:
         ValueError: for a fold that does not exist.
@@ -28,10 +36,37 @@ class SplitRule:
     salt: str = "e2evit"
     fold: int | None = None
     num_folds: int = 5
+    test_fold: int | None = None
 
     def __post_init__(self):
-        if self.num_folds < 2 or (self.fold is not None and not 0 <= self.fold < self.num_folds):
-            raise ValueError(f"`fold` is 0 to num_folds - 1, got {self.fold} of {self.num_folds}.")
+        for name in ("fold", "test_fold"):
+            fold = getattr(self, name)
+            if self.num_folds < 2 or (fold is not None and not 0 <= fold < self.num_folds):
+                raise ValueError(f"`{name}` is 0 to num_folds - 1, got {fold} of {self.num_folds}.")
+
+    def check(self, own: Collection[str], data_dir) -> None:
+        """Check that a data set can be divided in this way.
+
+        Args:
+            own: The data set's own splits.
+            data_dir: Its folder, for the message.
+
+        Raises:
+            ValueError: if it is already divided in another.
+        """
+        if own and self.test_fold is not None:
+            raise ValueError(
+                f"The data in {data_dir} has its own splits ({', '.join(own)}), which `test_fold` would mix: leave it "
+                "out, or read the files that the data was prepared from."
+            )
+        if len(own) == len(SPLIT_FRACTIONS) and self.salt != SplitRule.salt and self.fold is None:
+            raise ValueError(f"The data in {data_dir} has its own splits, which `salt` does not change.")
+
+    def assign_rows(self, rows: pa.Table, schema: DatasetSchema, part: str = "full") -> np.ndarray:
+        """As [`assign`], for rows of a data set of this schema."""
+        has_ids = schema.format in FORMATS_OF_EVENTS or "event_id" in schema.columns
+        ids = rows["event_id"].to_pylist() if has_ids or self.test_fold is None else pixel_ids(rows)
+        return self.assign(ids, part, schema.own_split)
 
     def assign(self, event_ids: Iterable[str], part: str = "full", own: Collection[str] = ()) -> np.ndarray:
         """Split of each row; rows of one event share one, whatever else is in the data set.
@@ -41,7 +76,12 @@ class SplitRule:
             own: The data set's own splits; those it lacks are carved out of `train`.
         """
         event_ids = list(event_ids)
-        if part == "full" or (part == "train" and len(own) < len(SPLIT_FRACTIONS)):
+        if self.test_fold is not None:
+            is_test = (_uniform(event_ids, f"{self.salt} test folds") * self.num_folds).astype(int) == self.test_fold
+            share = SPLIT_FRACTIONS["validation"] / (1 - SPLIT_FRACTIONS["test"])
+            is_validation = _uniform(event_ids, f"{self.salt} validation") < share
+            splits = np.where(is_test, "test", np.where(is_validation, "validation", "train"))
+        elif part == "full" or (part == "train" and len(own) < len(SPLIT_FRACTIONS)):
             names = [name for name in SPLIT_FRACTIONS if name == "train" or name not in own]
             bounds = np.cumsum([SPLIT_FRACTIONS[name] for name in names])
             uniform = _uniform(event_ids, self.salt)
@@ -57,6 +97,19 @@ class SplitRule:
 def assign_splits(event_ids: Iterable[str]) -> np.ndarray:
     """Split of each row by the default rule: 70 % train, 10 % validation, 20 % test."""
     return SplitRule().assign(event_ids)
+
+
+def pixel_ids(rows: pa.Table) -> list[str]:
+    """A hash of the pixels of each row: equal for equal images."""
+    ids = []
+    for batch in rows.select(["pixel_index", "pixel_value"]).to_batches():  # all at once would be copied
+        index, value = batch.columns
+        pixels = index.flatten().to_numpy().astype("<i8"), value.flatten().to_numpy().astype("<f4")
+        bounds = index.offsets.to_numpy() - index.offsets[0].as_py()
+        for start, stop in pairwise(bounds):
+            content = b"".join(part[start:stop].tobytes() for part in pixels)
+            ids.append(blake2b(content, digest_size=16).hexdigest())
+    return ids
 
 
 def _uniform(event_ids: Iterable[str], salt: str) -> np.ndarray:

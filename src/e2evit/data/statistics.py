@@ -10,7 +10,14 @@ from datasets import Dataset, Value
 
 from .sparse import check_has_image
 
-__all__ = ["MassWeights", "TrainingStatistics", "column_moments", "training_statistics"]
+__all__ = [
+    "MassWeights",
+    "TrainingStatistics",
+    "auxiliary",
+    "column_moments",
+    "moments_of_auxiliary",
+    "training_statistics",
+]
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,8 @@ def training_statistics(
     mass = np.log(mass[mass > 0]) if log_mass else mass
     if mass.size < 2:
         return TrainingStatistics(tuple(scales), 0.0, 1.0)
-    return TrainingStatistics(tuple(scales), float(mass.mean()), float(mass.std()))
+    # pre-training learns no masses, and may read jets that all have the same one
+    return TrainingStatistics(tuple(scales), float(mass.mean()), float(mass.std()) or 1.0)
 
 
 def column_moments(train: Dataset, names: Sequence[str]) -> tuple[list[float], list[float]]:
@@ -72,6 +80,26 @@ def column_moments(train: Dataset, names: Sequence[str]) -> tuple[list[float], l
         means.append(float(values.mean()))
         widths.append(float(values.std()))
     return means, widths
+
+
+def auxiliary(rows: Dataset, name: str) -> np.ndarray:
+    """A scalar that models read besides the image, such as `log_pt`, the logarithm of the column `pt`; NaN or infinite
+    where it has no value."""
+    source = name.removeprefix("log_")
+    if source not in rows.column_names:
+        return np.full(len(rows), np.nan)
+    values = _column(rows, source)
+    with np.errstate(all="ignore"):
+        return values if source == name else np.log(values)
+
+
+def moments_of_auxiliary(train: Dataset, names: Sequence[str]) -> tuple[list[float], list[float]]:
+    """Means and standard deviations of scalars, each as in [`auxiliary`]; 0 and 1 of one that does not vary."""
+    columns = [auxiliary(train, name) for name in names]
+    columns = [values[np.isfinite(values)] for values in columns]
+    means = [float(values.mean()) if values.size else 0.0 for values in columns]
+    widths = [float(values.std()) if values.size else 0.0 for values in columns]
+    return means, [width or 1.0 for width in widths]
 
 
 @dataclass(frozen=True)

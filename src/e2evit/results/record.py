@@ -64,6 +64,8 @@ class Result:
         contained_classes: Whether only jets that contain all of the decay have a class; None: no.
         pileup, without: Of images made of particles: mean number of pile-up collisions, or its range, and the effects
             of the detector that were left out; None of images, which are as they were simulated.
+        test_fold: Fold whose jets were measured, of a data set that was divided into folds.
+        aux_names: What the model reads besides images.
         weights: Column of the weights that metrics take into account; None: all jets count the same.
         parameters: Parameters of the network.
         cost: `macs` of an image, `images_per_second`, `batch_size`, `peak_memory_gib`.
@@ -89,6 +91,8 @@ class Result:
     contained_classes: bool | None = None
     pileup: list[float] | None = None
     without: list[str] | None = None
+    test_fold: int | None = None
+    aux_names: list[str] | None = None
     weights: str | None = None
     label_names: list[str]
     channel_names: list[str]

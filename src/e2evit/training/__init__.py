@@ -5,6 +5,7 @@ from importlib import import_module
 
 from .arguments import (
     AugmentationArguments,
+    ContrastiveArguments,
     DataArguments,
     DecorrelationArguments,
     MaskArguments,
@@ -25,7 +26,7 @@ from .checkpoint import (
     read_model_config,
 )
 from .cost import model_cost, peak_memory_gib
-from .data import load_data, targets_of
+from .data import load_data, targets_of, with_test_fold
 from .evaluation import evaluate
 from .loaders import make_loader
 from .output import check_output_dir, claimed_output_dir, run_info, write_files
@@ -38,6 +39,7 @@ from .state import PREEMPTED_EXIT_CODE, History, Preempted
 __all__ = [
     "PREEMPTED_EXIT_CODE",
     "AugmentationArguments",
+    "ContrastiveArguments",
     "DataArguments",
     "DecorrelationArguments",
     "History",
@@ -73,6 +75,7 @@ __all__ = [
     "start_accelerator",
     "targets_of",
     "train",
+    "with_test_fold",
     "write_files",
 ]
 

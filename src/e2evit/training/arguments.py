@@ -3,7 +3,9 @@
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from e2evit.data import SplitRule
 from e2evit.data.arguments import settle
+from e2evit.modeling.image_processing_e2e import AUX_COLUMNS
 from e2evit.simulation.effects import effects_without
 from e2evit.simulation.settings import mean_range
 from e2evit.transforms.augment import Augmentation
@@ -12,6 +14,7 @@ from .optim import OPTIMIZERS
 
 __all__ = [
     "AugmentationArguments",
+    "ContrastiveArguments",
     "DataArguments",
     "DecorrelationArguments",
     "MaskArguments",
@@ -22,6 +25,7 @@ __all__ = [
     "TrainArguments",
 ]
 
+AUX_NAMES = ("log_pt", *AUX_COLUMNS)
 MAX_WORKERS = 512  # each is a process that has imported torch
 SPLITS = ("train", "validation", "test")
 ALL = "all"  # the three together, to measure on jets that were simulated for this
@@ -56,6 +60,11 @@ class DataArguments:
         "Of whole events: queries, to predict all jets of an event at once, or windows, to cut an image out for each. "
         "Default: that of the checkpoint, or neither, and an event is one image with one class.",
     )
+    test_fold: int | None = _field(
+        None,
+        "Test jets are this one, 0 to 4, of five fixed folds, and validation jets an eighth of the others. Default: "
+        "the fold of the checkpoint, or the data set's splits.",
+    )
     train_fraction: float = _field(1.0, "Fraction of the training jets to use.")
     validation_fraction: float = _field(1.0, "Fraction of the validation jets to use.")
     test_fraction: float = _field(1.0, "Fraction of the test jets to use.")
@@ -69,6 +78,7 @@ class DataArguments:
         for name in (f"{split}_fraction" for split in SPLITS):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be above 0 and at most 1, got {getattr(self, name)}.")
+        SplitRule(test_fold=self.test_fold)
         if self.event_jets not in (None, "queries", "windows"):
             raise ValueError(f"`event_jets` is queries or windows, got {self.event_jets!r}.")
 
@@ -161,15 +171,47 @@ class MaskArguments:
 
 
 @dataclass
+class ContrastiveArguments:
+    contrastive_temperature: float | None = _field(
+        None,
+        "Instead of filling in hidden pixels, learn to match two augmented views of each image (SimCLR), with this "
+        "temperature of the loss, e.g. 0.1.",
+    )
+    projection_size: int | None = _field(None, "Width of the projections that this loss compares. Default: 128.")
+
+    def __post_init__(self):
+        settle(self)
+        if self.contrastive_temperature is None:
+            if self.projection_size is not None:
+                raise ValueError("`projection_size` is for contrastive pre-training: set `contrastive_temperature`.")
+            return
+        if not 0 < self.contrastive_temperature < float("inf"):
+            raise ValueError(
+                f"`contrastive_temperature` must be above 0 and finite, got {self.contrastive_temperature}."
+            )
+        if self.projection_size is not None:
+            _require(self, at_least={"projection_size": 1})
+
+
+@dataclass
 class ModelArguments:
     model_config: str | None = _field(None, "JSON file with `model_type` and the fields of its configuration.")
     model_name_or_path: str | None = _field(None, "Checkpoint to fine-tune, a folder or a Hub id.")
     model_module: str | None = _field(
         None, "Module of your own that registers the architecture with the Auto classes, e.g. my_package.my_model."
     )
+    aux_names: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns that the heads read besides the image, standardised: log_pt, pt, ieta, iphi. Default: "
+            "those of the checkpoint, or none."
+        },
+    )
 
     def __post_init__(self):
         settle(self)
+        if unknown := sorted({*(self.aux_names or ())} - {*AUX_NAMES}):
+            raise ValueError(f"`aux_names` are {', '.join(AUX_NAMES)}; got {', '.join(unknown)}.")
 
 
 @dataclass
@@ -245,7 +287,9 @@ class TrainArguments:
 
 @dataclass
 class Recipe:
-    """Everything that defines a run. `mask` turns it into pre-training on masked images."""
+    """Everything that defines a run. `mask` turns it into pre-training on masked images, `contrastive` with a
+    temperature into pre-training on two views of each image.
+    """
 
     model: ModelArguments = field(default_factory=ModelArguments)
     data: DataArguments = field(default_factory=DataArguments)
@@ -255,10 +299,28 @@ class Recipe:
     decorrelation: DecorrelationArguments = field(default_factory=DecorrelationArguments)
     training: TrainArguments = field(default_factory=TrainArguments)
     mask: MaskArguments | None = None
+    contrastive: ContrastiveArguments | None = None
 
     def __post_init__(self):
-        if self.mask is not None and self.decorrelation.decorrelation_weight:
-            raise ValueError("Pre-training learns from images alone: leave out decorrelation_weight.")
+        if self.contrastive is not None and self.contrastive.contrastive_temperature is None:
+            self.contrastive = None
+        if self.contrastive is not None:
+            if given := [name for name, value in asdict(self.mask or MaskArguments()).items() if value is not None]:
+                raise ValueError(f"Contrastive pre-training hides nothing: leave out {', '.join(given)}.")
+            self.mask = None
+            if not self.augmentation or self.augmentation.only_flips:
+                raise ValueError(
+                    "Contrastive pre-training needs views that differ in more than `flips`: choose e.g. "
+                    "`tower_shift: 2`, `energy_smearing: 0.2`, `dead_crystals: 0.1` and `layer_drop: 0.1`."
+                )
+        unread = {"decorrelation_weight": self.decorrelation.decorrelation_weight, "aux_names": self.model.aux_names}
+        if self.is_pretraining and (given := [name for name, value in unread.items() if value]):
+            raise ValueError(f"Pre-training learns from images alone: leave out {', '.join(given)}.")
+
+    @property
+    def is_pretraining(self) -> bool:
+        """Whether it learns from images without labels."""
+        return self.mask is not None or self.contrastive is not None
 
     @property
     def groups(self) -> list:

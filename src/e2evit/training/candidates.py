@@ -1,5 +1,7 @@
 """Batches of jets as lists of candidates."""
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 import torch
 
@@ -37,7 +39,7 @@ class CandidateCollator(E2ECollator):
             raise ValueError(f"Row {row}: a candidate is {values[place].tolist()} ({', '.join(CANDIDATE_FIELDS)}).")
         return {"candidate_values": values, "row_offsets": torch.tensor(offsets)}
 
-    def finish(self, batch: dict[str, torch.Tensor], seeds: tuple[int, int] | None = None) -> dict[str, torch.Tensor]:
+    def finish(self, batch: dict[str, torch.Tensor], seeds: Sequence[int] | None = None) -> dict[str, torch.Tensor]:
         """As [`E2ECollator.finish`]."""
         others, values, offsets = dict(batch), batch["candidate_values"], batch["row_offsets"]
         del others["row_offsets"]

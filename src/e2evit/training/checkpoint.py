@@ -26,18 +26,18 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from e2evit.data import DatasetSchema, TrainingStatistics, training_statistics
+from e2evit.data import DatasetSchema, training_statistics
 from e2evit.data.manifest import RUN_INFO_FILE, check_weights
 from e2evit.data.packaged import read_recipe
-from e2evit.data.statistics import column_moments
 from e2evit.data.texts import read_mapping
 from e2evit.modeling import CANDIDATE_FAMILIES, FAMILIES, E2EConfig, E2EImageProcessor
 
 from .arguments import TargetArguments
+from .guards import check_image_size
+from .heads import auxiliary_fields, predicted_fields, truth_fields, with_new_classifier
 
 __all__ = [
     "TrainedOn",
-    "check_image_size",
     "find_checkpoint",
     "import_model_module",
     "load_model",
@@ -49,8 +49,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-CLASSIFIER = "head.classifier."
 
 
 def find_checkpoint(path: str | Path) -> str:
@@ -80,7 +78,7 @@ class TrainedOn:
     """What a checkpoint reads and predicts.
 
     Attributes:
-        label_names: Classes in the order of its classifier; none of a model for masked images.
+        label_names: Classes in the order of its classifier; none of a pre-trained model, which has no classifier.
         targets: Those of the recipe it was trained with, as far as it holds one.
         reads_events: Whether it predicts all jets of an event at once.
         reads_candidates: Whether it reads candidates instead of images.
@@ -107,7 +105,7 @@ class TrainedOn:
         file = cached_file(path, "recipe.yaml", _raise_exceptions_for_missing_entries=False)
         recipe = read_mapping(file) if file else {}
         known = [field.name for field in fields(TargetArguments)]
-        names = () if _is_masked(config) else tuple(config.id2label[number] for number in range(config.num_labels))
+        names = () if _has_no_heads(config) else tuple(config.id2label[number] for number in range(config.num_labels))
         if config.channel_names is None:
             raise ValueError(f"{path} does not say what its channels are: set `channel_names` in its config.json.")
         return cls(
@@ -163,6 +161,7 @@ def new_model(
     masked: bool = False,
     queries: bool = False,
     truth_columns: Sequence[str] | None = None,
+    aux_names: Sequence[str] | None = None,
 ) -> tuple[torch.nn.Module, E2EImageProcessor]:
     """A model with new weights, and its processor; both hold statistics of the training split.
 
@@ -171,6 +170,7 @@ def new_model(
         masked: A model for masked images instead of one for classes and masses.
         queries: A model that predicts all jets of an event at once.
         truth_columns: Columns that a model for masked images also predicts.
+        aux_names: Scalars that the heads also read, see [`E2EImageProcessor`].
 
     Raises:
         ValueError: for an architecture without such a model or prediction, and as [`column_moments`] and
@@ -178,7 +178,7 @@ def new_model(
     """
     config_class, own = _model_fields(model_config)
     if truth_columns:
-        own |= _truth(config_class, train_split, truth_columns)
+        own |= truth_fields(config_class, train_split, truth_columns)
     statistics = training_statistics(train_split, schema.image_shape, mass_column, own.get("log_mass", False))
     config = config_class(
         **own
@@ -186,13 +186,15 @@ def new_model(
             "image_size": list(schema.image_size),
             "num_channels": len(schema.channel_names),
             "channel_names": list(schema.channel_names),
+            "num_aux_features": len(aux_names or ()),
         }
-        | _predicted(schema, statistics)
+        | predicted_fields(schema, statistics)
     )
     processor = E2EImageProcessor(
         channel_names=schema.channel_names,
         image_size=schema.image_size,
         channel_scale=[round(scale, 6) for scale in statistics.channel_scale],
+        **auxiliary_fields(train_split, aux_names or ()),
     )
     auto_class = _auto_class(masked, queries)
     _check_family(config, queries)
@@ -209,14 +211,15 @@ def pretrained_model(
     masked: bool = False,
     queries: bool = False,
     truth_columns: Sequence[str] | None = None,
+    aux_names: Sequence[str] | None = None,
 ) -> tuple[torch.nn.Module, E2EImageProcessor]:
     """The model of a checkpoint, to be fine-tuned, and its processor.
 
-    A model for masked images gets new heads, with statistics of the masses in the training split. One with other
-    classes than the data gets a new classifier; its mass head stays.
+    A pre-trained model, which has no such heads, gets new ones, with statistics of the masses in the training split.
+    One with other classes than the data gets a new classifier; its mass head stays.
 
     Raises:
-        ValueError: for a checkpoint of other channels, another size of images or other truth, and as
+        ValueError: for a checkpoint of other channels, another size of images, other truth or other scalars, and as
             [`find_checkpoint`].
     """
     path = find_checkpoint(path)
@@ -233,31 +236,22 @@ def pretrained_model(
         if truth_columns is not None and list(truth_columns) != before:
             raise ValueError(f"{path} predicts {', '.join(before) or 'no columns'}, not {', '.join(truth_columns)}.")
         return load_model(path, config, AutoModelForMaskedImageModeling), processor
-    if _is_masked(config):
+    if _has_no_heads(config):
         statistics = training_statistics(train_split, schema.image_shape, mass_column, config.log_mass)
-        for name, value in _predicted(schema, statistics).items():
+        config.num_aux_features = len(aux_names or ())
+        for name, value in predicted_fields(schema, statistics).items():
             setattr(config, name, value)
+        for name, value in auxiliary_fields(train_split, aux_names or ()).items():
+            setattr(processor, name, value)
+    elif aux_names is not None and list(aux_names) != processor.aux_names:
+        read = f"also {', '.join(processor.aux_names)}" if processor.aux_names else "images alone"
+        raise ValueError(f"{path} reads {read}: its heads cannot read {', '.join(aux_names)} (`aux_names`).")
     model = load_model(path, config, _auto_class(queries=queries))
     known = sorted(config.label2id, key=config.label2id.get)
     if schema.label_names and known != list(schema.label_names):
         logger.info(f"{path} tells {', '.join(known)} apart: a new classifier for {', '.join(schema.label_names)}")
-        model = _with_new_classifier(model, schema.label_names)
+        model = with_new_classifier(model, schema.label_names)
     return model, processor
-
-
-def check_image_size(path: str, processor, schema: DatasetSchema) -> None:
-    """Refuse data whose images differ in size from the checkpoint's: a pixel's index means nothing without the size.
-
-    Raises:
-        ValueError: with both sizes.
-    """
-    if list(processor.image_size) == list(schema.image_size):
-        return
-    own, given = (f"{height} x {width}" for height, width in (processor.image_size, schema.image_size))
-    advice = "choose data of that size"
-    if "jets" in schema.lists:
-        advice = "cut windows around the jets of events with `event_jets: windows`"
-    raise ValueError(f"{path} reads images of {own} pixels, and {schema.name!r} has {given}: {advice}.")
 
 
 def load_model(path: str | Path, config: E2EConfig | None = None, auto_class=None) -> torch.nn.Module:
@@ -289,41 +283,6 @@ def _local_folder(path: str | Path) -> str | Path:
     return Path(files[1]).parent if all(files) else path
 
 
-def _with_new_classifier(model: torch.nn.Module, label_names: Sequence[str]) -> torch.nn.Module:
-    config = copy.deepcopy(model.config)
-    config.class_weights = None
-    for name, value in _classes(label_names).items():
-        setattr(config, name, value)
-    changed = type(model)(config)
-    kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(CLASSIFIER)}
-    missing, unexpected = changed.load_state_dict(kept, strict=False)
-    assert not unexpected, unexpected
-    assert all(name.startswith(CLASSIFIER) for name in missing), missing
-    return changed
-
-
-def _truth(config_class: type[E2EConfig], train_split: Dataset, columns: Sequence[str]) -> dict:
-    """The fields of a configuration that say which columns pre-training predicts."""
-    if "truth_columns" not in config_class.__dataclass_fields__:
-        raise ValueError(f"`truth_columns`: a {config_class.model_type!r} learns from hidden pixels alone.")
-    means, widths = column_moments(train_split, columns)
-    return {"truth_columns": list(columns), "truth_mean": means, "truth_width": widths}
-
-
-def _predicted(schema: DatasetSchema, statistics: TrainingStatistics) -> dict:
-    """The fields of a configuration that say what the heads predict."""
-    return {"mass_mean": statistics.mass_mean, "mass_std": statistics.mass_std} | _classes(
-        schema.label_names or ("jet",)
-    )
-
-
-def _classes(label_names: Sequence[str]) -> dict:
-    return {
-        "id2label": dict(enumerate(label_names)),
-        "label2id": {name: number for number, name in enumerate(label_names)},
-    }
-
-
 def _auto_class(masked: bool = False, queries: bool = False):
     kind = AutoModelForObjectDetection if queries else AutoModelForImageClassification
     return AutoModelForMaskedImageModeling if masked else kind
@@ -339,8 +298,9 @@ def _reads_events(config: E2EConfig) -> bool:
     return any(name.endswith("ForJetsInEvents") for name in config.architectures or ())
 
 
-def _is_masked(config) -> bool:
-    return any(name.endswith("ForMaskedImageModeling") for name in config.architectures or ())
+def _has_no_heads(config: E2EConfig) -> bool:
+    """Whether a checkpoint is of a model for masked images or a bare backbone."""
+    return any(name.endswith(("ForMaskedImageModeling", "Model")) for name in config.architectures or ())
 
 
 def read_model_config(path: str | Path, **overrides) -> E2EConfig:

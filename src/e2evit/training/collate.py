@@ -159,7 +159,7 @@ class E2ECollator:
             batch["mass_weights"] = torch.from_numpy(weights.astype(np.float32))
         return batch
 
-    def finish(self, batch: dict[str, torch.Tensor], seeds: tuple[int, int] | None = None) -> dict[str, torch.Tensor]:
+    def finish(self, batch: dict[str, torch.Tensor], seeds: Sequence[int] | None = None) -> dict[str, torch.Tensor]:
         """The second half of a call, on whichever device a batch of [`read`] lies: augmentation and images.
 
         Args:

@@ -18,7 +18,7 @@ from .checkpoint import TrainedOn
 from .collate import MASS_COLUMN
 from .particles import PreparedImages, image_schema
 
-__all__ = ["describe_data", "load_data", "targets_of", "with_defaults"]
+__all__ = ["describe_data", "load_data", "targets_of", "with_defaults", "with_test_fold"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def load_data(
     schema = find_schema(data.dataset_name, data.data_dir, data.schema)
     particles = schema.particles
     name = schema.name if particles else data.dataset_name
-    dataset = load_e2e(name, data.data_dir, schema=data.schema, cache_dir=data.cache_dir)
+    dataset = load_e2e(name, data.data_dir, schema=data.schema, test_fold=data.test_fold, cache_dir=data.cache_dir)
     check_mass_column(dataset, targets.mass_column)
     if particles:
         schema = image_schema(schema, targets.transverse)
@@ -149,6 +149,26 @@ def targets_of(
     return replace(targets, **defaults)
 
 
+def with_test_fold(data: DataArguments, checkpoint: TrainedOn) -> DataArguments:
+    """`data` with the test fold of a checkpoint that was trained on the same data set; the log says so.
+
+    Raises:
+        ValueError: for another fold, whose jets the checkpoint has been trained on.
+    """
+    recipe, fold = checkpoint.recipe, checkpoint.recipe.get("test_fold")
+    is_same = (recipe.get("dataset_name"), recipe.get("schema")) == (data.dataset_name, data.schema)
+    if not is_same or data.test_fold == fold:
+        return data
+    if data.test_fold is None:
+        logger.info(f"`test_fold` is taken from {checkpoint.path}: {fold}")
+        return replace(data, test_fold=fold)
+    own = "without `test_fold`" if fold is None else f"with `test_fold: {fold}`"
+    raise ValueError(
+        f"{checkpoint.path} was trained {own}: jets of test fold {data.test_fold} of {data.dataset_name!r} were among "
+        "its training jets. Leave `test_fold` out."
+    )
+
+
 def describe_data(data: DataArguments, targets: TargetArguments, schema: DatasetSchema, split: str) -> dict:
     """What results record about the jets they were measured on."""
     name, pileup, without = data.dataset_name, data.pileup, data.without
@@ -159,6 +179,7 @@ def describe_data(data: DataArguments, targets: TargetArguments, schema: Dataset
     return {
         "dataset": name,
         "split": split,
+        "test_fold": data.test_fold,
         "pileup": pileup,
         "without": without,
         "mass_column": targets.mass_column,

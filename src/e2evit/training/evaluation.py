@@ -18,11 +18,12 @@ from e2evit.transforms.event_jets import windows_of_events
 
 from .arguments import ALL, SPLITS, DataArguments, TargetArguments
 from .candidates import CandidateCollator
-from .checkpoint import TrainedOn, check_image_size, load_model
+from .checkpoint import TrainedOn, load_model
 from .collate import E2ECollator
 from .cost import model_cost, peak_memory_gib
-from .data import describe_data, load_data, targets_of, with_defaults
+from .data import describe_data, load_data, targets_of, with_defaults, with_test_fold
 from .events import EventCollator
+from .guards import check_image_size
 from .loaders import ImagesOnDevice, make_loader
 from .output import run_info
 from .pieces import predict_in_pieces
@@ -84,7 +85,7 @@ def evaluate(
         raise ValueError(f"`num_workers` must be 0 or more, got {num_workers}.")
     trained_on = TrainedOn.of(checkpoint)
     if not trained_on.label_names:
-        raise ValueError(f"{checkpoint} is a model for masked images, which predicts no classes: fine-tune it first.")
+        raise ValueError(f"{checkpoint} has been pre-trained and predicts no classes: fine-tune it first.")
     recipe = trained_on.recipe if Path(trained_on.path).is_dir() else {}  # paths in those of the Hub are another's
     folders = [data.data_dir, recipe.get("data_dir")]
     if split == ALL and all(folders) and len({Path(str(folder)).expanduser().resolve() for folder in folders}) == 1:
@@ -94,6 +95,7 @@ def evaluate(
         if data.event_jets is not None:
             raise ValueError(f"{checkpoint} was not trained with `event_jets: {data.event_jets}`.")
         data = replace(data, event_jets="queries")
+    data = data if split == ALL else with_test_fold(data, trained_on)
     targets = targets_of(trained_on, data, targets or TargetArguments())
     targets = with_defaults(targets, trained_on.channel_names)
     with accelerator.main_process_first():
@@ -149,6 +151,7 @@ def evaluate(
     fields = run_info(jets, accelerator, model)
     fields |= describe_data(data, targets, schema, split) | {"label_names": label_names}
     fields |= evaluate_predictions(jets[split], targets.mass_column, label_names, predictors, weights)
+    fields |= {"aux_names": processor.aux_names or None}
     fields |= {"training": _summary(training), "cost": cost, "seed": training.get("seed"), "weights": weights}
     result = Result(**fields, model=name or model_name(checkpoint, training.get("seed")))
     end_processes(accelerator)

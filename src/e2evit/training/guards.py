@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict
 from safetensors.torch import save_file
 
+from e2evit.data import DatasetSchema
+from e2evit.data.statistics import auxiliary
 from e2evit.metrics.mass import central_68
 from e2evit.results.measure import column
 from e2evit.results.predictions import BACKGROUND
@@ -18,8 +21,10 @@ from e2evit.transforms.event_jets import JET_COLUMNS
 from e2evit.transforms.targets import check_mass_column, columns_with_values
 
 __all__ = [
+    "check_auxiliary",
     "check_containment",
     "check_decorrelation",
+    "check_image_size",
     "check_not_empty",
     "check_splits",
     "check_targets",
@@ -31,6 +36,21 @@ logger = logging.getLogger(__name__)
 
 FEW_JETS = 100  # of the background in a batch: if they do not depend on the mass at all, dCorr² is 0.03 +- 0.013
 NARROW = 0.05  # relative spread of the masses, below which a constant looks like a good prediction
+
+
+def check_image_size(path: str, processor, schema: DatasetSchema) -> None:
+    """Refuse data whose images differ in size from the checkpoint's: a pixel's index means nothing without the size.
+
+    Raises:
+        ValueError: with both sizes.
+    """
+    if list(processor.image_size) == list(schema.image_size):
+        return
+    own, given = (f"{height} x {width}" for height, width in (processor.image_size, schema.image_size))
+    advice = "choose data of that size"
+    if "jets" in schema.lists:
+        advice = "cut windows around the jets of events with `event_jets: windows`"
+    raise ValueError(f"{path} reads images of {own} pixels, and {schema.name!r} has {given}: {advice}.")
 
 
 def check_not_empty(dataset: DatasetDict) -> None:
@@ -99,6 +119,22 @@ def check_targets(dataset: DatasetDict, mass_column: str, needs_masses: bool, wi
         )
     if not masses.size:
         logger.info(f"No training jet has a mass in `{mass_column}`: only the classes are trained")
+
+
+def check_auxiliary(dataset: DatasetDict, names: Sequence[str]) -> None:
+    """Check that every training and validation jet has the scalars that a model reads besides the image.
+
+    Raises:
+        ValueError: with the number of jets that lack one.
+    """
+    for name in names:
+        for part in ("train", "validation"):
+            lacking = int((~np.isfinite(auxiliary(dataset[part], name))).sum())
+            if lacking:
+                raise ValueError(
+                    f"The model reads {name}, and {lacking} of {len(dataset[part])} jets of the {part} split have no "
+                    f"`{name.removeprefix('log_')}`: leave it out of `aux_names`, or choose data that has it."
+                )
 
 
 def check_containment(train: Dataset) -> None:

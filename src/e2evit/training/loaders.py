@@ -10,6 +10,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from .collate import E2ECollator, RowTables
+from .contrastive import ContrastiveCollator
 from .events import EventCollator
 from .resident import ResidentRows
 from .tasks import MaskedCollator
@@ -18,7 +19,7 @@ __all__ = ["ImagesOnDevice", "make_loader", "make_statistics_loader"]
 
 STATISTICS_BATCHES = 20  # per process, for BatchNorms: about as many as running statistics remember
 SENT_AS_LISTS = {"cuda"}  # devices that are fed lists of pixels, a hundredth of the images
-Collator = E2ECollator | EventCollator | MaskedCollator
+Collator = E2ECollator | EventCollator | MaskedCollator | ContrastiveCollator
 
 
 def make_loader(

@@ -1,4 +1,4 @@
-"""The training loop, of supervised and masked models alike. Read it from `fit`."""
+"""The training loop, of supervised and pre-trained models alike. Read it from `fit`."""
 
 import logging
 import time
@@ -27,7 +27,7 @@ from .prediction import progress_bar
 from .resident import ResidentRows, choose_resident
 from .rewind import Rewind, random_states, reads_losses_later
 from .state import History, Preempted, RunState, StopRequest, fixed_settings
-from .tasks import MaskedImages, Supervised, make_task
+from .tasks import Supervised, Unlabelled, make_task
 from .trackers import log_metrics, start_trackers, without
 from .weights import RunningMean, load_whole, local_weights, measure_batch_norms, share_buffers, whole_weights
 
@@ -103,7 +103,7 @@ class Run:
 
     accelerator: Accelerator
     settings: TrainArguments
-    task: Supervised | MaskedImages
+    task: Supervised | Unlabelled
     train_split: Dataset
     bare_model: nn.Module
     model: nn.Module

@@ -1,7 +1,7 @@
 """One run, from its settings to a checkpoint: the library's `train`."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from e2evit.transforms.targets import NO_CLASS
 
 from .arguments import (
     AugmentationArguments,
+    ContrastiveArguments,
     DataArguments,
     DecorrelationArguments,
     MaskArguments,
@@ -24,8 +25,9 @@ from .arguments import (
     TrainArguments,
 )
 from .checkpoint import TrainedOn, import_model_module, new_model, pretrained_model, reads_candidates
-from .data import load_data, targets_of, with_defaults
-from .guards import check_decorrelation, check_not_empty, check_targets
+from .contrastive import ContrastiveModel
+from .data import load_data, targets_of, with_defaults, with_test_fold
+from .guards import check_auxiliary, check_decorrelation, check_not_empty, check_targets
 from .loop import fit
 from .output import claimed_output_dir, run_info, save_checkpoint
 from .particles import PreparedImages
@@ -67,6 +69,8 @@ def train(
     mass_weights: MassWeightArguments | None = None,
     decorrelation: DecorrelationArguments | None = None,
     mask: MaskArguments | None = None,
+    contrastive: ContrastiveArguments | None = None,
+    aux_names: Sequence[str] | None = None,
     on_epoch_end: Callable[[History], None] | None = None,
 ) -> TrainedModel:
     """Train a model, or fine-tune a checkpoint, and save it with its recipe.
@@ -83,6 +87,8 @@ def train(
         model_name_or_path: Checkpoint to fine-tune, a folder or a Hub id. It keeps its channels and, unless `targets`
             says otherwise, its targets.
         mask: Pre-train on masked images instead of classes and masses.
+        contrastive: Pre-train on two augmented views of each image; the model is then a bare backbone.
+        aux_names: Columns that the heads read besides the image: `log_pt`, `pt`, `ieta`, `iphi`.
         on_epoch_end: Called with the history after each epoch that was validated; what it raises ends the run.
 
     Raises:
@@ -96,6 +102,7 @@ def train(
         model=ModelArguments(
             model_config=None if model_config is None or config is not None else str(model_config),
             model_name_or_path=None if model_name_or_path is None else str(model_name_or_path),
+            aux_names=None if aux_names is None else list(aux_names),
         ),
         data=data if isinstance(data, DataArguments) else DataArguments(data_dir=str(data)),
         targets=targets or TargetArguments(),
@@ -104,6 +111,7 @@ def train(
         decorrelation=decorrelation or DecorrelationArguments(),
         training=settings,
         mask=mask,
+        contrastive=contrastive,
     )
     return run_recipe(recipe, on_epoch_end, config)
 
@@ -134,7 +142,7 @@ def _run(
     on_epoch_end: Callable[[History], None] | None,
     config: E2EConfig | None,
 ) -> TrainedModel:
-    settings, masked = recipe.training, recipe.mask is not None
+    settings, aux_names = recipe.training, recipe.model.aux_names
     model_config, checkpoint = config or recipe.model.model_config, recipe.model.model_name_or_path
     accelerator = start_accelerator(
         settings.mixed_precision, settings.gradient_accumulation_steps, settings.report_to, output_dir / "logs"
@@ -147,10 +155,17 @@ def _run(
     channel_names = None
     if checkpoint is not None:
         before = TrainedOn.of(checkpoint)
+        recipe = replace(recipe, data=with_test_fold(recipe.data, before))
         targets, channel_names = targets_of(before, recipe.data, targets, fine_tuning=True), before.channel_names
         candidates = before.reads_candidates
     else:
         candidates = reads_candidates(model_config)
+    if recipe.contrastive is not None and (candidates or accelerator.is_fsdp2):
+        what = "images, and this model reads candidates" if candidates else "whole weights, and FSDP shards them"
+        raise ValueError(f"Contrastive pre-training needs {what}.")
+    if aux_names and (candidates or recipe.data.event_jets == "queries"):
+        kind = "a model that reads candidates" if candidates else "`event_jets: queries`"
+        raise ValueError(f"`aux_names` are for images of single jets: leave them out for {kind}.")
     recipe = replace(recipe, targets=with_defaults(targets, channel_names))
     with accelerator.main_process_first():  # one process builds the Arrow cache, the others read it
         dataset, schema = load_data(
@@ -158,7 +173,7 @@ def _run(
         )
     check_not_empty(dataset)
     queries = recipe.data.event_jets == "queries"
-    if not masked:
+    if not recipe.is_pretraining:
         needs_masses = bool(asked.mass_column or asked.mass_classes) and asked.mass_classes != [NO_CLASS]
         jets = jets_of_events(dataset) if queries else dataset
         check_targets(jets, recipe.targets.mass_column, needs_masses, recipe.targets.mass_classes is None)
@@ -176,8 +191,14 @@ def _run(
     if settings.fresh:  # statistics are of images
         with accelerator.main_process_first():
             sample = PreparedImages(recipe.data, recipe.targets.transverse).sample(sample)
-    truth_columns = None if recipe.mask is None else recipe.mask.truth_columns
-    model, processor = build(source, schema, sample, recipe.targets.mass_column, masked, queries, truth_columns)
+    kind = {"masked": recipe.mask is not None, "queries": queries, "aux_names": aux_names}
+    kind["truth_columns"] = None if recipe.mask is None else recipe.mask.truth_columns
+    model, processor = build(source, schema, sample, recipe.targets.mass_column, **kind)
+    check_auxiliary(dataset, processor.aux_names)
+    saved = model
+    if recipe.contrastive is not None:
+        saved = model.base_model
+        model = ContrastiveModel(saved, *asdict(recipe.contrastive).values())
 
     try:
         history = fit(accelerator, model, dataset, processor, recipe, on_epoch_end, state)
@@ -186,8 +207,8 @@ def _run(
         raise
     info = {"seed": settings.seed} | asdict(history)
     with without("the record of its machine and data"):
-        info = run_info(dataset, accelerator, model) | info
-    whole = save_checkpoint(accelerator, model, processor, output_dir, recipe.flat(), info)
+        info = run_info(dataset, accelerator, saved) | info
+    whole = save_checkpoint(accelerator, saved, processor, output_dir, recipe.flat(), info)
     is_main_process = accelerator.is_main_process
     end_processes(accelerator)
     return TrainedModel(whole, processor, history, output_dir, is_main_process)

@@ -1,4 +1,4 @@
-"""What a run learns: classes and masses, or masked pixels. The loop is the same for both."""
+"""What a run learns: classes and masses, masked pixels, or views that match. The loop is the same for all."""
 
 from collections.abc import Mapping
 from math import isfinite
@@ -16,13 +16,14 @@ from e2evit.transforms.random_numbers import uniform
 from .arguments import Recipe
 from .candidates import CandidateCollator
 from .collate import E2ECollator, split_pixels
+from .contrastive import ContrastiveCollator, ContrastiveLoss
 from .decorrelation import decorrelation_metrics, mass_correlation
 from .events import EventCollator
 from .guards import check_containment
 from .particles import PreparedImages
 from .prediction import constant_baselines, predict, progress_bar, summarise
 
-__all__ = ["MaskedCollator", "MaskedImages", "Supervised", "make_task"]
+__all__ = ["ContrastiveImages", "MaskedCollator", "MaskedImages", "Supervised", "Unlabelled", "make_task"]
 
 # what pre-training reads: images, dense or as lists of pixels, and truth
 KEPT = ("pixel_values", "pixel_index", "pixel_value", "row_offsets", "truth_labels", "rows")
@@ -92,7 +93,39 @@ class Supervised:
             self.config.mass_temperature = coverage_temperature(*(predictions[name] for name in names))
 
 
-class MaskedImages:
+class Unlabelled:
+    """Pre-training: terms of a loss that a model computes from images alone.
+
+    A subclass sets the terms and both collators, of which the one for validation draws the same random numbers in
+    every epoch.
+    """
+
+    terms: tuple[str, ...]
+
+    def constants(self, dataset: DatasetDict) -> dict[str, float]:
+        return {}
+
+    def losses(self, model, batch: dict) -> Mapping[str, torch.Tensor]:
+        return model(**batch)
+
+    @torch.no_grad()
+    def validate(self, accelerator: Accelerator, model, loader) -> dict[str, float]:
+        """Means of the terms over the batches."""
+        model.eval()
+        totals = []
+        for batch in progress_bar(accelerator, loader, "Validating"):
+            batch.pop("rows", None)
+            with accelerator.autocast():
+                outputs = model(**batch)
+            totals.append(torch.stack([outputs[name].float() for name in self.terms]))
+        means = accelerator.reduce(torch.stack(totals).mean(0), "mean").tolist()
+        return _with_finite_loss(dict(zip(self.terms, means)))
+
+    def finish(self, accelerator: Accelerator, model, loader) -> None:
+        pass
+
+
+class MaskedImages(Unlabelled):
     """Masked pixels and, if the model predicts them, columns of simulation truth; labels are not read."""
 
     terms = ("loss", "occupancy_loss", "value_loss")
@@ -116,30 +149,21 @@ class MaskedImages:
             )
             for augmentation, images in ((recipe.augmentation, fresh_images(recipe)), (None, None))
         )
+        self.validation_collator.seed(0, 0)
 
-        self.validation_collator.seed(0, 0)  # the same masks in every epoch
 
-    def constants(self, dataset: DatasetDict) -> dict[str, float]:
-        return {}
+class ContrastiveImages(Unlabelled):
+    """Two augmented views of each image, also in validation; labels are not read."""
 
-    def losses(self, model, batch: dict) -> Mapping[str, torch.Tensor]:
-        return model(**batch)
+    terms = ContrastiveLoss._fields
 
-    @torch.no_grad()
-    def validate(self, accelerator: Accelerator, model, loader) -> dict[str, float]:
-        """Mean losses over the batches, with the same masks in every epoch."""
-        model.eval()
-        totals = []
-        for batch in progress_bar(accelerator, loader, "Validating"):
-            batch.pop("rows", None)
-            with accelerator.autocast():
-                outputs = model(**batch)
-            totals.append(torch.stack([outputs[name].float() for name in self.terms]))
-        means = accelerator.reduce(torch.stack(totals).mean(0), "mean").tolist()
-        return _with_finite_loss(dict(zip(self.terms, means)))
-
-    def finish(self, accelerator: Accelerator, model, loader) -> None:
-        pass
+    def __init__(self, model, processor, dataset: DatasetDict, recipe: Recipe):
+        common = processor, recipe.targets.mass_column, recipe.augmentation
+        self.collator, self.validation_collator = (
+            ContrastiveCollator(E2ECollator(*common, images=images, packed=model.reads_rows))
+            for images in (fresh_images(recipe), None)
+        )
+        self.validation_collator.seed(0, 0)
 
 
 class MaskedCollator:
@@ -191,6 +215,7 @@ def _with_finite_loss(metrics: dict[str, float]) -> dict[str, float]:
     return metrics
 
 
-def make_task(model, processor, dataset: DatasetDict, recipe: Recipe) -> Supervised | MaskedImages:
+def make_task(model, processor, dataset: DatasetDict, recipe: Recipe) -> Supervised | Unlabelled:
     """What a run of this recipe learns."""
-    return (Supervised if recipe.mask is None else MaskedImages)(model, processor, dataset, recipe)
+    unlabelled = MaskedImages if recipe.mask is not None else ContrastiveImages
+    return (unlabelled if recipe.is_pretraining else Supervised)(model, processor, dataset, recipe)
