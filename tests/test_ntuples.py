@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from ntuple_files import LAYOUTS, events, expected, resampled, rows_of, variant, vector_events, write
-from test_corrupt_files import mutate
 
 from e2evit import load_e2e
 from e2evit.cli.command import run
@@ -25,7 +24,6 @@ from e2evit.data.schema import Source
 from e2evit.data.sparse import sparse_to_dense
 
 VECTORS, RNTUPLE = (Path(__file__).parent / f"data/ntuple/{name}.root" for name in ("vectors", "rntuple"))
-MUTANTS = 60
 
 
 def compare(rows, wanted, schema):
@@ -172,22 +170,6 @@ def test_other_files_are_refused_with_one_line(tmp_path, monkeypatch):
     refused(r"`ECAL_tracksPt_atECALfixIP` is unreadable \(a basket unpacks to 0.4 MB\)")
     with pytest.raises(FileError, match=r"it declares 1000000000000 rows .* in a file of 0.0 MB"):
         root.TTree(str(path), SimpleNamespace(num_entries=10**12, branches=[]))
-
-
-def test_mutated_files_give_rows_or_clean_errors(tmp_path):
-    rng, data, path = np.random.default_rng(0), VECTORS.read_bytes(), tmp_path / "mutant.root"
-    outcomes, messages = {"rows": 0, "skipped": 0}, []
-    for number in range(MUTANTS):
-        path.write_bytes(mutate(data, rng))
-        bad = []
-        try:
-            rows_of(path, variant(["ntuple_5", "ntuple_photons"][number % 2]), bad.append)
-        except FileError as error:
-            messages.append(str(error))
-            continue
-        outcomes["skipped" if bad else "rows"] += 1
-    assert all("mutant.root" in message and len(message) < 500 for message in messages)
-    assert min(len(messages), *outcomes.values()) > 0, outcomes
 
 
 def test_prepared_and_resumed(tmp_path, capsys):
