@@ -15,7 +15,7 @@ from ntuple_files import LAYOUTS, events, expected, resampled, rows_of, variant,
 
 from e2evit import load_e2e
 from e2evit.cli.command import run
-from e2evit.data import find_schema, ntuple, root
+from e2evit.data import find_schema, ntuple, rntuple, root
 from e2evit.data.batches import BadRows, number_of_rows
 from e2evit.data.formats import FileError
 from e2evit.data.grid import resample_endcaps
@@ -70,13 +70,15 @@ def test_endcaps_are_resampled_as_in_the_converter():
     assert np.array_equal(image[0, 0, :2], np.repeat(image[0, 0, 0], 2))
 
 
-def test_few_entries_at_once_give_the_same_rows(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["TTree", "RNTuple"])
+def test_few_entries_at_once_give_the_same_rows(kind, tmp_path, monkeypatch):
     schema = variant("ntuple_5", "a to tau tau")
-    write(tmp_path / "ntuple.root", events(schema, (2, 1, 1, 2)), images="lists")
+    write(tmp_path / "ntuple.root", events(schema, (2, 1, 1, 2)), images="lists", kind=kind)
     whole = rows_of(tmp_path / "ntuple.root", schema)
     monkeypatch.setattr(ntuple, "MAX_PIXELS", 2)
     monkeypatch.setattr(ntuple, "JETS_AT_ONCE", 1)
-    monkeypatch.setattr(root, "RUN_BYTES", 1)
+    for reader in (root, rntuple):
+        monkeypatch.setattr(reader, "RUN_BYTES", 1)
     assert rows_of(tmp_path / "ntuple.root", schema) == whole
 
 
@@ -100,11 +102,12 @@ CHANGES = [
 ]
 
 
+@pytest.mark.parametrize("kind", ["TTree", "RNTuple"])
 @pytest.mark.parametrize(("change", "message"), CHANGES)
-def test_events_that_do_not_fit(change, message, tmp_path):
+def test_events_that_do_not_fit(change, message, kind, tmp_path):
     schema = variant("ntuple_5", "a to tau tau")
     branches = events(schema, (2, 1)) | {k: [np.float32(value) for value in v] for k, v in change.items()}
-    write(tmp_path / "ntuple.root", branches)
+    write(tmp_path / "ntuple.root", branches, kind=kind)
     with pytest.raises(FileError, match=rf"ntuple\.root, {message}"):
         rows_of(tmp_path / "ntuple.root", schema)
     bad = []
