@@ -86,6 +86,7 @@ SOURCES = {
     "export.json": ("modeling", "src/e2evit/hub/export.py", "src/e2evit/hub/int8.py", "benchmarks/export.py"),
     "feeding.json": (*_TRAINED, "benchmarks/feeding.py"),
     "fuzz.json": ("modeling", "src/e2evit", "deploy/cpp", "benchmarks/fuzz.py", "benchmarks/fuzzing"),
+    "fuzz_root.json": ("src/e2evit/data", "benchmarks/fuzz.py", "benchmarks/fuzzing"),
     "freed_memory.json": ("modeling", "src/e2evit/training", "benchmarks/freed_memory.py"),
     "learning.json": ("modeling", "benchmarks/learning.py"),
     "loading.json": ("src/e2evit/data", "benchmarks/loading.py"),

@@ -99,6 +99,8 @@ class Tree(ABC):
 
 
 def short(error: Exception) -> str:
-    """The beginning of a message, which uproot spreads over many lines."""
-    text = " ".join(str(error).partition("\nin file")[0].split()) or type(error).__name__
+    """The last paragraph of a message, before which uproot tells what it was reading, on many lines."""
+    text = str(error).partition("\nin file")[0].strip().rpartition("\n\n")[2].partition(" from ObjectSource")[0]
+    nothing = "its description is damaged" if isinstance(error, AssertionError) else type(error).__name__
+    text = " ".join(text.split()) or nothing
     return text if len(text) <= 160 else f"{text[:157]}..."

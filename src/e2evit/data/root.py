@@ -34,7 +34,7 @@ VECTORS = {  # C++ types of the entries of a std::vector
 LEAVES = {"TLeafO": "?", "TLeafB": "i1", "TLeafS": "i2", "TLeafI": "i4", "TLeafL": "i8", "TLeafG": "i8"}
 LEAVES |= {"TLeafF": "f4", "TLeafD": "f8"}
 SHOWN = 3  # lengths of inner lists
-TTREES, RNTUPLE = ("TTree", "TNtuple", "TNtupleD"), "ROOT::RNTuple"
+TTREE, RNTUPLE = "TTree", "ROOT::RNTuple"
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ def _open(path: str) -> Iterator[Any]:
         stream = stack.enter_context(cast(OpenFile, fsspec.open(path, "rb")))
         try:
             file = stack.enter_context(uproot.open(stream, array_cache=None, object_cache=None))
+            file.file._streamers = {}  # the file's description of its classes, from which uproot would compile code
             if (size := file_size(path)) < file.file.fEND:
                 raise OSError(f"it has {size} bytes of {file.file.fEND}")
         except Exception as error:  # uproot, struct, zlib and others each have their own
@@ -86,7 +87,7 @@ def _trees(file, path: str) -> dict[str, str]:
         names = file.classnames(recursive=True, cycle=False)
     except Exception as error:
         raise _unreadable(path, error) from error
-    return {name: kind for name, kind in names.items() if kind in (*TTREES, RNTUPLE)}
+    return {name: kind for name, kind in names.items() if kind in (TTREE, RNTUPLE)}
 
 
 def describe_trees(path: str, lines: list[str]) -> list[str]:
@@ -122,7 +123,10 @@ def tree_facts(path: str, name: str) -> TreeFacts:
         ImportError: if uproot is not installed.
         FileError: if the file is damaged, or has no such tree.
     """
-    return _tree_facts(path, name, file_stamp(path))
+    facts = _tree_facts(path, name, file_stamp(path))
+    if isinstance(facts, str):
+        raise FileError(facts)
+    return facts
 
 
 def first_lengths(path: str, name: str, keys: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -135,14 +139,14 @@ def first_lengths(path: str, name: str, keys: tuple[str, ...]) -> dict[str, tupl
 
 
 @lru_cache(16)
-def _tree_facts(path: str, name: str, _stamp: str) -> TreeFacts:
-    with open_tree(path, name) as tree:
-        return TreeFacts(
-            tree.num_entries,
-            {key: branch.fact for key, branch in tree.branches.items()},
-            dict(tree.unusable),
-            tree.counters,
-        )
+def _tree_facts(path: str, name: str, _stamp: str) -> TreeFacts | str:
+    """Facts, or why there are none: dozens of schemas may ask."""
+    try:
+        with open_tree(path, name) as tree:
+            facts = {key: branch.fact for key, branch in tree.branches.items()}
+            return TreeFacts(tree.num_entries, facts, dict(tree.unusable), tree.counters)
+    except FileError as error:
+        return str(error)
 
 
 @lru_cache(16)
