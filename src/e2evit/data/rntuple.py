@@ -1,7 +1,7 @@
 """RNTuples of ROOT files, read page by page through uproot, which itself reads whole clusters.
 
-Terms and layout: `tree/ntuple/doc/BinaryFormatSpecification.md` of ROOT's sources. A cluster holds consecutive entries;
-a field's numbers, and the ends of its lists, lie in pages of columns.
+Terms and layout: `tree/ntuple/doc/BinaryFormatSpecification.md` in ROOT's sources. A cluster holds consecutive
+entries; a field's numbers, and the ends of its lists, lie in pages of columns.
 """
 
 from collections.abc import Iterator
