@@ -21,7 +21,8 @@ __all__ = ["FILE_NAME", "root_cases", "root_formats", "root_rows", "root_schema"
 
 FILES = Path(__file__).parents[2] / "tests/data/ntuple"
 FILE_NAME, TREE, VARIANT = "jets.root", "fevt/RHTree", "a to tau tau"
-BOMB, COMPRESSION = 3 * 10**9, uproot.ZLIB(1)  # bytes
+BOMB = 3 * 10**9  # bytes
+COMPRESSION = uproot.ZLIB(1)
 
 
 def root_schema() -> DatasetSchema:
@@ -42,8 +43,8 @@ def root_formats() -> dict[str, Intact]:
     wholes = {
         "root, TTree": (FILES / "vectors.root").read_bytes(),
         "root, RNTuple": (FILES / "rntuple.root").read_bytes(),
-        "root, TTree of uproot": _written(columns(), "TTree"),
-        "root, RNTuple of uproot": _written(columns(), "RNTuple"),
+        "root, TTree of uproot": _written(_columns(), "TTree"),
+        "root, RNTuple of uproot": _written(_columns(), "RNTuple"),
     }
     return {
         name: Intact(FILE_NAME, "root", data, _covered(data) if "RNTuple" in name else [], len(root_rows()))
@@ -51,7 +52,7 @@ def root_formats() -> dict[str, Intact]:
     }
 
 
-def columns() -> dict[str, np.ndarray | ak.Array]:
+def _columns() -> dict[str, np.ndarray | ak.Array]:
     """What the branches hold that are read."""
     schema = root_schema()
     ids = [key for source in schema.sources.values() for key in source.stack]
@@ -89,7 +90,7 @@ def _covered(data: bytes) -> Ranges:
 
 def root_cases() -> Iterator[Case]:
     """Files that lie about their size."""
-    held = columns()
+    held = _columns()
     noise = np.random.default_rng(0).random((2, 500_000)).astype(np.float32)
     for kind in ("TTree", "RNTuple"):
         data = _written(held | {"ECAL_energy": noise}, kind)

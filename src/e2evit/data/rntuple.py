@@ -1,7 +1,7 @@
 """RNTuples of ROOT files, read page by page through uproot, which itself reads whole clusters.
 
-Terms and layout: https://github.com/root-project/root/blob/master/tree/ntuple/doc/BinaryFormatSpecification.md. A
-cluster holds consecutive entries; a field's numbers, and the ends of its lists, lie in pages of columns.
+Terms and layout: `tree/ntuple/doc/BinaryFormatSpecification.md` in ROOT's sources. A cluster holds consecutive
+entries; a field's numbers, and the ends of its lists, lie in pages of columns.
 """
 
 from collections.abc import Iterator
@@ -138,7 +138,7 @@ class RNTuple(Tree):
             else:
                 lengths = np.full(bounds[-1] - bounds[0], field.fixed)
         bounds, at_once = bounds * field.fixed, RUN_BYTES // field.fact.dtype.itemsize
-        inner = np.cumsum([0, *counts]) if lengths is not None else None
+        inner = None if counts is None or lengths is None else np.cumsum([0, *counts])
         low = 0
         while low < end - begin:
             high = max(low + 1, int(np.searchsorted(bounds, bounds[low] + at_once, "right")) - 1)
@@ -154,8 +154,8 @@ class RNTuple(Tree):
     def _values(self, field: Field, cluster: int, bounds: np.ndarray) -> Iterator[tuple[int, int, np.ndarray | str]]:
         """The numbers of entries that begin and end at `bounds` of a column, or what is wrong; ranges of entries, in
         order."""
-        low, high, reached, damage = int(bounds[0]), int(bounds[-1]), 0, [None] * (len(bounds) - 1)
-        dtype = field.fact.dtype
+        low, high, reached, dtype = int(bounds[0]), int(bounds[-1]), 0, field.fact.dtype
+        damage: list[str | None] = [None] * (len(bounds) - 1)
         if (high - low) * dtype.itemsize > MAX_BASKET:  # of one entry
             yield 0, 1, f"an entry takes {megabytes((high - low) * dtype.itemsize)}"
             return
@@ -174,8 +174,7 @@ class RNTuple(Tree):
         first = 0
         for last in range(1, len(damage) + 1):
             if last == len(damage) or damage[last] != damage[first]:
-                good = values[bounds[first] - low : bounds[last] - low]
-                yield first, last, good if damage[first] is None else damage[first]
+                yield first, last, damage[first] or values[bounds[first] - low : bounds[last] - low]
                 first = last
 
     def _ends(self, cluster: int, lists: int, number: int) -> np.ndarray:
@@ -227,5 +226,5 @@ def _check(stored: np.ndarray, what: str) -> None:
     """Compare bytes with the checksum behind them."""
     from xxhash import xxh3_64_intdigest  # uproot needs it, too
 
-    if xxh3_64_intdigest(stored[:-CHECKSUM]) != int.from_bytes(stored[-CHECKSUM:].tobytes(), "little"):
+    if xxh3_64_intdigest(stored[:-CHECKSUM].tobytes()) != int.from_bytes(stored[-CHECKSUM:].tobytes(), "little"):
         raise OSError(f"{what} is damaged (checksum)")

@@ -32,7 +32,7 @@ def _unpack(decompressor, data, size: int) -> bytes:
 
 
 def _unpack_zstd(data, uncompressed_bytes: int) -> memoryview:
-    from cramjam import zstd  # uproot needs it, too
+    import cramjam  # uproot needs it, too
 
     unpacked = bytearray(uncompressed_bytes)
-    return memoryview(unpacked)[: zstd.decompress_into(data, unpacked)]
+    return memoryview(unpacked)[: cramjam.zstd.decompress_into(data, unpacked)]

@@ -3,7 +3,10 @@
 import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import pyarrow as pa
+from datasets import DatasetDict
 
 from .builder import load_e2e
 from .resolve import find_schema
@@ -53,9 +56,10 @@ def check_training(event_ids: Collection[str], recipe: Mapping[str, Any]) -> Non
 
 def _shared_events(event_ids: Collection[str], name: str, data_dir, schema, cache_dir) -> str | None:
     name = name if schema is not None else find_schema(name, data_dir).name
-    dataset, unseen = load_e2e(name, data_dir, schema=schema, cache_dir=cache_dir), set(event_ids)
+    dataset = cast(DatasetDict, load_e2e(name, data_dir, schema=schema, cache_dir=cache_dir))
     for split in ("train", "validation"):
-        if shared := unseen.intersection(dataset[split].with_format("arrow")["event_id"].to_pylist()):
+        seen = cast(pa.ChunkedArray, dataset[split].with_format("arrow")["event_id"])
+        if shared := set(event_ids).intersection(seen.to_pylist()):
             first = min(shared)
             told = (
                 f"The {split} split of {data_dir} holds {len(shared)} events of the jets to measure on, e.g. {first}"
