@@ -171,7 +171,7 @@ def export(results: Path) -> str:
     return (
         f"{markdown_table(heads, rows)}\n\n{measured['jets']} test jets; in brackets how many times as fast as eager "
         "PyTorch on as many threads\n(`python benchmarks/export.py`). onnxruntime computes in float32 where weights "
-        f"are bfloat16. Beside float32 in onnxruntime,\n{'; '.join(_beside_float32(variants))}."
+        f"are bfloat16. Beside float32 in onnxruntime:\n\n{chr(10).join(_beside_float32(variants))}"
     )
 
 
@@ -188,8 +188,8 @@ def _beside_float32(variants: dict) -> list[str]:
             for case in ("1 thread, batch 1", "1 thread, batch 64")
         ]
         told.append(
-            f"{name}: AUC {-loss:+.4f}, resolution {wider:+.1%}, on one thread {' and '.join(ratios)} times as fast "
-            "(batches of 1 and 64)"
+            f"* {name}: AUC {-loss:+.4f}, resolution {100 * wider:+.1f} %, on one thread {' and '.join(ratios)} times "
+            "as fast (batches of 1 and 64)."
         )
     return told
 
@@ -212,10 +212,10 @@ def cmssw(results: Path) -> str:
     heads = ["CMSSW", "onnxruntime", "opset", "IR", "run in", "float32: largest difference", "int8: mean difference"]
     not_run = "; ".join(f"{what}: not for {', '.join(versions)}" for what, versions in lacking.items())
     return (
-        f"{markdown_table(heads, rows)}\n\n{', '.join(models)}, of random weights, beside PyTorch on "
-        f"{measured['jets']} jets, an empty and a hot image, in onnxruntime\n"
-        f"{measured['versions']['onnxruntime']} and in the one named under *run in*: the worst of both and of all "
-        f"models (`python benchmarks/cmssw.py`).{not_run and f' {not_run}.'}"
+        f"{markdown_table(heads, rows)}\n\n{', '.join(models)},\nof random weights. Each file was compared with PyTorch "
+        f"on {measured['jets']} jets, an empty and a hot image, in onnxruntime {measured['versions']['onnxruntime']}\n"
+        "and in the one named under *run in*; the worst of both and of all models is listed "
+        f"(`python benchmarks/cmssw.py`).{not_run and f' {not_run}.'}"
     )
 
 

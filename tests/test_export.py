@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from forked import run_python
 from models import make
 from onnx import TensorProto, helper, numpy_helper
@@ -203,6 +204,17 @@ def test_what_cannot_be_exported(processor, tmp_path):
     with pytest.raises(ValueError, match="makes the batch size of this model a constant"):
         export_onnx(make("linearvit_inline", **JETS), processor, tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_the_exporter_is_one_line(processor, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise torch.onnx.OnnxExporterError("A page\nof advice.") from RuntimeError("no such operator\nat line 3")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    model = make("swin", **JETS)
+    with pytest.raises(ValueError, match=r"cannot translate this model \(e2e_baseline\): no such operator$"):
+        export_onnx(model, processor, tmp_path / "a.onnx")
+    assert model.base_model.backbone.config._attn_implementation == "sdpa"  # as before
 
 
 @pytest.mark.slow
