@@ -17,6 +17,9 @@ from transformers import HfArgumentParser
 
 from e2evit.cli.errors import one_line_errors
 from e2evit.cli.parser import as_flags
+from e2evit.data import find_schema
+from e2evit.data.builder import list_parts
+from e2evit.data.files import read_rows
 from e2evit.data.packaged import read_recipe
 from e2evit.results.record import write_record
 
@@ -48,6 +51,7 @@ def main() -> None:
     data = {part: Path(getattr(options, part) or folder / part) for part in PARTS}
     if options.imitate:
         imitate(plan["simulation"], folder, data, options)
+    check_files(data)
     missing = [one for one in trainings(plan) if not (folder / f"results/{one.name}.json").exists()]
     chosen = missing[: options.max_runs]
     print(f"\n{len(missing)} trainings to do: {', '.join(one.name for one in missing) or 'none'}")
@@ -89,6 +93,22 @@ def check(plan: dict, options: GsocArguments) -> None:
             raise ValueError(
                 f"The start {start} of the plan needs `folds`, and `pretraining` that the plan has, if any."
             )
+
+
+def check_files(data: dict[str, Path]) -> None:
+    """Check that the files are those of the task.
+
+    Raises:
+        ValueError: for other files, or labelled ones without masses or pT.
+        FileNotFoundError: if there are none.
+    """
+    for part, folder in data.items():
+        schema = find_schema(part, folder)
+        pieces = list_parts(schema, folder, rows=1)["full"]
+        if part == "labelled":
+            row = next(read_rows(pieces[0], schema))
+            if lacking := [name for name in ("mass_labels", "pt") if row[name].null_count]:
+                raise ValueError(f"The jets in {folder} have no {' and no '.join(lacking)}: use {FILES[part]}.")
 
 
 def imitate(simulation: dict, folder: Path, data: dict[str, Path], options: GsocArguments) -> None:

@@ -111,7 +111,8 @@ def test_fine_tuning_keeps_them_and_new_heads_may_read_others(run, with_pt):
     assert tuned.processor.aux_names == ["log_pt"]
     with pytest.raises(ValueError, match=r"with_pt reads also log_pt: its heads cannot read pt, ieta \(`aux_names`\)"):
         run("other", with_pt.output_dir, aux_names=["pt", "ieta"])
-    masked = run("masked", mask=MaskArguments(), **short)
+    masked = run("masked", with_pt.output_dir, mask=MaskArguments(), **short)  # which learns from images alone
+    assert (masked.processor.aux_names, masked.model.config.num_aux_features) == ([], 0)
     tuned = run("tuned_masked", masked.output_dir, aux_names=["log_pt", "ieta"], **short)
     assert tuned.model.config.num_aux_features == 2
     with pytest.raises(ValueError, match="tuned_masked reads also log_pt, ieta: its heads cannot read log_pt"):

@@ -106,3 +106,23 @@ def test_the_code_of_a_bundled_card_runs(folder, tmp_path):
     for block in blocks:
         done = run_python("-c", block, preloaded=LIBRARIES)
         assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_scalars_besides_the_image():
+    """The code of the card passes them, and the card says that rows must have them."""
+
+    def card(channels, aux_names):
+        measured = {split: {"rows": 7, "event_ids": "0"} for split in ("train", "test")}
+        fields = {"channel_names": channels, "aux_names": aux_names, "data": measured, "parameters": 9}
+        result = make_result("xcit", 0, {"roc_auc": 0.5}, **fields)
+        return str(render_card(ROOT / "model_cards/TEMPLATE.md", result, "xcit", "recipe.yaml", "physics/tagger"))
+
+    plain, told = card(["ecal"], None), card(["ecal"], ["log_pt"])
+    assert '{"pixel_index": [54687], "pixel_value": [25.0]}  # 25 GeV in one ECAL crystal; or a dense array\n' in plain
+    assert "heads read" not in plain
+    assert told.count('{"pixel_index": [54687], "pixel_value": [25.0], "pt": 500.0}') == 2
+    assert "or a dense array" not in told
+    assert "Besides the image the heads read log_pt: rows must have pt" in told
+    both = card(["ecal_et"], ["log_pt", "ieta"])
+    assert '{"pixel_index": [54687], "pixel_value": [25.0], "ieta": 28, "pt": 500.0}' in both
+    assert "rows must have pt, ieta" in both

@@ -76,6 +76,21 @@ def test_an_unlabelled_file_holds_images_alone(rows, tmp_path):
     assert jets["labels"][:] == [None] * len(jets)
 
 
+def test_files_of_another_kind_are_refused(rows, tmp_path):
+    folders = {part: tmp_path / part for part in gsoc.PARTS}
+    for part in gsoc.PARTS:
+        write_file(folders[part] / gsoc.FILES[part], rows.select(range(5)), labelled=part == "labelled")
+    gsoc.check_files(folders)
+    with h5py.File(folders["labelled"] / gsoc.FILES["labelled"], "a") as file:
+        del file["pT"]
+    with pytest.raises(ValueError, match="labelled have no pt: use Dataset_Specific_labelled_full_only_for_2i"):
+        gsoc.check_files(folders)
+    with pytest.raises(ValueError, match="does not fit the data set 'labelled': missing key 'Y'"):
+        gsoc.check_files({"labelled": folders["unlabelled"]})
+    with pytest.raises(FileNotFoundError, match="nowhere is neither a folder nor a file"):
+        gsoc.check_files({"unlabelled": tmp_path / "nowhere"})
+
+
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_plans(plan):
     every = gsoc_tables.trainings(plan)

@@ -1,5 +1,6 @@
 """Model cards from a template and a results file; no number is typed by hand."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ CAPTIONS = {
 }
 CARD_FIELDS = (  # of the result, that the template reads
     *("dataset", "split", "mass_column", "mass_classes", "contained_classes", "label_names", "image_size", "data"),
-    *("parameters", "seed", "training"),
+    *("parameters", "seed", "training", "aux_names"),
 )
 
 
@@ -97,6 +98,8 @@ def render_card(
         is_simulated=result.dataset in ("simulated", "particles"),
         pileup=result.pileup_text,
         table=results_table({data.model_name: result}),
+        example=json.dumps(_example(result)),
+        aux_columns=_aux_columns(result),
         containment=_containment(result),
         has_uncontained="uncontained_response" in result.metrics[MODEL],
         channels={name: _channel(name, schema) for name in result.channel_names},
@@ -113,6 +116,18 @@ def listed_metrics(result: Result) -> dict[str, float]:
     """The metrics of the model that the Hub lists, as it shows them."""
     keys = [key for key, metric in METRICS.items() if metric.hub_task]
     return {key: round(measured.value, 4) for key in keys if (measured := result.metric(key))}
+
+
+def _aux_columns(result: Result) -> list[str]:
+    """Columns of the scalars that the model reads besides images."""
+    return list(dict.fromkeys(name.removeprefix("log_") for name in result.aux_names or ()))
+
+
+def _example(result: Result) -> dict:
+    """A row with a single pixel and all else that the model needs."""
+    others = {"ieta": 28, "iphi": 20, "pt": 500.0}  # the middle of the detector
+    needed = [*_aux_columns(result), *(["ieta"] if {*result.channel_names} & {*_PLAIN} else [])]
+    return {"pixel_index": [54687], "pixel_value": [25.0]} | {k: v for k, v in others.items() if k in needed}
 
 
 def _containment(result: Result) -> str:

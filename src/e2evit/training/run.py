@@ -194,6 +194,9 @@ def _run(
     kind = {"masked": recipe.mask is not None, "queries": queries, "aux_names": aux_names}
     kind["truth_columns"] = None if recipe.mask is None else recipe.mask.truth_columns
     model, processor = build(source, schema, sample, recipe.targets.mass_column, **kind)
+    if recipe.is_pretraining:  # whose data may lack the scalars that the heads of a checkpoint have read
+        model.config.num_aux_features = 0
+        processor.aux_names, processor.aux_mean, processor.aux_std = [], [], []
     check_auxiliary(dataset, processor.aux_names)
     saved = model
     if recipe.contrastive is not None:
