@@ -61,10 +61,13 @@ def images_of(processor) -> np.ndarray:
 
 
 def check(model, processor, path: Path) -> None:
-    """A file for each opset that the releases of CMSSW know agrees with PyTorch."""
+    """Files of the oldest and the newest opset that releases of CMSSW know agree with PyTorch; `benchmarks/cmssw.py`
+    measures all.
+    """
     newest = onnx.load(export_onnx(model, processor, path, "nchw"))
     check_nodes(newest.graph)
-    for runtime in {runtime.opset: runtime for runtime in RUNTIMES}.values():
+    by_opset = {runtime.opset: runtime for runtime in RUNTIMES}
+    for runtime in (by_opset[min(by_opset)], by_opset[max(by_opset)]):
         onnx.save(lower(newest, runtime.releases[0]), path)
         # the last batch is the hot image alone
         assert max(check_parity(model, processor, path, images_of(processor), batch_size=2).values()) <= 1e-4
@@ -108,7 +111,7 @@ def test_every_combination_of_options(name, simulated_jets, tmp_path, monkeypatc
 
     monkeypatch.setattr(export, "_translate", translate)
     command = [str(tmp_path / "run"), "--data_dir", str(simulated_jets), "--num_jets", "20"]
-    for release, opset in (("11_0", 11), ("10_6", 12), ("13_0", 15), (None, 18)):
+    for release, opset in (("10_6", 12), ("13_0", 15), (None, 18)):
         for int8 in (False, True):
             folder = tmp_path / f"{release}{int8}"
             options = ["--output_dir", str(folder), "--triton", str(folder / "models")]
