@@ -214,7 +214,8 @@ def cmssw(results: Path) -> str:
     return (
         f"{markdown_table(heads, rows)}\n\n{', '.join(models)},\nof random weights. Each file was compared with "
         f"PyTorch on {measured['jets']} jets, an empty and a hot image, in onnxruntime "
-        f"{measured['versions']['onnxruntime']}\nand in the one named under *run in*; the worst of both and of all models is listed "
+        f"{measured['versions']['onnxruntime']}\nand in the one named under *run in*; the worst of both and of all "
+        "models is listed "
         f"(`python benchmarks/cmssw.py`).{not_run and f' {not_run}.'}"
     )
 
