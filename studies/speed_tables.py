@@ -214,8 +214,8 @@ def cmssw(results: Path) -> str:
     installed = measured["versions"]["onnxruntime"]
     return (
         f"{markdown_table(heads, rows)}\n\n{', '.join(models)},\nof random weights. Each file was compared with "
-        f"PyTorch on {measured['jets']} jets, an empty and a hot image, in onnxruntime {installed}\nand in the one named "
-        "under *run in*; the worst of both and of all models is listed "
+        f"PyTorch on {measured['jets']} jets, an empty and a hot image, in onnxruntime {installed}\nand in the one "
+        "named under *run in*; the worst of both and of all models is listed "
         f"(`python benchmarks/cmssw.py`).{not_run and f' {not_run}.'}"
     )
 
