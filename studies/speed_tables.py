@@ -211,11 +211,11 @@ def cmssw(results: Path) -> str:
         rows.append(cells)
     heads = ["CMSSW", "onnxruntime", "opset", "IR", "run in", "float32: largest difference", "int8: mean difference"]
     not_run = "; ".join(f"{what}: not for {', '.join(versions)}" for what, versions in lacking.items())
+    installed = measured["versions"]["onnxruntime"]
     return (
         f"{markdown_table(heads, rows)}\n\n{', '.join(models)},\nof random weights. Each file was compared with "
-        f"PyTorch on {measured['jets']} jets, an empty and a hot image, in onnxruntime "
-        f"{measured['versions']['onnxruntime']}\nand in the one named under *run in*; the worst of both and of all "
-        "models is listed "
+        f"PyTorch on {measured['jets']} jets, an empty and a hot image, in onnxruntime {installed}\nand in the one "
+        "named under *run in*; the worst of both and of all models is listed "
         f"(`python benchmarks/cmssw.py`).{not_run and f' {not_run}.'}"
     )
 
