@@ -186,6 +186,16 @@ def test_matrix_products_in_int8(exported, processor, images, tmp_path, monkeypa
         check_parity(model, processor, tmp_path / "small_nhwc.onnx", images, int8=True)
 
 
+def test_int8_is_worth_it():
+    """As measured (`benchmarks/export.py`): hardly worse, and faster on one thread."""
+    variants = json.loads((ROOT / "results/export.json").read_text())["variants"]
+    whole, small = variants["float32"], variants["int8 dynamic"]
+    assert small["quality"]["roc_auc"] >= whole["quality"]["roc_auc"] - 0.003
+    assert small["quality"]["relative_resolution"] <= 1.03 * whole["quality"]["relative_resolution"]
+    for case in ("1 thread, batch 1", "1 thread, batch 64"):
+        assert small["speed"][case]["over_pytorch"] > whole["speed"][case]["over_pytorch"]
+
+
 def test_a_file_that_differs_is_not_kept(exported, processor, images, tmp_path, monkeypatch):
     _, model, _ = exported
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
