@@ -68,8 +68,12 @@ def releases_of(model, processor, images: np.ndarray, folder: Path, runtimes: Pa
                 entry[kind] = {"installed": max(worst.values())}
         if runtimes is not None and (python := runtimes / runtime.version / "bin/python").exists():
             written = [kind for kind in KINDS if not isinstance(entry[kind], str)]
-            for kind, difference in run_in(python, written, images, expected, folder).items():
-                entry[kind]["own"] = difference
+            try:
+                for kind, difference in run_in(python, written, images, expected, folder).items():
+                    entry[kind]["own"] = difference
+            except subprocess.CalledProcessError as error:
+                reason = (error.stderr.strip().splitlines() or [str(error)])[-1]
+                entry |= {kind: f"refused by onnxruntime {runtime.version}: {reason}" for kind in written}
     return found
 
 
@@ -78,7 +82,7 @@ def run_in(python: Path, kinds: list[str], images: np.ndarray, expected: dict, f
     np.save(folder / "images.npy", images)
     files = [folder / f"{kind}.onnx" for kind in kinds]
     command = [python, ROOT / "benchmarks/run_onnx.py", folder / "images.npy", *files]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, capture_output=True, encoding="utf-8")
     twice = {name: np.concatenate([values, values]) for name, values in expected.items()}  # in a batch, and alone
     differences = {}
     for kind in kinds:

@@ -14,9 +14,10 @@ from .geometry_e2e import DETECTOR_ROWS, TRANSVERSE, transverse_factor, window_r
 from .limits_e2e import COUNTS, POSITIVE, REAL, check_limits
 from .pixels_e2e import compress, compress_finite, to_float32, to_numpy, whole_numbers
 
-__all__ = ["AUX_COLUMNS", "E2EImageProcessor", "as_rows", "compress", "to_numpy"]
+__all__ = ["AUX_COLUMNS", "AUX_NAMES", "E2EImageProcessor", "as_rows", "compress", "to_numpy"]
 
 AUX_COLUMNS = ("pt", "ieta", "iphi")
+AUX_NAMES = ("log_pt", *AUX_COLUMNS)
 ORDERS = ("channels_first", "channels_last")
 SETTINGS = {"channel_names": ("channel_scale",), "aux_names": ("aux_mean", "aux_std")}  # one for each name
 
@@ -37,7 +38,7 @@ class E2EImageProcessor(BaseImageProcessor):
             Order of dense images whose shape fits both orders: `"channels_first"` or `"channels_last"`.
             `input_data_format` is an alias.
         aux_names (`Sequence[str]`):
-            Scalars of a row to return as `aux_values`: `"log_pt"` (pT in GeV), `"ieta"`, `"iphi"`.
+            Scalars of a row to return as `aux_values`: `"pt"` [GeV], `"log_pt"` (its logarithm), `"ieta"`, `"iphi"`.
         aux_mean, aux_std (`Sequence[float]`): Their means and standard deviations on the training jets.
     """
 
@@ -73,8 +74,8 @@ class E2EImageProcessor(BaseImageProcessor):
         check_limits("channels * height * width", prod(self.image_shape) or 1, COUNTS["image"])
         if not len(self.aux_names) == len(self.aux_mean) == len(self.aux_std):
             raise ValueError("`aux_names`, `aux_mean` and `aux_std` need the same length.")
-        if unknown := set(self.aux_names) - {"log_pt", *AUX_COLUMNS}:
-            raise ValueError(f"`aux_names` are log_pt, {', '.join(AUX_COLUMNS)}; got {', '.join(sorted(unknown))}.")
+        if unknown := set(self.aux_names) - {*AUX_NAMES}:
+            raise ValueError(f"`aux_names` are {', '.join(AUX_NAMES)}; got {', '.join(sorted(unknown))}.")
 
     @classmethod
     def from_dict(cls, image_processor_dict, **kwargs):

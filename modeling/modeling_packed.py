@@ -90,7 +90,7 @@ def from_segments(values: torch.Tensor, segment: torch.Tensor) -> torch.Tensor:
 # put the parts of an image side by side instead, so that images do not touch. There is always room for one part more,
 # because onnxruntime 1.14 refuses to sum over none.
 def _windows_of_images(parts: torch.Tensor, tokens: PackedTokens, fill: float) -> torch.Tensor:
-    """`(M, ...)` to `(B, n, ...)` for images of less than n windows, with `fill` for those that an image lacks."""
+    """`(M, ...)` to `(B, n, ...)` for images of fewer than n windows, with `fill` for those that an image lacks."""
     window = tokens.is_token.shape[1]
     number = torch.arange(tokens.counts.max().item() // window + 1, device=parts.device)
     places = (tokens.starts // window).unsqueeze(1) + number

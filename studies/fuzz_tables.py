@@ -27,7 +27,7 @@ def fuzz(file: str, results: Path) -> str:
     ]
     files = measured["files"]
     return (
-        f"{files['mutated']} damaged and {files['crafted']} crafted files, "
+        f"{files['mutated']} damaged and {files['crafted']} crafted files and the intact ones, "
         f"{sum(row['files'] for row in measured['readers'])} readings:\n\n" + markdown_table(["reader", *HEADS], rows)
     )
 

@@ -37,7 +37,12 @@ class GsocArguments:
     output_dir: str | None = field(
         default=None, metadata={"help": "Checkpoints and their results. Default: runs/gsoc, or runs/gsoc_imitation."}
     )
-    results: str = field(default="results/gsoc.json", metadata={"help": "Summary to write."})
+    results: str | None = field(
+        default=None,
+        metadata={
+            "help": "Summary to write. Default: results/gsoc_public.json, or results/gsoc.json of the imitation."
+        },
+    )
     cache_dir: str | None = field(default=None, metadata={"help": "Where prepared Arrow files go."})
     max_runs: int | None = field(default=None, metadata={"help": "Train at most this many networks on labels."})
     num_proc: int = field(default=2, metadata={"help": "Processes of the simulation."})
@@ -48,6 +53,7 @@ def main() -> None:
     folder = Path(options.output_dir or ("runs/gsoc_imitation" if options.imitate else "runs/gsoc"))
     plan = read_recipe(options.study or FOLDER / ("imitation.yaml" if options.imitate else "study.yaml"))
     check(plan, options)
+    results = options.results or f"results/{'gsoc' if options.imitate else 'gsoc_public'}.json"
     data = {part: Path(getattr(options, part) or folder / part) for part in PARTS}
     if options.imitate:
         imitate(plan["simulation"], folder, data, options)
@@ -62,7 +68,7 @@ def main() -> None:
         run_jobs([_training(one, plan, folder, words["labelled"]) for one in chosen], parallel, folder / "logs")
     finally:  # what was measured before a failure or a SIGTERM counts
         if summary := summarise(plan, folder):
-            write_record(options.results, {"imitation": options.imitate, "plan": plan} | summary)
+            write_record(results, {"imitation": options.imitate, "plan": plan} | summary)
 
 
 def check(plan: dict, options: GsocArguments) -> None:
@@ -76,7 +82,7 @@ def check(plan: dict, options: GsocArguments) -> None:
         raise ValueError(f"`--imitate` makes the files itself: leave out {', '.join(given)}.")
     if not options.imitate and len(given) < len(PARTS):
         lacking = " and ".join(f"`--{part}`" for part in PARTS if part not in given)
-        raise ValueError(f"Pass {lacking}, the folder of the public file (docs/gsoc.md), or `--imitate`.")
+        raise ValueError(f"Pass {lacking}, the folders of the public files (docs/gsoc.md), or `--imitate`.")
     if options.max_runs is not None and options.max_runs < 0:
         raise ValueError(f"`max_runs` must be 0 or more, got {options.max_runs}.")
     needed = {"models", "starts", "pretraining", *(["simulation"] if options.imitate else [])}
@@ -91,7 +97,7 @@ def check(plan: dict, options: GsocArguments) -> None:
     for start, how in plan["starts"].items():
         if not how.get("folds") or how.get("pretraining") not in (None, *plan["pretraining"]):
             raise ValueError(
-                f"The start {start} of the plan needs `folds`, and `pretraining` that the plan has, if any."
+                f"The start {start} of the plan needs `folds`; its `pretraining`, if given, must be one of the plan's."
             )
 
 

@@ -69,10 +69,10 @@ def main() -> None:
         print(f"{path} is there already")
         return
     parts = load_e2e("simulated", options.data_dir, cache_dir=options.cache_dir)
-    names = parts["train"].features["labels"].names
-    if names[:2] != ["qcd", "top"]:
-        raise ValueError(f"{options.data_dir} holds {', '.join(names)}: simulate `--processes qcd top`.")
     rows = concatenate_datasets(list(parts.values()))
+    names = [rows.features["labels"].int2str(label) for label in sorted(rows.unique("labels"))]
+    if names != ["qcd", "top"]:
+        raise ValueError(f"{options.data_dir} holds {', '.join(names)}: simulate `--processes qcd top`.")
     write_file(path, rows, options.labelled)
     print(f"Wrote {path} with {len(rows)} jets")
 

@@ -96,9 +96,8 @@ def outcome(results: Path) -> str:
         cells = [_over_folds([run[key] for run in runs], METRICS[key].format) for key in QUALITY]
         minutes = np.mean([run["seconds"] for run in runs]) / 60
         rows.append([model, TITLES.get(start, start), str(len(runs)), f"{minutes:.0f}", *cells])
-    constant = [
-        _over_folds([run[f"constant_{key}"] for run in summary["runs"]], METRICS[key].format) for key in QUALITY
-    ]
+    by_fold = {run["fold"]: run for run in summary["runs"]}.values()
+    constant = [_over_folds([run[f"constant_{key}"] for run in by_fold], METRICS[key].format) for key in QUALITY]
     rows.append(["constant", "", "", "", *constant])
     return markdown_table(["", "", "folds", "minutes", *(METRICS[key].heading for key in QUALITY)], rows)
 

@@ -171,7 +171,7 @@ def export(results: Path) -> str:
     return (
         f"{markdown_table(heads, rows)}\n\n{measured['jets']} test jets; in brackets how many times as fast as eager "
         "PyTorch on as many threads\n(`python benchmarks/export.py`). onnxruntime computes in float32 where weights "
-        f"are bfloat16. Beside float32 in onnxruntime:\n\n{chr(10).join(_beside_float32(variants))}"
+        f"are bfloat16. Compared with float32 in onnxruntime:\n\n{chr(10).join(_beside_float32(variants))}"
     )
 
 

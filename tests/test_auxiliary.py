@@ -45,7 +45,6 @@ def jets(tmp_path_factory):
 def run(jets, tmp_path_factory):
     """A function that trains in this process."""
     folder = tmp_path_factory.mktemp("runs")
-    (folder / "model.json").write_text(json.dumps(MODEL))
 
     def start(name, checkpoint=None, model=MODEL, data_dir=jets, event_jets=None, **more):
         (folder / f"{model['model_type']}.json").write_text(json.dumps(model))
@@ -109,20 +108,20 @@ def test_fine_tuning_keeps_them_and_new_heads_may_read_others(run, with_pt):
     short = {"settings": {"num_train_epochs": 1, "validation_interval": 1}}
     tuned = run("tuned", with_pt.output_dir, **short)
     assert tuned.processor.aux_names == ["log_pt"]
-    with pytest.raises(ValueError, match=r"with_pt reads also log_pt: its heads cannot read pt, ieta \(`aux_names`\)"):
+    with pytest.raises(ValueError, match="with_pt reads log_pt besides the image, and its heads cannot change"):
         run("other", with_pt.output_dir, aux_names=["pt", "ieta"])
     masked = run("masked", with_pt.output_dir, mask=MaskArguments(), **short)  # which learns from images alone
     assert (masked.processor.aux_names, masked.model.config.num_aux_features) == ([], 0)
-    tuned = run("tuned_masked", masked.output_dir, aux_names=["log_pt", "ieta"], **short)
+    tuned = run("tuned_masked", masked.output_dir, aux_names=["log_pt", "pt"], **short)
     assert tuned.model.config.num_aux_features == 2
-    with pytest.raises(ValueError, match="tuned_masked reads also log_pt, ieta: its heads cannot read log_pt"):
+    with pytest.raises(ValueError, match="tuned_masked reads log_pt, pt besides the image"):
         run("more", tuned.output_dir, aux_names=["log_pt"])
 
 
 def test_jets_without_them_are_refused_before_training(run, tmp_path):
     pt = [None if row % 10 == 0 else 500.0 + row for row in range(60)]
     pq.write_table(row_table(60, pt=pt), tmp_path / "some.parquet")
-    with pytest.raises(ValueError, match=r"reads log_pt, and \d of \d+ jets of the train split have no `pt`"):
+    with pytest.raises(ValueError, match=r"reads log_pt, and \d of \d+ jets of the train split have no `pt` above 0"):
         run("few", data_dir=tmp_path, aux_names=["log_pt"])
 
 
@@ -146,6 +145,12 @@ def test_pretraining_refuses_them(made):
         Recipe(model=ModelArguments(aux_names=["log_pt"]), augmentation=views, **made)
     with pytest.raises(ValueError, match=r"leave out decorrelation_weight\."):
         Recipe(decorrelation=DecorrelationArguments(1.0), augmentation=views, **made)
+
+
+def test_a_mirrored_image_would_contradict_its_position():
+    with pytest.raises(ValueError, match="`flips` mirror the image, but not ieta"):
+        Recipe(model=ModelArguments(aux_names=["pt", "ieta"]))
+    Recipe(model=ModelArguments(aux_names=["pt", "ieta"]), augmentation=AugmentationArguments(flips=False))
 
 
 def test_unknown_names_and_inputs_that_have_none(run):

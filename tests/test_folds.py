@@ -10,6 +10,7 @@ from e2evit import load_e2e
 from e2evit.data import SplitRule
 from e2evit.data.prepare import MANIFEST_FILE, prepare
 from e2evit.data.splits import pixel_ids
+from e2evit.data.unseen import check_training
 from e2evit.training import DataArguments, TrainArguments, evaluate, load_data, train
 
 MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -131,7 +132,7 @@ def test_a_checkpoint_is_measured_and_fine_tuned_on_its_own_fold(labelled, tmp_p
     assert result.test_fold == 1
     parts = load_e2e("labelled", labelled, test_fold=1, cache_dir=tmp_path / "cache")
     assert result.predictions["event_id"] == parts["test"]["event_id"][:]
-    with pytest.raises(ValueError, match=r"first was trained with `test_fold: 1`: jets of test fold 2 of 'labelled'"):
+    with pytest.raises(ValueError, match=r"with `test_fold: 1`: jets of test fold 2 of 'labelled' may have been"):
         evaluate(first, DataArguments(**data, test_fold=2))
     with pytest.raises(ValueError, match="Leave `test_fold` out"):
         start("second", 2, tmp_path / "first")
@@ -139,3 +140,16 @@ def test_a_checkpoint_is_measured_and_fine_tuned_on_its_own_fold(labelled, tmp_p
     start("plain", None)
     with pytest.raises(ValueError, match="plain was trained without `test_fold`"):
         evaluate(tmp_path / "plain", DataArguments(**data, test_fold=0))
+
+
+def test_events_of_other_folds_were_seen(jets_dir):
+    """Whoever trains with a fold trains on test jets of the usual splits."""
+    usual = load_e2e("simulated", jets_dir, split="test")["event_id"][:]
+    fold = load_e2e("simulated", jets_dir, test_fold=0)["test"]["event_id"][:]
+    recipe = {"dataset_name": "simulated", "data_dir": str(jets_dir)}
+    check_training(usual, recipe)
+    check_training(fold, recipe | {"test_fold": 0})
+    with pytest.raises(ValueError, match=r"train split of .* events of the jets to measure on"):
+        check_training(usual, recipe | {"test_fold": 0})
+    with pytest.raises(ValueError, match="events of the jets to measure on"):
+        check_training(fold, recipe)

@@ -116,3 +116,15 @@ def test_a_failed_build_leaves_nothing(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("make.py: the kernels were not built.")
     assert not (tmp_path / "project/build").exists()
+
+
+def test_other_folders_are_not_overwritten(tmp_path):
+    (tmp_path / "kernels").mkdir()
+    done = subprocess.run(
+        [sys.executable, DEPLOY / "make.py", tmp_path], check=False, capture_output=True, encoding="utf-8"
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        f"make.py: {tmp_path} holds other files: choose a new folder, or one that this script has made."
+    )
+    assert list(tmp_path.iterdir()) == [tmp_path / "kernels"]

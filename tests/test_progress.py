@@ -129,7 +129,7 @@ def test_other_files_are_another_preparation(raw, interrupted):
     before = contents(interrupted)
     (raw / "part2.h5").rename(raw / "part3.h5")
     with pytest.raises(
-        ValueError, match=r"other settings \(files part2.h5: \d+ there, None now, files part3.h5: None"
+        ValueError, match=r"other settings \(files part2.h5: \d+ there, none now, files part3.h5: none"
     ):
         finish(raw, interrupted)
     assert contents(interrupted) == before
@@ -153,7 +153,7 @@ def test_rows_without_a_label_are_counted(raw, tmp_path, capsys):
     run("prepare", [*arguments, str(tmp_path / "out")])
     assert f"Prepared custom in {tmp_path / 'out'}: 4200 rows, 7 without a label" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / MANIFEST_FILE).read_text())["num_rows_without_label"] == 7
-    assert "1 `yes`, . 7 rows have none.\n" in DatasetCard.load(tmp_path / "out/README.md").text
+    assert "1 `yes`, . Rows without a label: 7.\n" in DatasetCard.load(tmp_path / "out/README.md").text
     (tmp_path / "schema.yaml").write_text(yaml.safe_dump(SCHEMA | {"labels": {}, "columns": {"image": "x"}}))
     run("prepare", [*arguments, str(tmp_path / "other")])
     assert "4200 rows\n" in capsys.readouterr().out

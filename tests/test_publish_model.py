@@ -176,6 +176,7 @@ def test_push_load_and_push_again(checkpoint, tmp_path):
         ]
         # the tag exists: refused before any upload
         done = publish(tmp_path / "model", endpoint, tmp_path / "a", tag="v1")
+        assert done.returncode == 1
         assert done.stderr.strip().endswith("choose another name, or delete that tag first.")
         done = publish(tmp_path / "model", endpoint, tmp_path / "a", revision="experiment")
         assert done.returncode == 0, done.stderr[-3000:]

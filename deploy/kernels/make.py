@@ -26,6 +26,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1] / "modeling/kernels"
 NAME = "e2evit_amx"
+MARK = ".made_by_e2evit"  # of folders that may be written again
 # what kernel-builder generates, too
 REGISTRATION = """#pragma once
 #include <Python.h>
@@ -51,8 +52,15 @@ def add_op_namespace_prefix(name):
 
 
 def assemble(folder: Path) -> Path:
-    """The project in a folder: its own files and the kernels."""
+    """The project in a folder: its own files and the kernels.
+
+    Raises:
+        ValueError: for a folder that holds anything else.
+    """
+    if folder.exists() and not (folder.is_dir() and ((folder / MARK).is_file() or not any(folder.iterdir()))):
+        raise ValueError(f"{folder} holds other files: choose a new folder, or one that this script has made.")
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).touch()
     for name in ("build.toml", "flake.nix", "README.md"):
         shutil.copyfile(HERE / name, folder / name)
     for source, target in ((HERE / "torch-ext", "torch-ext"), (SOURCES, "kernels")):
@@ -138,7 +146,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder of the project")
     parser.add_argument("--build", action="store_true", help="compile it for this PyTorch, which takes half a minute")
     arguments = parser.parse_args()
-    folder = assemble(arguments.folder)
+    try:
+        folder = assemble(arguments.folder)
+    except (OSError, ValueError) as error:
+        sys.exit(f"make.py: {error}")
     print(f"Wrote {folder}, a project for kernel-builder")
     if arguments.build:
         try:

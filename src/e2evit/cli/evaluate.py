@@ -33,7 +33,8 @@ class EvaluateArguments:
     )
     split: str = HfArg(
         default="test",
-        help="Split to measure on: train, validation, test, or all jets of a folder without events of the training.",
+        help="Split to measure on: train, validation, test, or all: every jet of a folder that shares no event with "
+        "the training.",
     )
     weights: str | None = HfArg(
         default=None,

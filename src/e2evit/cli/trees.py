@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     f"{options.test_dir} has {name} {', '.join(got)}, {data.data_dir} {', '.join(expected)}."
                 )
         event_ids = other[ALL].with_format("arrow")["event_id"].to_pylist()
-        check_unseen(event_ids, data.dataset_name, data.data_dir, data.schema, data.cache_dir)
+        check_unseen(event_ids, data.dataset_name, data.data_dir, data.schema, data.cache_dir, data.test_fold)
         dataset = DatasetDict({name: dataset[name] for name in ("train", "validation")} | other)
     rows, folder, number = dataset[split], Path(options.results_dir), len(schema.label_names)
     if not len(rows):

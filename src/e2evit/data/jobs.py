@@ -225,6 +225,6 @@ def _difference(key: str, there, now) -> str:
     if not (isinstance(there, dict) and isinstance(now, dict)):
         return f"{key}: {there} there, {now} now"
     names = sorted(name for name in there.keys() | now.keys() if there.get(name) != now.get(name))
-    told = [f"{key} {name}: {there.get(name)} there, {now.get(name)} now" for name in names[:SHOWN]]
+    told = [f"{key} {name}: {there.get(name, 'none')} there, {now.get(name, 'none')} now" for name in names[:SHOWN]]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{', '.join(told)}{more}"

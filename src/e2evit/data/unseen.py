@@ -22,13 +22,17 @@ def check_unseen(
     data_dir: str | Path,
     schema: str | None = None,
     cache_dir: str | None = None,
+    test_fold: int | None = None,
 ) -> None:
     """Refuse a folder that trainings read if its training or validation jets are from any of these events.
+
+    Args:
+        test_fold: The fold that trainings leave out, if they use folds.
 
     Raises:
         ValueError: naming one such event.
     """
-    if problem := _shared_events(event_ids, dataset_name, data_dir, schema, cache_dir):
+    if problem := _shared_events(event_ids, dataset_name, data_dir, schema, cache_dir, test_fold):
         raise ValueError(problem)
 
 
@@ -43,7 +47,7 @@ def check_training(event_ids: Collection[str], recipe: Mapping[str, Any]) -> Non
     """
     folder, why, problem = recipe.get("data_dir"), "no training folder is recorded", None
     if folder is not None:
-        name, *where = (recipe.get(key) for key in ("dataset_name", "schema", "cache_dir"))
+        name, *where = (recipe.get(key) for key in ("dataset_name", "schema", "cache_dir", "test_fold"))
         try:
             problem, why = _shared_events(event_ids, name or "simulated", folder, *where), None
         except (OSError, TypeError, ValueError) as error:  # it is elsewhere, or something else has its name
@@ -54,9 +58,9 @@ def check_training(event_ids: Collection[str], recipe: Mapping[str, Any]) -> Non
         logger.warning(f"Cannot check that these jets share no events with the training: {why}")
 
 
-def _shared_events(event_ids: Collection[str], name: str, data_dir, schema, cache_dir) -> str | None:
+def _shared_events(event_ids: Collection[str], name: str, data_dir, schema, cache_dir, test_fold) -> str | None:
     name = name if schema is not None else find_schema(name, data_dir).name
-    dataset = cast(DatasetDict, load_e2e(name, data_dir, schema=schema, cache_dir=cache_dir))
+    dataset = cast(DatasetDict, load_e2e(name, data_dir, schema=schema, test_fold=test_fold, cache_dir=cache_dir))
     for split in ("train", "validation"):
         seen = cast(pa.ChunkedArray, dataset[split].with_format("arrow")["event_id"])
         if shared := set(event_ids).intersection(seen.to_pylist()):
@@ -65,6 +69,9 @@ def _shared_events(event_ids: Collection[str], name: str, data_dir, schema, cach
                 f"The {split} split of {data_dir} holds {len(shared)} events of the jets to measure on, e.g. {first}"
             )
             made_up = bool(Path(first.rpartition(":")[0]).suffix)
-            hint = " Rows without an event_id are called FILE:ROW; rename files that share only their name." * made_up
+            hint = (
+                " Rows without an event_id are called FILE:ROW: if these are other files of the same name, rename one."
+                * made_up
+            )
             return f"{told}: what was trained on them cannot be measured on them.{hint}"
     return None

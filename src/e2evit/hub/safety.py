@@ -39,7 +39,7 @@ __all__ = [
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "recipe.yaml", "run_info.json")
 EVAL_RESULTS = ".eval_results"  # folder of the Hub's leaderboards
 OWN_SCORES = "e2evit-{}.yaml"  # our files in it; others are contributed on the Hub
-# what a push replaces: the last, only by new ones
+# what a push replaces or deletes; of the scores, only our own
 REPLACED_FILES = (
     *(*CHECKPOINT_FILES, "README.md", "results.json", "figures/*.png", "*.py"),
     f"{EVAL_RESULTS}/{OWN_SCORES.format('*')}",

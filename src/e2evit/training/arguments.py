@@ -5,7 +5,7 @@ from typing import Any
 
 from e2evit.data import SplitRule
 from e2evit.data.arguments import settle
-from e2evit.modeling.image_processing_e2e import AUX_COLUMNS
+from e2evit.modeling.image_processing_e2e import AUX_NAMES
 from e2evit.simulation.effects import effects_without
 from e2evit.simulation.settings import mean_range
 from e2evit.transforms.augment import Augmentation
@@ -25,7 +25,6 @@ __all__ = [
     "TrainArguments",
 ]
 
-AUX_NAMES = ("log_pt", *AUX_COLUMNS)
 MAX_WORKERS = 512  # each is a process that has imported torch
 SPLITS = ("train", "validation", "test")
 ALL = "all"  # the three together, to measure on jets that were simulated for this
@@ -62,8 +61,8 @@ class DataArguments:
     )
     test_fold: int | None = _field(
         None,
-        "Test jets are this one, 0 to 4, of five fixed folds, and validation jets an eighth of the others. Default: "
-        "the fold of the checkpoint, or the data set's splits.",
+        "Take this one, 0 to 4, of five fixed folds as test jets, and an eighth of the rest as validation jets. "
+        "Default: the fold of the checkpoint, or the data set's splits.",
     )
     train_fraction: float = _field(1.0, "Fraction of the training jets to use.")
     validation_fraction: float = _field(1.0, "Fraction of the validation jets to use.")
@@ -313,6 +312,16 @@ class Recipe:
                     "Contrastive pre-training needs views that differ in more than `flips`: choose e.g. "
                     "`tower_shift: 2`, `energy_smearing: 0.2`, `dead_crystals: 0.1` and `layer_drop: 0.1`."
                 )
+            if self.training.per_device_batch_size < 2:
+                raise ValueError(
+                    "Contrastive pre-training compares the images of a batch: `per_device_batch_size` must be 2 or "
+                    "more."
+                )
+        moved = [name for name in self.model.aux_names or () if name in ("ieta", "iphi")]
+        if moved and self.augmentation.flips:
+            raise ValueError(
+                f"`flips` mirror the image, but not {', '.join(moved)} (`aux_names`): choose one of them."
+            )
         unread = {"decorrelation_weight": self.decorrelation.decorrelation_weight, "aux_names": self.model.aux_names}
         if self.is_pretraining and (given := [name for name, value in unread.items() if value]):
             raise ValueError(f"Pre-training learns from images alone: leave out {', '.join(given)}.")

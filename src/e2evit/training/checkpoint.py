@@ -244,8 +244,8 @@ def pretrained_model(
         for name, value in auxiliary_fields(train_split, aux_names or ()).items():
             setattr(processor, name, value)
     elif aux_names is not None and list(aux_names) != processor.aux_names:
-        read = f"also {', '.join(processor.aux_names)}" if processor.aux_names else "images alone"
-        raise ValueError(f"{path} reads {read}: its heads cannot read {', '.join(aux_names)} (`aux_names`).")
+        read = ", ".join(processor.aux_names) or "nothing"
+        raise ValueError(f"{path} reads {read} besides the image, and its heads cannot change: leave `aux_names` out.")
     model = load_model(path, config, _auto_class(queries=queries))
     known = sorted(config.label2id, key=config.label2id.get)
     if schema.label_names and known != list(schema.label_names):

@@ -150,22 +150,29 @@ def targets_of(
 
 
 def with_test_fold(data: DataArguments, checkpoint: TrainedOn) -> DataArguments:
-    """`data` with the test fold of a checkpoint that was trained on the same data set; the log says so.
+    """`data` with the test fold of a checkpoint that was trained on the same data set; the log says so. Data with
+    splits of their own keep them, with a warning.
 
     Raises:
-        ValueError: for another fold, whose jets the checkpoint has been trained on.
+        ValueError: for another fold, whose jets the checkpoint may have been trained on.
     """
     recipe, fold = checkpoint.recipe, checkpoint.recipe.get("test_fold")
     is_same = (recipe.get("dataset_name"), recipe.get("schema")) == (data.dataset_name, data.schema)
     if not is_same or data.test_fold == fold:
+        return data
+    if data.test_fold is None and find_schema(data.dataset_name, data.data_dir, data.schema).own_split:
+        logger.warning(
+            f"{checkpoint.path} was trained with `test_fold: {fold}`, and {data.data_dir} has its own splits: their "
+            "test jets may have been among its training jets."
+        )
         return data
     if data.test_fold is None:
         logger.info(f"`test_fold` is taken from {checkpoint.path}: {fold}")
         return replace(data, test_fold=fold)
     own = "without `test_fold`" if fold is None else f"with `test_fold: {fold}`"
     raise ValueError(
-        f"{checkpoint.path} was trained {own}: jets of test fold {data.test_fold} of {data.dataset_name!r} were among "
-        "its training jets. Leave `test_fold` out."
+        f"{checkpoint.path} was trained {own}: jets of test fold {data.test_fold} of {data.dataset_name!r} may have "
+        "been among its training jets. Leave `test_fold` out."
     )
 
 

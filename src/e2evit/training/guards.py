@@ -131,9 +131,10 @@ def check_auxiliary(dataset: DatasetDict, names: Sequence[str]) -> None:
         for part in ("train", "validation"):
             lacking = int((~np.isfinite(auxiliary(dataset[part], name))).sum())
             if lacking:
+                above = " above 0" if name.startswith("log_") else ""
                 raise ValueError(
                     f"The model reads {name}, and {lacking} of {len(dataset[part])} jets of the {part} split have no "
-                    f"`{name.removeprefix('log_')}`: leave it out of `aux_names`, or choose data that has it."
+                    f"`{name.removeprefix('log_')}`{above}: leave it out of `aux_names`, or choose data that has it."
                 )
 
 

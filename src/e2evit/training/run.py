@@ -201,7 +201,7 @@ def _run(
     saved = model
     if recipe.contrastive is not None:
         saved = model.base_model
-        model = ContrastiveModel(saved, *asdict(recipe.contrastive).values())
+        model = ContrastiveModel(saved, recipe.contrastive.contrastive_temperature, recipe.contrastive.projection_size)
 
     try:
         history = fit(accelerator, model, dataset, processor, recipe, on_epoch_end, state)

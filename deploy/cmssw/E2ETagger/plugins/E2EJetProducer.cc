@@ -1,6 +1,6 @@
 // Probabilities and masses of jets from a *_nchw.onnx file, with CMSSW's own ONNX Runtime.
 //
-// Not compiled here with CMSSW: written for the interfaces of CMSSW 11_2 to 15_0. `run` of earlier releases has no
+// Never compiled against CMSSW itself: written for the interfaces of CMSSW 11_2 to 15_0. `run` of earlier releases has no
 // shapes: leave out its third argument. Export the file for the release: `e2evit export ... --cmssw 13_0`.
 
 #include <memory>

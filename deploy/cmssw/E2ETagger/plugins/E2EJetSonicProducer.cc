@@ -1,6 +1,6 @@
 // As E2EJetProducer, with a Triton server that runs the model: `e2evit export ... --triton` writes what it loads.
 //
-// Not compiled here with CMSSW: written for the interfaces of CMSSW 12_4 to 15_0.
+// Never compiled against CMSSW itself: written for the interfaces of CMSSW 12_4 to 15_0.
 
 #include <memory>
 #include <string>
