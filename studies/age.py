@@ -86,6 +86,7 @@ SOURCES = {
     "feeding.json": (*_TRAINED, "benchmarks/feeding.py"),
     "fuzz.json": ("modeling", "src/e2evit", "deploy/cpp", "benchmarks/fuzz.py", "benchmarks/fuzzing"),
     "freed_memory.json": ("modeling", "src/e2evit/training", "benchmarks/freed_memory.py"),
+    "gsoc.json": (*_TRAINED, *_SIMULATION, "recipes/gsoc", "studies/gsoc.py", "studies/gsoc_files.py"),
     "learning.json": ("modeling", "benchmarks/learning.py"),
     "loading.json": ("src/e2evit/data", "benchmarks/loading.py"),
     "masked_steps.json": ("modeling", "recipes/pretraining/hitvit.json", "benchmarks/masked_steps.py"),

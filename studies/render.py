@@ -22,6 +22,7 @@ import comparison_tables
 import event_tables
 import fuzz_tables
 import gpu_tables
+import gsoc_tables
 import particle_tables
 import pretraining_tables
 import simulation_tables
@@ -46,6 +47,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     **gpu_tables.TABLES,
     **comparison_tables.TABLES,
     **comparison_scores.TABLES,
+    **gsoc_tables.TABLES,
     **age.TABLES,
 }
 START = re.compile(r"^<!-- (?P<name>.+): rendered by studies/render\.py -->$", re.MULTILINE)
