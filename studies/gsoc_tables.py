@@ -96,8 +96,8 @@ def outcome(results: Path) -> str:
         cells = [_over_folds([run[key] for run in runs], METRICS[key].format) for key in QUALITY]
         minutes = np.mean([run["seconds"] for run in runs]) / 60
         rows.append([model, TITLES.get(start, start), str(len(runs)), f"{minutes:.0f}", *cells])
-    by_fold = {run["fold"]: run for run in summary["runs"]}.values()
-    constant = [_over_folds([run[f"constant_{key}"] for run in by_fold], METRICS[key].format) for key in QUALITY]
+    each_fold = {run["fold"]: run for run in summary["runs"]}.values()
+    constant = [_over_folds([run[f"constant_{key}"] for run in each_fold], METRICS[key].format) for key in QUALITY]
     rows.append(["constant", "", "", "", *constant])
     return markdown_table(["", "", "folds", "minutes", *(METRICS[key].heading for key in QUALITY)], rows)
 
@@ -137,15 +137,16 @@ def starts(results: Path) -> str:
 
 
 def standstill(results: Path) -> str:
-    """How many trainings learned."""
-    runs = _read(results)["runs"]
-    learned = [run for run in runs if run["roc_auc"][1] > 0.5 and run["last_loss"] < run["first_loss"]]
+    """How many trainings of the plan ended, and how many learned."""
+    summary = _read(results)
+    runs, planned = summary["runs"], len(trainings(summary["plan"]))
     finite = [run for run in runs if math.isfinite(run["last_loss"])]
+    learned = [run for run in finite if run["roc_auc"][1] > 0.5 and run["last_loss"] < run["first_loss"]]
     worst = min(runs, key=lambda run: run["roc_auc"][1])
     return (
-        f"{len(learned)} of {len(runs)} trainings learned: the interval of the AUC lies above 0.5, and the loss fell. "
-        f"The lowest AUC is {interval_cell(Interval(*worst['roc_auc']), '.3f')}, of {worst['name']}. All losses were "
-        f"finite in {len(finite)} of {len(runs)}."
+        f"Of {planned} trainings in the plan, {len(finite)} came to their end with finite losses, and {len(learned)} "
+        "learned: the loss fell, and the interval of the AUC lies above 0.5. The lowest AUC is "
+        f"{interval_cell(Interval(*worst['roc_auc']), '.3f')}, of {worst['name']}."
     )
 
 

@@ -150,14 +150,17 @@ def test_tables(tmp_path):
     (tmp_path / "xcit_masked").mkdir()
     info = {"epochs": [{"loss": 0.5}], "curve": [{"loss": 1.5}], "seconds": 120.0, "images_seen": 9}
     (tmp_path / "xcit_masked/run_info.json").write_text(json.dumps(info))
-    (tmp_path / "gsoc.json").write_text(json.dumps(gsoc_tables.summarise(plan, tmp_path)))
+    more = plan | {"models": ["xcit", "hitvit"]}  # of which the second has not been trained
+    (tmp_path / "gsoc.json").write_text(json.dumps({"plan": more} | gsoc_tables.summarise(plan, tmp_path)))
     outcome = gsoc_tables.outcome(tmp_path)
     assert "| from scratch             | 5     | 1       | 0.920 ± 0.016" in outcome
     assert "0.520 (0.470–0.570)" in outcome
     assert "| constant |" in outcome
     assert "| 1     | -0.380" in gsoc_tables.differences(tmp_path)  # to the same fold from scratch
     assert "0.700 → 0.400" in gsoc_tables.starts(tmp_path)
-    assert gsoc_tables.standstill(tmp_path).startswith("7 of 8 trainings learned")
+    told = gsoc_tables.standstill(tmp_path)
+    assert told.startswith("Of 16 trainings in the plan, 8 came to their end with finite losses, and 7 learned")
+    assert told.endswith("The lowest AUC is 0.520 (0.470–0.570), of xcit_masked_fold0.")
     assert "1.500 → 0.500" in gsoc_tables.pretraining(tmp_path)
 
 
