@@ -1,17 +1,14 @@
 """Every kind of model becomes an ONNX file for the oldest and the newest CMSSW, or one line says why not."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-import torch
 from e2evit.modeling import FAMILIES
 from models import MODELS, make
 from onnx import TensorProto
 from test_export import check_nodes
-from transformers import AutoModelForImageClassification
 
 from e2evit import E2EImageProcessor
 from e2evit.cli.export import main
@@ -19,37 +16,11 @@ from e2evit.data import find_schema
 from e2evit.hub import export
 from e2evit.hub.cmssw import RUNTIMES, lower
 from e2evit.hub.export import check_parity, export_onnx, parity_images
-from e2evit.training import read_model_config
 
-RECIPES = Path(__file__).parents[1] / "recipes/models"
 CHANNELS = find_schema("simulated").channel_names
 JETS = {"num_channels": len(CHANNELS), "channel_names": CHANNELS, "num_aux_features": 0}
 # attention that PyTorch's exporter cannot write for any number of images
 FIXED = {"linearvit_inline", "linearvit_ttt"}
-
-
-def small(fields: dict) -> dict:
-    """A recipe with one narrow block for each stage."""
-    fields, width = dict(fields), 16
-    if "hidden_sizes" in fields:
-        stages = range(len(fields["hidden_sizes"]))
-        sizes = [width << stage for stage in stages]
-        fields |= {"hidden_sizes": sizes, "depths": [2] * len(sizes), "num_attention_heads": [2] * len(sizes)}
-    else:
-        fields |= {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 2}
-    if "num_patch_layers" in fields:
-        fields |= {"num_patch_layers": 1, "patch_hidden_size": width}
-    return fields | {"drop_path_rate": 0.0, "mass_loss_weight": 1.0} | JETS
-
-
-def recipes() -> dict[str, dict]:
-    """Those of models of images that differ in more than their size, by the name of the first."""
-    found = {}
-    for path in sorted(RECIPES.glob("*.json")):
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if fields["model_type"] in FAMILIES:
-            found.setdefault(json.dumps(small(fields), sort_keys=True), path.stem)
-    return {name: json.loads(fields) for fields, name in found.items()}
 
 
 def images_of(processor) -> np.ndarray:
@@ -79,22 +50,8 @@ def test_every_model(name, tmp_path):
     check(make(name, **JETS), E2EImageProcessor(CHANNELS, image_size=50), tmp_path / "model.onnx")
 
 
-@pytest.mark.parametrize("name", recipes())
-@pytest.mark.slow
-def test_every_recipe(name, tmp_path):
-    fields = recipes()[name]
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(fields))
-    torch.manual_seed(0)
-    model = AutoModelForImageClassification.from_config(read_model_config(path)).eval()
-    size = fields.get("image_size", model.config.image_size)
-    check(model, E2EImageProcessor(CHANNELS, image_size=size), tmp_path / "model.onnx")
-
-
 def test_every_family_is_covered():
     assert {MODELS[name]().model_type for name in MODELS} == set(FAMILIES)
-    covered = {fields["model_type"] for fields in recipes().values()}
-    assert {"linearvit", "xcit", "hitvit"} == covered
 
 
 @pytest.mark.parametrize("name", ["linearvit_study", "xcit_study", "hitvit_patches"])

@@ -111,7 +111,7 @@ def test_plans(plan):
 @pytest.mark.parametrize(
     ("options", "changes", "message"),
     [
-        ({}, {}, "Pass `--labelled` and `--unlabelled`, the folder of the public file"),
+        ({}, {}, "Pass `--labelled` and `--unlabelled`, the folders of the public files"),
         ({"labelled": "there"}, {}, "Pass `--unlabelled`"),
         ({"imitate": True, "labelled": "there"}, {}, "`--imitate` makes the files itself: leave out labelled"),
         ({"imitate": True}, {}, "The plan lacks simulation"),
@@ -120,7 +120,7 @@ def test_plans(plan):
         (
             {"imitate": True},
             {"simulation": {}, "starts": {"other": {"folds": [0], "pretraining": "moco"}}},
-            "start other of the plan needs `folds`, and `pretraining` that the plan has",
+            "start other of the plan needs `folds`; its `pretraining`, if given, must be one of the plan's",
         ),
         ({"labelled": "a", "unlabelled": "b", "max_runs": -1}, {}, "`max_runs` must be 0 or more, got -1"),
     ],
