@@ -109,7 +109,7 @@ def test_fine_tuning_keeps_them_and_new_heads_may_read_others(run, with_pt):
     tuned = run("tuned", with_pt.output_dir, **short)
     assert tuned.processor.aux_names == ["log_pt"]
     with pytest.raises(ValueError, match="with_pt reads log_pt besides the image, and its heads cannot change"):
-        run("other", with_pt.output_dir, aux_names=["pt", "ieta"])
+        run("other", with_pt.output_dir, aux_names=["pt"])
     masked = run("masked", with_pt.output_dir, mask=MaskArguments(), **short)  # which learns from images alone
     assert (masked.processor.aux_names, masked.model.config.num_aux_features) == ([], 0)
     tuned = run("tuned_masked", masked.output_dir, aux_names=["log_pt", "pt"], **short)

@@ -51,7 +51,7 @@ def test_configurations_set_what_the_producers_describe(name, monkeypatch):
     plugin, parameters = runpy.run_path(str(PACKAGE / f"python/{name}_cfi.py"))[name]
     source = (PACKAGE / f"plugins/{plugin}.cc").read_text()
     assert f"DEFINE_FWK_MODULE({plugin});" in source
-    assert "Not compiled here" in source
+    assert "Never compiled against CMSSW itself" in source
     described = re.findall(r'description\.add<[^(]+>\("(\w+)"', source)
     client = parameters.pop("Client", {"outputs": parameters.get("outputs")})
     assert sorted(parameters) == sorted(described)
