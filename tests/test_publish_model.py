@@ -171,9 +171,8 @@ def test_push_load_and_push_again(checkpoint, tmp_path):
         scores = {f".eval_results/{name}.yaml": b"[]" for name in ("e2evit-jets", "theirs")}
         repository.commit("main", hub.files(REPO) | scores)
         done = publish(tmp_path / "model", endpoint, tmp_path / "a")
-        assert [name for name in hub.files(REPO) if name in scores] == [".eval_results/theirs.yaml"], done.stderr[
-            -3000:
-        ]
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert [name for name in hub.files(REPO) if name in scores] == [".eval_results/theirs.yaml"]
         # the tag exists: refused before any upload
         done = publish(tmp_path / "model", endpoint, tmp_path / "a", tag="v1")
         assert done.returncode == 1
