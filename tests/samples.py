@@ -12,6 +12,12 @@ from e2evit.data.schema import row_features
 from e2evit.data.sparse import dense_to_sparse
 from e2evit.results.record import Result
 
+# a schema of HDF5 files, but for `image_size`, `columns` and `labels`
+HDF5_SCHEMA = {
+    **{"description": "small", "source": "tests", "licence": "CC0", "format": "hdf5", "pattern": "*.h5"},
+    "channel_names": ["ecal", "hcal"],
+}
+
 
 def random_images(number: int, seed: int = 0, shape=(8, 125, 125), labels=None) -> np.ndarray:
     """Mostly empty images; those with label 1 hold five times the energy, so that there is something to learn."""

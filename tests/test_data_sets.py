@@ -14,6 +14,7 @@ import yaml
 from colliderml_files import DATA_SETS
 from ntuple_files import LAYOUTS
 from public_files import KINDS, jets, max_scaled, write_hdf5, write_parquet, write_public
+from samples import HDF5_SCHEMA
 
 from e2evit import load_e2e
 from e2evit.data import SCHEMAS, find_schema
@@ -73,13 +74,7 @@ def test_the_schema_travels_with_the_data_set(tmp_path):
     assert info.license == "not public"
 
 
-CUSTOM = {
-    "description": "mine",
-    "source": "here",
-    "licence": "CC0",
-    "format": "hdf5",
-    "pattern": "*.h5",
-    "channel_names": ["ecal", "hcal"],
+CUSTOM = HDF5_SCHEMA | {
     "image_size": [280, 360],
     "columns": {"image": "events", "labels": {"keys": "truth", "one_hot": [0, 1]}, "event_id": "run"},
     "labels": {"no": "background", "yes": "signal"},

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from samples import HDF5_SCHEMA
 
 from e2evit import load_e2e
 from e2evit.data.formats import FileError
@@ -21,13 +22,7 @@ LABELS = np.arange(12) % 2
 
 
 def schema(**changes):
-    fields = {
-        "description": "small",
-        "source": "tests",
-        "licence": "CC0",
-        "format": "hdf5",
-        "pattern": "*.h5",
-        "channel_names": ["ecal", "hcal"],
+    fields = HDF5_SCHEMA | {
         "image_size": [6, 6],
         "columns": {"image": "x", "labels": "y"},
         "labels": {"background": "", "signal": ""},

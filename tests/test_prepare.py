@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from public_files import jets, max_scaled, write_hdf5, write_parquet, write_public
-from samples import row_table
+from samples import HDF5_SCHEMA, row_table
 
 from e2evit import load_e2e
 from e2evit.data import SplitRule, find_schema
@@ -48,13 +48,8 @@ def raw(tmp_path_factory):
         write_hdf5(folder / f"part{part}.h5", columns, "")
     (folder / "schema.yaml").write_text(
         yaml.safe_dump(
-            {
-                "description": "small",
-                "source": "tests",
-                "licence": "CC0",
-                "format": "hdf5",
-                "pattern": "*.h5",
-                "channel_names": ["ecal", "hcal"],
+            HDF5_SCHEMA
+            | {
                 "image_size": [10, 10],
                 "columns": {"image": "x", "labels": "y", "mass_labels": "m"},
                 "labels": {"no": "", "yes": ""},

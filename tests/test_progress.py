@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from huggingface_hub import DatasetCard
+from samples import HDF5_SCHEMA
 
 from e2evit.cli.command import run
 from e2evit.data import prepare as module
@@ -17,13 +18,7 @@ from e2evit.data.prepare import MANIFEST_FILE, prepare
 from e2evit.data.progress import MOVED, read_record, write_record
 from e2evit.data.resolve import PROGRESS_FOLDER
 
-SCHEMA = {
-    "description": "small",
-    "source": "tests",
-    "licence": "CC0",
-    "format": "hdf5",
-    "pattern": "*.h5",
-    "channel_names": ["ecal", "hcal"],
+SCHEMA = HDF5_SCHEMA | {
     "image_size": [4, 4],
     "columns": {"image": "x", "labels": {"keys": "y", "missing": [-1]}},
     "labels": {"no": "", "yes": ""},

@@ -158,7 +158,7 @@ def test_a_search_resumes_and_is_the_same(tmp_path, monkeypatch, quick):
 
 def test_a_search_needs_optuna(jets_dir, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ImportError, match=r"pip install e2evit\[tune\]"):
+    with pytest.raises(ImportError, match=r"pip install 'e2evit\[tune\]'"):
         trees.main(["--data_dir", str(jets_dir), "--results_dir", str(tmp_path), "--tune_trials", "1"])
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import sklearn
 
+from e2evit.data.extras import import_extra
 from e2evit.data.jobs import write_whole_text
 from e2evit.data.texts import read_mapping
 
@@ -37,10 +38,7 @@ def require_optuna() -> None:
     Raises:
         ImportError: if it is not.
     """
-    try:
-        import optuna
-    except ImportError as error:
-        raise ImportError("Searching for settings needs Optuna: pip install e2evit[tune].") from error
+    optuna = import_extra("optuna", "Searching for settings", "tune")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 

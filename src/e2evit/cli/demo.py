@@ -26,6 +26,7 @@ from transformers import AutoImageProcessor
 from transformers.hf_argparser import HfArg
 
 from e2evit.data import find_schema
+from e2evit.data.extras import import_extra
 from e2evit.data.packaged import packaged_folder
 from e2evit.data.sparse import dense_to_sparse, sparse_to_dense
 from e2evit.modeling.modeling_head import class_scores
@@ -175,10 +176,7 @@ def build_demo(checkpoint: str):
         ImportError: without the `space` extra.
         ValueError: for a checkpoint that is missing or reads other channels than simulated jets have.
     """
-    try:
-        import gradio as gr
-    except ImportError as error:
-        raise ImportError("The demo needs Gradio: pip install 'e2evit[space]'.") from error
+    gr = import_extra("gradio", "The demo", "space")
     matplotlib.use("Agg")  # figures are drawn outside the main thread
     keep_uploads_apart()
     start_reader()

@@ -10,10 +10,21 @@ __all__ = ["bound_blocks"]
 
 
 def bound_blocks(uproot) -> None:
-    """Have uproot refuse blocks that are larger than they say. (LZ4 blocks are bounded anyway.)"""
-    uproot.compression._decompress_ZLIB.decompress = _inflate
-    uproot.compression._decompress_LZMA.decompress = _unpack_lzma
-    uproot.compression._decompress_ZSTD.decompress = _unpack_zstd
+    """Have uproot refuse blocks that are larger than they say, for all its users in this process. (LZ4 blocks are
+    bounded anyway.)
+
+    Raises:
+        ImportError: if this uproot unpacks blocks in another way.
+    """
+    bounded = {"ZLIB": _inflate, "LZMA": _unpack_lzma, "ZSTD": _unpack_zstd}
+    for name, unpack in bounded.items():
+        try:
+            decompressor = getattr(uproot.compression, f"_decompress_{name}")
+        except AttributeError as error:
+            raise ImportError(
+                f"uproot {uproot.__version__} is not known here ({error}): install uproot 5.7."
+            ) from error
+        decompressor.decompress = unpack
 
 
 def _inflate(data, uncompressed_bytes: int) -> bytes:

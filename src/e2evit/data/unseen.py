@@ -45,7 +45,7 @@ def check_training(event_ids: Collection[str], recipe: Mapping[str, Any]) -> Non
     Raises:
         ValueError: naming one such event.
     """
-    folder, why, problem = recipe.get("data_dir"), "no training folder is recorded", None
+    folder, why, problem = recipe.get("data_dir"), "its training folder is not known here", None
     if folder is not None:
         name, *where = (recipe.get(key) for key in ("dataset_name", "schema", "cache_dir", "test_fold"))
         try:

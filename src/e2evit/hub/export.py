@@ -15,6 +15,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from e2evit.data import CHANNELS
+from e2evit.data.extras import import_extra
 from e2evit.data.jobs import write_whole, write_whole_text
 from e2evit.modeling import E2EImageProcessor, HitViTForJetsInEvents
 from e2evit.modeling.image_processing_e2e import compress
@@ -265,10 +266,7 @@ def differences_of(name: str, values: np.ndarray, expected: Mapping[str, np.ndar
 
 def open_session(path: str | Path, num_threads: int = 0):
     """An onnxruntime session on the CPU; 0 threads use all cores, 1 is what CMSSW does."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError("Running ONNX files needs onnxruntime: pip install 'e2evit[export]'.") from error
+    onnxruntime = import_extra("onnxruntime", "Running ONNX files", "export")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = num_threads
     options.log_severity_level = 3

@@ -317,11 +317,6 @@ class Recipe:
                     "Contrastive pre-training compares the images of a batch: `per_device_batch_size` must be 2 or "
                     "more."
                 )
-        moved = [name for name in self.model.aux_names or () if name in ("ieta", "iphi")]
-        if moved and self.augmentation.flips:
-            raise ValueError(
-                f"`flips` mirror the image, but not {', '.join(moved)} (`aux_names`): choose one of them."
-            )
         unread = {"decorrelation_weight": self.decorrelation.decorrelation_weight, "aux_names": self.model.aux_names}
         if self.is_pretraining and (given := [name for name, value in unread.items() if value]):
             raise ValueError(f"Pre-training learns from images alone: leave out {', '.join(given)}.")

@@ -121,12 +121,19 @@ def check_targets(dataset: DatasetDict, mass_column: str, needs_masses: bool, wi
         logger.info(f"No training jet has a mass in `{mass_column}`: only the classes are trained")
 
 
-def check_auxiliary(dataset: DatasetDict, names: Sequence[str]) -> None:
+def check_auxiliary(dataset: DatasetDict, names: Sequence[str], flips: bool) -> None:
     """Check that every training and validation jet has the scalars that a model reads besides the image.
 
+    Args:
+        flips: Whether images are mirrored.
+
     Raises:
-        ValueError: with the number of jets that lack one.
+        ValueError: with the number of jets that lack one, or for positions on the detector beside mirrored images.
     """
+    if flips and (positions := [name for name in names if name in ("ieta", "iphi")]):
+        raise ValueError(
+            f"`flips` mirror the image, but not {', '.join(positions)}, which the model reads: set `flips: false`."
+        )
     for name in names:
         for part in ("train", "validation"):
             lacking = int((~np.isfinite(auxiliary(dataset[part], name))).sum())

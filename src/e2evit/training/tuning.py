@@ -10,6 +10,7 @@ from hashlib import blake2b
 from math import prod
 from pathlib import Path
 
+from e2evit.data.extras import import_extra
 from e2evit.data.locks import InUse
 from e2evit.data.packaged import read_recipe
 
@@ -100,10 +101,7 @@ def tune(search: Search, recipe: Recipe, output_dir: str | Path, num_trials: int
         ValueError: if several processes were launched together, since each would run its own trials.
         Preempted: after SIGTERM.
     """
-    try:
-        import optuna
-    except ImportError as error:
-        raise ImportError("Searching for settings needs Optuna: pip install e2evit[tune].") from error
+    optuna = import_extra("optuna", "Searching for settings", "tune")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("A trial is one process: start `e2evit tune` several times with the same `--storage`.")
     folder = Path(output_dir).expanduser()
