@@ -169,7 +169,7 @@ def test_scores_are_published_with_the_model(scored, results, tmp_path, monkeypa
         assemble.assemble_model(*given, benchmark=replace(benchmark, jets=jets | {"mass_column": "mass_labels"}))
     assert not (tmp_path / "model").exists()
     folder = assemble.assemble_model(*given, benchmark=benchmark)
-    assert "share no events with the training: no training folder is recorded" in caplog.text
+    assert "share no events with the training: its training folder is not known here" in caplog.text
     check_checkpoint(folder)
     entries = parse_eval_result_entries(yaml.safe_load((folder / ".eval_results/e2evit-jets.yaml").read_text()))
     text = (folder / "README.md").read_text()
