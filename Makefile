@@ -4,7 +4,10 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 STAMP := $(VENV)/installed
 
-.PHONY: quickstart study test test-all notebooks lint types docs
+SELECTED_test := -m "not slow and not thorough"
+SELECTED_test-all := -m "not thorough"
+
+.PHONY: quickstart study test test-all test-thorough notebooks lint types docs
 
 quickstart: $(STAMP)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python studies/quickstart.py
@@ -12,9 +15,9 @@ quickstart: $(STAMP)
 study: $(STAMP)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python studies/study.py
 
-test test-all: $(STAMP)
+test test-all test-thorough: $(STAMP)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile \
-		--no-loadscope-reorder $(if $(filter test,$@),-m "not slow")
+		--no-loadscope-reorder $(SELECTED_$@)
 
 notebooks: $(STAMP)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses auto --maxprocesses 4 notebooks

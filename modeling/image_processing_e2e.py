@@ -40,6 +40,9 @@ class E2EImageProcessor(BaseImageProcessor):
         aux_names (`Sequence[str]`):
             Scalars of a row to return as `aux_values`: `"pt"` [GeV], `"log_pt"` (its logarithm), `"ieta"`, `"iphi"`.
         aux_mean, aux_std (`Sequence[float]`): Their means and standard deviations on the training jets.
+        normalisation (`str`, *optional*):
+            What the pixels were: `"physical"` (GeV, cm, hits), `"max_scaled_255"` (each image and channel scaled to a
+            maximum of 255) or `"scaled"` (otherwise). It changes nothing here; `e2evit eval` refuses other data.
     """
 
     model_input_names = ["pixel_values"]
@@ -54,6 +57,7 @@ class E2EImageProcessor(BaseImageProcessor):
         aux_mean: Sequence[float] = (),
         aux_std: Sequence[float] = (),
         input_data_format: str | None = None,
+        normalisation: str | None = None,
         **kwargs,
     ):
         if self._auto_class is None:  # this code is not the checkpoint's, and will not be saved with it
@@ -64,6 +68,7 @@ class E2EImageProcessor(BaseImageProcessor):
         scale = [1.0] * len(self.channel_names) if channel_scale is None else channel_scale
         self.channel_scale = _listed("channel_scale", scale)
         self.data_format = _known_order(input_data_format or data_format)
+        self.normalisation = normalisation
         self.aux_names = _listed("aux_names", aux_names)
         self.aux_mean, self.aux_std = _listed("aux_mean", aux_mean), _listed("aux_std", aux_std)
         check_limits("channel_scale", self.channel_scale, POSITIVE)

@@ -122,8 +122,13 @@ class E2EJetsPipeline(_E2EPipeline):
         estimate it, `containment`, the probability that the jet contains all of the decay.
 
     Raises:
-        As [`read_images`] and the image processor.
+        As [`read_images`] and the image processor; `ValueError` for a checkpoint that is only pre-trained.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if any(name.endswith(("ForMaskedImageModeling", "Model")) for name in self.model.config.architectures or ()):
+            raise ValueError("This checkpoint has been pre-trained and predicts no classes: fine-tune it first.")
 
     def _forward(self, model_inputs):
         number, outputs = model_inputs.pop("number"), self.model(**model_inputs)

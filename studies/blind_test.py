@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from comparison import simulate, trees_step
+from comparison import check_plan, simulate, trees_step
 from comparison_scores import claims
-from comparison_tables import TREES, digest, trainings, weights_file
+from comparison_tables import TREES, digest, read_runs, trainings, weights_file
 from comparison_weights import restore
 from steps import ROOT, Job, ParallelArguments, run_jobs
 from transformers import HfArgumentParser
@@ -56,21 +56,26 @@ def check_trained(plan: dict, folder: Path, results: Path, runs: dict[str, dict]
     """
     for one in trainings(plan):
         weights, kept = folder / one.name / "model.safetensors", weights_file(results, one.name)
-        if kept.exists() and not weights.exists():
-            restore(kept, weights.parent)
-        run = runs.get(one.name, {})
-        if run.get("recipe") != digest(plan, one.model) or not (one.model == TREES or weights.exists()):
+        run, is_network = runs.get(one.name, {}), one.model != TREES  # trees are retrained, deterministically
+        there = not is_network or weights.exists() or kept.exists()
+        if run.get("recipe") != digest(plan, one.model) or not there:
             raise ValueError(f"The training {one.name} is missing: run studies/comparison.py.")
-        if one.model != TREES and run["weights"] != sha256_of(weights):  # trees are retrained, deterministically
-            raise ValueError(f"{weights} is not what was validated: restore it, or train {one.name} again.")
+        if is_network and not weights.exists():
+            restore(kept, weights.parent, run["weights"])
+        if is_network and run["weights"] != sha256_of(weights):
+            raise ValueError(
+                f"{weights} is not what was validated: remove its folder, and it is restored from {kept}."
+            )
 
 
 def check_committed(*paths: str | Path) -> str:
     """The commit that is checked out, in which `paths` are as they are on disk.
 
     Raises:
-        ValueError: if one of them differs from the commit, or is not in it.
+        ValueError: if one of them differs from the commit, or is not in it, or there is no commit.
     """
+    if outside := [str(path) for path in paths if not Path(path).resolve().is_relative_to(ROOT)]:
+        raise ValueError(f"{outside[0]} is outside the clone {ROOT}, so that no commit holds it: move it there.")
     names = [str(Path(path).resolve().relative_to(ROOT)) for path in paths]
     changed = _git("status", "--porcelain", "--untracked-files=all", "--", *names)
     unknown = [name for name in names if not _git("ls-files", "--", name)]
@@ -81,9 +86,10 @@ def check_committed(*paths: str | Path) -> str:
 
 
 def _git(*words: str) -> str:
-    return subprocess.run(
-        ["git", "-C", ROOT, *words], check=True, capture_output=True, encoding="utf-8"
-    ).stdout.rstrip()
+    done = subprocess.run(["git", "-C", ROOT, *words], check=False, capture_output=True, encoding="utf-8")
+    if done.returncode:
+        raise ValueError(f"{ROOT} must be a git clone: {done.stderr.strip()}")
+    return done.stdout.rstrip()
 
 
 def check_unopened(opened: Path, commit: str, digest: str) -> None:
@@ -94,10 +100,10 @@ def check_unopened(opened: Path, commit: str, digest: str) -> None:
     """
     if opened.exists():
         before = read_mapping(opened, "JSON")
-        if before["plan"] != digest:
+        if before.get("plan") != digest:
             raise ValueError(
-                f"The test was opened at commit {before['commit']} for another plan: a new test needs another seed, "
-                "and an `--output_dir` and a `--results_dir` of its own."
+                f"The test was opened at commit {before.get('commit')} for another plan: a new test needs another "
+                "seed, and an `--output_dir` and a `--results_dir` of its own."
             )
         return
     write_whole_text(opened, json.dumps({"commit": commit, "plan": digest}, indent=2) + "\n")
@@ -107,8 +113,8 @@ def main() -> None:
     options, parallel = HfArgumentParser([BlindArguments, ParallelArguments]).parse_args_into_dataclasses()
     plan, folder, results = read_recipe(options.study), Path(options.output_dir), Path(options.results_dir)
     data, listed, validated = folder / "blind", results / "blind_files.json", results / "validation.json"
-    recipes = Path(options.study).parent
-    runs = read_mapping(validated, "JSON").get("runs", {}) if validated.exists() else {}
+    recipes, runs = Path(options.study).parent, read_runs(validated)
+    check_plan(plan, options.study)
     check_trained(plan, folder, results, runs)
     commit = check_committed(*CODE, recipes, validated, *([] if options.make else [listed]))
     if options.make:
@@ -117,7 +123,8 @@ def main() -> None:
         write_whole_text(listed, json.dumps(hashes(data), indent=2) + "\n")
         print(f"Commit {listed}, then run this script without --make.")
         return
-    if hashes(data) != read_mapping(listed, "JSON"):
+    found = hashes(data)
+    if not found or found != read_mapping(listed, "JSON"):
         raise ValueError(f"The files in {data} are not those that {listed} lists: make them again, or restore them.")
     texts = [path.read_bytes() for path in (*sorted(recipes.glob("*")), listed, validated)]
     check_unopened(results / "opened.json", commit, sha256(b"".join(texts)).hexdigest())
@@ -127,8 +134,8 @@ def main() -> None:
             jobs += _measure(plan, options, name, pileup)
     run_jobs(jobs, parallel, folder / "logs")
     measured = sorted((results / "blind/main/pileup_21").glob("*_seed*.json"))
-    found = claims(measured, **plan["claims"])
-    write_record(results / "claims.json", {"reference": plan["claims"]["reference"], "claims": found})
+    found = {"reference": plan["claims"]["reference"], "claims": claims(measured, **plan["claims"])}
+    write_record(results / "claims.json", found)
 
 
 def _measure(plan: dict, options: BlindArguments, name: str, pileup: float) -> list[Job]:

@@ -14,8 +14,19 @@ import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from comparison_tables import TREES, Training, networks, plan_table, summarise, trainings, weights_file
-from steps import Job, ParallelArguments, run_jobs, run_script
+from comparison_tables import (
+    TREES,
+    Training,
+    digest,
+    networks,
+    note_of,
+    plan_table,
+    read_runs,
+    summarise,
+    trainings,
+    weights_file,
+)
+from steps import Job, ParallelArguments, check_unchanged, run_jobs, run_script
 from transformers import HfArgumentParser
 from yaml import safe_dump
 
@@ -50,18 +61,27 @@ def simulate(folder: Path, plan: dict, num_proc: int) -> None:
         )
 
 
+def check_plan(plan: dict, path: str) -> None:
+    """Check that a plan has all parts.
+
+    Raises:
+        ValueError: saying what is missing.
+    """
+    needed = {"training", "simulation", "blind_tests", "validation_fraction", "claims", "models", "tuning", "settings"}
+    if missing := sorted(needed - {*plan}):
+        raise ValueError(f"{path} is no plan of a comparison: it lacks {', '.join(missing)}.")
+
+
 def main() -> None:
     options, parallel = HfArgumentParser([ComparisonArguments, ParallelArguments]).parse_args_into_dataclasses()
     plan, folder = read_recipe(options.study), Path(options.output_dir)
-    if missing := sorted({"training", "simulation", "validation_fraction", "models", "tuning", "settings"} - {*plan}):
-        raise ValueError(f"{options.study} is no plan of a comparison: it lacks {', '.join(missing)}.")
+    check_plan(plan, options.study)
     if options.max_runs is not None and options.max_runs < 0:
         raise ValueError(f"`max_runs` must be 0 or more, got {options.max_runs}.")
     if unknown := sorted({*(options.models or ())} - {*plan["models"]}):
         raise ValueError(f"{options.study} has no {', '.join(unknown)}, but {', '.join(plan['models'])}.")
     steps, table = (Path(options.results_dir) / f"{name}.json" for name in ("steps", "validation"))
-    earlier = read_mapping(table, "JSON").get("runs", {}) if table.exists() else {}
-    runs = summarise(plan, folder, earlier)
+    runs = summarise(plan, folder, read_runs(table))
     data = folder / "data"
     paths = {"data_dir": str(data), "cache_dir": options.cache_dir}
     words = as_flags(paths)
@@ -89,6 +109,8 @@ def main() -> None:
     chosen = [one for one in missing if one.model in (options.models or plan["models"])]
     chosen = chosen[: options.max_runs]
     results = Path(options.results_dir)
+    for one in chosen:
+        check_unchanged(note_of(one, folder), digest(plan, one.model))
     jobs = [_job(one, plan, folder, results, words) for one in chosen if one.model != TREES]
     if seeds := [one.seed for one in chosen if one.model == TREES]:
         few = (*words, "--validation_fraction", plan["validation_fraction"], "--split", "validation")

@@ -7,6 +7,8 @@ from hashlib import sha256
 from itertools import zip_longest
 from pathlib import Path
 
+from steps import is_unchanged
+
 from e2evit.data.manifest import sha256_of
 from e2evit.data.packaged import read_recipe
 from e2evit.data.splits import SPLIT_FRACTIONS
@@ -21,7 +23,9 @@ __all__ = [
     "Training",
     "digest",
     "networks",
+    "note_of",
     "plan_table",
+    "read_runs",
     "summarise",
     "training_jets",
     "trainings",
@@ -81,6 +85,23 @@ def digest(plan: dict, model: str) -> str:
     return sha256("".join([*texts, json.dumps(own)]).encode()).hexdigest()
 
 
+def note_of(one: Training, folder: Path) -> Path:
+    """Where the recipe of a training is noted before it starts, see [`steps.check_unchanged`]."""
+    return folder / "recipes" / one.name
+
+
+def read_runs(table: Path) -> dict[str, dict]:
+    """The trainings that `validation.json` holds, by name.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    runs = read_mapping(table, "JSON").get("runs", {}) if table.exists() else {}
+    if not isinstance(runs, dict) or not all(isinstance(run, dict) for run in runs.values()):
+        raise ValueError(f"{table} is damaged: `runs` must hold trainings by name. Restore it, e.g. with git.")
+    return runs
+
+
 def weights_file(results: Path, name: str) -> Path:
     """Where the weights of a training are kept, see studies/comparison_weights.py."""
     return results / "weights" / f"{name}.safetensors"
@@ -104,7 +125,7 @@ def summarise(plan: dict, folder: Path, earlier: dict[str, dict]) -> dict[str, d
     for one in trainings(plan):
         if earlier.get(one.name, {}).get("recipe") == (recipe := digest(plan, one.model)):
             runs[one.name] = earlier[one.name]
-        elif (path := folder / f"validation/{one.name}.json").exists():
+        elif (path := folder / f"validation/{one.name}.json").exists() and is_unchanged(note_of(one, folder), recipe):
             result = Result.from_json(path)
             runs[one.name] = {
                 "recipe": recipe,
@@ -157,8 +178,7 @@ def plan_table(plan: dict, steps: Path, done: Collection[str]) -> str:
 
 
 def _plan(results: Path) -> str:
-    table = results / "comparison/validation.json"
-    runs = read_mapping(table, "JSON").get("runs", {}) if table.exists() else {}
+    runs = read_runs(results / "comparison/validation.json")
     return plan_table(read_recipe(STUDY), results / "comparison/steps.json", runs)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from event_tables import MODELS, events, transplants
-from steps import Job, ParallelArguments, run_jobs
+from steps import Job, ParallelArguments, check_unchanged, digest, run_jobs
 from transformers import HfArgumentParser
 
 from e2evit.cli.errors import one_line_errors
@@ -37,6 +37,7 @@ def main() -> None:
     for seed in options.seeds or plan["seeds"]:
         for kind in MODELS:
             run, result = Path(options.output_dir) / f"{kind}_seed{seed}", results / f"events/{kind}_seed{seed}.json"
+            check_unchanged(Path(options.output_dir) / f"recipes/{run.name}", digest(Path(plan[kind])))
             job = Job(run.name, [])
             if not result.exists():
                 train = (

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gsoc_tables import Training, summarise, trainings
-from steps import RECIPES, Job, ParallelArguments, run_jobs, run_script
+from steps import RECIPES, Job, ParallelArguments, check_unchanged, digest, run_jobs, run_script
 from transformers import HfArgumentParser
 
 from e2evit.cli.errors import one_line_errors
@@ -21,10 +21,12 @@ from e2evit.data import find_schema
 from e2evit.data.builder import list_parts
 from e2evit.data.files import read_rows
 from e2evit.data.packaged import read_recipe
+from e2evit.data.splits import SplitRule
 from e2evit.results.record import write_record
 
 PARTS = ("labelled", "unlabelled")  # names of data sets, and of their folders
 FILES = {"labelled": "Dataset_Specific_labelled_full_only_for_2i.h5", "unlabelled": "Dataset_Specific_Unlabelled.h5"}
+DOWNLOADS = {"labelled": "labelled_with_mass", "unlabelled": "unlabelled"}
 FOLDER = RECIPES / "gsoc"
 
 
@@ -58,6 +60,7 @@ def main() -> None:
     if options.imitate:
         imitate(plan["simulation"], folder, data, options)
     check_files(data)
+    note_recipes(plan, folder)
     missing = [one for one in trainings(plan) if not (folder / f"results/{one.name}.json").exists()]
     chosen = missing[: options.max_runs]
     print(f"\n{len(missing)} trainings to do: {', '.join(one.name for one in missing) or 'none'}")
@@ -85,9 +88,9 @@ def check(plan: dict, options: GsocArguments) -> None:
         raise ValueError(f"Pass {lacking}, the folders of the public files (docs/gsoc.md), or `--imitate`.")
     if options.max_runs is not None and options.max_runs < 0:
         raise ValueError(f"`max_runs` must be 0 or more, got {options.max_runs}.")
-    needed = {"models", "starts", "pretraining", *(["simulation"] if options.imitate else [])}
-    if missing := sorted(needed - plan.keys()):
-        raise ValueError(f"The plan lacks {', '.join(missing)}: see recipes/gsoc.")
+    kinds = {"models": list, "starts": dict, "pretraining": dict} | ({"simulation": dict} if options.imitate else {})
+    if missing := [name for name, kind in kinds.items() if not isinstance(plan.get(name), kind)]:
+        raise ValueError(f"The plan lacks {', '.join(missing)}, or has another form: see recipes/gsoc.")
     names = [
         *(f"{model}.json" for model in plan["models"]),
         *(f"{objective}.yaml" for objective in plan["pretraining"]),
@@ -95,10 +98,37 @@ def check(plan: dict, options: GsocArguments) -> None:
     if missing := [name for name in names if not (FOLDER / name).is_file()]:
         raise ValueError(f"There is no recipes/gsoc/{missing[0]}, which the plan names.")
     for start, how in plan["starts"].items():
-        if not how.get("folds") or how.get("pretraining") not in (None, *plan["pretraining"]):
+        how = how if isinstance(how, dict) else {}
+        folds = how.get("folds")
+        known = isinstance(folds, list) and folds and {*folds} <= {*range(SplitRule.num_folds)}
+        if not known or how.get("pretraining") not in (None, *plan["pretraining"]):
             raise ValueError(
-                f"The start {start} of the plan needs `folds`; its `pretraining`, if given, must be one of the plan's."
+                f"The start {start} of the plan needs `folds`, a list of numbers from 0 to {SplitRule.num_folds - 1}; "
+                "its `pretraining`, if given, must be one of the plan's."
             )
+
+
+def note_recipes(plan: dict, folder: Path) -> None:
+    """Note the recipes of all trainings and pre-trainings before the first.
+
+    Raises:
+        ValueError: if one was begun with another recipe.
+    """
+    common = plan.get("settings", {})
+    before = {
+        (model, objective): digest(FOLDER / f"{objective}.yaml", FOLDER / f"{model}.json", common | (own or {}))
+        for model in plan["models"]
+        for objective, own in plan["pretraining"].items()
+    }
+    for (model, objective), recipe in before.items():
+        check_unchanged(folder / f"recipes/{model}_{objective}", recipe)
+    for one in trainings(plan):
+        if one.pretraining is None:
+            start = FOLDER / "train.yaml", FOLDER / f"{one.model}.json"
+        else:
+            start = FOLDER / "finetune.yaml", before[one.model, one.pretraining]
+        settings = common | plan.get("training_settings", {}) | one.settings
+        check_unchanged(folder / f"recipes/{one.name}", digest(*start, settings))
 
 
 def check_files(data: dict[str, Path]) -> None:
@@ -109,6 +139,10 @@ def check_files(data: dict[str, Path]) -> None:
         FileNotFoundError: if there are none.
     """
     for part, folder in data.items():
+        if not folder.exists():
+            raise FileNotFoundError(
+                f"{folder} is neither a folder nor a file: `e2evit download {DOWNLOADS[part]} --output_dir {folder}`."
+            )
         schema = find_schema(part, folder)
         pieces = list_parts(schema, folder, rows=1)["full"]
         if part == "labelled":

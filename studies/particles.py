@@ -14,7 +14,7 @@ from typing import Literal
 
 from particle_tables import summarise
 from particle_trees import measure_trees
-from steps import Job, ParallelArguments, run_jobs, run_script
+from steps import Job, ParallelArguments, check_unchanged, digest, run_jobs, run_script
 from transformers import HfArgumentParser
 
 from e2evit.cli.errors import one_line_errors
@@ -97,6 +97,9 @@ def main() -> None:
     for epochs, model in product(options.epochs or plan.epochs, options.models or plan.models):
         for seed, training in product(options.seeds or plan.models[model], plan.trainings):
             name = f"{model}_{training}_{epochs}_seed{seed}"
+            model_config = [Path(MODELS[model])] if model in MODELS else []
+            settings = {"fraction": options.fraction, "words": plan.trainings[training]}
+            check_unchanged(folder / f"recipes/{name}", digest(Path(options.recipe), *model_config, settings))
             paths = {sample: results / sample / f"{name}.json" for sample in plan.samples}
             missing = {path: plan.samples[sample] for sample, path in paths.items() if not path.exists()}
             if not missing or trained == options.max_runs:

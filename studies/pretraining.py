@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pretraining_tables import SCRATCH, name_of, summarise
-from steps import RECIPES, Job, ParallelArguments, run_jobs
+from steps import RECIPES, Job, ParallelArguments, check_unchanged, digest, run_jobs
 from transformers import HfArgumentParser
 
 from e2evit.cli.errors import one_line_errors
@@ -44,6 +44,9 @@ def one_seed(study: dict, seed: int, arguments: PretrainingArguments) -> list[tu
     labels.
     """
     folder, results, steps = Path(arguments.output_dir), Path(arguments.results_dir), []
+    recipes = (RECIPES / f"pretraining/{name}.yaml" for name in ("pretrain", "finetune", "scratch"))
+    settings = {name: value for name, value in study.items() if name != "seeds"}
+    check_unchanged(folder / f"recipes/seed{seed}", digest(*recipes, settings))
     data = ["--data_dir", arguments.data_dir]
     data += ["--cache_dir", arguments.cache_dir] if arguments.cache_dir else []
     of_all, of_finetuning = (

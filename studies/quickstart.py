@@ -44,7 +44,7 @@ def main() -> None:
         files.append(results / f"{arguments.results_prefix}{model}.json")
         run_script(
             *("scripts/train.py", f"recipes/quickstart/{model}.yaml", "--data_dir", data),
-            *("--output_dir", folder / model, "--seed", arguments.seed, "--overwrite_output_dir"),
+            *("--output_dir", folder / model, "--seed", arguments.seed, "--resume_from_checkpoint"),
             *arguments.train_arguments.split(),
         )
         run_script("scripts/eval.py", folder / model, "--data_dir", data, "--results", files[-1])

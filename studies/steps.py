@@ -1,5 +1,6 @@
 """The steps of a study: scripts, each in a process of its own, so that none holds the memory of the one before."""
 
+import json
 import multiprocessing
 import os
 import runpy
@@ -10,10 +11,22 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
-__all__ = ["RECIPES", "Job", "ParallelArguments", "run_jobs", "run_script"]
+from e2evit.data.jobs import write_whole_text
+
+__all__ = [
+    "RECIPES",
+    "Job",
+    "ParallelArguments",
+    "check_unchanged",
+    "digest",
+    "is_unchanged",
+    "run_jobs",
+    "run_script",
+]
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
@@ -72,6 +85,32 @@ class Job:
 
     name: str
     steps: list[tuple]
+
+
+def digest(*parts: Path | dict | str) -> str:
+    """A hash of what defines a training: recipes, whose text counts, and settings."""
+    texts = [part.read_text(encoding="utf-8") if isinstance(part, Path) else json.dumps(part) for part in parts]
+    return sha256("".join(texts).encode()).hexdigest()
+
+
+def is_unchanged(note: Path, digest: str) -> bool:
+    """Whether a training was begun with the recipe that it has now; `note` was left by [`check_unchanged`]."""
+    return note.exists() and note.read_text(encoding="utf-8") == digest
+
+
+def check_unchanged(note: Path, digest: str) -> None:
+    """Note the recipe of a training before it starts.
+
+    Raises:
+        ValueError: if it was begun with another one.
+    """
+    if note.exists() and not is_unchanged(note, digest):
+        raise ValueError(
+            f"The recipe of {note.name} has changed since it was begun: choose another `--output_dir`, or remove "
+            f"{note} and what was trained and measured."
+        )
+    note.parent.mkdir(parents=True, exist_ok=True)
+    write_whole_text(note, digest)
 
 
 def run_script(script: str, *arguments) -> None:

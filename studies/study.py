@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
-from steps import Job, ParallelArguments, run_jobs, run_script
+from steps import Job, ParallelArguments, check_unchanged, digest, run_jobs, run_script
 from transformers import HfArgumentParser
 
 from e2evit.cli.errors import one_line_errors
@@ -58,9 +58,12 @@ def main() -> None:
     missing = [
         (name, seed) for name, seed in ordered(study["runs"]) if not (results / f"{name}_seed{seed}.json").exists()
     ]
+    configs = {name: Path(arguments.recipe).parent / f"{name}.json" for name in study["runs"]}
+    for name, seed in ordered(study["runs"]):
+        check_unchanged(folder / f"recipes/{name}_seed{seed}", digest(Path(arguments.recipe), configs[name]))
     jobs = []
     for name, seed in missing[: arguments.max_runs]:
-        checkpoint, config = folder / f"{name}_seed{seed}", Path(arguments.recipe).parent / f"{name}.json"
+        checkpoint, config = folder / f"{name}_seed{seed}", configs[name]
         train = (
             *("scripts/train.py", arguments.recipe, "--data_dir", data, "--model_config", config),
             *("--output_dir", checkpoint, "--seed", seed, "--save_steps", 200, "--resume_from_checkpoint"),

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from steps import Job, ParallelArguments, run_jobs, run_script
+from steps import Job, ParallelArguments, check_unchanged, digest, run_jobs, run_script
 from token_steps import check_plan, write_configs
 from token_tables import summarise, variants
 from transformers import HfArgumentParser
@@ -57,9 +57,11 @@ def main() -> None:
     for seed in options.seeds or plan["seeds"]:
         for name in options.models or configs:
             run, result = folder / f"{name}_seed{seed}", folder / "results" / f"{name}_seed{seed}.json"
+            fraction = round(plan["fraction"] / steps[name]["relative"], 4)
+            settings = {"epochs": plan["epochs"], "fraction": fraction}
+            check_unchanged(folder / f"recipes/{run.name}", digest(Path(plan["training"]), configs[name], settings))
             if result.exists() or (name, seed) in done:
                 continue
-            fraction = round(plan["fraction"] / steps[name]["relative"], 4)
             train = (
                 *("scripts/train.py", plan["training"], *words, *precision),
                 *("--train_fraction", fraction, "--fraction_seed", seed, "--seed", seed),

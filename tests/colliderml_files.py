@@ -129,9 +129,9 @@ def write(folder: Path, sample: str, events: dict[int, Event], shard: str = FILE
     return folder
 
 
-def rows_of(folder, sample="ttbar_pu0", schema=SCHEMAS["colliderml"][0], on_bad_rows=None):
+def rows_of(folder, sample="ttbar_pu0", schema=SCHEMAS["colliderml"][0], on_bad_rows=None, shard=FILE):
     """The rows of a sample's file."""
     more = () if on_bad_rows is None else (on_bad_rows,)
-    name = f"{sample}_particles/{FILE}"
+    name = f"{sample}_particles/{shard}"
     pieces = list_pieces(str(folder / name), name, schema, 1)
     return [row for piece in pieces for table in read_rows(piece, schema, *more) for row in table.to_pylist()]

@@ -42,7 +42,7 @@ def divide_cores(config):
 
 def pytest_collection_modifyitems(items):
     """Files with slow tests start first, so that no process waits for one of them at the end."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("thorough")}
     items.sort(key=lambda item: item.path not in slow)
 
 

@@ -10,6 +10,7 @@ from e2evit.modeling.modeling_tokens import Pixels
 from e2evit.data import find_schema
 from e2evit.data.schema import row_features
 from e2evit.data.sparse import dense_to_sparse
+from e2evit.results.predictions import hash_of_ids
 from e2evit.results.record import Result
 
 # a schema of HDF5 files, but for `image_size`, `columns` and `labels`
@@ -63,9 +64,12 @@ def row_table(number: int, seed: int = 0, **replaced) -> pa.Table:
 
 def make_result(model: str, seed: int | None, of_model: dict[str, float] | None = None, **fields) -> Result:
     """A result on simulated test jets; `of_model` holds the metrics of the model alone."""
+    predicted = fields.get("predictions", {})
+    rows = {"rows": len(next(iter(predicted.values()))) if predicted else 200}
+    ids = hash_of_ids(predicted["event_id"]) if "event_id" in predicted else "0"
     default = {
         **{"date": "2026-01-01T00:00:00Z", "commit": None, "versions": {}, "hardware": {"processor": None}},
-        **{"dataset": "simulated", "split": "test", "data": {"test": {"rows": 200, "event_ids": "0"}}},
+        **{"dataset": "simulated", "split": "test", "data": {"test": rows | {"event_ids": ids}}},
         **{"mass_column": "jet_mass", "label_names": ["qcd", "top"], "channel_names": ["ecal"]},
         **{"image_size": [125, 125], "metrics": {"model": of_model}},
     }

@@ -118,11 +118,15 @@ def test_fine_tuning_keeps_them_and_new_heads_may_read_others(run, with_pt):
         run("more", tuned.output_dir, aux_names=["log_pt"])
 
 
-def test_jets_without_them_are_refused_before_training(run, tmp_path):
+def test_jets_without_them_are_refused_before_the_work(run, with_pt, tmp_path):
     pt = [None if row % 10 == 0 else 500.0 + row for row in range(60)]
-    pq.write_table(row_table(60, pt=pt), tmp_path / "some.parquet")
+    pq.write_table(row_table(60, pt=pt, event_id=[f"other-{row}" for row in range(60)]), tmp_path / "some.parquet")
     with pytest.raises(ValueError, match=r"reads log_pt, and \d of \d+ jets of the train split have no `pt` above 0"):
         run("few", data_dir=tmp_path, aux_names=["log_pt"])
+    with pytest.raises(ValueError, match=r"reads log_pt, and \d+ of 60 jets of the all split have no `pt` above 0"):
+        evaluate(with_pt, DataArguments(data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache")), split="all")
+    with pytest.raises(ValueError, match="`aux_names` has pt twice"):
+        run("twice", aux_names=["pt", "pt"])
 
 
 def test_moments():
@@ -130,6 +134,7 @@ def test_moments():
     means, widths = moments_of_auxiliary(rows, ["log_pt", "pt", "ieta"])
     assert means == pytest.approx([np.log([100, 200]).mean(), np.mean([100, 200, -1]), 3.0])
     assert widths == pytest.approx([np.log([100, 200]).std(), np.std([100, 200, -1]), 1.0])  # 1 for a constant
+    assert moments_of_auxiliary(Dataset.from_dict({"pt": [500.0] * 1000}), ["log_pt"])[1] == [1.0]
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_inspect_drafts_a_schema(tmp_path, capsys):
     with pytest.raises(SystemExit, match="1"):
         main(["inspect", str(path), "--schema_out", str(draft)])
     assert draft.read_text() == "edited"
-    assert "File exists" in capsys.readouterr().err
+    assert "mine.yaml exists already: choose another path" in capsys.readouterr().err
 
 
 def test_names_from_before_this_version(tmp_path):

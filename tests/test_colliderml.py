@@ -201,13 +201,15 @@ def test_energies_on_the_wrong_scale_are_refused(tmp_path):
     event.particle(22, 500.0, 0.2, 0.3)
     event.cell(10, 500.0 * math.cosh(0.2), 0.2, 0.3, raw=False)
     write(tmp_path, "jets_pu0", {0: event})
-    with pytest.raises(FileError, match=r"cells of 1.91e\+04 GeV for particles of 510 GeV .*: is `raw_energy: true`"):
+    with pytest.raises(
+        FileError, match=r"cells of 1.91e\+04 GeV for particles of 510 GeV .* set `raw_energy: false` in a schema"
+    ):
         rows_of(tmp_path, "jets_pu0")
     calibrated = replace(JETS, open_detector=replace(JETS.open_detector, raw_energy=False))
     (row,) = rows_of(tmp_path, "jets_pu0", calibrated)
     assert pixels(row, JETS)[("ecal", *_middle(row, 0.2, 0.3))] == pytest.approx(510.033, rel=1e-5)
     raw = write(tmp_path / "raw", "ttbar_pu0", {0: ttbar()})
-    with pytest.raises(FileError, match=r"is `raw_energy: false` of the schema wrong for these files"):
+    with pytest.raises(FileError, match="set `raw_energy: true` in a schema of your own"):
         rows_of(raw, schema=calibrated)
 
 

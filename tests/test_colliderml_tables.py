@@ -1,5 +1,6 @@
 """ColliderML's tables: joined by event whatever the files look like, and what is refused."""
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from colliderml_files import FILE, Event, rows_of, ttbar, write
@@ -133,3 +134,38 @@ def test_events_read_a_few_at_a_time_are_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(event_tables, "EVENTS", 1)
     monkeypatch.setattr("e2evit.data.colliderml.EVENTS_AT_ONCE", 2)
     assert rows_of(raw) == plain
+
+
+def test_a_number_of_two_events_is_not_joined_across_files(tmp_path):
+    for shard, lacking in (("a.parquet", {}), ("b.parquet", {"calo_hits": [1]})):
+        write(tmp_path, "ttbar_pu0", {number: ttbar(number) for number in range(2)}, shard, lacking=lacking)
+    with pytest.raises(FileError, match=r"event 1: .*particles/a\.parquet has one of that number, too: cannot tell"):
+        rows_of(tmp_path, shard="b.parquet")
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "kind", "expected"),
+    [
+        ("particles", "primary", pa.float32(), "true or false"),
+        ("calo_hits", "detector", pa.float32(), "whole numbers"),
+        ("particles", "pdg_id", pa.float64(), "whole numbers"),
+        ("tracks", "qop", pa.bool_(), "numbers"),
+    ],
+)
+def test_types_of_columns(table, column, kind, expected, tmp_path):
+    folder = write(tmp_path, "ttbar_pu0", {0: ttbar(0)})
+    path = folder / f"ttbar_pu0_{table}" / FILE
+    held = pq.read_table(path)
+    values = [[kind.to_pandas_dtype()(value) for value in event] for event in held[column].to_pylist()]
+    pq.write_table(held.set_column(held.column_names.index(column), column, pa.array(values, pa.list_(kind))), path)
+    with pytest.raises(FileError, match=rf"`{column}` of {table} is list<.*>, expected a list of {expected} for each"):
+        rows_of(tmp_path)
+
+
+def test_primary_as_numbers(tmp_path):
+    folder = write(tmp_path, "ttbar_pu0", {0: ttbar(0)})
+    plain, path = rows_of(tmp_path), folder / "ttbar_pu0_particles" / FILE
+    held = pq.read_table(path)
+    values = pa.array([[int(value) for value in event] for event in held["primary"].to_pylist()], pa.list_(pa.uint8()))
+    pq.write_table(held.set_column(held.column_names.index("primary"), "primary", values), path)
+    assert rows_of(tmp_path) == plain

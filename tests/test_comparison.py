@@ -26,8 +26,14 @@ from e2evit.results.compare import (
     spread_over_seeds,
 )
 from e2evit.results.measure import evaluate_predictions
-from e2evit.results.predictions import JetPredictions, Predictions
-from e2evit.results.record import Result, by_model, read_results
+from e2evit.results.predictions import (
+    JetPredictions,
+    Predictions,
+    hash_of_ids,
+    read_predictions,
+    write_predictions,
+)
+from e2evit.results.record import Result, by_model, fingerprint, read_results
 from e2evit.results.tables import comparison_table
 
 ROOT = Path(__file__).parents[1]
@@ -203,7 +209,7 @@ def results(tmp_path_factory):
         signal = 1 / (1 + np.exp(-(labels - 0.5) / 0.2 + rng.normal(0, noise, 200)))
         model = Predictions.of_classes(np.stack([1 - signal, signal], 1), masses * rng.normal(1, noise / 10, 200))
         fields = evaluate_predictions(rows, "jet_mass", ["qcd", "top"], {"model": model})
-        fields |= {"data": {"test": {"rows": 200, "event_ids": str(seed)}}, "cost": {"macs": 1e6 * (1 + number)}}
+        fields |= {"data": {"test": fingerprint(rows)}, "cost": {"macs": 1e6 * (1 + number)}}
         paths[name] = folder / f"{number}.json"  # the name of the file says nothing
         make_result(name, 0, **fields).to_json(paths[name])
     return paths
@@ -232,7 +238,7 @@ def test_script(results, tmp_path):
 def test_different_jets_are_not_compared(results):
     done = compare(results["good"], results["other"])
     assert done.returncode != 0
-    assert "were not measured on the same jets and targets: event_ids 0 and 1." in done.stderr
+    assert "were not measured on the same jets and targets: event_ids " in done.stderr
 
 
 def test_weighted_results_are_not_tested(results, tmp_path):
@@ -270,3 +276,33 @@ def test_a_single_training_has_no_spread():
     spreads = {"a": {"trainings": 1, "accuracy": {"mean": 0.5, "deviation": None}}}
     assert "0.500 " in comparison_table(spreads, {})
     assert "±" not in comparison_table(spreads, {})
+
+
+def test_predictions_must_be_those_of_the_result(tmp_path):
+    ids, number = [f"event {row}" for row in range(40)], 40
+    jets = {"event_id": ids, "labels": np.arange(number) % 2, "mass_labels": np.full(number, 80.0)}
+    jets |= {"model score": np.linspace(0, 1, number), "model mass": np.full(number, 79.0)}
+    data = {"test": {"rows": number, "event_ids": hash_of_ids(ids)}}
+    result = make_result("a", 0, {"roc_auc": 0.9}, split="test", data=data, predictions=jets)
+    path = tmp_path / "a.json"
+
+    def refused(message, error=ValueError, **changes):
+        result.to_json(path)
+        write_predictions(path.with_suffix(".parquet"), {k: v for k, v in (jets | changes).items() if v is not None})
+        with pytest.raises(error, match=message):
+            read_predictions({path: result})
+
+    result.to_json(path)
+    assert len(read_predictions({path: result}).labels) == number
+    refused(r"a\.parquet holds other jets than .*a\.json was measured on", event_id=ids[::-1])
+    refused("has no column 'model score'", **{"model score": None})
+    refused("`model score` is not finite", **{"model score": np.full(number, np.nan)})
+    refused("`model mass` is string, expected numbers", **{"model mass": ["80"] * number})
+    write_predictions(path.with_suffix(".parquet"), {name: values[:9] for name, values in jets.items()})
+    with pytest.raises(ValueError, match="holds other jets"):
+        read_predictions({path: result})
+    path.with_suffix(".parquet").unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.parquet, the predictions of .*a\.json, is missing"):
+        read_predictions({path: result})
+    with pytest.raises(ValueError, match="test has no event_ids, rows"):
+        make_result("a", 0, {"roc_auc": 0.9}, split="test", data={"test": {}})

@@ -13,7 +13,7 @@ from samples import make_result, row_table
 from scipy.special import softmax
 
 from e2evit.results.measure import evaluate_predictions
-from e2evit.results.predictions import Predictions
+from e2evit.results.predictions import Predictions, hash_of_ids
 
 NAMES = ["qcd", "top", "h"]
 
@@ -31,7 +31,8 @@ def trainings(tmp_path_factory):
             predicted = Predictions.of_classes(scores, masses * rng.normal(1, noise / 10, number))
             rows = Dataset(table).remove_columns("labels").add_column("labels", labels)
             fields = evaluate_predictions(rows, "mass_labels", NAMES, {"model": predicted})
-            fields |= {"data": {"all": {"rows": number, "event_ids": "0"}}, "split": "all", "label_names": NAMES}
+            measured = {"rows": number, "event_ids": hash_of_ids(table["event_id"].to_pylist())}
+            fields |= {"data": {"all": measured}, "split": "all", "label_names": NAMES}
             make_result(model, seed, mass_column="mass_labels", **fields).to_json(folder / f"{model}_seed{seed}.json")
     return folder
 

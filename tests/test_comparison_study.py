@@ -8,9 +8,11 @@ from pathlib import Path
 import blind_test
 import pytest
 import torch
-from comparison_tables import digest, plan_table, trainings, weights_file
+from comparison_tables import digest, note_of, plan_table, read_runs, summarise, trainings, weights_file
 from comparison_weights import keep, restore
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
+from samples import make_result
+from steps import check_unchanged
 
 from e2evit.data.packaged import read_recipe
 
@@ -78,6 +80,7 @@ def checkpoint(tmp_path):
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     for name in ("config.json", "preprocessor_config.json", "run_info.json"):
         (folder / name).write_text(json.dumps({"of": name}))
+    (folder / "recipe.yaml").write_text("data_dir: /mine/data\nclasses: [qcd, top]\n")
     return folder
 
 
@@ -93,8 +96,11 @@ def test_weights_are_kept_as_they_are_measured(checkpoint, tmp_path):
     files = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
     weights = hashlib.sha256(files["model.safetensors"]).hexdigest()
     assert json.loads(files["run_info.json"])["sha256"] == {"model.safetensors": weights}
-    restore(kept, tmp_path / "restored")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "restored").iterdir()} == files
+    restore(kept, tmp_path / "restored", weights)
+    restored = {path.name: path.read_bytes() for path in (tmp_path / "restored").iterdir()}
+    assert restored.pop("recipe.yaml") == b"classes:\n- qcd\n- top\n"  # without paths, but with targets
+    assert restored == {name: content for name, content in files.items() if name != "recipe.yaml"}
+    assert b"/mine" not in kept.read_bytes()
     again = kept.read_bytes()
     keep(checkpoint, kept)  # after an interruption
     assert kept.read_bytes() == again
@@ -167,3 +173,40 @@ def test_hashes_are_those_of_the_jets(tmp_path):
     assert list(before) == ["main/a.parquet", "main/b.parquet"]
     (tmp_path / "main/b.parquet").write_bytes(b"3")
     assert blind_test.hashes(tmp_path) != before
+
+
+def test_a_file_that_was_not_kept_here_is_not_restored(checkpoint, tmp_path):
+    kept = tmp_path / "kept.safetensors"
+    keep(checkpoint, kept)
+    weights = hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
+    texts = {name: "{}" for name in ("config.json", "preprocessor_config.json", "run_info.json", "../recipe.yaml")}
+    for content, expected, message in (
+        (kept.read_bytes(), "0" * 64, "does not hold what was validated"),
+        (kept.read_bytes()[:40], weights, "is damaged"),
+        (save(load_file(kept)), weights, "does not hold what was validated"),
+        (save(load_file(kept), {"files": json.dumps(texts)}), weights, "does not hold what was validated"),
+    ):
+        (tmp_path / "other.safetensors").write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            restore(tmp_path / "other.safetensors", tmp_path / "new", expected)
+        assert not (tmp_path / "new").exists()
+
+
+def test_a_result_of_another_recipe_does_not_count(tmp_path):
+    plan = read_recipe(ROOT / "recipes/comparison/study.yaml") | {"models": {"trees_candidates": {1: [0]}}}
+    (one,) = trainings(plan)
+    make_result(one.model, 0, {"roc_auc": 0.9}).to_json(tmp_path / f"validation/{one.name}.json")
+    assert not summarise(plan, tmp_path, {})
+    check_unchanged(note_of(one, tmp_path), digest(plan, one.model))
+    assert list(summarise(plan, tmp_path, {})) == [one.name]
+    changed = plan | {"settings": {one.model: {"tune_trials": 3}}}
+    assert not summarise(changed, tmp_path, {})
+    with pytest.raises(ValueError, match="recipe of trees_candidates_seed0 has changed since it was begun"):
+        check_unchanged(note_of(one, tmp_path), digest(changed, one.model))
+
+
+@pytest.mark.parametrize("text", ["[]", '{"runs": [1]}', '{"runs": {"a": 1}}'])
+def test_damaged_results_are_named(text, tmp_path):
+    (tmp_path / "validation.json").write_text(text)
+    with pytest.raises(ValueError, match=r"validation\.json"):
+        read_runs(tmp_path / "validation.json")

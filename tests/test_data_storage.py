@@ -341,3 +341,14 @@ def test_a_folder_is_the_same_however_its_path_is_spelled(tmp_path, monkeypatch)
 def test_a_folder_that_does_not_exist(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere is neither a folder nor a file"):
         load_e2e("custom", tmp_path / "nowhere")
+
+
+def test_linked_folders_are_searched_and_each_file_is_read_once(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "raw").mkdir()
+    with h5py.File(tmp_path / "elsewhere/part.h5", "w") as file:
+        file["x"], file["y"] = IMAGES, LABELS
+    (tmp_path / "raw/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "raw/again.h5").symlink_to(tmp_path / "elsewhere/part.h5")
+    (tmp_path / "raw/loop").symlink_to(tmp_path / "raw")
+    assert_complete(rows_of(tmp_path / "raw", schema(pattern="**/*.h5")))

@@ -1,8 +1,12 @@
 """Train and evaluate from Python, as a notebook does, and from the command line."""
 
 import json
+import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from samples import row_table
 
 import e2evit
 from e2evit.cli import evaluate as command
@@ -97,3 +101,42 @@ def test_earlier_memory_peaks_are_not_counted(trained, data, monkeypatch):
 def test_what_cannot_be_measured(trained, data, arguments, message):
     with pytest.raises(ValueError, match=message):
         e2evit.evaluate(trained, data, **arguments)
+
+
+def test_pieces_of_other_images_are_not_used(trained, data, jets_dir, tmp_path):
+    """Of the same events, in another folder."""
+    for path in jets_dir.iterdir():
+        table = pq.read_table(path)
+        larger = [[3 * value for value in row] for row in table["pixel_value"].to_pylist()]
+        place = table.column_names.index("pixel_value")
+        pq.write_table(
+            table.set_column(place, "pixel_value", pa.array(larger, table["pixel_value"].type)), tmp_path / path.name
+        )
+    pieces, other = (
+        tmp_path / "pieces",
+        e2evit.DataArguments(data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache")),
+    )
+    first = e2evit.evaluate(trained, data, mixed_precision="no", pieces_dir=pieces)
+    kept = sorted(path.name for path in pieces.iterdir())
+    assert e2evit.evaluate(trained, data, mixed_precision="no", pieces_dir=pieces).metrics == first.metrics
+    assert sorted(path.name for path in pieces.iterdir()) == kept
+    again = e2evit.evaluate(trained, other, mixed_precision="no", pieces_dir=pieces)
+    assert again.metrics == e2evit.evaluate(trained, other, mixed_precision="no").metrics != first.metrics
+
+
+def test_pixels_of_another_scale_are_refused(trained, data, monkeypatch):
+    monkeypatch.setattr(trained.processor, "normalisation", "max_scaled_255")
+    folder = trained.output_dir.with_name("scaled")
+    shutil.copytree(trained.output_dir, folder)
+    trained.processor.save_pretrained(folder)
+    with pytest.raises(ValueError, match="pixels that are 'max_scaled_255', and those of 'simulated' are 'physical'"):
+        e2evit.evaluate(folder, data, mixed_precision="no")
+
+
+def test_jets_without_targets(trained, tmp_path, capsys):
+    unknown = {"labels": [None] * 30, "jet_mass": [None] * 30, "event_id": [f"other-{row}" for row in range(30)]}
+    pq.write_table(row_table(30, **unknown), tmp_path / "part.parquet")
+    arguments = ["--data_dir", str(tmp_path), "--cache_dir", str(tmp_path / "cache"), "--split", "all"]
+    command.main([str(trained.output_dir), *arguments, "--results", str(tmp_path / "result.json")])
+    assert "neither labels nor masses: nothing was measured. Predictions: " in capsys.readouterr().out
+    assert pq.read_table(tmp_path / "result.parquet").num_rows == 30

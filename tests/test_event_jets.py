@@ -318,7 +318,7 @@ def test_the_study_of_transplants(results, data, tmp_path, monkeypatch):
     assert own["mean_change_of_score"] == 0 < min(other["mean_change_of_score"] for other in others)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_study_of_events(data, tmp_path):
     """One seed; a second call finds everything done."""
     plan = {"seeds": [3]}

@@ -102,7 +102,7 @@ def test_files_describe_themselves(exported, processor):
             "convnextv2",
             "swin",
         ),
-        *("hitvit", "hitvit_convolution", "hitvit_patches"),
+        "hitvit",
     ],
 )
 def test_other_models(name, processor, images, tmp_path):
@@ -149,7 +149,7 @@ def check_releases(path, model, processor, images, releases):
     ],
     ids=["scatter", "softmax"],
 )
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_every_mixing_of_tokens(fields, processor, images, tmp_path):
     """How many tokens an image has is known only when the graph runs."""
     model = make("hitvit", **JETS | fields)
@@ -251,7 +251,8 @@ def test_script(processor, simulated_jets, tmp_path):
     ("options", "message"),
     [
         (["--cmssw", "9_4"], "`cmssw` must be a release cycle, got '9_4'"),
-        (["--triton", "models", "--name", "a/b"], "A Triton model name has .*, got 'a/b'"),
+        (["--name", "../b"], r"`name` is the beginning of file names, got '\.\./b'"),
+        (["--triton", "models", "--name", "a b"], "A Triton model name has .*, got 'a b'"),
     ],
 )
 def test_a_wrong_option_is_told_first(options, message, tmp_path):

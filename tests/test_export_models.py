@@ -45,7 +45,7 @@ def check(model, processor, path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(MODELS.keys() - FIXED))
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_every_model(name, tmp_path):
     check(make(name, **JETS), E2EImageProcessor(CHANNELS, image_size=50), tmp_path / "model.onnx")
 
@@ -54,8 +54,14 @@ def test_every_family_is_covered():
     assert {MODELS[name]().model_type for name in MODELS} == set(FAMILIES)
 
 
-@pytest.mark.parametrize("name", ["linearvit_study", "xcit_study", "hitvit_patches"])
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("linearvit_study", marks=pytest.mark.slow),
+        pytest.param("xcit_study", marks=pytest.mark.thorough),
+        pytest.param("hitvit_patches", marks=pytest.mark.thorough),
+    ],
+)
 def test_every_combination_of_options(name, simulated_jets, tmp_path, monkeypatch):
     """Releases, 8-bit products and Triton's repository do not exclude each other."""
     model, processor = make(name, **JETS, image_size=125), E2EImageProcessor(CHANNELS)

@@ -9,8 +9,10 @@ import pytest
 import torch
 import yaml
 from forked import run_python
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, AutoModelForMaskedImageModeling, pipeline
 
+from e2evit import E2EImageProcessor
+from e2evit.cli.export import main as export
 from e2evit.data import find_schema
 from e2evit.training import (
     DataArguments,
@@ -23,10 +25,11 @@ from e2evit.training import (
     targets_of,
     train,
 )
+from e2evit.training.checkpoint import read_model_config
 from e2evit.training.optim import make_optimizer
 
 ROOT = Path(__file__).parents[1]
-XCIT = ROOT / "checkpoints/xcit"
+XCIT, MODELS = ROOT / "checkpoints/xcit", ROOT / "recipes/models"
 TINY = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
@@ -220,3 +223,33 @@ def test_an_architecture_of_ones_own(jets_dir, tmp_path):
     again = train(config, data, settings(tmp_path / "again", per_device_batch_size=64), targets=targets)
     for name, tensor in again.model.state_dict().items():  # the same training, to the last bit
         assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+def test_a_model_without_trained_heads_predicts_nothing(tmp_path):
+    folder = tmp_path / "pretrained"
+    names = list(find_schema("simulated").channel_names)
+    config = read_model_config(MODELS / "xcit_nano.json", channel_names=names, num_channels=8, image_size=[125, 125])
+    AutoModelForMaskedImageModeling.from_config(config).save_pretrained(folder)
+    E2EImageProcessor(names).save_pretrained(folder)
+    for use in (
+        lambda: checkpoint.load_model(folder),
+        lambda: export([str(folder), "--output_dir", str(tmp_path / "onnx"), "--data_dir", "none"]),
+        lambda: pipeline("e2e-jets", model=str(folder)),
+    ):
+        with pytest.raises(ValueError, match="pre-trained and predicts no classes: fine-tune it first"):
+            use()
+
+
+def test_weights_of_another_configuration_are_refused(tmp_path):
+    config = read_model_config(MODELS / "xcit_nano.json", num_hidden_layers=1)
+    AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text()) | {"num_hidden_layers": 2}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=r"do not fit its config\.json: .* is missing"):
+        checkpoint.load_model(tmp_path)
+
+
+def test_other_kinds_of_models_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="is a 'bert' of transformers, not a model of detector images"):
+        TrainedOn.of(tmp_path)

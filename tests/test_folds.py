@@ -3,15 +3,19 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from public_files import channels_last, jets, max_scaled, write_hdf5, write_parquet
+from samples import HDF5_SCHEMA
 
 from e2evit import load_e2e
 from e2evit.data import SplitRule
 from e2evit.data.prepare import MANIFEST_FILE, prepare
-from e2evit.data.splits import pixel_ids
+from e2evit.data.schema import parse_schema
+from e2evit.data.splits import _with_pixels, pixel_ids
 from e2evit.data.unseen import check_training
-from e2evit.training import DataArguments, TrainArguments, evaluate, load_data, train
+from e2evit.training import DataArguments, TargetArguments, TrainArguments, TrainedOn, evaluate, load_data, train
+from e2evit.training.data import with_test_fold
 
 MODEL = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 SHORT = {"num_train_epochs": 1, "report_to": "none", "mixed_precision": "no"}
@@ -153,3 +157,41 @@ def test_events_of_other_folds_were_seen(jets_dir):
         check_training(usual, recipe | {"test_fold": 0})
     with pytest.raises(ValueError, match="events of the jets to measure on"):
         check_training(fold, recipe)
+
+
+def test_made_up_ids_are_no_ids(labelled, tmp_path):
+    """Where files may have event ids, and these have none; jets of one event stay together."""
+    images = np.zeros((60, 2, 4, 4), np.float32)
+    images[:, 0, 0, 0] = np.tile(np.arange(30) + 1, 2)
+    write_hdf5(tmp_path / "images.h5", {"x": images}, "")
+    fields = HDF5_SCHEMA | {
+        "image_size": [4, 4],
+        "columns": {"image": "x", "event_id": "event"},
+        "optional": ["event_id"],
+    }
+    (schema,) = parse_schema("custom", fields, "here")
+    parts = load_e2e("custom", tmp_path / "images.h5", schema=schema, test_fold=0, cache_dir=tmp_path / "cache")
+    split_of = {number: name for name, rows in parts.items() for number in numbers_of(rows)}
+    assert len(split_of) == 60
+    assert all(split_of[number] == split_of[number + 30] for number in range(30))
+    assert len(set(split_of.values())) == 3
+    pixels = {"pixel_index": [[1], [2], [1], [2], [1]], "pixel_value": [[1.0]] * 5}
+    rows = pa.table({"event_id": ["a.root:0", "a.root:0", "b.root:7", "b.root:7", "1:2:3"]} | pixels)
+    first, second, third, fourth, real = _with_pixels(rows["event_id"].to_pylist(), rows)
+    assert first == second == third == fourth
+    assert real == "1:2:3"
+
+
+def test_another_path_of_the_same_schema_is_the_same_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("a: 1\n")
+    (tmp_path / "copy.yaml").write_text("a: 1\n")
+    (tmp_path / "other.yaml").write_text("a: 2\n")
+    checkpoint = TrainedOn(
+        "run", (), (), TargetArguments(), recipe={"dataset_name": "custom", "schema": "mine.yaml", "test_fold": 0}
+    )
+    for schema in ("./mine.yaml", str(tmp_path / "mine.yaml"), "copy.yaml"):
+        with pytest.raises(ValueError, match="jets of test fold 1 of 'custom' may have been"):
+            with_test_fold(DataArguments("custom", "data", schema=schema, test_fold=1), checkpoint)
+    other = DataArguments("custom", "data", schema="other.yaml", test_fold=1)
+    assert with_test_fold(other, checkpoint) == other

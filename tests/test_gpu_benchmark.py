@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PARTS = ("parity", "speed", "latency", "attention", "training")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_all_parts_run(tmp_path):
     command = ["benchmarks/gpu.py", "--device", "cpu", "--quick", "--results_dir", tmp_path / "gpu"]
     done = run_python(*command)

@@ -117,10 +117,16 @@ def test_plans(plan):
         ({"imitate": True}, {}, "The plan lacks simulation"),
         ({"imitate": True}, {"simulation": {}, "models": ["vit"]}, r"There is no recipes/gsoc/vit\.json"),
         ({"imitate": True}, {"simulation": {}, "starts": {"masked": {"folds": []}}}, "start masked of the plan needs"),
+        ({"imitate": True}, {"simulation": {}, "starts": ["scratch"]}, "The plan lacks starts, or has another form"),
+        (
+            {"imitate": True},
+            {"simulation": {}, "starts": {"other": {"folds": [7]}}},
+            "start other of the plan needs `folds`, a list of numbers from 0 to 4",
+        ),
         (
             {"imitate": True},
             {"simulation": {}, "starts": {"other": {"folds": [0], "pretraining": "moco"}}},
-            "start other of the plan needs `folds`; its `pretraining`, if given, must be one of the plan's",
+            "its `pretraining`, if given, must be one of the plan's",
         ),
         ({"labelled": "a", "unlabelled": "b", "max_runs": -1}, {}, "`max_runs` must be 0 or more, got -1"),
     ],
@@ -200,3 +206,12 @@ def test_a_small_study(tmp_path):
     assert len({json.dumps(result["data"]) for result in results}) == 1  # the same jets
     assert [run["objective"] for run in summary["pretraining"]] == ["contrastive"]
     assert all(table(tmp_path) for table in gsoc_tables.TABLES.values())
+
+
+def test_a_changed_recipe_is_refused(tmp_path):
+    """Results of the old one would count as those of the new."""
+    plan = PLANS["imitation"]
+    gsoc.note_recipes(plan, tmp_path)
+    gsoc.note_recipes(plan | {"models": plan["models"][:1]}, tmp_path)
+    with pytest.raises(ValueError, match=r"recipe of \w+ has changed since it was begun: choose another"):
+        gsoc.note_recipes(plan | {"training_settings": {"num_train_epochs": 30}}, tmp_path)

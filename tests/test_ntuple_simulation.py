@@ -1,6 +1,7 @@
 """Simulated events as ntuples: they come back as the rows they were."""
 
 import json
+import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,16 @@ def test_simulated_events_come_back_from_their_ntuple(ending, like, tmp_path, mo
 
     folder = write_ntuples(tmp_path)
     assert [path.name for path in folder.iterdir()] == ["top-00004-3.root"]
+    written = (folder / "top-00004-3.root").stat()
+    (folder / ".top-00004-3.root.gone-1.tmp").write_bytes(b"of a run that was killed")
+    os.utime(tmp_path / "top-00004-3.parquet", ns=(written.st_mtime_ns - 10**9,) * 2)
+    write_ntuples(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["top-00004-3.root"]
+    assert (folder / "top-00004-3.root").stat().st_mtime_ns == written.st_mtime_ns
+    os.utime(tmp_path / "top-00004-3.parquet", ns=(written.st_mtime_ns + 10**9,) * 2)  # of another simulation
+    write_ntuples(tmp_path)
+    assert (folder / "top-00004-3.root").stat().st_mtime_ns > written.st_mtime_ns
+    os.utime(tmp_path / "top-00004-3.parquet", ns=(written.st_mtime_ns,) * 2)
     rows = rows_of(folder / "top-00004-3.root", find_schema(f"ntuple_events_{ending}", folder))
     assert [(row["pixel_index"], row["pixel_value"]) for row in rows] == list(
         zip(index.to_pylist(), value.to_pylist())

@@ -20,7 +20,7 @@ from e2evit.data.batches import BadRows, number_of_rows
 from e2evit.data.formats import FileError
 from e2evit.data.grid import resample_endcaps
 from e2evit.data.prepare import prepare
-from e2evit.data.schema import Source
+from e2evit.data.schema import Source, parse_schema
 from e2evit.data.sparse import sparse_to_dense
 
 VECTORS, RNTUPLE = (Path(__file__).parent / f"data/ntuple/{name}.root" for name in ("vectors", "rntuple"))
@@ -318,3 +318,39 @@ def test_uproot_is_needed_for_root_files_alone(monkeypatch, capsys, tmp_path):
     assert "rntuple.root needs uproot: pip install 'e2evit[root]'" in told
     assert told.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_what_means_missing_is_single_precision(tmp_path):
+    schema = variant("ntuple_5", "a to tau tau")
+    branches = events(schema, (2,))
+    branches["jetPt"] = [np.float32([-99.9, 80])]
+    write(tmp_path / "ntuple.root", branches)
+    columns = schema.columns | {"pt": Source(("jetPt",), missing=(-99.9,))}
+    assert [row["pt"] for row in rows_of(tmp_path / "ntuple.root", replace(schema, columns=columns))] == [None, 80]
+
+
+def test_classes_by_file(tmp_path):
+    """Where the sample is the class."""
+    schema = replace(variant("ntuple_5", "a to tau tau"), labels={"qcd": "", "top": ""})
+    schema = replace(schema, class_of_files={"qcd": "QCD*", "top": "TT*"})
+    for name in ("QCD_Pt", "TTJets"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "ntuple.root", events(schema, (2,)))
+    parts = load_e2e("custom", tmp_path, schema=schema, cache_dir=tmp_path / "cache")
+    rows = [row for part in parts.values() for row in part]
+    assert sorted(row["labels"] for row in rows) == [0, 0, 1, 1]
+    folder = prepare("custom", tmp_path, tmp_path / "prepared", schema=schema)
+    found = [row["labels"] for part in load_e2e("ntuple_5", folder).values() for row in part]
+    assert sorted(found) == [0, 0, 1, 1]
+    (tmp_path / "TTJets").rename(tmp_path / "other")
+    with pytest.raises(FileError, match=r"other/ntuple\.root has no class by `class_of_files`"):
+        load_e2e("custom", tmp_path, schema=schema, cache_dir=tmp_path / "cache")
+    with pytest.raises(ValueError, match="`class_of_files` needs a glob for each of `labels`"):
+        parse_schema("custom", schema.to_dict() | {"class_of_files": {"qcd": "*"}}, "here")
+
+
+def test_events_without_jets(tmp_path):
+    schema = variant("ntuple_5", "a to tau tau")
+    write(tmp_path / "ntuple.root", events(schema, (0, 0)))
+    with pytest.raises(ValueError, match=r"Data set 'ntuple_5': the files in .* hold no rows"):
+        load_e2e("ntuple_5", tmp_path, cache_dir=tmp_path / "cache")

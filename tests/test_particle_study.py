@@ -8,7 +8,7 @@ from forked import TWICE, run_python
 from particle_tables import DETECTORS, detectors, fresh
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_small_study(tmp_path):
     """Trees and a network with and without the effects of the detector; a second call goes on."""
     study = {"simulation": [{"processes": ["qcd", "top", "w", "z", "h", "x_qq"], "num_jets": 40}]}

@@ -329,3 +329,31 @@ def test_shards_are_those_that_the_record_lists(raw, prepared, tmp_path):
     (folder / PROGRESS_FOLDER).mkdir(exist_ok=True)
     with pytest.raises(FileError, match="is not complete: run `e2evit prepare`"):
         load_e2e("custom", folder)
+
+
+def test_a_bad_row_may_be_skipped_later(raw, tmp_path):
+    """As the message says, in the same folder."""
+    images = np.ones((10, 2, 10, 10), np.float32)
+    images[3, 0, 0, 0] = np.nan
+    (tmp_path / "raw").mkdir()
+    write_hdf5(tmp_path / "raw/part.h5", {"x": images, "y": np.arange(10) % 2, "m": np.full(10, 50.0)}, "")
+    given = {"schema": raw / "schema.yaml"}
+    with pytest.raises(FileError, match=r"row 3: .* or skip such rows: `e2evit prepare \.\.\. --on_bad_rows skip`"):
+        prepare("custom", tmp_path / "raw", tmp_path / "out", **given)
+    folder = prepare("custom", tmp_path / "raw", tmp_path / "out", on_bad_rows="skip", **given)
+    assert json.loads((folder / MANIFEST_FILE).read_text())["num_bad_rows"] == 1
+    assert sum(map(len, load_e2e("custom", folder).values())) == 9
+
+
+def test_what_is_not_ours_is_not_written_over(raw, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/README.md").write_text("my notes")
+    (tmp_path / "link").symlink_to(raw)
+    given = {"schema": raw / "schema.yaml"}
+    with pytest.raises(ValueError, match=r"holds a README\.md that is not ours: choose a new"):
+        prepare("custom", raw, tmp_path / "mine", **given)
+    assert (tmp_path / "mine/README.md").read_text() == "my notes"
+    with pytest.raises(ValueError, match="link holds the files to read"):
+        prepare("custom", raw, tmp_path / "link", **given)
+    with pytest.raises(ValueError, match="shard_megabytes > 0, got 1 and inf"):
+        prepare("custom", raw, tmp_path / "new", shard_megabytes=float("inf"), **given)

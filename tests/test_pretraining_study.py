@@ -23,7 +23,7 @@ def test_the_interval_is_students():
     assert _over_seeds([0.5])["half_interval"] is None
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_small_study(tmp_path):
     """One seed and one fraction of labels; a second call finds everything done."""
     simulate = ["scripts/simulate.py", "--output_dir", tmp_path / "jets", "--num_jets", 40]

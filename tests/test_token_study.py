@@ -28,7 +28,7 @@ def test_every_variant_differs_from_the_base(tmp_path):
     assert PLAN["reference"] in configs
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_small_study(tmp_path):
     """Two models and one seed; the larger one trains on fewer jets; a second call finds everything done."""
     simulate = ["scripts/simulate.py", "--output_dir", tmp_path / "jets", "--num_jets", 60]
@@ -73,8 +73,10 @@ def test_a_small_study(tmp_path):
 def test_classes_against_the_background_alone(tmp_path):
     rng = np.random.default_rng(0)
     labels, probabilities = rng.integers(3, size=500), rng.dirichlet(np.ones(3), 500).astype(np.float32)
-    result = make_result("xcit", 0, {"accuracy": 0.5}, label_names=["qcd", "top", "w"])
-    result.to_json(tmp_path / "result.json")
+    data = {"test": {"rows": 500, "event_ids": "0"}}
+    make_result("xcit", 0, {"accuracy": 0.5}, label_names=["qcd", "top", "w"], data=data).to_json(
+        tmp_path / "result.json"
+    )
     columns = {f"model p_{name}": part for name, part in zip(("qcd", "top", "w"), probabilities.T)}
     columns |= {"model score": 1 - probabilities[:, 0], "model mass": np.ones(500), "mass_labels": np.ones(500)}
     write_predictions(tmp_path / "result.parquet", {"labels": labels} | columns)

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from e2evit.data.jobs import write_whole_text
 from e2evit.hub.export import open_session, write_row
-from e2evit.hub.triton import MAX_BATCH_SIZE, check_name, write_triton
+from e2evit.hub.triton import MAX_BATCH_SIZE, check_target, write_triton
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (2, 3, 4)
@@ -81,7 +81,7 @@ def test_a_model_as_sonic_reads_it(packages, exported, tmp_path):
 @pytest.mark.parametrize("name", ["", "a/b", "..", "a b", 'a"b', "é"])
 def test_names_that_are_no_folders(name, exported, tmp_path):
     with pytest.raises(ValueError, match=re.escape(f"got {name!r}: set `name`")):
-        check_name(name)
+        check_target(tmp_path, name)
     with pytest.raises(ValueError, match="A Triton model name has"):
         write_triton(exported, tmp_path / "models", name)
     assert not (tmp_path / "models").exists()
@@ -127,3 +127,13 @@ def test_the_client_says_what_is_wrong(packages, exported, tmp_path):
         done = ask(packages, tmp_path / "models", *arguments)
         assert (done.returncode, done.stdout) == (1, "")
         assert re.fullmatch(rf"client\.py: .*{message}.*\n", done.stderr)
+
+
+def test_a_model_with_other_versions_stays(exported, tmp_path):
+    (tmp_path / "models/small/2").mkdir(parents=True)
+    with pytest.raises(ValueError, match="small has version 2 beside 1, which a new"):
+        write_triton(exported, tmp_path / "models", "small")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file: choose another model repository"):
+        write_triton(exported, tmp_path / "file", "small")
+    assert [path.name for path in (tmp_path / "models/small").iterdir()] == ["2"]

@@ -1,7 +1,7 @@
 """Predict jets with a Triton server as SONIC's clients do: one request holds the jets of an event.
 
     pip install "tritonclient[grpc]"  # in an environment of its own: it pins older packages than e2evit's
-    python deploy/cmssw/client.py xcit onnx/xcit_row.txt [ROW.txt ...] --url localhost:8001
+    python deploy/cmssw/client.py linearvit onnx/linearvit_row.txt [ROW.txt ...] --url localhost:8001
 
 A row is a text file of `pixel_index pixel_value` lines, as `e2evit export` writes one; `deploy/cpp` reads the same.
 Prints one line per row: the outputs in the model's order, `name=value[,value...]`.

@@ -96,8 +96,14 @@ def test_finite(name, dtype, log_spread, occupancy, seed):
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ["linearvit", "xcit", "hitvit"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param("linearvit", marks=pytest.mark.thorough),
+        pytest.param("xcit", marks=pytest.mark.slow),
+        pytest.param("hitvit", marks=pytest.mark.thorough),
+    ],
+)
 def test_a_new_model_learns(family, simulated_jets):
     """On the committed jets of all processes; `benchmarks/learning.py` tries every configuration on 512 jets."""
     images, labels = read_jets(simulated_jets, signal=("top", "x_top"))

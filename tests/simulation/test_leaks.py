@@ -70,7 +70,7 @@ def separation(features: list[np.ndarray]) -> dict[str, float]:
     return {CLASSES[number]: roc_auc_score(labels[order] == number, score) for number, score in enumerate(scores.T)}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_classifier_on_nuisances_guesses(jets):
     """Tops that decay within the jet are rare at low pT: without matching, their pT gives them away."""
     columns = ["num_pileup", "ieta", "iphi", "pt"]
@@ -87,7 +87,7 @@ def test_a_classifier_on_nuisances_guesses(jets):
             assert abs(roc_auc_score(labels == number, feature) - 0.5) < TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_noise_dead_and_noisy_channels_do_not_tell_classes(jets):
     """What the detector shows where the jets are, without them: it depends on the place, which is matched."""
     features, nothing, layout = [], np.zeros(0, IMPACT), GEOMETRIES["run1"]
@@ -103,7 +103,7 @@ def test_noise_dead_and_noisy_channels_do_not_tell_classes(jets):
     assert max(abs(area - 0.5) for area in areas.values()) < 0.04, areas  # measured: 0.034
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_borders_of_images_know_little(jets):
     """The outer five rows and columns: radiation and recoil differ between processes there, as outside R = 1."""
     border = np.ones((WINDOW, WINDOW), bool)
@@ -117,7 +117,7 @@ def test_borders_of_images_know_little(jets):
     assert max(abs(area - 0.5) for area in areas.values()) < 0.065, areas
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_surroundings_do_not_reveal_the_class(jets):
     """Particles outside the window, which are kept because seed and vertex may move, know as little as the physics of
     the underlying event."""

@@ -96,7 +96,7 @@ def test_an_acceptance_in_mass_makes_contained_jets_flat():
     assert chi_square(mass[kept][:1500], pt[kept][:1500], (50, 250)) < 2  # 1 is expected, 2 has a probability of 1 %
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_gun_is_flat_in_mass_and_pt_after_containment(monkeypatch):
     monkeypatch.setattr(shards, "PILOT_JETS", 2500)
     settings = SimulationSettings(

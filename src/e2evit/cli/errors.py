@@ -13,6 +13,11 @@ __all__ = ["UsageError", "is_for_user", "one_line_errors", "suggest"]
 
 EXPECTED = (FloatingPointError, ImportError, OSError, ValueError)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+HINTS = {
+    FileExistsError: "exists already",
+    IsADirectoryError: "is a folder, not a file",
+    NotADirectoryError: "is not in a folder",
+}
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -46,8 +51,15 @@ def one_line_errors(program: str) -> Iterator[None]:
         disk = None if is_for_user(error) else _disk_error(error)
         if os.environ.get("E2EVIT_DEBUG") or not (disk or is_for_user(error)):
             raise
-        _print(f"{program}: {str(disk or error).strip() or type(error).__name__}")
+        _print(f"{program}: {_in_words(disk or error)}")
         sys.exit(getattr(error, "exit_code", 1))
+
+
+def _in_words(error: Exception) -> str:
+    hint = HINTS.get(type(error))
+    if hint is not None and isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} {hint}: choose another path."
+    return str(error).strip() or type(error).__name__
 
 
 def suggest(word: str, known: Iterable[str], prefix: str = "") -> str:

@@ -17,6 +17,7 @@ from transformers.hf_argparser import HfArg
 
 from e2evit.data.jobs import check_replaceable
 from e2evit.data.locks import held
+from e2evit.results.predictions import MODEL
 from e2evit.results.tables import PRINTED, conditions, masses_table, results_table, signals_table
 from e2evit.training import DataArguments, TargetArguments, evaluate, import_model_module, is_first_process
 
@@ -73,6 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         result.to_json(path)
         shutil.rmtree(pieces)
+    if not result.metrics[MODEL]:
+        predictions = path.with_suffix(".parquet")
+        print(f"The jets have neither labels nor masses: nothing was measured. Predictions: {predictions}")
+        return
     by_name = {result.name: result}
     tables = results_table(by_name, keys=PRINTED), signals_table(by_name), masses_table(by_name)
     print("\n\n".join(filter(None, [*tables, conditions([result])])))

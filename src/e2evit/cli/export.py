@@ -24,7 +24,7 @@ from e2evit.data.sparse import sparse_to_dense
 from e2evit.data.storage import absolute
 from e2evit.hub.cmssw import runtime_of
 from e2evit.hub.export import export_variants, parity_images, write_row
-from e2evit.hub.triton import check_name, write_triton
+from e2evit.hub.triton import check_target, write_triton
 from e2evit.training import DataArguments, find_checkpoint, import_model_module, load_data, load_model, read_config
 
 from .parser import parse
@@ -62,8 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     checkpoint = find_checkpoint(checkpoint)
     name, folder = options.name or Path(absolute(checkpoint)).name, Path(options.output_dir)
     name += "_int8" * options.int8
+    if Path(name).name != name:
+        raise ValueError(f"`name` is the beginning of file names, got {name!r}: leave out its folder.")
     if options.triton is not None:
-        check_name(name)
+        check_target(options.triton, name)
     config = read_config(checkpoint)
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     model = load_model(checkpoint, config)
@@ -71,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     jets = concatenate_datasets([dataset[part].shuffle(seed=0) for part in ("test", "validation", "train")])
     rows = jets.select(range(min(options.num_jets, len(jets))))
     images = np.stack([sparse_to_dense(row["pixel_index"], row["pixel_value"], processor.image_shape) for row in rows])
+    folder.mkdir(parents=True, exist_ok=True)
     differences = export_variants(model, processor, folder, name, parity_images(images), options.cmssw, options.int8)
+    made_for = f" for CMSSW {options.cmssw}" if options.cmssw else ""
     kind = "mean" if options.int8 else "largest"
     record = {"checkpoint": name, "jets": len(rows), f"{kind} difference": differences}
     write_whole_text(folder / "parity.json", json.dumps(record, indent=1) + "\n")
@@ -79,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         size = (folder / file).stat().st_size / 2**20
         worst = ", ".join(f"{key} {value:.1e}" for key, value in errors.items())
         by = "on average" if options.int8 else "at most"
-        print(f"{file}: {size:.1f} MiB; differs from PyTorch by {by}: {worst}")
+        print(f"{file}{made_for}: {size:.1f} MiB; differs from PyTorch by {by}: {worst}")
     print(f"Wrote {write_row(rows[0], folder / f'{name}_row.txt')}, a jet for deploy/cpp")
     if options.triton is not None:
         print(f"Wrote {write_triton(folder / f'{name}_nchw.onnx', options.triton, name)}, a model for Triton")

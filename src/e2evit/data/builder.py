@@ -241,7 +241,10 @@ def load_e2e(
         # the reader's own message says what is wrong, the wrapper only that something is
         raise (error.__cause__ or error) from None
     selected: dict[str, list[datasets.Dataset]] = {part: [] for part in wanted}
-    for part in builder.info.splits or ():
+    parts = [part for part, info in (builder.info.splits or {}).items() if info.num_examples]
+    if not parts:
+        raise ValueError(f"Data set {resolved.name!r}: the files in {data_dir} hold no rows.")
+    for part in parts:
         rows = cast(datasets.Dataset, builder.as_dataset(split=part))
         splits = rule.assign_rows(rows.data.table, resolved, part)
         for name_of_split, chosen in selected.items():

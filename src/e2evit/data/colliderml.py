@@ -133,7 +133,8 @@ def _check_scale(cells: Particles, particles: Particles, schema: DatasetSchema) 
     if generated > ENOUGH and not RESPONSE[0] < measured / generated < RESPONSE[1]:
         told = f"cells of {measured:.3g} GeV for particles of {generated:.3g} GeV within |eta| < {covered:g}"
         raw = schema.open_detector.raw_energy
-        raise EventError(f"{told}: is `raw_energy: {str(raw).lower()}` of the schema wrong for these files?")
+        other = str(not raw).lower()
+        raise EventError(f"{told}; if all events are so, set `raw_energy: {other}` in a schema of your own")
 
 
 def _jets(particles: Particles, hard: np.ndarray, min_pt: float) -> np.ndarray:

@@ -129,7 +129,7 @@ def _values(tree: Tree, source: Source, entries: int | None = None) -> np.ndarra
     """The numbers of a column, or of a branch of images; what stands for nothing is left out."""
     runs = _read(tree, source.keys[0], tree.num_entries if entries is None else entries)
     values = np.concatenate([np.zeros(0), *(run.values for run in runs)])
-    return values[np.isfinite(values) & ~np.isin(values, source.missing)]
+    return values[np.isfinite(values) & ~source.is_missing(values)]
 
 
 def _settle(tree: Tree, branches: _Branches) -> _Draft:

@@ -1,4 +1,4 @@
-"""Checks of the lists that sparse rows hold: pixels, particles, candidates, jets of events."""
+"""Checks of what rows hold: pixels, particles, candidates, jets of events, masses and classes."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from .grid import JET_MAX_ETA
 from .schema import DatasetSchema
 
-__all__ = ["check_axes", "check_lists", "check_numbers", "check_pixels", "renumbered"]
+__all__ = ["check_axes", "check_labels", "check_lists", "check_numbers", "check_pixels", "check_scalars", "renumbered"]
 
 _LARGEST = {"pt": 1e5, "eta": 20.0, "phi": 10.0}  # of particles, candidates and jets, GeV and radians
 _MAY_BE_NAN = ("jets_mass_labels",)
@@ -86,3 +86,26 @@ def renumbered(labels: pa.ListArray, numbers: Sequence[int | None], problems: di
     new = np.array([*(-1 if number is None else number for number in numbers), -1])
     entries = np.where(usable, new[np.where(usable, values, 0).astype(int)], -1)
     return pa.ListArray.from_arrays(labels.offsets, pa.array(entries, pa.int64()))
+
+
+def check_scalars(table: pa.Table, schema: DatasetSchema, problems: dict[int, str | None]) -> None:
+    """Note rows whose mass is out of range, whose class is unknown, or which lack an event id or an axis."""
+    mass = np.asarray(table["mass_labels"].to_numpy(), dtype=np.float64)  # null becomes NaN
+    low, high = schema.mass_range
+    for row in np.flatnonzero((mass < low) | (mass > high)):
+        problems.setdefault(
+            int(row), f"a mass of {mass[row]:g} GeV, outside {low:g}-{high:g} (are the masses in GeV?)"
+        )
+    for row in np.flatnonzero(table["event_id"].is_null().to_numpy()):
+        problems.setdefault(int(row), "no event_id")
+    if schema.particles:
+        check_axes(table, problems)
+    if schema.labels:
+        check_labels(table, schema.label_names, problems)
+
+
+def check_labels(table: pa.Table, label_names: tuple[str, ...], problems: dict[int, str | None]) -> None:
+    labels = np.asarray(table["labels"].to_numpy(), dtype=np.float64)
+    known = ", ".join(f"{number} ({name})" for number, name in enumerate(label_names))
+    for row in np.flatnonzero(~np.isnan(labels) & ~np.isin(labels, range(len(label_names)))):
+        problems.setdefault(int(row), f"the label {labels[row]:g}; known ones: {known}")

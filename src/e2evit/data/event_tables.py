@@ -39,6 +39,7 @@ TABLES = {  # the columns that are read
     "tracker_hits": ("detector", "x", "y", "z"),
     "tracks": ("d0", "z0", "phi", "theta", "qop"),
 }
+FLAGS, CODES = ("primary",), ("particle_id", "parent_id", "pdg_id", "vertex_primary", "detector")
 BUFFER, EVENTS, FILES = 2**20, 4, 10_000  # bytes of a column and events read at a time; files whose events are known
 
 
@@ -127,8 +128,14 @@ def find_tables_mismatch(path: str) -> str | None:
         for name in columns:
             kind = schema.field(name).type
             held = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else pa.null()
-            if not (pa.types.is_integer(held) or pa.types.is_floating(held) or pa.types.is_boolean(held)):
-                return f"`{name}` of {table} is {kind}, expected a list of numbers for each event"
+            whole = pa.types.is_integer(held)
+            if name in FLAGS:
+                fits, expected = whole or pa.types.is_boolean(held), "true or false"
+            else:
+                fits, expected = whole or (name not in CODES and pa.types.is_floating(held)), "numbers"
+            if not fits:
+                expected = "whole numbers" if name in CODES else expected
+                return f"`{name}` of {table} is {kind}, expected a list of {expected} for each event"
         if not pa.types.is_integer(schema.field("event_id").type):
             return f"`event_id` of {table} is {schema.field('event_id').type}, expected the number of the event"
     return None
@@ -156,6 +163,8 @@ def _columns(event: pa.RecordBatch, table: str, names: tuple[str, ...]) -> dict[
         if event.column(name).null_count or values.null_count:
             return f"a null in `{name}` of {table}"
         columns[name] = values.to_numpy(zero_copy_only=False)
+        if name in FLAGS:
+            columns[name] = columns[name].astype(bool)
         if columns[name].dtype.kind == "f":
             columns[name] = columns[name].astype(np.float64)
             if not np.isfinite(columns[name]).all():
@@ -180,6 +189,7 @@ class EventTable:
 
     def __init__(self, path: str, table: str):
         self.table, self.files = table, table_files(path, table)
+        self.other_particles = [file for file in table_files(path, FIRST) if file != path]
         self.named = [file for file in self.files if _parts(file)[2] == _parts(path)[2]]
         self.path, self.rows, self.next = "", iter(()), 0
         self.numbers: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -215,6 +225,10 @@ class EventTable:
             places = [(file, row) for file in files if (row := self._row(file, number)) is not None]
             if len(places) > 1:
                 raise EventError(f"it is in {places[0][0]} and {places[1][0]}: cannot tell which to join")
+            if places and files is self.files:
+                twice = [file for file in self.other_particles if self._row(file, number) is not None]
+                if twice:
+                    raise EventError(f"{twice[0]} has one of that number, too: cannot tell which {places[0][0]} holds")
             if places:
                 return places[0]
         raise EventError(f"it is in none of the {len(self.files)} files of {'/'.join(_parts(self.files[0])[:2])}")

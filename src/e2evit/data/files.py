@@ -12,7 +12,7 @@ from datasets import ClassLabel, Features
 
 from .batches import bad_spans
 from .colliderml import read_events
-from .entries import check_axes, check_lists, check_numbers, check_pixels, renumbered
+from .entries import check_labels, check_lists, check_numbers, check_pixels, check_scalars, renumbered
 from .event_tables import find_tables_mismatch
 from .formats import BadRows, Batch, DataFile, FileError, holds_text, open_data_file
 from .ntuple import count_entries, find_ntuple_mismatch, read_ntuple
@@ -167,7 +167,7 @@ def read_rows(
     Raises:
         FileError: for a row that does not fit, naming file and row.
     """
-    target = row_features(schema).arrow_schema
+    target, label = row_features(schema).arrow_schema, _class_of_file(piece.name, schema)
     known_bad = [
         span
         for glob, spans in schema.bad_rows.items()
@@ -185,7 +185,10 @@ def read_rows(
         for first, last in known_bad:
             inside = np.flatnonzero((numbers >= first) & (numbers <= last)).tolist()
             problems |= dict.fromkeys(inside, None)  # known and announced: not worth an error
-        _check_scalars(table, schema, problems)
+        if label is not None:
+            labels = pa.repeat(pa.scalar(label, target.field("labels").type), table.num_rows)
+            table = table.set_column(table.column_names.index("labels"), "labels", labels)
+        check_scalars(table, schema, problems)
         for bad in bad_spans(problems, piece.path, numbers, schema.format == "root"):
             on_bad_rows(bad)
         if problems:
@@ -194,26 +197,15 @@ def read_rows(
             yield table.select(target.names).cast(target)
 
 
-def _check_scalars(table: pa.Table, schema: DatasetSchema, problems: dict[int, str | None]) -> None:
-    mass = np.asarray(table["mass_labels"].to_numpy(), dtype=np.float64)  # null becomes NaN
-    low, high = schema.mass_range
-    for row in np.flatnonzero((mass < low) | (mass > high)):
-        problems.setdefault(
-            int(row), f"a mass of {mass[row]:g} GeV, outside {low:g}-{high:g} (are the masses in GeV?)"
-        )
-    for row in np.flatnonzero(table["event_id"].is_null().to_numpy()):
-        problems.setdefault(int(row), "no event_id")
-    if schema.particles:
-        check_axes(table, problems)
-    if schema.labels:
-        _check_labels(table, schema.label_names, problems)
-
-
-def _check_labels(table: pa.Table, label_names: tuple[str, ...], problems: dict[int, str | None]) -> None:
-    labels = np.asarray(table["labels"].to_numpy(), dtype=np.float64)
-    known = ", ".join(f"{number} ({name})" for number, name in enumerate(label_names))
-    for row in np.flatnonzero(~np.isnan(labels) & ~np.isin(labels, range(len(label_names)))):
-        problems.setdefault(int(row), f"the label {labels[row]:g}; known ones: {known}")
+def _class_of_file(name: str, schema: DatasetSchema) -> int | None:
+    """The class of all jets in a file, if the schema has one for each file."""
+    if not schema.class_of_files:
+        return None
+    fitting = [label for label, pattern in schema.class_of_files.items() if fnmatch(name, pattern)]
+    if len(fitting) != 1:
+        told = f"is of the classes {' and '.join(fitting)}" if fitting else "has no class"
+        raise FileError(f"{name} {told} by `class_of_files`: write globs of which one fits each file.")
+    return schema.label_names.index(fitting[0])
 
 
 def _read_dense(piece: Piece, schema: DatasetSchema, target: pa.Schema):
@@ -309,7 +301,7 @@ def _column(
     else:
         values = values[:, source.column] if source.column is not None else values.reshape(number, -1)[:, 0]
     values = values.astype(np.float64)
-    values[np.isin(values, source.missing)] = np.nan
+    values[source.is_missing(values)] = np.nan
     if pa.types.is_integer(kind):
         for row in np.flatnonzero(np.isfinite(values) & ((values != np.round(values)) | (np.abs(values) > 2**31 - 1))):
             problems.setdefault(int(row), f"{values[row]:g} as `{key}` ({name}), which is not a whole number")
@@ -359,7 +351,7 @@ def _read_sparse(piece: Piece, schema: DatasetSchema, target: pa.Schema):
         for group in schema.list_groups:
             check_lists(table, list(group), problems)
         if label_names != schema.label_names:
-            _check_labels(table, label_names, problems)
+            check_labels(table, label_names, problems)
             labels = table["labels"].to_numpy()
             new = [renumber[int(label)] if label == label and 0 <= label < len(renumber) else None for label in labels]
             table = table.set_column(table.column_names.index("labels"), "labels", pa.array(new, pa.int64()))

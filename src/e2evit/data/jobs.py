@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 SCHEDULER_TIMEOUT = 30  # seconds
-SHOWN = 3  # entries of a setting that differ
+SHOWN, LONG = 3, 80  # entries of a setting that differ, and characters of each
 
 
 @contextmanager
@@ -220,11 +220,17 @@ def claim(path: Path, record: dict, newer: Collection[str] = ()) -> None:
         write_whole_text(path, json.dumps(record, indent=2) + "\n")
 
 
+def _short(value) -> str:
+    text = str(value)
+    return text if len(text) <= LONG else f"{text[:LONG]}..."
+
+
 def _difference(key: str, there, now) -> str:
     """A setting that differs; of mappings, as of many files and their sizes, the first entries that do."""
     if not (isinstance(there, dict) and isinstance(now, dict)):
-        return f"{key}: {there} there, {now} now"
+        return f"{key}: {_short(there)} there, {_short(now)} now"
     names = sorted(name for name in there.keys() | now.keys() if there.get(name) != now.get(name))
-    told = [f"{key} {name}: {there.get(name, 'none')} there, {now.get(name, 'none')} now" for name in names[:SHOWN]]
+    shown = {name: [_short(side.get(name, "none")) for side in (there, now)] for name in names[:SHOWN]}
+    told = [f"{key} {name}: {before} there, {after} now" for name, (before, after) in shown.items()]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{', '.join(told)}{more}"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import shutil
 from collections.abc import Collection
 from contextlib import suppress
@@ -24,12 +25,13 @@ from .resolve import MANIFEST_FILE, ROWS_PATTERNS, find_schema, stamp_files, sta
 from .schema import DatasetSchema, Source, row_features
 from .sparse import COLUMN_ENCODINGS
 from .splits import SPLIT_FRACTIONS, SplitRule
-from .storage import absolute, file_size, relative_name
+from .storage import absolute, file_size, is_remote, relative_name
 from .survey import survey_folder
+from .texts import read_mapping
 
 __all__ = ["MANIFEST_FILE", "prepare"]
 
-BAD_ROWS_FILE = "bad_rows.json"
+BAD_ROWS_FILE, CARD = "bad_rows.json", "README.md"
 GROUP_ROWS = 1000
 SAMPLE_ROWS = 256
 
@@ -74,11 +76,11 @@ def prepare(
     """
     if on_bad_rows not in ("error", "skip"):
         raise ValueError(f"`on_bad_rows` is 'error' or 'skip', got {on_bad_rows!r}.")
-    if num_proc < 1 or shard_megabytes <= 0:
+    if num_proc < 1 or not 0 < shard_megabytes < math.inf:
         raise ValueError(f"Need num_proc and shard_megabytes > 0, got {num_proc} and {shard_megabytes}.")
     rule, source = rule or SplitRule(), find_schema(name, data_dir, schema)
     output_dir = Path(absolute(output_dir))
-    if str(output_dir) == absolute(data_dir):
+    if str(output_dir) == absolute(data_dir) or (not is_remote(data_dir) and _same_folder(output_dir, data_dir)):
         raise ValueError(f"{output_dir} holds the files to read: choose another `output_dir`.")
     rule.check(source.own_split, data_dir)
     warnings = survey_folder(source, data_dir)
@@ -105,6 +107,7 @@ def prepare(
         one_row="jet",
         resample_endcaps=False,
         open_detector=None,
+        class_of_files={},
     )
     record = {
         "schema": output.to_dict(),
@@ -129,6 +132,8 @@ def prepare(
         for folder in (progress.folder, output_dir / "data"):
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
+        if (output_dir / CARD).exists() and b"e2evit" not in (output_dir / CARD).read_bytes():
+            raise ValueError(f"{output_dir} holds a {CARD} that is not ours: choose a new or an empty `output_dir`.")
         progress.claim(settings | {"shard_megabytes": shard_megabytes})
         plan = (source, output, rule, splits, on_bad_rows)
         jobs = [
@@ -144,6 +149,11 @@ def prepare(
                 follow(run(missing), "Preparing", unit, total, total - waiting)
         _finish(progress, record | {"warnings": warnings}, output, unit)
     return output_dir
+
+
+def _same_folder(first: Path, second: str | Path) -> bool:
+    """Whether two paths lead to one folder, e.g. by a link."""
+    return first.exists() and Path(second).expanduser().exists() and first.samefile(Path(second).expanduser())
 
 
 def _rows_per_shard(schema: DatasetSchema, data_dir, megabytes: float) -> int:
@@ -175,7 +185,9 @@ def _check_finished(output_dir: Path) -> None:
     Raises:
         FileError: naming those that are not.
     """
-    manifest = json.loads((output_dir / MANIFEST_FILE).read_text(encoding="utf-8"))
+    manifest = read_mapping(output_dir / MANIFEST_FILE, "JSON")
+    if not isinstance(manifest.get("shards"), dict):
+        raise FileError(f"{output_dir / MANIFEST_FILE} is damaged, it has no shards: remove it, and run this again.")
     if damaged := damaged_shards(output_dir, [shard for shards in manifest["shards"].values() for shard in shards]):
         raise FileError(
             f"{output_dir / 'data'}: {', '.join(damaged)} changed since they were written (SHA-256). Restore them, or "
@@ -293,7 +305,7 @@ def _finish(progress: Progress, record: dict, schema: DatasetSchema, unit: str) 
     )
     manifest = record | labelled | {f"num_bad_{unit}s": number_bad, "shards": shards}
     card = render_card(schema, manifest)
-    write_whole_text(output_dir / "README.md", card)
+    write_whole_text(output_dir / CARD, card)
     _write_json(output_dir / MANIFEST_FILE, manifest)
     shutil.rmtree(progress.folder)
 

@@ -55,7 +55,9 @@ def read_settings(output_dir: Path) -> dict | None:
         settings = json.loads((output_dir / PROGRESS_FOLDER / SETTINGS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return settings if isinstance(settings, dict) and isinstance(settings.get("files"), dict) else None
+    kinds = {"files": dict, "rows_per_shard": int}
+    is_whole = isinstance(settings, dict) and all(isinstance(settings.get(name), kind) for name, kind in kinds.items())
+    return settings if is_whole and settings["rows_per_shard"] > 0 else None
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,13 @@ class Progress:
         """
         path, earlier = self.folder / SETTINGS_FILE, read_settings(self.output_dir)
         if earlier is not None and earlier["files"].keys() == settings["files"].keys():
-            claim(path, settings | {"files": earlier["files"]}, NEWER)
+            # shards that were finished with `error` have no bad rows
+            open_to = ("files", "on_bad_rows") if earlier.get("on_bad_rows") == "error" else ("files",)
+            claim(path, settings | {name: earlier[name] for name in open_to}, NEWER)
             self._keep_unchanged()
-            if earlier["files"] != settings["files"]:
-                write_whole_text(path, json.dumps(earlier | {"files": settings["files"]}, indent=2) + "\n")
+            changed = {name: settings[name] for name in open_to}
+            if earlier != earlier | changed:
+                write_whole_text(path, json.dumps(earlier | changed, indent=2) + "\n")
         else:
             claim(path, settings, NEWER)
         self._refuse_strays()

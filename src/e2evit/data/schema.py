@@ -8,16 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from importlib.resources import files
-from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import yaml
 from datasets import ClassLabel, Features, List, Value
 from pydantic import BeforeValidator, FiniteFloat, PositiveInt, StrictBool, TypeAdapter, ValidationError
 
 from .addresses import Share
-from .budget import MAX_PIXELS
 from .columns import (
     CHANNELS,
     IMAGE_COLUMNS,
@@ -27,8 +26,9 @@ from .columns import (
     STRICT_KEYS,
     Channel,
 )
-from .grid import COLUMNS, ROWS, WINDOW
-from .open_detector import OpenDetector, contradictions_of_tables
+from .contradictions import contradictions
+from .grid import WINDOW
+from .open_detector import OpenDetector
 from .texts import read_mapping
 
 __all__ = [
@@ -69,6 +69,11 @@ class Source:
         """The first of its names among `available`, or None."""
         return next((key for key in self.stack or self.keys if key in available), None)
 
+    def is_missing(self, values: np.ndarray) -> np.ndarray:
+        """Which of these numbers mean "missing", in single precision, too."""
+        missing = np.asarray(self.missing, np.float64)
+        return np.isin(values, np.concatenate([missing, missing.astype(np.float32)]))
+
 
 def _as_source(value):
     return value if isinstance(value, (Mapping, Source)) else {"keys": value}
@@ -102,6 +107,7 @@ class DatasetSchema:
         resample_endcaps: Whether energies in the endcaps of the ECAL are averaged in blocks, as some converters do.
         open_detector: Of `"colliderml"`: the detector, and the jets that are made.
         labels: Classes in the order of their numbers, with their meaning; a file may number them or write their names.
+        class_of_files: A glob for each of `labels`: the files of that class, by their path in the folder.
         mass_definition: What `mass_labels` [GeV] is.
         mass_range: Masses [GeV] outside this range are an error.
         normalisation: `"physical"` (the channels' units), `"max_scaled_255"` (each image and channel scaled to 0..255)
@@ -141,6 +147,7 @@ class DatasetSchema:
     resample_endcaps: StrictBool = False
     open_detector: OpenDetector | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    class_of_files: dict[str, str] = field(default_factory=dict)
     mass_definition: str = "none"
     mass_range: tuple[FiniteFloat, FiniteFloat] = (0.0, 2000.0)
     normalisation: Literal["physical", "max_scaled_255", "scaled"] = "physical"
@@ -213,12 +220,6 @@ class DatasetSchema:
 
 
 _ADAPTER = TypeAdapter(DatasetSchema)
-_OF_NTUPLES = {
-    "tree": DatasetSchema.tree,
-    "branches": {},
-    "one_row": DatasetSchema.one_row,
-    "resample_endcaps": DatasetSchema.resample_endcaps,
-}
 
 
 def parse_schema(name: str, text: Any, where: str) -> tuple[DatasetSchema, ...]:
@@ -245,8 +246,8 @@ def _parse_variant(text: dict, where: str) -> DatasetSchema:
         schema = _ADAPTER.validate_python(text)
     except ValidationError as error:
         raise ValueError(f"{where}: {'; '.join(map(_explain, error.errors()))}") from None
-    if contradictions := list(_contradictions(schema)):
-        raise ValueError(f"{where}: {'; '.join(contradictions)}")
+    if problems := list(contradictions(schema)):
+        raise ValueError(f"{where}: {'; '.join(problems)}")
     return schema
 
 
@@ -275,78 +276,6 @@ def _did_you_mean(name: str, known: Sequence[str]) -> str:
     """The known names most similar to a mistyped one, or all of them."""
     close = get_close_matches(name, known)
     return f"did you mean {' or '.join(close)}?" if close else f"known fields: {', '.join(known)}"
-
-
-def _contradictions(schema: DatasetSchema):
-    """Fields that are valid by themselves, but not together."""
-    known = CHANNELS | schema.new_channels
-    for name in schema.channel_names:
-        if name not in known:
-            yield f"`channel_names`: {name} is neither in `new_channels` nor a known channel ({', '.join(CHANNELS)})"
-    if not 0 < len(set(schema.channel_names)) == len(schema.channel_names):
-        yield "`channel_names` must be distinct, and at least one"
-    if problem := _pattern_problem(schema.pattern):
-        yield f"`pattern` must {problem}, got {schema.pattern!r}"
-    if prod(schema.image_shape) > MAX_PIXELS:
-        yield f"an image of shape {schema.image_shape} has more than {MAX_PIXELS} values"
-    if schema.mass_range[0] >= schema.mass_range[1]:
-        yield f"`mass_range` is a smaller and a larger number, got {list(schema.mass_range)}"
-    for name, source in schema.sources.items():
-        if name in schema.columns and name not in ("image", *ROW_COLUMNS):
-            yield f"`columns` has {name}, but rows have image, {', '.join(ROW_COLUMNS)}"
-        if name in schema.extra and name in ROW_COLUMNS:
-            yield f"`extra` has {name}, which rows have anyway"
-        if bool(source.keys) == bool(source.stack):
-            yield f"`{name}` needs either `keys` or `stack`"
-    if schema.particles and "phi" not in schema.extra:
-        yield "`particles` needs `phi` in `extra`, which with `eta` is the axis of a jet"
-    if schema.open_detector is not None or schema.format == "colliderml":
-        yield from contradictions_of_tables(schema)
-    if schema.holds_events:
-        expected = {"jet": (WINDOW, WINDOW), "event": (ROWS, COLUMNS)}.get(schema.one_row, schema.image_size)
-        if schema.image_size != expected:
-            yield f"`image_size` of {schema.one_row}s is {list(expected)}, got {list(schema.image_size)}"
-    if schema.format == "root":
-        yield from _contradictions_of_ntuples(schema)
-    elif schema.format != "colliderml":
-        if schema.format != "rows" and "image" not in schema.columns:
-            yield "`columns` does not say where the `image` is"
-        given = [name for name, default in _OF_NTUPLES.items() if getattr(schema, name) != default]
-        given += [f"{name}.per" for name, source in schema.sources.items() if source.per != Source.per]
-        if given:
-            yield f"{_named(given)} is for `format: root`, not {schema.format}"
-    if unknown := [name for name in schema.optional if name not in schema.columns]:
-        yield f"`optional` has {', '.join(unknown)}, which `columns` lacks"
-    one_hot = schema.columns["labels"].one_hot if "labels" in schema.columns else ()
-    if len(one_hot) not in (0, len(schema.labels)):
-        yield f"`labels` has {len(one_hot)} one-hot columns for {len(schema.labels)} classes"
-
-
-def _contradictions_of_ntuples(schema: DatasetSchema):
-    if tuple(schema.branches) != schema.channel_names:
-        yield "`branches` must name a branch for each of `channel_names`, in their order"
-    if lacking := [name for name in ("ieta", "iphi") if schema.one_row == "jet" and name not in schema.columns]:
-        yield f"`columns` lacks {', '.join(lacking)}, the seed tower that each jet's window is cut around"
-    if schema.resample_endcaps and ("ecal" not in schema.branches or schema.one_row == "crop"):
-        yield "`resample_endcaps` needs a channel `ecal` of the whole detector"
-    given = ["channels_last"] * schema.channels_last + ["columns.image"] * ("image" in schema.columns)
-    for name, source in schema.sources.items():
-        given += [f"{name}.column"] * (source.column is not None) + [f"{name}.one_hot"] * bool(source.one_hot)
-        given += [f"{name}.stack"] * bool(source.stack and name != "event_id")
-    if given:
-        yield f"{_named(given)} is not for `format: root`: a branch holds one column, `branches` the images"
-
-
-def _named(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
-
-
-def _pattern_problem(pattern: str) -> str | None:
-    if pattern.startswith("/") or ".." in pattern.split("/"):
-        return "name files below the folder of the data set"
-    if not pattern or any("**" in part and part != "**" for part in pattern.split("/")):
-        return "be a glob such as `*.h5` or `**/*.parquet`"
-    return None
 
 
 def read_schema(path: str | Path) -> tuple[DatasetSchema, ...]:

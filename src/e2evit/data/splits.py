@@ -4,13 +4,14 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
+from pathlib import PurePath
 
 import numpy as np
 import pyarrow as pa
 
 from .schema import DatasetSchema
 
-__all__ = ["SPLIT_FRACTIONS", "SplitRule", "assign_splits", "pixel_ids"]
+__all__ = ["SPLIT_FRACTIONS", "SplitRule", "assign_splits", "is_made_up", "pixel_ids"]
 
 SPLIT_FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 FORMATS_OF_EVENTS = ("rows", "root", "colliderml")  # whose rows always have event ids
@@ -64,8 +65,10 @@ class SplitRule:
 
     def assign_rows(self, rows: pa.Table, schema: DatasetSchema, part: str = "full") -> np.ndarray:
         """As [`assign`], for rows of a data set of this schema."""
-        has_ids = schema.format in FORMATS_OF_EVENTS or "event_id" in schema.columns
-        ids = rows["event_id"].to_pylist() if has_ids or self.test_fold is None else pixel_ids(rows)
+        ids = rows["event_id"].to_pylist()
+        if self.test_fold is not None:
+            has_ids = schema.format in FORMATS_OF_EVENTS or "event_id" in schema.columns
+            ids = _with_pixels(ids, rows) if has_ids else pixel_ids(rows)
         return self.assign(ids, part, schema.own_split)
 
     def assign(self, event_ids: Iterable[str], part: str = "full", own: Collection[str] = ()) -> np.ndarray:
@@ -110,6 +113,22 @@ def pixel_ids(rows: pa.Table) -> list[str]:
             content = b"".join(part[start:stop].tobytes() for part in pixels)
             ids.append(blake2b(content, digest_size=16).hexdigest())
     return ids
+
+
+def is_made_up(event_id: str) -> bool:
+    """Whether an id is `FILE:ROW`, which rows get whose file has none."""
+    file, _, row = event_id.rpartition(":")
+    return row.isdecimal() and bool(PurePath(file).suffix)
+
+
+def _with_pixels(ids: list[str], rows: pa.Table) -> list[str]:
+    """The ids, and in place of those that are made up the pixels of all rows of that event."""
+    if not any(made_up := list(map(is_made_up, ids))):
+        return ids
+    pixels: dict[str, str] = {}
+    for event_id, of_row in zip(ids, pixel_ids(rows)):
+        pixels[event_id] = pixels.get(event_id, "") + of_row
+    return [pixels[event_id] if own else event_id for event_id, own in zip(ids, made_up)]
 
 
 def _uniform(event_ids: Iterable[str], salt: str) -> np.ndarray:

@@ -94,12 +94,13 @@ def auxiliary(rows: Dataset, name: str) -> np.ndarray:
 
 
 def moments_of_auxiliary(train: Dataset, names: Sequence[str]) -> tuple[list[float], list[float]]:
-    """Means and standard deviations of scalars, each as in [`auxiliary`]; 0 and 1 of one that does not vary."""
+    """Means and standard deviations of scalars, each as in [`auxiliary`]; a width of 1 for one that does not vary."""
     columns = [auxiliary(train, name) for name in names]
     columns = [values[np.isfinite(values)] for values in columns]
     means = [float(values.mean()) if values.size else 0.0 for values in columns]
     widths = [float(values.std()) if values.size else 0.0 for values in columns]
-    return means, [width or 1.0 for width in widths]
+    # what does not vary has a width of rounding errors
+    return means, [width if width > 1e-6 * abs(mean) else 1.0 for width, mean in zip(widths, means)]
 
 
 @dataclass(frozen=True)

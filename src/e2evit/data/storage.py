@@ -5,6 +5,7 @@ Local paths are made absolute here, so that `raw`, `./raw` and `~/raw` are one f
 
 import os
 from fnmatch import fnmatch
+from glob import glob
 from pathlib import Path
 
 import fsspec
@@ -35,8 +36,8 @@ def _utf8(path: str) -> str:
 
 
 def list_files(folder: str | Path, pattern: str) -> list[str]:
-    """Absolute paths of the files below `folder` that match a glob, sorted; `folder` itself if it is a file (an
-    address: if its name matches).
+    """Absolute paths of the files below `folder` that match a glob, sorted, and by links, too, but each file once;
+    `folder` itself if it is a file (an address: if its name matches).
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -49,9 +50,13 @@ def list_files(folder: str | Path, pattern: str) -> list[str]:
             return [str(folder)]
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is neither a folder nor a file.")
-        # hidden files are leftovers of an interrupted run
-        files = (path for path in folder.glob(pattern) if path.is_file() and path.name[0] != ".")
-        return sorted(_utf8(str(path)) for path in files)
+        # by the file itself, which two links may name; hidden ones are leftovers of an interrupted run
+        found: dict[str, str] = {}
+        for name in sorted(glob(pattern, root_dir=folder, recursive=True)):
+            path = os.path.join(folder, name)
+            if os.path.isfile(path):
+                found.setdefault(os.path.realpath(path), _utf8(path))
+        return sorted(found.values())
     try:
         system, root = fsspec.core.url_to_fs(str(folder))
         if fnmatch(root.rsplit("/", 1)[-1], pattern.rsplit("/", 1)[-1]):

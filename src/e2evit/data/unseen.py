@@ -10,6 +10,7 @@ from datasets import DatasetDict
 
 from .builder import load_e2e
 from .resolve import find_schema
+from .splits import is_made_up
 
 __all__ = ["check_training", "check_unseen"]
 
@@ -68,10 +69,9 @@ def _shared_events(event_ids: Collection[str], name: str, data_dir, schema, cach
             told = (
                 f"The {split} split of {data_dir} holds {len(shared)} events of the jets to measure on, e.g. {first}"
             )
-            made_up = bool(Path(first.rpartition(":")[0]).suffix)
             hint = (
                 " Rows without an event_id are called FILE:ROW: if these are other files of the same name, rename one."
-                * made_up
+                * is_made_up(first)
             )
             return f"{told}: what was trained on them cannot be measured on them.{hint}"
     return None

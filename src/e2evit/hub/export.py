@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from e2evit.data import CHANNELS
 from e2evit.data.extras import import_extra
-from e2evit.data.jobs import write_whole, write_whole_text
+from e2evit.data.jobs import follow, write_whole, write_whole_text
 from e2evit.modeling import E2EImageProcessor, HitViTForJetsInEvents
 from e2evit.modeling.image_processing_e2e import compress
 from e2evit.modeling.modeling_e2e import E2EForImageClassification
@@ -100,13 +100,15 @@ class ExportModule(nn.Module):
 def metadata(model, processor, layout: str) -> dict[str, str]:
     """The metadata of an ONNX file: everything needed to fill its input and to read its outputs."""
     names = processor.channel_names
+    is_physical = processor.normalisation in (None, "physical")
+    units = [CHANNELS[name].unit if is_physical and name in CHANNELS else "a.u." for name in names]
     classes = [model.config.id2label[number] for number in range(model.config.num_labels)]
     return {
         "model_type": model.config.model_type,
         "layout": layout,
         "image_size": json.dumps(processor.image_size),
         "channel_names": json.dumps(names),
-        "channel_units": json.dumps([CHANNELS[name].unit if name in CHANNELS else "a.u." for name in names]),
+        "channel_units": json.dumps(units),
         "channel_scale": json.dumps(processor.channel_scale),
         "class_names": json.dumps(classes),
         "signal": f"one minus the probability of {classes[0]}",
@@ -292,19 +294,29 @@ def export_variants(
 
     Returns:
         The largest differences by file name; with `int8` their means over images.
+
+    Raises:
+        ValueError: if `name` is no file name, and as [`export_onnx`] and [`check_parity`].
     """
-    differences = {}
-    for layout in tqdm(LAYOUTS, desc="Exporting", unit="layout", disable=None):
-        proto = _translate(model, processor, layout, cmssw)
-        proto = to_int8(proto) if int8 else proto
-        for first in FIRST:
-            path = Path(folder) / f"{name}_{'mass_' if first == 'mass' else ''}{layout}.onnx"
-            unchecked = _save(proto, path.with_suffix(".unchecked"), first)
-            try:
-                differences[path.name] = check_parity(model, processor, unchecked, images, int8=int8)
-                unchecked.replace(path)
-            finally:
-                unchecked.unlink(missing_ok=True)
+    if Path(name).name != name:
+        raise ValueError(f"`name` is the beginning of file names, got {name!r}: leave out its folder.")
+    differences: dict[str, dict[str, float]] = {}
+
+    def export() -> Iterator[int]:
+        for layout in LAYOUTS:
+            proto = _translate(model, processor, layout, cmssw)
+            proto = to_int8(proto) if int8 else proto
+            for first in FIRST:
+                path = Path(folder) / f"{name}_{'mass_' if first == 'mass' else ''}{layout}.onnx"
+                unchecked = _save(proto, path.with_suffix(".unchecked"), first)
+                try:
+                    differences[path.name] = check_parity(model, processor, unchecked, images, int8=int8)
+                    unchecked.replace(path)
+                finally:
+                    unchecked.unlink(missing_ok=True)
+                yield 1
+
+    follow(export(), "Exporting", "file", len(LAYOUTS) * len(FIRST))
     return differences
 
 

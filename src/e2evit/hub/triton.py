@@ -8,20 +8,26 @@ from pathlib import Path
 
 from e2evit.data.jobs import write_whole, write_whole_text
 
-__all__ = ["MAX_BATCH_SIZE", "check_name", "write_triton"]
+__all__ = ["MAX_BATCH_SIZE", "check_target", "write_triton"]
 
 MAX_BATCH_SIZE = 64  # jets of one request; SONIC sends those of an event together
-LABELS = "labels.txt"
+LABELS, VERSION = "labels.txt", "1"
 
 
-def check_name(name: str) -> None:
-    """Refuse a name that is no folder or no word in a URL.
+def check_target(folder: str | Path, name: str) -> None:
+    """Refuse a name that is no folder or no word in a URL, and a model that has other versions.
 
     Raises:
         ValueError: naming it.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise ValueError(f"A Triton model name has letters, digits, `_`, `.` and `-`, got {name!r}: set `name`.")
+    target = Path(folder) / name
+    if target.is_file() or Path(folder).is_file():
+        raise ValueError(f"{target} or its folder is a file: choose another model repository.")
+    if versions := sorted(path.name for path in target.glob("[0-9]*") if path.name != VERSION):
+        told = f"{target} has version {versions[0]} beside {VERSION}"
+        raise ValueError(f"{told}, which a new config.pbtxt may not fit: choose another `name`, or move it away.")
 
 
 def write_triton(onnx_file: str | Path, folder: str | Path, name: str) -> Path:
@@ -34,20 +40,20 @@ def write_triton(onnx_file: str | Path, folder: str | Path, name: str) -> Path:
         `FOLDER/NAME`.
 
     Raises:
-        ValueError: as [`check_name`].
+        ValueError: as [`check_target`].
         OSError: if a file cannot be written.
     """
     import onnx
 
-    check_name(name)
+    check_target(folder, name)
     model = onnx.load(onnx_file)
     classes = json.loads({entry.key: entry.value for entry in model.metadata_props}["class_names"])
     target = Path(folder) / name
-    (target / "1").mkdir(parents=True, exist_ok=True)
-    write_whole(target / "1/model.onnx", lambda temporary: shutil.copyfile(onnx_file, temporary))
+    (target / VERSION).mkdir(parents=True, exist_ok=True)
+    write_whole(target / VERSION / "model.onnx", lambda temporary: shutil.copyfile(onnx_file, temporary))
     write_whole_text(target / LABELS, "".join(f"{label}\n" for label in classes))
     # what SONIC's server compares before it loads a model
-    checksum = hashlib.md5((target / "1/model.onnx").read_bytes(), usedforsecurity=False).hexdigest()
+    checksum = hashlib.md5((target / VERSION / "model.onnx").read_bytes(), usedforsecurity=False).hexdigest()
     write_whole_text(target / "config.pbtxt", _config(model.graph, name, checksum))
     return target
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "JetPredictions",
     "Predictions",
     "add_predictions",
+    "hash_of_ids",
     "prediction_columns",
     "read_event_ids",
     "read_predictions",
@@ -120,19 +122,19 @@ def read_predictions(results: Mapping[str | Path, "Result"]) -> JetPredictions:
 
     Raises:
         FileNotFoundError: if a result has no predictions beside it.
+        ValueError: if they are of other jets, or not finite.
     """
     scores, mass_preds, probabilities, first = {}, {}, {}, None
+    tables = {path: _table_of(path, result) for path, result in results.items()}
     pileups = [result.pileup for result in results.values()]
     for path, result in results.items():
-        table = pq.read_table(Path(path).with_suffix(".parquet"), page_checksum_verification=True)
-        predictors = {result.name: MODEL}
+        table, predictors = tables[path], {result.name: MODEL}
         if first is None:
             first = table
             if IMAGE_MASS in result.metrics and pileups.count(pileups[0]) == len(pileups):
                 predictors[IMAGE_MASS] = IMAGE_MASS
         for name, predictor in predictors.items():
-            scores[name] = table[_column(predictor, "score")].to_numpy()
-            mass_preds[name] = table[_column(predictor, "mass")].to_numpy()
+            scores[name], mass_preds[name] = (table[_column(predictor, part)].to_numpy() for part in ("score", "mass"))
         columns = [_column(MODEL, f"p_{name}") for name in result.label_names]
         if set(columns) <= set(table.column_names):
             probabilities[result.name] = np.stack([table[column].to_numpy() for column in columns], axis=1)
@@ -150,6 +152,36 @@ def read_predictions(results: Mapping[str | Path, "Result"]) -> JetPredictions:
         probabilities=probabilities,
         event_ids=first["event_id"].to_pylist() if "event_id" in names else None,
     )
+
+
+def _table_of(path: str | Path, result: "Result") -> pa.Table:
+    file = Path(path).with_suffix(".parquet")
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}, the predictions of {path}, is missing: measure the model again.")
+    table = pq.read_table(file, page_checksum_verification=True)
+    predictors = [MODEL, *([IMAGE_MASS] if IMAGE_MASS in result.metrics else [])]
+    for name in ("labels", "mass_labels", *(_column(one, part) for one in predictors for part in ("score", "mass"))):
+        if name not in table.column_names:
+            raise ValueError(f"{file} has no column {name!r}: measure the model again.")
+        if name.startswith(MODEL) and not np.isfinite(_numbers(table, name, file)).all():
+            raise ValueError(f"{file}: `{name}` is not finite for all jets: measure the model again.")
+    measured = result.data[result.split]
+    if table.num_rows != measured["rows"] or (
+        "event_id" in table.column_names and hash_of_ids(table["event_id"].to_pylist()) != measured["event_ids"]
+    ):
+        raise ValueError(f"{file} holds other jets than {path} was measured on: measure the model again.")
+    return table
+
+
+def _numbers(table: pa.Table, name: str, file: Path) -> np.ndarray:
+    if not pa.types.is_floating(table[name].type):
+        raise ValueError(f"{file}: `{name}` is {table[name].type}, expected numbers: measure the model again.")
+    return table[name].to_numpy()
+
+
+def hash_of_ids(event_ids: Sequence[str]) -> str:
+    """A hash of event ids in their order."""
+    return blake2b("\n".join(event_ids).encode(), digest_size=8).hexdigest()
 
 
 def read_event_ids(path: str | Path) -> list[str]:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -20,7 +19,7 @@ from e2evit.data.jobs import write_whole_text
 from e2evit.data.storage import absolute
 from e2evit.data.texts import read_mapping
 
-from .predictions import MODEL, write_predictions
+from .predictions import MODEL, hash_of_ids, write_predictions
 
 __all__ = [
     "Interval",
@@ -112,6 +111,8 @@ class Result:
                 raise ValueError(f"`{name}` of a result: {_innermost(error)}.") from None
         if self.split not in self.data:
             raise ValueError(f"`data` of a result: no split {self.split!r}, got {', '.join(self.data) or 'none'}.")
+        if missing := {"rows", "event_ids"} - self.data[self.split].keys():
+            raise ValueError(f"`data` of a result: {self.split} has no {', '.join(sorted(missing))}.")
         if MODEL not in self.metrics:
             raise ValueError(f"`metrics` of a result: no {MODEL!r}, got {', '.join(self.metrics) or 'none'}.")
         if "processor" not in self.hardware:
@@ -157,6 +158,7 @@ class Result:
         path = Path(path).expanduser()
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.predictions:
+            path.unlink(missing_ok=True)  # or a kill in between would leave those of another result beside it
             write_predictions(path.with_suffix(".parquet"), self.predictions)
         entries = {name: value for name, value in asdict(self).items() if name != "predictions"}
         text = json.dumps(entries, indent=2) + "\n"
@@ -296,4 +298,4 @@ def _output_of(*command: str) -> str:
 def fingerprint(rows: Dataset) -> dict[str, str | int]:
     """Number of rows and a hash of their event ids in order."""
     event_ids = rows.with_format("arrow")["event_id"].to_pylist()
-    return {"rows": len(event_ids), "event_ids": blake2b("\n".join(event_ids).encode(), digest_size=8).hexdigest()}
+    return {"rows": len(event_ids), "event_ids": hash_of_ids(event_ids)}

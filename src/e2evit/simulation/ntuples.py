@@ -14,7 +14,7 @@ from e2evit.data import SCHEMAS, DatasetSchema, find_schema
 from e2evit.data.batches import FileError
 from e2evit.data.extras import import_extra
 from e2evit.data.grid import ENDCAP_FACTOR, ENDCAP_ROWS, SEED_ROWS, TOWER, seed_towers
-from e2evit.data.jobs import follow, write_whole
+from e2evit.data.jobs import follow, remove_leftovers, write_whole
 from e2evit.data.parquet import open_parquet
 from e2evit.data.root import tree_facts
 from e2evit.data.sparse import table_to_dense
@@ -29,7 +29,7 @@ LISTS = {"jetPt": "jets_pt", "jetM": "jets_mass", "jetEta": "jets_eta", "jetPhi"
 
 
 def write_ntuples(folder: Path) -> Path:
-    """Write a ROOT file for each shard of simulated events in `folder`; those that are complete are kept.
+    """Write a ROOT file for each shard of simulated events in `folder`; complete ones no older than it are kept.
 
     ECAL endcap energies are scaled up so that resampling restores those of the rows. Jets whose window leaves the grid
     are left out, as CMS does.
@@ -48,9 +48,10 @@ def write_ntuples(folder: Path) -> Path:
         raise ValueError(f"{folder} holds jets, and an ntuple whole events: simulate with `whole_detector`.")
     import_extra("uproot", "An ntuple", "root")
     output.mkdir(exist_ok=True)
+    remove_leftovers(output)
     shards = {path: output / f"{path.stem}.root" for path in sorted(folder.glob("*.parquet"))}
     rows = {path: open_parquet(str(path)).metadata.num_rows for path in shards}
-    missing = [path for path, target in shards.items() if not _is_complete(target, rows[path])]
+    missing = [path for path, target in shards.items() if not _is_complete(target, path, rows[path])]
     total = sum(rows.values())
 
     def write() -> Iterator[int]:
@@ -62,9 +63,11 @@ def write_ntuples(folder: Path) -> Path:
     return output
 
 
-def _is_complete(path: Path, events: int) -> bool:
+def _is_complete(path: Path, shard: Path, events: int) -> bool:
+    if not path.is_file() or path.stat().st_mtime < shard.stat().st_mtime:
+        return False
     try:
-        return path.is_file() and tree_facts(str(path), DatasetSchema.tree).num_entries == events
+        return tree_facts(str(path), DatasetSchema.tree).num_entries == events
     except FileError:
         return False
 

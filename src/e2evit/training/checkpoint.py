@@ -33,7 +33,7 @@ from e2evit.data.texts import read_mapping
 from e2evit.modeling import CANDIDATE_FAMILIES, FAMILIES, E2EConfig, E2EImageProcessor
 
 from .arguments import TargetArguments
-from .guards import check_image_size
+from .guards import check_image_size, check_normalisation
 from .heads import auxiliary_fields, predicted_fields, truth_fields, with_new_classifier
 
 __all__ = [
@@ -130,7 +130,10 @@ def read_config(path: str | Path) -> E2EConfig:
     if not Path(path).is_dir():
         _ask_the_hub_once(str(path))
     try:
-        return AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path)
+        if not hasattr(config, "channel_names"):
+            raise ValueError(f"{path} is a {config.model_type!r} of transformers, not a model of detector images.")
+        return config
     except StrictDataclassError as error:
         raise ValueError(f"The configuration of {path} is wrong: {' '.join(str(error).split())}") from None
     except ValueError as error:
@@ -194,6 +197,7 @@ def new_model(
         channel_names=schema.channel_names,
         image_size=schema.image_size,
         channel_scale=[round(scale, 6) for scale in statistics.channel_scale],
+        normalisation=schema.normalisation,
         **auxiliary_fields(train_split, aux_names or ()),
     )
     auto_class = _auto_class(masked, queries)
@@ -230,13 +234,15 @@ def pretrained_model(
             f"{schema.name!r} has {', '.join(schema.channel_names)}."
         )
     check_image_size(path, processor, schema)
+    check_normalisation(path, processor, schema, fine_tuning=True)
     _check_family(config, queries)
     if masked:
         before = list(getattr(config, "truth_columns", ()))
         if truth_columns is not None and list(truth_columns) != before:
             raise ValueError(f"{path} predicts {', '.join(before) or 'no columns'}, not {', '.join(truth_columns)}.")
-        return load_model(path, config, AutoModelForMaskedImageModeling), processor
-    if _has_no_heads(config):
+        return load_model(path, config, AutoModelForMaskedImageModeling, new_heads=True), processor
+    new_heads = _has_no_heads(config)
+    if new_heads:
         statistics = training_statistics(train_split, schema.image_shape, mass_column, config.log_mass)
         config.num_aux_features = len(aux_names or ())
         for name, value in predicted_fields(schema, statistics).items():
@@ -246,7 +252,7 @@ def pretrained_model(
     elif aux_names is not None and list(aux_names) != processor.aux_names:
         read = ", ".join(processor.aux_names) or "nothing"
         raise ValueError(f"{path} reads {read} besides the image, and its heads cannot change: leave `aux_names` out.")
-    model = load_model(path, config, _auto_class(queries=queries))
+    model = load_model(path, config, _auto_class(queries=queries), new_heads)
     known = sorted(config.label2id, key=config.label2id.get)
     if schema.label_names and known != list(schema.label_names):
         logger.info(f"{path} tells {', '.join(known)} apart: a new classifier for {', '.join(schema.label_names)}")
@@ -254,16 +260,25 @@ def pretrained_model(
     return model, processor
 
 
-def load_model(path: str | Path, config: E2EConfig | None = None, auto_class=None) -> torch.nn.Module:
+def load_model(
+    path: str | Path, config: E2EConfig | None = None, auto_class=None, new_heads: bool = False
+) -> torch.nn.Module:
     """A checkpoint as a model in evaluation mode, by default for the classes and masses of what it was trained on.
 
+    Args:
+        new_heads: Whether heads that the checkpoint does not have get new weights, to be trained.
+
     Raises:
-        ValueError: if its weights are damaged, are not those that training wrote, or do not fit its configuration.
+        ValueError: if its weights are damaged, are not those that training wrote, or do not fit its configuration; and
+            for a pre-trained checkpoint without `new_heads`.
     """
     check_weights(_local_folder(path))
-    auto_class = auto_class or _auto_class(queries=_reads_events(config or read_config(path)))
+    config = config or read_config(path)
+    if not new_heads and _has_no_heads(config):
+        raise ValueError(f"{path} has been pre-trained and predicts no classes: fine-tune it first.")
+    auto_class = auto_class or _auto_class(queries=_reads_events(config))
     try:
-        return auto_class.from_pretrained(path, **({} if config is None else {"config": config}))
+        model, info = auto_class.from_pretrained(path, config=config, output_loading_info=True)
     except SafetensorError as error:
         raise ValueError(f"The weights of {path} are damaged: {error}.") from error
     except RuntimeError as error:
@@ -272,6 +287,10 @@ def load_model(path: str | Path, config: E2EConfig | None = None, auto_class=Non
         raise ValueError(
             f"Weights of {path} have other shapes than its config.json says; the log names them."
         ) from None
+    unfit = [f"{key} is {kind}" for kind in ("missing", "unexpected") for key in sorted(info[f"{kind}_keys"])]
+    if unfit and not new_heads:
+        raise ValueError(f"The weights of {path} do not fit its config.json: {unfit[0]}. Use those that belong to it.")
+    return model
 
 
 def _local_folder(path: str | Path) -> str | Path:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
@@ -157,7 +158,7 @@ def with_test_fold(data: DataArguments, checkpoint: TrainedOn) -> DataArguments:
         ValueError: for another fold, whose jets the checkpoint may have been trained on.
     """
     recipe, fold = checkpoint.recipe, checkpoint.recipe.get("test_fold")
-    is_same = (recipe.get("dataset_name"), recipe.get("schema")) == (data.dataset_name, data.schema)
+    is_same = recipe.get("dataset_name") == data.dataset_name and _same_text(recipe.get("schema"), data.schema)
     if not is_same or data.test_fold == fold:
         return data
     if data.test_fold is None and find_schema(data.dataset_name, data.data_dir, data.schema).own_split:
@@ -174,6 +175,16 @@ def with_test_fold(data: DataArguments, checkpoint: TrainedOn) -> DataArguments:
         f"{checkpoint.path} was trained {own}: jets of test fold {data.test_fold} of {data.dataset_name!r} may have "
         "been among its training jets. Leave `test_fold` out."
     )
+
+
+def _same_text(first: str | None, second: str | None) -> bool:
+    """Whether two schemas are one file, or say the same."""
+    if first is None or second is None:
+        return first is second
+    paths = [Path(path).expanduser() for path in (first, second)]
+    if paths[0].resolve() == paths[1].resolve():
+        return True
+    return all(path.is_file() for path in paths) and len({path.read_bytes() for path in paths}) == 1
 
 
 def describe_data(data: DataArguments, targets: TargetArguments, schema: DatasetSchema, split: str) -> dict:

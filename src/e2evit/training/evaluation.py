@@ -23,7 +23,7 @@ from .collate import E2ECollator
 from .cost import model_cost, peak_memory_gib
 from .data import describe_data, load_data, targets_of, with_defaults, with_test_fold
 from .events import EventCollator
-from .guards import check_image_size
+from .guards import check_auxiliary, check_image_size, check_normalisation
 from .loaders import ImagesOnDevice, make_loader
 from .output import run_info
 from .pieces import predict_in_pieces
@@ -116,6 +116,8 @@ def evaluate(
         class_weights(jets[split], weights, column(jets[split], "labels", -100))
     processor = AutoImageProcessor.from_pretrained(trained_on.path)
     check_image_size(trained_on.path, processor, schema)
+    check_normalisation(trained_on.path, processor, schema)
+    check_auxiliary({split: jets[split]}, processor.aux_names)
     model = load_model(trained_on.path)
     if not model.config.has_exclusive_classes:
         raise ValueError(f"{checkpoint}: `problem_type` is {model.config.problem_type!r}, but a jet has one class.")

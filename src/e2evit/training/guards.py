@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ __all__ = [
     "check_containment",
     "check_decorrelation",
     "check_image_size",
+    "check_normalisation",
     "check_not_empty",
     "check_splits",
     "check_targets",
@@ -51,6 +52,22 @@ def check_image_size(path: str, processor, schema: DatasetSchema) -> None:
     if "jets" in schema.lists:
         advice = "cut windows around the jets of events with `event_jets: windows`"
     raise ValueError(f"{path} reads images of {own} pixels, and {schema.name!r} has {given}: {advice}.")
+
+
+def check_normalisation(path: str, processor, schema: DatasetSchema, fine_tuning: bool = False) -> None:
+    """Refuse pixels that are scaled in another way than those that the checkpoint was trained on; warn if it is to be
+    fine-tuned. Older checkpoints do not say.
+
+    Raises:
+        ValueError: with both scales.
+    """
+    own = getattr(processor, "normalisation", None)
+    if own is None or own == schema.normalisation:
+        return
+    told = f"{path} was trained on pixels that are {own!r}, and those of {schema.name!r} are {schema.normalisation!r}"
+    if not fine_tuning:
+        raise ValueError(f"{told}: its predictions would be wrong. Choose other data, or fine-tune it on these.")
+    logger.warning(f"{told}: `channel_scale` of its processor stays.")
 
 
 def check_not_empty(dataset: DatasetDict) -> None:
@@ -121,26 +138,28 @@ def check_targets(dataset: DatasetDict, mass_column: str, needs_masses: bool, wi
         logger.info(f"No training jet has a mass in `{mass_column}`: only the classes are trained")
 
 
-def check_auxiliary(dataset: DatasetDict, names: Sequence[str], flips: bool) -> None:
-    """Check that every training and validation jet has the scalars that a model reads besides the image.
+def check_auxiliary(dataset: Mapping[str, Dataset], names: Sequence[str], flips: bool = False) -> None:
+    """Check that every jet has the scalars that a model reads besides the image.
 
     Args:
         flips: Whether images are mirrored.
 
     Raises:
-        ValueError: with the number of jets that lack one, or for positions on the detector beside mirrored images.
+        ValueError: with the number of jets that lack one; for one named twice, or positions beside mirrored images.
     """
+    if twice := sorted(name for name in set(names) if names.count(name) > 1):
+        raise ValueError(f"`aux_names` has {twice[0]} twice.")
     if flips and (positions := [name for name in names if name in ("ieta", "iphi")]):
         raise ValueError(
             f"`flips` mirror the image, but not {', '.join(positions)}, which the model reads: set `flips: false`."
         )
     for name in names:
-        for part in ("train", "validation"):
-            lacking = int((~np.isfinite(auxiliary(dataset[part], name))).sum())
+        for part, rows in dataset.items():
+            lacking = int((~np.isfinite(auxiliary(rows, name))).sum())
             if lacking:
                 above = " above 0" if name.startswith("log_") else ""
                 raise ValueError(
-                    f"The model reads {name}, and {lacking} of {len(dataset[part])} jets of the {part} split have no "
+                    f"The model reads {name}, and {lacking} of {len(rows)} jets of the {part} split have no "
                     f"`{name.removeprefix('log_')}`{above}: leave it out of `aux_names`, or choose data that has it."
                 )
 

@@ -37,14 +37,15 @@ def predict_in_pieces(
     """The predictions of [`predict`], without targets, kept in `folder` piece by piece: after an interruption the same
     call resumes with the next piece.
 
-    Pieces of another model, precision or other jets are removed, and damaged ones predicted again: the name of a file
-    holds its hash. All processes must see `folder`.
+    Pieces of other images, or another model or precision, are removed, and damaged ones predicted again: the name of a
+    file holds its hash. All processes must see `folder`.
 
     Args:
         model: Not prepared by Accelerate.
     """
     folder = Path(folder)
-    settings = {"rows": fingerprint(rows), "weights": weights_fingerprint(model), "piece": PIECE}
+    settings = {"rows": fingerprint(rows), "images": rows._fingerprint, "processor": str(collator.processor.to_dict())}
+    settings |= {"weights": weights_fingerprint(model), "piece": PIECE}
     settings |= {"precision": str(accelerator.mixed_precision), "config": model.config.to_json_string()}
     if accelerator.is_main_process:
         known = folder / "settings.json"

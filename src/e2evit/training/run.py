@@ -197,7 +197,8 @@ def _run(
     if recipe.is_pretraining:  # whose data may lack the scalars that the heads of a checkpoint have read
         model.config.num_aux_features = 0
         processor.aux_names, processor.aux_mean, processor.aux_std = [], [], []
-    check_auxiliary(dataset, processor.aux_names, recipe.augmentation.flips)
+    read = {part: dataset[part] for part in ("train", "validation")}
+    check_auxiliary(read, processor.aux_names, recipe.augmentation.flips)
     saved = model
     if recipe.contrastive is not None:
         saved = model.base_model

@@ -6,9 +6,9 @@ e2eJetsSonic = cms.EDProducer(
     "E2EJetSonicProducer",
     Client=cms.PSet(
         mode=cms.string("Async"),
-        modelName=cms.string("xcit"),
+        modelName=cms.string("linearvit"),
         modelVersion=cms.string(""),
-        modelConfigPath=cms.FileInPath("E2E/E2ETagger/data/models/xcit/config.pbtxt"),
+        modelConfigPath=cms.FileInPath("E2E/E2ETagger/data/models/linearvit/config.pbtxt"),
         preferredServer=cms.untracked.string(""),
         timeout=cms.untracked.uint32(30),
         outputs=cms.untracked.vstring("signal", "mass"),
