@@ -19,6 +19,7 @@ __all__ = ["AUX_COLUMNS", "AUX_NAMES", "E2EImageProcessor", "as_rows", "compress
 AUX_COLUMNS = ("pt", "ieta", "iphi")
 AUX_NAMES = ("log_pt", *AUX_COLUMNS)
 ORDERS = ("channels_first", "channels_last")
+NORMALISATIONS = ("physical", "max_scaled_255", "scaled")
 SETTINGS = {"channel_names": ("channel_scale",), "aux_names": ("aux_mean", "aux_std")}  # one for each name
 
 
@@ -68,6 +69,8 @@ class E2EImageProcessor(BaseImageProcessor):
         scale = [1.0] * len(self.channel_names) if channel_scale is None else channel_scale
         self.channel_scale = _listed("channel_scale", scale)
         self.data_format = _known_order(input_data_format or data_format)
+        if normalisation not in (None, *NORMALISATIONS):
+            raise ValueError(f"`normalisation` must be {', '.join(NORMALISATIONS)} or None, got {normalisation!r}.")
         self.normalisation = normalisation
         self.aux_names = _listed("aux_names", aux_names)
         self.aux_mean, self.aux_std = _listed("aux_mean", aux_mean), _listed("aux_std", aux_std)

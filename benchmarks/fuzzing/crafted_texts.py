@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from transformers import AutoModelForImageClassification
 
 from e2evit.hub.export import export_onnx
-from e2evit.results.predictions import write_predictions
+from e2evit.results.predictions import hash_of_ids, write_predictions
 from e2evit.results.record import Result
 
 from .case import Case, Payload
@@ -72,6 +72,7 @@ def _checkpoint() -> dict[str, bytes]:
 def _result() -> Result:
     metrics = {"model": {"roc_auc": 0.9, "roc_auc_low": 0.8, "roc_auc_high": 0.95}}
     scores = np.linspace(0, 1, len(LABELS), dtype=np.float32)
+    event_ids = [f"jets:{row}" for row in range(len(LABELS))]
     return Result(
         model="tiny",
         seed=0,
@@ -81,14 +82,14 @@ def _result() -> Result:
         hardware={"processor": None},
         dataset="custom",
         split="test",
-        data={"test": {"rows": len(LABELS), "event_ids": "0"}},
+        data={"test": {"rows": len(LABELS), "event_ids": hash_of_ids(event_ids)}},
         mass_column="mass_labels",
         label_names=["qcd", "top"],
         channel_names=list(CHANNELS),
         image_size=list(SHAPE[1:]),
         metrics=metrics,
         predictions={
-            "event_id": [f"jets:{row}" for row in range(len(LABELS))],
+            "event_id": event_ids,
             "labels": LABELS,
             "mass_labels": MASSES,
             "model score": scores,

@@ -52,7 +52,7 @@ def check_json(text: str, path: Path) -> dict:
 def _known_fields(name: str, content: dict) -> set[str]:
     """The fields that a file of this name may have; empty where all may be."""
     if name == "preprocessor_config.json":
-        return set(E2EImageProcessor(["trk_pt"]).to_dict()) | ADDED_FIELDS
+        return set(E2EImageProcessor(["trk_pt"], normalisation="physical").to_dict()) | ADDED_FIELDS
     if name != "config.json":
         return set()
     model_type = content.get("model_type")

@@ -45,6 +45,7 @@ class EventCollator:
     ):
         if augmentation and augmentation.tower_shift:
             raise ValueError("`tower_shift` moves jets off the image: with `event_jets: queries` it must be 0.")
+        self.processor = processor
         self.images = E2ECollator(processor, augmentation=augmentation, with_labels=False, packed=packed)
         self.mass_column, self.mass_weights, self.with_labels = mass_column, mass_weights, with_labels
         self.containment, self.truth_columns, self.seed = containment, truth_columns, self.images.seed
