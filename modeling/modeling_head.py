@@ -15,6 +15,7 @@ __all__ = [
     "class_scores",
     "containment_loss",
     "e2e_loss",
+    "has_no_heads",
     "mass_in_gev",
 ]
 
@@ -268,6 +269,11 @@ def class_scores(config, logits: torch.Tensor) -> torch.Tensor:
     if config.problem_type == "regression":
         return logits
     return logits.sigmoid() if config.problem_type == "multi_label_classification" else logits.softmax(-1)
+
+
+def has_no_heads(config) -> bool:
+    """Whether a checkpoint is of a model for masked images or a bare backbone."""
+    return any(name.endswith(("ForMaskedImageModeling", "Model")) for name in config.architectures or ())
 
 
 def _mass_terms(mass_loss: str, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

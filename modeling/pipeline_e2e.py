@@ -14,7 +14,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from .files_e2e import Description, checked_channels, describe_file, file_channels, read_images
 from .image_processing_e2e import E2EImageProcessor, as_rows
-from .modeling_head import class_scores
+from .modeling_head import class_scores, has_no_heads
 
 __all__ = ["E2EFeaturesPipeline", "E2EJetsPipeline", "dataset_channels", "file_channels", "read_images"]
 
@@ -127,7 +127,7 @@ class E2EJetsPipeline(_E2EPipeline):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if any(name.endswith(("ForMaskedImageModeling", "Model")) for name in self.model.config.architectures or ()):
+        if has_no_heads(self.model.config):
             raise ValueError("This checkpoint has been pre-trained and predicts no classes: fine-tune it first.")
 
     def _forward(self, model_inputs):

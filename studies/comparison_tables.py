@@ -1,13 +1,11 @@
 """Tables of docs/comparison.md."""
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import zip_longest
 from pathlib import Path
 
-from steps import is_unchanged
+import steps
 
 from e2evit.data.manifest import sha256_of
 from e2evit.data.packaged import read_recipe
@@ -80,9 +78,8 @@ def networks(plan: dict) -> list[str]:
 def digest(plan: dict, model: str) -> str:
     """A hash of all that defines the trainings of a model, besides share and seed."""
     names = [*([] if model == TREES else [f"{model}.json"]), Path(plan["training"]).name]
-    texts = [(STUDY.parent / name).read_text(encoding="utf-8") for name in names]
-    own = plan["simulation"], plan["validation_fraction"], plan["settings"].get(model, {})
-    return sha256("".join([*texts, json.dumps(own)]).encode()).hexdigest()
+    own = [plan["simulation"], plan["validation_fraction"], plan["settings"].get(model, {})]
+    return steps.digest(*(STUDY.parent / name for name in names), own)
 
 
 def note_of(one: Training, folder: Path) -> Path:
@@ -125,7 +122,9 @@ def summarise(plan: dict, folder: Path, earlier: dict[str, dict]) -> dict[str, d
     for one in trainings(plan):
         if earlier.get(one.name, {}).get("recipe") == (recipe := digest(plan, one.model)):
             runs[one.name] = earlier[one.name]
-        elif (path := folder / f"validation/{one.name}.json").exists() and is_unchanged(note_of(one, folder), recipe):
+        elif (path := folder / f"validation/{one.name}.json").exists() and steps.is_unchanged(
+            note_of(one, folder), recipe
+        ):
             result = Result.from_json(path)
             runs[one.name] = {
                 "recipe": recipe,

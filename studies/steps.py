@@ -87,7 +87,7 @@ class Job:
     steps: list[tuple]
 
 
-def digest(*parts: Path | dict | str) -> str:
+def digest(*parts: Path | dict | list | str) -> str:
     """A hash of what defines a training: recipes, whose text counts, and settings."""
     texts = [part.read_text(encoding="utf-8") if isinstance(part, Path) else json.dumps(part) for part in parts]
     return sha256("".join(texts).encode()).hexdigest()

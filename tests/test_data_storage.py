@@ -350,5 +350,6 @@ def test_linked_folders_are_searched_and_each_file_is_read_once(tmp_path):
         file["x"], file["y"] = IMAGES, LABELS
     (tmp_path / "raw/link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "raw/again.h5").symlink_to(tmp_path / "elsewhere/part.h5")
-    (tmp_path / "raw/loop").symlink_to(tmp_path / "raw")
+    for number in range(3):  # which multiply at each level
+        (tmp_path / f"raw/loop{number}").symlink_to(tmp_path / "raw")
     assert_complete(rows_of(tmp_path / "raw", schema(pattern="**/*.h5")))

@@ -23,7 +23,7 @@ from e2evit.data.jobs import write_whole_text
 from e2evit.data.sparse import sparse_to_dense
 from e2evit.data.storage import absolute
 from e2evit.hub.cmssw import runtime_of
-from e2evit.hub.export import export_variants, parity_images, write_row
+from e2evit.hub.export import check_name, export_variants, parity_images, write_row
 from e2evit.hub.triton import check_target, write_triton
 from e2evit.training import DataArguments, find_checkpoint, import_model_module, load_data, load_model, read_config
 
@@ -62,8 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     checkpoint = find_checkpoint(checkpoint)
     name, folder = options.name or Path(absolute(checkpoint)).name, Path(options.output_dir)
     name += "_int8" * options.int8
-    if Path(name).name != name:
-        raise ValueError(f"`name` is the beginning of file names, got {name!r}: leave out its folder.")
+    check_name(name)
     if options.triton is not None:
         check_target(options.triton, name)
     config = read_config(checkpoint)

@@ -128,13 +128,12 @@ def find_tables_mismatch(path: str) -> str | None:
         for name in columns:
             kind = schema.field(name).type
             held = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else pa.null()
-            whole = pa.types.is_integer(held)
+            fits, expected = pa.types.is_integer(held), "whole numbers"
             if name in FLAGS:
-                fits, expected = whole or pa.types.is_boolean(held), "true or false"
-            else:
-                fits, expected = whole or (name not in CODES and pa.types.is_floating(held)), "numbers"
+                fits, expected = fits or pa.types.is_boolean(held), "true or false"
+            elif name not in CODES:
+                fits, expected = fits or pa.types.is_floating(held), "numbers"
             if not fits:
-                expected = "whole numbers" if name in CODES else expected
                 return f"`{name}` of {table} is {kind}, expected a list of {expected} for each event"
         if not pa.types.is_integer(schema.field("event_id").type):
             return f"`event_id` of {table} is {schema.field('event_id').type}, expected the number of the event"

@@ -80,7 +80,7 @@ def prepare(
         raise ValueError(f"Need num_proc and shard_megabytes > 0, got {num_proc} and {shard_megabytes}.")
     rule, source = rule or SplitRule(), find_schema(name, data_dir, schema)
     output_dir = Path(absolute(output_dir))
-    if str(output_dir) == absolute(data_dir) or (not is_remote(data_dir) and _same_folder(output_dir, data_dir)):
+    if not is_remote(data_dir) and output_dir.exists() and output_dir.samefile(absolute(data_dir)):
         raise ValueError(f"{output_dir} holds the files to read: choose another `output_dir`.")
     rule.check(source.own_split, data_dir)
     warnings = survey_folder(source, data_dir)
@@ -149,11 +149,6 @@ def prepare(
                 follow(run(missing), "Preparing", unit, total, total - waiting)
         _finish(progress, record | {"warnings": warnings}, output, unit)
     return output_dir
-
-
-def _same_folder(first: Path, second: str | Path) -> bool:
-    """Whether two paths lead to one folder, e.g. by a link."""
-    return first.exists() and Path(second).expanduser().exists() and first.samefile(Path(second).expanduser())
 
 
 def _rows_per_shard(schema: DatasetSchema, data_dir, megabytes: float) -> int:

@@ -4,6 +4,7 @@ Local paths are made absolute here, so that `raw`, `./raw` and `~/raw` are one f
 """
 
 import os
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from glob import glob
 from pathlib import Path
@@ -35,6 +36,23 @@ def _utf8(path: str) -> str:
     return path
 
 
+def _matches(folder: str, pattern: str) -> Iterator[str]:
+    """Paths below a folder that match a glob. `**` follows links and enters each folder once: where two links lead
+    back, `glob` alone would take for ever."""
+    head, recursive, rest = pattern.partition("**/")
+    paths = (os.path.join(folder, name) for name in glob(head or pattern, root_dir=folder))
+    if not recursive:
+        yield from paths
+        return
+    entered: set[str] = set()
+    for base in paths if head else (folder,):
+        for below, folders, _ in os.walk(base, followlinks=True):
+            entered.add(os.path.realpath(below))
+            visible = (name for name in sorted(folders) if not name.startswith("."))
+            folders[:] = [name for name in visible if os.path.realpath(os.path.join(below, name)) not in entered]
+            yield from _matches(below, rest)
+
+
 def list_files(folder: str | Path, pattern: str) -> list[str]:
     """Absolute paths of the files below `folder` that match a glob, sorted, and by links, too, but each file once;
     `folder` itself if it is a file (an address: if its name matches).
@@ -52,8 +70,7 @@ def list_files(folder: str | Path, pattern: str) -> list[str]:
             raise FileNotFoundError(f"{folder} is neither a folder nor a file.")
         # by the file itself, which two links may name; hidden ones are leftovers of an interrupted run
         found: dict[str, str] = {}
-        for name in sorted(glob(pattern, root_dir=folder, recursive=True)):
-            path = os.path.join(folder, name)
+        for path in sorted(_matches(str(folder), pattern)):
             if os.path.isfile(path):
                 found.setdefault(os.path.realpath(path), _utf8(path))
         return sorted(found.values())

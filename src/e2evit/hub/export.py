@@ -275,6 +275,16 @@ def open_session(path: str | Path, num_threads: int = 0):
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+def check_name(name: str) -> None:
+    """Refuse a beginning of file names that leads to another folder.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if Path(name).name != name:
+        raise ValueError(f"`name` is the beginning of file names, got {name!r}: leave out its folder.")
+
+
 def export_variants(
     model: E2EForImageClassification,
     processor: E2EImageProcessor,
@@ -296,10 +306,9 @@ def export_variants(
         The largest differences by file name; with `int8` their means over images.
 
     Raises:
-        ValueError: if `name` is no file name, and as [`export_onnx`] and [`check_parity`].
+        ValueError: as [`check_name`], [`export_onnx`] and [`check_parity`].
     """
-    if Path(name).name != name:
-        raise ValueError(f"`name` is the beginning of file names, got {name!r}: leave out its folder.")
+    check_name(name)
     differences: dict[str, dict[str, float]] = {}
 
     def export() -> Iterator[int]:

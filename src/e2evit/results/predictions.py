@@ -125,10 +125,9 @@ def read_predictions(results: Mapping[str | Path, "Result"]) -> JetPredictions:
         ValueError: if they are of other jets, or not finite.
     """
     scores, mass_preds, probabilities, first = {}, {}, {}, None
-    tables = {path: _table_of(path, result) for path, result in results.items()}
     pileups = [result.pileup for result in results.values()]
     for path, result in results.items():
-        table, predictors = tables[path], {result.name: MODEL}
+        table, predictors = _table_of(path, result), {result.name: MODEL}
         if first is None:
             first = table
             if IMAGE_MASS in result.metrics and pileups.count(pileups[0]) == len(pileups):

@@ -158,7 +158,6 @@ class Result:
         path = Path(path).expanduser()
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.predictions:
-            path.unlink(missing_ok=True)  # or a kill in between would leave those of another result beside it
             write_predictions(path.with_suffix(".parquet"), self.predictions)
         entries = {name: value for name, value in asdict(self).items() if name != "predictions"}
         text = json.dumps(entries, indent=2) + "\n"

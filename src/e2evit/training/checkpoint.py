@@ -31,6 +31,7 @@ from e2evit.data.manifest import RUN_INFO_FILE, check_weights
 from e2evit.data.packaged import read_recipe
 from e2evit.data.texts import read_mapping
 from e2evit.modeling import CANDIDATE_FAMILIES, FAMILIES, E2EConfig, E2EImageProcessor
+from e2evit.modeling.modeling_head import has_no_heads
 
 from .arguments import TargetArguments
 from .guards import check_image_size, check_normalisation
@@ -105,7 +106,7 @@ class TrainedOn:
         file = cached_file(path, "recipe.yaml", _raise_exceptions_for_missing_entries=False)
         recipe = read_mapping(file) if file else {}
         known = [field.name for field in fields(TargetArguments)]
-        names = () if _has_no_heads(config) else tuple(config.id2label[number] for number in range(config.num_labels))
+        names = () if has_no_heads(config) else tuple(config.id2label[number] for number in range(config.num_labels))
         if config.channel_names is None:
             raise ValueError(f"{path} does not say what its channels are: set `channel_names` in its config.json.")
         return cls(
@@ -241,7 +242,7 @@ def pretrained_model(
         if truth_columns is not None and list(truth_columns) != before:
             raise ValueError(f"{path} predicts {', '.join(before) or 'no columns'}, not {', '.join(truth_columns)}.")
         return load_model(path, config, AutoModelForMaskedImageModeling, new_heads=True), processor
-    new_heads = _has_no_heads(config)
+    new_heads = has_no_heads(config)
     if new_heads:
         statistics = training_statistics(train_split, schema.image_shape, mass_column, config.log_mass)
         config.num_aux_features = len(aux_names or ())
@@ -274,7 +275,7 @@ def load_model(
     """
     check_weights(_local_folder(path))
     config = config or read_config(path)
-    if not new_heads and _has_no_heads(config):
+    if not new_heads and has_no_heads(config):
         raise ValueError(f"{path} has been pre-trained and predicts no classes: fine-tune it first.")
     auto_class = auto_class or _auto_class(queries=_reads_events(config))
     try:
@@ -315,11 +316,6 @@ def _check_family(config: E2EConfig, queries: bool) -> None:
 
 def _reads_events(config: E2EConfig) -> bool:
     return any(name.endswith("ForJetsInEvents") for name in config.architectures or ())
-
-
-def _has_no_heads(config: E2EConfig) -> bool:
-    """Whether a checkpoint is of a model for masked images or a bare backbone."""
-    return any(name.endswith(("ForMaskedImageModeling", "Model")) for name in config.architectures or ())
 
 
 def read_model_config(path: str | Path, **overrides) -> E2EConfig:
