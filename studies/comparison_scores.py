@@ -41,6 +41,12 @@ MASSES = {
     "tail_share": ("tails", ".3f"),
     "containment_auc": ("AUC of containment", ".3f"),
 }
+HONEST = (0.66, 0.70)
+COVERAGE = {
+    "lowest_coverage": ("lowest", ".3f"),
+    "highest_coverage": ("highest", ".3f"),
+    "honest_bins": (f"bins from {HONEST[0]:.2f} to {HONEST[1]:.2f}", ".2f"),
+}
 CLOSURE = {f"{name}_closure": (shown, ".3f") for name, shown in SIGNALS.items()}
 RESAMPLES = 1000
 
@@ -156,7 +162,16 @@ def _blind(results: Path, test: str, pileup: str) -> dict[str, list[dict[str, fl
     paths = sorted((results / f"comparison/blind/{test}/pileup_{pileup}").glob("*_seed*.json"))
     groups = by_model([Result.from_json(path) for path in paths])
     order = [model for model in read_recipe(STUDY)["models"] if model in groups]
-    return {model: [result.metrics[MODEL] for result in groups[model]] for model in order}
+    return {model: [result.metrics[MODEL] | _coverage(result) for result in groups[model]] for model in order}
+
+
+def _coverage(result: Result) -> dict[str, float]:
+    """Extremes of the uncertainty's coverage in bins of predicted mass and pT, and the share of [`HONEST`] bins."""
+    values = np.array([row["coverage_68"] for row in result.in_bins.get("uncertainty in predicted mass and pt", [])])
+    if not len(values):  # trees predict no uncertainty
+        return {}
+    honest = (values >= HONEST[0]) & (values <= HONEST[1])
+    return dict(zip(COVERAGE, (values.min(), values.max(), honest.mean())))
 
 
 def _scores(of: Callable[[Path], Mapping], *columns: Mapping) -> Callable[[Path], str]:
@@ -210,7 +225,7 @@ TABLES = {
     "comparison tuning": _tuning,
     "comparison validation": _scores(_on_validation, TAGGING, MASSES),
     "comparison blind test": _scores(
-        lambda results: _blind(results, "main", "21"), TAGGING, REJECTION, MASSES, CLOSURE
+        lambda results: _blind(results, "main", "21"), TAGGING, REJECTION, MASSES, COVERAGE, CLOSURE
     ),
     "comparison claims": _claims,
     **{

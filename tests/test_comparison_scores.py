@@ -86,3 +86,16 @@ def test_the_plan_uses_the_lowest_rate_that_is_as_good_as_the_best():
         good = [one["settings"]["learning_rate"] for one in trials if one["loss"] <= best + 0.01]
         assert plan["settings"][model] == {"learning_rate": min(good)}
         assert len(trials) == len(plan["tuning"]["space"]["learning_rate"]["choices"])
+
+
+def test_coverage_in_bins(tmp_path):
+    folder = tmp_path / "comparison/blind/main/pileup_21"
+    folder.mkdir(parents=True)
+    bins = [{"number": 9, "coverage_68": value} for value in (0.5, 0.66, 0.69, 0.8)]
+    in_bins = {"uncertainty in predicted mass and pt": bins}
+    make_result("hitvit", 0, {"roc_auc_macro": 0.9}, in_bins=in_bins).to_json(folder / "hitvit_seed0.json")
+    make_result("trees_candidates", 0, {"roc_auc_macro": 0.9}).to_json(folder / "trees_candidates_seed0.json")
+    table = TABLES["comparison blind test"](tmp_path).split("\n\n")[3]
+    heads, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.split("\n")]
+    assert heads[2:] == ["lowest", "highest", "bins from 0.66 to 0.70"]
+    assert rows == [["hitvit", "1", "0.500", "0.800", "0.50"], ["trees_candidates", "1", "–", "–", "–"]]

@@ -9,7 +9,13 @@ from sklearn.metrics import roc_auc_score
 
 from e2evit.data import find_schema
 from e2evit.metrics import MassRegression, closures, containment_metrics, mass_by_process, uncertainty_in_bins
-from e2evit.metrics.mass import mass_statistics, relative_resolution, response_statistics, uncertainty_statistics
+from e2evit.metrics.mass import (
+    mass_statistics,
+    quantile_edges,
+    relative_resolution,
+    response_statistics,
+    uncertainty_statistics,
+)
 from e2evit.results.measure import evaluate_predictions, measure
 from e2evit.results.predictions import Predictions
 from e2evit.results.tables import masses_table
@@ -163,17 +169,38 @@ def test_closure_of_processes_of_one_mass():
 
 def test_uncertainties_in_bins_of_mass_and_pt():
     pts = RNG.uniform(400, 1000, NUMBER)
-    rows = uncertainty_in_bins(MASSES, PREDICTED, SCALES, pts, [50, 150, 250], [400, 700, 1001, 2000], num_resamples=9)
+    edges = [50, 150, 250], [400, 700, 1001, 2000]
+    rows = uncertainty_in_bins(MASSES, PREDICTED, SCALES, MASSES, pts, *edges, num_resamples=9)
     assert [(row["low"], row["pt_low"]) for row in rows[:3]] == [(50, 400), (50, 700), (50, 1001)]
     assert sum(row["number"] for row in rows) == NUMBER
     chosen = (MASSES >= 150) & (pts < 700)
     expected = uncertainty_statistics(MASSES[chosen], PREDICTED[chosen], SCALES[chosen])
     assert {name: rows[3][name] for name in expected} == pytest.approx(expected)
     assert set(rows[2]) == {"low", "high", "pt_low", "pt_high", "number"}  # no jet
-    nothing = uncertainty_in_bins(*[NOTHING] * 4, [0, 1], [0, 1], weights=NOTHING)
+    nothing = uncertainty_in_bins(*[NOTHING] * 5, [0, 1], [0, 1], weights=NOTHING)
     assert [row["number"] for row in nothing] == [0]
-    weightless = uncertainty_in_bins(MASSES, PREDICTED, SCALES, pts, [50, 250], [400, 1000], weights=0 * MASSES)
+    weightless = uncertainty_in_bins(
+        MASSES, PREDICTED, SCALES, MASSES, pts, [50, 250], [400, 1000], weights=0 * MASSES
+    )
     assert set(weightless[0]) == set(rows[2])
+
+
+def test_an_honest_uncertainty_covers_in_bins_of_the_predicted_mass():
+    """Where the spectrum ends, it does not in bins of the true mass."""
+    rng, number = np.random.default_rng(4), 20_000
+    prior, noise = 30.0, 30.0  # a normal spectrum makes the best estimate and its uncertainty known
+    truth = rng.normal(300, prior, number)
+    measured = truth + rng.normal(0, noise, number)
+    best = 300 + (measured - 300) * prior**2 / (prior**2 + noise**2)
+    scales = np.full(number, prior * noise / np.hypot(prior, noise))
+    arrays, pts = (truth, best, scales), np.full(number, 500.0)
+
+    def coverages(masses):
+        rows = uncertainty_in_bins(*arrays, masses, pts, quantile_edges(masses, 5), [400, 600], num_resamples=2)
+        return [row["coverage_68"] for row in rows]
+
+    assert coverages(best) == pytest.approx([0.683] * 5, abs=0.03)
+    assert coverages(truth)[0] < 0.6 > coverages(truth)[-1]
 
 
 def test_metrics_of_containment():
@@ -230,6 +257,7 @@ def test_rows_keep_what_targets_lose():
     np.testing.assert_allclose(columns["generator_mass"], np.array(masses, float), rtol=1e-6)
     assert "model containment" in columns
     assert [row["number"] for row in evaluated["in_bins"]["uncertainty in mass and pt"]].count(0) < 25
+    assert len(evaluated["in_bins"]["uncertainty in predicted mass and pt"]) == 25
     table = masses_table({"xcit": make_result("xcit", 0, found, label_names=["qcd", "w"])})
     titles = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
     assert titles == ["xcit", "xcit, contained", "xcit, uncontained", "xcit, x_qq", "xcit, w", "xcit, contained w"]

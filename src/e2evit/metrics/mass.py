@@ -189,6 +189,7 @@ def uncertainty_in_bins(
     mass_labels: np.ndarray,
     mass_preds: np.ndarray,
     mass_scale_preds: np.ndarray,
+    masses: np.ndarray,
     pts: np.ndarray,
     mass_edges: Sequence[float],
     pt_edges: Sequence[float],
@@ -197,7 +198,11 @@ def uncertainty_in_bins(
     weights: np.ndarray | None = None,
     events: np.ndarray | None = None,
 ) -> list[dict[str, float]]:
-    """[`uncertainty_statistics`] with intervals in bins of true mass and pT [GeV].
+    """[`uncertainty_statistics`] with intervals in bins of mass and pT [GeV].
+
+    Args:
+        masses: Sorted into the bins of mass: the true or the predicted ones. An honest uncertainty covers 68.3 % in
+            every bin of predicted mass, but not of true mass, whose largest values are mostly measured too low.
 
     Returns:
         One row per bin: its edges `low`, `high` in mass and `pt_low`, `pt_high`, the `number` of jets and, with at
@@ -205,7 +210,7 @@ def uncertainty_in_bins(
     """
     rows, options = [], {"num_resamples": num_resamples, "seed": seed}
     for (low, high), (pt_low, pt_high) in product(pairwise(mass_edges), pairwise(pt_edges)):
-        inside = (mass_labels >= low) & (mass_labels < high) & (pts >= pt_low) & (pts < pt_high)
+        inside = (masses >= low) & (masses < high) & (pts >= pt_low) & (pts < pt_high)
         row = {"low": float(low), "high": float(high), "pt_low": float(pt_low), "pt_high": float(pt_high)}
         row |= {"number": int(inside.sum())}
         if weights is not None:

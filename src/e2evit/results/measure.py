@@ -317,8 +317,8 @@ def measure_in_bins(
     if predictions.mass_scale_preds is not None and (has_mass & has_pt).any():
         chosen, pts, pt_edges = bins(has_mass, "pt")
         predicted = predictions.mass_preds[chosen], predictions.mass_scale_preds[chosen]
-        mass_edges = quantile_edges(mass_labels[chosen], num_bins)
-        result["uncertainty in mass and pt"] = uncertainty_in_bins(
-            mass_labels[chosen], *predicted, pts, mass_edges, pt_edges, **of(chosen)
-        )
+        for title, masses in (("mass", mass_labels[chosen]), ("predicted mass", predicted[0].astype(float))):
+            result[f"uncertainty in {title} and pt"] = uncertainty_in_bins(
+                mass_labels[chosen], *predicted, masses, pts, quantile_edges(masses, num_bins), pt_edges, **of(chosen)
+            )
     return result
