@@ -105,6 +105,14 @@ def test_simulated_rows_and_splits(jets_dir, tmp_path):
     assert only["event_id"][:] == dataset["test"]["event_id"][:]
 
 
+def test_what_is_made_of_rows_is_found_again(jets_dir, tmp_path):
+    """Rows have the same fingerprint when they are first read and later, so nothing cached is made twice."""
+    first, later = (load_e2e("simulated", jets_dir, cache_dir=tmp_path / "cache") for _ in range(2))
+    assert {name: part._fingerprint for name, part in first.items()} == {
+        name: part._fingerprint for name, part in later.items()
+    }
+
+
 def test_plain_load_dataset_reads_simulated_rows(jets_dir):
     import datasets
 

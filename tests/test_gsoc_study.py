@@ -170,7 +170,7 @@ def test_tables(tmp_path):
     assert "1.500 → 0.500" in gsoc_tables.pretraining(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_small_study(tmp_path):
     """Sixty jets in each file, one model; a second call finds everything done."""
     plan = {

@@ -41,7 +41,7 @@ def test_macs_grow_with_the_grid():
     assert modeling_depthwise.USE_OPERATOR
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_small_study(tmp_path):
     """One network and the trees; a second call finds everything done."""
     model = {"model_type": "xcit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
