@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from comparison import check_plan, simulate, trees_step
-from comparison_scores import claims
+from comparison_scores import claims, pileup_changes
 from comparison_tables import TREES, digest, read_runs, trainings, weights_file
 from comparison_weights import restore
 from steps import ROOT, Job, ParallelArguments, run_jobs
@@ -133,9 +133,12 @@ def main() -> None:
         for pileup in test["pileup"]:
             jobs += _measure(plan, options, name, pileup)
     run_jobs(jobs, parallel, folder / "logs")
-    measured = sorted((results / "blind/main/pileup_21").glob("*_seed*.json"))
+    (trained_at,) = plan["blind_tests"]["main"]["pileup"]
+    measured = sorted((results / f"blind/main/pileup_{trained_at:g}").glob("*_seed*.json"))
     found = {"reference": plan["claims"]["reference"], "claims": claims(measured, **plan["claims"])}
     write_record(results / "claims.json", found)
+    changes = pileup_changes(results / "blind/pileup", trained_at)
+    write_record(results / "pileup.json", {"reference": trained_at, "changes": changes})
 
 
 def _measure(plan: dict, options: BlindArguments, name: str, pileup: float) -> list[Job]:

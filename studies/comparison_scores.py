@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from comparison_tables import STUDY, networks, trainings
+from sklearn.metrics import roc_auc_score
 
 from e2evit.data.packaged import read_recipe
 from e2evit.data.texts import read_mapping
@@ -19,7 +20,7 @@ from e2evit.results.predictions import BACKGROUND, MODEL, JetPredictions, read_p
 from e2evit.results.record import Result, by_model, read_results
 from e2evit.results.tables import markdown_table, p_value_text
 
-__all__ = ["TABLES", "claims"]
+__all__ = ["TABLES", "claims", "pileup_changes"]
 
 NOT_YET = "*Not measured yet.*"
 SIGNALS = {"top": "top", "w": "W", "z": "Z", "h": "H"}
@@ -48,7 +49,7 @@ COVERAGE = {
     "honest_bins": (f"bins from {HONEST[0]:.2f} to {HONEST[1]:.2f}", ".2f"),
 }
 CLOSURE = {f"{name}_closure": (shown, ".3f") for name, shown in SIGNALS.items()}
-RESAMPLES = 1000
+RESAMPLES, PILEUP_RESAMPLES = 1000, 200
 
 
 def score_table(runs: Mapping[str, Sequence[Mapping[str, float]]], columns: Mapping[str, tuple[str, str]]) -> str:
@@ -106,6 +107,46 @@ def claims(paths: Sequence[Path], reference: str, others: Sequence[str]) -> dict
     for entry, corrected in zip(entries, holm([entry["p_value"] for entry in entries])):
         entry["p_holm"] = corrected
     return found
+
+
+def pileup_changes(folder: Path, reference: float) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """How much each model changes from the pile-up `reference` to others, on the same jets.
+
+    Args:
+        folder: With the results of a blind test, and their predictions, in `pileup_MEAN`.
+
+    Returns:
+        By model, metric and pile-up: what [`paired_difference`] returns. Its variance is that of the jets plus that
+        of the changes of the trainings, since each training is compared with itself.
+    """
+    paths = sorted(folder.glob("pileup_*/*_seed*.json"))
+    results = read_results(paths)
+    jets, names = read_predictions(dict(zip(paths, results))), {}
+    for path, result in zip(paths, results):  # the name of a result has its pile-up in it
+        of_model = names.setdefault(path.stem.rpartition("_seed")[0], {})
+        of_model.setdefault(path.parent.name.removeprefix("pileup_"), []).append(result.name)
+    numbers = event_numbers(jets.event_ids)
+    measures = {
+        "mean AUC": (_mean_auc, jets.labels, jets.probabilities, jets.labels != -100),
+        "resolution, all": (_corrected, jets.mass_labels, jets.mass_preds, np.isfinite(jets.mass_labels)),
+    }
+    found: dict[str, dict] = {}
+    for model, trained in names.items():
+        before = trained.pop(f"{reference:g}")
+        for metric, (measure, targets, predicted, chosen) in measures.items():
+            events = None if numbers is None else numbers[chosen]
+            for pileup, after in trained.items():
+                sides = [[predicted[name][chosen].astype(float) for name in side] for side in (after, before)]
+                shared = [targets[chosen]]
+                error = paired_bootstrap(measure, shared, *sides, PILEUP_RESAMPLES, events=events)
+                changes = [measure(*shared, one) - measure(*shared, other) for one, other in zip(*sides, strict=True)]
+                entry = paired_difference(changes, [0.0], error)
+                found.setdefault(model, {}).setdefault(metric, {})[pileup] = entry
+    return found
+
+
+def _mean_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    return float(roc_auc_score(labels[:, None] == np.arange(probabilities.shape[1]), probabilities))
 
 
 def _corrected(mass_labels: np.ndarray, mass_preds: np.ndarray) -> float:
@@ -221,6 +262,30 @@ def _claims(results: Path) -> str:
     return markdown_table(["", "difference", "95 % CI", "p (Holm)"], rows)
 
 
+def _pileup(results: Path) -> str:
+    """How the metrics of each model change from the pile-up of the training."""
+    table = results / "comparison/pileup.json"
+    if not table.exists():
+        return NOT_YET
+    found = read_mapping(table, "JSON")
+    rows = [
+        [
+            model,
+            *(
+                f"{entry['difference']:+.4f} ({entry['low']:+.4f} to {entry['high']:+.4f})"
+                for of_metric in changes.values()
+                for entry in of_metric.values()
+            ),
+        ]
+        for model, changes in found["changes"].items()
+    ]
+    changes = next(iter(found["changes"].values()))
+    heads = [
+        f"{metric}, {found['reference']:g} → {pileup}" for metric, of_metric in changes.items() for pileup in of_metric
+    ]
+    return markdown_table(["", *heads], rows)
+
+
 TABLES = {
     "comparison tuning": _tuning,
     "comparison validation": _scores(_on_validation, TAGGING, MASSES),
@@ -228,6 +293,7 @@ TABLES = {
         lambda results: _blind(results, "main", "21"), TAGGING, REJECTION, MASSES, COVERAGE, CLOSURE
     ),
     "comparison claims": _claims,
+    "comparison of pile-ups": _pileup,
     **{
         f"comparison at pile-up {pileup}": _scores(partial(_blind, test="pileup", pileup=pileup), TAGGING, MASSES)
         for pileup in ("0", "21", "60")

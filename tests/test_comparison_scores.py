@@ -6,7 +6,7 @@ import comparison_scores
 import numpy as np
 import pyarrow as pa
 import pytest
-from comparison_scores import TABLES, claims, score_table
+from comparison_scores import TABLES, claims, pileup_changes, score_table
 from datasets import Dataset
 from render import ROOT
 from samples import make_result, row_table
@@ -99,3 +99,33 @@ def test_coverage_in_bins(tmp_path):
     heads, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.split("\n")]
     assert heads[2:] == ["lowest", "highest", "bins from 0.66 to 0.70"]
     assert rows == [["hitvit", "1", "0.500", "0.800", "0.50"], ["trees_candidates", "1", "–", "–", "–"]]
+
+
+def test_a_training_is_compared_with_itself_at_another_pileup(tmp_path, monkeypatch):
+    """Trainings differ much more from each other than each does from itself: the interval is still narrow."""
+    monkeypatch.setattr(comparison_scores, "PILEUP_RESAMPLES", 100)
+    rng, number = np.random.default_rng(1), 400
+    labels, masses = rng.integers(0, 3, number), rng.uniform(100, 200, number)
+    ids = [f"jet:{one}" for one in range(number)]
+    common = {"labels": labels, "mass_labels": masses, "jet_mass": masses, "pt": masses, "event_id": ids}
+    for model, width in {"hitvit": 1.0, "vit": 1.2}.items():
+        for seed, noise in enumerate((0.9, 1.0, 1.1)):
+            scattered, errors = rng.normal(size=(number, 3)), rng.normal(size=number)
+            for pileup, factor in {0: 0.6, 21: 1.0, 60: 1.6}.items():
+                scale = width * noise * factor
+                scores = softmax(2 * np.eye(3)[labels] + scale * scattered, axis=1)
+                columns = common | {"model score": 1 - scores[:, 0], "model mass": masses * (1 + 0.1 * scale * errors)}
+                columns |= {f"model p_{name}": scores[:, one] for one, name in enumerate(NAMES)}
+                result = make_result(model, seed, {}, label_names=NAMES, pileup=[float(pileup)], predictions=columns)
+                result.to_json(tmp_path / f"comparison/blind/pileup/pileup_{pileup}/{model}_seed{seed}.json")
+    found = pileup_changes(tmp_path / "comparison/blind/pileup", 21.0)
+    assert {model: [*changes["mean AUC"]] for model, changes in found.items()} == {
+        model: ["0", "60"] for model in found
+    }
+    for changes in found.values():
+        assert changes["mean AUC"]["60"]["high"] < 0 < changes["mean AUC"]["0"]["low"]
+        assert changes["resolution, all"]["0"]["high"] < 0 < changes["resolution, all"]["60"]["low"]
+    (tmp_path / "comparison/pileup.json").write_text(json.dumps({"reference": 21.0, "changes": found}))
+    heads, _, *rows = [line.split("|")[1:-1] for line in TABLES["comparison of pile-ups"](tmp_path).split("\n")]
+    assert [head.strip() for head in heads[1:3]] == ["mean AUC, 21 → 0", "mean AUC, 21 → 60"]
+    assert [row[0].strip() for row in rows] == ["hitvit", "vit"]
