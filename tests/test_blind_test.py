@@ -54,7 +54,7 @@ def test_a_small_comparison_from_simulation_to_claims(tmp_path):
     study.write_text(yaml.safe_dump(few_jets(yaml.safe_load(study.read_text())), sort_keys=False))
     commit()
     refuses("The training hitvit_seed0 is missing", "--make")
-    code, output = run("comparison", "--parallel_runs", 2)
+    code, output = run("comparison", "--parallel_runs", "2")
     assert code == 0, output
     names = {"hitvit_seed0", "hitvit_0.5_seed0", "trees_candidates_seed0"}
     names |= {f"particle_transformer_seed{seed}" for seed in (0, 1)}
@@ -66,7 +66,7 @@ def test_a_small_comparison_from_simulation_to_claims(tmp_path):
     refuses("blind_files.json differs from the commit")
     commit()
     assert run("comparison_figures")[0] == 0
-    code, output = run("blind_test", "--parallel_runs", 2)
+    code, output = run("blind_test", "--parallel_runs", "2")
     assert code == 0, output
     measured = {path.relative_to(results / "blind").as_posix() for path in results.glob("blind/*/*/*.json")}
     folders = ("main/pileup_21", *(f"pileup/pileup_{mean}" for mean in (0, 21, 60)))
