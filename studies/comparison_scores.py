@@ -208,7 +208,8 @@ def _blind(results: Path, test: str, pileup: str) -> dict[str, list[dict[str, fl
 
 def _coverage(result: Result) -> dict[str, float]:
     """Extremes of the uncertainty's coverage in bins of predicted mass and pT, and the share of [`HONEST`] bins."""
-    values = np.array([row["coverage_68"] for row in result.in_bins.get("uncertainty in predicted mass and pt", [])])
+    rows = result.in_bins.get("uncertainty in predicted mass and pt", [])
+    values = np.array([row["coverage_68"] for row in rows if "coverage_68" in row])
     if not len(values):  # trees predict no uncertainty
         return {}
     honest = (values >= HONEST[0]) & (values <= HONEST[1])

@@ -52,6 +52,8 @@ def test_a_small_comparison_from_simulation_to_claims(tmp_path):
 
     study, results = clone / "recipes/comparison/study.yaml", clone / "results/comparison"
     study.write_text(yaml.safe_dump(few_jets(yaml.safe_load(study.read_text())), sort_keys=False))
+    recipe = clone / "recipes/comparison/train.yaml"
+    recipe.write_text(recipe.read_text() + "logging_steps: 1\n")  # figures need points
     commit()
     refuses("The training hitvit_seed0 is missing", "--make")
     code, output = run("comparison", "--parallel_runs", "2")

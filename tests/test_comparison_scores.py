@@ -91,7 +91,7 @@ def test_the_plan_uses_the_lowest_rate_that_is_as_good_as_the_best():
 def test_coverage_in_bins(tmp_path):
     folder = tmp_path / "comparison/blind/main/pileup_21"
     folder.mkdir(parents=True)
-    bins = [{"number": 9, "coverage_68": value} for value in (0.5, 0.66, 0.69, 0.8)]
+    bins = [{"number": 9, "coverage_68": value} for value in (0.5, 0.66, 0.69, 0.8)] + [{"number": 1}]
     in_bins = {"uncertainty in predicted mass and pt": bins}
     make_result("hitvit", 0, {"roc_auc_macro": 0.9}, in_bins=in_bins).to_json(folder / "hitvit_seed0.json")
     make_result("trees_candidates", 0, {"roc_auc_macro": 0.9}).to_json(folder / "trees_candidates_seed0.json")
