@@ -210,7 +210,7 @@ def _coverage(result: Result) -> dict[str, float]:
     """Extremes of the uncertainty's coverage in bins of predicted mass and pT, and the share of [`HONEST`] bins."""
     rows = result.in_bins.get("uncertainty in predicted mass and pt", [])
     values = np.array([row["coverage_68"] for row in rows if "coverage_68" in row])
-    if not len(values):  # trees predict no uncertainty
+    if not len(values):  # a model without uncertainties
         return {}
     honest = (values >= HONEST[0]) & (values <= HONEST[1])
     return dict(zip(COVERAGE, (values.min(), values.max(), honest.mean())))
