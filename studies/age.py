@@ -5,8 +5,10 @@ python studies/age.py
 
 import argparse
 import json
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -150,7 +152,8 @@ def measured_files(results: Path) -> list[Measured]:
         if sources is None:
             raise ValueError(f"{name}: say in studies/age.py what it measures.")
         # a summary is as old as what it sums up
-        parts = (*entries.get("runs", ()), *entries.get("steps", {}).values())
+        runs = entries.get("runs", ())
+        parts = (*(runs.values() if isinstance(runs, dict) else runs), *entries.get("steps", {}).values())
         commits = {part["commit"] for part in parts if "commit" in part}
         for commit in sorted(commits, key=str) or [entries["commit"]]:
             measured.append(Measured(str(name), entries["date"], commit, sources))
@@ -189,8 +192,14 @@ def age_table(results: Path) -> str:
     for measured in measured_files(results):
         date = "–" if measured.date is None else measured.date[:10]
         groups.setdefault((date, measured.origin), []).append(measured.name.removesuffix(".json"))
-    rows = [[date, origin, ", ".join(names)] for (date, origin), names in sorted(groups.items())]
+    rows = [[date, origin, _listed(names)] for (date, origin), names in sorted(groups.items())]
     return markdown_table(["written", "with commit", "results"], rows, "---")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names in their order; those that differ in the seed of a training as one."""
+    numbers = Counter(re.sub(r"_seed\d+$", "", name) for name in names)
+    return ", ".join(name if number == 1 else f"{name} ({number})" for name, number in numbers.items())
 
 
 TABLES = {"age of results": age_table}

@@ -1,5 +1,6 @@
 """Each result names a commit in the history, or studies/age.py says why it cannot."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -64,3 +65,15 @@ def test_results_of_a_user_are_left_out(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for results in (tmp_path / "results", Path("results")):
         assert age.measured_files(results) == []
+
+
+def test_a_summary_is_as_old_as_its_runs(tmp_path):
+    runs = {f"hitvit_seed{seed}": {"commit": commit} for seed, commit in enumerate(("a" * 40, "b" * 40))}
+    entries = {"date": "2026-01-01T00:00:00Z", "commit": "c" * 40, "runs": runs}
+    for name in ("comparison/validation", "study/xcit_seed0", "study/xcit_seed1"):
+        path = tmp_path / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(entries))
+    assert [measured.commit[0] for measured in age.measured_files(tmp_path)] == ["a", "b"] * 3
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in age.age_table(tmp_path).splitlines()[2:]]
+    assert rows == [["2026-01-01", letter * 8, "comparison/validation, study/xcit (2)"] for letter in "ab"]
