@@ -19,6 +19,15 @@ from e2evit.plots.style import STYLE, label_simulation, styles
 ROOT = Path(__file__).parents[1]
 RESULTS, FOLDER = ROOT / "results/comparison", ROOT / "docs/comparison"
 SAMPLE = "8 TeV, pile-up 21, AK8 jets of 400 to 1000 GeV"
+TITLES = {
+    "hitvit": "HitViT",
+    "particle_transformer": "Particle Transformer",
+    "vit": "softmax ViT",
+    "resnet15": "ResNet-15",
+    "linearvit": "LinearViT",
+    "xcit": "XCiT",
+    "particle_net": "ParticleNet",
+}
 BACKWARD = 3  # cost of a training step, in forward passes
 
 
@@ -29,7 +38,7 @@ def loss_curves(runs: Mapping[Training, dict], steps: Mapping) -> Figure:
     models = list(dict.fromkeys(one.model for one in runs if one.share == 1))
     scales = {
         "Jets seen [thousands]": lambda model: 1e-3,
-        r"Training MACs [$10^{15}$]": lambda model: BACKWARD * steps["macs"][model] * 1e-15,
+        r"Training MACs [$10^{12}$]": lambda model: BACKWARD * steps["macs"][model] * 1e-12,
         "Minutes on one core": lambda model: 1 / steps["jets_per_second"][model] / 60,
     }
     with plt.style.context(STYLE):
@@ -39,7 +48,7 @@ def loss_curves(runs: Mapping[Training, dict], steps: Mapping) -> Figure:
             seen, losses = np.array(curves[0])[:, 0], np.array([np.array(curve)[:, 1] for curve in curves])
             for axis, scale in zip(axes, scales.values()):
                 x = seen * scale(model)
-                axis.plot(x, losses.mean(axis=0), **style, label=f"{model} ({len(curves)})")
+                axis.plot(x, losses.mean(axis=0), **style, label=f"{TITLES[model]} ({len(curves)})")
                 axis.fill_between(x, losses.min(axis=0), losses.max(axis=0), color=style["color"], alpha=0.2, lw=0)
         for axis, label in zip(axes, scales):
             axis.set(xlabel=label)
@@ -63,7 +72,7 @@ def worth_of_jets(runs: Mapping[Training, dict], jets: float, metrics: Mapping[s
         for axis, (key, label) in zip(axes, metrics.items()):
             for model, style in styles(models):
                 points = sorted((one.share * jets, runs[one]["metrics"][key]) for one in runs if one.model == model)
-                axis.plot(*zip(*points), marker="o", **style | {"linestyle": ""}, label=model)
+                axis.plot(*zip(*points), marker="o", **style | {"linestyle": ""}, label=TITLES[model])
             axis.set(xscale="log", xlabel="Training jets", ylabel=label)
         axes[0].legend()
         label_simulation(axes[0])
@@ -76,9 +85,11 @@ def main() -> None:
     runs = {one: found[one.name] for one in trainings(plan) if one.name in found}
     networks = {one: run for one, run in runs.items() if "training_curve" in run["training"]}
     curves = loss_curves(networks, read_mapping(RESULTS / "steps.json", "JSON"))
-    labels = {"roc_auc_macro": "Mean AUC", "corrected_resolution": "Mass resolution, all jets"}
-    shares = worth_of_jets(networks, training_jets(plan), labels)
-    for name, figure in {"curves": curves, "jets": shares}.items():
+    figures = {"curves": curves}
+    if any(one.share < 1 for one in networks):
+        labels = {"roc_auc_macro": "Mean AUC", "corrected_resolution": "Mass resolution, all jets"}
+        figures["jets"] = worth_of_jets(networks, training_jets(plan), labels)
+    for name, figure in figures.items():
         print(f"Wrote {save_figure(figure, FOLDER / name)}")
 
 
