@@ -8,7 +8,6 @@ import json
 import re
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +23,7 @@ _TRAINED = (*_NETWORKS, "src/e2evit/training")
 _SIMULATION = ("src/e2evit/simulation",)
 _TREES = ("src/e2evit/baselines", "src/e2evit/data", "src/e2evit/metrics", "src/e2evit/results")
 _HITVIT = (*_TRAINED, *_SIMULATION, "recipes/study", "recipes/tokens/windows.json", "recipes/pretraining/hitvit.json")
+_COMPARED = (*_TRAINED, *_SIMULATION, "recipes/comparison", "studies/comparison_scores.py")
 # what a file of results measures: the first pattern that matches counts
 SOURCES = {
     "quickstart_*.json": (*_TRAINED, *_SIMULATION, "recipes/quickstart", "src/e2evit/baselines"),
@@ -52,6 +52,8 @@ SOURCES = {
     ),
     "comparison/blind_files.json": (*_SIMULATION, "recipes/comparison/study.yaml"),
     "comparison/opened.json": (),  # the commit of the blind test
+    "comparison/claims.json": _COMPARED,
+    "comparison/pileup.json": _COMPARED,
     "comparison/*.json": (*_TRAINED, *_SIMULATION, "recipes/comparison"),
     "comparison/blind/*/*/*.json": (*_TRAINED, *_SIMULATION, "recipes/comparison"),
     "tokens.json": (*_TRAINED, *_SIMULATION, "recipes/study", "recipes/tokens"),
@@ -197,9 +199,11 @@ def age_table(results: Path) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The names in their order; those that differ in the seed of a training as one."""
-    numbers = Counter(re.sub(r"_seed\d+$", "", name) for name in names)
-    return ", ".join(name if number == 1 else f"{name} ({number})" for name, number in numbers.items())
+    """The names in their order; several that differ only in the seed of a training as one, with their number."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"_seed\d+$", "", name), []).append(name)
+    return ", ".join(of[0] if len(of) == 1 else f"{title} ({len(of)})" for title, of in groups.items())
 
 
 TABLES = {"age of results": age_table}

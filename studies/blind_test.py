@@ -6,6 +6,7 @@ python studies/blind_test.py            # measure every model that was trained o
 It opens only if all code, recipes/comparison, the validation results and the hashes are committed as they are; if the
 files have these hashes; and if every training of the plan is done, with the weights that were validated. `opened.json`
 then names the commit, and another plan, or another training, cannot open the test again. An interrupted call resumes.
+At the end come the claims, and how each model changes with pile-up (`claims.json`, `pileup.json`).
 """
 
 import json
@@ -138,7 +139,7 @@ def main() -> None:
     found = {"reference": plan["claims"]["reference"], "claims": claims(measured, **plan["claims"])}
     write_record(results / "claims.json", found)
     changes = pileup_changes(results / "blind/pileup", trained_at)
-    write_record(results / "pileup.json", {"reference": trained_at, "changes": changes})
+    write_record(results / "pileup.json", {"trained_at": trained_at, "models": changes})
 
 
 def _measure(plan: dict, options: BlindArguments, name: str, pileup: float) -> list[Job]:

@@ -22,7 +22,7 @@ SAMPLE = "8 TeV, pile-up 21, AK8 jets of 400 to 1000 GeV"
 TITLES = {
     "hitvit": "HitViT",
     "particle_transformer": "Particle Transformer",
-    "vit": "softmax ViT",
+    "vit": "ViT",
     "resnet15": "ResNet-15",
     "linearvit": "LinearViT",
     "xcit": "XCiT",
@@ -32,7 +32,7 @@ BACKWARD = 3  # cost of a training step, in forward passes
 
 
 def loss_curves(runs: Mapping[Training, dict], steps: Mapping) -> Figure:
-    """The loss of training jets before they were learned from, against jets, MACs and seconds of one core: the mean
+    """The loss of training jets before they were learned from, against jets, MACs and minutes of one core: the mean
     over the trainings of each model on all jets, with a band of their extremes.
     """
     models = list(dict.fromkeys(one.model for one in runs if one.share == 1))
@@ -48,7 +48,7 @@ def loss_curves(runs: Mapping[Training, dict], steps: Mapping) -> Figure:
             seen, losses = np.array(curves[0])[:, 0], np.array([np.array(curve)[:, 1] for curve in curves])
             for axis, scale in zip(axes, scales.values()):
                 x = seen * scale(model)
-                axis.plot(x, losses.mean(axis=0), **style, label=f"{TITLES[model]} ({len(curves)})")
+                axis.plot(x, losses.mean(axis=0), **style, label=f"{TITLES.get(model, model)} ({len(curves)})")
                 axis.fill_between(x, losses.min(axis=0), losses.max(axis=0), color=style["color"], alpha=0.2, lw=0)
         for axis, label in zip(axes, scales):
             axis.set(xlabel=label)
@@ -72,7 +72,7 @@ def worth_of_jets(runs: Mapping[Training, dict], jets: float, metrics: Mapping[s
         for axis, (key, label) in zip(axes, metrics.items()):
             for model, style in styles(models):
                 points = sorted((one.share * jets, runs[one]["metrics"][key]) for one in runs if one.model == model)
-                axis.plot(*zip(*points), marker="o", **style | {"linestyle": ""}, label=TITLES[model])
+                axis.plot(*zip(*points), marker="o", **style | {"linestyle": ""}, label=TITLES.get(model, model))
             axis.set(xscale="log", xlabel="Training jets", ylabel=label)
         axes[0].legend()
         label_simulation(axes[0])

@@ -1,4 +1,6 @@
-"""Tables of docs/comparison.md: what the models reached on validation jets and on the blind tests, and the claims."""
+"""Tables of docs/comparison.md: what the models reached on validation jets and on the blind tests, the claims, and how
+the models change with pile-up.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -8,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from comparison_tables import STUDY, networks, trainings
-from sklearn.metrics import roc_auc_score
 
 from e2evit.data.packaged import read_recipe
 from e2evit.data.texts import read_mapping
@@ -42,14 +43,14 @@ MASSES = {
     "tail_share": ("tails", ".3f"),
     "containment_auc": ("AUC of containment", ".3f"),
 }
-HONEST = (0.66, 0.70)
 COVERAGE = {
     "lowest_coverage": ("lowest", ".3f"),
     "highest_coverage": ("highest", ".3f"),
-    "honest_bins": (f"bins from {HONEST[0]:.2f} to {HONEST[1]:.2f}", ".2f"),
+    "honest_bins": ("share of bins that agree with .683", ".2f"),
 }
+HONEST = 0.683
 CLOSURE = {f"{name}_closure": (shown, ".3f") for name, shown in SIGNALS.items()}
-RESAMPLES, PILEUP_RESAMPLES = 1000, 200
+RESAMPLES = 1000
 
 
 def score_table(runs: Mapping[str, Sequence[Mapping[str, float]]], columns: Mapping[str, tuple[str, str]]) -> str:
@@ -109,44 +110,39 @@ def claims(paths: Sequence[Path], reference: str, others: Sequence[str]) -> dict
     return found
 
 
-def pileup_changes(folder: Path, reference: float) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """How much each model changes from the pile-up `reference` to others, on the same jets.
+def pileup_changes(folder: Path, trained_at: float) -> dict[str, dict]:
+    """How much each model changes on the same jets from the pile-up of its training to others.
+
+    Each training is compared with itself: the variance is that of the jets plus, with several trainings, that of their
+    mean change.
 
     Args:
         folder: With the results of a blind test, and their predictions, in `pileup_MEAN`.
 
     Returns:
-        By model, metric and pile-up: what [`paired_difference`] returns. Its variance is that of the jets plus that
-        of the changes of the trainings, since each training is compared with itself.
+        By model: its number of `trainings`, and `changes` by metric and pile-up, each with `difference`, `low` and
+        `high`.
     """
     paths = sorted(folder.glob("pileup_*/*_seed*.json"))
     results = read_results(paths)
     jets, names = read_predictions(dict(zip(paths, results))), {}
     for path, result in zip(paths, results):  # the name of a result has its pile-up in it
         of_model = names.setdefault(path.stem.rpartition("_seed")[0], {})
-        of_model.setdefault(path.parent.name.removeprefix("pileup_"), []).append(result.name)
-    numbers = event_numbers(jets.event_ids)
-    measures = {
-        "mean AUC": (_mean_auc, jets.labels, jets.probabilities, jets.labels != -100),
-        "resolution, all": (_corrected, jets.mass_labels, jets.mass_preds, np.isfinite(jets.mass_labels)),
-    }
+        of_model.setdefault(path.parent.name.removeprefix("pileup_"), {})[result.seed] = result.name
+    has_mass, without_mass = np.isfinite(jets.mass_labels), np.full(len(jets.labels), np.nan)
     found: dict[str, dict] = {}
-    for model, trained in names.items():
-        before = trained.pop(f"{reference:g}")
-        for metric, (measure, targets, predicted, chosen) in measures.items():
-            events = None if numbers is None else numbers[chosen]
-            for pileup, after in trained.items():
-                sides = [[predicted[name][chosen].astype(float) for name in side] for side in (after, before)]
-                shared = [targets[chosen]]
-                error = paired_bootstrap(measure, shared, *sides, PILEUP_RESAMPLES, events=events)
-                changes = [measure(*shared, one) - measure(*shared, other) for one, other in zip(*sides, strict=True)]
-                entry = paired_difference(changes, [0.0], error)
-                found.setdefault(model, {}).setdefault(metric, {})[pileup] = entry
+    for model, by_seed in names.items():
+        seeds = sorted(by_seed[f"{trained_at:g}"])
+        trained = {pileup: [of[seed] for seed in seeds] for pileup, of in by_seed.items()}
+        before, changes = trained.pop(f"{trained_at:g}"), {"mean AUC": {}, "resolution, all": {}}
+        for pileup, after in trained.items():
+            sides = {"after": after, "before": before}
+            of_all = compare_models(replace(jets, mass_labels=without_mass), sides, "after", same_trainings=True)
+            entries = of_all["before"]["roc_auc_macro"], _resolutions(jets, sides, "after", has_mass, True)["before"]
+            for of_metric, entry in zip(changes.values(), entries):
+                of_metric[pileup] = {key: entry[key] for key in ("difference", "low", "high")}
+        found[model] = {"trainings": len(seeds), "changes": changes}
     return found
-
-
-def _mean_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    return float(roc_auc_score(labels[:, None] == np.arange(probabilities.shape[1]), probabilities))
 
 
 def _corrected(mass_labels: np.ndarray, mass_preds: np.ndarray) -> float:
@@ -154,7 +150,11 @@ def _corrected(mass_labels: np.ndarray, mass_preds: np.ndarray) -> float:
 
 
 def _resolutions(
-    jets: JetPredictions, names: Mapping[str, Sequence[str]], reference: str, chosen: np.ndarray
+    jets: JetPredictions,
+    names: Mapping[str, Sequence[str]],
+    reference: str,
+    chosen: np.ndarray,
+    same_trainings: bool = False,
 ) -> dict[str, dict[str, float]]:
     """The corrected resolution of `reference` minus that of each other model, on the chosen jets."""
     numbers, masses, found = event_numbers(jets.event_ids), jets.mass_labels[chosen], {}
@@ -165,7 +165,7 @@ def _resolutions(
         if other != reference:
             sides = predicted[reference], predicted[other]
             error = paired_bootstrap(_corrected, [masses], *sides, RESAMPLES, events=events)
-            found[other] = paired_difference(values[reference], values[other], error)
+            found[other] = paired_difference(values[reference], values[other], error, same_trainings)
     return found
 
 
@@ -207,13 +207,16 @@ def _blind(results: Path, test: str, pileup: str) -> dict[str, list[dict[str, fl
 
 
 def _coverage(result: Result) -> dict[str, float]:
-    """Extremes of the uncertainty's coverage in bins of predicted mass and pT, and the share of [`HONEST`] bins."""
+    """Extremes of the uncertainty's coverage in bins of predicted mass and pT, and the share of bins whose 95 %
+    interval holds [`HONEST`].
+    """
     rows = result.in_bins.get("uncertainty in predicted mass and pt", [])
-    values = np.array([row["coverage_68"] for row in rows if "coverage_68" in row])
-    if not len(values):  # a model without uncertainties
+    rows = [row for row in rows if "coverage_68" in row]
+    if not rows:  # a model without uncertainties
         return {}
-    honest = (values >= HONEST[0]) & (values <= HONEST[1])
-    return dict(zip(COVERAGE, (values.min(), values.max(), honest.mean())))
+    values = [row["coverage_68"] for row in rows]
+    agree = [row["coverage_68_low"] <= HONEST <= row["coverage_68_high"] for row in rows]
+    return dict(zip(COVERAGE, (min(values), max(values), float(np.mean(agree)))))
 
 
 def _scores(of: Callable[[Path], Mapping], *columns: Mapping) -> Callable[[Path], str]:
@@ -264,27 +267,23 @@ def _claims(results: Path) -> str:
 
 
 def _pileup(results: Path) -> str:
-    """How the metrics of each model change from the pile-up of the training."""
+    """How the metrics of each model change from the pile-up of the training; no interval says what another training
+    would give where there is only one.
+    """
     table = results / "comparison/pileup.json"
     if not table.exists():
         return NOT_YET
     found = read_mapping(table, "JSON")
-    rows = [
-        [
-            model,
-            *(
-                f"{entry['difference']:+.4f} ({entry['low']:+.4f} to {entry['high']:+.4f})"
-                for of_metric in changes.values()
-                for entry in of_metric.values()
-            ),
-        ]
-        for model, changes in found["changes"].items()
-    ]
-    changes = next(iter(found["changes"].values()))
-    heads = [
-        f"{metric}, {found['reference']:g} → {pileup}" for metric, of_metric in changes.items() for pileup in of_metric
-    ]
-    return markdown_table(["", *heads], rows)
+    rows, heads = [], []
+    for model in (name for name in read_recipe(STUDY)["models"] if name in found["models"]):
+        entry = found["models"][model]
+        flat = {(metric, mean): one for metric, of in entry["changes"].items() for mean, one in of.items()}
+        heads = [f"{metric}, {found['trained_at']:g} → {mean}" for metric, mean in flat]
+        cells = [f"{one['difference']:+.4f}" for one in flat.values()]
+        if entry["trainings"] > 1:
+            cells = [f"{cell} ({one['low']:+.4f} to {one['high']:+.4f})" for cell, one in zip(cells, flat.values())]
+        rows.append([model, str(entry["trainings"]), *cells])
+    return markdown_table(["", "trainings", *heads], rows)
 
 
 TABLES = {

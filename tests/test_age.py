@@ -70,10 +70,11 @@ def test_results_of_a_user_are_left_out(tmp_path, monkeypatch):
 def test_a_summary_is_as_old_as_its_runs(tmp_path):
     runs = {f"hitvit_seed{seed}": {"commit": commit} for seed, commit in enumerate(("a" * 40, "b" * 40))}
     entries = {"date": "2026-01-01T00:00:00Z", "commit": "c" * 40, "runs": runs}
-    for name in ("comparison/validation", "study/xcit_seed0", "study/xcit_seed1"):
+    for name in ("comparison/validation", "study/vit_seed1", "study/xcit_seed0", "study/xcit_seed1"):
         path = tmp_path / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(entries))
-    assert [measured.commit[0] for measured in age.measured_files(tmp_path)] == ["a", "b"] * 3
+    assert [measured.commit[0] for measured in age.measured_files(tmp_path)] == ["a", "b"] * 4
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in age.age_table(tmp_path).splitlines()[2:]]
-    assert rows == [["2026-01-01", letter * 8, "comparison/validation, study/xcit (2)"] for letter in "ab"]
+    listed = "comparison/validation, study/vit_seed1, study/xcit (2)"
+    assert rows == [["2026-01-01", letter * 8, listed] for letter in "ab"]

@@ -1,4 +1,7 @@
-"""A rehearsal of the comparison, which can be done only once: all its commands in a clone, on a few jets."""
+"""A rehearsal of the comparison, whose blind test can be opened only once: from simulation to claims, on a few jets.
+
+It runs the `studies` of a clone, with the package that is installed.
+"""
 
 import json
 import subprocess
@@ -76,8 +79,8 @@ def test_a_small_comparison_from_simulation_to_claims(tmp_path):
     assert measured == {f"{folder}/{name}.json" for folder in folders for name in names}
     claims = json.loads((results / "claims.json").read_text())["claims"]
     assert {*claims["mean AUC"]} == {"particle_transformer", "trees_candidates"}
-    changes = json.loads((results / "pileup.json").read_text())["changes"]
-    assert {*changes["hitvit"]["mean AUC"]} == {"0", "60"}
+    changes = json.loads((results / "pileup.json").read_text())["models"]
+    assert {*changes["hitvit"]["changes"]["mean AUC"]} == {"0", "60"}
     assert run("render")[0] == 0
     assert "Not measured yet" not in (clone / "docs/comparison.md").read_text()
     before = {path: path.read_bytes() for path in results.glob("blind/*/*/*")}

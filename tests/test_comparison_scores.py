@@ -12,6 +12,8 @@ from render import ROOT
 from samples import make_result, row_table
 from scipy.special import softmax
 
+from e2evit.metrics.mass import response_statistics
+from e2evit.results.compare import paired_difference
 from e2evit.results.measure import evaluate_predictions
 from e2evit.results.predictions import Predictions, hash_of_ids
 
@@ -91,41 +93,53 @@ def test_the_plan_uses_the_lowest_rate_that_is_as_good_as_the_best():
 def test_coverage_in_bins(tmp_path):
     folder = tmp_path / "comparison/blind/main/pileup_21"
     folder.mkdir(parents=True)
-    bins = [{"number": 9, "coverage_68": value} for value in (0.5, 0.66, 0.69, 0.8)] + [{"number": 1}]
+    bins = [
+        {"coverage_68": 0.5, "coverage_68_low": 0.4, "coverage_68_high": 0.6},
+        {"coverage_68": 0.6, "coverage_68_low": 0.5, "coverage_68_high": 0.7},
+        {"number": 1},
+    ]
     in_bins = {"uncertainty in predicted mass and pt": bins}
     make_result("hitvit", 0, {"roc_auc_macro": 0.9}, in_bins=in_bins).to_json(folder / "hitvit_seed0.json")
     make_result("trees_candidates", 0, {"roc_auc_macro": 0.9}).to_json(folder / "trees_candidates_seed0.json")
     table = TABLES["comparison blind test"](tmp_path).split("\n\n")[3]
     heads, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.split("\n")]
-    assert heads[2:] == ["lowest", "highest", "bins from 0.66 to 0.70"]
-    assert rows == [["hitvit", "1", "0.500", "0.800", "0.50"], ["trees_candidates", "1", "–", "–", "–"]]
+    assert heads[2:] == ["lowest", "highest", "share of bins that agree with .683"]
+    assert rows == [["hitvit", "1", "0.500", "0.600", "0.50"], ["trees_candidates", "1", "–", "–", "–"]]
 
 
 def test_a_training_is_compared_with_itself_at_another_pileup(tmp_path, monkeypatch):
-    """Trainings differ much more from each other than each does from itself: the interval is still narrow."""
-    monkeypatch.setattr(comparison_scores, "PILEUP_RESAMPLES", 100)
+    """Trainings differ more from each other than each does from itself."""
+    monkeypatch.setattr(comparison_scores, "RESAMPLES", 100)
     rng, number = np.random.default_rng(1), 400
     labels, masses = rng.integers(0, 3, number), rng.uniform(100, 200, number)
     ids = [f"jet:{one}" for one in range(number)]
     common = {"labels": labels, "mass_labels": masses, "jet_mass": masses, "pt": masses, "event_id": ids}
-    for model, width in {"hitvit": 1.0, "vit": 1.2}.items():
-        for seed, noise in enumerate((0.9, 1.0, 1.1)):
+    values = {}
+    for model, noises in {"vit": (1.0,), "hitvit": (0.7, 1.0, 1.3)}.items():
+        for seed, noise in enumerate(noises):
             scattered, errors = rng.normal(size=(number, 3)), rng.normal(size=number)
-            for pileup, factor in {0: 0.6, 21: 1.0, 60: 1.6}.items():
-                scale = width * noise * factor
-                scores = softmax(2 * np.eye(3)[labels] + scale * scattered, axis=1)
-                columns = common | {"model score": 1 - scores[:, 0], "model mass": masses * (1 + 0.1 * scale * errors)}
+            for pileup, factor in {0: 0.9, 21: 1.0, 60: 1.15}.items():
+                scores = softmax(2 * np.eye(3)[labels] + noise * factor * scattered, axis=1)
+                predicted = masses * (1 + 0.1 * noise * factor * errors)
+                columns = common | {"model score": 1 - scores[:, 0], "model mass": predicted}
                 columns |= {f"model p_{name}": scores[:, one] for one, name in enumerate(NAMES)}
                 result = make_result(model, seed, {}, label_names=NAMES, pileup=[float(pileup)], predictions=columns)
                 result.to_json(tmp_path / f"comparison/blind/pileup/pileup_{pileup}/{model}_seed{seed}.json")
+                resolution = response_statistics(masses, predicted)["corrected_resolution"]
+                values.setdefault((model, pileup), []).append(resolution)
     found = pileup_changes(tmp_path / "comparison/blind/pileup", 21.0)
-    assert {model: [*changes["mean AUC"]] for model, changes in found.items()} == {
-        model: ["0", "60"] for model in found
-    }
-    for changes in found.values():
-        assert changes["mean AUC"]["60"]["high"] < 0 < changes["mean AUC"]["0"]["low"]
-        assert changes["resolution, all"]["0"]["high"] < 0 < changes["resolution, all"]["60"]["low"]
-    (tmp_path / "comparison/pileup.json").write_text(json.dumps({"reference": 21.0, "changes": found}))
+    assert {model: entry["trainings"] for model, entry in found.items()} == {"hitvit": 3, "vit": 1}
+    changes = found["hitvit"]["changes"]
+    assert set(changes["mean AUC"]["60"]) == {"difference", "low", "high"}
+    assert changes["mean AUC"]["60"]["difference"] < 0 < changes["mean AUC"]["0"]["difference"]
+    assert changes["resolution, all"]["0"]["high"] < 0 < changes["resolution, all"]["60"]["low"]
+    sides = values["hitvit", 60], values["hitvit", 21]
+    assert changes["resolution, all"]["60"]["difference"] == pytest.approx(np.mean(sides[0]) - np.mean(sides[1]))
+    unpaired = paired_difference(*sides, 0.0)
+    assert unpaired["low"] < 0 < unpaired["high"]
+    (tmp_path / "comparison/pileup.json").write_text(json.dumps({"trained_at": 21.0, "models": found}))
     heads, _, *rows = [line.split("|")[1:-1] for line in TABLES["comparison of pile-ups"](tmp_path).split("\n")]
-    assert [head.strip() for head in heads[1:3]] == ["mean AUC, 21 → 0", "mean AUC, 21 → 60"]
-    assert [row[0].strip() for row in rows] == ["hitvit", "vit"]
+    assert [head.strip() for head in heads[2:4]] == ["mean AUC, 21 → 0", "mean AUC, 21 → 60"]
+    assert [[cell.strip() for cell in row[:2]] for row in rows] == [["hitvit", "3"], ["vit", "1"]]
+    assert "to" in rows[0][2]
+    assert "to" not in rows[1][2]  # an interval over jets is not what another training would give

@@ -240,8 +240,8 @@ def load_e2e(
     except DatasetGenerationError as error:
         # the reader's own message says what is wrong, the wrapper only that something is
         raise (error.__cause__ or error) from None
-    # the info of a builder that has just prepared has more in it: the fingerprints of its rows would not be those of
-    # later processes, which could not use what this one caches
+    # A builder that has just prepared its files holds more info than one that finds them prepared. The info enters the
+    # fingerprints of rows: later processes would not find what this one caches.
     builder = E2EImages(**common)
     selected: dict[str, list[datasets.Dataset]] = {part: [] for part in wanted}
     parts = [part for part, info in (builder.info.splits or {}).items() if info.num_examples]

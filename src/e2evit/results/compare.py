@@ -28,7 +28,9 @@ COMPARED = ("roc_auc_macro", "accuracy", "relative_resolution")  # tested in pai
 ROBUSTNESS = ("roc_auc_macro", "accuracy", "relative_resolution", "response")  # measured on changed detectors
 
 
-def paired_difference(firsts: Sequence[float], seconds: Sequence[float], error_of_jets: float) -> dict[str, float]:
+def paired_difference(
+    firsts: Sequence[float], seconds: Sequence[float], error_of_jets: float, same_trainings: bool = False
+) -> dict[str, float]:
     """Difference between two models, measured on the same jets, in the mean of a metric over their trainings.
 
     Its variance is that of the jets plus, for each model with several trainings, the variance of their mean. The
@@ -38,10 +40,14 @@ def paired_difference(firsts: Sequence[float], seconds: Sequence[float], error_o
     Args:
         firsts, seconds: The metric of each training.
         error_of_jets: Standard deviation of the difference over samples of jets.
+        same_trainings: Whether the n-th metrics of both are of one training, measured under two conditions: then the
+            trainings contribute the variance of their mean change.
 
     Returns:
         `difference` (first minus second), its 95 % interval `low`, `high`, and the two-sided `p_value`.
     """
+    if same_trainings:
+        firsts, seconds = [first - second for first, second in zip(firsts, seconds, strict=True)], [0.0]
     spreads = [(np.var(side, ddof=1) / len(side), len(side) - 1) for side in (firsts, seconds) if len(side) > 1]
     difference = float(np.mean(firsts) - np.mean(seconds))
     variance = error_of_jets**2 + sum(spread for spread, _ in spreads)
@@ -107,7 +113,12 @@ def _accuracy_and_parts(labels: np.ndarray, probabilities: np.ndarray) -> tuple[
 
 
 def _difference_by_parts(
-    measure: Callable, labels: np.ndarray, firsts: Sequence, seconds: Sequence, events: np.ndarray | None = None
+    measure: Callable,
+    labels: np.ndarray,
+    firsts: Sequence,
+    seconds: Sequence,
+    events: np.ndarray | None = None,
+    same_trainings: bool = False,
 ) -> dict:
     """[`paired_difference`] of a metric that is a mean over jets; those of one of the `events` fluctuate together."""
     sides = [[measure(labels, probabilities) for probabilities in side] for side in (firsts, seconds)]
@@ -117,7 +128,7 @@ def _difference_by_parts(
     else:
         sums, number = np.bincount(events, first - second - np.mean(first - second)), len(np.unique(events))
         error = np.sqrt(np.square(sums).sum() * number / (number - 1)) / len(labels)
-    return paired_difference(*([value for value, _ in side] for side in sides), float(error))
+    return paired_difference(*([value for value, _ in side] for side in sides), float(error), same_trainings)
 
 
 def robustness_metrics(
@@ -158,13 +169,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare_models(
-    jets: JetPredictions, trainings: Mapping[str, Sequence[str]], reference: str, num_resamples: int = RESAMPLES
+    jets: JetPredictions,
+    trainings: Mapping[str, Sequence[str]],
+    reference: str,
+    num_resamples: int = RESAMPLES,
+    same_trainings: bool = False,
 ) -> dict[str, dict]:
     """`reference` against each other model, by the metrics of [`COMPARED`].
 
     Args:
         jets: Predictions of all trainings.
         trainings: Names of the trainings of each model.
+        same_trainings: As in [`paired_difference`].
 
     Returns:
         By the other model, then by metric: what [`paired_difference`] returns (reference minus other) and `p_holm`,
@@ -187,13 +203,17 @@ def compare_models(
         if all(name in jets.probabilities for side in sides for name in side):
             probabilities = [[jets.probabilities[name][known] for name in side] for side in sides]
             if len(np.unique(labels)) == probabilities[0][0].shape[1]:
-                entry["roc_auc_macro"] = _difference_by_parts(_auc_and_parts, labels, *probabilities, events)
-            entry["accuracy"] = _difference_by_parts(_accuracy_and_parts, labels, *probabilities, events)
+                entry["roc_auc_macro"] = _difference_by_parts(
+                    _auc_and_parts, labels, *probabilities, events, same_trainings
+                )
+            entry["accuracy"] = _difference_by_parts(
+                _accuracy_and_parts, labels, *probabilities, events, same_trainings
+            )
         if len(mass_labels):
             predicted = [[jets.mass_preds[name][has_mass].astype(float) for name in side] for side in sides]
             error = paired_bootstrap(relative_resolution, [mass_labels], *predicted, num_resamples, events=with_mass)
             values = ([relative_resolution(mass_labels, mass_preds) for mass_preds in side] for side in predicted)
-            entry["relative_resolution"] = paired_difference(*values, error)
+            entry["relative_resolution"] = paired_difference(*values, error, same_trainings)
         result[other] = entry
     for key in COMPARED:
         entries = [entry[key] for entry in result.values() if key in entry]

@@ -266,7 +266,8 @@ def measure_in_bins(
     events: np.ndarray | None = None,
 ) -> dict[str, list[dict[str, float]]]:
     """AUC of the signal in bins of jet mass and pT, and of each kind of it against the background in bins of pT;
-    response and resolution in bins of true mass and pT; coverage and pull of predicted uncertainties in bins of both.
+    response and resolution in bins of true mass and pT; coverage and pull of predicted uncertainties in bins of pT and
+    of true or predicted mass.
 
     Args:
         columns: `labels`, `mass_labels`, `jet_mass` and `pt`.
@@ -317,8 +318,10 @@ def measure_in_bins(
     if predictions.mass_scale_preds is not None and (has_mass & has_pt).any():
         chosen, pts, pt_edges = bins(has_mass, "pt")
         predicted = predictions.mass_preds[chosen], predictions.mass_scale_preds[chosen]
-        for title, masses in (("mass", mass_labels[chosen]), ("predicted mass", predicted[0].astype(float))):
+        for title, of_predicted in (("mass", False), ("predicted mass", True)):
+            masses = predicted[0].astype(float) if of_predicted else mass_labels[chosen]
+            edges = quantile_edges(masses, num_bins), pt_edges
             result[f"uncertainty in {title} and pt"] = uncertainty_in_bins(
-                mass_labels[chosen], *predicted, masses, pts, quantile_edges(masses, num_bins), pt_edges, **of(chosen)
+                mass_labels[chosen], *predicted, pts, *edges, of_predicted=of_predicted, **of(chosen)
             )
     return result
