@@ -71,7 +71,11 @@ def worth_of_jets(runs: Mapping[Training, dict], jets: float, metrics: Mapping[s
         figure, axes = plt.subplots(1, len(metrics), figsize=(7 * len(metrics), 6.5), layout="constrained")
         for axis, (key, label) in zip(axes, metrics.items()):
             for model, style in styles(models):
-                points = sorted((one.share * jets, runs[one]["metrics"][key]) for one in runs if one.model == model)
+                points = sorted(
+                    (one.share * jets, runs[one]["metrics"][key])
+                    for one in runs
+                    if one.model == model and key in runs[one]["metrics"]
+                )
                 axis.plot(*zip(*points), marker="o", **style | {"linestyle": ""}, label=TITLES.get(model, model))
             axis.set(xscale="log", xlabel="Training jets", ylabel=label)
         axes[0].legend()
