@@ -70,11 +70,11 @@ def check_plan(plan: dict, path: str) -> None:
     needed = {"training", "simulation", "blind_tests", "validation_fraction", "claims", "models", "tuning", "settings"}
     if missing := sorted(needed - {*plan}):
         raise ValueError(f"{path} is no plan of a comparison: it lacks {', '.join(missing)}.")
-    means = {name: plan["blind_tests"].get(name, {}).get("pileup", []) for name in ("main", "pileup")}
-    if len(means["main"]) != 1 or not {*means["main"]} <= {*means["pileup"]}:
+    main, others = (plan["blind_tests"].get(name, {}).get("pileup") for name in ("main", "pileup"))
+    if not (isinstance(main, list) and isinstance(others, list) and len(main) == 1 and main[0] in others):
         raise ValueError(
-            f"{path}: the blind test `main` must have one `pileup`, and `pileup` this one and others; got "
-            f"{means['main']} and {means['pileup']}."
+            f"{path}: the blind test `main` must list one `pileup`, and the blind test `pileup` this one and others; "
+            f"got {main} and {others}."
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import blind_test
 import pytest
 import torch
+from comparison import check_plan
 from comparison_tables import digest, note_of, plan_table, read_runs, summarise, trainings, weights_file
 from comparison_weights import keep, restore
 from safetensors.torch import load_file, save, save_file
@@ -210,3 +211,12 @@ def test_damaged_results_are_named(text, tmp_path):
     (tmp_path / "validation.json").write_text(text)
     with pytest.raises(ValueError, match=r"validation\.json"):
         read_runs(tmp_path / "validation.json")
+
+
+@pytest.mark.parametrize("pileup", [[21, 60], [40], 21, None])
+def test_a_blind_test_at_other_pileups_is_refused_before_it_starts(pileup):
+    plan = read_recipe(ROOT / "recipes/comparison/study.yaml")
+    check_plan(plan, "study.yaml")
+    plan["blind_tests"]["main"]["pileup"] = pileup
+    with pytest.raises(ValueError, match=r"study\.yaml: the blind test `main` must list one `pileup`"):
+        check_plan(plan, "study.yaml")
