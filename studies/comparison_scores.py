@@ -21,7 +21,7 @@ from e2evit.results.predictions import BACKGROUND, MODEL, JetPredictions, read_p
 from e2evit.results.record import Result, by_model, read_results
 from e2evit.results.tables import markdown_table, p_value_text
 
-__all__ = ["TABLES", "claims", "pileup_changes"]
+__all__ = ["NOT_YET", "TABLES", "claims", "pileup_changes", "score_table"]
 
 NOT_YET = "*Not measured yet.*"
 SIGNALS = {"top": "top", "w": "W", "z": "Z", "h": "H"}
