@@ -161,6 +161,16 @@ def test_texts_that_nobody_writes(text, message, tmp_path):
         read_schema(path)
 
 
+def test_records_may_be_longer_than_settings(tmp_path):
+    """The curves of a long training, or the results of many, fill more than anybody writes by hand."""
+    path = tmp_path / "runs.json"
+    path.write_text('{"runs": [' + "0.12345, " * 100_000 + "1]}", encoding="utf-8")
+    assert len(read_mapping(path, "JSON")["runs"]) == 100_001
+    path.write_text('{"runs": ""}' + " " * 2**24, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"runs\.json has 16777228 bytes; at most 16777216"):
+        read_mapping(path, "JSON")
+
+
 def test_nothing_is_a_recipe_but_no_configuration(tmp_path):
     (tmp_path / "empty.yaml").write_text("", encoding="utf-8")
     assert read_mapping(tmp_path / "empty.yaml") == {}

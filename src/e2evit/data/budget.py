@@ -6,6 +6,7 @@ __all__ = [
     "BATCH_BYTES",
     "MAX_PIXELS",
     "MAX_RATIO",
+    "MAX_RECORD",
     "MAX_ROW",
     "MAX_SETTINGS",
     "MAX_TEXT",
@@ -16,7 +17,8 @@ __all__ = [
 
 MAX_PIXELS = 2**24  # values of an image, or entries of a list
 MAX_ROW = 8 * MAX_PIXELS  # bytes of one row of an array
-MAX_SETTINGS = 2**18  # bytes of a YAML or JSON file that people write, and values in it
+MAX_SETTINGS = 2**18  # bytes of a YAML file, and values in it
+MAX_RECORD = 2**24  # bytes of a JSON file: programs write them, of long trainings or many files
 MAX_TEXT = 2**16  # bytes of a label or an event id
 MAX_RATIO = 1000  # unpacked to packed size beyond MAX_PIXELS or MAX_UNPACKED; gzip reaches 1032
 NPZ_RATIO = 100  # unpacked size of arrays beyond MAX_UNPACKED to that of their archive

@@ -1,4 +1,4 @@
-"""YAML and JSON files that people write, read within limits: each damage is one clear error."""
+"""YAML and JSON files, read within limits: each damage is one clear error."""
 
 import json
 from itertools import chain
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import yaml
 
-from .budget import MAX_SETTINGS
+from .budget import MAX_RECORD, MAX_SETTINGS
 
 __all__ = ["parse_yaml", "read_mapping"]
 
@@ -19,8 +19,9 @@ def read_mapping(path: str | Path, kind: Literal["YAML", "JSON"] = "YAML") -> di
         ValueError: if the file is too large, cannot be parsed or holds something else.
         OSError: if it cannot be read.
     """
-    if (size := Path(path).stat().st_size) > MAX_SETTINGS:
-        raise ValueError(f"{path} has {size} bytes; at most {MAX_SETTINGS} bytes of {kind} are read.")
+    most = MAX_SETTINGS if kind == "YAML" else MAX_RECORD
+    if (size := Path(path).stat().st_size) > most:
+        raise ValueError(f"{path} has {size} bytes; at most {most} bytes of {kind} are read.")
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
         content = parse_yaml(text) if kind == "YAML" else json.loads(text)
