@@ -57,6 +57,7 @@ SOURCES = {
     "comparison/*.json": (*_TRAINED, *_SIMULATION, "recipes/comparison"),
     "comparison/blind/*/*/*.json": (*_TRAINED, *_SIMULATION, "recipes/comparison"),
     "tokens.json": (*_TRAINED, *_SIMULATION, "recipes/study", "recipes/tokens"),
+    "scalars/*.json": (*_TRAINED, *_SIMULATION, "recipes/scalars"),
     "simulation_particles.json": (*_SIMULATION, "benchmarks/particle_images.py"),
     "simulation_validation.json": (
         *_SIMULATION,

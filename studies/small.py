@@ -3,7 +3,7 @@
 python studies/small.py --study recipes/scalars/study.yaml    # masses of X → γγ and X → ττ
 
 A plan has jets of its own, a training recipe, and what each model changes in it. Results go into `results/PLAN`;
-finished runs are kept, and interrupted ones resume. `studies/render.py` then writes the tables of the study's page.
+finished runs are kept, and interrupted ones resume. Then the plan's table is printed.
 """
 
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 
 from comparison import simulate
+from small_tables import TABLES
 from steps import Job, ParallelArguments, check_unchanged, digest, run_jobs
 from transformers import HfArgumentParser
 
@@ -34,6 +35,8 @@ def main() -> None:
     path, plan = Path(options.study), read_recipe(options.study)
     if missing := sorted({"simulation", "training", "runs", "seeds"} - {*plan}):
         raise ValueError(f"{path} is no plan of a small study: it lacks {', '.join(missing)}.")
+    if lacking := [model for model, settings in plan["runs"].items() if "model_config" not in settings]:
+        raise ValueError(f"{path}: {', '.join(lacking)} in `runs` lacks a `model_config`.")
     if options.max_runs is not None and options.max_runs < 0:
         raise ValueError(f"`max_runs` must be 0 or more, got {options.max_runs}.")
     folder = Path(options.output_dir or f"runs/{path.parent.name}")
@@ -41,8 +44,7 @@ def main() -> None:
     jobs = []
     for seed, (model, settings) in product(plan["seeds"], plan["runs"].items()):
         name = f"{model}_seed{seed}"
-        configs = [Path(settings["model_config"])] if "model_config" in settings else []
-        recipe = digest(Path(plan["training"]), *configs, plan["simulation"], settings)
+        recipe = digest(Path(plan["training"]), Path(settings["model_config"]), plan["simulation"], settings)
         check_unchanged(folder / f"recipes/{name}", recipe)
         if (results / f"{name}.json").exists():
             continue
@@ -58,6 +60,8 @@ def main() -> None:
         jobs.append(Job(name, [train, measure]))
     simulate(folder / "data", plan["simulation"], options.num_proc)
     run_jobs(jobs[: options.max_runs], parallel, folder / "logs")
+    if path.parent.name in TABLES:
+        print(TABLES[path.parent.name](Path(options.results_dir)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tables of the studies that `studies/small.py` makes."""
+"""What `studies/small.py` prints of its plans."""
 
 from pathlib import Path
 
@@ -34,4 +34,4 @@ def scalars(results: Path) -> str:
     return "\n\n".join([f"{rows_of['train']} training and {rows_of['test']} test jets.", *tables])
 
 
-TABLES = {"scalars": scalars}
+TABLES = {"scalars": scalars}  # by the name of the plan's folder
